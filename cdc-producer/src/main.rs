@@ -1,0 +1,2 @@
+//! cdc-producer
+fn main() {}

@@ -1,0 +1,2 @@
+//! product-updater
+fn main() {}
