@@ -1,1 +1,11 @@
-//! Shared.
+//! What the programs share: the record contract, configuration, clients, errors, telemetry.
+//!
+//! Invariants: nothing here decides when progress moves (that is each program's own), and the modules of the record
+//! contract ([`record`], [`avro`], [`log_line`], [`transform`], [`position`], [`gtid`]) do no IO.
+
+pub mod avro;
+pub mod gtid;
+pub mod log_line;
+pub mod position;
+pub mod record;
+pub mod transform;

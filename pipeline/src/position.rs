@@ -1,0 +1,140 @@
+//! How far the producer has come: the position in the binlog and the progress record that is kept in Kafka.
+//!
+//! Invariant: a [`Progress`] is written in the same Kafka transaction as the records before it, so the two can't disagree.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::gtid::{self, GtidSet};
+use crate::record::Micros;
+
+/// Suffix of the compacted topic that holds the [`Progress`]; its name begins with the product topic's.
+pub const CHECKPOINT_SUFFIX: &str = ".checkpoint";
+
+/// A place in a server's binlog, after the end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// `@@server_uuid` of the server whose binlog it is.
+    pub server_uuid: String,
+    /// Every transaction up to here; `None` on a server without GTIDs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gtid_set: Option<GtidSet>,
+    /// Name of the binlog file; empty when only the GTID set is known yet.
+    pub file: String,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+    /// Commit time of the last transaction before here, by the source's clock.
+    pub committed_at: Micros,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.gtid_set {
+            Some(set) if self.file.is_empty() => write!(f, "{set}"),
+            Some(set) => write!(f, "{}:{} ({set})", self.file, self.offset),
+            None => write!(f, "{}:{}", self.file, self.offset),
+        }
+    }
+}
+
+/// How far a snapshot has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// The last primary key that was read; `None` before the first chunk.
+    pub after: Option<i64>,
+    /// Records that the snapshot has emitted so far; the next one has this number.
+    pub rows: u64,
+}
+
+/// The value of the checkpoint topic; its key is the source, `database.table`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Version of this form: 1.
+    pub version: u32,
+    /// Counts the replays, from 1.
+    pub epoch: u64,
+    /// The reset that began this epoch, as it stood in the checkpoint file.
+    pub request: String,
+    /// Where the stream goes on.
+    pub position: Position,
+    /// The snapshot under way; `None` when it is complete or was not asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot: Option<SnapshotProgress>,
+}
+
+/// The `pos` of a record, read back for comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordPosition<'a> {
+    /// One transaction.
+    Gtid(&'a str, u64),
+    /// What a snapshot row contains, on a server with GTIDs.
+    Contains(GtidSet),
+    /// Binlog file and offset.
+    File(&'a str, u64),
+}
+
+impl<'a> RecordPosition<'a> {
+    /// Reads a `pos`; `snapshot` says that it belongs to a snapshot row. `None` when it is of no known form.
+    pub fn parse(text: &'a str, snapshot: bool) -> Option<Self> {
+        if snapshot {
+            if let Ok(set) = text.parse() {
+                return Some(Self::Contains(set));
+            }
+        } else if let Ok((source, number)) = gtid::parse_gtid(text) {
+            return Some(Self::Gtid(source, number));
+        }
+        let (file, offset) = text.rsplit_once(':')?;
+        Some(Self::File(file, offset.parse().ok()?))
+    }
+
+    /// Whether a record at `self` may stand directly before one of the same key at `next`: later in the source, or of the
+    /// same transaction. Records of sources that can't be compared (two servers after a failover) may.
+    pub fn may_precede(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::Gtid(a, m), Self::Gtid(b, n)) => a != b || m <= n,
+            (Self::File(a, m), Self::File(b, n)) => compare_files(a, b).then(m.cmp(n)) != Ordering::Greater,
+            (Self::Gtid(source, n), Self::Contains(set)) => set.contains(source, *n),
+            (Self::Contains(set), Self::Gtid(source, n)) => !set.contains(source, *n),
+            (Self::Contains(a), Self::Contains(b)) => b.contains_all(a),
+            (Self::File(..), _) | (_, Self::File(..)) => true,
+        }
+    }
+}
+
+/// Binlog files in the order of their numbers (`binlog.000009` before `binlog.1000000`).
+pub fn compare_files(a: &str, b: &str) -> Ordering {
+    let number = |s: &str| s.rsplit_once('.').and_then(|(_, n)| n.parse::<u64>().ok()).unwrap_or(0);
+    number(a).cmp(&number(b)).then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn order_of_records() {
+        let gtid = |n: u64| format!("{A}:{n}");
+        for (before, snapshot_before, after, snapshot_after, want) in [
+            (gtid(4), false, gtid(5), false, true),
+            (gtid(5), false, gtid(5), false, true),
+            (gtid(6), false, gtid(5), false, false),
+            (format!("{A}:1-5"), true, gtid(6), false, true),
+            (format!("{A}:1-5"), true, gtid(5), false, false),
+            (gtid(5), false, format!("{A}:1-5"), true, true),
+            (gtid(6), false, format!("{A}:1-5"), true, false),
+            ("binlog.000009:900".into(), false, "binlog.000010:4".into(), false, true),
+            ("binlog.999999:4".into(), false, "binlog.1000000:4".into(), false, true),
+            ("binlog.000010:5".into(), false, "binlog.000010:4".into(), false, false),
+            ("binlog.000010:5".into(), true, "binlog.000010:4".into(), false, false),
+        ] {
+            let a = RecordPosition::parse(&before, snapshot_before).expect("a position");
+            let b = RecordPosition::parse(&after, snapshot_after).expect("a position");
+            assert_eq!(a.may_precede(&b), want, "{before} then {after}");
+        }
+        assert_eq!(RecordPosition::parse("nonsense", false), None);
+    }
+}
