@@ -4,6 +4,7 @@
 //! contract ([`record`], [`avro`], [`log_line`], [`transform`], [`position`], [`gtid`]) do no IO.
 
 pub mod avro;
+pub mod error;
 pub mod gtid;
 pub mod log_line;
 pub mod position;

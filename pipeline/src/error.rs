@@ -1,0 +1,136 @@
+//! One error for all programs: what happened, to which object, and what to do next.
+//!
+//! An error is sorted into a [`Class`] where it arises; the class decides alone whether a program tries again or stops,
+//! and with which exit code.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A result with our [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an error means for the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may heal by itself: try again.
+    Transient,
+    /// It stays until a person acts: stop.
+    Definite,
+    /// The command line or the configuration is wrong: stop before anything is begun.
+    Usage,
+}
+
+impl Class {
+    /// Exit code: 1 definite, 2 usage, 75 transient (EX_TEMPFAIL of sysexits.h).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Definite => 1,
+            Self::Usage => 2,
+            Self::Transient => 75,
+        }
+    }
+}
+
+/// An error with its class, its causes, and the way out.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    class: Class,
+    message: String,
+    remedy: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    fn new(class: Class, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { class, message: message.into(), remedy: None, source: None }))
+    }
+
+    /// Stays until a person acts.
+    pub fn definite(message: impl Into<String>) -> Self {
+        Self::new(Class::Definite, message)
+    }
+
+    /// May heal by itself.
+    pub fn transient(message: impl Into<String>) -> Self {
+        Self::new(Class::Transient, message)
+    }
+
+    /// Wrong command line or configuration.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Class::Usage, message)
+    }
+
+    /// Adds what to do next, an imperative sentence.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.0.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What it means for the program.
+    pub fn class(&self) -> Class {
+        self.0.class
+    }
+
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        self.0.class == Class::Transient
+    }
+
+    /// What to do next.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.remedy.as_deref()
+    }
+
+    /// The program's exit code for it.
+    pub fn exit_code(&self) -> u8 {
+        self.0.class.exit_code()
+    }
+}
+
+/// The message and its causes, `: ` between them; the remedy is not part of it.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        let mut cause: Option<&(dyn StdError + 'static)> = self.0.source.as_deref().map(|e| e as _);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} error: {self}", self.0.class)?;
+        self.0.remedy.iter().try_for_each(|r| write!(f, "\n  what to do: {r}"))
+    }
+}
+
+impl StdError for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_tells_the_chain_and_the_remedy() {
+        let io = std::io::Error::other("disk full");
+        let error = Error::definite("cannot write consumer_log.json").with_source(io).with_remedy("make room");
+        assert_eq!(error.to_string(), "cannot write consumer_log.json: disk full");
+        assert_eq!(format!("{error:?}"), "Definite error: cannot write consumer_log.json: disk full\n  what to do: make room");
+        assert_eq!(
+            [Error::definite(""), Error::usage(""), Error::transient("")].map(|e| e.exit_code()),
+            [1, 2, 75]
+        );
+    }
+}
