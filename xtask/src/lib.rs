@@ -1,1 +1,11 @@
-//! Chores.
+//! Chores of the repository: real servers on loopback, the demo, the tests.
+//!
+//! The servers are a library of their own ([`services`]), because the integration tests start servers too. Nothing here
+//! depends on the programs: this crate builds on a bare machine and then fetches what the rest needs.
+
+pub mod background;
+pub mod downloads;
+pub mod interrupt;
+pub mod machine;
+pub mod progress;
+pub mod services;

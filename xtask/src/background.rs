@@ -1,0 +1,118 @@
+//! Stacks that run on in the background, and what ends and removes them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::services::server::tail_of;
+use crate::services::{Stack, lock};
+use crate::{interrupt, progress};
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Writes the files by which others find a running stack: `env` and `pid`.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn announce(stack: &Stack) -> Result<()> {
+    fs::write(stack.dir().join("pid"), std::process::id().to_string())?;
+    let part = stack.dir().join("env.part");
+    fs::write(&part, env_lines(&stack.env()))?;
+    Ok(fs::rename(part, stack.dir().join("env"))?)
+}
+
+/// Takes these files away again.
+pub fn withdraw(dir: &Path) {
+    for file in ["env", "pid"] {
+        fs::remove_file(dir.join(file)).ok();
+    }
+}
+
+/// `export NAME=value` lines; no value of ours needs quotes.
+pub fn env_lines(env: &[(String, String)]) -> String {
+    env.iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
+}
+
+/// Starts `cargo xtask services` again as a process of its own and waits until it is ready.
+///
+/// # Errors
+/// When it fails; the message shows the end of its output.
+pub fn detach(dir: &Path, arguments: &[String]) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    let env = dir.join("env");
+    if lock(dir)?.is_none() {
+        let text = fs::read_to_string(&env).with_context(|| format!("{} is in use and not ready", dir.display()))?;
+        progress::note(&format!("already running; its environment is in {}", env.display()));
+        print!("{text}");
+        return Ok(());
+    }
+    withdraw(dir);
+    let log = dir.join("services.log");
+    let output = fs::File::create(&log)?;
+    let mut command = Command::new("setsid");
+    command.arg(std::env::current_exe()?).arg("services").args(arguments);
+    // A session of its own: the end of the terminal does not reach it.
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    let step = progress::step("services", "starting in the background");
+    let mut child = command.spawn().context("cannot start setsid (util-linux)")?;
+    while !env.exists() {
+        if interrupt::asked() {
+            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).ok();
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("the services ended with {status}{}", tail_of(&log));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    step.done(&format!("running; stop them with `cargo xtask down`; environment: {}", env.display()));
+    print!("{}", fs::read_to_string(&env)?);
+    Ok(())
+}
+
+/// Stops what runs in `dir`. Returns whether something ran.
+///
+/// # Errors
+/// When it does not stop within a minute.
+pub fn down(dir: &Path) -> Result<bool> {
+    if !dir.is_dir() || lock(dir)?.is_some() {
+        return Ok(false);
+    }
+    let file = dir.join("pid");
+    let pid = fs::read_to_string(&file)
+        .with_context(|| format!("{} is in use but not yet ready: try again", dir.display()))?;
+    let pid: i32 = pid.trim().parse().with_context(|| format!("{} holds no process id", file.display()))?;
+    let step = progress::step("services", "stopping");
+    kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot stop process {pid}"))?;
+    let started = Instant::now();
+    while lock(dir)?.is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            bail!("process {pid} has not stopped within 60 s: see {}", dir.display());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    step.done("stopped");
+    Ok(true)
+}
+
+/// Removes a stack's data.
+///
+/// # Errors
+/// When it runs.
+pub fn clean(dir: &Path) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    let Some(_lock) = lock(dir)? else {
+        bail!("{} is in use: stop it first with `cargo xtask down`", dir.display());
+    };
+    fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
+}

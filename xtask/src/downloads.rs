@@ -1,0 +1,179 @@
+//! Servers that the machine lacks, fetched once into the user's cache folder with the machine's own package clients.
+//!
+//! A download is made under another name and renamed when whole, so that a broken one is never used. A lock keeps two
+//! processes from fetching the same thing.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::machine;
+
+const KAFKA: &str = "4.3.1";
+const REGISTRY: &str = "3.0.9";
+
+/// The folder of everything fetched: `$XDG_CACHE_HOME` or `~/.cache`, in it `product-stream`.
+///
+/// # Errors
+/// When neither `XDG_CACHE_HOME` nor `HOME` is set.
+pub fn cache() -> Result<PathBuf> {
+    let base = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            Path::new(&std::env::var_os("HOME").context("HOME is not set: where may downloads go?")?).join(".cache")
+        }
+    };
+    Ok(base.join("product-stream"))
+}
+
+/// The folder `name` of the cache, made by `make` when it is not there. `make` gets a new empty folder.
+///
+/// # Errors
+/// When `make` fails or the cache cannot be written.
+pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache()?;
+    let whole = cache.join(name);
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create the cache folder {}", cache.display()))?;
+    let lock = File::create(cache.join(format!("{name}.lock")))?;
+    lock.lock().with_context(|| format!("cannot lock {name} in {}", cache.display()))?;
+    if whole.is_dir() {
+        return Ok(whole);
+    }
+    let part = cache.join(format!("{name}.part"));
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    fs::create_dir(&part)?;
+    make(&part)?;
+    fs::rename(&part, &whole)?;
+    Ok(whole)
+}
+
+/// The folder with Kafka's jars.
+///
+/// # Errors
+/// When Maven fails.
+pub fn kafka(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    cached(&format!("kafka-{KAFKA}"), |folder| {
+        say(&format!("fetching Kafka {KAFKA}, 54 MB"));
+        fs::write(folder.join("pom.xml"), kafka_pom())?;
+        maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])
+    })
+}
+
+/// The registry's folder, with the jar that starts it.
+///
+/// # Errors
+/// When Maven fails.
+pub fn registry(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    cached(&format!("registry-{REGISTRY}"), |folder| {
+        say(&format!("fetching Apicurio Registry {REGISTRY}, 109 MB"));
+        let artifact = format!("-Dartifact=io.apicurio:apicurio-registry-app:{REGISTRY}:tar.gz:all");
+        let target = format!("-DoutputDirectory={}", folder.display());
+        maven(folder, &["dependency:unpack", &artifact, &target])
+    })
+}
+
+fn maven(folder: &Path, arguments: &[&str]) -> Result<()> {
+    machine::ensure(&[machine::Need::Java, machine::Need::Maven])?;
+    machine::run(Command::new("mvn").current_dir(folder).args(["-B", "-ntp", "-q"]).args(arguments))
+}
+
+fn kafka_pom() -> String {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    format!(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId><artifactId>servers</artifactId>\
+         <version>1</version><packaging>pom</packaging><dependencies>{}{}{}</dependencies></project>",
+        dependency("org.apache.kafka", "kafka_2.13", KAFKA),
+        dependency("org.apache.kafka", "kafka-tools", KAFKA),
+        dependency("org.slf4j", "slf4j-simple", "1.7.36"),
+    )
+}
+
+/// A private root with MySQL's server and the libraries that it needs, from Debian's unstable suite: stable has none.
+/// Nothing of it is installed.
+///
+/// # Errors
+/// When this is no Debian or apt fails.
+pub fn mysql(say: &dyn Fn(&str)) -> Result<PathBuf> {
+    cached("mysql-root", |folder| {
+        if machine::find_program("apt-get").is_none() || machine::find_program("dpkg").is_none() {
+            bail!("there is no MySQL server and no apt-get to fetch one\n  what to do: install MySQL 8.0 or later");
+        }
+        say("fetching MySQL, 63 MB");
+        let apt = folder.join("apt");
+        for empty in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(apt.join(empty))?;
+        }
+        fs::write(apt.join("status"), "")?;
+        fs::write(apt.join("apt.conf"), apt_configuration(&apt))?;
+        fs::write(apt.join("sources.list"), format!("deb {}{} sid main\n", debian_keys(), debian_mirror()?))?;
+        let client = || {
+            let mut command = Command::new("apt-get");
+            command.env("APT_CONFIG", apt.join("apt.conf")).env("DEBIAN_FRONTEND", "noninteractive");
+            command
+        };
+        machine::run(client().args(["-q", "update"]))?;
+        machine::run(client().args(["-qy", "--download-only", "install", "mysql-server-core", "mysql-client-core"]))?;
+        say("unpacking MySQL");
+        for entry in fs::read_dir(apt.join("cache/archives"))? {
+            let package = entry?.path();
+            if package.extension().is_some_and(|extension| extension == "deb") {
+                machine::run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
+            }
+        }
+        Ok(fs::remove_dir_all(&apt)?)
+    })
+}
+
+/// The mirror that this machine's apt uses for Debian itself.
+fn debian_mirror() -> Result<String> {
+    let ask = || {
+        let targets = ["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"];
+        let answer = machine::output_of(Command::new("apt-get").args(targets))?;
+        Ok::<_, anyhow::Error>(answer.lines().next().map(str::to_owned))
+    };
+    if let Some(mirror) = ask()? {
+        return Ok(mirror);
+    }
+    if nix::unistd::geteuid().is_root() {
+        machine::refresh_package_lists()?;
+    }
+    ask()?.context(
+        "there is no MySQL server, and apt knows no Debian mirror to fetch one from\n  \
+         what to do: run `apt-get update` as root on Debian, elsewhere install MySQL 8.0 or later",
+    )
+}
+
+fn debian_keys() -> &'static str {
+    if Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
+        "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
+    } else {
+        ""
+    }
+}
+
+fn apt_configuration(apt: &Path) -> String {
+    let apt = apt.display();
+    format!(
+        r#"Dir::Etc::sourcelist "{apt}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::State::lists "{apt}/lists";
+Dir::State::status "{apt}/status";
+Dir::State::extended_states "{apt}/extended_states";
+Dir::Cache "{apt}/cache";
+APT::Sandbox::User "";
+APT::Install-Recommends "false";
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+"#
+    )
+}

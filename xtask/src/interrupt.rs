@@ -1,0 +1,60 @@
+//! Ctrl-C, SIGTERM and SIGHUP as a flag that every wait looks at, so that servers are stopped in order.
+//!
+//! A second signal ends the process at once; the servers then die with it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Starts to catch the signals. Without this call they have their usual effect.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn catch() -> Result<()> {
+    let flag = FLAG.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(flag))?;
+        signal_hook::flag::register(signal, Arc::clone(flag))?;
+    }
+    Ok(())
+}
+
+/// Whether a signal has come.
+pub fn asked() -> bool {
+    FLAG.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
+}
+
+/// An error when a signal has come, for use inside waits.
+///
+/// # Errors
+/// [`Interrupted`], which is no fault.
+pub fn check() -> Result<()> {
+    if asked() {
+        bail!(Interrupted);
+    }
+    Ok(())
+}
+
+/// Sleeps until a signal comes or `still` says no.
+pub fn wait_while(mut still: impl FnMut() -> bool) {
+    while !asked() && still() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A person asked to stop.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}

@@ -1,0 +1,243 @@
+//! MySQL: the machine's own server of 8.0 or later, else one unpacked into the cache.
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::copy_folder;
+use super::server::{Launch, Server, bound_to_us, port_or_free};
+use crate::{downloads, machine};
+
+/// All rights.
+pub const ADMIN: (&str, &str) = ("admin", "admin-password");
+/// What product-updater needs: its own database.
+pub const UPDATER: (&str, &str) = ("updater", "updater-password");
+/// What cdc-producer and verify need: to read the database and the binlog.
+pub const CDC: (&str, &str) = ("cdc", "cdc-password");
+/// The database of the programs.
+pub const DATABASE: &str = "buy_online_db";
+
+const READY: Duration = Duration::from_secs(90);
+
+/// A running MySQL server.
+#[derive(Debug)]
+pub struct MySql {
+    /// Its process.
+    pub server: Server,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// What it says its version is.
+    pub version: String,
+}
+
+/// What a MySQL server is started with.
+#[derive(Debug, Clone, Default)]
+pub struct MySqlOptions {
+    /// The folder of its data and log.
+    pub folder: PathBuf,
+    /// The port, a free one by default.
+    pub port: Option<u16>,
+    /// More flags for mysqld, stronger than ours.
+    pub flags: Vec<String>,
+}
+
+impl MySql {
+    /// Starts a server; its data is created when missing, with the users [`ADMIN`], [`UPDATER`] and [`CDC`].
+    ///
+    /// # Errors
+    /// When no server can be found or fetched, or it does not start.
+    pub fn start(options: &MySqlOptions, say: &dyn Fn(&str)) -> Result<Self> {
+        let program = Program::find(say)?;
+        let port = port_or_free("MySQL", options.port)?;
+        fs::create_dir_all(&options.folder)?;
+        let folder = options.folder.canonicalize()?;
+        let data = folder.join("data");
+        if !data.is_dir() {
+            let template = program.template(say)?;
+            say("copying the empty database");
+            copy_folder(&template, &data)?;
+        }
+        say("starting");
+        let mut command = program.command(&data);
+        command.extend(settings(port).into_iter().chain(options.flags.iter().cloned()));
+        let log = folder.join("mysql.log");
+        let launch = Launch { command, env: vec![], folder, log, user: None, stop_signal: Signal::SIGTERM };
+        let mut mysql = Self { server: Server::start("MySQL", launch)?, port, version: program.version };
+        mysql.wait_ready()?;
+        Ok(mysql)
+    }
+
+    /// Stops in order and starts again on the same port.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server.stop()?;
+        self.start_again()
+    }
+
+    /// Starts the stopped or killed server again on the same port.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.server.start_again()?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let port = self.port;
+        self.server.wait_ready(READY, || greets(port))
+    }
+}
+
+/// A server that takes logins sends its greeting first: protocol version 10.
+fn greets(port: u16) -> bool {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
+    let mut greeting = [0; 5];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+        && stream.read_exact(&mut greeting).is_ok()
+        && greeting[4] == 10
+}
+
+fn settings(port: u16) -> Vec<String> {
+    let fixed = [
+        "--bind-address=127.0.0.1",
+        "--socket=mysql.sock",
+        "--pid-file=mysql.pid",
+        "--server-id=1",
+        "--log-bin=binlog",
+        "--binlog-format=ROW",
+        "--binlog-row-image=FULL",
+        "--binlog-row-metadata=FULL",
+        "--gtid-mode=ON",
+        "--enforce-gtid-consistency=ON",
+        "--sync-binlog=1",
+        "--innodb-flush-log-at-trx-commit=1",
+        "--innodb-buffer-pool-size=256M",
+        "--character-set-server=utf8mb4",
+        "--skip-name-resolve",
+        "--max-allowed-packet=1G",
+    ];
+    let mut settings: Vec<String> = fixed.iter().map(|&setting| setting.to_owned()).collect();
+    settings.push(format!("--port={port}"));
+    settings
+}
+
+/// A mysqld and how to call it.
+struct Program {
+    call: Vec<String>,
+    shares: Vec<String>,
+    version: String,
+}
+
+impl Program {
+    fn find(say: &dyn Fn(&str)) -> Result<Self> {
+        match Self::installed() {
+            Some(program) => Ok(program),
+            None => Self::in_root(&downloads::mysql(say)?),
+        }
+    }
+
+    fn installed() -> Option<Self> {
+        let mysqld = machine::find_program("mysqld")?;
+        let version = machine::output_of(Command::new(&mysqld).args(["--no-defaults", "--version"])).ok()?;
+        let usable = !version.contains("MariaDB") && machine::first_number_after(&version, "Ver ")? >= 8;
+        usable.then(|| Self { call: vec![mysqld.display().to_string()], shares: vec![], version: short(&version) })
+    }
+
+    /// The libraries in the root are newer than the machine's, so its own loader must be used.
+    fn in_root(root: &Path) -> Result<Self> {
+        let arch = std::env::consts::ARCH;
+        let usr = root.join("usr");
+        let libraries = usr.join(format!("lib/{arch}-linux-gnu"));
+        let loaders = [usr.join("lib64/ld-linux-x86-64.so.2"), libraries.join(format!("ld-linux-{arch}.so.1"))];
+        let loader = loaders.iter().find(|loader| loader.exists());
+        let loader = loader.with_context(|| {
+            format!("{} holds no loader for {arch}: delete the folder and try again", root.display())
+        })?;
+        let usr = usr.display();
+        let call = vec![
+            loader.display().to_string(),
+            "--library-path".to_owned(),
+            format!("{}:{usr}/lib/mysql/private", libraries.display()),
+            format!("{usr}/sbin/mysqld"),
+        ];
+        let shares = vec![
+            format!("--basedir={usr}"),
+            format!("--lc-messages-dir={usr}/share/mysql"),
+            format!("--character-sets-dir={usr}/share/mysql/charsets"),
+            format!("--plugin-dir={usr}/lib/mysql/plugin"),
+        ];
+        let version = machine::output_of(Command::new(&call[0]).args(&call[1..]).args(["--no-defaults", "--version"]))?;
+        Ok(Self { call, shares, version: short(&version) })
+    }
+
+    fn command(&self, data: &Path) -> Vec<String> {
+        let mut command = self.call.clone();
+        command.push("--no-defaults".to_owned());
+        command.extend(self.shares.iter().cloned());
+        command.push(format!("--datadir={}", data.display()));
+        command.extend(["--secure-file-priv=NULL".to_owned(), "--mysqlx=OFF".to_owned()]);
+        if nix::unistd::geteuid().is_root() {
+            command.push("--user=root".to_owned());
+        }
+        command
+    }
+
+    /// An empty database with its users, made once. Without a server identity: each copy gets its own.
+    fn template(&self, say: &dyn Fn(&str)) -> Result<PathBuf> {
+        let folder = downloads::cached(&format!("mysql-data-{}", self.version), |folder| {
+            say("creating an empty database");
+            let users = folder.join("users.sql");
+            fs::write(&users, users_sql())?;
+            let data = folder.join("data");
+            let command = self.command(&data);
+            let mut mysqld = bound_to_us(None);
+            mysqld
+                .args(&command)
+                .args(["--initialize-insecure".to_owned(), format!("--init-file={}", users.display())]);
+            machine::run(&mut mysqld)?;
+            let identity = data.join("auto.cnf");
+            if identity.exists() {
+                fs::remove_file(identity)?;
+            }
+            if !data.join("mysql.ibd").exists() {
+                bail!("mysqld --initialize left no database in {}", data.display());
+            }
+            Ok(())
+        })?;
+        Ok(folder.join("data"))
+    }
+}
+
+fn users_sql() -> String {
+    let own = format!("CREATE, SELECT, INSERT, UPDATE, DELETE ON {DATABASE}.*");
+    let read = format!("SELECT ON {DATABASE}.*");
+    let users = [
+        (ADMIN, vec!["ALL ON *.*", "GRANT OPTION ON *.*"]),
+        (UPDATER, vec![own.as_str()]),
+        (CDC, vec![read.as_str(), "REPLICATION SLAVE, REPLICATION CLIENT ON *.*"]),
+    ];
+    let mut sql = String::from("ALTER USER root@localhost IDENTIFIED BY 'root-password';\n");
+    for ((user, password), rights) in users {
+        sql.push_str(&format!("CREATE USER '{user}'@'%' IDENTIFIED BY '{password}';\n"));
+        for right in rights {
+            sql.push_str(&format!("GRANT {right} TO '{user}'@'%';\n"));
+        }
+    }
+    sql
+}
+
+/// `9.7.4-2` out of `mysqld  Ver 9.7.4-2 for Linux …`.
+fn short(version: &str) -> String {
+    let mut words = version.split_whitespace().skip_while(|&word| word != "Ver");
+    words.nth(1).unwrap_or("unknown").to_owned()
+}

@@ -1,0 +1,90 @@
+//! Apicurio Registry with the Confluent API. Its schemas are kept in a file, so that they outlive a restart.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+
+use super::server::{Launch, Server, port_or_free};
+use crate::{downloads, machine};
+
+const READY: Duration = Duration::from_secs(180);
+
+/// A running schema registry.
+#[derive(Debug)]
+pub struct Registry {
+    /// Its process.
+    pub server: Server,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Registry {
+    /// Starts a registry with its data in `folder`.
+    ///
+    /// # Errors
+    /// When it can't be fetched or does not start.
+    pub fn start(folder: &Path, port: Option<u16>, say: &dyn Fn(&str)) -> Result<Self> {
+        let home = downloads::registry(say)?;
+        let jar = fs::read_dir(&home)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().ends_with("-runner.jar"))
+            .with_context(|| format!("{} holds no runner: delete the folder and try again", home.display()))?;
+        let port = port_or_free("the schema registry", port)?;
+        fs::create_dir_all(folder)?;
+        let folder = folder.canonicalize()?;
+        say("starting");
+        let java = machine::java().context("Java 17 or later is not there")?;
+        let command = vec![
+            java.display().to_string(),
+            "-Xmx256m".to_owned(),
+            "-XX:+UseSerialGC".to_owned(),
+            "-XX:TieredStopAtLevel=1".to_owned(),
+            "-Dquarkus.http.host=127.0.0.1".to_owned(),
+            format!("-Dquarkus.http.port={port}"),
+            "-Dapicurio.storage.kind=sql".to_owned(),
+            "-Dapicurio.storage.sql.kind=h2".to_owned(),
+            format!("-Dapicurio.datasource.url=jdbc:h2:file:{}/schemas", folder.display()),
+            "-jar".to_owned(),
+            jar.display().to_string(),
+        ];
+        let log = folder.join("registry.log");
+        let launch = Launch { command, env: vec![], folder, log, user: None, stop_signal: Signal::SIGTERM };
+        let mut registry = Self { server: Server::start("the schema registry", launch)?, port };
+        registry.wait_ready()?;
+        Ok(registry)
+    }
+
+    /// The address of its Confluent API.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port)
+    }
+
+    /// Stops in order and starts again on the same port.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server.stop()?;
+        self.start_again()
+    }
+
+    /// Starts the stopped or killed registry again on the same port.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.server.start_again()?;
+        self.wait_ready()
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let subjects = format!("{}/subjects", self.url());
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
+        self.server.wait_ready(READY, || agent.get(&subjects).call().is_ok())
+    }
+}

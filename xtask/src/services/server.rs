@@ -1,0 +1,281 @@
+//! One server process: started so that it cannot outlive us, watched until it is ready, stopped in order.
+//!
+//! The kernel kills the process when the thread that spawned it ends (`setpriv --pdeathsig`), so that nothing stays
+//! behind even after `kill -9` of ours. All spawning is therefore done by one thread that lives as long as we do.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::TcpListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::interrupt;
+
+/// How a process is started; kept to start it again.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables on top of ours.
+    pub env: Vec<(String, String)>,
+    /// The working folder.
+    pub folder: PathBuf,
+    /// Where its output goes, appended.
+    pub log: PathBuf,
+    /// The user it runs as when we are root; such a user keeps our right to pass through closed folders.
+    pub user: Option<String>,
+    /// What asks it to stop in order.
+    pub stop_signal: Signal,
+}
+
+/// A process of ours. Dropping it kills it.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    launch: Launch,
+    child: Option<Child>,
+}
+
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const LOG_TAIL_LINES: usize = 20;
+
+impl Server {
+    /// Starts the process. It may not be ready yet: see [`Server::wait_ready`].
+    ///
+    /// # Errors
+    /// When the log cannot be opened or the program is not there.
+    pub fn start(name: &str, launch: Launch) -> Result<Self> {
+        let child = spawn(name, &launch)?;
+        Ok(Self { name: name.to_owned(), launch, child: Some(child) })
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// The file with its output.
+    pub fn log(&self) -> &Path {
+        &self.launch.log
+    }
+
+    /// Polls until `ready` says yes.
+    ///
+    /// # Errors
+    /// When the process ends, the deadline passes or we are interrupted; the message shows the end of the log.
+    pub fn wait_ready(&mut self, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
+        let started = Instant::now();
+        while !ready() {
+            interrupt::check()?;
+            if let Some(status) = self.try_status()? {
+                bail!("{} ended with {status} instead of starting{}", self.name, self.tail());
+            }
+            if started.elapsed() > deadline {
+                bail!("{} was not ready within {} s{}", self.name, deadline.as_secs(), self.tail());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The exit status when the process has ended, `None` while it runs.
+    ///
+    /// # Errors
+    /// When the system cannot say.
+    pub fn try_status(&mut self) -> Result<Option<ExitStatus>> {
+        match &mut self.child {
+            Some(child) => child.try_wait().with_context(|| format!("cannot ask for the state of {}", self.name)),
+            None => Ok(Some(ExitStatus::from_raw(0))),
+        }
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Errors
+    /// When we are interrupted.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.try_status()? {
+                return Ok(status);
+            }
+            interrupt::check()?;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Sends a signal (SIGSTOP, SIGCONT …).
+    ///
+    /// # Errors
+    /// When the process does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().with_context(|| format!("{} is not running", self.name))?;
+        kill(pid_of(child), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Asks to stop without waiting for it.
+    pub fn ask_to_stop(&self) {
+        if let Some(child) = &self.child {
+            // It may have ended by itself.
+            kill(pid_of(child), self.launch.stop_signal).ok();
+        }
+    }
+
+    /// Stops in order; kills after 30 s.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub fn stop(&mut self) -> Result<()> {
+        self.ask_to_stop();
+        let started = Instant::now();
+        while let Some(child) = &mut self.child {
+            if child.try_wait()?.is_some() {
+                self.child = None;
+            } else if started.elapsed() > STOP_DEADLINE {
+                self.kill()?;
+            } else {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills at once (SIGKILL) and waits for the end.
+    ///
+    /// # Errors
+    /// When the process cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().with_context(|| format!("cannot wait for the end of {}", self.name))?;
+        }
+        Ok(())
+    }
+
+    /// Starts the stopped process again in the same way.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_again(&mut self) -> Result<()> {
+        self.kill()?;
+        self.child = Some(spawn(&self.name, &self.launch)?);
+        Ok(())
+    }
+
+    /// The end of the log, for an error message.
+    pub fn tail(&self) -> String {
+        tail_of(&self.launch.log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing can be done about a failure here, and the kernel kills what is left.
+        self.kill().ok();
+    }
+}
+
+/// The last lines of a log and where it is, for an error message.
+pub fn tail_of(log: &Path) -> String {
+    let text = last_bytes(log, 16 * 1024).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+    let mut message = String::from("\n  the end of its log:");
+    for line in last {
+        message.push_str("\n  | ");
+        message.push_str(line);
+    }
+    message.push_str(&format!("\n  the whole log: {}", log.display()));
+    message
+}
+
+fn last_bytes(path: &Path, count: u64) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(count)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
+
+fn spawn(name: &str, launch: &Launch) -> Result<Child> {
+    let (program, _) = launch.command.split_first().context("an empty command")?;
+    if let Some(folder) = launch.log.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let log = OpenOptions::new().create(true).append(true).open(&launch.log);
+    let log = log.with_context(|| format!("cannot write the log {}", launch.log.display()))?;
+    let mut command = bound_to_us(launch.user.as_deref());
+    command.args(&launch.command).envs(launch.env.iter().map(|(k, v)| (k, v))).current_dir(&launch.folder);
+    // Away from the terminal's Ctrl-C: we stop it ourselves, in order.
+    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    on_lasting_thread(command)
+        .with_context(|| format!("cannot start {name} ({program}): is util-linux's setpriv there?"))
+}
+
+/// A `setpriv` call that runs the rest of its arguments so that the kernel kills them with us, as `user` when given.
+pub fn bound_to_us(user: Option<&str>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    if let Some(user) = user {
+        command.args([format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".to_owned()]);
+        command.args(["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]);
+    }
+    command.arg("--");
+    command
+}
+
+type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+
+fn on_lasting_thread(command: Command) -> Result<Child> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, inbox) = mpsc::channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in inbox {
+                answer.send(command.spawn()).ok();
+            }
+        });
+        orders
+    });
+    let (answer, result) = mpsc::channel();
+    spawner.send((command, answer)).map_err(|_| anyhow!("the thread that starts processes has ended"))?;
+    Ok(result.recv()??)
+}
+
+/// A port on loopback that nobody listens on, outside the range of outgoing connections.
+///
+/// # Errors
+/// When none was found in many tries.
+pub fn free_port() -> Result<u16> {
+    use std::hash::{BuildHasher, RandomState};
+    for attempt in 0..1000_u16 {
+        let port = 20_000 + u16::try_from(RandomState::new().hash_one(attempt) % 12_000)?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("found no free port between 20000 and 32000 on 127.0.0.1")
+}
+
+/// `wanted` if it is free, else an error; a free one when none is wanted.
+///
+/// # Errors
+/// When the wanted port is taken.
+pub fn port_or_free(what: &str, wanted: Option<u16>) -> Result<u16> {
+    let Some(port) = wanted else { return free_port() };
+    match TcpListener::bind(("127.0.0.1", port)) {
+        Ok(_) => Ok(port),
+        Err(error) => bail!("port {port} for {what} cannot be used ({error}): give another one or none"),
+    }
+}
