@@ -1,1 +1,3 @@
 //! Reads the binlog.
+
+pub mod binlog;
