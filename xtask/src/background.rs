@@ -19,22 +19,20 @@ pub fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// Writes the files by which others find a running stack: `env` and `pid`.
+/// Writes the file by which others find a running stack.
 ///
 /// # Errors
-/// When they cannot be written.
+/// When it cannot be written.
 pub fn announce(stack: &Stack) -> Result<()> {
-    fs::write(stack.dir().join("pid"), std::process::id().to_string())?;
     let part = stack.dir().join("env.part");
     fs::write(&part, env_lines(&stack.env()))?;
     Ok(fs::rename(part, stack.dir().join("env"))?)
 }
 
-/// Takes these files away again.
+/// Takes the file away again.
 pub fn withdraw(dir: &Path) {
-    for file in ["env", "pid"] {
-        fs::remove_file(dir.join(file)).ok();
-    }
+    // It is not there when the stack never came up.
+    fs::remove_file(dir.join("env")).ok();
 }
 
 /// `export NAME=value` lines; no value of ours needs quotes.
@@ -50,7 +48,9 @@ pub fn detach(dir: &Path, arguments: &[String]) -> Result<()> {
     fs::create_dir_all(dir)?;
     let env = dir.join("env");
     if lock(dir)?.is_none() {
-        let text = fs::read_to_string(&env).with_context(|| format!("{} is in use and not ready", dir.display()))?;
+        let text = fs::read_to_string(&env).with_context(|| {
+            format!("{} is in use by a stack that is not ready: try again in a moment", dir.display())
+        })?;
         progress::note(&format!("already running; its environment is in {}", env.display()));
         print!("{text}");
         return Ok(());
@@ -86,9 +86,8 @@ pub fn down(dir: &Path) -> Result<bool> {
     if !dir.is_dir() || lock(dir)?.is_some() {
         return Ok(false);
     }
-    let file = dir.join("pid");
-    let pid = fs::read_to_string(&file)
-        .with_context(|| format!("{} is in use but not yet ready: try again", dir.display()))?;
+    let file = dir.join("lock");
+    let pid = fs::read_to_string(&file)?;
     let pid: i32 = pid.trim().parse().with_context(|| format!("{} holds no process id", file.display()))?;
     let step = progress::step("services", "stopping");
     kill(Pid::from_raw(pid), Signal::SIGTERM).with_context(|| format!("cannot stop process {pid}"))?;

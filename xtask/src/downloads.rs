@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::machine;
+use crate::progress::Say;
 
 const KAFKA: &str = "4.3.1";
 const REGISTRY: &str = "3.0.9";
@@ -51,11 +52,21 @@ pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     Ok(whole)
 }
 
+/// What is needed to fetch what the cache lacks.
+///
+/// # Errors
+/// As [`cache`].
+pub fn needs() -> Result<&'static [machine::Need]> {
+    let cache = cache()?;
+    let all = cache.join(format!("kafka-{KAFKA}")).is_dir() && cache.join(format!("registry-{REGISTRY}")).is_dir();
+    Ok(if all { &[] } else { &[machine::Need::Maven] })
+}
+
 /// The folder with Kafka's jars.
 ///
 /// # Errors
 /// When Maven fails.
-pub fn kafka(say: &dyn Fn(&str)) -> Result<PathBuf> {
+pub fn kafka(say: Say<'_>) -> Result<PathBuf> {
     cached(&format!("kafka-{KAFKA}"), |folder| {
         say(&format!("fetching Kafka {KAFKA}, 54 MB"));
         fs::write(folder.join("pom.xml"), kafka_pom())?;
@@ -67,7 +78,7 @@ pub fn kafka(say: &dyn Fn(&str)) -> Result<PathBuf> {
 ///
 /// # Errors
 /// When Maven fails.
-pub fn registry(say: &dyn Fn(&str)) -> Result<PathBuf> {
+pub fn registry(say: Say<'_>) -> Result<PathBuf> {
     cached(&format!("registry-{REGISTRY}"), |folder| {
         say(&format!("fetching Apicurio Registry {REGISTRY}, 109 MB"));
         let artifact = format!("-Dartifact=io.apicurio:apicurio-registry-app:{REGISTRY}:tar.gz:all");
@@ -101,7 +112,7 @@ fn kafka_pom() -> String {
 ///
 /// # Errors
 /// When this is no Debian or apt fails.
-pub fn mysql(say: &dyn Fn(&str)) -> Result<PathBuf> {
+pub fn mysql(say: Say<'_>) -> Result<PathBuf> {
     cached("mysql-root", |folder| {
         if machine::find_program("apt-get").is_none() || machine::find_program("dpkg").is_none() {
             bail!("there is no MySQL server and no apt-get to fetch one\n  what to do: install MySQL 8.0 or later");

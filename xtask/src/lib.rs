@@ -4,8 +4,10 @@
 //! depends on the programs: this crate builds on a bare machine and then fetches what the rest needs.
 
 pub mod background;
+pub mod cargo;
 pub mod downloads;
 pub mod interrupt;
 pub mod machine;
 pub mod progress;
 pub mod services;
+pub mod tests;

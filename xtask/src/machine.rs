@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -55,6 +56,9 @@ impl Need {
 /// # Errors
 /// When something is missing and we may not install it: the message is the line to run.
 pub fn ensure(needs: &[Need]) -> Result<()> {
+    // Servers are fetched by several threads; apt can run once at a time.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.there()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -94,7 +98,10 @@ pub fn refresh_package_lists() -> Result<()> {
 
 fn install(packages: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qy", "--no-install-recommends", "install"]).args(packages);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-qy", "-o", "DPkg::Lock::Timeout=300", "--no-install-recommends", "install"])
+        .args(packages);
     run(&mut command)
 }
 

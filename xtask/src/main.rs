@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::services::{Ports, Stack, StackOptions};
-use xtask::{background, interrupt, progress};
+use xtask::services::{self, Ports, Stack, StackOptions};
+use xtask::{background, interrupt, progress, tests};
 
 /// Chores of the repository
 #[derive(Parser)]
@@ -20,6 +20,14 @@ struct Cli {
 enum Chore {
     /// Run MySQL, Kafka, the schema registry and PostgreSQL until Ctrl-C, and print the environment for the programs
     Services(Services),
+    /// Install and fetch what the build and the servers need
+    Setup,
+    /// Run all tests on real servers of their own
+    Test {
+        /// Arguments for `cargo test`: a filter, `-p PACKAGE`, `-- --nocapture` …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Stop what runs in the background
     Down(Place),
     /// Remove the data of stopped servers
@@ -53,7 +61,7 @@ impl Place {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match interrupt::catch().and_then(|()| run(cli.chore)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -62,8 +70,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(chore: Chore) -> Result<()> {
+fn run(chore: Chore) -> Result<ExitCode> {
     match chore {
+        Chore::Test { arguments } => {
+            let status = tests::run(&arguments)?;
+            return Ok(status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .map_or(ExitCode::FAILURE, ExitCode::from));
+        }
+        Chore::Setup => services::fetch(),
         Chore::Services(services) if services.detach => {
             let arguments = std::env::args().skip(2).filter(|argument| argument != "--detach").collect::<Vec<_>>();
             background::detach(&services.place.dir(), &arguments)
@@ -76,7 +92,8 @@ fn run(chore: Chore) -> Result<()> {
             Ok(())
         }
         Chore::Clean(place) => background::clean(&place.dir()),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn keep_services(services: &Services) -> Result<()> {

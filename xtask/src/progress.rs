@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+/// Says what a step does now.
+pub type Say<'a> = &'a dyn Fn(&str);
+
 /// One thing under way. Dropped without [`Step::done`], it vanishes (the error speaks).
 pub struct Step {
     name: String,

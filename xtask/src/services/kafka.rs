@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::server::{Launch, Server, free_port, port_or_free};
+use crate::progress::Say;
 use crate::{downloads, machine};
 
 const READY: Duration = Duration::from_secs(120);
@@ -31,7 +32,7 @@ impl Kafka {
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
-    pub fn start(folder: &std::path::Path, port: Option<u16>, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(folder: &std::path::Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
         let libraries = downloads::kafka(say)?.join("libs");
         let port = port_or_free("Kafka", port)?;
         fs::create_dir_all(folder)?;

@@ -9,7 +9,8 @@ mod postgres;
 mod registry;
 pub mod server;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,8 +21,9 @@ pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER};
 pub use postgres::Postgres;
 pub use registry::Registry;
 
+use crate::downloads;
 use crate::machine::{self, Need};
-use crate::progress;
+use crate::progress::{self, Say};
 
 /// Where a stack lies and what it is started with.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +53,40 @@ pub struct Ports {
     pub postgres_port: Option<u16>,
 }
 
+impl Ports {
+    /// Tells at once when a port is taken, before slower servers start.
+    fn check(self) -> Result<()> {
+        let asked = [
+            ("MySQL", self.mysql_port),
+            ("Kafka", self.kafka_port),
+            ("the schema registry", self.registry_port),
+            ("PostgreSQL", self.postgres_port),
+        ];
+        asked.into_iter().try_for_each(|(name, port)| server::port_or_free(name, port).map(drop))
+    }
+}
+
+/// What the machine must have to run the servers.
+///
+/// # Errors
+/// When there is no place for the cache.
+pub fn needs() -> Result<Vec<Need>> {
+    Ok([&[Need::Java, Need::PostgreSql], downloads::needs()?].concat())
+}
+
+/// Installs and fetches all that the build and the servers need, and starts nothing.
+///
+/// # Errors
+/// When something cannot be installed or fetched.
+pub fn fetch() -> Result<()> {
+    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    let place = |folder: &PathBuf| folder.display().to_string();
+    shown("Kafka", |say| downloads::kafka(say), place)?;
+    shown("Registry", |say| downloads::registry(say), place)?;
+    shown("MySQL", |say| mysql::find(say), place)?;
+    Ok(())
+}
+
 /// The four servers, running. Dropping it stops them.
 #[derive(Debug)]
 pub struct Stack {
@@ -72,7 +108,7 @@ impl Stack {
     /// # Errors
     /// When the folder is in use, or the first of the servers' own errors.
     pub fn start(options: &StackOptions) -> Result<Self> {
-        machine::ensure(&[Need::Java, Need::PostgreSql])?;
+        machine::ensure(&needs()?)?;
         fs::create_dir_all(&options.dir).with_context(|| format!("cannot create {}", options.dir.display()))?;
         let dir = options.dir.canonicalize()?;
         let lock =
@@ -83,6 +119,7 @@ impl Stack {
             flags: options.mysql_flags.clone(),
         };
         let ports = options.ports;
+        ports.check()?;
         let (mysql, kafka, registry, postgres) = std::thread::scope(|scope| {
             let mysql = scope.spawn(|| {
                 shown("MySQL", |say| MySql::start(&mysql_options, say), |m| format!("{} on port {}", m.version, m.port))
@@ -95,11 +132,11 @@ impl Stack {
                 )
             });
             let registry = scope.spawn(|| {
-                let start = |say: &dyn Fn(&str)| Registry::start(&dir.join("registry"), ports.registry_port, say);
+                let start = |say: Say<'_>| Registry::start(&dir.join("registry"), ports.registry_port, say);
                 shown("Registry", start, |r| format!("on port {}", r.port))
             });
             let postgres = scope.spawn(|| {
-                let start = |say: &dyn Fn(&str)| Postgres::start(&dir.join("postgres"), ports.postgres_port, say);
+                let start = |say: Say<'_>| Postgres::start(&dir.join("postgres"), ports.postgres_port, say);
                 shown("PostgreSQL", start, |p| format!("{} on port {}", p.version, p.port))
             });
             (joined(mysql), joined(kafka), joined(registry), joined(postgres))
@@ -172,25 +209,26 @@ impl Drop for Stack {
     }
 }
 
-/// The lock of a stack's folder, `None` when another process holds it.
+/// The lock of a stack's folder, `None` when another process holds it. The file names its holder's process id.
 ///
 /// # Errors
 /// When the file cannot be made.
 pub fn lock(dir: &Path) -> Result<Option<File>> {
     let path = dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+    let mut file = file.with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => {
+            file.set_len(0)?;
+            write!(file, "{}", std::process::id())?;
+            Ok(Some(file))
+        }
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
 }
 
-fn shown<T>(
-    name: &str,
-    start: impl FnOnce(&dyn Fn(&str)) -> Result<T>,
-    result: impl FnOnce(&T) -> String,
-) -> Result<T> {
+fn shown<T>(name: &str, start: impl FnOnce(Say<'_>) -> Result<T>, result: impl FnOnce(&T) -> String) -> Result<T> {
     let step = progress::step(name, "looking for it");
     let server = start(&|doing| step.say(doing))?;
     step.done(&result(&server));

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::copy_folder;
 use super::server::{Launch, Server, bound_to_us, port_or_free};
+use crate::progress::Say;
 use crate::{downloads, machine};
 
 /// All rights.
@@ -52,7 +53,7 @@ impl MySql {
     ///
     /// # Errors
     /// When no server can be found or fetched, or it does not start.
-    pub fn start(options: &MySqlOptions, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(options: &MySqlOptions, say: Say<'_>) -> Result<Self> {
         let program = Program::find(say)?;
         let port = port_or_free("MySQL", options.port)?;
         fs::create_dir_all(&options.folder)?;
@@ -97,6 +98,15 @@ impl MySql {
     }
 }
 
+/// The server that would be started; fetched when there is none.
+///
+/// # Errors
+/// When there is none and none can be fetched.
+pub(super) fn find(say: Say<'_>) -> Result<PathBuf> {
+    let program = Program::find(say)?;
+    Ok(program.call.last().map(PathBuf::from).unwrap_or_default())
+}
+
 /// A server that takes logins sends its greeting first: protocol version 10.
 fn greets(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -139,7 +149,7 @@ struct Program {
 }
 
 impl Program {
-    fn find(say: &dyn Fn(&str)) -> Result<Self> {
+    fn find(say: Say<'_>) -> Result<Self> {
         match Self::installed() {
             Some(program) => Ok(program),
             None => Self::in_root(&downloads::mysql(say)?),
@@ -193,7 +203,7 @@ impl Program {
     }
 
     /// An empty database with its users, made once. Without a server identity: each copy gets its own.
-    fn template(&self, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    fn template(&self, say: Say<'_>) -> Result<PathBuf> {
         let folder = downloads::cached(&format!("mysql-data-{}", self.version), |folder| {
             say("creating an empty database");
             let users = folder.join("users.sql");

@@ -12,6 +12,7 @@ use nix::unistd::{User, chown, geteuid};
 
 use super::copy_folder;
 use super::server::{Launch, Server, bound_to_us, port_or_free};
+use crate::progress::Say;
 use crate::{downloads, machine};
 
 /// The superuser.
@@ -37,7 +38,7 @@ impl Postgres {
     ///
     /// # Errors
     /// When it is not installed or does not start.
-    pub fn start(folder: &Path, port: Option<u16>, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(folder: &Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
         machine::ensure(&[machine::Need::PostgreSql])?;
         let programs = machine::postgres_programs().context("PostgreSQL is not there")?;
         let user = unprivileged_user()?;
@@ -117,7 +118,7 @@ fn unprivileged_user() -> Result<Option<User>> {
     user.map(Some).context("PostgreSQL does not run as root, and there is no user `postgres` or `nobody`")
 }
 
-fn template(programs: &Path, user: Option<&User>, say: &dyn Fn(&str)) -> Result<PathBuf> {
+fn template(programs: &Path, user: Option<&User>, say: Say<'_>) -> Result<PathBuf> {
     let number = programs.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     let owner = user.map_or_else(|| "own".to_owned(), |user| user.uid.to_string());
     let name = format!("postgres-data-{}-{owner}", number.unwrap_or_default());

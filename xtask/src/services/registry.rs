@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::server::{Launch, Server, port_or_free};
+use crate::progress::Say;
 use crate::{downloads, machine};
 
 const READY: Duration = Duration::from_secs(180);
@@ -26,7 +27,7 @@ impl Registry {
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
-    pub fn start(folder: &Path, port: Option<u16>, say: &dyn Fn(&str)) -> Result<Self> {
+    pub fn start(folder: &Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
         let home = downloads::registry(say)?;
         let jar = fs::read_dir(&home)?
             .flatten()

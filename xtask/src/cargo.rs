@@ -1,0 +1,62 @@
+//! Calls of cargo on this workspace, with output that passes through unaltered.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::{background, interrupt};
+
+/// A cargo call in the root of the checkout.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(background::root()).args(arguments);
+    command
+}
+
+/// The folder that cargo builds into.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| background::root().join("target"), PathBuf::from)
+}
+
+/// Runs to the end; an interrupt is handed on to the command and what it started.
+///
+/// # Errors
+/// When the command cannot be started or we are interrupted.
+pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
+    let shown = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
+    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot run {shown}"))?;
+    let group = Pid::from_raw(child.id().cast_signed());
+    let mut told = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            interrupt::check()?;
+            return Ok(status);
+        }
+        if interrupt::asked() && !told {
+            // It may just have ended.
+            killpg(group, Signal::SIGINT).ok();
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Builds the programs and returns the folder they are in.
+///
+/// # Errors
+/// When they don't compile.
+pub fn build_programs(release: bool) -> Result<PathBuf> {
+    let mut command = cargo(&["build", "--bins", "--quiet"]);
+    if release {
+        command.arg("--release");
+    }
+    if !run_through(&mut command)?.success() {
+        bail!("the programs do not compile: see above");
+    }
+    Ok(target().join(if release { "release" } else { "debug" }))
+}

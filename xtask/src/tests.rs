@@ -1,0 +1,27 @@
+//! All tests on servers of their own.
+
+use std::process::ExitStatus;
+
+use anyhow::Result;
+
+use crate::machine::Need;
+use crate::services::{Ports, Stack, StackOptions, needs};
+use crate::{background, cargo, machine, progress};
+
+/// Starts a fresh stack, runs `cargo test` with `arguments` on it and stops the stack.
+///
+/// # Errors
+/// When the stack does not start or the programs don't compile. Failed tests are no error but a status.
+pub fn run(arguments: &[String]) -> Result<ExitStatus> {
+    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    let dir = cargo::target().join("test-stack");
+    background::clean(&dir)?;
+    let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), mysql_flags: vec![] })?;
+    progress::note("building the programs");
+    let programs = cargo::build_programs(false)?;
+    let mut command = cargo::cargo(&["test", "--workspace"]);
+    command.args(arguments).envs(stack.env()).env("PIPELINE_BIN_DIR", programs);
+    let status = cargo::run_through(&mut command)?;
+    stack.stop()?;
+    Ok(status)
+}
