@@ -14,7 +14,7 @@ use super::{
 
 /// MySQL stores no deeper document.
 const MAX_DEPTH: u32 = 100;
-/// MySQL breaks base64 into lines of this length, also within JSON.
+/// MySQL breaks base64 into lines of this length, also within JSON, where the line end is then escaped.
 const BASE64_LINE: usize = 76;
 
 mod tag {
@@ -217,7 +217,7 @@ impl Printer {
                 while rest.len() > BASE64_LINE {
                     let (line, after) = rest.split_at(BASE64_LINE);
                     self.out.push_str(line);
-                    self.out.push('\n');
+                    self.out.push_str("\\n");
                     rest = after;
                 }
                 self.out.push_str(rest);
