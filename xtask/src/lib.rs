@@ -5,9 +5,13 @@
 
 pub mod background;
 pub mod cargo;
+pub mod demo;
 pub mod downloads;
 pub mod interrupt;
 pub mod machine;
+pub mod outputs;
+pub mod picture;
+pub mod programs;
 pub mod progress;
 pub mod services;
 pub mod tests;

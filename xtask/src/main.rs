@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use xtask::demo::{self, DemoOptions, UpOptions};
+use xtask::programs::Ended;
 use xtask::services::{self, Ports, Stack, StackOptions};
 use xtask::{background, interrupt, progress, tests};
 
@@ -18,6 +20,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Run the whole pipeline once on fresh servers, from CSV files to the logs, and prove that all arrived
+    Demo(DemoOptions),
+    /// Keep servers and programs running until Ctrl-C
+    Up {
+        #[command(flatten)]
+        options: UpOptions,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Run MySQL, Kafka, the schema registry and PostgreSQL until Ctrl-C, and print the environment for the programs
     Services(Services),
     /// Install and fetch what the build and the servers need
@@ -65,7 +76,7 @@ fn main() -> ExitCode {
         Err(error) if error.is::<interrupt::Interrupted>() => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(error.downcast_ref::<Ended>().map_or(1, |ended| ended.code))
         }
     }
 }
@@ -79,6 +90,8 @@ fn run(chore: Chore) -> Result<ExitCode> {
                 .and_then(|code| u8::try_from(code).ok())
                 .map_or(ExitCode::FAILURE, ExitCode::from));
         }
+        Chore::Demo(options) => demo::demo(&options),
+        Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Setup => services::fetch(),
         Chore::Services(services) if services.detach => {
             let arguments = std::env::args().skip(2).filter(|argument| argument != "--detach").collect::<Vec<_>>();

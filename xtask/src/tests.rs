@@ -19,7 +19,10 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), mysql_flags: vec![] })?;
     progress::note("building the programs");
     let programs = cargo::build_programs(false)?;
-    let mut command = cargo::cargo(&["test", "--workspace"]);
+    let mut command = cargo::cargo(&["test"]);
+    if !arguments.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {
+        command.arg("--workspace");
+    }
     command.args(arguments).envs(stack.env()).env("PIPELINE_BIN_DIR", programs);
     let status = cargo::run_through(&mut command)?;
     stack.stop()?;

@@ -50,7 +50,8 @@ impl Kafka {
         say("starting");
         let command = java_call(&libraries, "-Xmx512m", &["kafka.Kafka", &properties])?;
         let log = folder.join("kafka.log");
-        let launch = Launch { command, env: vec![], folder, log, user: None, stop_signal: Signal::SIGTERM };
+        let launch =
+            Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
         let mut kafka = Self { server: Server::start("Kafka", launch)?, port, libraries };
         kafka.wait_ready()?;
         Ok(kafka)

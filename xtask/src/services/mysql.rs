@@ -68,7 +68,8 @@ impl MySql {
         let mut command = program.command(&data);
         command.extend(settings(port).into_iter().chain(options.flags.iter().cloned()));
         let log = folder.join("mysql.log");
-        let launch = Launch { command, env: vec![], folder, log, user: None, stop_signal: Signal::SIGTERM };
+        let launch =
+            Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
         let mut mysql = Self { server: Server::start("MySQL", launch)?, port, version: program.version };
         mysql.wait_ready()?;
         Ok(mysql)

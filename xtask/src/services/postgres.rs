@@ -66,8 +66,15 @@ impl Postgres {
         ];
         let log = folder.join("postgres.log");
         // SIGINT is its "fast" stop; SIGTERM would wait for clients to leave.
-        let launch =
-            Launch { command, env: vec![], folder, log, user: user.map(|user| user.name), stop_signal: Signal::SIGINT };
+        let launch = Launch {
+            command,
+            env: vec![],
+            output: None,
+            folder,
+            log,
+            user: user.map(|user| user.name),
+            stop_signal: Signal::SIGINT,
+        };
         let mut postgres = Self { server: Server::start("PostgreSQL", launch)?, port, version };
         postgres.wait_ready()?;
         Ok(postgres)

@@ -53,7 +53,8 @@ impl Registry {
             jar.display().to_string(),
         ];
         let log = folder.join("registry.log");
-        let launch = Launch { command, env: vec![], folder, log, user: None, stop_signal: Signal::SIGTERM };
+        let launch =
+            Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
         let mut registry = Self { server: Server::start("the schema registry", launch)?, port };
         registry.wait_ready()?;
         Ok(registry)

@@ -25,6 +25,8 @@ pub struct Launch {
     pub command: Vec<String>,
     /// Variables on top of ours.
     pub env: Vec<(String, String)>,
+    /// Where its standard output goes, written anew; to the log when not given.
+    pub output: Option<PathBuf>,
     /// The working folder.
     pub folder: PathBuf,
     /// Where its output goes, appended.
@@ -215,10 +217,14 @@ fn spawn(name: &str, launch: &Launch) -> Result<Child> {
     }
     let log = OpenOptions::new().create(true).append(true).open(&launch.log);
     let log = log.with_context(|| format!("cannot write the log {}", launch.log.display()))?;
+    let output = match &launch.output {
+        Some(path) => File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+        None => log.try_clone()?,
+    };
     let mut command = bound_to_us(launch.user.as_deref());
     command.args(&launch.command).envs(launch.env.iter().map(|(k, v)| (k, v))).current_dir(&launch.folder);
     // Away from the terminal's Ctrl-C: we stop it ourselves, in order.
-    command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.process_group(0).stdin(Stdio::null()).stdout(output).stderr(log);
     on_lasting_thread(command)
         .with_context(|| format!("cannot start {name} ({program}): is util-linux's setpriv there?"))
 }

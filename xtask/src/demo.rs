@@ -1,0 +1,225 @@
+//! The whole pipeline on servers of its own: `demo` runs it once and proves that all arrived, `up` keeps it running.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::machine::Need;
+use crate::outputs::Outputs;
+use crate::picture::Picture;
+use crate::programs::{CONSUMERS, Program, Programs};
+use crate::services::{Ports, Stack, StackOptions, needs};
+use crate::{background, cargo, interrupt, machine, progress};
+
+/// How long verify may wait for the last change; a program that dies ends the wait at once.
+const ARRIVAL: &str = "300s";
+const PRODUCER_READY: Duration = Duration::from_secs(90);
+
+/// What a demo is told.
+#[derive(Debug, clap::Args)]
+pub struct DemoOptions {
+    /// Your own CSV files
+    #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
+    data: PathBuf,
+    /// Keep servers and programs running afterwards, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Delete what consumer_logs/ and time_track/ hold, whoever wrote it
+    #[arg(long)]
+    fresh: bool,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// What `up` is told.
+#[derive(Debug, clap::Args)]
+pub struct UpOptions {
+    /// The folder of CSV files; it is watched for new ones
+    #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
+    data: PathBuf,
+    /// Delete what consumer_logs/ and time_track/ hold, whoever wrote it, and start with empty servers
+    #[arg(long)]
+    fresh: bool,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// The running programs. Dropped in an error, they are killed.
+struct Running {
+    producer: Program,
+    consumers: Vec<Program>,
+}
+
+impl Running {
+    fn check(&mut self) -> Result<()> {
+        self.producer.check()?;
+        self.consumers.iter_mut().try_for_each(Program::check)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.producer.ask_to_stop();
+        self.consumers.iter().for_each(Program::ask_to_stop);
+        self.producer.stop()?;
+        self.consumers.iter_mut().try_for_each(Program::stop)
+    }
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// Whatever keeps a change from arriving exactly once.
+pub fn demo(options: &DemoOptions) -> Result<()> {
+    let started = Instant::now();
+    let data = checked_data(&options.data)?;
+    let dir = cargo::target().join("demo-stack");
+    background::clean(&dir)?;
+    let outputs = Outputs::default();
+    outputs.empty(options.fresh)?;
+    let programs_folder = prepared()?;
+    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
+    background::announce(&stack)?;
+    // The person's own settings file stays out of the demo: it may name other servers.
+    let settings = stack.dir().join("config.yaml");
+    fs::write(&settings, "{}\n")?;
+    let programs = Programs::new(programs_folder, &stack).with("CONFIG", &settings.display().to_string());
+
+    let result = shown(options, &mut stack, &programs, &data, started);
+    background::withdraw(&dir);
+    stack.stop()?;
+    outputs.claim("")?;
+    result
+}
+
+fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &Path, started: Instant) -> Result<()> {
+    let mut running = start_programs(programs, stack)?;
+    let step = progress::step("updater", "writing the CSV files to MySQL");
+    let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause"])?;
+    updater.wait(|| running.check())?;
+    step.done("all CSV files are in MySQL");
+    let step = progress::step("verify", "waiting until every change has arrived, then comparing");
+    let mut verify = programs.verify(&["--wait", ARRIVAL, "--json"])?;
+    let verdict = verify.wait(|| running.check());
+    if verdict.is_err() {
+        print!("{}", programs.output("verify").unwrap_or_default());
+    }
+    verdict?;
+    step.done("table, topic, logs and PostgreSQL agree: every change arrived exactly once");
+    let picture = Picture::of(stack, &programs.output("verify")?)?;
+    println!("\n{}", programs.output("product-updater")?.trim_end());
+    println!("\n{}", picture.text(stack, programs, options.keep));
+    progress::note(&format!("  the whole demo took {:.1} s", started.elapsed().as_secs_f64()));
+    if options.keep {
+        progress::note("  running until Ctrl-C");
+        watch(|| stack.check().and_then(|()| running.check()))?;
+    }
+    let step = progress::step("stop", "stopping programs and servers");
+    running.stop()?;
+    step.done("nothing is left running");
+    Ok(())
+}
+
+/// Keeps servers and programs running until Ctrl-C.
+///
+/// # Errors
+/// When one of them cannot be started or ends by itself.
+pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
+    let data = checked_data(&options.data)?;
+    let outputs = Outputs::default();
+    let known = dir.join("id");
+    let id = fs::read_to_string(&known).ok();
+    // Logs and servers belong together: both are kept, or both begin anew.
+    if options.fresh || id.is_none() || outputs.owner() != id {
+        background::clean(&dir)?;
+        outputs.empty(options.fresh)?;
+    }
+    let programs_folder = prepared()?;
+    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
+    let id = id.unwrap_or_else(|| format!("{}-{}", std::process::id(), stack.mysql.port));
+    fs::write(&known, &id)?;
+    outputs.claim(&id)?;
+    let programs = Programs::new(programs_folder, &stack);
+    let result = kept_up(&mut stack, &programs, &data);
+    background::withdraw(&dir);
+    stack.stop()?;
+    outputs.claim(&id)?;
+    result
+}
+
+fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path) -> Result<()> {
+    let mut running = start_programs(programs, stack)?;
+    let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?;
+    background::announce(stack)?;
+    print!("{}", background::env_lines(&stack.env()));
+    progress::note(&format!("logs of the programs: {}", programs.logs().display()));
+    progress::note("running until Ctrl-C; a CSV file put into the data folder is taken in");
+    watch(|| {
+        stack.check()?;
+        running.check()?;
+        updater.check()
+    })?;
+    let step = progress::step("stop", "stopping programs and servers");
+    updater.stop()?;
+    running.stop()?;
+    step.done("nothing is left running");
+    Ok(())
+}
+
+/// Waits for Ctrl-C, or for the first thing that goes wrong.
+fn watch(mut check: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut result = Ok(());
+    interrupt::wait_while(|| {
+        result = check();
+        result.is_ok()
+    });
+    result
+}
+
+fn checked_data(data: &Path) -> Result<PathBuf> {
+    let data = data.canonicalize().with_context(|| format!("there is no folder {}", data.display()))?;
+    let entries =
+        fs::read_dir(&data).with_context(|| format!("{} is not a folder that can be read", data.display()))?;
+    if !entries.flatten().any(|entry| entry.path().extension().is_some_and(|extension| extension == "csv")) {
+        bail!("{} holds no .csv file\n  what to do: give the folder of your CSV files by --data", data.display());
+    }
+    Ok(data)
+}
+
+/// Everything installed and built; the folder of the programs.
+fn prepared() -> Result<PathBuf> {
+    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    let step = progress::step("build", "the programs, optimised: minutes at the first time");
+    let folder = cargo::build_programs(true)?;
+    step.done("the programs are built");
+    Ok(folder)
+}
+
+/// Producer and consumers, started before the first change so that each change is seen passing by.
+fn start_programs(programs: &Programs, stack: &mut Stack) -> Result<Running> {
+    let step = progress::step("programs", "creating the table");
+    let nothing = stack.dir().join("no-data");
+    fs::create_dir_all(&nothing)?;
+    programs.updater(&["--data", &nothing.display().to_string(), "--no-pause"])?.wait(|| Ok(()))?;
+    step.say("starting the producer and five consumers");
+    let producer = programs.producer()?;
+    let consumers = (1..=CONSUMERS).map(|number| programs.consumer(number)).collect::<Result<_>>()?;
+    let mut running = Running { producer, consumers };
+    let checkpoint = background::root().join("time_track/last_read_timestamp.json");
+    let since = Instant::now();
+    while !checkpoint.exists() {
+        interrupt::check()?;
+        running.check()?;
+        stack.check()?;
+        if since.elapsed() > PRODUCER_READY {
+            bail!(
+                "the producer has written no checkpoint in {} s: see {}",
+                since.elapsed().as_secs(),
+                programs.logs().display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    step.done("one producer and five consumers are running");
+    Ok(running)
+}

@@ -1,0 +1,161 @@
+//! The top-level folders that the programs write to, `consumer_logs/` and `time_track/`, and who wrote what is in them.
+//!
+//! A demo starts with empty folders, but never deletes what it has not written: a list of the files, with lengths and
+//! times, is kept under `target/` while one of our runs goes on. Whatever is not on the list, or has changed since, is a
+//! person's.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{background, cargo};
+
+const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
+const LISTED: usize = 5;
+
+/// The folders, as far as this checkout's runs own them.
+#[derive(Debug)]
+pub struct Outputs {
+    root: PathBuf,
+    list: PathBuf,
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Self { root: background::root(), list: cargo::target().join("outputs.json") }
+    }
+}
+
+impl Outputs {
+    /// Empties the folders for a new run; with `fresh` also of what a person put there.
+    ///
+    /// # Errors
+    /// When there is something that is not ours, and `fresh` is not set.
+    pub fn empty(&self, fresh: bool) -> Result<()> {
+        let foreign = self.foreign()?;
+        if !foreign.is_empty() && !fresh {
+            let shown = foreign.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+            let more =
+                if foreign.len() > LISTED { format!(" and {} more", foreign.len() - LISTED) } else { String::new() };
+            bail!(
+                "the output folders hold files that no demo wrote: {shown}{more}\n  \
+                 what to do: move them away, or let `--fresh` delete everything in consumer_logs/ and time_track/"
+            );
+        }
+        for folder in FOLDERS {
+            let folder = self.root.join(folder);
+            fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            for entry in fs::read_dir(&folder)? {
+                let path = entry?.path();
+                if path.ends_with(".gitkeep") {
+                    continue;
+                }
+                let removed = if path.is_dir() && !path.is_symlink() {
+                    fs::remove_dir_all(&path)
+                } else {
+                    fs::remove_file(&path)
+                };
+                removed.with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        self.claim("")
+    }
+
+    /// Lists what is there now as written by the run on the stack `owner`.
+    ///
+    /// # Errors
+    /// When the list cannot be written.
+    pub fn claim(&self, owner: &str) -> Result<()> {
+        let text = json!({ "owner": owner, "files": self.files()? }).to_string();
+        fs::write(&self.list, text).with_context(|| format!("cannot write {}", self.list.display()))
+    }
+
+    /// The stack whose run wrote the files last.
+    pub fn owner(&self) -> Option<String> {
+        self.listed().get("owner")?.as_str().filter(|owner| !owner.is_empty()).map(str::to_owned)
+    }
+
+    /// What is there and not ours.
+    ///
+    /// # Errors
+    /// When a folder cannot be read.
+    pub fn foreign(&self) -> Result<Vec<String>> {
+        let listed = self.listed();
+        let is_ours = |path: &str, mark: &str| listed["files"][path].as_str() == Some(mark);
+        let files = self.files()?.into_iter();
+        Ok(files.filter(|(path, mark)| !is_ours(path, mark)).map(|(path, _)| path).collect())
+    }
+
+    fn listed(&self) -> Value {
+        let text = fs::read_to_string(&self.list).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Each file with its length and time of change.
+    fn files(&self) -> Result<BTreeMap<String, String>> {
+        let mut files = BTreeMap::new();
+        for folder in FOLDERS {
+            self.add_files(&self.root.join(folder), &mut files)?;
+        }
+        Ok(files)
+    }
+
+    fn add_files(&self, folder: &Path, files: &mut BTreeMap<String, String>) -> Result<()> {
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                self.add_files(&path, files)?;
+            } else if entry.file_name() != ".gitkeep" {
+                let Ok(metadata) = entry.metadata() else { continue };
+                let changed = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                let name = path.strip_prefix(&self.root).unwrap_or(&path).display().to_string();
+                files.insert(name, format!("{} bytes at {}", metadata.len(), changed.as_nanos()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outputs(name: &str) -> Outputs {
+        let root = std::env::temp_dir().join(format!("xtask-outputs-{name}-{}", std::process::id()));
+        fs::create_dir_all(root.join("time_track")).unwrap();
+        fs::write(root.join("time_track/.gitkeep"), "").unwrap();
+        Outputs { list: root.join("list.json"), root }
+    }
+
+    #[test]
+    fn only_what_a_run_wrote_is_deleted() {
+        let outputs = outputs("own");
+        let log = outputs.root.join("consumer_logs/consumer_1/consumer_log.json");
+        outputs.empty(false).unwrap();
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        fs::write(&log, "one\n").unwrap();
+        let error = outputs.empty(false).unwrap_err().to_string();
+        assert!(error.contains("consumer_logs/consumer_1/consumer_log.json") && error.contains("--fresh"), "{error}");
+
+        outputs.claim("stack").unwrap();
+        assert_eq!(outputs.owner().as_deref(), Some("stack"));
+        outputs.empty(false).unwrap();
+        assert!(!log.exists() && outputs.root.join("time_track/.gitkeep").exists());
+
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        fs::write(&log, "one\n").unwrap();
+        outputs.claim("stack").unwrap();
+        fs::write(&log, "one\nand a line by somebody else\n").unwrap();
+        assert!(outputs.empty(false).is_err());
+        outputs.empty(true).unwrap();
+        assert!(!log.exists());
+        fs::remove_dir_all(&outputs.root).unwrap();
+    }
+}

@@ -1,0 +1,184 @@
+//! The programs of the pipeline as processes on a stack: one cdc-producer, five consumers, and the two that end by
+//! themselves, product-updater and verify.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::Signal;
+
+use crate::services::server::{Launch, Server};
+use crate::services::{CDC, Stack, UPDATER};
+use crate::{background, interrupt};
+
+/// How many consumers run: two partitions each.
+pub const CONSUMERS: usize = 5;
+
+/// Settings of the person's own environment that must not reach the programs of a run on our servers.
+const SETTINGS: [&str; 9] =
+    ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_", "METRICS_"];
+
+/// How programs are started on one stack.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    folder: PathBuf,
+    logs: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+/// A program ended in a way that it should not.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code to hand on.
+    pub code: u8,
+    message: String,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+impl Programs {
+    /// Programs from `folder`, to run on `stack`.
+    pub fn new(folder: PathBuf, stack: &Stack) -> Self {
+        let settings = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let foreign = settings.filter(|name| SETTINGS.iter().any(|prefix| name.starts_with(prefix)));
+        // An empty setting counts as not given.
+        let mut env: Vec<(String, String)> = foreign.map(|name| (name, String::new())).collect();
+        env.extend(stack.env());
+        Self { folder, logs: stack.dir().join("logs"), env }
+    }
+
+    /// The same with one more setting.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The folder of the programs' logs.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Starts cdc-producer, with no more rights than it needs.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn producer(&self) -> Result<Program> {
+        self.start("cdc-producer", "cdc-producer", &[], Some(CDC))
+    }
+
+    /// Starts a consumer; `number` only names its log, the slot it takes itself.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn consumer(&self, number: usize) -> Result<Program> {
+        self.start("consumer", &format!("consumer-{number}"), &[], None)
+    }
+
+    /// Starts product-updater; what it prints goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn updater(&self, arguments: &[&str]) -> Result<Program> {
+        self.start("product-updater", "product-updater", arguments, Some(UPDATER))
+    }
+
+    /// Starts verify; what it prints goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn verify(&self, arguments: &[&str]) -> Result<Program> {
+        self.start("verify", "verify", arguments, Some(CDC))
+    }
+
+    /// What the last run of a program printed.
+    ///
+    /// # Errors
+    /// When it has not run.
+    pub fn output(&self, program: &str) -> Result<String> {
+        let path = self.logs.join(format!("{program}.out"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    fn start(&self, program: &str, name: &str, arguments: &[&str], login: Option<(&str, &str)>) -> Result<Program> {
+        let mut env = self.env.clone();
+        if let Some((user, password)) = login {
+            env.push(("DB_USER".to_owned(), user.to_owned()));
+            env.push(("DB_PASSWORD".to_owned(), password.to_owned()));
+        }
+        let mut command = vec![self.folder.join(program).display().to_string()];
+        command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        fs::create_dir_all(&self.logs).with_context(|| format!("cannot create {}", self.logs.display()))?;
+        let log = self.logs.join(format!("{name}.log"));
+        let output = Some(self.logs.join(format!("{name}.out")));
+        let launch =
+            Launch { command, env, output, folder: background::root(), log, user: None, stop_signal: Signal::SIGTERM };
+        Ok(Program { name: name.to_owned(), server: Server::start(name, launch)? })
+    }
+}
+
+/// One of the programs, running.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    server: Server,
+}
+
+impl Program {
+    /// An error when it has ended, with the end of its log.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn check(&mut self) -> Result<()> {
+        match self.server.try_status()? {
+            None => Ok(()),
+            Some(status) => Err(self.ended(status.code())),
+        }
+    }
+
+    /// Waits for its end, and meanwhile asks `others` whether all is well.
+    ///
+    /// # Errors
+    /// [`Ended`] when its exit code is not 0, and what `others` says.
+    pub fn wait(&mut self, mut others: impl FnMut() -> Result<()>) -> Result<()> {
+        loop {
+            if let Some(status) = self.server.try_status()? {
+                return if status.success() { Ok(()) } else { Err(self.ended(status.code())) };
+            }
+            interrupt::check()?;
+            others()?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Asks it to stop, without waiting.
+    pub fn ask_to_stop(&self) {
+        self.server.ask_to_stop();
+    }
+
+    /// Stops it in order.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.stop()
+    }
+
+    fn ended(&self, code: Option<i32>) -> anyhow::Error {
+        let (code, meaning) = match code {
+            Some(0) => (1, "exit code 0, though it should run on"),
+            Some(1) => (1, "exit code 1: something is definitely wrong, a person must act"),
+            Some(2) => (2, "exit code 2: a wrong setting or argument"),
+            Some(75) => (75, "exit code 75: a passing fault, another try may succeed"),
+            Some(_) => (1, "an exit code that it should not have"),
+            None => (1, "a signal"),
+        };
+        anyhow!(Ended { code, message: format!("{} ended with {meaning}{}", self.name, self.server.tail()) })
+    }
+}
