@@ -1,0 +1,422 @@
+//! The source table as `SELECT` reads it: matched to the contract by column name, each conversion checked beforehand.
+//!
+//! Invariant: whatever comes out of here is what the table holds, exactly; a column or value that can't be carried without
+//! loss is an error with the column's name. The binlog side checks its columns by the same [`check`] and converts by the
+//! same functions ([`crate::convert`]).
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Params, Row, Value};
+
+use crate::convert::{self, CivilTime, Refusal};
+use crate::error::{Error, Result};
+use crate::record::{Micros, Price, Product};
+
+mod connection;
+
+pub use connection::{connect, failed, opts};
+
+/// A field of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// `id`
+    Id,
+    /// `name`
+    Name,
+    /// `category`
+    Category,
+    /// `price`
+    Price,
+    /// `last_updated`
+    LastUpdated,
+}
+
+impl Field {
+    /// All of them, in the order of the Avro schema.
+    pub const ALL: [Self; 5] = [Self::Id, Self::Name, Self::Category, Self::Price, Self::LastUpdated];
+
+    /// Its name, which is the column's too.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Name => "name",
+            Self::Category => "category",
+            Self::Price => "price",
+            Self::LastUpdated => "last_updated",
+        }
+    }
+}
+
+/// A column's type, as far as it decides whether the column can be carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnType<'a> {
+    /// MySQL's name of the type in small letters, without length and sign: `bigint`, `varchar`, `decimal`.
+    pub name: &'a str,
+    /// Digits of a `decimal`.
+    pub precision: u32,
+    /// Digits after the point of a `decimal`.
+    pub scale: u32,
+    /// Character set of a text column; `None` where it has none.
+    pub charset: Option<&'a str>,
+}
+
+/// One column of the contract in a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnPlan {
+    /// The field that it fills.
+    pub field: Field,
+    /// Its name as the table spells it.
+    pub name: String,
+    /// Its place in the table, from 0.
+    pub place: usize,
+    /// Its full type as the server prints it: `decimal(10,2)`.
+    pub full_type: String,
+}
+
+/// A table that can be read without loss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTable {
+    /// Database, as the server spells it.
+    pub database: String,
+    /// Table, as the server spells it.
+    pub table: String,
+    /// The contract's columns, in the order of [`Field::ALL`].
+    pub columns: [ColumnPlan; 5],
+}
+
+/// Whether every value that the column may hold converts to the field without loss, or is refused by itself.
+///
+/// # Errors
+/// The reason, and what to do.
+pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
+    const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
+    const TEXTS: [&str; 7] = ["char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"];
+    const CHARSETS: [&str; 9] = ["utf8mb4", "utf8mb3", "utf8", "ascii", "latin1", "ucs2", "utf16", "utf16le", "utf32"];
+    let integer = INTEGERS.contains(&column.name);
+    match field {
+        Field::Id if integer => Ok(()),
+        Field::Id => {
+            Err(Refusal::new("an id must be an integer", "give the table an integer column id as primary key"))
+        }
+        Field::Name | Field::Category if TEXTS.contains(&column.name) => match column.charset {
+            Some(charset) if CHARSETS.contains(&charset) => Ok(()),
+            charset => Err(Refusal::new(
+                format!("character set {} is not converted", charset.unwrap_or("binary")),
+                "change the column to CHARACTER SET utf8mb4",
+            )),
+        },
+        Field::Name | Field::Category => {
+            Err(Refusal::new("it does not hold text", "change the column to VARCHAR, or rename it and add one"))
+        }
+        Field::Price if integer || matches!(column.name, "float" | "double") => Ok(()),
+        Field::Price if column.name == "decimal" => {
+            if column.scale <= 2 && column.precision.saturating_sub(column.scale) <= 8 {
+                Ok(())
+            } else {
+                Err(Refusal::new(
+                    "its values may not fit decimal(10,2), and nothing is rounded",
+                    "change the column to DECIMAL(10,2)",
+                ))
+            }
+        }
+        Field::Price => Err(Refusal::new("it does not hold a number", "change the column to DECIMAL(10,2)")),
+        Field::LastUpdated if matches!(column.name, "timestamp" | "datetime" | "date") => Ok(()),
+        Field::LastUpdated => {
+            Err(Refusal::new("it does not hold a point in time", "change the column to TIMESTAMP(6)"))
+        }
+    }
+}
+
+/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable.
+type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String);
+
+impl SourceTable {
+    /// Looks the table up and matches its columns to the contract by name, capitals or not.
+    ///
+    /// # Errors
+    /// Definite when the table or a column is missing or can't be carried without loss; each names what to do.
+    pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
+        let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
+        let found: Option<(String, String, String)> = conn
+            .exec_first(
+                "SELECT table_schema, table_name, table_type FROM information_schema.tables \
+                 WHERE table_schema = ? AND table_name = ?",
+                (database, table),
+            )
+            .await
+            .map_err(asking)?;
+        let Some((database, table, kind)) = found else {
+            return Err(Error::definite(format!("there is no table {database}.{table}, or this user may not see it"))
+                .with_remedy(
+                    "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
+                ));
+        };
+        if kind != "BASE TABLE" {
+            return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
+                .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
+        }
+        let rows: Vec<ColumnRow> = conn
+            .exec(
+                "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
+                 character_set_name, is_nullable \
+                 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+                (&database, &table),
+            )
+            .await
+            .map_err(asking)?;
+        let plan = |field: Field| plan_column(&database, &table, &rows, field);
+        let [id, name, category, price, last_updated] = Field::ALL.map(plan);
+        let columns = [id?, name?, category?, price?, last_updated?];
+        check_key(conn, &database, &table, &columns[0].name).await?;
+        check_foreign_keys(conn, &database, &table).await?;
+        Ok(Self { database, table, columns })
+    }
+
+    /// The columns for a `SELECT`, in the order that [`product_from_row`] wants.
+    pub fn select_list(&self) -> String {
+        self.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The error for a value of this table that is refused.
+    pub fn refused(&self, field: Field, id: Option<i64>, refusal: &Refusal) -> Error {
+        let row = id.map_or_else(String::new, |id| format!(", row {id}"));
+        Error::definite(format!("{}.{}{row}, column {}: {}", self.database, self.table, field.name(), refusal.reason))
+            .with_remedy(refusal.remedy)
+    }
+}
+
+fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) -> Result<ColumnPlan> {
+    let wanted = field.name();
+    let Some((name, place, type_name, full_type, precision, scale, charset, nullable)) =
+        rows.iter().find(|row| row.0.eq_ignore_ascii_case(wanted))
+    else {
+        return Err(Error::definite(format!("{database}.{table} has no column {wanted}"))
+            .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
+    };
+    let refused = |refusal: Refusal| {
+        Error::definite(format!("{database}.{table}.{name} is {full_type}: {}", refusal.reason))
+            .with_remedy(refusal.remedy)
+    };
+    let column = ColumnType {
+        name: type_name,
+        precision: precision.unwrap_or(0),
+        scale: scale.unwrap_or(0),
+        charset: charset.as_deref(),
+    };
+    check(field, &column).map_err(refused)?;
+    if field == Field::Id && nullable != "NO" {
+        return Err(refused(Refusal::new("an id must not be NULL", "make the column id NOT NULL and the primary key")));
+    }
+    let place = usize::try_from(*place).unwrap_or(usize::MAX).saturating_sub(1);
+    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone() })
+}
+
+async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
+    let key: Vec<String> = conn
+        .exec(
+            "SELECT column_name FROM information_schema.statistics \
+             WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
+            (database, table),
+        )
+        .await
+        .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
+    if matches!(key.as_slice(), [only] if only.eq_ignore_ascii_case(id)) {
+        return Ok(());
+    }
+    let found = match key.join(", ") {
+        none if none.is_empty() => "has no primary key".to_owned(),
+        columns => format!("has the primary key ({columns})"),
+    };
+    Err(Error::definite(format!("{database}.{table} {found}; it must be id alone"))
+        .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY (id)")))
+}
+
+/// InnoDB's own cascades change rows without an event in the binlog (manual, "Restrictions on Foreign Keys"); since 9.6 the
+/// server executes them, and logs them, unless `innodb_native_foreign_keys` is on.
+async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
+    let asking = |e| failed(&format!("look up the foreign keys of {database}.{table}"), e);
+    if conn.server_version() >= (9, 6, 0) {
+        let native: Option<(String, String)> =
+            conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'").await.map_err(asking)?;
+        if native.is_none_or(|(_, value)| value != "ON") {
+            return Ok(());
+        }
+    }
+    let cascading: Option<(String, String, String)> = conn
+        .exec_first(
+            "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
+             WHERE constraint_schema = ? AND table_name = ? \
+             AND (update_rule IN ('CASCADE', 'SET NULL') OR delete_rule IN ('CASCADE', 'SET NULL'))",
+            (database, table),
+        )
+        .await
+        .map_err(asking)?;
+    match cascading {
+        None => Ok(()),
+        Some((name, update, delete)) => Err(Error::definite(format!(
+            "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
+             this server changes such rows without an event in the binlog"
+        ))
+        .with_remedy("use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys")),
+    }
+}
+
+/// Hands each row to `each` in the order of the primary key, from the first one after `after`, at most `limit`. Returns how
+/// many there were. The rows are streamed; memory holds one at a time.
+///
+/// # Errors
+/// As [`failed`]; definite for a value that can't be carried; whatever `each` returns.
+pub async fn each_row(
+    conn: &mut Conn,
+    table: &SourceTable,
+    after: Option<i64>,
+    limit: Option<usize>,
+    mut each: impl FnMut(&Product<'_>) -> Result<()>,
+) -> Result<usize> {
+    let what = format!("read the table {}.{}", table.database, table.table);
+    let id = quoted(&table.columns[0].name);
+    let mut query = format!("SELECT {} FROM {}.{}", table.select_list(), quoted(&table.database), quoted(&table.table));
+    let mut params = Vec::new();
+    if let Some(after) = after {
+        query.push_str(&format!(" WHERE {id} > ?"));
+        params.push(Value::Int(after));
+    }
+    query.push_str(&format!(" ORDER BY {id}"));
+    if let Some(limit) = limit {
+        query.push_str(" LIMIT ?");
+        params.push(Value::UInt(limit as u64));
+    }
+    let params = if params.is_empty() { Params::Empty } else { Params::Positional(params) };
+    let mut rows = conn.exec_iter(query, params).await.map_err(|e| failed(&what, e))?;
+    let mut count = 0;
+    let mut outcome = Ok(());
+    while let Some(row) = rows.next().await.map_err(|e| failed(&what, e))? {
+        count += 1;
+        outcome = product_from_row(table, &row).and_then(|product| each(&product));
+        if outcome.is_err() {
+            break;
+        }
+    }
+    rows.drop_result().await.map_err(|e| failed(&what, e))?;
+    outcome.map(|()| count)
+}
+
+/// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol.
+///
+/// # Errors
+/// Definite for a value that can't be carried, naming row and column.
+pub fn product_from_row<'a>(table: &SourceTable, row: &'a Row) -> Result<Product<'a>> {
+    let id = id_of(value(row, 0)).map_err(|r| table.refused(Field::Id, None, &r))?;
+    let refused = |field| move |r: Refusal| table.refused(field, Some(id), &r);
+    Ok(Product {
+        id,
+        name: text_of(value(row, 1)).map_err(refused(Field::Name))?,
+        category: text_of(value(row, 2)).map_err(refused(Field::Category))?,
+        price: price_of(value(row, 3)).map_err(refused(Field::Price))?,
+        last_updated: time_of(value(row, 4)).map_err(refused(Field::LastUpdated))?,
+    })
+}
+
+fn value(row: &Row, i: usize) -> &Value {
+    row.as_ref(i).unwrap_or(&Value::NULL)
+}
+
+fn unexpected(value: &Value) -> Refusal {
+    let kind = match value {
+        Value::NULL => "NULL",
+        Value::Bytes(_) => "text or bytes",
+        Value::Int(_) | Value::UInt(_) => "an integer",
+        Value::Float(_) | Value::Double(_) => "a float",
+        Value::Date(..) => "a date",
+        Value::Time(..) => "a time of day",
+    };
+    Refusal::new(format!("the server sent {kind}, which the column's type does not allow"), "restart: was it altered?")
+}
+
+fn id_of(value: &Value) -> Result<i64, Refusal> {
+    match value {
+        Value::Int(n) => Ok(*n),
+        Value::UInt(n) => convert::id_from_u64(*n),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn text_of(value: &Value) -> Result<Option<&str>, Refusal> {
+    match value {
+        Value::NULL => Ok(None),
+        Value::Bytes(bytes) => std::str::from_utf8(bytes)
+            .map(Some)
+            .map_err(|e| Refusal::new(format!("its text is not UTF-8: {e}"), "correct the row in the table")),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn price_of(value: &Value) -> Result<Option<Price>, Refusal> {
+    match value {
+        Value::NULL => return Ok(None),
+        Value::Int(n) => convert::price_from_i64(*n),
+        Value::UInt(n) => convert::price_from_u64(*n),
+        Value::Float(f) => convert::price_from_f32(*f),
+        Value::Double(f) => convert::price_from_f64(*f),
+        Value::Bytes(bytes) => {
+            std::str::from_utf8(bytes).map_err(|_| unexpected(value)).and_then(convert::price_from_text)
+        }
+        other => Err(unexpected(other)),
+    }
+    .map(Some)
+}
+
+fn time_of(value: &Value) -> Result<Option<Micros>, Refusal> {
+    match *value {
+        Value::NULL => Ok(None),
+        Value::Date(year, month, day, hour, minute, second, micros) => {
+            convert::time_from_civil(CivilTime { year, month, day, hour, minute, second, micros }).map(Some)
+        }
+        ref other => Err(unexpected(other)),
+    }
+}
+
+/// An identifier in backticks.
+pub fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_carried_without_loss_or_refused() {
+        let column = |name, precision, scale, charset| ColumnType { name, precision, scale, charset };
+        for (field, column, want) in [
+            (Field::Id, column("bigint", 20, 0, None), None),
+            (Field::Id, column("varchar", 0, 0, Some("utf8mb4")), Some("an id must be an integer")),
+            (Field::Name, column("enum", 0, 0, Some("latin1")), None),
+            (Field::Name, column("varchar", 0, 0, Some("gbk")), Some("character set gbk is not converted")),
+            (Field::Category, column("varbinary", 0, 0, None), Some("it does not hold text")),
+            (Field::Price, column("decimal", 10, 2, None), None),
+            (Field::Price, column("decimal", 8, 0, None), None),
+            (
+                Field::Price,
+                column("decimal", 11, 2, None),
+                Some("its values may not fit decimal(10,2), and nothing is rounded"),
+            ),
+            (
+                Field::Price,
+                column("decimal", 5, 3, None),
+                Some("its values may not fit decimal(10,2), and nothing is rounded"),
+            ),
+            (Field::Price, column("float", 12, 0, None), None),
+            (Field::Price, column("json", 0, 0, None), Some("it does not hold a number")),
+            (Field::LastUpdated, column("date", 0, 0, None), None),
+            (Field::LastUpdated, column("time", 0, 0, None), Some("it does not hold a point in time")),
+        ] {
+            let got = check(field, &column).err().map(|r| r.reason);
+            assert_eq!(got.as_deref(), want, "{field:?} {column:?}");
+        }
+    }
+
+    #[test]
+    fn identifiers_are_quoted() {
+        assert_eq!(quoted("a`b"), "`a``b`");
+    }
+}

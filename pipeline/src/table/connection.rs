@@ -1,0 +1,143 @@
+//! Connections to MySQL: TLS, the session's settings, and what each error means.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
+
+use crate::config::{MySqlSettings, SslMode};
+use crate::error::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One statement of setup for every session: times in UTC, text in utf8mb4, no mode that changes what a SELECT returns.
+const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
+                       sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
+
+/// The options of a connection. With [`SslMode::Preferred`] they demand TLS: [`connect`] falls back where the server has
+/// none.
+///
+/// # Errors
+/// Usage when the CA file can't be read.
+pub fn opts(settings: &MySqlSettings) -> Result<Opts> {
+    if let Some(path) = &settings.ssl_ca {
+        std::fs::metadata(path).map_err(|e| Error::usage(format!("db.ssl_ca {}: {e}", path.display())))?;
+    }
+    Ok(builder(settings, tls(settings)).into())
+}
+
+fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
+    OptsBuilder::default()
+        .ip_or_hostname(settings.host.as_str())
+        .tcp_port(settings.port)
+        .user(Some(settings.user.as_str()))
+        .pass(settings.password.as_ref().map(|p| p.expose().to_owned()))
+        .ssl_opts(tls)
+        // A socket file would be another server when ports are forwarded.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(Duration::from_secs(30)))
+        // The largest row that MySQL can send; the default ends at 64 MiB.
+        .max_allowed_packet(Some(1 << 30))
+        .setup(vec![SESSION])
+}
+
+fn tls(settings: &MySqlSettings) -> Option<SslOpts> {
+    let roots = || settings.ssl_ca.iter().cloned().map(PathBuf::into).collect();
+    let checked = || {
+        let own = settings.ssl_ca.is_some();
+        SslOpts::default().with_root_certs(roots()).with_disable_built_in_roots(own)
+    };
+    match settings.ssl_mode {
+        SslMode::Disabled => None,
+        SslMode::Preferred | SslMode::Required => {
+            Some(SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
+        }
+        SslMode::VerifyCa => Some(checked().with_danger_skip_domain_validation(true)),
+        SslMode::VerifyIdentity => Some(checked()),
+    }
+}
+
+/// Connects; the session is in UTC and utf8mb4, in no database.
+///
+/// # Errors
+/// Transient when the server can't be reached; definite when it lets this user in only after a person acted.
+pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
+    let what = format!("connect to MySQL at {}:{} as {}", settings.host, settings.port, settings.user);
+    match within_time(opts(settings)?).await {
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => match settings.ssl_mode {
+            SslMode::Preferred => {
+                let plain = builder(settings, None).into();
+                within_time(plain).await.map_err(|e| failed(&what, e))
+            }
+            _ => Err(Error::definite(format!("cannot {what}: the server offers no TLS"))
+                .with_remedy("turn TLS on in the server, or set db.ssl_mode to preferred or disabled")),
+        },
+        result => result.map_err(|e| failed(&what, e)),
+    }
+}
+
+async fn within_time(opts: Opts) -> mysql_async::Result<Conn> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(opts)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let late = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+            Err(mysql_async::Error::from(io::Error::new(io::ErrorKind::TimedOut, late)))
+        }
+    }
+}
+
+/// Sorts an error of MySQL; `what` is an infinitive: `read the table shop.product`.
+pub fn failed(what: &str, error: mysql_async::Error) -> Error {
+    let message = format!("cannot {what}");
+    let running = "check that the server runs, and DB_HOST and DB_PORT (--check-config shows them)";
+    match error {
+        mysql_async::Error::Server(e) => {
+            let message = format!("{message}: {} (error {})", e.message, e.code);
+            match e.code {
+                // Access denied: no such user, wrong password, no such right, locked, expired.
+                1045 | 1698 | 1862 | 3118 => Error::definite(message)
+                    .with_remedy("check DB_USER and DB_PASSWORD, and that the user may connect from this host"),
+                1044 | 1142 | 1143 | 1227 | 1370 => {
+                    Error::definite(message).with_remedy("grant the right to the user of DB_USER")
+                }
+                1049 => Error::definite(message).with_remedy("create the database, or correct DB_NAME"),
+                1054 | 1146 => Error::definite(message).with_remedy("create it, or correct DB_NAME and db.table"),
+                // Too many connections, shutdown, lock waits, deadlocks, broken links, a killed or late query, a read-only
+                // server during a failover.
+                1040
+                | 1053
+                | 1077..=1079
+                | 1152
+                | 1158..=1161
+                | 1184
+                | 1203
+                | 1205
+                | 1213
+                | 1290
+                | 1317
+                | 1836
+                | 1927
+                | 3024
+                | 3032
+                | 3101
+                | 3169
+                | 4031 => Error::transient(message),
+                _ => Error::definite(message),
+            }
+        }
+        // A handshake also fails when the link breaks, and that heals.
+        mysql_async::Error::Io(IoError::Tls(e)) => {
+            let text = format!("{message}: TLS: {e}");
+            let wrong = text.contains("certificate") || text.contains("verif");
+            (if wrong { Error::definite(text) } else { Error::transient(text) })
+                .with_remedy("check db.ssl_mode and db.ssl_ca against the server's certificate")
+        }
+        mysql_async::Error::Io(IoError::Io(e)) => Error::transient(format!("{message}: {e}")).with_remedy(running),
+        mysql_async::Error::Url(e) => Error::usage(format!("{message}: {e}")),
+        mysql_async::Error::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
+            Error::transient(format!("{message}: the server closed the connection")).with_remedy(running)
+        }
+        error => Error::definite(format!("{message}: {error}")),
+    }
+}
