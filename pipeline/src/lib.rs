@@ -4,9 +4,17 @@
 //! contract ([`record`], [`avro`], [`log_line`], [`transform`], [`position`], [`gtid`]) do no IO.
 
 pub mod avro;
+pub mod config;
+pub mod convert;
 pub mod error;
 pub mod gtid;
+pub mod kafka;
 pub mod log_line;
 pub mod position;
+pub mod program;
 pub mod record;
+pub mod registry;
+pub mod shutdown;
+pub mod table;
+pub mod telemetry;
 pub mod transform;

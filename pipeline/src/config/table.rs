@@ -1,0 +1,238 @@
+//! The one table of settings.
+
+use std::sync::LazyLock;
+
+use super::settings::Settings;
+use super::value::Kind;
+
+/// The programs that settings belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// CSV files → MySQL.
+    ProductUpdater,
+    /// MySQL → Kafka.
+    CdcProducer,
+    /// Kafka → logs and PostgreSQL.
+    Consumer,
+    /// Compares them all.
+    Verify,
+}
+
+impl Program {
+    /// The name of its binary.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ProductUpdater => "product-updater",
+            Self::CdcProducer => "cdc-producer",
+            Self::Consumer => "consumer",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// What a setting is when nobody sets it.
+#[derive(Clone, Copy)]
+pub(super) enum Unset {
+    /// Unset.
+    None,
+    /// This text.
+    Text(&'static str),
+    /// Made from other settings, which are named for the reader.
+    From(&'static str, fn(&Settings) -> String),
+}
+
+/// One setting.
+pub(super) struct Setting {
+    pub(super) key: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Unset,
+    pub(super) programs: &'static [Program],
+    /// Shown by `-h`; the others only by `--help`.
+    pub(super) common: bool,
+    pub(super) help: &'static str,
+}
+
+impl Setting {
+    pub(super) fn is_secret(&self) -> bool {
+        self.kind == Kind::Secret
+    }
+
+    pub(super) fn is_of(&self, program: Program) -> bool {
+        self.programs.contains(&program)
+    }
+}
+
+/// The names of a setting outside of YAML.
+pub(super) struct Names {
+    pub(super) setting: &'static Setting,
+    /// Environment, e.g. `KAFKA_TOPIC`.
+    pub(super) env: String,
+    /// Environment of the file that holds a secret.
+    pub(super) env_file: String,
+    /// YAML key of the file that holds a secret.
+    pub(super) key_file: String,
+    /// Flag without its dashes; a program's own section is left out, `--slots` for `consumer.slots`.
+    pub(super) flag: String,
+    /// The whole key as a flag, which works as well.
+    pub(super) long_flag: String,
+    /// Flag of the file that holds a secret.
+    pub(super) flag_file: String,
+}
+
+/// All settings with their names.
+pub(super) static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
+    let names = |setting: &'static Setting| {
+        let key = setting.key;
+        let env = key.to_uppercase().replace('.', "_");
+        let long_flag = key.to_lowercase().replace(['.', '_'], "-");
+        let own = ["updater-", "producer-", "consumer-"].iter().find_map(|p| long_flag.strip_prefix(p));
+        let flag = own.unwrap_or(&long_flag).to_owned();
+        let key_file = format!("{key}{}", if key == env { "_FILE" } else { "_file" });
+        Names {
+            setting,
+            env_file: format!("{env}_FILE"),
+            flag_file: format!("{long_flag}-file"),
+            env,
+            key_file,
+            flag,
+            long_flag,
+        }
+    };
+    TABLE.iter().map(names).collect()
+});
+
+/// The setting with this key.
+pub(super) fn find(key: &str) -> Option<&'static Names> {
+    NAMES.iter().find(|n| n.setting.key == key)
+}
+
+const ALL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify];
+const MYSQL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Verify];
+const KAFKA: &[Program] = &[Program::CdcProducer, Program::Consumer, Program::Verify];
+const SINKS: &[Program] = &[Program::Consumer, Program::Verify];
+const UPDATER: &[Program] = &[Program::ProductUpdater];
+const PRODUCER: &[Program] = &[Program::CdcProducer];
+const CONSUMER: &[Program] = &[Program::Consumer];
+const SERVICES: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer];
+
+const fn common(
+    key: &'static str,
+    kind: Kind,
+    default: Unset,
+    programs: &'static [Program],
+    help: &'static str,
+) -> Setting {
+    Setting { key, kind, default, programs, common: true, help }
+}
+
+const fn more(
+    key: &'static str,
+    kind: Kind,
+    default: Unset,
+    programs: &'static [Program],
+    help: &'static str,
+) -> Setting {
+    Setting { key, kind, default, programs, common: false, help }
+}
+
+use Kind::{Choice, Duration, List, Listen, Map, Number, Path, Secret, Size, Url};
+use Unset::{From, None, Text};
+
+const PROTOCOLS: Kind = Choice(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]);
+const MECHANISMS: Kind = Choice(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]);
+const SSL_MODES: Kind = Choice(&["disabled", "preferred", "required", "verify_ca", "verify_identity"]);
+const CODECS: Kind = Choice(&["none", "gzip", "snappy", "lz4", "zstd"]);
+const POLICIES: Kind = Choice(&["delete", "compact", "compact,delete"]);
+
+#[rustfmt::skip]
+static TABLE: &[Setting] = &[
+    common("updater.data", Path, Text("data"), UPDATER, "Folder of the CSV files"),
+    common("updater.chunk_size", Number(1, 100_000), Text("15"), UPDATER, "Rows in one transaction"),
+    common("updater.pause", Kind::Pause, Text("1s..10s"), UPDATER, "Pause between two chunks, at random between two bounds"),
+    common("updater.rejects", Path, Text("rejects"), UPDATER, "Folder that bad rows are written to"),
+
+    common("DB_HOST", Kind::Text, Text("127.0.0.1"), MYSQL, "MySQL host"),
+    common("DB_PORT", Number(1, 65_535), Text("3306"), MYSQL, "MySQL port"),
+    common("DB_USER", Kind::Text, Text("root"), MYSQL, "MySQL user"),
+    common("DB_PASSWORD", Secret, None, MYSQL, "MySQL password"),
+    common("DB_NAME", Kind::Text, Text("buy_online_db"), MYSQL, "Database"),
+    more("db.table", Kind::Text, Text("product"), MYSQL, "Table"),
+    more("db.ssl_mode", SSL_MODES, Text("preferred"), MYSQL, "TLS to MySQL: disabled, preferred, required, verify_ca, verify_identity"),
+    more("db.ssl_ca", Path, None, MYSQL, "CA certificate of MySQL (PEM)"),
+
+    common("kafka.bootstrap_servers", Kind::Text, Text("localhost:9092"), KAFKA, "Kafka brokers, host:port with commas"),
+    more("kafka.security_protocol", PROTOCOLS, Text("PLAINTEXT"), KAFKA, "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+    more("kafka.sasl_mechanisms", MECHANISMS, None, KAFKA, "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"),
+    more("kafka.sasl_username", Kind::Text, None, KAFKA, "SASL user"),
+    more("kafka.sasl_password", Secret, None, KAFKA, "SASL password"),
+    more("kafka.ssl_ca_location", Path, None, KAFKA, "CA certificate of the brokers (PEM)"),
+    common("kafka.topic", Kind::Text, Text("product_updates"), KAFKA, "Topic of the changes"),
+    more("kafka.group_id", Kind::Text, Text("product_consumers"), SINKS, "Consumer group"),
+    more("kafka.transactional_id", Kind::Text, From("kafka.topic", |s| format!("{}.producer", s.text("kafka.topic"))), PRODUCER, "Producer's identity: one for each source"),
+    more("kafka.partitions", Number(1, 10_000), Text("10"), KAFKA, "Partitions of the topic when it is created; an existing one must have as many"),
+    more("kafka.replication_factor", Number(-1, 100), Text("-1"), KAFKA, "Replicas of a created topic; -1 is the broker's default"),
+    more("kafka.retention", Duration(1), None, KAFKA, "Retention of a created topic, e.g. 7d; unset is the broker's default"),
+    more("kafka.cleanup_policy", POLICIES, Text("delete"), KAFKA, "Cleanup policy of a created topic: delete, compact or compact,delete"),
+    more("kafka.compression", CODECS, Text("lz4"), KAFKA, "none, gzip, snappy, lz4 or zstd"),
+    more("kafka.transaction_timeout", Duration(1_000), Text("120s"), KAFKA, "Time after which the broker aborts an open transaction"),
+    more("kafka.session_timeout", Duration(1_000), Text("45s"), CONSUMER, "Time after which a silent consumer's partitions go to others"),
+    more("kafka.librdkafka", Map, None, KAFKA, "Other options of librdkafka, passed on as they are"),
+
+    common("schema_registry.url", Url, Text("http://localhost:8081"), KAFKA, "Schema registry (Confluent API), with its path"),
+    more("schema_registry.user", Kind::Text, None, KAFKA, "User at the registry"),
+    more("schema_registry.secret", Secret, None, KAFKA, "The user's password or API secret"),
+    more("schema_registry.subject", Kind::Text, From("kafka.topic", |s| format!("{}-value", s.text("kafka.topic"))), KAFKA, "Subject of the schema"),
+    more("schema_registry.ca_location", Path, None, KAFKA, "CA certificate of the registry (PEM)"),
+
+    common("producer.time_track", Path, Text("time_track"), PRODUCER, "Folder of the checkpoint file"),
+    more("producer.batch_rows", Number(1, 10_000_000), Text("10000"), PRODUCER, "Rows after which a Kafka transaction is committed"),
+    more("producer.batch_bytes", Size, Text("16MiB"), PRODUCER, "Bytes after which it is committed"),
+    more("producer.linger", Duration(0), Text("20ms"), PRODUCER, "Time after which it is committed"),
+    more("producer.heartbeat", Duration(100), Text("5s"), PRODUCER, "How often MySQL says that it is there when nothing happens"),
+    more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot"),
+    more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
+    more("producer.memory", Size, Text("64MiB"), PRODUCER, "Bytes of changes that may wait in memory"),
+
+    common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs"),
+    common("consumer.slots", Number(1, 1_000), Text("5"), SINKS, "Slots (folders consumer_1 …) that are there from the start"),
+    more("consumer.batch_rows", Number(1, 1_000_000), Text("5000"), CONSUMER, "Records after which a batch is committed"),
+    more("consumer.batch_linger", Duration(0), Text("50ms"), CONSUMER, "Time after which it is committed"),
+
+    common("postgres.url", Secret, None, SINKS, "PostgreSQL, postgres://user:password@host/database; unset is off"),
+
+    more("rules.capitalise", List, Text("[category]"), SINKS, "Fields put in capitals"),
+    more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Category and its discount in percent"),
+    more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
+
+    more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health and /ready; unset is off"),
+    common("log.level", Kind::Text, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),
+    more("log.format", Choice(&["text", "json"]), Text("text"), ALL, "text or json"),
+];
+
+/// An id that stays the same for a source and seldom meets another one: FNV-1a, kept away from the small numbers that
+/// people give to servers.
+fn server_id(settings: &Settings) -> String {
+    let source = ["DB_HOST", "DB_PORT", "DB_NAME", "db.table"].map(|k| settings.text(k).to_owned()).join("/");
+    let hash = source.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    (0x4000_0000 | (hash & 0x3fff_ffff)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_defaults_valid() {
+        let mut seen = HashSet::new();
+        for names in NAMES.iter() {
+            for name in [&names.env, &names.flag] {
+                assert!(seen.insert(name.clone()), "{name} twice");
+            }
+            if let Text(text) = names.setting.default {
+                assert_eq!(names.setting.kind.check(text), Ok(()), "{}", names.setting.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Counters and gauges, shown in Prometheus' text format (version 0.0.4).
+//!
+//! Names and labels are constants of the programs; making the same one again gives the same value.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A number that only grows.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+
+    /// What it stands at.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicI64>);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// What it stands at.
+    pub fn get(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[derive(Debug)]
+enum Family {
+    Counters(BTreeMap<String, Counter>),
+    Gauges(BTreeMap<String, Gauge>),
+}
+
+/// All numbers of a program.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(Arc<Mutex<BTreeMap<&'static str, (&'static str, Family)>>>);
+
+impl Metrics {
+    /// The counter with this name and these labels; its name ends in `_total`.
+    pub fn counter(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Counter {
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, family) = families.entry(name).or_insert_with(|| (help, Family::Counters(BTreeMap::new())));
+        match family {
+            Family::Counters(counters) => counters.entry(series(labels)).or_default().clone(),
+            // A constant of the program used twice; the number is counted and not shown.
+            Family::Gauges(_) => Counter::default(),
+        }
+    }
+
+    /// The gauge with this name and these labels; its name ends in its unit.
+    pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, family) = families.entry(name).or_insert_with(|| (help, Family::Gauges(BTreeMap::new())));
+        match family {
+            Family::Gauges(gauges) => gauges.entry(series(labels)).or_default().clone(),
+            Family::Counters(_) => Gauge::default(),
+        }
+    }
+
+    /// Everything as text.
+    pub fn render(&self) -> String {
+        let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = String::new();
+        for (name, (help, family)) in families.iter() {
+            let (kind, values): (_, Vec<(&String, String)>) = match family {
+                Family::Counters(all) => ("counter", all.iter().map(|(l, c)| (l, c.get().to_string())).collect()),
+                Family::Gauges(all) => ("gauge", all.iter().map(|(l, g)| (l, g.get().to_string())).collect()),
+            };
+            // Writing to a String can't fail.
+            let _ok = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in values {
+                let _ok = writeln!(out, "{name}{labels} {value}");
+            }
+        }
+        out
+    }
+}
+
+fn series(labels: &[(&str, &str)]) -> String {
+    if labels.is_empty() {
+        return String::new();
+    }
+    let escape = |v: &str| v.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let pairs: Vec<_> = labels.iter().map(|(k, v)| format!("{k}=\"{}\"", escape(v))).collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_renders_prometheus_text() {
+        let metrics = Metrics::default();
+        metrics.counter("rows_total", "Rows.", &[("op", "c")]).add(2);
+        metrics.counter("rows_total", "Rows.", &[("op", "c")]).add(1);
+        metrics.counter("rows_total", "Rows.", &[("op", "a\"b")]).add(1);
+        metrics.gauge("lag_seconds", "Lag.", &[]).set(-4);
+        let want = "# HELP lag_seconds Lag.\n# TYPE lag_seconds gauge\nlag_seconds -4\n\
+                    # HELP rows_total Rows.\n# TYPE rows_total counter\nrows_total{op=\"a\\\"b\"} 1\nrows_total{op=\"c\"} 3\n";
+        assert_eq!(metrics.render(), want);
+    }
+}

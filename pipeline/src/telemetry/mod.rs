@@ -1,0 +1,46 @@
+//! What a running program shows of itself: its log on stderr, its metrics and its health over HTTP.
+//!
+//! Invariant: health follows real progress. A program that says it is alive but has made none within its deadline
+//! answers 503, so that a dead connection can't look healthy. Not here: tracing across programs.
+
+mod health;
+mod metrics;
+mod server;
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+pub use health::Health;
+pub use metrics::{Counter, Gauge, Metrics};
+pub use server::serve;
+
+use crate::config::{Environment, Origin, Settings};
+use crate::error::Result;
+
+/// Starts the log on stderr: text (with colours on a terminal only) or JSON, by `log.level` and `log.format`. `RUST_LOG`
+/// is obeyed unless the level is given as a flag.
+///
+/// # Errors
+/// Usage when the filter can't be read.
+pub fn start_log(settings: &Settings, environment: &Environment) -> Result<()> {
+    let by_flag = matches!(settings.origin("log.level"), Some(Origin::Flag(_)));
+    let text = environment.get("RUST_LOG").filter(|_| !by_flag).unwrap_or_else(|| settings.text("log.level"));
+    let filter = EnvFilter::try_new(text).map_err(|e| {
+        settings
+            .wrong("log.level", "is not a log filter")
+            .with_source(e)
+            .with_remedy("use error, warn, info, debug or trace, or a filter such as info,rdkafka=debug")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if settings.text("log.format") == "json" {
+        log.json().flatten_event(true).try_init()
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+    };
+    if let Err(error) = started {
+        // Only a second start in one process comes here; the first log goes on.
+        tracing::debug!(error, "the log is started already");
+    }
+    Ok(())
+}
