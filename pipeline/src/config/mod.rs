@@ -14,6 +14,9 @@ mod typed;
 mod value;
 mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 pub use flags::command;
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;

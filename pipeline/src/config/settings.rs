@@ -145,7 +145,9 @@ impl Settings {
                     (Kind::List | Kind::Map, node) => node.flow(),
                     (_, Node::Scalar(text)) => text,
                     _ => {
-                        return Err(Error::usage(format!("{origin}: {key} must be a single text, not a list or a map")));
+                        return Err(Error::usage(format!(
+                            "{origin}: {key} must be a single text, not a list or a map"
+                        )));
                     }
                 };
                 self.set(names, text, origin)?;

@@ -227,8 +227,9 @@ mod tests {
     fn names_are_unique_and_defaults_valid() {
         let mut seen = HashSet::new();
         for names in NAMES.iter() {
-            for name in [&names.env, &names.flag] {
-                assert!(seen.insert(name.clone()), "{name} twice");
+            assert!(seen.insert(names.env.clone()), "{} twice", names.env);
+            for program in names.setting.programs {
+                assert!(seen.insert(format!("{} --{}", program.name(), names.flag)), "--{} twice", names.flag);
             }
             if let Text(text) = names.setting.default {
                 assert_eq!(names.setting.kind.check(text), Ok(()), "{}", names.setting.key);

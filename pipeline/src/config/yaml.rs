@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn faults_name_their_line() {
         for (text, line, reason) in [
-            ("a: 1\nb: [1\n", 3, ""),
+            ("a: 1\nb: [1\n", 2, "unclosed bracket '['"),
             ("a: 1\na: 2\n", 2, "a stands here and in line 1"),
             ("a: &x 1\nb: *x\n", 2, "anchors and aliases are not understood here"),
             ("a: 1\n---\nb: 1\n", 3, "a second document begins here"),
