@@ -1,3 +1,21 @@
-//! Reads the binlog.
+//! Tails the binlog of one MySQL table and publishes each committed change exactly once.
+//!
+//! Begin reading at [`run`](run::run), which wires a session; [`reader`] and [`publish`] are its two halves. The invariants
+//! and the crash windows are in `ARCHITECTURE.md`.
 
+pub mod batch;
 pub mod binlog;
+pub mod checkpoint;
+pub mod command;
+pub mod locate;
+pub mod plan;
+pub mod preflight;
+pub mod publish;
+pub mod reader;
+pub mod run;
+pub mod server;
+pub mod snapshot;
+pub mod statement;
+pub mod status;
+pub mod stream;
+pub mod transaction;

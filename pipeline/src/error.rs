@@ -68,6 +68,13 @@ impl Error {
         self
     }
 
+    /// Puts the place before the message.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.0.message.insert_str(0, &format!("{place}: "));
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -127,10 +134,10 @@ mod tests {
         let io = std::io::Error::other("disk full");
         let error = Error::definite("cannot write consumer_log.json").with_source(io).with_remedy("make room");
         assert_eq!(error.to_string(), "cannot write consumer_log.json: disk full");
-        assert_eq!(format!("{error:?}"), "Definite error: cannot write consumer_log.json: disk full\n  what to do: make room");
         assert_eq!(
-            [Error::definite(""), Error::usage(""), Error::transient("")].map(|e| e.exit_code()),
-            [1, 2, 75]
+            format!("{error:?}"),
+            "Definite error: cannot write consumer_log.json: disk full\n  what to do: make room"
         );
+        assert_eq!([Error::definite(""), Error::usage(""), Error::transient("")].map(|e| e.exit_code()), [1, 2, 75]);
     }
 }

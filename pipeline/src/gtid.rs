@@ -45,11 +45,9 @@ impl GtidSet {
     pub fn insert(&mut self, source: &str, number: u64) {
         if let Some(intervals) = self.0.get_mut(source) {
             // The stream brings them in order: nearly always the last interval grows by one.
-            if let Some(last) = intervals.last_mut() {
-                if last.1 == number {
-                    last.1 += 1;
-                    return;
-                }
+            if let Some(last) = intervals.last_mut().filter(|last| last.1 == number) {
+                last.1 += 1;
+                return;
             }
         }
         self.insert_interval(source, number, number.saturating_add(1));

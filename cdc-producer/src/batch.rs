@@ -1,0 +1,135 @@
+//! Records on their way from the reader to the publisher.
+
+use pipeline::avro;
+use pipeline::position::Progress;
+use pipeline::record::{Op, Product, Source};
+
+/// Records one after the other in one buffer, which is used again: nothing is allocated per record.
+#[derive(Debug, Default)]
+pub struct Batch {
+    data: Vec<u8>,
+    spans: Vec<Span>,
+    /// The progress after the last record; `None` when it ends within a transaction of the source.
+    pub end: Option<Progress>,
+}
+
+/// Ends of the parts of a record; each begins where the one before it ends.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: usize,
+    key: usize,
+    value: usize,
+    header: usize,
+    tombstone: bool,
+}
+
+/// One record of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The id as text.
+    pub key: &'a [u8],
+    /// Confluent's wire format; `None` for a delete.
+    pub value: Option<&'a [u8]>,
+    /// The header `source`.
+    pub header: &'a [u8],
+}
+
+/// What a record says of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// The product's new state, encoded with this schema id.
+    State(u32, &'a Product<'a>),
+    /// The product's new state, already in wire format, of the product with this id.
+    Encoded(i64, &'a [u8]),
+    /// The product with this id is gone.
+    Gone(i64),
+}
+
+impl Batch {
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Bytes of all records.
+    pub fn bytes(&self) -> usize {
+        self.data.len()
+    }
+
+    /// Appends a record.
+    pub fn push(&mut self, change: Change<'_>, source: &Source<'_>) {
+        let start = self.data.len();
+        let id = match change {
+            Change::State(_, product) => product.id,
+            Change::Encoded(id, _) | Change::Gone(id) => id,
+        };
+        self.data.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+        let key = self.data.len();
+        match change {
+            Change::State(schema_id, product) => avro::encode(schema_id, product, &mut self.data),
+            Change::Encoded(_, bytes) => self.data.extend_from_slice(bytes),
+            Change::Gone(_) => {}
+        }
+        let value = self.data.len();
+        source.write(&mut self.data);
+        self.spans.push(Span { start, key, value, header: self.data.len(), tombstone: source.op == Op::Delete });
+    }
+
+    /// Drops the records from number `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        if let Some(first) = self.spans.get(len) {
+            self.data.truncate(first.start);
+            self.spans.truncate(len);
+        }
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.data.clear();
+        self.spans.clear();
+        self.end = None;
+    }
+
+    /// The records in order.
+    pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.spans.iter().map(|s| Entry {
+            key: &self.data[s.start..s.key],
+            value: (!s.tombstone).then(|| &self.data[s.key..s.value]),
+            header: &self.data[s.value..s.header],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(op: Op, row: u64) -> Source<'static> {
+        Source { op, ts_us: 1, pos: "p".into(), row, epoch: 1 }
+    }
+
+    #[test]
+    fn records_come_out_as_they_went_in() {
+        let mut batch = Batch::default();
+        let product = Product { id: -4, name: Some("mug"), category: None, price: None, last_updated: None };
+        batch.push(Change::State(9, &product), &source(Op::Create, 0));
+        batch.push(Change::Gone(5), &source(Op::Delete, 1));
+        batch.push(Change::Encoded(6, b"xyz"), &source(Op::Snapshot, 2));
+        batch.truncate(3);
+        let got: Vec<_> = batch.iter().map(|e| (e.key.to_vec(), e.value.map(<[u8]>::to_vec))).collect();
+        let mut value = Vec::new();
+        avro::encode(9, &product, &mut value);
+        assert_eq!(got, [(b"-4".to_vec(), Some(value)), (b"5".to_vec(), None), (b"6".to_vec(), Some(b"xyz".to_vec()))]);
+        batch.truncate(1);
+        assert_eq!((batch.len(), batch.iter().count()), (1, 1));
+        let header = batch.iter().next().map(|e| e.header.to_vec());
+        assert_eq!(header.as_deref(), Some(&br#"{"op":"c","ts_us":1,"pos":"p","row":0,"epoch":1}"#[..]));
+        batch.clear();
+        assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+}

@@ -1,0 +1,450 @@
+//! `time_track/last_read_timestamp.json`: what a person sees of the progress, and edits to replay.
+//!
+//! The position that counts is in Kafka ([`Progress`]); this file is a view of it and the place where a person asks for a
+//! replay. Invariant: a request is given an identity in the file before it is carried out, and the identity is committed
+//! with the new epoch, so a crash in between neither loses the request nor carries it out twice.
+//!
+//! The file is replaced by rename after fsync, and the folder is locked for as long as a producer runs.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt;
+use pipeline::error::{Error, Result};
+use pipeline::gtid::GtidSet;
+use pipeline::position::Progress;
+use pipeline::record::Micros;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Name of the file within the folder.
+pub const FILE: &str = "last_read_timestamp.json";
+
+const HELP: &str = "to replay, set last_read_timestamp to null (snapshot of the table, then the binlog) or to a time such as \
+                    2026-11-21T04:00:00Z (every change committed from then on)";
+
+/// The folder with the checkpoint file, locked against a second producer.
+#[derive(Debug)]
+pub struct CheckpointFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What a program wrote, kept beside the timestamp so that an edit is noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The timestamp as it was written, RFC 3339 in UTC.
+    pub last_read_timestamp: String,
+    /// `database.table`.
+    pub source: String,
+    /// The server whose binlog was read.
+    pub server_uuid: String,
+    /// Counts the replays.
+    pub epoch: u64,
+    /// Transactions that are in Kafka, where the server has GTIDs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gtid_set: Option<GtidSet>,
+    /// Binlog file.
+    pub file: String,
+    /// Offset in it.
+    pub offset: u64,
+    /// Rows that a running snapshot has read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot_rows: Option<u64>,
+}
+
+impl Written {
+    /// The view of `progress` of the source `database.table`.
+    pub fn of(progress: &Progress, source: &str) -> Self {
+        let position = &progress.position;
+        Self {
+            last_read_timestamp: position.committed_at.to_string(),
+            source: source.to_owned(),
+            server_uuid: position.server_uuid.clone(),
+            epoch: progress.epoch,
+            gtid_set: position.gtid_set.clone(),
+            file: position.file.clone(),
+            offset: position.offset,
+            snapshot_rows: progress.snapshot.as_ref().map(|s| s.rows),
+        }
+    }
+
+    /// The file's text.
+    pub fn text(&self) -> String {
+        Form { last_read_timestamp: Some(&self.last_read_timestamp), producer: Some(self), request: None, help: HELP }
+            .text()
+    }
+}
+
+/// The file's fields in the order in which a person reads them.
+#[derive(Serialize)]
+struct Form<'a> {
+    last_read_timestamp: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    producer: Option<&'a Written>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'a str>,
+    help: &'static str,
+}
+
+impl Form<'_> {
+    fn text(&self) -> String {
+        // Texts and numbers only, so it can't fail.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// What a person asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// From when on; `None` is a snapshot.
+    pub from: Option<Micros>,
+    /// Identity; `None` until the program has given it one.
+    pub id: Option<String>,
+}
+
+impl Request {
+    /// The text of a file that asks for this, with an identity if it has one.
+    pub fn text(&self) -> String {
+        let from = self.from.map(|t| t.to_string());
+        Form { last_read_timestamp: from.as_deref(), producer: None, request: self.id.as_deref(), help: HELP }.text()
+    }
+
+    /// An identity belongs to what was asked for: when a person edits the time, the old one counts no longer.
+    fn prefix(&self) -> String {
+        self.from.map_or_else(|| "snapshot".to_owned(), |t| t.to_string())
+    }
+}
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// What a program wrote, unedited.
+    Written(Box<Written>),
+    /// A replay, or the first start.
+    Asked(Request),
+}
+
+/// Reads the text of a checkpoint file; `path` is for messages.
+///
+/// # Errors
+/// Definite when it is not JSON of the expected form.
+pub fn parse(text: &str, path: &Path) -> Result<State> {
+    let refuse = |reason: String| {
+        Error::definite(format!("{}: {reason}", path.display())).with_remedy(
+            "nothing was overwritten. Restore the file, or ask for a replay: `cdc-producer checkpoint reset` (snapshot) \
+             or `cdc-producer checkpoint set TIME`",
+        )
+    };
+    let value: Value = serde_json::from_str(text).map_err(|e| refuse(format!("not valid JSON: {e}")))?;
+    let Value::Object(fields) = value else { return Err(refuse("not a JSON object".to_owned())) };
+    let from = match fields.get("last_read_timestamp") {
+        None => return Err(refuse("it has no last_read_timestamp".to_owned())),
+        Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(Micros::parse(text).ok_or_else(|| {
+            refuse(format!("last_read_timestamp {text:?} is neither RFC 3339 nor YYYY-MM-DD HH:MM:SS[.ffffff] (UTC)"))
+        })?),
+        Some(other) => return Err(refuse(format!("last_read_timestamp is {other}, not a text or null"))),
+    };
+    if let Some(written) = fields.get("producer") {
+        let written: Written = serde_json::from_value(written.clone())
+            .map_err(|e| refuse(format!("its part \"producer\" is damaged: {e}")))?;
+        if from.is_some_and(|t| t.to_string() == written.last_read_timestamp) {
+            return Ok(State::Written(Box::new(written)));
+        }
+    }
+    let mut request = Request { from, id: None };
+    let id = fields.get("request").and_then(Value::as_str);
+    request.id = id.filter(|id| id.starts_with(&request.prefix())).map(str::to_owned);
+    Ok(State::Asked(request))
+}
+
+impl CheckpointFile {
+    /// Creates the folder if need be and locks it.
+    ///
+    /// # Errors
+    /// Definite when another producer holds the lock (it is named) or the folder is not writable.
+    pub fn lock(folder: &Path) -> Result<Self> {
+        let unusable = |path: &Path, e: &std::io::Error| {
+            Error::definite(format!("{}: {e}", path.display()))
+                .with_remedy("producer.time_track must name a folder that this user may write to")
+        };
+        fs::create_dir_all(folder).map_err(|e| unusable(folder, &e))?;
+        let lock_path = folder.join(".lock");
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| unusable(&lock_path, &e))?;
+        if let Err(e) = lock.try_lock_exclusive() {
+            if e.kind() != fs2::lock_contended_error().kind() {
+                return Err(unusable(&lock_path, &e));
+            }
+            let mut holder = String::new();
+            lock.read_to_string(&mut holder).map_err(|e| unusable(&lock_path, &e))?;
+            return Err(Error::definite(format!(
+                "{}: a producer is at work here ({})",
+                folder.display(),
+                holder.trim()
+            ))
+            .with_remedy("stop it first, or give this one its own producer.time_track and kafka.transactional_id"));
+        }
+        let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
+        let holder = format!("process {} on {}\n", std::process::id(), host.trim());
+        lock.set_len(0).and_then(|()| lock.write_all(holder.as_bytes())).map_err(|e| unusable(&lock_path, &e))?;
+        Ok(Self { path: folder.join(FILE), _lock: lock })
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says now; a missing file asks for a snapshot.
+    ///
+    /// # Errors
+    /// See [`parse`]; definite when it can't be read.
+    pub fn read(&self) -> Result<State> {
+        match self.text()? {
+            None => Ok(State::Asked(Request { from: None, id: None })),
+            Some(text) => parse(&text, &self.path),
+        }
+    }
+
+    /// The file's text; `None` when there is none.
+    ///
+    /// # Errors
+    /// Definite when it can't be read.
+    pub fn text(&self) -> Result<Option<String>> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::definite(format!("{}: {e}", self.path.display()))
+                .with_remedy("make the file readable for this user")),
+        }
+    }
+
+    /// Replaces the file durably.
+    ///
+    /// # Errors
+    /// Definite, with the file and the reason; the old file is untouched then.
+    pub fn replace(&self, text: &str) -> Result<()> {
+        replace(&self.path, text)
+    }
+
+    /// Makes sure that the request has an identity, in the file, before it is carried out.
+    ///
+    /// # Errors
+    /// See [`CheckpointFile::replace`].
+    pub fn identify(&self, mut request: Request) -> Result<String> {
+        if let Some(id) = request.id {
+            return Ok(id);
+        }
+        let id = format!("{} {}", request.prefix(), uuid::Uuid::new_v4());
+        request.id = Some(id.clone());
+        self.replace(&request.text())?;
+        Ok(id)
+    }
+}
+
+/// Replaces a file durably: temporary file, fsync, rename, fsync of the folder.
+///
+/// # Errors
+/// Definite, with the file and the reason.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let temporary = path.with_extension("json.tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|e| {
+        Error::definite(format!("cannot write {}: {e}", path.display()))
+            .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
+    })
+}
+
+/// What the producer does at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Goes on from the position in Kafka.
+    Resume(Box<Progress>),
+    /// Begins this epoch.
+    Begin {
+        /// Its number.
+        epoch: u64,
+        /// What is asked for.
+        request: Request,
+    },
+}
+
+/// Decides from the file and the progress in Kafka. Pure: the identity of a request is given afterwards.
+///
+/// # Errors
+/// Definite when the two contradict each other; nothing is changed then.
+pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) -> Result<Start> {
+    let refuse = |reason: String, remedy: &str| {
+        Err(Error::definite(format!("{}: {reason}", path.display()))
+            .with_remedy(format!("nothing was overwritten. {remedy}")))
+    };
+    let reset = "Ask for a replay with `cdc-producer checkpoint reset` (snapshot, then the binlog)";
+    match state {
+        State::Asked(request) => Ok(match kafka {
+            Some(kafka) if request.id.as_deref() == Some(&kafka.request) => Start::Resume(Box::new(kafka)),
+            kafka => Start::Begin { epoch: kafka.map_or(1, |k| k.epoch + 1), request },
+        }),
+        State::Written(written) if written.source != source => refuse(
+            format!("it belongs to {}, but the source is {source}", written.source),
+            "Give each source its own producer.time_track and kafka.topic, or ask for a replay with \
+             `cdc-producer checkpoint reset`",
+        ),
+        State::Written(written) => match kafka {
+            None => refuse(
+                format!(
+                    "it says epoch {} at {}:{}, but Kafka holds no position for {source}",
+                    written.epoch, written.file, written.offset
+                ),
+                &format!("Is this the right cluster, and was the checkpoint topic deleted? {reset}"),
+            ),
+            Some(kafka) if is_ahead(&written, &kafka) => refuse(
+                format!("it is ahead of the position in Kafka (epoch {} at {})", kafka.epoch, kafka.position),
+                &format!("Kafka has lost records, or it is another cluster. {reset}"),
+            ),
+            Some(kafka) => Ok(Start::Resume(Box::new(kafka))),
+        },
+    }
+}
+
+fn is_ahead(written: &Written, kafka: &Progress) -> bool {
+    if written.epoch != kafka.epoch {
+        return written.epoch > kafka.epoch;
+    }
+    match (&written.gtid_set, &kafka.position.gtid_set) {
+        (Some(file), Some(kafka)) => !kafka.contains_all(file),
+        _ => {
+            written.server_uuid == kafka.position.server_uuid
+                && pipeline::position::compare_files(&written.file, &kafka.position.file)
+                    .then(written.offset.cmp(&kafka.position.offset))
+                    .is_gt()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pipeline::position::Position;
+
+    const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    fn progress(epoch: u64, gtids: u64) -> Progress {
+        Progress {
+            version: 1,
+            epoch,
+            request: format!("snapshot {epoch}"),
+            position: Position {
+                server_uuid: UUID.to_owned(),
+                gtid_set: format!("{UUID}:1-{gtids}").parse().ok(),
+                file: "binlog.000002".to_owned(),
+                offset: gtids * 100,
+                committed_at: Micros(1_763_697_600_000_000 + gtids as i64),
+            },
+            snapshot: None,
+        }
+    }
+
+    fn file(progress: &Progress) -> String {
+        Written::of(progress, "db.product").text()
+    }
+
+    fn decision(text: &str, kafka: Option<Progress>) -> String {
+        let path = Path::new("time_track/last_read_timestamp.json");
+        match parse(text, path).and_then(|s| decide(s, kafka, "db.product", path)) {
+            Ok(Start::Resume(p)) => format!("resume epoch {} at {}", p.epoch, p.position.offset),
+            Ok(Start::Begin { epoch, request }) => {
+                format!("begin epoch {epoch} from {:?}", request.from.map(|t| t.to_string()))
+            }
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn each_row_of_the_table() {
+        let kafka = || Some(progress(2, 50));
+        for (name, text, kafka, want) in [
+            ("null", r#"{"last_read_timestamp": null}"#.to_owned(), kafka(), "begin epoch 3 from None"),
+            ("first start", r#"{"last_read_timestamp": null}"#.to_owned(), None, "begin epoch 1 from None"),
+            ("what was written last", file(&progress(2, 50)), kafka(), "resume epoch 2 at 5000"),
+            ("an older state", file(&progress(2, 40)), kafka(), "resume epoch 2 at 5000"),
+            ("an older epoch", file(&progress(1, 90)), kafka(), "resume epoch 2 at 5000"),
+            (
+                "a person's time",
+                r#"{"last_read_timestamp": "2026-11-21 04:00:00"}"#.to_owned(),
+                kafka(),
+                r#"begin epoch 3 from Some("2026-11-21T04:00:00.000000Z")"#,
+            ),
+            (
+                "a person's time in the program's file",
+                file(&progress(2, 50)).replacen("2025-11-21T04:00:00.000050Z", "2024-11-21T04:00:00Z", 1),
+                kafka(),
+                r#"begin epoch 3 from Some("2024-11-21T04:00:00.000000Z")"#,
+            ),
+            (
+                "null in the program's file",
+                file(&progress(2, 50)).replacen("\"2025-11-21T04:00:00.000050Z\"", "null", 1),
+                kafka(),
+                "begin epoch 3 from None",
+            ),
+            (
+                "a request that was carried out",
+                r#"{"last_read_timestamp": null, "request": "snapshot 2"}"#.to_owned(),
+                kafka(),
+                "resume epoch 2 at 5000",
+            ),
+            (
+                "a request edited after that",
+                r#"{"last_read_timestamp": "2026-11-21 04:00:00", "request": "snapshot 2"}"#.to_owned(),
+                kafka(),
+                r#"begin epoch 3 from Some("2026-11-21T04:00:00.000000Z")"#,
+            ),
+        ] {
+            assert_eq!(decision(&text, kafka), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_the_ways_out() {
+        for (text, kafka, want) in [
+            (file(&progress(2, 60)), Some(progress(2, 50)), "it is ahead of the position in Kafka"),
+            (file(&progress(3, 1)), Some(progress(2, 50)), "it is ahead of the position in Kafka"),
+            (file(&progress(1, 1)), None, "Kafka holds no position for db.product"),
+            (file(&progress(1, 1)).replace("db.product", "db.other"), None, "it belongs to db.other"),
+            ("not json".to_owned(), None, "not valid JSON"),
+            ("[]".to_owned(), None, "not a JSON object"),
+            ("{}".to_owned(), None, "it has no last_read_timestamp"),
+            (r#"{"last_read_timestamp": 5}"#.to_owned(), None, "is 5, not a text or null"),
+            (r#"{"last_read_timestamp": "soon"}"#.to_owned(), None, "neither RFC 3339 nor"),
+        ] {
+            let got = decision(&text, kafka);
+            assert!(got.contains(want), "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_what_it_was() {
+        let mut with_snapshot = progress(2, 50);
+        with_snapshot.snapshot = Some(pipeline::position::SnapshotProgress { after: Some(7), rows: 7 });
+        let text = Written::of(&with_snapshot, "buy_online_db.product").text();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/last_read_timestamp.json");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&golden, &text).expect("to write the golden file");
+        }
+        assert_eq!(text, fs::read_to_string(golden).expect("the golden file; BLESS=1 writes it"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The command line: run, look at the checkpoint or change it, look for what is wrong.
+
+use clap::{Arg, Command};
+use pipeline::error::{Error, Result};
+use pipeline::kafka;
+use pipeline::program::Context;
+use pipeline::record::Micros;
+use pipeline::registry::Registry;
+
+use crate::checkpoint::{self, FILE, Request, State};
+use crate::preflight::{self, Check};
+use crate::publish::Target;
+use crate::run::{ProducerSettings, run};
+use crate::status::Status;
+
+/// The program's own part of the command line.
+pub fn command() -> Command {
+    let time = Arg::new("time")
+        .value_name("TIME")
+        .required(true)
+        .help("e.g. 2026-11-21T04:00:00Z, or 2026-11-21 04:00:00 in UTC");
+    Command::new("cdc-producer")
+        .about("Tails MySQL's binlog and publishes each committed change of one table exactly once to Kafka")
+        .subcommand(Command::new("doctor").about("Check MySQL, Kafka and the registry, and say what to do"))
+        .subcommand(
+            Command::new("checkpoint")
+                .about("Look at the progress, or ask for a replay")
+                .subcommand_required(true)
+                .subcommand(Command::new("show").about("What the checkpoint file and Kafka say"))
+                .subcommand(
+                    Command::new("reset").about("Ask for a snapshot of the table, then the binlog: a new epoch"),
+                )
+                .subcommand(
+                    Command::new("set")
+                        .about("Ask for every change committed at or after a time: a new epoch")
+                        .arg(time),
+                ),
+        )
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// As the command.
+pub async fn execute(context: Context) -> Result<()> {
+    let settings = ProducerSettings::from(&context.settings)?;
+    match context.arguments.subcommand() {
+        Some(("doctor", _)) => doctor(&settings).await,
+        Some(("checkpoint", arguments)) => match arguments.subcommand() {
+            Some(("reset", _)) => ask(&settings, None),
+            Some(("set", arguments)) => {
+                let text = arguments.get_one::<String>("time").map_or("", String::as_str);
+                let time = Micros::parse(text).ok_or_else(|| {
+                    Error::usage(format!("{text:?} is no time")).with_remedy("write it like 2026-11-21T04:00:00Z")
+                })?;
+                ask(&settings, Some(time))
+            }
+            _ => show(&settings).await,
+        },
+        _ => run(settings, Status::new(&context.metrics, context.health), context.shutdown).await,
+    }
+}
+
+fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
+    let path = settings.time_track.join(FILE);
+    std::fs::create_dir_all(&settings.time_track)
+        .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))?;
+    checkpoint::replace(&path, &Request { from, id: None }.text())?;
+    match from {
+        None => println!("asked for a snapshot, then the binlog"),
+        Some(time) => println!("asked for every change committed at or after {time}"),
+    }
+    println!("a running producer begins at once, another one when it is started ({})", path.display());
+    Ok(())
+}
+
+async fn show(settings: &ProducerSettings) -> Result<()> {
+    let path = settings.time_track.join(FILE);
+    match std::fs::read_to_string(&path) {
+        Err(e) => println!("{}: {e}", path.display()),
+        Ok(text) => match checkpoint::parse(&text, &path)? {
+            State::Written(w) => println!(
+                "{}\n  read up to      {}\n  source          {} on server {}\n  epoch           {}\n  position        {}:{}\n  GTIDs           {}",
+                path.display(),
+                w.last_read_timestamp,
+                w.source,
+                w.server_uuid,
+                w.epoch,
+                w.file,
+                w.offset,
+                w.gtid_set.map_or("-".to_owned(), |s| s.to_string()),
+            ),
+            State::Asked(Request { from: None, .. }) => println!("{}\n  asks for a snapshot", path.display()),
+            State::Asked(Request { from: Some(t), .. }) => {
+                println!("{}\n  asks for every change since {t}", path.display())
+            }
+        },
+    }
+    let (kafka, target) = (settings.kafka.clone(), Target::new(&settings.kafka, settings.source()));
+    let topic = target.checkpoint_topic.clone();
+    let progress = tokio::task::spawn_blocking(move || target.progress(&kafka))
+        .await
+        .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))??;
+    match progress {
+        None => println!("Kafka ({topic})\n  no position yet"),
+        Some(p) => println!(
+            "Kafka ({topic})\n  read up to      {}\n  epoch           {}\n  position        {}\n  snapshot        {}",
+            p.position.committed_at,
+            p.epoch,
+            p.position,
+            p.snapshot.map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
+        ),
+    }
+    Ok(())
+}
+
+async fn doctor(settings: &ProducerSettings) -> Result<()> {
+    let mut checks = match preflight::mysql(&settings.mysql, settings.server_id).await {
+        Ok(report) => report.checks,
+        Err(e) => vec![Check::failed("MySQL", &e)],
+    };
+    let target = Target::new(&settings.kafka, settings.source());
+    checks.push(match kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka)) {
+        Ok(missing) if missing.is_empty() => Check::good("Kafka", format!("topic {} is there", target.topic)),
+        Ok(missing) => Check::good("Kafka", format!("to be created: {}", missing.join(", "))),
+        Err(e) => Check::failed("Kafka", &e),
+    });
+    checks.push(match Registry::new(settings.registry.clone())?.check().await {
+        Ok(found) => Check::good("registry", found),
+        Err(e) => Check::failed("registry", &e),
+    });
+    print!("{}", preflight::render(&checks));
+    preflight::require(&checks)
+}

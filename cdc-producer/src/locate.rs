@@ -1,0 +1,147 @@
+//! A position for a timestamp: the last one before the first transaction that was committed at or after it.
+//!
+//! The files are bisected by the time in their format description event, then one file is scanned for the first GTID event
+//! (`immediate_commit_timestamp`, microseconds) at or after the time. Files are whole seconds apart in their stamps, so
+//! the scan begins one file earlier rather than one too late.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mysql_async::binlog::EventType;
+use mysql_async::binlog::events::{Event, RotateEvent};
+use mysql_async::prelude::Queryable;
+use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Row};
+use pipeline::config::MySqlSettings;
+use pipeline::error::{Error, Result};
+use pipeline::gtid::GtidSet;
+use pipeline::position::Position;
+use pipeline::record::Micros;
+
+use crate::server::{self, BinlogFile, Server};
+use crate::stream::{damaged, failed};
+use crate::transaction::{GtidMark, gtid_mark};
+
+/// Longest wait for one event.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Finds the position from which every change committed at or after `at` follows.
+///
+/// # Errors
+/// Definite when the time is in the future, or before what the server's binlogs reach back to (the earliest time left is
+/// named).
+pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u32, at: Micros) -> Result<Position> {
+    let mut conn = server::connect(settings).await?;
+    let now = server::now(&mut conn).await?;
+    if at > now {
+        return Err(Error::definite(format!(
+            "last_read_timestamp {at} is in the future: the server's clock says {now}"
+        ))
+        .with_remedy("set an earlier time: `cdc-producer checkpoint set TIME`"));
+    }
+    let files = server::binlog_files(&mut conn).await?;
+    let probe = Probe { settings, server_id };
+    let seconds = at.0.div_euclid(1_000_000);
+    // The last file that was begun before the time's second: none before it can hold a change at or after the time.
+    let (mut low, mut high) = (0, files.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if i64::from(probe.created(&files[middle]).await?) < seconds { low = middle + 1 } else { high = middle }
+    }
+    let index = low.saturating_sub(1);
+    let Some(file) = files.get(index) else {
+        return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
+    };
+    if low == 0 && reaches_back(server, file) {
+        let earliest = Micros(i64::from(probe.created(file).await?) * 1_000_000);
+        return Err(Error::definite(format!(
+            "last_read_timestamp {at}: the binlogs reach back to {earliest} only; what was committed before is gone"
+        ))
+        .with_remedy(format!(
+            "`cdc-producer checkpoint set {earliest}` for all that is left, or `cdc-producer checkpoint reset` for a snapshot"
+        )));
+    }
+    let before = if server.gtids { Some(previous_gtids(&mut conn, file).await?) } else { None };
+    let mut position = Position {
+        server_uuid: server.uuid.clone(),
+        gtid_set: before,
+        file: file.name.clone(),
+        offset: 4,
+        committed_at: at,
+    };
+    // The scan goes over file ends by itself: it ends at the first transaction, or where the binlog ends.
+    let mut events = probe.events(&file.name).await?;
+    while let Some(event) = next(&mut events).await? {
+        let kind = event.header().event_type_raw();
+        if kind == EventType::ROTATE_EVENT as u8 {
+            let rotate: RotateEvent<'_> = event.read_event().map_err(|e| damaged("ROTATE", &e))?;
+            (position.file, position.offset) = (rotate.name().into_owned(), rotate.position());
+            continue;
+        }
+        if let Some(GtidMark { gtid, committed_at }) = gtid_mark(&event)? {
+            if committed_at >= at {
+                break;
+            }
+            if let (Some(set), Some((source, number))) = (&mut position.gtid_set, gtid) {
+                set.insert(&source, number);
+            }
+        }
+        if event.header().log_pos() != 0 {
+            position.offset = u64::from(event.header().log_pos());
+        }
+    }
+    Ok(position)
+}
+
+/// Whether something was committed before the first file that is left.
+fn reaches_back(server: &Server, first: &BinlogFile) -> bool {
+    !server.purged.is_empty() || !first.name.rsplit('.').next().is_some_and(|n| n.parse() == Ok(1u64))
+}
+
+/// The GTIDs before a file, from its PREVIOUS_GTIDS event.
+async fn previous_gtids(conn: &mut Conn, file: &BinlogFile) -> Result<GtidSet> {
+    let query = format!("SHOW BINLOG EVENTS IN '{}' LIMIT 2", file.name.replace('\'', "''"));
+    let rows: Vec<Row> = conn.query(query).await.map_err(|e| failed("look into a binlog file", e))?;
+    let text = rows
+        .iter()
+        .find(|r| r.get::<String, _>(2).as_deref() == Some("Previous_gtids"))
+        .and_then(|r| r.get::<String, _>(5));
+    match text {
+        Some(text) => server::gtid_set(&text),
+        None => Err(Error::definite(format!("binlog {} does not begin with its previous GTIDs", file.name))),
+    }
+}
+
+struct Probe<'a> {
+    settings: &'a MySqlSettings,
+    server_id: u32,
+}
+
+impl Probe<'_> {
+    /// When the file was begun, in seconds since 1970 by the server's clock.
+    async fn created(&self, file: &BinlogFile) -> Result<u32> {
+        let mut events = self.events(&file.name).await?;
+        while let Some(event) = next(&mut events).await? {
+            let header = event.header();
+            if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 && header.timestamp() > 0 {
+                return Ok(header.timestamp());
+            }
+        }
+        Err(Error::definite(format!("binlog {} has no format description event", file.name)))
+    }
+
+    /// The events from the file's beginning to the end of the binlog as it is now.
+    async fn events(&self, file: &str) -> Result<BinlogStream> {
+        let conn = server::connect(self.settings).await?;
+        let request =
+            BinlogStreamRequest::new(self.server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
+        conn.get_binlog_stream(request).await.map_err(|e| failed(&format!("read binlog {file}"), e))
+    }
+}
+
+async fn next(events: &mut BinlogStream) -> Result<Option<Event>> {
+    match tokio::time::timeout(PATIENCE, events.next()).await {
+        Ok(None) => Ok(None),
+        Ok(Some(event)) => event.map(Some).map_err(|e| failed("search the binlog", e)),
+        Err(_) => Err(Error::transient("the server does not send its binlog")),
+    }
+}

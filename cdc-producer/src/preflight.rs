@@ -1,0 +1,264 @@
+//! What must be right before the first event is read. `doctor` prints the same list.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mysql_async::prelude::Queryable;
+use mysql_async::{BinlogStreamRequest, Conn, Row};
+use pipeline::config::MySqlSettings;
+use pipeline::error::{Class, Error, Result};
+use pipeline::table::SourceTable;
+
+use crate::server::{self, Server};
+use crate::stream::failed;
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should be.
+    Good,
+    /// It works, but a person should know.
+    Warning,
+    /// It can't work like this.
+    Bad,
+}
+
+/// One check.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// What is checked.
+    pub name: &'static str,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What was found.
+    pub found: String,
+    /// What to do; empty when it is good.
+    pub remedy: String,
+}
+
+impl Check {
+    /// As it should be.
+    pub fn good(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Good, found: found.into(), remedy: String::new() }
+    }
+
+    /// It works, but a person should know.
+    pub fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Warning, found: found.into(), remedy: remedy.into() }
+    }
+
+    /// It can't work like this.
+    pub fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Bad, found: found.into(), remedy: remedy.into() }
+    }
+
+    /// From an error that was met.
+    pub fn failed(name: &'static str, error: &Error) -> Self {
+        Self::bad(name, error.to_string(), error.remedy().unwrap_or_default())
+    }
+}
+
+/// What MySQL must offer: settings, rights, the table.
+pub struct MySqlReport {
+    /// All checks.
+    pub checks: Vec<Check>,
+    /// The server, when it could be asked.
+    pub server: Option<Server>,
+    /// The table, when it can be read.
+    pub table: Option<SourceTable>,
+}
+
+/// Runs the checks of MySQL.
+///
+/// # Errors
+/// Transient when the link breaks; what is wrong on the server is in the report.
+pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlReport> {
+    let mut conn = server::connect(settings).await?;
+    let mut report = MySqlReport { checks: Vec::new(), server: None, table: None };
+    let version: Option<String> =
+        conn.query_first("SELECT @@version").await.map_err(|e| failed("ask for the version", e))?;
+    let version = version.unwrap_or_default();
+    if version.to_lowercase().contains("mariadb") || conn.server_version() < (8, 0, 0) {
+        let remedy = "use MySQL 8.0 or later; MariaDB's binlog differs and is not read";
+        report.checks.push(Check::bad("server", format!("version {version}"), remedy));
+        return Ok(report);
+    }
+    report.checks.push(Check::good("server", format!("MySQL {version}")));
+    variables(&mut conn, &mut report.checks).await?;
+    match Server::ask(&mut conn).await {
+        Ok(server) => {
+            report.checks.push(if server.gtids {
+                Check::good("gtid_mode", "ON")
+            } else {
+                Check::warning(
+                    "gtid_mode",
+                    "not ON: positions are file and offset, and a failover to a replica needs a new snapshot",
+                    "turn GTIDs on, step by step and without a stop: OFF_PERMISSIVE, ON_PERMISSIVE, ON",
+                )
+            });
+            report.server = Some(server);
+        }
+        Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
+    }
+    rights(&mut conn, settings, server_id, &mut report.checks).await?;
+    match SourceTable::inspect(&mut conn, &settings.database, &settings.table).await {
+        Ok(table) => {
+            report.checks.push(Check::good("table", format!("{}.{}", table.database, table.table)));
+            report.table = Some(table);
+        }
+        Err(e) => report.checks.push(definite_or(Check::failed("table", &e), e)?),
+    }
+    Ok(report)
+}
+
+/// A transient error ends the checks; a definite one is what they are for.
+fn definite_or(check: Check, error: Error) -> Result<Check> {
+    if error.class() == Class::Transient { Err(error) } else { Ok(check) }
+}
+
+async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
+    let names = "'log_bin','binlog_format','binlog_row_image','binlog_row_metadata','binlog_row_value_options',\
+                 'binlog_expire_logs_seconds'";
+    let rows: Vec<(String, String)> = conn
+        .query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})"))
+        .await
+        .map_err(|e| failed("read the server's settings", e))?;
+    let value = |name: &str| rows.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
+    for (name, want, remedy) in [
+        ("log_bin", "ON", "start the server with --log-bin"),
+        ("binlog_format", "ROW", "SET GLOBAL binlog_format = ROW, and reconnect the programs that write"),
+        ("binlog_row_image", "FULL", "SET GLOBAL binlog_row_image = FULL, and reconnect the programs that write"),
+        ("binlog_row_metadata", "FULL", "SET GLOBAL binlog_row_metadata = FULL"),
+        ("binlog_row_value_options", "", "SET GLOBAL binlog_row_value_options = ''"),
+    ] {
+        let found = value(name);
+        checks.push(if found.eq_ignore_ascii_case(want) {
+            Check::good(name, if want.is_empty() { "no partial updates" } else { want })
+        } else {
+            Check::bad(name, format!("{found:?} instead of {want:?}"), remedy)
+        });
+    }
+    let expire = value("binlog_expire_logs_seconds").parse::<u64>().unwrap_or(0);
+    let day = Duration::from_secs(24 * 3600).as_secs();
+    checks.push(match expire {
+        0 => Check::good("retention", "binlogs are kept until somebody purges them"),
+        seconds if seconds >= day => Check::good("retention", format!("binlogs are kept for {} h", seconds / 3600)),
+        seconds => Check::warning(
+            "retention",
+            format!("binlogs are kept for {seconds} s only: after a longer stop a new snapshot is needed"),
+            "SET GLOBAL binlog_expire_logs_seconds = 259200 or more",
+        ),
+    });
+    Ok(())
+}
+
+/// The rights are tried out, so that roles and proxies count as they are.
+async fn rights(conn: &mut Conn, settings: &MySqlSettings, server_id: u32, checks: &mut Vec<Check>) -> Result<()> {
+    let (major, minor, _) = conn.server_version();
+    let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
+    let grant = |right: &str| format!("GRANT {right} ON *.* TO the user of DB_USER");
+    let name = "REPLICATION CLIENT";
+    let file = match conn.query_first::<Row, _>(status).await {
+        Ok(Some(row)) => {
+            checks.push(Check::good(name, "granted"));
+            filters(&row, &settings.database, checks);
+            row.get::<String, _>(0).unwrap_or_default()
+        }
+        Ok(None) => {
+            checks.push(Check::bad(name, "the server has no binlog", "start it with --log-bin"));
+            return Ok(());
+        }
+        Err(e) => {
+            let error = failed("ask where the binlog ends", e);
+            checks.push(definite_or(Check::bad(name, error.to_string(), grant(name)), error)?);
+            return Ok(());
+        }
+    };
+    let name = "REPLICATION SLAVE";
+    let probe = server::connect(settings).await?;
+    let request = BinlogStreamRequest::new(server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
+    let refused = match probe.get_binlog_stream(request).await {
+        Err(e) => Some(e),
+        Ok(mut events) => match tokio::time::timeout(Duration::from_secs(10), events.next()).await {
+            Ok(Some(Err(e))) => Some(e),
+            _ => None,
+        },
+    };
+    checks.push(match refused {
+        None => Check::good(name, "granted"),
+        Some(e) => {
+            let error = failed("read the binlog", e);
+            definite_or(Check::bad(name, error.to_string(), grant(name)), error)?
+        }
+    });
+    Ok(())
+}
+
+/// `binlog_do_db` and `binlog_ignore_db` leave changes out of the binlog without a trace.
+fn filters(status: &Row, database: &str, checks: &mut Vec<Check>) {
+    let list = |i: usize| status.get::<Option<String>, _>(i).flatten().unwrap_or_default();
+    let names = |text: &str| text.split(',').any(|d| d == database);
+    let (only, ignored) = (list(2), list(3));
+    if (!only.is_empty() && !names(&only)) || names(&ignored) {
+        checks.push(Check::bad(
+            "binlog filters",
+            format!(
+                "changes of {database} are left out of the binlog (binlog_do_db {only:?}, binlog_ignore_db {ignored:?})"
+            ),
+            "restart the server without that filter",
+        ));
+    }
+}
+
+/// The first bad check as an error that names all of them.
+///
+/// # Errors
+/// Definite when any check is bad.
+pub fn require(checks: &[Check]) -> Result<()> {
+    let bad: Vec<&Check> = checks.iter().filter(|c| c.outcome == Outcome::Bad).collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<String> = bad.iter().map(|c| format!("{}: {}", c.name, c.found)).collect();
+    let remedies: Vec<&str> = bad.iter().map(|c| c.remedy.as_str()).filter(|r| !r.is_empty()).collect();
+    Err(Error::definite(found.join("; ")).with_remedy(remedies.join("; ")))
+}
+
+/// The checks as lines for a terminal.
+pub fn render(checks: &[Check]) -> String {
+    let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for check in checks {
+        let mark = match check.outcome {
+            Outcome::Good => "ok  ",
+            Outcome::Warning => "warn",
+            Outcome::Bad => "FAIL",
+        };
+        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, check.found));
+        if !check.remedy.is_empty() {
+            text.push_str(&format!("      {:width$}  what to do: {}\n", "", check.remedy));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_bad_is_named_at_once() {
+        let checks = [
+            Check::good("log_bin", "ON"),
+            Check::bad("binlog_format", "\"MIXED\"", "SET GLOBAL binlog_format = ROW"),
+            Check::warning("retention", "60 s", "keep them longer"),
+            Check::bad("table", "no such table", "create it"),
+        ];
+        let error = require(&checks).expect_err("two are bad");
+        assert_eq!(error.to_string(), "binlog_format: \"MIXED\"; table: no such table");
+        assert_eq!(error.remedy(), Some("SET GLOBAL binlog_format = ROW; create it"));
+        assert!(require(&checks[..1]).is_ok());
+        let want = "ok    log_bin        ON\nFAIL  binlog_format  \"MIXED\"\n                     what to do: SET GLOBAL binlog_format = ROW\n";
+        assert_eq!(render(&checks[..2]), want);
+    }
+}

@@ -1,0 +1,185 @@
+//! Publishes batches in Kafka transactions, each with the progress it brings: the only place where progress moves.
+//!
+//! Invariant: a Kafka transaction ends at the end of a transaction of the source, and the progress record in it says
+//! exactly that end. The publisher blocks, so it has a thread of its own.
+
+use std::time::{Duration, Instant};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
+use pipeline::record::SOURCE_HEADER;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+
+use crate::batch::Batch;
+use crate::status::Status;
+
+/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Records.
+    pub rows: usize,
+    /// Bytes.
+    pub bytes: usize,
+    /// Time since its first record.
+    pub linger: Duration,
+}
+
+/// Where the records go.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Topic of the products.
+    pub topic: String,
+    /// Topic of the progress.
+    pub checkpoint_topic: String,
+    /// `database.table`, the key of the progress.
+    pub source: String,
+}
+
+impl Target {
+    /// The topics as configured.
+    pub fn new(settings: &KafkaSettings, source: String) -> Self {
+        let topic = settings.topic.clone();
+        Self { checkpoint_topic: format!("{topic}{CHECKPOINT_SUFFIX}"), topic, source }
+    }
+
+    /// The topics that must be there.
+    pub fn topics(&self, settings: &KafkaSettings) -> [TopicSpec; 2] {
+        [TopicSpec::products(settings), TopicSpec::compacted(self.checkpoint_topic.clone(), 1)]
+    }
+
+    /// The committed progress; `None` when there never was any. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; definite when the record is of another form.
+    pub fn progress(&self, settings: &KafkaSettings) -> Result<Option<Progress>> {
+        let Some(bytes) = kafka::last_record(settings, &self.checkpoint_topic, 0, self.source.as_bytes())? else {
+            return Ok(None);
+        };
+        let unreadable = |reason: String| {
+            Error::definite(format!("the progress of {} in {}: {reason}", self.source, self.checkpoint_topic))
+                .with_remedy("was it written by a newer version of this program?")
+        };
+        let progress: Progress = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
+        if progress.version == 1 {
+            Ok(Some(progress))
+        } else {
+            Err(unreadable(format!("version {}", progress.version)))
+        }
+    }
+}
+
+/// A publisher and what it needs.
+pub struct Publisher {
+    /// Its producer.
+    pub producer: TransactionalProducer,
+    /// Where records go.
+    pub target: Target,
+    /// When it commits.
+    pub limits: Limits,
+    /// Full batches.
+    pub batches: mpsc::Receiver<Batch>,
+    /// Empty batches, to be filled again.
+    pub spare: mpsc::UnboundedSender<Batch>,
+    /// What it tries to commit next; its outcome is unknown when the publisher fails.
+    pub attempted: watch::Sender<Option<Progress>>,
+    /// What is committed.
+    pub committed: watch::Sender<Option<Progress>>,
+    /// Where it reports.
+    pub status: Status,
+}
+
+struct Open {
+    since: Instant,
+    rows: usize,
+    bytes: usize,
+    /// The progress to commit; `None` within a transaction of the source.
+    end: Option<Progress>,
+}
+
+impl Publisher {
+    /// Publishes until the channel is closed, then commits what is complete. To be run on a blocking thread.
+    ///
+    /// # Errors
+    /// The failure of a transaction; what it held is either committed whole or not at all.
+    pub fn run(mut self, runtime: &Handle) -> Result<(), Failure> {
+        let mut open: Option<Open> = None;
+        loop {
+            // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
+            let wait =
+                open.as_ref().filter(|o| o.end.is_some()).map(|o| self.limits.linger.saturating_sub(o.since.elapsed()));
+            let batch = runtime.block_on(async {
+                match wait {
+                    Some(wait) => tokio::time::timeout(wait, self.batches.recv()).await.ok(),
+                    None => Some(self.batches.recv().await),
+                }
+            });
+            match batch {
+                Some(Some(batch)) => self.add(batch, &mut open)?,
+                Some(None) => {
+                    // Half a transaction stays open; the next producer's init aborts it.
+                    return self.commit_open(&mut open);
+                }
+                None => self.commit_open(&mut open)?,
+            }
+            let full = |o: &Open| {
+                o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || o.since.elapsed() >= self.limits.linger
+            };
+            if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
+                self.commit_open(&mut open)?;
+            }
+        }
+    }
+
+    fn add(&self, mut batch: Batch, open: &mut Option<Open>) -> Result<(), Failure> {
+        if open.is_none() {
+            self.producer.begin()?;
+        }
+        let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, bytes: 0, end: None });
+        for entry in batch.iter() {
+            self.producer.send(&Record {
+                topic: &self.target.topic,
+                partition: None,
+                key: entry.key,
+                value: entry.value,
+                header: Some((SOURCE_HEADER, entry.header)),
+            })?;
+        }
+        self.producer.poll();
+        open.rows += batch.len();
+        open.bytes += batch.bytes();
+        open.end = batch.end.take();
+        batch.clear();
+        // The reader may be gone already; then nobody wants the memory.
+        drop(self.spare.send(batch));
+        Ok(())
+    }
+
+    fn commit_open(&self, open: &mut Option<Open>) -> Result<(), Failure> {
+        match open.take() {
+            Some(Open { rows, end: Some(end), .. }) => self.commit(rows, end),
+            _ => Ok(()),
+        }
+    }
+
+    fn commit(&self, rows: usize, end: Progress) -> Result<(), Failure> {
+        let value = serde_json::to_vec(&end).map_err(|e| {
+            tracing::error!(error = %e, "the progress can't be written as JSON");
+            Failure::Broken(rdkafka::error::KafkaError::Canceled)
+        })?;
+        self.producer.send(&Record {
+            topic: &self.target.checkpoint_topic,
+            partition: Some(0),
+            key: self.target.source.as_bytes(),
+            value: Some(&value),
+            header: None,
+        })?;
+        self.attempted.send_replace(Some(end.clone()));
+        self.producer.commit()?;
+        self.status.committed(rows, &end);
+        self.committed.send_replace(Some(end));
+        Ok(())
+    }
+}

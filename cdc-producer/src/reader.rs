@@ -1,0 +1,362 @@
+//! Reads the binlog of one table, interleaves the snapshot's chunks, and fills batches for the publisher.
+//!
+//! Invariants: a batch carries the progress only when it ends between two transactions of the source; a chunk is read and
+//! goes out only there. The reader never decides that something is durable, it only says how far its batches reach.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::binlog::events::Event;
+use pipeline::error::{Error, Result};
+use pipeline::position::Progress;
+use pipeline::record::{Op, Source};
+use pipeline::table::SourceTable;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Change};
+use crate::plan::{Plan, RowChange};
+use crate::snapshot::{Alive, Chunk};
+use crate::status::Status;
+use crate::stream::EventStream;
+use crate::transaction::{GtidMark, Meaning, meaning};
+
+/// A batch is handed over when it has this many records or bytes, or when nothing more is there to read.
+const BATCH_ROWS: usize = 1_000;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// The reader of one run.
+pub struct Reader {
+    /// The source.
+    pub table: SourceTable,
+    /// Schema id of the values.
+    pub schema_id: u32,
+    /// Progress after the last complete transaction that was read.
+    pub progress: Progress,
+    /// The binlog.
+    pub stream: EventStream,
+    /// For the snapshot's queries.
+    pub conn: Conn,
+    /// Rows in a chunk of the snapshot.
+    pub chunk_rows: usize,
+    /// Ids that are alive in the topic from earlier epochs.
+    pub alive: Alive,
+    /// To the publisher.
+    pub batches: mpsc::Sender<Batch>,
+    /// Empty batches from the publisher.
+    pub spare: mpsc::UnboundedReceiver<Batch>,
+    /// How long progress without records may wait to be committed.
+    pub position_every: Duration,
+    /// Where it reports.
+    pub status: Status,
+}
+
+/// Where the reader is, besides [`Reader::progress`].
+struct State {
+    batch: Batch,
+    group: Option<Group>,
+    chunk: Option<Chunk>,
+    plan: Option<(u64, Vec<u8>, Plan)>,
+    /// Tables of the open transaction that are not ours.
+    others: HashSet<u64>,
+    /// Progress has moved since it was last handed over.
+    moved: bool,
+    handed_over: Instant,
+}
+
+/// A transaction that is being read.
+struct Group {
+    mark: GtidMark,
+    pos: String,
+    /// It has begun with BEGIN, so it ends with an event of its own.
+    rows_follow: bool,
+    /// Records so far.
+    row: u64,
+    /// Where it begins in the batch; `None` when part of it has been handed over.
+    batch_start: Option<usize>,
+}
+
+impl Reader {
+    /// Reads until it is cancelled, then hands over what is complete.
+    ///
+    /// # Errors
+    /// Transient when the link breaks, definite when an event can't be carried; what was handed over stays valid.
+    pub async fn run(mut self, shutdown: &CancellationToken) -> Result<()> {
+        let mut state = State {
+            batch: Batch::default(),
+            group: None,
+            chunk: None,
+            plan: None,
+            others: HashSet::new(),
+            moved: false,
+            handed_over: Instant::now(),
+        };
+        loop {
+            if state.group.is_none() {
+                self.snapshot(&mut state).await?;
+            }
+            let Some(event) = self.next(&mut state, shutdown).await? else {
+                match state.group.take().map(|g| g.batch_start) {
+                    None => {}
+                    Some(Some(start)) => state.batch.truncate(start),
+                    // The publisher holds half a transaction, which it drops.
+                    Some(None) => return Ok(()),
+                }
+                return self.hand_over(&mut state, true).await;
+            };
+            self.take(&mut state, &event).await?;
+        }
+    }
+
+    /// The next event; hands over what is ready whenever it has to wait. `None` when it is cancelled.
+    async fn next(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<Option<Event>> {
+        let ready = {
+            let mut next = pin!(self.stream.next());
+            std::future::poll_fn(|cx| {
+                Poll::Ready(match next.as_mut().poll(cx) {
+                    Poll::Ready(event) => Some(event),
+                    Poll::Pending => None,
+                })
+            })
+            .await
+        };
+        if let Some(event) = ready {
+            return if shutdown.is_cancelled() { Ok(None) } else { event.map(Some) };
+        }
+        if state.group.is_none() && !state.batch.is_empty() {
+            self.hand_over(state, true).await?;
+        }
+        loop {
+            let due = state.handed_over + self.position_every;
+            let wait_for_due = state.moved && state.group.is_none();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(None),
+                event = self.stream.next() => return event.map(Some),
+                () = tokio::time::sleep_until(due), if wait_for_due => self.hand_over(state, true).await?,
+            }
+        }
+    }
+
+    async fn take(&mut self, state: &mut State, event: &Event) -> Result<()> {
+        match meaning(event, &self.table.database, &self.table.table)? {
+            // Heartbeats among them.
+            Meaning::Nothing => {
+                self.status.heard();
+                if state.group.is_none() {
+                    self.place();
+                }
+            }
+            Meaning::Start(mark) => {
+                if let Some(open) = &state.group {
+                    return Err(Error::definite(format!(
+                        "the binlog's transaction {} has no end before the next one begins at {}",
+                        open.pos, self.progress.position
+                    ))
+                    .with_remedy("its events may be lost or damaged: check the server's binlog with mysqlbinlog, then `cdc-producer checkpoint reset`"));
+                }
+                let pos = match &mark.gtid {
+                    Some((source, number)) => format!("{source}:{number}"),
+                    None => format!("{}:{}", self.progress.position.file, self.progress.position.offset),
+                };
+                let batch_start = Some(state.batch.len());
+                state.group = Some(Group { mark, pos, rows_follow: false, row: 0, batch_start });
+                state.others.clear();
+            }
+            Meaning::Begin => self.group(state)?.rows_follow = true,
+            Meaning::TableMap => self.table_map(state, event)?,
+            Meaning::Rows => self.rows(state, event).await?,
+            Meaning::Commit => self.end(state).await?,
+            Meaning::Statement if self.group(state)?.rows_follow => {}
+            Meaning::Statement => self.end(state).await?,
+            Meaning::Rollback => {
+                let group = self.group(state)?;
+                let (pos, start, rows) = (group.pos.clone(), group.batch_start, group.row);
+                match start {
+                    Some(start) => state.batch.truncate(start),
+                    None if rows == 0 => {}
+                    None => {
+                        return Err(Error::definite(format!(
+                            "transaction {pos} is rolled back in the binlog after {rows} rows"
+                        ))
+                        .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
+                    }
+                }
+                self.end(state).await?;
+            }
+            Meaning::XaPrepare => {
+                let group = self.group(state)?;
+                if group.row > 0 {
+                    return Err(Error::definite(format!(
+                        "transaction {} prepares {} rows of {}.{} for a two-phase commit (XA), whose outcome comes later",
+                        group.pos, group.row, self.table.database, self.table.table
+                    ))
+                    .with_remedy(
+                        "write this table without XA; to go on behind it: finish the XA transaction, then `cdc-producer checkpoint reset`",
+                    ));
+                }
+                self.end(state).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn group<'a>(&self, state: &'a mut State) -> Result<&'a mut Group> {
+        let place = self.stream.place();
+        state.group.as_mut().ok_or_else(|| {
+            Error::definite(format!("the binlog has an event outside of a transaction at {}:{}", place.0, place.1))
+                .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
+        })
+    }
+
+    /// Takes file and offset of the stream over into the progress.
+    fn place(&mut self) {
+        let (file, offset) = self.stream.place();
+        let position = &mut self.progress.position;
+        if position.file != file {
+            file.clone_into(&mut position.file);
+        }
+        position.offset = offset;
+    }
+
+    fn table_map(&self, state: &mut State, event: &Event) -> Result<()> {
+        self.group(state)?;
+        let (id, ours) = Plan::table_of(event, &self.table)?;
+        if !ours {
+            state.others.insert(id);
+        } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
+            state.plan = Some((id, event.data().to_vec(), Plan::new(event, &self.table)?));
+        }
+        Ok(())
+    }
+
+    async fn rows(&mut self, state: &mut State, event: &Event) -> Result<()> {
+        let id = Plan::table_id(event)?;
+        if state.others.contains(&id) {
+            return Ok(());
+        }
+        self.group(state)?;
+        let State { batch, group: Some(group), plan: Some((planned, _, plan)), chunk, .. } = state else {
+            return Err(self.unmapped(id));
+        };
+        if *planned != id {
+            return Err(self.unmapped(id));
+        }
+        let mut source = Source {
+            op: Op::Create,
+            ts_us: group.mark.committed_at.0,
+            pos: group.pos.as_str().into(),
+            row: group.row,
+            epoch: self.progress.epoch,
+        };
+        let (alive, schema_id) = (&mut self.alive, self.schema_id);
+        let mut put = |op: Op, change: Change<'_>, id: i64| {
+            source.op = op;
+            batch.push(change, &source);
+            source.row += 1;
+            alive.touch(id);
+            if let Some(chunk) = chunk {
+                chunk.touch(id);
+            }
+        };
+        plan.each_row(event, |change| {
+            match change {
+                RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id),
+                RowChange::Updated(before, after) if before == after.id => {
+                    put(Op::Update, Change::State(schema_id, after), after.id);
+                }
+                // A changed key is the end of one product and the beginning of another.
+                RowChange::Updated(before, after) => {
+                    put(Op::Delete, Change::Gone(before), before);
+                    put(Op::Create, Change::State(schema_id, after), after.id);
+                }
+                RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before),
+            }
+            Ok(())
+        })
+        .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
+        group.row = source.row;
+        if batch.len() >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
+            group.batch_start = None;
+            self.hand_over(state, false).await?;
+        }
+        Ok(())
+    }
+
+    fn unmapped(&self, id: u64) -> Error {
+        let (file, offset) = self.stream.place();
+        Error::definite(format!(
+            "the binlog has rows of table number {id} without its table map, before {file}:{offset}"
+        ))
+        .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
+    }
+
+    /// The open transaction is complete.
+    async fn end(&mut self, state: &mut State) -> Result<()> {
+        self.group(state)?;
+        let Some(group) = state.group.take() else { return Ok(()) };
+        self.place();
+        let position = &mut self.progress.position;
+        position.committed_at = position.committed_at.max(group.mark.committed_at);
+        if let (Some(set), Some((source, number))) = (&mut position.gtid_set, &group.mark.gtid) {
+            set.insert(source, *number);
+        }
+        state.moved = true;
+        let overdue = state.handed_over.elapsed() > self.position_every;
+        if group.batch_start.is_none()
+            || state.batch.len() >= BATCH_ROWS
+            || state.batch.bytes() >= BATCH_BYTES
+            || overdue
+        {
+            self.hand_over(state, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands the batch to the publisher, waiting while it is busy; `complete` says that it ends between transactions.
+    async fn hand_over(&mut self, state: &mut State, complete: bool) -> Result<()> {
+        if state.batch.is_empty() && !(complete && state.moved) {
+            return Ok(());
+        }
+        self.status.heard();
+        let mut batch = std::mem::replace(&mut state.batch, self.spare.try_recv().unwrap_or_default());
+        if complete {
+            batch.end = Some(self.progress.clone());
+            state.moved = false;
+            state.handed_over = Instant::now();
+        }
+        self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))
+    }
+
+    /// Between two transactions: reads the next chunk, or lets it go out when the stream has got far enough.
+    async fn snapshot(&mut self, state: &mut State) -> Result<()> {
+        while let Some(snapshot) = &self.progress.snapshot {
+            let Some(chunk) = &state.chunk else {
+                let (after, limit) = (snapshot.after, self.chunk_rows);
+                let chunk =
+                    Chunk::read(&mut self.conn, &self.table, &self.progress.position, after, limit, self.schema_id)
+                        .await?;
+                state.chunk = Some(chunk);
+                continue;
+            };
+            let (file, offset) = chunk.high();
+            if !self.stream.has_reached(file, offset) {
+                return Ok(());
+            }
+            let (last, number) = (chunk.last(), snapshot.rows);
+            let Some(chunk) = state.chunk.take() else { return Ok(()) };
+            let rows = chunk.emit(&mut self.alive, self.progress.epoch, number, &mut state.batch);
+            self.progress.snapshot = last.map(|last| pipeline::position::SnapshotProgress { after: Some(last), rows });
+            if last.is_none() {
+                tracing::info!(rows, epoch = self.progress.epoch, "snapshot complete");
+            }
+            state.moved = true;
+            self.hand_over(state, true).await?;
+        }
+        Ok(())
+    }
+}

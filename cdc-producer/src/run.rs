@@ -1,0 +1,373 @@
+//! Wires reader, publisher and checkpoint file together, and begins again after what may heal.
+//!
+//! The order of a start is part of exactly once: the new transactional producer is initialised first, which fences an
+//! earlier one and settles what it had in flight; only then is the position read back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Failure, Record, TransactionalProducer};
+use pipeline::position::{Progress, SnapshotProgress};
+use pipeline::registry::Registry;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{CheckpointFile, Request, Start, Written, decide};
+use crate::locate;
+use crate::preflight;
+use crate::publish::{Limits, Publisher, Target};
+use crate::reader::Reader;
+use crate::server::{self, Server};
+use crate::snapshot::Alive;
+use crate::status::Status;
+use crate::stream::EventStream;
+
+/// Everything a producer is told.
+#[derive(Clone, Debug)]
+pub struct ProducerSettings {
+    /// The source.
+    pub mysql: MySqlSettings,
+    /// The target.
+    pub kafka: KafkaSettings,
+    /// The registry.
+    pub registry: RegistrySettings,
+    /// Folder of the checkpoint file.
+    pub time_track: PathBuf,
+    /// This reader's id among the server's replicas.
+    pub server_id: u32,
+    /// When a Kafka transaction is committed.
+    pub limits: Limits,
+    /// How often the server sends a heartbeat when nothing happens.
+    pub heartbeat: Duration,
+    /// Rows in a chunk of the snapshot.
+    pub chunk_rows: usize,
+    /// Bytes that may be on the way from the reader to Kafka.
+    pub memory: usize,
+}
+
+impl ProducerSettings {
+    /// From the settings.
+    ///
+    /// # Errors
+    /// Usage, naming the setting.
+    pub fn from(settings: &Settings) -> Result<Self> {
+        let limits = Limits {
+            rows: settings.number("producer.batch_rows")?,
+            bytes: settings.bytes("producer.batch_bytes")?,
+            linger: settings.duration("producer.linger")?,
+        };
+        Ok(Self {
+            mysql: MySqlSettings::from(settings)?,
+            kafka: KafkaSettings::from(settings)?,
+            registry: RegistrySettings::from(settings)?,
+            time_track: settings.path("producer.time_track"),
+            server_id: settings.number("producer.server_id")?,
+            limits,
+            heartbeat: settings.duration("producer.heartbeat")?,
+            chunk_rows: settings.number("producer.snapshot_chunk")?,
+            memory: settings.bytes("producer.memory")?,
+        })
+    }
+
+    /// `database.table`.
+    pub fn source(&self) -> String {
+        format!("{}.{}", self.mysql.database, self.mysql.table)
+    }
+}
+
+/// How one session ended without an error.
+enum End {
+    /// As asked.
+    Stopped,
+    /// A person edited the checkpoint file: begin again with what it says now.
+    Edited,
+}
+
+/// What is remembered from one session to the next.
+#[derive(Default)]
+struct Memory {
+    /// Progress that this process committed or tried to commit.
+    ours: Vec<Progress>,
+    /// Times in a row that this process was fenced without getting anything committed.
+    fenced: u32,
+    /// A session has once got as far as streaming.
+    has_run: bool,
+}
+
+/// Runs until it is cancelled.
+///
+/// # Errors
+/// Definite errors at once. Transient ones are tried again with growing pauses, except when nothing has ever worked for
+/// `STARTUP_PATIENCE`.
+pub async fn run(settings: ProducerSettings, status: Status, shutdown: CancellationToken) -> Result<()> {
+    const STARTUP_PATIENCE: Duration = Duration::from_secs(60);
+    const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+    let file = Arc::new(CheckpointFile::lock(&settings.time_track)?);
+    let started = Instant::now();
+    let mut memory = Memory::default();
+    let mut pause = Duration::from_millis(100);
+    loop {
+        let begun = Instant::now();
+        let error = match session(&settings, &file, &status, &mut memory, &shutdown).await {
+            Ok(End::Stopped) => return Ok(()),
+            Ok(End::Edited) => continue,
+            Err(error) => error,
+        };
+        status.failed(&error);
+        if !error.is_transient() || (!memory.has_run && started.elapsed() > STARTUP_PATIENCE) {
+            return Err(error);
+        }
+        if begun.elapsed() > LONGEST_PAUSE * 2 {
+            pause = Duration::from_millis(100);
+        }
+        tracing::warn!(%error, what_to_do = error.remedy(), retry_in_ms = pause.as_millis() as u64, "trying again");
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn session(
+    settings: &ProducerSettings,
+    file: &Arc<CheckpointFile>,
+    status: &Status,
+    memory: &mut Memory,
+    shutdown: &CancellationToken,
+) -> Result<End> {
+    let source = settings.source();
+    let target = Target::new(&settings.kafka, source.clone());
+
+    let report = preflight::mysql(&settings.mysql, settings.server_id).await?;
+    for check in report.checks.iter().filter(|c| c.outcome == preflight::Outcome::Warning) {
+        tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
+    }
+    preflight::require(&report.checks)?;
+    let (Some(server), Some(table)) = (report.server, report.table) else {
+        return Err(Error::transient("the server's checks did not come to an end"));
+    };
+    let schema_id = Registry::new(settings.registry.clone())?.register().await?;
+    kafka::ensure_topics(&settings.kafka, &target.topics(&settings.kafka)).await?;
+
+    // The state of the file is looked at first: what it refuses must not fence anybody.
+    let state = file.read()?;
+    let (producer, committed) = {
+        let (kafka, target) = (settings.kafka.clone(), target.clone());
+        blocking(move || {
+            let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id)?;
+            let committed = target.progress(&kafka)?;
+            Ok((producer, committed))
+        })
+        .await?
+    };
+    if memory.fenced > 0 {
+        let ours = memory.ours.is_empty() || committed.as_ref().is_none_or(|c| memory.ours.contains(c));
+        if !ours || memory.fenced > 1 {
+            return Err(Error::definite(format!(
+                "another producer with the transactional id {} is at work",
+                settings.kafka.transactional_id
+            ))
+            .with_remedy(
+                "run one producer for a source; give another source its own kafka.topic or kafka.transactional_id",
+            ));
+        }
+    }
+
+    let mut conn = server::connect(&settings.mysql).await?;
+    let (producer, progress) = match decide(state, committed, &source, file.path())? {
+        Start::Resume(progress) => {
+            server.can_resume(&mut conn, &progress.position).await?;
+            (producer, *progress)
+        }
+        Start::Begin { epoch, request } => {
+            let progress = begin(settings, &mut conn, &server, file, epoch, request).await?;
+            let first = progress.clone();
+            let (producer, progress) = {
+                let target = target.clone();
+                blocking(move || {
+                    commit_first(&producer, &target, &first).map_err(|e| Error::transient(e.to_string()))?;
+                    Ok((producer, first))
+                })
+                .await?
+            };
+            (producer, progress)
+        }
+    };
+    file.replace(&Written::of(&progress, &source).text())?;
+    tracing::info!(
+        epoch = progress.epoch,
+        position = %progress.position,
+        snapshot = progress.snapshot.is_some(),
+        "reading {source}"
+    );
+    memory.ours = vec![progress.clone()];
+    memory.has_run = true;
+
+    let alive = if progress.snapshot.is_some() && progress.epoch > 1 {
+        let (kafka, epoch) = (settings.kafka.clone(), progress.epoch);
+        blocking(move || Alive::from_topic(&kafka, epoch)).await?
+    } else {
+        Alive::default()
+    };
+    let stream_conn = server::connect(&settings.mysql).await?;
+    let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
+
+    // A batch is at most a little over 256 KiB unless a single event is larger.
+    let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
+    let (spare, spare_receiver) = mpsc::unbounded_channel();
+    let (attempted, attempted_view) = watch::channel(None);
+    let (committed, committed_view) = watch::channel(Some(progress.clone()));
+    let publisher = Publisher {
+        producer,
+        target,
+        limits: settings.limits,
+        batches,
+        spare,
+        attempted,
+        committed,
+        status: status.clone(),
+    };
+    let reader = Reader {
+        table,
+        schema_id,
+        progress,
+        stream,
+        conn,
+        chunk_rows: settings.chunk_rows,
+        alive,
+        batches: batch_sender,
+        spare: spare_receiver,
+        position_every: Duration::from_secs(1),
+        status: status.clone(),
+    };
+    status.streaming();
+
+    // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits what is
+    // complete. A failed publisher ends the reader the same way.
+    let stop = shutdown.child_token();
+    let finished = CancellationToken::new();
+    let handle = Handle::current();
+    let publishing = tokio::task::spawn_blocking(move || publisher.run(&handle));
+    let reading = {
+        let stop = stop.clone();
+        tokio::spawn(async move { reader.run(&stop).await })
+    };
+    let watching = {
+        let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
+        tokio::spawn(async move { watch_file(&file, &source, committed, &stop, &finished).await })
+    };
+
+    let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
+    let published = publishing.await.map_err(|e| panicked("publishing", &e))?;
+    finished.cancel();
+    let edited = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
+
+    let committed = committed_view.borrow().clone();
+    if committed.as_ref() != memory.ours.first() {
+        memory.fenced = 0;
+    }
+    memory.ours = committed.into_iter().chain(attempted_view.borrow().clone()).collect();
+    match published {
+        Ok(()) => {}
+        Err(failure) => {
+            if matches!(failure, Failure::Fenced(_)) {
+                memory.fenced += 1;
+            }
+            return Err(Error::transient(format!("publishing to {}: {failure}", settings.kafka.topic)));
+        }
+    }
+    read?;
+    Ok(if edited { End::Edited } else { End::Stopped })
+}
+
+/// The progress with which a new epoch begins.
+async fn begin(
+    settings: &ProducerSettings,
+    conn: &mut mysql_async::Conn,
+    server: &Server,
+    file: &CheckpointFile,
+    epoch: u64,
+    request: Request,
+) -> Result<Progress> {
+    let (database, table) = (&settings.mysql.database, &settings.mysql.table);
+    let position = match request.from {
+        None => server::snapshot_start(conn, server, database, table).await?,
+        Some(at) => locate::position_at(&settings.mysql, server, settings.server_id, at).await?,
+    };
+    let snapshot = request.from.is_none().then_some(SnapshotProgress { after: None, rows: 0 });
+    let request = file.identify(request)?;
+    Ok(Progress { version: 1, epoch, request, position, snapshot })
+}
+
+/// Commits the progress of a new epoch before its first record. Blocks.
+fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<(), Failure> {
+    let value = serde_json::to_vec(progress).unwrap_or_default();
+    producer.begin()?;
+    producer.send(&Record {
+        topic: &target.checkpoint_topic,
+        partition: Some(0),
+        key: target.source.as_bytes(),
+        value: Some(&value),
+        header: None,
+    })?;
+    producer.commit()
+}
+
+/// Keeps the checkpoint file up to date with what is committed, until everything is `finished`. When a person edits it,
+/// the file is left alone, the session is told to `stop`, and the answer is true.
+async fn watch_file(
+    file: &CheckpointFile,
+    source: &str,
+    mut committed: watch::Receiver<Option<Progress>>,
+    stop: &CancellationToken,
+    finished: &CancellationToken,
+) -> bool {
+    // Often enough for a person, seldom enough for a disk.
+    const EVERY: Duration = Duration::from_millis(500);
+    let view = |p: &Option<Progress>| p.as_ref().map(|p| Written::of(p, source).text());
+    let mut written = view(&committed.borrow_and_update());
+    loop {
+        let stopping = tokio::select! {
+            () = finished.cancelled() => true,
+            () = tokio::time::sleep(EVERY) => false,
+        };
+        let now = committed.borrow_and_update().clone();
+        match file.text() {
+            Ok(text) if text != written => {
+                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: starting anew with what it says");
+                stop.cancel();
+                return true;
+            }
+            Ok(_) => {
+                let text = view(&now);
+                if let Some(new) = text.as_ref().filter(|_| text != written) {
+                    match file.replace(new) {
+                        Ok(()) => written = text,
+                        Err(error) => {
+                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date")
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read"),
+        }
+        if stopping {
+            return false;
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| panicked("talking to Kafka", &e))?
+}
+
+fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {
+    Error::definite(format!("{what} ended by a fault of the program: {error}"))
+        .with_remedy("report it with the log; nothing was skipped, a start goes on from the committed position")
+}

@@ -1,0 +1,168 @@
+//! Which transaction an event of the binlog belongs to, and whether it ends there.
+//!
+//! Pure: events go in, what they mean comes out. An event of a kind that is not listed here stops the stream, so that
+//! nothing a future server writes is passed over.
+
+use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent};
+use mysql_async::binlog::{EventFlags, EventType};
+use pipeline::error::{Error, Result};
+use pipeline::record::Micros;
+use uuid::Uuid;
+
+use crate::statement::{self, Effect};
+use crate::stream::{HEARTBEAT_V2, damaged};
+
+/// What a GTID event says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GtidMark {
+    /// Source and number; `None` for an anonymous transaction.
+    pub gtid: Option<(String, u64)>,
+    /// When the server committed it.
+    pub committed_at: Micros,
+}
+
+/// Reads a GTID event, tagged and anonymous ones too; `None` when the event is another one.
+///
+/// # Errors
+/// Definite when it is damaged.
+pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
+    let kind = event.header().event_type_raw();
+    let anonymous = kind == EventType::ANONYMOUS_GTID_EVENT as u8;
+    if !anonymous && kind != EventType::GTID_EVENT as u8 && kind != EventType::GTID_TAGGED_LOG_EVENT as u8 {
+        return Ok(None);
+    }
+    let unreadable = |e: std::io::Error| damaged("GTID", &e);
+    let parsed: GtidEvent = if anonymous {
+        event.read_event::<mysql_async::binlog::events::AnonymousGtidEvent>().map_err(unreadable)?.0
+    } else {
+        event.read_event().map_err(unreadable)?
+    };
+    let gtid = (!anonymous).then(|| {
+        let uuid = Uuid::from_bytes(parsed.sid()).hyphenated().to_string();
+        let source = match parsed.tag() {
+            Some(tag) if !tag.as_str().is_empty() => format!("{uuid}:{}", tag.as_str()),
+            _ => uuid,
+        };
+        (source, parsed.gno())
+    });
+    let committed_at = match parsed.immediate_commit_timestamp() {
+        0 => i64::from(event.header().timestamp()) * 1_000_000,
+        micros => micros as i64,
+    };
+    Ok(Some(GtidMark { gtid, committed_at: Micros(committed_at) }))
+}
+
+/// What an event means to the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// A transaction begins; its GTID event comes before anything else of it.
+    Start(GtidMark),
+    /// `BEGIN`: it is one of rows, and ends with its own event.
+    Begin,
+    /// Says which table the rows that follow belong to.
+    TableMap,
+    /// Rows.
+    Rows,
+    /// The transaction ends and counts.
+    Commit,
+    /// The transaction ends and does not count.
+    Rollback,
+    /// A statement that is neither of these: within a transaction of rows nothing, alone the whole transaction.
+    Statement,
+    /// The first phase of a two-phase commit.
+    XaPrepare,
+    /// Nothing to do.
+    Nothing,
+}
+
+/// Sorts an event; `database` and `table` are the one table that is read.
+///
+/// # Errors
+/// Definite for an event that changes the table's rows without saying how, or is of an unknown kind.
+pub fn meaning(event: &Event, database: &str, table: &str) -> Result<Meaning> {
+    use EventType as E;
+    let header = event.header();
+    let Ok(kind) = header.event_type() else {
+        return unknown(event);
+    };
+    Ok(match kind {
+        E::GTID_EVENT | E::ANONYMOUS_GTID_EVENT | E::GTID_TAGGED_LOG_EVENT => match gtid_mark(event)? {
+            Some(mark) => Meaning::Start(mark),
+            None => Meaning::Nothing,
+        },
+        E::TABLE_MAP_EVENT => Meaning::TableMap,
+        E::WRITE_ROWS_EVENT
+        | E::UPDATE_ROWS_EVENT
+        | E::DELETE_ROWS_EVENT
+        | E::WRITE_ROWS_EVENT_V1
+        | E::UPDATE_ROWS_EVENT_V1
+        | E::DELETE_ROWS_EVENT_V1
+        | E::PARTIAL_UPDATE_ROWS_EVENT => Meaning::Rows,
+        E::XID_EVENT => Meaning::Commit,
+        E::XA_PREPARE_LOG_EVENT => match event.data().first() {
+            // XA COMMIT … ONE PHASE
+            Some(1) => Meaning::Commit,
+            _ => Meaning::XaPrepare,
+        },
+        E::QUERY_EVENT => query(event, database, table)?,
+        // Text for people, context of statements (which are looked at themselves), group replication, and the container
+        // of a compressed transaction, whose events follow one by one.
+        E::ROTATE_EVENT
+        | E::FORMAT_DESCRIPTION_EVENT
+        | E::PREVIOUS_GTIDS_EVENT
+        | E::STOP_EVENT
+        | E::HEARTBEAT_EVENT
+        | E::IGNORABLE_EVENT
+        | E::ROWS_QUERY_EVENT
+        | E::INTVAR_EVENT
+        | E::RAND_EVENT
+        | E::USER_VAR_EVENT
+        | E::TRANSACTION_CONTEXT_EVENT
+        | E::VIEW_CHANGE_EVENT
+        | E::TRANSACTION_PAYLOAD_EVENT => Meaning::Nothing,
+        E::BEGIN_LOAD_QUERY_EVENT | E::EXECUTE_LOAD_QUERY_EVENT => {
+            return Err(unreadable(
+                "LOAD DATA that was logged as a statement (binlog_format is not ROW)",
+                database,
+                table,
+            ));
+        }
+        E::INCIDENT_EVENT => {
+            return Err(Error::definite("the server says that its binlog lost events (INCIDENT)")
+                .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
+        }
+        _ => return unknown(event),
+    })
+}
+
+fn query(event: &Event, database: &str, table: &str) -> Result<Meaning> {
+    let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
+    // Short, and by far the most frequent.
+    if query.query_raw() == b"BEGIN" {
+        return Ok(Meaning::Begin);
+    }
+    Ok(match statement::effect(&query.query(), &query.schema(), database, table) {
+        Effect::Begin => Meaning::Begin,
+        Effect::Commit => Meaning::Commit,
+        Effect::Rollback => Meaning::Rollback,
+        Effect::None => Meaning::Statement,
+        Effect::RollbackToSavepoint => return Err(unreadable("ROLLBACK TO SAVEPOINT in the binlog", database, table)),
+        Effect::Unreadable(what) => return Err(unreadable(what, database, table)),
+    })
+}
+
+fn unreadable(what: &str, database: &str, table: &str) -> Error {
+    Error::definite(format!("{what} changes the rows of {database}.{table}, and the binlog does not say which")).with_remedy(
+        "to go on behind it with the table as it is now, and tombstones for what is gone: `cdc-producer checkpoint reset`, \
+         then start again",
+    )
+}
+
+fn unknown(event: &Event) -> Result<Meaning> {
+    let header = event.header();
+    if header.event_type_raw() == HEARTBEAT_V2 || header.flags().contains(EventFlags::LOG_EVENT_IGNORABLE_F) {
+        return Ok(Meaning::Nothing);
+    }
+    Err(Error::definite(format!("the binlog has an event of the unknown type {}", header.event_type_raw()))
+        .with_remedy("it may carry changes, so it is not passed over: report it with the server's version"))
+}
