@@ -203,7 +203,8 @@ impl TableLayout {
     /// [`DecodeError::NoSuchColumn`], [`DecodeError::Unsupported`].
     pub fn project(&self, names: &[&str]) -> Result<Projection, DecodeError> {
         let find = |name: &&str| {
-            let same = |column: &Column| column.name.to_lowercase() == name.to_lowercase();
+            let wanted = name.to_lowercase();
+            let same = |column: &Column| column.name.to_lowercase() == wanted;
             self.columns.iter().position(same).ok_or_else(|| DecodeError::NoSuchColumn {
                 table: self.full_name(),
                 column: (*name).to_owned(),

@@ -20,6 +20,9 @@ mod rows;
 mod temporal;
 mod value;
 
+#[cfg(test)]
+mod tests;
+
 pub use charset::Charset;
 pub use decimal::Decimal;
 pub use error::DecodeError;

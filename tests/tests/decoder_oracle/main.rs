@@ -7,10 +7,15 @@
 mod columns;
 mod oracle;
 
-use std::{env, fs, path::Path, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    path::Path,
+    time::SystemTime,
+};
 
 use anyhow::{Context, Result, ensure};
-use cdc_producer::binlog::RowOperation;
+use cdc_producer::binlog::{RowOperation, TableLayout};
 use columns::Column;
 use oracle::{Captured, Change, Image, Oracle};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -206,8 +211,8 @@ fn compare(captured: &[Captured], expected: &[Change], describe: &dyn Fn(&str) -
             differences.push(format!(
                 "change {number}, {}\n  binlog {}\n  SELECT {}",
                 describe(&want.table),
-                shown(got),
-                shown(want)
+                shown(got, want),
+                shown(want, got)
             ));
         }
     }
@@ -219,37 +224,123 @@ fn compare(captured: &[Captured], expected: &[Change], describe: &dyn Fn(&str) -
     Ok(())
 }
 
-fn shown(change: &Change) -> String {
-    let image = |image: &Image| {
+/// The values that differ, or all when it is not only values.
+fn shown(change: &Change, other: &Change) -> String {
+    let image = |image: &Image, other: &Image| {
         let value = |value: &Option<Vec<u8>>| match value {
             None => "NULL".to_owned(),
             Some(bytes) => bytes[..bytes.len().min(400)].escape_ascii().to_string(),
         };
-        image.iter().map(value).collect::<Vec<_>>().join(" | ")
+        let differ = |(place, own): (usize, &Option<Vec<u8>>)| {
+            (image.len() != other.len() || other[place] != *own).then(|| format!("{place}: {}", value(own)))
+        };
+        image.iter().enumerate().filter_map(differ).collect::<Vec<_>>().join(", ")
     };
-    format!("{:?} {} ({}) → ({})", change.operation, change.table, image(&change.before), image(&change.after))
+    let (before, after) = (image(&change.before, &other.before), image(&change.after, &other.after));
+    format!("{:?} {} ({before}) → ({after})", change.operation, change.table)
 }
 
-/// Writes the first insert and update of each table as seeds of the fuzzer: the table map's length in 2 bytes, the table
-/// map, the event's type, the event.
+/// Writes seeds of the fuzzer: the table map's length in 2 bytes, the table map, the event's type, the event. Of each
+/// table it is the largest update that is small enough, of some an insert and a delete too.
 fn bless(captured: &[Captured]) -> Result<()> {
-    const LARGEST: usize = 2048;
+    const UPDATE: u8 = 31;
+    const LARGEST: usize = 1500;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cdc-producer/fuzz/corpus/rows");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
+    }
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let mut written = std::collections::HashSet::new();
-    for event in captured {
+    let mut largest: BTreeMap<(&str, u8), Vec<u8>> = BTreeMap::new();
+    for event in captured.iter().filter(|event| event.event_type == UPDATE || event.table.ends_with('0')) {
         let mut seed = u16::try_from(event.table_map.len())?.to_le_bytes().to_vec();
         seed.extend(&event.table_map);
         seed.push(event.event_type);
         seed.extend(&event.rows);
-        // Each third event, so that more than the first values are there.
-        if seed.len() <= LARGEST && written.insert((event.table.clone(), event.event_type)) {
-            fs::write(folder.join(format!("{}-{}", event.table, event.event_type)), seed)?;
+        let kept = largest.entry((&event.table, event.event_type)).or_default();
+        if kept.len() < seed.len() && seed.len() <= LARGEST {
+            *kept = seed;
         }
     }
-    println!("{} seeds in {}", written.len(), folder.display());
+    largest.retain(|_, seed| !seed.is_empty());
+    for ((table, event_type), seed) in &largest {
+        fs::write(folder.join(format!("{table}-{event_type}")), seed)?;
+    }
+    println!("{} seeds in {}", largest.len(), folder.display());
     Ok(())
 }
+
+/// Columns that SELECT * hides and columns that are computed: which of them are in the binlog, and under which names.
+#[tokio::test]
+async fn hidden_and_generated_columns() -> Result<()> {
+    let mut oracle = Oracle::open("decoder_hidden").await?;
+    oracle.run("SET SESSION sql_generate_invisible_primary_key = ON").await?;
+    let columns = "a INT, kept INT AS (a + 1) STORED, computed BIGINT UNSIGNED AS (a + 2) VIRTUAL, \
+                   unseen VARCHAR(9) INVISIBLE DEFAULT 'here', tags JSON, `größe` INT UNSIGNED, \
+                   KEY ((a * 2)), KEY ((CAST(tags AS UNSIGNED ARRAY)))";
+    oracle.run(&format!("CREATE TABLE t ({columns})")).await?;
+    oracle.run("INSERT INTO t (a, tags, `größe`) VALUES (5, '[1, 2]', 4294967295)").await?;
+    oracle.run("UPDATE t SET a = -7").await?;
+    oracle.run("DELETE FROM t").await?;
+    let (captured, _) = oracle.captured().await?;
+    let names = ["my_row_id", "a", "kept", "unseen", "tags", "größe"];
+    let layout = TableLayout::parse(&captured[0].table_map)?;
+    let in_binlog: Vec<_> = layout.columns.iter().map(|column| column.name.as_str()).collect();
+    ensure!(names.iter().all(|name| in_binlog.contains(name)), "the binlog has {in_binlog:?}");
+    let key = layout.primary_key.iter().map(|key| layout.columns[key.column].name.as_str()).collect::<Vec<_>>();
+    ensure!(key == ["my_row_id"], "the key is {key:?}");
+    let hidden: Vec<_> = layout.columns.iter().filter(|column| !column.visible).map(|column| &column.name).collect();
+    ensure!(hidden == ["my_row_id", "unseen"], "invisible are {hidden:?}");
+    let row = |a: &str, kept: &str| -> Image {
+        ["1", a, kept, "here", "[1, 2]", "4294967295"].iter().map(|text| Some(text.as_bytes().to_vec())).collect()
+    };
+    let mut changes = Vec::new();
+    for event in &captured {
+        changes.extend(event.changes(Some(&names))?.into_iter().map(|change| (change.before, change.after)));
+    }
+    let (first, second) = (row("5", "6"), row("-7", "-6"));
+    ensure!(
+        changes == [(vec![], first.clone()), (first, second.clone()), (second, vec![])],
+        "the binlog says {changes:?}"
+    );
+    oracle.close().await
+}
+
+/// Each collation of the server is read as its charset, or refused by the charset's name.
+#[tokio::test]
+async fn every_collation() -> Result<()> {
+    let mut oracle = Oracle::open("decoder_collations").await?;
+    let query = "SELECT COLLATION_NAME, CHARACTER_SET_NAME FROM information_schema.COLLATIONS ORDER BY ID";
+    let text = |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or_default()).into_owned();
+    let collations: Vec<_> = oracle.select(query).await?.iter().map(|row| (text(&row[0]), text(&row[1]))).collect();
+    for (number, (collation, charset)) in collations.iter().enumerate() {
+        let charset =
+            if charset == "binary" { "CHARACTER SET binary".to_owned() } else { format!("COLLATE {collation}") };
+        oracle.run(&format!("CREATE TABLE t{number} (c VARCHAR(20) {charset})")).await?;
+        oracle.run(&format!("INSERT INTO t{number} VALUES ('text')")).await?;
+    }
+    let (captured, _) = oracle.captured().await?;
+    ensure!(captured.len() == collations.len(), "one event for each collation");
+    let mut refused = BTreeSet::new();
+    for (event, (collation, charset)) in captured.iter().zip(&collations) {
+        match event.changes(None) {
+            Ok(changes) => {
+                let expected = [Some(b"text".to_vec())];
+                ensure!(changes.len() == 1 && changes[0].after == expected, "{collation}: {:?}", changes[0].after);
+                ensure!(CONVERTED.contains(&charset.as_str()), "{collation} is of {charset}, which is not converted");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                ensure!(error.contains(&format!("its charset is {charset} ")), "{collation} is refused with: {error}");
+                refused.insert(charset);
+            }
+        }
+    }
+    let wrongly: Vec<_> = refused.iter().filter(|charset| CONVERTED.contains(&charset.as_str())).collect();
+    ensure!(wrongly.is_empty(), "refused {wrongly:?}");
+    oracle.close().await
+}
+
+const CONVERTED: [&str; 9] = ["utf8mb4", "utf8mb3", "ascii", "latin1", "binary", "ucs2", "utf16", "utf16le", "utf32"];
 
 #[tokio::test]
 async fn edges_of_every_type() -> Result<()> {
