@@ -1,1 +1,13 @@
-//! Harness.
+//! What the tests share: a world of its own for each test, the programs as processes, waiting on conditions.
+//!
+//! A test needs the servers' environment (`cargo xtask test` sets it, or `. target/stack/env` after
+//! `cargo xtask services --detach`); without it the test fails.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod process;
+mod topic;
+mod world;
+
+pub use process::{Ended, Running};
+pub use topic::{TopicRecord, read_topic};
+pub use world::{World, eventually, golden};

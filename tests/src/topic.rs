@@ -1,0 +1,41 @@
+//! The committed records of a topic, whole.
+
+use pipeline::config::KafkaSettings;
+use pipeline::kafka;
+use pipeline::record::{SOURCE_HEADER, Source};
+use rdkafka::Message;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicRecord {
+    /// Partition.
+    pub partition: i32,
+    /// Offset.
+    pub offset: i64,
+    /// Key.
+    pub key: String,
+    /// Value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The header `source`.
+    pub source: Source<'static>,
+}
+
+/// All committed records, in the order of partition and offset.
+pub fn read_topic(settings: &KafkaSettings) -> Vec<TopicRecord> {
+    let mut records = Vec::new();
+    kafka::scan(settings, &settings.topic, &mut |message| {
+        let header = kafka::header(message, SOURCE_HEADER).expect("a source header");
+        let source = Source::parse(header).expect("a source");
+        records.push(TopicRecord {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: String::from_utf8(message.key().unwrap_or_default().to_vec()).expect("a key of UTF-8"),
+            value: message.payload().map(<[u8]>::to_vec),
+            source: Source { pos: source.pos.into_owned().into(), ..source },
+        });
+        Ok(())
+    })
+    .expect("to read the topic");
+    records.sort_by_key(|r| (r.partition, r.offset));
+    records
+}

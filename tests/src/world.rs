@@ -1,0 +1,181 @@
+//! A world of its own for each test on the shared servers: database, topic, group, folders.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Settings};
+
+use crate::process::{Ended, Running, run};
+
+/// Names and folders of one test, and the environment for its programs.
+pub struct World {
+    /// Name of the database, the topic and the group.
+    pub name: String,
+    /// A temporary folder with `time_track`, `consumer_logs` and the programs' logs.
+    pub folder: PathBuf,
+    environment: Vec<(String, String)>,
+}
+
+/// The variables without which no test can run.
+const NEEDED: [&str; 6] =
+    ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL"];
+
+impl World {
+    /// A fresh world; PostgreSQL is off in it.
+    pub fn new(test: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis() % 100_000_000;
+        let name = format!("{test}_{now}_{}_{count}", std::process::id());
+        let folder = std::env::temp_dir().join("product-stream-tests").join(&name);
+        fs::create_dir_all(&folder).expect("a temporary folder");
+        let mut world = Self { name: name.clone(), environment: Vec::new(), folder };
+        for variable in NEEDED {
+            let value = std::env::var(variable).unwrap_or_else(|_| {
+                panic!("{variable} is not set: run `cargo xtask test`, or `. target/stack/env` after `cargo xtask services --detach`")
+            });
+            world.set(variable, value);
+        }
+        let path = |p: &str| world.folder.join(p).to_str().expect("a plain path").to_owned();
+        let (time_track, logs, rejects) = (path("time_track"), path("consumer_logs"), path("rejects"));
+        for (variable, value) in [
+            ("DB_NAME", name.clone()),
+            ("KAFKA_TOPIC", name.clone()),
+            ("KAFKA_GROUP_ID", name),
+            ("POSTGRES_URL", String::new()),
+            ("PRODUCER_TIME_TRACK", time_track),
+            ("CONSUMER_LOGS", logs),
+            ("UPDATER_REJECTS", rejects),
+            ("RUST_BACKTRACE", "0".to_owned()),
+        ] {
+            world.set(variable, value);
+        }
+        world
+    }
+
+    /// Sets a variable for the programs of this world.
+    pub fn set(&mut self, variable: &str, value: impl Into<String>) {
+        self.environment.retain(|(name, _)| name != variable);
+        self.environment.push((variable.to_owned(), value.into()));
+    }
+
+    /// A variable of this world.
+    pub fn get(&self, variable: &str) -> &str {
+        self.environment.iter().find(|(name, _)| name == variable).map_or("", |(_, value)| value)
+    }
+
+    /// Turns PostgreSQL on, with a database of this world's own.
+    pub fn with_postgres(mut self) -> Self {
+        let url = std::env::var("POSTGRES_URL").expect("POSTGRES_URL: run `cargo xtask test`");
+        let (server, _) = url.rsplit_once('/').expect("a URL with a database");
+        self.set("POSTGRES_URL", format!("{server}/{}", self.name));
+        self
+    }
+
+    /// The settings of a program in this world.
+    pub fn settings(&self, program: Program) -> Settings {
+        let environment: Environment = self.environment.iter().cloned().collect();
+        let flags = pipeline::config::command(program, clap::Command::new("test")).get_matches_from(["test"]);
+        Settings::load(program, &environment, &flags).expect("settings")
+    }
+
+    /// This world's topic and cluster.
+    pub fn kafka(&self) -> KafkaSettings {
+        KafkaSettings::from(&self.settings(Program::CdcProducer)).expect("Kafka settings")
+    }
+
+    /// A program with this world's environment; its working folder is the world's, so that no configuration file is found.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(programs().join(program));
+        command.args(arguments).current_dir(&self.folder).env_clear().envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// Starts a program; several of one name log into one file.
+    pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
+        Running::start(self.command(program, arguments), program, self.folder.join(format!("{program}.log")))
+    }
+
+    /// Starts a program with a log of its own.
+    pub fn start_as(&self, program: &str, log: &str, arguments: &[&str]) -> Running {
+        Running::start(self.command(program, arguments), program, self.folder.join(format!("{log}.log")))
+    }
+
+    /// Runs a program to its end.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Ended {
+        run(self.command(program, arguments))
+    }
+
+    /// A connection to MySQL, without a database.
+    pub async fn server(&self) -> Conn {
+        let settings = MySqlSettings::from(&self.settings(Program::CdcProducer)).expect("MySQL settings");
+        pipeline::table::connect(&settings).await.expect("a connection to MySQL")
+    }
+
+    /// A connection to this world's database, which is created if need be.
+    pub async fn mysql(&self) -> Conn {
+        let mut conn = self.server().await;
+        for statement in [format!("CREATE DATABASE IF NOT EXISTS `{}`", self.name), format!("USE `{}`", self.name)] {
+            conn.query_drop(statement).await.expect("this world's database");
+        }
+        conn
+    }
+
+    /// A connection to this world's database with the contract's table in it.
+    pub async fn table(&self) -> Conn {
+        let mut conn = self.mysql().await;
+        conn.query_drop(
+            "CREATE TABLE product (id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), \
+             price DECIMAL(10,2), last_updated TIMESTAMP(6) NULL)",
+        )
+        .await
+        .expect("the table");
+        conn
+    }
+
+    /// Runs `verify` and fails with what it prints unless all agree.
+    pub fn verify(&self) -> String {
+        let ended = self.run("verify", &["--wait", "60s"]);
+        assert_eq!(ended.code, 0, "verify:\n{}\n{}", ended.out, ended.err);
+        ended.out
+    }
+}
+
+/// The folder with the programs: `PIPELINE_BIN_DIR`, else where cargo puts them.
+fn programs() -> PathBuf {
+    std::env::var_os("PIPELINE_BIN_DIR").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("the test's own path");
+            test.ancestors().nth(2).expect("target/debug").to_owned()
+        },
+        PathBuf::from,
+    )
+}
+
+/// Waits until `condition` gives a value; fails when it takes longer than `patience`.
+pub fn eventually<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Compares a text with the golden file of this name under `tests/golden`; `BLESS=1` writes the file instead.
+pub fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if std::env::var_os("BLESS").is_some() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the golden folder");
+        fs::write(&path, text).expect("to write the golden file");
+    }
+    let want = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; BLESS=1 writes it", path.display()));
+    assert!(want == text, "{} differs; BLESS=1 accepts\n--- golden\n{want}\n--- now\n{text}", path.display());
+}
