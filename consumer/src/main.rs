@@ -1,2 +1,37 @@
-//! consumer
-fn main() {}
+//! `consumer`: transforms each change of the topic and writes it exactly once to a log and to PostgreSQL.
+//!
+//! How exactly once holds is written in [`run`].
+
+mod batch;
+mod change;
+mod group;
+mod log_file;
+mod marker;
+mod numbers;
+mod run;
+mod setback;
+mod settle;
+mod sink;
+mod sink_connection;
+mod slot;
+
+use std::process::ExitCode;
+
+use clap::{Arg, Command};
+use pipeline::config::Program;
+use pipeline::program;
+
+/// For the C client library as well: it takes a third off its work.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let accept_log = Command::new("accept-log")
+        .about("Take a slot's log as it is now for what is committed, after committed lines of it were lost")
+        .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
+    let command = Command::new("consumer")
+        .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand(accept_log);
+    program::start(Program::Consumer, command, run::run)
+}

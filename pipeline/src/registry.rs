@@ -125,6 +125,35 @@ impl Registry {
         Ok(found.map_err(|e| self.refused(&format!("look up schema {id} for subject"), &e))?.schema)
     }
 
+    /// The text of the schema with this id; `None` when the registry says that it has no such schema.
+    ///
+    /// # Errors
+    /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry: a wrong path
+    /// answers 404 as well, and must not make every schema unknown.
+    pub async fn find_schema(&self, id: u32) -> Result<Option<String>> {
+        let url = format!("{}/schemas/ids/{id}", self.settings.url.trim_end_matches('/'));
+        let mut request = self.http.get(&url);
+        if let Some(user) = &self.settings.user {
+            request = request.basic_auth(user, self.settings.secret.as_ref().map(|s| s.expose()));
+        }
+        let failed = |e: reqwest::Error| self.unreachable(&innermost(&e));
+        let answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(failed)?;
+        let field = |name| serde_json::from_str::<serde_json::Value>(&text).ok()?.get(name).cloned();
+        match (status, field("schema"), field("error_code")) {
+            (StatusCode::OK, Some(serde_json::Value::String(schema)), _) => Ok(Some(schema)),
+            (StatusCode::NOT_FOUND, _, Some(_)) => Ok(None),
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, ..) => Err(self.denied(status)),
+            (status, ..) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(self.unreachable(&format!("it answers {status}")))
+            }
+            _ => Err(Error::definite(format!("{url} answers {status}, not as a schema registry does")).with_remedy(
+                "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)",
+            )),
+        }
+    }
+
     /// Gives the subject the rule `BACKWARD` when no rule is in force for it.
     async fn ensure_rule(&self) -> Result<()> {
         let path = format!("config/{}", self.settings.subject);

@@ -1,0 +1,204 @@
+//! A batch of records → the lines, rows and dead letters that it makes.
+//!
+//! Pure. Invariant: each record of the batch is in exactly one of lines, filtered out, or dead letters, unless the log has
+//! it already (PostgreSQL may be behind the log and then gets it alone).
+
+use std::collections::BTreeMap;
+
+use pipeline::avro::Scratch;
+use pipeline::log_line::{self, Origin};
+use pipeline::record::Price;
+use pipeline::transform::{Rules, Transformed};
+use serde::Serialize;
+
+use crate::change::{self, Change, Decoders, Polled};
+use crate::sink::{LastState, Row, Rows};
+
+/// A value of this size may not fit a record of its own once more; it stays at its origin.
+const LARGEST_DEAD_VALUE: usize = 900_000;
+
+/// A record that can't be decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    /// Its place in the batch.
+    pub(crate) index: usize,
+    /// Why.
+    pub(crate) reason: String,
+}
+
+/// What a batch makes.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// The lines to be appended to the log.
+    pub(crate) lines: Vec<u8>,
+    /// How many lines that are.
+    pub(crate) written: u64,
+    /// Records that the rules left out.
+    pub(crate) filtered: u64,
+    /// Records that can't be decoded.
+    pub(crate) dead: Vec<DeadLetter>,
+    /// What happens to the table.
+    pub(crate) rows: Rows,
+}
+
+/// Transforms a batch. `log_from` has, by partition, the first offset that the log does not have yet.
+pub(crate) fn transform(
+    records: &[Polled<'_>],
+    decoders: &Decoders,
+    rules: &Rules,
+    log_from: &BTreeMap<i32, i64>,
+    with_rows: bool,
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    let mut scratch = Scratch::default();
+    for (index, record) in records.iter().enumerate() {
+        outcome.rows.next.insert(record.partition, record.offset + 1);
+        let new_to_the_log = log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
+        match change::read(record, decoders, &mut scratch) {
+            Ok(change) => outcome.add(record, &change, rules, new_to_the_log, with_rows),
+            Err(reason) if new_to_the_log => outcome.dead.push(DeadLetter { index, reason }),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+impl Outcome {
+    fn add(&mut self, record: &Polled<'_>, change: &Change<'_>, rules: &Rules, new_to_the_log: bool, with_rows: bool) {
+        let Polled { partition, offset, .. } = *record;
+        let origin = Origin { op: change.op, partition, offset, source_ts: change.source_ts };
+        let transformed = change.product.as_ref().map(|product| rules.apply(product));
+        if new_to_the_log {
+            match &transformed {
+                Some(None) => self.filtered += 1,
+                Some(Some(product)) => log_line::write(product, origin, &mut self.lines),
+                None => log_line::write_delete(change.id, origin, &mut self.lines),
+            }
+            self.written += u64::from(!matches!(transformed, Some(None)));
+        }
+        if with_rows {
+            // A product that is filtered out now may have been in the table before.
+            let row = transformed.flatten().map(|product| row(&product));
+            self.rows.last.insert(change.id, LastState { partition, offset, row });
+        }
+    }
+}
+
+fn row(product: &Transformed<'_>) -> Row {
+    Row {
+        name: product.name.as_deref().map(str::to_owned),
+        category: product.category.as_deref().map(str::to_owned),
+        price: product.price.map(Price::hundredths),
+        discount_price: product.discount_price.map(Price::hundredths),
+        last_updated: product.last_updated.map(|t| t.to_string()),
+    }
+}
+
+/// The header `origin` of a dead letter.
+#[derive(Serialize)]
+struct DeadOrigin<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    reason: &'a str,
+    /// The record's own header, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<std::borrow::Cow<'a, str>>,
+    /// The value was too large to be copied: its bytes are at the origin.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    value_left_out: bool,
+}
+
+/// The header and the value of a dead letter.
+pub(crate) fn dead_letter<'a>(topic: &str, record: &Polled<'a>, reason: &str) -> (Vec<u8>, Option<&'a [u8]>) {
+    let value = record.value.filter(|v| v.len() <= LARGEST_DEAD_VALUE);
+    let origin = DeadOrigin {
+        topic,
+        partition: record.partition,
+        offset: record.offset,
+        reason,
+        header: record.source.map(String::from_utf8_lossy),
+        value_left_out: value.is_none() && record.value.is_some(),
+    };
+    // A record of texts and numbers always has a JSON form.
+    (serde_json::to_vec(&origin).unwrap_or_default(), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pipeline::avro::{self, Decoder};
+    use pipeline::record::{Product, SCHEMA};
+    use pipeline::transform::{Filter, TextField};
+    use std::collections::HashMap;
+
+    const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
+    const DELETE: &[u8] = br#"{"op":"d","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
+
+    fn value(id: i64, category: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        let product =
+            Product { id, name: Some("mug"), category: Some(category), price: Price::parse("1"), last_updated: None };
+        avro::encode(1, &product, &mut out);
+        out
+    }
+
+    fn polled<'a>(offset: i64, key: &'a str, value: Option<&'a [u8]>, source: &'a [u8]) -> Polled<'a> {
+        Polled { partition: 4, offset, key: Some(key.as_bytes()), value, source: Some(source) }
+    }
+
+    fn run(records: &[Polled<'_>], log_from: i64) -> Outcome {
+        let decoders = HashMap::from([(1, Ok(Decoder::new(SCHEMA).expect("our schema")))]);
+        let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
+        let rules = Rules { drop, ..Rules::default() };
+        transform(records, &decoders, &rules, &BTreeMap::from([(4, log_from)]), true)
+    }
+
+    #[test]
+    fn each_record_goes_one_way_and_the_last_state_wins() {
+        let (a, b, test) = (value(1, "cat_5"), value(2, "x"), value(1, "test"));
+        let records = [
+            polled(10, "1", Some(&a), CREATE),
+            polled(11, "2", Some(&b), CREATE),
+            polled(12, "1", Some(&test), CREATE),
+            polled(14, "2", None, DELETE),
+            polled(15, "3", Some(b"junk"), CREATE),
+            polled(16, "2", Some(&b), CREATE),
+        ];
+        let outcome = run(&records, 0);
+        assert_eq!((outcome.written, outcome.filtered, outcome.dead.len()), (4, 1, 1));
+        assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
+        assert_eq!(outcome.dead[0].index, 4);
+        assert_eq!(outcome.rows.next, BTreeMap::from([(4, 17)]));
+        let state =
+            |id: i64| outcome.rows.last.get(&id).map(|s| (s.offset, s.row.as_ref().and_then(|r| r.discount_price)));
+        assert_eq!((state(1), outcome.rows.last[&1].row.is_none()), (Some((12, None)), true));
+        assert_eq!((state(2), outcome.rows.last[&2].row.is_some()), (Some((16, None)), true));
+        assert_eq!(state(3), None);
+    }
+
+    #[test]
+    fn what_the_log_has_goes_to_the_table_alone() {
+        let a = value(1, "cat_5");
+        let records = [polled(10, "1", Some(&a), CREATE), polled(11, "9", None, CREATE), polled(12, "1", None, DELETE)];
+        let outcome = run(&records, 12);
+        assert_eq!((outcome.written, outcome.dead.len(), outcome.rows.last.len()), (1, 0, 1));
+        assert!(String::from_utf8_lossy(&outcome.lines).contains("\"offset\":12"));
+    }
+
+    #[test]
+    fn a_dead_letter_tells_its_origin() {
+        let record = Polled { partition: 1, offset: 2, key: None, value: Some(b"{}"), source: None };
+        let (header, value) = dead_letter("t", &record, "it has no key");
+        assert_eq!(
+            (String::from_utf8_lossy(&header).as_ref(), value),
+            (r#"{"topic":"t","partition":1,"offset":2,"reason":"it has no key"}"#, Some(b"{}".as_slice()))
+        );
+        let large = vec![0; LARGEST_DEAD_VALUE + 1];
+        let (header, value) = dead_letter("t", &Polled { value: Some(&large), source: Some(b"x"), ..record }, "r");
+        assert_eq!(
+            (String::from_utf8_lossy(&header).as_ref(), value),
+            (r#"{"topic":"t","partition":1,"offset":2,"reason":"r","header":"x","value_left_out":true}"#, None)
+        );
+    }
+}

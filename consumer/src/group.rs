@@ -1,0 +1,324 @@
+//! Membership of the consumer group: which partitions are ours, and from where each is read.
+//!
+//! Static membership with the classic protocol and `cooperative-sticky`: a member that comes back within the session
+//! timeout has its partitions again and nobody else moves.
+//!
+//! Invariants: a partition is read from the group's committed offset, which is looked up when the partition is assigned
+//! (waiting for a transaction of its former owner to end); an offset that is no longer in the topic is an error and never
+//! a jump. Whoever polls learns of each change of the assignment by [`Group::changes`]: records that were polled before it
+//! must not be committed with the metadata of after it, as the broker checks the generation and not who owns a partition.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Logging};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use crate::slot::SlotId;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A former owner's open transaction holds its offsets back until a neighbour has settled the slot.
+const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Statistics come every five seconds.
+const HEARD_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the callbacks leave for the loop.
+#[derive(Debug, Default)]
+struct State {
+    /// Our partitions, and the group's committed offset of each; 0 when it has none.
+    committed: BTreeMap<i32, i64>,
+    changes: u64,
+    failed: Option<Error>,
+    /// When a broker was last heard of.
+    heard: Option<Instant>,
+    /// The end of each partition as last seen.
+    ends: BTreeMap<i32, i64>,
+}
+
+struct Context {
+    logging: Logging,
+    state: Mutex<State>,
+    /// Told whenever the assignment changes.
+    changed: Sender<()>,
+}
+
+impl Context {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.logging.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.logging.error(error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut state = self.state();
+        // Microseconds; a fetch or a heartbeat is answered at least every three seconds.
+        if statistics.brokers.values().any(|b| b.state == "UP" && (0..15_000_000).contains(&b.rxidle)) {
+            state.heard = Some(Instant::now());
+        }
+        let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
+        state.ends = partitions.filter(|p| p.ls_offset >= 0).map(|p| (p.partition, p.ls_offset)).collect();
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        // The loop that waits for a transaction of a gone neighbour must not be the one that settles it.
+        self.changed.send(()).unwrap_or_default();
+        let outcome = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, partitions)
+        } else {
+            self.revoke(consumer, partitions)
+        };
+        let mut state = self.state();
+        state.changes += 1;
+        if let Err(error) = outcome {
+            state.failed = Some(error);
+        }
+    }
+}
+
+impl Context {
+    fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<()> {
+        let outcome = committed_offsets(consumer, partitions);
+        if let Ok(offsets) = &outcome {
+            for (topic, partition, offset) in offsets {
+                partitions.set_partition_offset(topic, *partition, start(*offset)).map_err(unexpected)?;
+            }
+        }
+        // Even when it failed: the client library waits for an answer.
+        consumer.incremental_assign(partitions).map_err(unexpected)?;
+        let offsets: BTreeMap<i32, i64> =
+            outcome?.into_iter().map(|(_, partition, offset)| (partition, offset)).collect();
+        tracing::info!(partitions = ?offsets.keys().collect::<Vec<_>>(), "partitions assigned");
+        self.state().committed.extend(offsets);
+        Ok(())
+    }
+
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<()> {
+        let gone: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
+        tracing::info!(partitions = ?gone, lost = consumer.assignment_lost(), "partitions revoked");
+        self.state().committed.retain(|partition, _| !gone.contains(partition));
+        consumer.incremental_unassign(partitions).map_err(unexpected)
+    }
+}
+
+fn start(offset: i64) -> Offset {
+    if offset == 0 { Offset::Beginning } else { Offset::Offset(offset) }
+}
+
+fn unexpected(error: KafkaError) -> Error {
+    Error::transient("the Kafka client refuses the assignment").with_source(error)
+}
+
+/// The group's offsets of these partitions, 0 where it has none.
+fn committed_offsets(
+    consumer: &BaseConsumer<Context>,
+    partitions: &TopicPartitionList,
+) -> Result<Vec<(String, i32, i64)>> {
+    let deadline = Instant::now() + OFFSETS_LIMIT;
+    loop {
+        let answer = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT).and_then(|list| {
+            let offsets = list.elements().into_iter().map(|p| {
+                let offset = match p.offset() {
+                    Offset::Offset(offset) => offset,
+                    _ => 0,
+                };
+                p.error().map(|()| (p.topic().to_owned(), p.partition(), offset))
+            });
+            offsets.collect()
+        });
+        match answer {
+            Ok(offsets) => return Ok(offsets),
+            Err(error) if Instant::now() > deadline => {
+                return Err(Error::transient("cannot look up the group's offsets").with_source(error));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// What polling found wrong.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The membership has ended; make a new one. `fenced`: another process has the same identity.
+    Ended { error: Error, fenced: bool },
+    /// It stays until a person acts.
+    Definite(Error),
+}
+
+/// A member of the group.
+pub(crate) struct Group {
+    topic: String,
+    consumer: BaseConsumer<Context>,
+}
+
+impl Group {
+    /// Joins the group under the slot's name; `changed` is told whenever the assignment changes.
+    ///
+    /// # Errors
+    /// Usage when the client refuses its configuration.
+    pub(crate) fn join(settings: &KafkaSettings, slot: SlotId, changed: Sender<()>) -> Result<Self> {
+        let context = Context { logging: Logging::default(), state: Mutex::default(), changed };
+        let refused = |e| {
+            Error::usage("the Kafka client refuses its configuration")
+                .with_source(e)
+                .with_remedy("correct the kafka.* setting that it names; --check-config shows what is in force")
+        };
+        let consumer: BaseConsumer<Context> = kafka::consumer_config(settings, &settings.group_id)
+            .set("group.instance.id", slot.to_string())
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", (settings.session_timeout / 10).as_millis().clamp(100, 3_000).to_string())
+            // Where to begin is always said; what is not in the topic any more must not be jumped over.
+            .set("auto.offset.reset", "error")
+            .set("statistics.interval.ms", "5000")
+            .create_with_context(context)
+            .map_err(refused)?;
+        consumer.subscribe(&[&settings.topic]).map_err(refused)?;
+        Ok(Self { topic: settings.topic.clone(), consumer })
+    }
+
+    /// How often the assignment has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.consumer.context().state().changes
+    }
+
+    /// Our partitions with the group's committed offsets.
+    pub(crate) fn committed(&self) -> BTreeMap<i32, i64> {
+        self.consumer.context().state().committed.clone()
+    }
+
+    /// Notes what a transaction committed.
+    pub(crate) fn note_committed(&self, offsets: &BTreeMap<i32, i64>) {
+        let mut state = self.consumer.context().state();
+        for (partition, offset) in offsets {
+            if let Some(committed) = state.committed.get_mut(partition) {
+                *committed = *offset;
+            }
+        }
+    }
+
+    /// Whether a broker has answered of late.
+    pub(crate) fn heard(&self) -> bool {
+        self.consumer.context().state().heard.is_some_and(|at| at.elapsed() < HEARD_LIMIT)
+    }
+
+    /// Records that are not committed yet, by partition, as of the last statistics; transaction markers count as well.
+    pub(crate) fn lag(&self) -> BTreeMap<i32, i64> {
+        let state = self.consumer.context().state();
+        let lag = |(partition, offset): (&i32, &i64)| {
+            state.ends.get(partition).map(|end| (*partition, (end - offset).max(0)))
+        };
+        state.committed.iter().filter_map(lag).collect()
+    }
+
+    /// The generation and member that the next batch is polled under.
+    pub(crate) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
+    }
+
+    /// One record, or nothing within `timeout`. Callbacks run in here.
+    ///
+    /// # Errors
+    /// See [`Trouble`]; errors that heal by themselves are none.
+    pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>, Trouble> {
+        let polled = self.consumer.poll(timeout);
+        if let Some(error) = self.consumer.context().state().failed.take() {
+            return Err(Trouble::Ended { error, fenced: false });
+        }
+        let error = match polled {
+            None => return Ok(None),
+            Some(Ok(message)) => return Ok(Some(message)),
+            Some(Err(error)) => error,
+        };
+        let ended = |fenced, error| {
+            let error = Error::transient("the membership of the consumer group has ended").with_source(error);
+            Err(Trouble::Ended { error, fenced })
+        };
+        match (&error, error.rdkafka_error_code()) {
+            (KafkaError::MessageConsumptionFatal(code), _) => {
+                ended(matches!(code, RDKafkaErrorCode::FencedInstanceId), error)
+            }
+            (_, Some(RDKafkaErrorCode::AutoOffsetReset)) => Err(Trouble::Definite(self.out_of_range())),
+            (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                ended(false, error)
+            }
+            (_, Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed)) => {
+                let text = format!("Kafka does not let this user read topic {} in its group", self.topic);
+                let remedy = "allow it: ACL READ on the topic and on the group (kafka.group_id)";
+                Err(Trouble::Definite(Error::definite(text).with_source(error).with_remedy(remedy)))
+            }
+            _ => {
+                tracing::debug!(%error, "poll");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads each of these partitions from the given offset next.
+    ///
+    /// # Errors
+    /// Transient when the client does not manage to; make a new membership then.
+    pub(crate) fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<()> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        for (partition, offset) in offsets {
+            // A partition that has just been assigned can't be moved for an instant.
+            while let Err(error) = self.consumer.seek(&self.topic, *partition, start(*offset), REQUEST_TIMEOUT) {
+                if Instant::now() > deadline {
+                    let text = format!("cannot read partition {partition} again from offset {offset}");
+                    return Err(Error::transient(text).with_source(error));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first offset that is there, and the one after the last.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer.
+    pub(crate) fn bounds(&self, partition: i32) -> Result<(i64, i64)> {
+        let bounds = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
+        let failed = |e| Error::transient(format!("cannot look up the ends of partition {partition}")).with_source(e);
+        bounds.map_err(failed)
+    }
+
+    fn out_of_range(&self) -> Error {
+        let mut text = format!("topic {} no longer has the records that the group comes to next", self.topic);
+        for (partition, offset) in self.committed() {
+            if let Ok((low, high)) = self.bounds(partition)
+                && !(low..=high).contains(&offset)
+            {
+                text = format!(
+                    "partition {partition} of topic {} has offsets {low} to {high}, but the group comes to {offset} next",
+                    self.topic
+                );
+            }
+        }
+        Error::definite(text).with_remedy(
+            "records were deleted before they were read (retention, or a topic that was made anew): begin a new replay at \
+             the producer (cdc-producer checkpoint reset) and give this group the offsets to go on from \
+             (kafka-consumer-groups --reset-offsets), or use a new group and a new log folder",
+        )
+    }
+}

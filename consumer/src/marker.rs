@@ -1,0 +1,179 @@
+//! How much of a slot's log is committed: a record in a compacted topic, written in the same Kafka transaction as the
+//! group's offsets.
+//!
+//! Invariant: after `init_transactions` of the slot's transactional id nothing of it is in flight, so the marker read then
+//! is the last word.
+
+use std::time::{Duration, Instant};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use serde::{Deserialize, Serialize};
+
+use crate::slot::{LOG_NAME, Slot, SlotId, Slots};
+
+const VERSION: u32 = 1;
+/// Slots share a partition from the seventeenth on.
+const PARTITIONS: u32 = 16;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Marker {
+    version: u32,
+    slot: String,
+    file: String,
+    length: u64,
+}
+
+/// The topic of the markers.
+pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
+    TopicSpec::compacted(format!("{}.slots", settings.topic), PARTITIONS as i32)
+}
+
+/// The identity of a slot's producer.
+pub(crate) fn transactional_id(settings: &KafkaSettings, slot: SlotId) -> String {
+    format!("{}.{slot}", settings.topic)
+}
+
+fn partition(slot: SlotId) -> i32 {
+    ((slot.0 - 1) % PARTITIONS) as i32
+}
+
+fn encode(slot: SlotId, length: u64) -> Vec<u8> {
+    let marker = Marker { version: VERSION, slot: slot.to_string(), file: format!("{slot}/{LOG_NAME}"), length };
+    // A record of texts and numbers always has a JSON form.
+    serde_json::to_vec(&marker).unwrap_or_default()
+}
+
+fn decode(slot: SlotId, value: &[u8]) -> Result<u64> {
+    let broken = |reason: String| {
+        Error::definite(format!("the marker of {slot} can't be read: {reason}"))
+            .with_remedy(format!("take the file as it is: consumer accept-log {slot}"))
+    };
+    let marker: Marker = serde_json::from_slice(value).map_err(|e| broken(e.to_string()))?;
+    if marker.version != VERSION {
+        return Err(broken(format!("it has version {}, this program knows {VERSION}", marker.version)));
+    }
+    Ok(marker.length)
+}
+
+/// Adds the marker to the open transaction of the slot's producer.
+///
+/// # Errors
+/// See [`Failure`].
+pub(crate) fn send(
+    producer: &TransactionalProducer,
+    settings: &KafkaSettings,
+    slot: SlotId,
+    length: u64,
+) -> Result<(), Failure> {
+    producer.send(&Record {
+        topic: &topic(settings).name,
+        partition: Some(partition(slot)),
+        key: slot.to_string().as_bytes(),
+        value: Some(&encode(slot, length)),
+        header: None,
+    })
+}
+
+/// The committed length of the slot's log; to be called after `init_transactions` of its producer.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when the marker can't be read.
+pub(crate) fn committed_length(settings: &KafkaSettings, slots: &Slots, slot: SlotId) -> Result<u64> {
+    let topic = topic(settings).name;
+    // An open transaction of a slot that shares the partition would hide our marker from a reader of committed records.
+    if slots.ids()?.iter().any(|other| *other != slot && partition(*other) == partition(slot)) {
+        wait_for_others(settings, &topic, partition(slot))?;
+    }
+    match kafka::last_record(settings, &topic, partition(slot), slot.to_string().as_bytes())? {
+        Some(value) => decode(slot, &value),
+        None => Ok(0),
+    }
+}
+
+/// Waits until every transaction that is open in the partition now has ended.
+fn wait_for_others(settings: &KafkaSettings, topic: &str, partition: i32) -> Result<()> {
+    let end = |isolation: &str| -> Result<i64> {
+        let failed = |e| Error::transient(format!("cannot look up the end of topic {topic}")).with_source(e);
+        let mut config = kafka::consumer_config(settings, &settings.group_id);
+        config.set("isolation.level", isolation);
+        let consumer: BaseConsumer = config.create().map_err(failed)?;
+        consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT).map(|(_, high)| high).map_err(failed)
+    };
+    let target = end("read_uncommitted")?;
+    let deadline = Instant::now() + settings.transaction_timeout;
+    while end("read_committed")? < target {
+        if Instant::now() > deadline {
+            return Err(Error::transient(format!("a transaction in partition {partition} of {topic} does not end")));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+/// What [`accept`] did, bytes.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// Committed length before.
+    pub(crate) before: u64,
+    /// Committed length now.
+    pub(crate) after: u64,
+}
+
+/// Takes the whole lines that the slot's log has now as committed; a marker that can't be read counts as 0.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when the file can't be read.
+pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
+    let path = slot.log_path();
+    let after = crate::log_file::whole_lines(&path)
+        .map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?;
+    let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
+    let before = match committed_length(settings, slots, slot.id()) {
+        Err(error) if !error.is_transient() => 0,
+        length => length?,
+    };
+    let commit = || {
+        producer.begin()?;
+        send(&producer, settings, slot.id(), after)?;
+        producer.commit()
+    };
+    let failed = |e: Failure| Error::transient(format!("cannot write the marker of {}", slot.id())).with_source(e);
+    commit().map_err(failed)?;
+    crate::log_file::LogFile::open(slot.id(), &path, after)?;
+    Ok(Accepted { before, after })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_reads_back() {
+        let slot = SlotId(3);
+        let text = encode(slot, 1234);
+        assert_eq!(
+            String::from_utf8_lossy(&text),
+            r#"{"version":1,"slot":"consumer_3","file":"consumer_3/consumer_log.json","length":1234}"#
+        );
+        assert_eq!(decode(slot, &text).expect("a marker"), 1234);
+    }
+
+    #[test]
+    fn a_marker_of_another_version_is_refused_with_the_way_out() {
+        let error = decode(SlotId(2), br#"{"version":2,"slot":"","file":"","length":1}"#).expect_err("too new");
+        let text = format!("{error:?}");
+        assert!(text.contains("it has version 2, this program knows 1"), "{text}");
+        assert!(text.contains("consumer accept-log consumer_2"), "{text}");
+    }
+
+    #[test]
+    fn sixteen_slots_have_a_partition_each() {
+        let used: std::collections::BTreeSet<i32> = (1..=16).map(|n| partition(SlotId(n))).collect();
+        assert_eq!(used.len(), 16);
+        assert_eq!(partition(SlotId(17)), partition(SlotId(1)));
+    }
+}

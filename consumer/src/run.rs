@@ -1,0 +1,466 @@
+//! The loop: poll a batch, transform it, write it everywhere, commit it.
+//!
+//! One batch is: PostgreSQL transaction, then append and fdatasync to the log, then one Kafka transaction of dead letters,
+//! the marker with the log's new length, and the group's offsets. The Kafka transaction decides: with it the batch is done,
+//! without it nothing of it counts. What a crash, a kill or an error leaves behind at each point, and what heals it:
+//!
+//! | it ended | what is left | what heals it |
+//! |---|---|---|
+//! | while polling or transforming | nothing | the records are read again |
+//! | after PostgreSQL's commit | rows, and `product_offsets` ahead of the group | the batch is read again; PostgreSQL passes by what it has |
+//! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; of an owner that does not come back, a neighbour does ([`crate::settle`]) |
+//! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor settles it; the marker read then tells which |
+//! | after the commit | nothing open | – |
+//!
+//! Who may commit: the producer's epoch fences an older process of the same slot; the group's metadata, taken *before* the
+//! batch was polled, fences a member whose partitions may have moved since. A process that was stopped for long finds one
+//! or the other, rolls its batch back and begins anew; its slot's lock was its own all the time, so nobody else wrote there.
+//! A rebalance in the middle of polling puts the batch back.
+//!
+//! PostgreSQL may be behind the log (it was switched on later, or set back): then records are read from where it is, and go
+//! to it alone until it has caught up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use pipeline::avro::Decoder;
+use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use pipeline::program::Context;
+use pipeline::record::SOURCE_HEADER;
+use pipeline::registry::Registry;
+use pipeline::telemetry::Health;
+use pipeline::transform::Rules;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{self, Outcome};
+use crate::change::{Decoders, Polled};
+use crate::group::Group;
+use crate::log_file::LogFile;
+use crate::marker;
+use crate::numbers::Numbers;
+use crate::setback::{Backoff, Fences, Setback};
+use crate::settle;
+use crate::sink::Sink;
+use crate::slot::{Slot, SlotId, Slots, unwritable};
+
+/// What is not done by then after a signal is rolled back by the next start.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+/// One poll; a signal is noticed after it.
+const POLL: Duration = Duration::from_millis(100);
+/// Keys and values of a batch; one record may exceed it.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// Runs the program until it is stopped; the loop has a thread of its own, as its clients block.
+///
+/// # Errors
+/// Usage and definite ones; transient ones are tried again for as long as it takes.
+pub(crate) async fn run(context: Context) -> Result<()> {
+    let settings = &context.settings;
+    let kafka = KafkaSettings::from(settings)?;
+    let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
+    if let Some(("accept-log", arguments)) = context.arguments.subcommand() {
+        let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
+        return accept_log(&kafka, &slots, name).await;
+    }
+    let mut worker = Worker::new(&context, kafka, slots)?;
+    let (done, outcome) = tokio::sync::oneshot::channel();
+    let thread = move || done.send(worker.work()).unwrap_or_default();
+    std::thread::Builder::new()
+        .name("consumer".to_owned())
+        .spawn(thread)
+        .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
+    let late = async {
+        context.shutdown.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_LIMIT).await;
+    };
+    tokio::select! {
+        result = outcome => result.unwrap_or_else(|_| Err(Error::definite("the consumer's thread has died"))),
+        () = late => Err(Error::transient(format!(
+            "the consumer did not end within {} s; the next start rolls back what it was at",
+            SHUTDOWN_LIMIT.as_secs()
+        ))),
+    }
+}
+
+/// Takes a slot's log as it is for what is committed.
+async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
+    let unknown = || Error::usage(format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
+    let id = SlotId::parse(name).ok_or_else(unknown)?;
+    let held =
+        || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
+    let slot = slots.take(id)?.ok_or_else(held)?;
+    kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
+    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, slots, &slot))?;
+    slot.note_settled()?;
+    println!("{name}: {} bytes were committed, {} are from now on", accepted.before, accepted.after);
+    if accepted.after < accepted.before {
+        println!(
+            "warning: the lines of {} bytes are gone and will not be written again",
+            accepted.before - accepted.after
+        );
+    }
+    Ok(())
+}
+
+/// The consumer, apart from its clients, which come and go.
+struct Worker {
+    kafka: KafkaSettings,
+    slots: Slots,
+    registry: Registry,
+    rules: Rules,
+    sink: Option<Sink>,
+    batch_rows: usize,
+    batch_linger: Duration,
+    decoders: Decoders,
+    numbers: Numbers,
+    health: Health,
+    handle: Handle,
+    shutdown: CancellationToken,
+}
+
+/// The clients of one membership.
+struct Session {
+    slot: SlotId,
+    producer: TransactionalProducer,
+    log: LogFile,
+    group: Group,
+    /// The state of the assignment that the sink knows of.
+    seen_changes: u64,
+}
+
+/// Records that were polled together.
+#[derive(Default)]
+struct Batch<'a> {
+    messages: Vec<BorrowedMessage<'a>>,
+    /// The member and generation that it was polled under.
+    metadata: Option<ConsumerGroupMetadata>,
+    /// The group's offsets of our partitions at that time.
+    committed: BTreeMap<i32, i64>,
+}
+
+impl Worker {
+    fn new(context: &Context, kafka: KafkaSettings, slots: Slots) -> Result<Self> {
+        let settings: &Settings = &context.settings;
+        let sink = PostgresSettings::from(settings)?.map(|s| Sink::new(&s, &kafka.topic)).transpose()?;
+        Ok(Self {
+            registry: Registry::new(RegistrySettings::from(settings)?)?,
+            rules: config::rules(settings)?,
+            sink,
+            batch_rows: settings.number("consumer.batch_rows")?,
+            batch_linger: settings.duration("consumer.batch_linger")?,
+            decoders: Decoders::new(),
+            numbers: Numbers::new(context.metrics.clone()),
+            health: context.health.clone(),
+            handle: Handle::current(),
+            shutdown: context.shutdown.clone(),
+            kafka,
+            slots,
+        })
+    }
+
+    /// Claims a slot and works in it until it is stopped.
+    fn work(&mut self) -> Result<()> {
+        let slot = self.slots.claim()?;
+        tracing::info!(slot = %slot.id(), log = %slot.log_path().display(), "slot claimed");
+        let (changed, on_change) = channel();
+        let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
+        std::thread::Builder::new()
+            .name("settle".to_owned())
+            .spawn(move || settle::run(&kafka, &slots, &on_change, &shutdown))
+            .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
+        let (mut backoff, mut fences) = (Backoff::new(), Fences::default());
+        while !self.shutdown.is_cancelled() {
+            match self.session(&slot, &changed, &mut backoff) {
+                Ok(()) => break,
+                Err(Setback::Stop(error)) => return Err(error),
+                Err(Setback::Again(error)) => self.tell(&error),
+                Err(Setback::Anew { error, fenced }) => {
+                    self.tell(&error);
+                    if fenced {
+                        fences.note(slot.id(), Instant::now())?;
+                    }
+                }
+            }
+            self.numbers.restarts.add(1);
+            backoff.wait(&self.handle, &self.shutdown);
+        }
+        tracing::info!(slot = %slot.id(), lines = self.numbers.lines.get(), "stopped");
+        Ok(())
+    }
+
+    fn tell(&self, error: &Error) {
+        self.health.not_ready(error.to_string());
+        tracing::warn!(remedy = error.remedy(), "trying again: {error}");
+    }
+
+    /// Makes the clients, settles what the last ones left, and works until it is stopped or they are of no use.
+    fn session(&mut self, slot: &Slot, changed: &Sender<()>, backoff: &mut Backoff) -> Result<(), Setback> {
+        let topics =
+            [TopicSpec::products(&self.kafka), marker::topic(&self.kafka), TopicSpec::dead_letters(&self.kafka)];
+        self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
+        let id = marker::transactional_id(&self.kafka, slot.id());
+        let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
+        let committed = marker::committed_length(&self.kafka, &self.slots, slot.id()).map_err(Setback::at_start)?;
+        let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
+        let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
+        let mut session = Session { slot: slot.id(), producer, log, group, seen_changes: 0 };
+        while !self.shutdown.is_cancelled() {
+            match self.step(&mut session) {
+                Ok(true) => backoff.reset(),
+                Ok(false) => {}
+                Err(Setback::Again(error)) => {
+                    self.tell(&error);
+                    self.numbers.setbacks.add(1);
+                    self.roll_back(&mut session)?;
+                    backoff.wait(&self.handle, &self.shutdown);
+                }
+                Err(other) => {
+                    // What is left in the file is cut off by the next session; when there is none, here.
+                    if let Err(error) = session.log.cut_back() {
+                        tracing::debug!(%error, "cut back");
+                    }
+                    return Err(other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn roll_back(&mut self, session: &mut Session) -> Result<(), Setback> {
+        session.log.cut_back().map_err(|e| Setback::at_start(unwritable(session.log.path(), e)))?;
+        let starts = self.starts(&session.group.committed());
+        session.group.seek(&starts).map_err(Setback::at_start)
+    }
+
+    /// Where each partition is to be read from: where the log or PostgreSQL goes on, whichever is behind.
+    fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
+        let start = |(partition, offset): (&i32, &i64)| {
+            let table = self.sink.as_ref().and_then(|s| s.known(*partition));
+            (*partition, table.map_or(*offset, |t| t.min(*offset)))
+        };
+        committed.iter().map(start).collect()
+    }
+
+    /// One batch. `false` when there was nothing to do.
+    fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
+        self.catch_up(session)?;
+        let Session { slot, producer, log, group, .. } = session;
+        let batch = self.poll_batch(group)?;
+        self.show(group);
+        if batch.messages.is_empty() {
+            return Ok(false);
+        }
+        let records: Vec<Polled<'_>> = batch.messages.iter().map(polled).collect();
+        self.look_up_schemas(&records)?;
+        let outcome = batch::transform(&records, &self.decoders, &self.rules, &batch.committed, self.sink.is_some());
+        self.decoders.retain(|_, decoder| decoder.is_ok());
+        if let Some(sink) = &mut self.sink {
+            self.handle.block_on(sink.apply(&outcome.rows))?;
+        }
+        let length = log.append(&outcome.lines).map_err(|e| Setback::of_log(log.path(), e))?;
+        let ahead = |(partition, next): (&i32, &i64)| {
+            batch.committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
+        };
+        let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
+        if !offsets.is_empty() {
+            self.commit(producer, *slot, length, &offsets, &records, &outcome, batch.metadata.as_ref())?;
+            log.note_committed(length);
+            group.note_committed(&offsets);
+            self.numbers.committed(length);
+            self.count(&outcome);
+        }
+        self.health.ready();
+        Ok(true)
+    }
+
+    /// Learns how far PostgreSQL is in partitions that are new to us, and goes back to where it is.
+    fn catch_up(&mut self, session: &mut Session) -> Result<(), Setback> {
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        let changes = session.group.changes();
+        if changes != session.seen_changes {
+            // Others may have gone on in the meantime.
+            sink.forget();
+            session.seen_changes = changes;
+        }
+        let committed = session.group.committed();
+        let new: Vec<i32> = committed.keys().copied().filter(|p| sink.known(*p).is_none()).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut behind = BTreeMap::new();
+        for (partition, next) in self.handle.block_on(sink.next_offsets(&new))? {
+            let offset = committed.get(&partition).copied().unwrap_or(0);
+            if next < offset {
+                tracing::info!(partition, from = next, to = offset, "PostgreSQL is behind the log and catches up");
+                behind.insert(partition, next);
+            } else if next > offset {
+                refuse_another_topic(&session.group, &self.kafka.topic, partition, next)?;
+            }
+        }
+        session.group.seek(&behind).map_err(Setback::at_start)
+    }
+
+    /// Polls until there are enough records, or the time is over. A rebalance meanwhile puts the batch back.
+    fn poll_batch<'a>(&self, group: &'a Group) -> Result<Batch<'a>, Setback> {
+        let changes = group.changes();
+        let mut batch = Batch { messages: Vec::new(), metadata: group.metadata(), committed: group.committed() };
+        let mut bytes = 0;
+        let mut deadline = None;
+        while batch.messages.len() < self.batch_rows && bytes < BATCH_BYTES {
+            let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
+            let message = group.poll(wait)?;
+            if group.changes() != changes {
+                return self.put_back(group, batch);
+            }
+            let Some(message) = message else { break };
+            deadline.get_or_insert_with(|| Instant::now() + self.batch_linger);
+            bytes += message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len);
+            if batch.committed.contains_key(&message.partition()) {
+                batch.messages.push(message);
+            }
+        }
+        Ok(batch)
+    }
+
+    fn put_back<'a>(&self, group: &Group, batch: Batch<'_>) -> Result<Batch<'a>, Setback> {
+        let polled: BTreeSet<i32> = batch.messages.iter().map(|m| m.partition()).collect();
+        if !polled.is_empty() {
+            self.numbers.dropped.add(1);
+            let mut starts = self.starts(&group.committed());
+            starts.retain(|partition, _| polled.contains(partition));
+            group.seek(&starts).map_err(Setback::at_start)?;
+        }
+        Ok(Batch::default())
+    }
+
+    fn look_up_schemas(&mut self, records: &[Polled<'_>]) -> Result<(), Setback> {
+        let ids: BTreeSet<u32> = records.iter().filter_map(Polled::schema_id).collect();
+        for id in ids {
+            if self.decoders.contains_key(&id) {
+                continue;
+            }
+            let decoder = match self.handle.block_on(self.registry.find_schema(id))? {
+                Some(text) => Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")),
+                None => Err(format!("the registry has no schema {id}")),
+            };
+            self.decoders.insert(id, decoder);
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn commit(
+        &self,
+        producer: &TransactionalProducer,
+        slot: SlotId,
+        length: u64,
+        offsets: &BTreeMap<i32, i64>,
+        records: &[Polled<'_>],
+        outcome: &Outcome,
+        metadata: Option<&ConsumerGroupMetadata>,
+    ) -> Result<(), Setback> {
+        let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
+        let metadata = metadata.ok_or_else(lost)?;
+        let transaction = || -> Result<(), Failure> {
+            producer.begin()?;
+            self.send_dead_letters(producer, records, outcome)?;
+            marker::send(producer, &self.kafka, slot, length)?;
+            let mut list = TopicPartitionList::new();
+            for (partition, offset) in offsets {
+                list.add_partition_offset(&self.kafka.topic, *partition, Offset::Offset(*offset))
+                    .map_err(Failure::of)?;
+            }
+            producer.send_offsets(&list, metadata)?;
+            producer.commit()
+        };
+        match transaction() {
+            Ok(()) => Ok(()),
+            Err(Failure::Abortable(reason)) => {
+                producer.abort().map_err(Setback::broken)?;
+                Err(Setback::Again(Error::transient("the batch was rolled back").with_source(reason)))
+            }
+            Err(failure) => Err(Setback::broken(failure)),
+        }
+    }
+
+    fn send_dead_letters(
+        &self,
+        producer: &TransactionalProducer,
+        records: &[Polled<'_>],
+        outcome: &Outcome,
+    ) -> Result<(), Failure> {
+        let topic = TopicSpec::dead_letters(&self.kafka).name;
+        for letter in &outcome.dead {
+            let Some(record) = records.get(letter.index) else { continue };
+            let (origin, value) = batch::dead_letter(&self.kafka.topic, record, &letter.reason);
+            let key = record.key.unwrap_or_default();
+            producer.send(&Record {
+                topic: &topic,
+                partition: Some(0),
+                key,
+                value,
+                header: Some(("origin", &origin)),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        self.numbers.lines.add(outcome.written);
+        self.numbers.filtered.add(outcome.filtered);
+        self.numbers.dead_letters.add(outcome.dead.len() as u64);
+        if let Some(first) = outcome.dead.first() {
+            tracing::warn!(
+                records = outcome.dead.len(),
+                total = self.numbers.dead_letters.get(),
+                first_reason = first.reason,
+                "records that can't be decoded were put aside as dead letters"
+            );
+        }
+    }
+
+    fn show(&mut self, group: &Group) {
+        if group.heard() {
+            self.health.progress();
+            self.numbers.show_lag(&group.lag());
+            if group.changes() > 0 && self.sink.is_none() {
+                self.health.ready();
+            }
+        }
+    }
+}
+
+/// The topic ends before what PostgreSQL has of it: it is not the one that the rows came from.
+fn refuse_another_topic(group: &Group, topic: &str, partition: i32, next: i64) -> Result<(), Setback> {
+    let (_, end) = group.bounds(partition)?;
+    if next <= end {
+        return Ok(());
+    }
+    Err(Setback::Stop(
+        Error::definite(format!(
+            "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
+        ))
+        .with_remedy(
+            "the topic was made anew: drop the tables product and product_offsets (they are filled again from the topic), \
+             or name another database in postgres.url",
+        ),
+    ))
+}
+
+fn polled<'a>(message: &'a BorrowedMessage<'_>) -> Polled<'a> {
+    Polled {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key(),
+        value: message.payload(),
+        source: kafka::header(message, SOURCE_HEADER),
+    }
+}

@@ -1,0 +1,160 @@
+//! What goes wrong with a batch, and so what comes next.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pipeline::error::{Error, Result};
+use pipeline::kafka::Failure;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::group::Trouble;
+use crate::slot::{SlotId, unwritable};
+
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// So many fencings within this time are no accident.
+const FENCINGS: usize = 5;
+const FENCING_WINDOW: Duration = Duration::from_secs(60);
+
+/// Why a batch was not committed.
+#[derive(Debug)]
+pub(crate) enum Setback {
+    /// Roll back and read it again with the same clients.
+    Again(Error),
+    /// Throw the clients away: the outcome is unknown, or they are of no use any more.
+    Anew {
+        /// Why.
+        error: Error,
+        /// Another process took over this slot's identity, or this one was silent for too long.
+        fenced: bool,
+    },
+    /// A person must act.
+    Stop(Error),
+}
+
+/// By its class.
+impl From<Error> for Setback {
+    fn from(error: Error) -> Self {
+        if error.is_transient() { Self::Again(error) } else { Self::Stop(error) }
+    }
+}
+
+impl From<Trouble> for Setback {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Ended { error, fenced } => Self::Anew { error, fenced },
+            Trouble::Definite(error) => Self::Stop(error),
+        }
+    }
+}
+
+impl Setback {
+    /// An error while the clients are being made: they are made again.
+    pub(crate) fn at_start(error: Error) -> Self {
+        if error.is_transient() { Self::Anew { error, fenced: false } } else { Self::Stop(error) }
+    }
+
+    /// An error of a transaction that can't be aborted in order.
+    pub(crate) fn broken(failure: Failure) -> Self {
+        let fenced = matches!(failure, Failure::Fenced(_));
+        Self::Anew { error: Error::transient("the batch was not committed").with_source(failure), fenced }
+    }
+
+    /// An error of the log's file system: a full disk may heal.
+    pub(crate) fn of_log(path: &Path, error: io::Error) -> Self {
+        use io::ErrorKind::{Interrupted, QuotaExceeded, StorageFull};
+        if matches!(error.kind(), StorageFull | QuotaExceeded | Interrupted) {
+            let full = Error::transient(format!("cannot write to {}", path.display())).with_source(error);
+            return Self::Again(full.with_remedy("make room on the disk; the consumer goes on by itself"));
+        }
+        Self::Stop(unwritable(path, error))
+    }
+}
+
+/// Growing pauses between attempts.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self(SHORTEST)
+    }
+
+    /// Something worked: the next pause is the shortest again.
+    pub(crate) fn reset(&mut self) {
+        self.0 = SHORTEST;
+    }
+
+    /// Waits, but not past a shutdown.
+    pub(crate) fn wait(&mut self, handle: &Handle, shutdown: &CancellationToken) {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST);
+        handle.block_on(async {
+            // Either way the caller looks at the token next.
+            tokio::time::timeout(pause, shutdown.cancelled()).await.unwrap_or_default();
+        });
+    }
+}
+
+/// Counts how often this slot's identity was taken over.
+#[derive(Debug, Default)]
+pub(crate) struct Fences(VecDeque<Instant>);
+
+impl Fences {
+    /// # Errors
+    /// Definite when it happens again and again.
+    pub(crate) fn note(&mut self, slot: SlotId, now: Instant) -> Result<()> {
+        self.0.push_back(now);
+        self.0.retain(|at| now.duration_since(*at) < FENCING_WINDOW);
+        if self.0.len() < FENCINGS {
+            return Ok(());
+        }
+        Err(Error::definite(format!(
+            "{slot} was fenced {FENCINGS} times within {} s: another process uses the same slot of this topic",
+            FENCING_WINDOW.as_secs()
+        ))
+        .with_remedy(
+            "let all consumers of a topic share one folder (consumer.logs), so that each claims a slot of its own; \
+             a process with another folder, e.g. on another machine, would claim the same names",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_fencing_after_fencing_is_an_error() {
+        let mut fences = Fences::default();
+        let start = Instant::now();
+        let mut note = |seconds| fences.note(SlotId(1), start + Duration::from_secs(seconds)).is_ok();
+        assert_eq!([0, 1, 2, 3, 61, 62, 63, 64].map(&mut note), [true; 8]);
+        assert!(!note(65));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        let mut backoff = Backoff::new();
+        for _ in 0..10 {
+            backoff.wait(runtime.handle(), &stopped);
+        }
+        assert_eq!(backoff.0, LONGEST);
+        backoff.reset();
+        assert_eq!(backoff.0, SHORTEST);
+    }
+
+    #[test]
+    fn a_full_disk_heals_and_a_forbidden_one_does_not() {
+        let of = |kind: io::ErrorKind| Setback::of_log(Path::new("log"), kind.into());
+        assert!(matches!(of(io::ErrorKind::StorageFull), Setback::Again(_)));
+        assert!(matches!(of(io::ErrorKind::PermissionDenied), Setback::Stop(_)));
+    }
+}

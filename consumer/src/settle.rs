@@ -1,0 +1,56 @@
+//! Settling the slots of consumers that are gone: their logs may end with lines that no transaction committed.
+//!
+//! A thread of its own does it, because a member of the group that waits for a gone neighbour's transaction to end must not
+//! be the one that has to end it.
+//!
+//! Invariant: a slot is settled under its lock, so never that of a living (or stopped) process.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::Result;
+use pipeline::kafka::TransactionalProducer;
+use tokio_util::sync::CancellationToken;
+
+use crate::log_file::LogFile;
+use crate::marker;
+use crate::slot::{Slot, Slots};
+
+/// How often it looks, when nothing calls for it.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// How soon it tries again after an error.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Settles whenever the assignment `changed`, and every minute; ends when the program does.
+pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()>, shutdown: &CancellationToken) {
+    let mut pause = INTERVAL;
+    loop {
+        match changed.recv_timeout(pause) {
+            Err(RecvTimeoutError::Disconnected) => return,
+            // What has gathered meanwhile is served by one look.
+            Ok(()) => while changed.try_recv().is_ok() {},
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if shutdown.is_cancelled() {
+            return;
+        }
+        pause = match slots.settle_abandoned(&mut |slot| settle(settings, slots, slot)) {
+            Ok(()) => INTERVAL,
+            Err(error) => {
+                tracing::warn!(remedy = error.remedy(), "the log of a consumer that is gone can't be settled: {error}");
+                RETRY
+            }
+        };
+    }
+}
+
+/// Ends what the slot's producer had in flight, and cuts its log to what is committed.
+fn settle(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<()> {
+    let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
+    let committed = marker::committed_length(settings, slots, slot.id())?;
+    let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
+    tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
+    drop(producer);
+    Ok(())
+}

@@ -1,0 +1,311 @@
+//! The PostgreSQL sink: the last state of each product, and how far it has come, in one transaction.
+//!
+//! Invariants: `product_offsets.next_offset` moves in the same transaction as the rows, under a row lock, and never back;
+//! records below it are in the table already and are passed by. So a batch that is applied twice, or by a zombie, changes
+//! nothing. Each row is guarded by the offset it came from besides.
+//!
+//! Not here: when to try again ([`crate::run`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use pipeline::config::PostgresSettings;
+use pipeline::error::{Error, Result};
+use tokio_postgres::{Client, Statement};
+
+use crate::sink_connection::{Target, failed};
+
+/// A statement that takes longer than this has lost its server.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Sent at once, so it is one transaction; two consumers that begin together must not both create.
+const TABLES: &str = "
+    SELECT pg_advisory_xact_lock(hashtext('product_offsets'));
+    CREATE TABLE IF NOT EXISTS product (
+        id bigint PRIMARY KEY,
+        name text,
+        category text,
+        price numeric(10, 2),
+        discount_price numeric(10, 2),
+        last_updated timestamptz(6),
+        source_partition int NOT NULL,
+        source_offset bigint NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS product_offsets (
+        topic text,
+        partition int,
+        next_offset bigint NOT NULL,
+        PRIMARY KEY (topic, partition)
+    );";
+
+const NEXT: &str = "SELECT partition, next_offset FROM product_offsets WHERE topic = $1 AND partition = ANY($2)";
+
+const LOCK: &str = "SELECT partition, next_offset FROM product_offsets WHERE topic = $1 AND partition = ANY($2)
+    ORDER BY partition FOR UPDATE";
+
+const BEGIN_PARTITIONS: &str = "INSERT INTO product_offsets (topic, partition, next_offset)
+    SELECT $1, p, 0 FROM UNNEST($2::int[]) AS p ON CONFLICT DO NOTHING";
+
+const ADVANCE: &str = "UPDATE product_offsets o SET next_offset = GREATEST(o.next_offset, n.next_offset)
+    FROM UNNEST($2::int[], $3::bigint[]) AS n (partition, next_offset) WHERE o.topic = $1 AND o.partition = n.partition";
+
+const UPSERT: &str = "INSERT INTO product
+    (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
+    SELECT id, name, category, price * 0.01, discount * 0.01, updated::timestamptz, partition, \"offset\"
+    FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::int[], $8::bigint[])
+        AS n (id, name, category, price, discount, updated, partition, \"offset\")
+    ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, category = EXCLUDED.category, price = EXCLUDED.price,
+        discount_price = EXCLUDED.discount_price, last_updated = EXCLUDED.last_updated,
+        source_partition = EXCLUDED.source_partition, source_offset = EXCLUDED.source_offset
+    WHERE product.source_partition <> EXCLUDED.source_partition OR product.source_offset < EXCLUDED.source_offset";
+
+const DELETE: &str =
+    "DELETE FROM product p USING UNNEST($1::bigint[], $2::int[], $3::bigint[]) AS g (id, partition, \"offset\")
+    WHERE p.id = g.id AND (p.source_partition <> g.partition OR p.source_offset < g.\"offset\")";
+
+/// The state of a product as the table has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) name: Option<String>,
+    pub(crate) category: Option<String>,
+    /// Hundredths.
+    pub(crate) price: Option<i64>,
+    /// Hundredths.
+    pub(crate) discount_price: Option<i64>,
+    /// RFC 3339.
+    pub(crate) last_updated: Option<String>,
+}
+
+/// The last state of one product in a batch, and the record that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LastState {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// `None` when it was deleted or filtered out.
+    pub(crate) row: Option<Row>,
+}
+
+/// What a batch does to the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows {
+    /// By product id.
+    pub(crate) last: HashMap<i64, LastState>,
+    /// The offset after the batch's last record, by partition.
+    pub(crate) next: BTreeMap<i32, i64>,
+}
+
+/// The sink. It connects when it is needed, and again after an error.
+pub(crate) struct Sink {
+    target: Target,
+    topic: String,
+    session: Option<Session>,
+    /// The offset that the table has come to, by partition, as this process knows it.
+    known: HashMap<i32, i64>,
+}
+
+struct Session {
+    client: Client,
+    next: Statement,
+    lock: Statement,
+    begin: Statement,
+    advance: Statement,
+    upsert: Statement,
+    delete: Statement,
+}
+
+impl Session {
+    async fn open(target: &Target) -> Result<Self> {
+        let client = target.open().await?;
+        let prepare = |sql| client.prepare(sql);
+        let prepared = async {
+            client.batch_execute(TABLES).await?;
+            let (next, lock, begin) = (prepare(NEXT).await?, prepare(LOCK).await?, prepare(BEGIN_PARTITIONS).await?);
+            let (advance, upsert, delete) = (prepare(ADVANCE).await?, prepare(UPSERT).await?, prepare(DELETE).await?);
+            Ok((next, lock, begin, advance, upsert, delete))
+        };
+        let prepared = prepared.await.map_err(|e| failed("cannot prepare the tables product and product_offsets", e));
+        let (next, lock, begin, advance, upsert, delete) = prepared?;
+        Ok(Self { client, next, lock, begin, advance, upsert, delete })
+    }
+}
+
+impl Sink {
+    /// A sink for the records of `topic`; nothing is connected yet.
+    ///
+    /// # Errors
+    /// Usage when the URL can't be read.
+    pub(crate) fn new(settings: &PostgresSettings, topic: &str) -> Result<Self> {
+        let target = Target::parse(settings.url.expose())?;
+        Ok(Self { target, topic: topic.to_owned(), session: None, known: HashMap::new() })
+    }
+
+    /// The offset from which on records are missing in the table, for each of the partitions; 0 when it has none.
+    ///
+    /// # Errors
+    /// Transient when PostgreSQL can't be reached, definite when it refuses.
+    pub(crate) async fn next_offsets(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>> {
+        let mut next: BTreeMap<i32, i64> = partitions.iter().map(|p| (*p, 0)).collect();
+        let topic = self.topic.clone();
+        let session = self.session().await?;
+        let rows = within(session.client.query(&session.next, &[&topic, &partitions])).await;
+        let rows = self.checked("cannot read product_offsets", rows)?;
+        next.extend(rows.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))));
+        self.known.extend(&next);
+        Ok(next)
+    }
+
+    /// Applies a batch in one transaction.
+    ///
+    /// # Errors
+    /// Transient when PostgreSQL can't be reached, or its tables were set back (ask for [`Sink::next_offsets`] anew then);
+    /// definite when it refuses.
+    pub(crate) async fn apply(&mut self, rows: &Rows) -> Result<()> {
+        let topic = self.topic.clone();
+        let known = std::mem::take(&mut self.known);
+        let session = self.session().await?;
+        let applied = within(session.apply(&topic, rows, &known)).await;
+        self.known = known;
+        match self.checked("cannot write to the table product", applied)? {
+            Some(partition) => {
+                self.known.clear();
+                Err(Error::transient(format!("the PostgreSQL tables were set back (partition {partition})")))
+            }
+            None => {
+                self.known.extend(&rows.next);
+                Ok(())
+            }
+        }
+    }
+
+    /// How far the table has come in this partition, when that is known.
+    pub(crate) fn known(&self, partition: i32) -> Option<i64> {
+        self.known.get(&partition).copied()
+    }
+
+    /// Forgets how far the table has come: others may have gone on.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
+    }
+
+    async fn session(&mut self) -> Result<&mut Session> {
+        let session = match self.session.take() {
+            Some(session) if !session.client.is_closed() => session,
+            _ => within_result(Session::open(&self.target)).await?,
+        };
+        Ok(self.session.insert(session))
+    }
+
+    fn checked<T>(&mut self, what: &str, outcome: Result<T, Option<tokio_postgres::Error>>) -> Result<T> {
+        outcome.map_err(|error| {
+            // Whatever went wrong: what the connection was doing is unknown, so a new one goes on.
+            self.session = None;
+            match error {
+                Some(error) => failed(what, error),
+                None => timed_out(what),
+            }
+        })
+    }
+}
+
+impl Session {
+    /// Returns a partition of which the table knows less than it did.
+    async fn apply(
+        &mut self,
+        topic: &str,
+        rows: &Rows,
+        known: &HashMap<i32, i64>,
+    ) -> Result<Option<i32>, tokio_postgres::Error> {
+        let partitions: Vec<i32> = rows.next.keys().copied().collect();
+        let ends: Vec<i64> = rows.next.values().copied().collect();
+        let transaction = self.client.transaction().await?;
+        let mut present = HashMap::new();
+        for attempt in 0..2 {
+            let locked = transaction.query(&self.lock, &[&topic, &partitions]).await?;
+            present = locked.iter().map(|row| (row.get::<_, i32>(0), row.get::<_, i64>(1))).collect();
+            if attempt == 0 && present.len() < partitions.len() {
+                transaction.execute(&self.begin, &[&topic, &partitions]).await?;
+            } else {
+                break;
+            }
+        }
+        let at = |partition: &i32| present.get(partition).copied().unwrap_or(0);
+        if let Some(partition) = partitions.iter().find(|p| known.get(p).is_some_and(|k| at(p) < *k)) {
+            return Ok(Some(*partition));
+        }
+        let missing = rows.last.iter().filter(|(_, state)| state.offset >= at(&state.partition));
+        let columns = Columns::of(missing);
+        if !columns.upserts.ids.is_empty() {
+            let u = &columns.upserts;
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+                [&u.ids, &u.names, &u.categories, &u.prices, &u.discounts, &u.updated, &u.partitions, &u.offsets];
+            transaction.execute(&self.upsert, &parameters).await?;
+        }
+        if !columns.deleted.is_empty() {
+            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+                [&columns.deleted, &columns.deleted_partitions, &columns.deleted_offsets];
+            transaction.execute(&self.delete, &parameters).await?;
+        }
+        transaction.execute(&self.advance, &[&topic, &partitions, &ends]).await?;
+        transaction.commit().await?;
+        Ok(None)
+    }
+}
+
+/// A batch as arrays, one a column.
+#[derive(Default)]
+struct Columns<'a> {
+    upserts: Upserts<'a>,
+    deleted: Vec<i64>,
+    deleted_partitions: Vec<i32>,
+    deleted_offsets: Vec<i64>,
+}
+
+#[derive(Default)]
+struct Upserts<'a> {
+    ids: Vec<i64>,
+    names: Vec<Option<&'a str>>,
+    categories: Vec<Option<&'a str>>,
+    prices: Vec<Option<i64>>,
+    discounts: Vec<Option<i64>>,
+    updated: Vec<Option<&'a str>>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(states: impl Iterator<Item = (&'a i64, &'a LastState)>) -> Self {
+        let mut columns = Self::default();
+        for (id, state) in states {
+            let Some(row) = &state.row else {
+                columns.deleted.push(*id);
+                columns.deleted_partitions.push(state.partition);
+                columns.deleted_offsets.push(state.offset);
+                continue;
+            };
+            let u = &mut columns.upserts;
+            u.ids.push(*id);
+            u.names.push(row.name.as_deref());
+            u.categories.push(row.category.as_deref());
+            u.prices.push(row.price);
+            u.discounts.push(row.discount_price);
+            u.updated.push(row.last_updated.as_deref());
+            u.partitions.push(state.partition);
+            u.offsets.push(state.offset);
+        }
+        columns
+    }
+}
+
+fn timed_out(what: &str) -> Error {
+    Error::transient(format!("{what}: PostgreSQL did not answer within {TIMEOUT:?}"))
+}
+
+async fn within<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Option<tokio_postgres::Error>> {
+    tokio::time::timeout(TIMEOUT, work).await.map_err(|_| None)?.map_err(Some)
+}
+
+async fn within_result<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(timed_out("cannot connect")))
+}

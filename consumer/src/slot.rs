@@ -1,0 +1,359 @@
+//! A slot: the folder `consumer_N` that one consumer holds, and with it its identity.
+//!
+//! A consumer claims the first folder whose `.lock` file it can lock, so five replicas of one image need no numbering, and
+//! one that comes back finds its folder free. The slot's name is the consumer's `group.instance.id` and, with the topic,
+//! its `transactional.id`.
+//!
+//! Invariants: whoever holds the lock is the only process that writes in the folder; the operating system frees the lock
+//! when its process ends, however it ends. What the `.lock` file says always belongs to who holds it, or held it last:
+//! locks are taken, and the text written, under the folder's own `.claim` lock.
+//!
+//! Not here: what the folder's log holds ([`crate::log_file`]), and what is committed of it ([`crate::marker`]).
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use fs2::FileExt;
+use pipeline::error::{Error, Result};
+
+/// The log's name within a slot's folder.
+pub(crate) const LOG_NAME: &str = "consumer_log.json";
+const LOCK_NAME: &str = ".lock";
+const CLAIM_NAME: &str = ".claim";
+
+/// A neighbour that settles a slot is done within a second; one that has been stopped is not waited for.
+const SETTLING_LIMIT: Duration = Duration::from_secs(30);
+
+/// The number of a slot, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SlotId(pub u32);
+
+impl SlotId {
+    /// Reads `consumer_N`.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let digits = name.strip_prefix("consumer_")?;
+        let id = Self(digits.parse().ok()?);
+        (id.0 > 0 && id.to_string() == name).then_some(id)
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "consumer_{}", self.0)
+    }
+}
+
+/// Who holds a slot, or held it last, as its `.lock` file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nobody ever.
+    Unused,
+    /// A consumer; if the lock is free, one that is gone.
+    Held,
+    /// A neighbour that cuts the log of a gone consumer.
+    Settling,
+    /// Nobody, and the log holds only what is committed.
+    Settled,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unused => "",
+            Self::Held => "held",
+            Self::Settling => "settling",
+            Self::Settled => "settled",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        match text.split_whitespace().next() {
+            None => Self::Unused,
+            Some("settling") => Self::Settling,
+            Some("settled") => Self::Settled,
+            Some(_) => Self::Held,
+        }
+    }
+}
+
+/// A slot that this process holds. Dropping it frees the slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    id: SlotId,
+    folder: PathBuf,
+    lock: File,
+}
+
+impl Slot {
+    /// Its number.
+    pub(crate) fn id(&self) -> SlotId {
+        self.id
+    }
+
+    /// The path of its log.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.folder.join(LOG_NAME)
+    }
+
+    /// Notes that the log holds only what is committed, so that no neighbour needs to look.
+    pub(crate) fn note_settled(&self) -> Result<()> {
+        self.note(State::Settled)
+    }
+
+    fn note(&self, state: State) -> Result<()> {
+        let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
+        let text = format!("{} by process {} on {}\n", state.word(), std::process::id(), host.trim());
+        let write = || {
+            (&self.lock).seek(SeekFrom::Start(0))?;
+            (&self.lock).write_all(text.as_bytes())?;
+            self.lock.set_len(text.len() as u64)
+        };
+        write().map_err(|e| unwritable(&self.folder.join(LOCK_NAME), e))
+    }
+}
+
+/// The folder that holds the slots.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots {
+    root: PathBuf,
+}
+
+impl Slots {
+    /// Makes the folder and the first `count` slots in it, each with an empty log, where they are missing.
+    ///
+    /// # Errors
+    /// Definite when the folder can't be written to.
+    pub(crate) fn open(root: &Path, count: u32) -> Result<Self> {
+        let slots = Self { root: root.to_owned() };
+        fs::create_dir_all(root).map_err(|e| unwritable(root, e))?;
+        for n in 1..=count {
+            slots.make(SlotId(n))?;
+        }
+        Ok(slots)
+    }
+
+    /// Claims the first free slot; makes a further one when all are taken.
+    ///
+    /// # Errors
+    /// Definite when a folder can't be written to.
+    pub(crate) fn claim(&self) -> Result<Slot> {
+        let deadline = Instant::now() + SETTLING_LIMIT;
+        loop {
+            let claim = self.claim_lock()?;
+            let mut wait = false;
+            for n in 1..=u32::MAX {
+                let id = SlotId(n);
+                self.make(id)?;
+                match self.lock(id, State::Held)? {
+                    Ok(slot) => return Ok(slot),
+                    Err(State::Settling) if Instant::now() < deadline => {
+                        wait = true;
+                        break;
+                    }
+                    Err(_) => {}
+                }
+            }
+            drop(claim);
+            if wait {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+
+    /// Takes this very slot; `None` when a process holds it.
+    ///
+    /// # Errors
+    /// Definite when its folder can't be written to; usage when there is none.
+    pub(crate) fn take(&self, id: SlotId) -> Result<Option<Slot>> {
+        let folder = self.folder(id);
+        if !folder.is_dir() {
+            return Err(Error::usage(format!("there is no slot {}", folder.display()))
+                .with_remedy("name one of the folders in consumer.logs, e.g. consumer_1"));
+        }
+        let _claim = self.claim_lock()?;
+        Ok(self.lock(id, State::Held)?.ok())
+    }
+
+    /// Hands each slot whose consumer is gone, and that nobody has settled since, to `settle`, and notes when it is done.
+    /// A slot that fails is left for the next time.
+    ///
+    /// # Errors
+    /// Definite when a folder can't be read or written to; the first that `settle` returns, after the others were tried.
+    pub(crate) fn settle_abandoned(&self, settle: &mut dyn FnMut(&Slot) -> Result<()>) -> Result<()> {
+        let mut first = Ok(());
+        for id in self.ids()? {
+            if let Some(slot) = self.take_abandoned(id)? {
+                let outcome = settle(&slot).and_then(|()| slot.note_settled());
+                first = first.and(outcome);
+            }
+        }
+        first
+    }
+
+    fn take_abandoned(&self, id: SlotId) -> Result<Option<Slot>> {
+        let _claim = self.claim_lock()?;
+        let path = self.folder(id).join(LOCK_NAME);
+        let state = fs::read_to_string(path).map_or(State::Unused, |text| State::parse(&text));
+        if matches!(state, State::Held | State::Settling) { Ok(self.lock(id, State::Settling)?.ok()) } else { Ok(None) }
+    }
+
+    /// The slots that exist, in order.
+    ///
+    /// # Errors
+    /// Definite when the folder can't be read.
+    pub(crate) fn ids(&self) -> Result<Vec<SlotId>> {
+        let unreadable = |e| Error::definite(format!("cannot read folder {}", self.root.display())).with_source(e);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(unreadable)? {
+            let name = entry.map_err(unreadable)?.file_name();
+            ids.extend(name.to_str().and_then(SlotId::parse));
+        }
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn folder(&self, id: SlotId) -> PathBuf {
+        self.root.join(id.to_string())
+    }
+
+    /// Makes a slot's folder and its empty log where they are missing.
+    fn make(&self, id: SlotId) -> Result<()> {
+        let folder = self.folder(id);
+        if folder.join(LOG_NAME).exists() {
+            return Ok(());
+        }
+        fs::create_dir_all(&folder).map_err(|e| unwritable(&folder, e))?;
+        let log = folder.join(LOG_NAME);
+        OpenOptions::new().create(true).append(true).open(&log).map_err(|e| unwritable(&log, e))?;
+        // The name of a file is durable once its folder is.
+        for dir in [&folder, &self.root] {
+            File::open(dir).and_then(|d| d.sync_all()).map_err(|e| unwritable(dir, e))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the lock under which slots are taken; it is held for an instant only.
+    fn claim_lock(&self) -> Result<File> {
+        let path = self.root.join(CLAIM_NAME);
+        let file = open_lock(&path)?;
+        FileExt::lock_exclusive(&file).map_err(|e| unlockable(&path, e))?;
+        Ok(file)
+    }
+
+    /// Locks a slot; when another process holds it, says what for.
+    fn lock(&self, id: SlotId, state: State) -> Result<Result<Slot, State>> {
+        let folder = self.folder(id);
+        let path = folder.join(LOCK_NAME);
+        let mut lock = open_lock(&path)?;
+        match FileExt::try_lock_exclusive(&lock) {
+            Ok(()) => {
+                let slot = Slot { id, folder, lock };
+                slot.note(state)?;
+                Ok(Ok(slot))
+            }
+            Err(e) if e.kind() == fs2::lock_contended_error().kind() => {
+                let mut text = String::new();
+                lock.read_to_string(&mut text).map_err(|e| unlockable(&path, e))?;
+                Ok(Err(State::parse(&text)))
+            }
+            Err(e) => Err(unlockable(&path, e)),
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    open.map_err(|e| unwritable(path, e))
+}
+
+fn unlockable(path: &Path, error: std::io::Error) -> Error {
+    Error::definite(format!("cannot lock {}", path.display()))
+        .with_source(error)
+        .with_remedy("put consumer.logs on a file system that has locks (flock)")
+}
+
+/// A path that this process can't write to, with what to do about it.
+pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    Error::definite(format!("cannot write to {}", path.display())).with_source(error).with_remedy(
+        "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(count: u32) -> (tempfile::TempDir, Slots) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let slots = Slots::open(&dir.path().join("logs"), count).expect("slots");
+        (dir, slots)
+    }
+
+    #[test]
+    fn the_slots_are_there_from_the_start_with_empty_logs() {
+        let (_dir, slots) = slots(5);
+        assert_eq!(slots.ids().expect("ids"), (1..=5).map(SlotId).collect::<Vec<_>>());
+        for id in slots.ids().expect("ids") {
+            let log = slots.folder(id).join(LOG_NAME);
+            assert_eq!(fs::metadata(&log).expect("a log").len(), 0, "{}", log.display());
+        }
+    }
+
+    #[test]
+    fn each_claim_takes_the_first_free_one_and_goes_past_the_configured_count() {
+        let (_dir, slots) = slots(2);
+        let claim = || slots.claim().expect("a slot");
+        let (a, b, c) = (claim(), claim(), claim());
+        assert_eq!([a.id(), b.id(), c.id()], [SlotId(1), SlotId(2), SlotId(3)]);
+        assert!(slots.take(SlotId(2)).expect("no error").is_none());
+        drop(b);
+        assert_eq!(claim().id(), SlotId(2));
+        assert!(slots.folder(SlotId(3)).join(LOG_NAME).exists());
+    }
+
+    #[test]
+    fn only_what_a_gone_consumer_left_is_settled_and_only_once() {
+        let (_dir, slots) = slots(4);
+        let (held, gone) = (slots.claim().expect("a slot"), slots.claim().expect("a slot"));
+        drop(gone);
+        let settle = |outcome: fn() -> Result<()>| {
+            let mut seen = Vec::new();
+            let result = slots.settle_abandoned(&mut |slot| {
+                seen.push(slot.id().0);
+                outcome()
+            });
+            (seen, result.is_ok())
+        };
+        assert_eq!(settle(|| Err(Error::transient("down"))), (vec![2], false));
+        assert_eq!(settle(|| Ok(())), (vec![2], true));
+        assert_eq!(settle(|| Ok(())), (vec![], true));
+        drop(held);
+        assert_eq!(settle(|| Ok(())), (vec![1], true));
+    }
+
+    #[test]
+    fn a_newcomer_waits_for_a_neighbour_that_settles() {
+        let (_dir, slots) = slots(1);
+        drop(slots.claim().expect("a slot"));
+        let settling = slots.take_abandoned(SlotId(1)).expect("no error").expect("it is free");
+        std::thread::scope(|s| {
+            let newcomer = s.spawn(|| slots.claim().expect("a slot").id());
+            // Long enough to have gone on to the next slot, if it did not wait.
+            std::thread::sleep(Duration::from_millis(150));
+            assert!(!newcomer.is_finished());
+            drop(settling);
+            assert_eq!(newcomer.join().expect("no panic"), SlotId(1));
+        });
+    }
+
+    #[test]
+    fn names_read_back() {
+        assert_eq!(SlotId::parse("consumer_12"), Some(SlotId(12)));
+        for name in ["consumer_0", "consumer_01", "consumer_", "consumer_x", "other", "consumer_-1"] {
+            assert_eq!(SlotId::parse(name), None, "{name}");
+        }
+    }
+}
