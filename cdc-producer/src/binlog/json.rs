@@ -317,6 +317,13 @@ mod tests {
     }
 
     #[test]
+    fn long_base64_has_escaped_line_ends() {
+        let document = [&[15, 252, 58][..], &[0; 58]].concat();
+        let want = format!("\"base64:type252:{}\\nAA==\"", "A".repeat(76));
+        assert_eq!(to_text(&document), Ok(want));
+    }
+
+    #[test]
     fn every_truncation_is_a_fault() {
         let document = [0, 2, 0, 27, 0, 18, 0, 1, 0, 19, 0, 1, 0, 5, 1, 0, 2, 20, 0, b'a', b'b', 1, 0, 7, 0, 4, 0, 0];
         assert!(to_text(&document).is_ok());

@@ -246,6 +246,26 @@ fn bytes_behind_the_last_row_are_damage() {
 }
 
 #[test]
+fn rows_of_no_bytes_do_not_go_on_for_ever() {
+    let layout = TableLayout::parse(&three_columns().body()).unwrap();
+    let nothing = layout.project(&[]).unwrap();
+    let event = Event { version: 2, before: None, after: Some(0), columns: 3, rows: vec![0] };
+    let error = values(30, &event.body(), &layout, &nothing).unwrap_err().to_string();
+    assert!(error.starts_with("damaged rows event of table db.t in the binlog: a row of no bytes"), "{error}");
+}
+
+#[test]
+fn a_year_has_a_sign_bit_like_a_number() {
+    let map = TableMap::default().signs(&[0b1010_0000]).column(13, &[]).column(1, &[]).column(1, &[]);
+    let layout = TableLayout::parse(&map.body()).unwrap();
+    let int = |unsigned| ColumnKind::Int { bytes: 1, unsigned };
+    assert_eq!(
+        layout.columns.iter().map(|column| &column.kind).collect::<Vec<_>>(),
+        [&ColumnKind::Year, &int(false), &int(true)]
+    );
+}
+
+#[test]
 fn memory_is_used_again() {
     let row = Row { before: Vec::with_capacity(100), after: vec![Value::Null; 50] };
     let recycled: Row<'static> = row.recycle();
