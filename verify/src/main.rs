@@ -1,2 +1,80 @@
-//! verify
-fn main() {}
+//! Compares table, topic, logs and PostgreSQL, and says whether they agree.
+//!
+//! - table ↔ topic: the last record of each key is the row, and no row is without one;
+//! - topic: each key in its partition and in the source's order, no change of an epoch twice;
+//! - topic ↔ logs: each record in exactly one log (or parked as a dead letter), its line byte for byte right;
+//! - table ↔ PostgreSQL: each row after the rules, and no other.
+//!
+//! It only reads. It streams: memory grows by about 26 bytes a record and 90 a key, never with the text of lines.
+
+mod arrival;
+mod compare;
+mod findings;
+mod logs;
+mod partitioner;
+mod place;
+mod postgres;
+mod reading;
+mod report;
+mod run;
+mod status;
+mod topic;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, Command};
+use pipeline::config::Program;
+use pipeline::error::{Error, Result};
+use pipeline::program::{self, Context};
+
+const JSON: &str = "Print one JSON object instead of tables: agree, topic, table, records, per_partition [{partition, records, \
+                    last_offset, logs}], epochs, ops {r, c, u, d}, keys, logs {consumer_1: lines, …}, lines, dead_letters, \
+                    filtered, expired_lines, table_rows, postgres_rows, lost, doubled, out_of_order, torn, counts {check: \
+                    number}, differences [{check, text, key, partition, offset, expected, found}], notes";
+
+fn main() -> ExitCode {
+    let command = Command::new("verify")
+        .about("Compares table, topic, logs and PostgreSQL; exits 0 only when all agree, 1 when they differ")
+        .arg(
+            Arg::new("wait")
+                .long("wait")
+                .value_name("TIME")
+                .value_parser(duration)
+                .help("First wait until all that is in MySQL now has arrived in the logs, e.g. 60s at most"),
+        )
+        .arg(
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("Print one JSON object instead of tables")
+                .long_help(JSON),
+        );
+    let different = AtomicBool::new(false);
+    let code = program::start(Program::Verify, command, |context| verify(context, &different));
+    if different.into_inner() { ExitCode::FAILURE } else { code }
+}
+
+async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
+    let parts = run::Parts::from(&context.settings)?;
+    let wait = context.arguments.get_one::<Duration>("wait").copied();
+    let (report, findings) = tokio::select! {
+        result = run::run(parts, wait) => result?,
+        () = context.shutdown.cancelled() => return Err(Error::transient("stopped before the comparison was done")),
+    };
+    if context.arguments.get_flag("json") {
+        let text = serde_json::to_string(&report);
+        println!("{}", text.map_err(|e| Error::definite("the report can't be written as JSON").with_source(e))?);
+    } else {
+        print!("{}", report.render(&findings));
+    }
+    different.store(!report.agree, Ordering::Relaxed);
+    Ok(())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "not a length of time such as 500ms, 60s or 2m".to_owned();
+    let length: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    length.try_into().map_err(|_| wrong())
+}

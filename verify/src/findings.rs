@@ -1,0 +1,152 @@
+//! What does not agree: counted by kind, the first few of each kind kept.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Kinds of disagreement, in the order in which they are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Check {
+    /// The time was up before everything had arrived.
+    Waiting,
+    /// A record that can't be read and is no dead letter.
+    Unreadable,
+    /// A record in another partition than its key's.
+    Partition,
+    /// A place of the source twice in one epoch.
+    Repeated,
+    /// A key's records against the order of the source.
+    Order,
+    /// A record in no log.
+    Lost,
+    /// A record more than once in the logs.
+    Doubled,
+    /// A line that belongs to no record.
+    Stranger,
+    /// A line that differs from what its record gives.
+    Wrong,
+    /// Lines of one partition against the order of offsets.
+    LineOrder,
+    /// A last line without its end.
+    Torn,
+    /// Table against topic.
+    Table,
+    /// PostgreSQL against table.
+    Postgres,
+}
+
+impl Check {
+    /// For a heading.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Waiting => "not arrived in time",
+            Self::Unreadable => "records that can't be read and are no dead letters",
+            Self::Partition => "records in a wrong partition",
+            Self::Repeated => "changes more than once in the topic",
+            Self::Order => "records out of the source's order",
+            Self::Lost => "records in no log",
+            Self::Doubled => "records more than once in the logs",
+            Self::Stranger => "lines of no record",
+            Self::Wrong => "lines that differ from their record",
+            Self::LineOrder => "lines out of order",
+            Self::Torn => "torn lines",
+            Self::Table => "table and topic differ",
+            Self::Postgres => "PostgreSQL and table differ",
+        }
+    }
+}
+
+/// One disagreement.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    /// Its kind.
+    pub(crate) check: Check,
+    /// What is wrong.
+    pub(crate) text: String,
+    /// The product.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<i64>,
+    /// Where its record is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) partition: Option<i32>,
+    /// Where its record is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) offset: Option<i64>,
+    /// What it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expected: Option<String>,
+    /// What it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) found: Option<String>,
+}
+
+impl Finding {
+    pub(crate) fn new(check: Check, text: impl Into<String>) -> Self {
+        Self { check, text: text.into(), key: None, partition: None, offset: None, expected: None, found: None }
+    }
+
+    pub(crate) fn key(self, key: i64) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    pub(crate) fn at(self, partition: i32, offset: i64) -> Self {
+        Self { partition: Some(partition), offset: Some(offset), ..self }
+    }
+
+    pub(crate) fn expected(self, text: impl Into<String>) -> Self {
+        Self { expected: Some(text.into()), ..self }
+    }
+
+    pub(crate) fn found(self, text: impl Into<String>) -> Self {
+        Self { found: Some(text.into()), ..self }
+    }
+
+    /// The record that it is about.
+    pub(crate) fn place(&self) -> Option<(i32, i64)> {
+        self.partition.zip(self.offset)
+    }
+}
+
+/// All disagreements: counts of all, details of the first of each kind.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    counts: BTreeMap<Check, u64>,
+    first: BTreeMap<Check, Vec<Finding>>,
+}
+
+impl Findings {
+    /// How many of each kind are kept.
+    pub(crate) const FIRST: usize = 10;
+
+    /// Counts one, and keeps it when it is among the first of its kind.
+    pub(crate) fn add(&mut self, check: Check, detail: impl FnOnce() -> Finding) {
+        *self.counts.entry(check).or_default() += 1;
+        let first = self.first.entry(check).or_default();
+        if first.len() < Self::FIRST {
+            first.push(detail());
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    pub(crate) fn count(&self, check: Check) -> u64 {
+        self.counts.get(&check).copied().unwrap_or(0)
+    }
+
+    /// Each kind that was found, with its number.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Check, u64)> {
+        self.counts.iter().map(|(check, count)| (*check, *count))
+    }
+
+    /// The ones that were kept, by kind.
+    pub(crate) fn first(&self) -> impl Iterator<Item = &Finding> {
+        self.first.values().flatten()
+    }
+
+    pub(crate) fn first_mut(&mut self) -> impl Iterator<Item = &mut Finding> {
+        self.first.values_mut().flatten()
+    }
+}

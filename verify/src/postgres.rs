@@ -1,0 +1,163 @@
+//! PostgreSQL's table `product`, in the order of the id, a block at a time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use native_tls::TlsConnector;
+use pipeline::config::PostgresSettings;
+use pipeline::error::{Error, Result};
+use pipeline::record::{Micros, Price};
+use pipeline::transform::Transformed;
+use postgres_native_tls::MakeTlsConnector;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, Row};
+
+/// Rows of the table, from one snapshot of it.
+pub(crate) struct Rows {
+    client: Client,
+    block: VecDeque<StoredProduct>,
+    /// There is nothing after the block.
+    ended: bool,
+    pub(crate) count: u64,
+}
+
+/// One row.
+#[derive(Debug)]
+pub(crate) struct StoredProduct {
+    pub(crate) id: i64,
+    name: Option<String>,
+    category: Option<String>,
+    price: Option<String>,
+    discount_price: Option<String>,
+    last_updated: Option<i64>,
+}
+
+const BLOCK: &str = "FETCH 5000 FROM rows";
+
+impl Rows {
+    /// Connects and begins to read. A missing database or table counts as an empty one.
+    ///
+    /// # Errors
+    /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
+    pub(crate) async fn open(settings: &PostgresSettings) -> Result<Option<Self>> {
+        let mut config: Config = settings
+            .url
+            .expose()
+            .parse()
+            .map_err(|e: tokio_postgres::Error| Error::usage("postgres.url can't be read").with_source(e))?;
+        config.connect_timeout(Duration::from_secs(10)).application_name("verify");
+        // As libpq: `prefer` and `require` check no certificate.
+        let tls =
+            TlsConnector::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build();
+        let tls = tls.map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
+        let (client, connection) = match config.connect(MakeTlsConnector::new(tls)).await {
+            Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
+            other => other.map_err(|e| failed("cannot connect to PostgreSQL", e))?,
+        };
+        // It ends by itself when the client is dropped; how it ended, the client's calls say.
+        drop(tokio::spawn(connection));
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+            DECLARE rows NO SCROLL CURSOR FOR SELECT id, name, category, price::text, discount_price::text, \
+            (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint FROM product ORDER BY id";
+        match client.batch_execute(begin).await {
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
+            other => other.map_err(|e| failed("cannot read PostgreSQL's table product", e))?,
+        }
+        Ok(Some(Self { client, block: VecDeque::new(), ended: false, count: 0 }))
+    }
+
+    /// The next row if its id is at most `id`.
+    ///
+    /// # Errors
+    /// Transient when the link breaks.
+    pub(crate) async fn next_up_to(&mut self, id: i64) -> Result<Option<StoredProduct>> {
+        if self.block.is_empty() && !self.ended {
+            let rows = self.client.query(BLOCK, &[]).await;
+            let rows = rows.map_err(|e| failed("cannot read PostgreSQL's table product", e))?;
+            self.ended = rows.is_empty();
+            self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(|e| {
+                failed("PostgreSQL's table product has columns of other types than the consumers make", e)
+            })?;
+        }
+        if self.block.front().is_none_or(|row| row.id > id) {
+            return Ok(None);
+        }
+        self.count += 1;
+        Ok(self.block.pop_front())
+    }
+}
+
+fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+    let state = error.code().map_or("", SqlState::code).to_owned();
+    let transient = error.is_closed()
+        || ["", "08", "40", "53", "55", "57", "58"]
+            .iter()
+            .any(|class| if class.is_empty() { state.is_empty() } else { state.starts_with(class) });
+    let error = if transient { Error::transient(what) } else { Error::definite(what) }.with_source(error);
+    error.with_remedy("check postgres.url (host, port, user, password, sslmode) and that the server runs")
+}
+
+impl StoredProduct {
+    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            id: row.try_get(0)?,
+            name: row.try_get(1)?,
+            category: row.try_get(2)?,
+            price: row.try_get(3)?,
+            discount_price: row.try_get(4)?,
+            last_updated: row.try_get(5)?,
+        })
+    }
+
+    /// Whether it is what the transformation gives.
+    pub(crate) fn equals(&self, other: &Transformed<'_>) -> bool {
+        let price = |text: &Option<String>| text.as_deref().map(Price::parse);
+        self.id == other.id
+            && self.name.as_deref() == other.name.as_deref()
+            && self.category.as_deref() == other.category.as_deref()
+            && price(&self.price) == other.price.map(Some)
+            && price(&self.discount_price) == other.discount_price.map(Some)
+            && self.last_updated.map(Micros) == other.last_updated
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        let price = |text: &Option<String>| text.clone();
+        text(
+            self.name.as_deref(),
+            self.category.as_deref(),
+            price(&self.price),
+            price(&self.discount_price),
+            self.last_updated.map(|t| Micros(t).to_string()),
+        )
+    }
+}
+
+/// A transformed product for a person to read.
+pub(crate) fn describe(product: &Transformed<'_>) -> String {
+    text(
+        product.name.as_deref(),
+        product.category.as_deref(),
+        product.price.map(|p| p.to_string()),
+        product.discount_price.map(|p| p.to_string()),
+        product.last_updated.map(|t| t.to_string()),
+    )
+}
+
+fn text(
+    name: Option<&str>,
+    category: Option<&str>,
+    price: Option<String>,
+    discount_price: Option<String>,
+    last_updated: Option<String>,
+) -> String {
+    let quoted = |t: Option<&str>| t.map_or_else(|| "null".to_owned(), |t| format!("{t:?}"));
+    let plain = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
+    format!(
+        "name {}, category {}, price {}, discount_price {}, last_updated {}",
+        quoted(name),
+        quoted(category),
+        plain(price),
+        plain(discount_price),
+        plain(last_updated),
+    )
+}

@@ -1,0 +1,150 @@
+//! A record of the topic, read as a consumer reads it: the change that it tells of, and the line that it must give.
+
+use std::collections::HashMap;
+
+use pipeline::avro::{self, Decoder, Scratch};
+use pipeline::error::{Error, Result};
+use pipeline::kafka;
+use pipeline::log_line::{self, Origin};
+use pipeline::record::{Micros, Op, Product, SOURCE_HEADER, Source};
+use pipeline::registry::Registry;
+use pipeline::transform::Rules;
+use rdkafka::Message as _;
+use rdkafka::message::BorrowedMessage;
+use tokio::runtime::Handle;
+
+/// Reads records; schemas are looked up once each. To be used on a blocking thread.
+pub(crate) struct Reader {
+    registry: Registry,
+    runtime: Handle,
+    decoders: HashMap<u32, Result<Decoder, String>>,
+    scratch: Scratch,
+}
+
+/// What a record says.
+pub(crate) struct Change<'a> {
+    pub(crate) id: i64,
+    pub(crate) source: Source<'a>,
+    /// `None` when it was deleted.
+    pub(crate) product: Option<Product<'a>>,
+}
+
+impl Reader {
+    pub(crate) fn new(registry: Registry) -> Self {
+        Self { registry, runtime: Handle::current(), decoders: HashMap::new(), scratch: Scratch::default() }
+    }
+
+    /// The change, or why the record tells of none.
+    ///
+    /// # Errors
+    /// Transient when the registry can't be reached.
+    pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
+        if let Some((schema, _)) = message.payload().and_then(|value| avro::split(value).ok()) {
+            self.look_up(schema)?;
+        }
+        Ok(change(message, &self.decoders, &mut self.scratch))
+    }
+
+    fn look_up(&mut self, schema: u32) -> Result<()> {
+        if self.decoders.contains_key(&schema) {
+            return Ok(());
+        }
+        let decoder = match self.runtime.block_on(self.registry.schema(schema)) {
+            Ok(text) => Decoder::new(&text).map_err(|e| e.to_string()),
+            Err(e) if e.is_transient() => return Err(e),
+            Err(e) => Err(e.to_string()),
+        };
+        self.decoders.insert(schema, decoder);
+        Ok(())
+    }
+}
+
+fn change<'a>(
+    message: &'a BorrowedMessage<'_>,
+    decoders: &'a HashMap<u32, Result<Decoder, String>>,
+    scratch: &'a mut Scratch,
+) -> Result<Change<'a>, String> {
+    let header = kafka::header(message, SOURCE_HEADER).ok_or("it has no header source")?;
+    let source = Source::parse(header).map_err(|e| format!("its header source can't be read: {e}"))?;
+    printable("ts_us", Micros(source.ts_us))?;
+    let key = std::str::from_utf8(message.key().ok_or("it has no key")?).map_err(|_| "its key is not UTF-8")?;
+    let id: i64 = key.parse().map_err(|_| format!("its key {key:?} is not a whole number"))?;
+    if id.to_string() != key {
+        return Err(format!("its key {key:?} is not the plain form of {id}"));
+    }
+    let product = match (message.payload(), source.op) {
+        (None, Op::Delete) => None,
+        (None, op) => return Err(format!("it has no value, but its op is {}", op.letter())),
+        (Some(_), Op::Delete) => return Err("its op is d, but it has a value".to_owned()),
+        (Some(value), _) => {
+            let (schema, body) = avro::split(value).map_err(|e| e.to_string())?;
+            let decoder = decoders.get(&schema).ok_or("its schema was not looked up")?;
+            let product = decoder.as_ref().map_err(Clone::clone)?.decode(body, scratch).map_err(|e| e.to_string())?;
+            Some(product)
+        }
+    };
+    if let Some(product) = &product {
+        if product.id != id {
+            return Err(format!("its key is {id}, but its value has id {}", product.id));
+        }
+        product.last_updated.map_or(Ok(()), |t| printable("last_updated", t))?;
+    }
+    Ok(Change { id, source, product })
+}
+
+/// A time that a line can hold: the years 1 to 9999.
+fn printable(what: &str, time: Micros) -> Result<(), String> {
+    let years = -62_135_596_800_000_000..=253_402_300_799_999_999;
+    if years.contains(&time.0) { Ok(()) } else { Err(format!("{what} is {time}, outside the years 1 to 9999")) }
+}
+
+impl Change<'_> {
+    /// Writes the line that a log must hold to `out`; `false` when a rule leaves the record out.
+    pub(crate) fn line(&self, rules: &Rules, partition: i32, offset: i64, out: &mut Vec<u8>) -> bool {
+        let origin = Origin { op: self.source.op, partition, offset, source_ts: Micros(self.source.ts_us) };
+        match &self.product {
+            None => log_line::write_delete(self.id, origin, out),
+            Some(product) => match rules.apply(product) {
+                Some(transformed) => log_line::write(&transformed, origin, out),
+                None => return false,
+            },
+        }
+        true
+    }
+}
+
+/// Where a dead letter came from: the header `origin`.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct DeadLetter {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+}
+
+impl DeadLetter {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// Definite when it has another form.
+    pub(crate) fn read(message: &BorrowedMessage<'_>) -> Result<Self> {
+        let wrong = |reason: &str| {
+            let place = format!("{} partition {} offset {}", message.topic(), message.partition(), message.offset());
+            Error::definite(format!("the dead letter at {place}: {reason}"))
+        };
+        let header = kafka::header(message, "origin").ok_or_else(|| wrong("it has no header origin"))?;
+        serde_json::from_slice(header).map_err(|e| wrong(&format!("its header origin can't be read: {e}")))
+    }
+}
+
+/// A product for a person to read.
+pub(crate) fn describe(product: &Product<'_>) -> String {
+    let text = |t: Option<&str>| t.map_or_else(|| "null".to_owned(), |t| format!("{t:?}"));
+    let shown = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
+    format!(
+        "name {}, category {}, price {}, last_updated {}",
+        text(product.name),
+        text(product.category),
+        shown(product.price.map(|p| p.to_string())),
+        shown(product.last_updated.map(|t| t.to_string())),
+    )
+}

@@ -1,0 +1,299 @@
+//! One pass over the topic: what each record must have become, and each key's last state.
+//!
+//! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and which log has it) and about
+//! 90 a key. Hashes have 64 bits; of a million records two differ in vain with a chance of about 1 in 40 million.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use pipeline::avro;
+use pipeline::config::KafkaSettings;
+use pipeline::error::Result;
+use pipeline::kafka;
+use pipeline::record::{Op, Product};
+use pipeline::transform::Rules;
+use rdkafka::Message as _;
+
+use crate::findings::{Check, Finding, Findings};
+use crate::partitioner::partition_of;
+use crate::place::{Place, Places};
+use crate::reading::{Change, DeadLetter, Reader, describe};
+use crate::status::Status;
+
+/// What became of a record.
+pub(crate) type Fate = u16;
+/// In no log yet.
+pub(crate) const UNSEEN: Fate = 0;
+/// A rule leaves it out of the logs.
+pub(crate) const FILTERED: Fate = Fate::MAX;
+/// It can't be read, so it must be a dead letter.
+pub(crate) const UNREADABLE: Fate = Fate::MAX - 1;
+/// It is a dead letter.
+pub(crate) const PARKED: Fate = Fate::MAX - 2;
+/// Fates from 1 to here are the number of a log.
+pub(crate) const LAST_LOG: Fate = Fate::MAX - 3;
+
+/// The records of one partition, in the order of their offsets.
+#[derive(Debug, Default)]
+pub(crate) struct Partition {
+    pub(crate) offsets: Vec<i64>,
+    /// Hashes of the lines that the records must give.
+    pub(crate) lines: Vec<u64>,
+    pub(crate) fates: Vec<Fate>,
+}
+
+/// The last state of one key.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Hash of its Avro value; `None` when it is deleted.
+    pub(crate) state: Option<u64>,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// The table has it too.
+    pub(crate) in_table: bool,
+    epoch: u64,
+    row: u64,
+    place: Option<Place>,
+}
+
+/// What the topic holds.
+#[derive(Debug, Default)]
+pub(crate) struct Topic {
+    pub(crate) partitions: Vec<Partition>,
+    pub(crate) keys: HashMap<i64, Key>,
+    pub(crate) epochs: BTreeSet<u64>,
+    /// Snapshot, create, update, delete.
+    pub(crate) ops: [u64; 4],
+    pub(crate) filtered: u64,
+    pub(crate) dead_letters: u64,
+    /// Why records can't be read, as far as they are among the first.
+    unreadable: HashMap<(i32, i64), String>,
+    /// Hashes of (epoch, position, row).
+    positions: Vec<u64>,
+    places: Places,
+}
+
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+/// The hash of a product's state.
+pub(crate) fn state_hash(product: &Product<'_>, scratch: &mut Vec<u8>) -> u64 {
+    scratch.clear();
+    avro::encode_value(product, scratch);
+    hash(scratch)
+}
+
+fn position_hash(change: &Change<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (change.source.epoch, &*change.source.pos, change.source.row).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Topic {
+    /// Reads the topic, which has so many partitions. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka or the registry can't be reached.
+    pub(crate) fn read(
+        settings: &KafkaSettings,
+        partitions: usize,
+        rules: &Rules,
+        reader: &mut Reader,
+        findings: &mut Findings,
+    ) -> Result<Self> {
+        let mut topic = Self::default();
+        topic.partitions.resize_with(partitions, Partition::default);
+        let (mut line, mut status) = (Vec::new(), Status::new("records read"));
+        kafka::scan(settings, &settings.topic, &mut |message| {
+            let (partition, offset) = (message.partition(), message.offset());
+            let index = partition as usize;
+            if index >= topic.partitions.len() {
+                topic.partitions.resize_with(index + 1, Partition::default);
+            }
+            line.clear();
+            let fate = match reader.read(message)? {
+                Ok(change) => {
+                    let written = change.line(rules, partition, offset, &mut line);
+                    topic.note(&change, partition, offset, message.key().unwrap_or_default(), findings);
+                    if written { UNSEEN } else { FILTERED }
+                }
+                Err(reason) => {
+                    if topic.unreadable.len() < 1000 {
+                        topic.unreadable.insert((partition, offset), reason);
+                    }
+                    UNREADABLE
+                }
+            };
+            topic.filtered += u64::from(fate == FILTERED);
+            let records = &mut topic.partitions[index];
+            records.offsets.push(offset);
+            records.lines.push(hash(&line));
+            records.fates.push(fate);
+            status.one_more();
+            Ok(())
+        })?;
+        Ok(topic)
+    }
+
+    fn note(&mut self, change: &Change<'_>, partition: i32, offset: i64, key: &[u8], findings: &mut Findings) {
+        let source = &change.source;
+        let id = change.id;
+        let right = partition_of(key, self.partitions.len());
+        if right != partition as usize {
+            findings.add(Check::Partition, || {
+                let text = format!("the record belongs into partition {right}, but it is in {partition}");
+                Finding::new(Check::Partition, text).key(id).at(partition, offset)
+            });
+        }
+        self.epochs.insert(source.epoch);
+        self.ops[match source.op {
+            Op::Snapshot => 0,
+            Op::Create => 1,
+            Op::Update => 2,
+            Op::Delete => 3,
+        }] += 1;
+        self.positions.push(position_hash(change));
+        let place = self.places.place(&source.pos, source.op);
+        if place.is_none() {
+            findings.add(Check::Order, || {
+                let text = format!("the position {:?} is of no known form", source.pos);
+                Finding::new(Check::Order, text).key(id).at(partition, offset)
+            });
+        }
+        let mut bytes = Vec::new();
+        let state = change.product.as_ref().map(|p| state_hash(p, &mut bytes));
+        let (epoch, row) = (source.epoch, source.row);
+        let new = Key { state, partition, offset, in_table: false, epoch, row, place };
+        if let Some(old) = self.keys.insert(id, new)
+            && let Some(reason) = self.places.disorder(
+                (old.epoch, old.place.as_ref(), old.row),
+                (epoch, self.keys.get(&id).and_then(|k| k.place.as_ref()), row),
+            )
+        {
+            findings.add(Check::Order, || {
+                let text =
+                    format!("{reason} of the record before it (partition {}, offset {})", old.partition, old.offset);
+                Finding::new(Check::Order, text).key(id).at(partition, offset)
+            });
+        }
+    }
+
+    /// Number of records.
+    pub(crate) fn records(&self) -> usize {
+        self.partitions.iter().map(|p| p.offsets.len()).sum()
+    }
+
+    /// Reads the dead letters. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; definite when one of them does not say where it came from.
+    pub(crate) fn read_dead_letters(&mut self, settings: &KafkaSettings, findings: &mut Findings) -> Result<()> {
+        kafka::scan(settings, &format!("{}.dlq", settings.topic), &mut |message| {
+            let letter = DeadLetter::read(message)?;
+            let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
+            let (Some(records), true) = (records, letter.topic == settings.topic) else { return Ok(()) };
+            // One that is not found may have left the topic by its retention.
+            let Ok(i) = records.offsets.binary_search(&letter.offset) else { return Ok(()) };
+            if records.fates[i] == PARKED {
+                findings.add(Check::Doubled, || {
+                    Finding::new(Check::Doubled, "the record is a dead letter twice")
+                        .at(letter.partition, letter.offset)
+                });
+            } else {
+                self.dead_letters += 1;
+            }
+            records.fates[i] = PARKED;
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Reports the records that are nowhere.
+    pub(crate) fn report_missing(&self, findings: &mut Findings) {
+        for (partition, records) in self.partitions.iter().enumerate() {
+            let partition = partition as i32;
+            for (offset, fate) in records.offsets.iter().zip(&records.fates) {
+                match *fate {
+                    UNSEEN => findings.add(Check::Lost, || {
+                        Finding::new(Check::Lost, "the record is in no log").at(partition, *offset)
+                    }),
+                    UNREADABLE => findings.add(Check::Unreadable, || {
+                        let reason = self.unreadable.get(&(partition, *offset)).map_or("", String::as_str);
+                        let text = format!("the record can't be read and is no dead letter: {reason}");
+                        Finding::new(Check::Unreadable, text).at(partition, *offset)
+                    }),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Finds the places of the source that came twice, and gives back their hashes' memory.
+    pub(crate) fn repeated(&mut self) -> Vec<u64> {
+        let mut positions = std::mem::take(&mut self.positions);
+        positions.sort_unstable();
+        let mut repeated: Vec<u64> = positions.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
+        repeated.dedup();
+        repeated
+    }
+}
+
+/// Reads the topic once more to say more of what was found: keys, the lines that were expected, and which records share a
+/// place of the source. Blocks.
+///
+/// # Errors
+/// As [`Topic::read`].
+pub(crate) fn explain(
+    settings: &KafkaSettings,
+    rules: &Rules,
+    reader: &mut Reader,
+    repeated: &[u64],
+    findings: &mut Findings,
+) -> Result<()> {
+    let places: BTreeSet<(i32, i64)> = findings.first().filter_map(Finding::place).collect();
+    if places.is_empty() && repeated.is_empty() {
+        return Ok(());
+    }
+    let mut seen: HashMap<(u64, String, u64), (i32, i64)> = HashMap::new();
+    let mut line = Vec::new();
+    kafka::scan(settings, &settings.topic, &mut |message| {
+        let (partition, offset) = (message.partition(), message.offset());
+        let Ok(change) = reader.read(message)? else { return Ok(()) };
+        if repeated.binary_search(&position_hash(&change)).is_ok() {
+            let source = &change.source;
+            let place = (source.epoch, source.pos.clone().into_owned(), source.row);
+            if let Some((p, o)) = seen.get(&place).copied() {
+                findings.add(Check::Repeated, || {
+                    let (epoch, pos, row) = &place;
+                    let text = format!(
+                        "the change {pos} row {row} of epoch {epoch} is in the topic again; first at partition {p}, offset {o}"
+                    );
+                    Finding::new(Check::Repeated, text).key(change.id).at(partition, offset)
+                });
+            } else {
+                seen.insert(place, (partition, offset));
+            }
+        }
+        if !places.contains(&(partition, offset)) {
+            return Ok(());
+        }
+        line.clear();
+        change.line(rules, partition, offset, &mut line);
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+        for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
+            finding.key.get_or_insert(change.id);
+            match finding.check {
+                Check::Lost | Check::Wrong if finding.expected.is_none() => finding.expected = Some(line.to_string()),
+                Check::Table if finding.found.is_none() => {
+                    finding.found = Some(change.product.as_ref().map_or_else(|| "deleted".to_owned(), describe));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
