@@ -1,7 +1,7 @@
 //! Kafka clients: configuration, topics, transactions, reading back.
 //!
 //! Invariant: whoever reads here reads committed records only, and whoever writes here writes in a transaction. What each
-//! error of a transaction means is decided in one place, [`Failure::of`].
+//! error of a transaction means is decided in one place, [`Failure`].
 //!
 //! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
@@ -243,21 +243,17 @@ pub enum Failure {
 impl Failure {
     /// Sorts an error; one of an unknown kind counts as [`Failure::Broken`].
     pub fn of(error: KafkaError) -> Self {
-        use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
-        let fenced = matches!(error.rdkafka_error_code(), Some(Fenced | InvalidProducerEpoch | ProducerFenced));
         match &error {
-            KafkaError::Transaction(e) if e.is_fatal() || fenced => {
-                if fenced {
-                    Self::Fenced(error)
-                } else {
-                    Self::Broken(error)
-                }
-            }
-            KafkaError::Transaction(e) if e.txn_requires_abort() => Self::Abortable(error),
-            _ if fenced => Self::Fenced(error),
+            _ if is_fence(error.rdkafka_error_code()) => Self::Fenced(error),
+            KafkaError::Transaction(e) if !e.is_fatal() && e.txn_requires_abort() => Self::Abortable(error),
             _ => Self::Broken(error),
         }
     }
+}
+
+fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(code, Some(Fenced | InvalidProducerEpoch | ProducerFenced))
 }
 
 /// One record to be sent.
@@ -320,12 +316,18 @@ impl TransactionalProducer {
         }
     }
 
+    fn failure(&self, error: KafkaError) -> Failure {
+        // A send after the fence says no more than that the client is unusable; the client knows why.
+        let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
+        if is_fence(fatal) { Failure::Fenced(error) } else { Failure::of(error) }
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn begin(&self) -> Result<(), Failure> {
-        self.producer.begin_transaction().map_err(Failure::of)
+        self.producer.begin_transaction().map_err(|e| self.failure(e))
     }
 
     /// Hands a record to the client's queue; waits while the queue is full.
@@ -346,7 +348,7 @@ impl TransactionalProducer {
                     base = back;
                     self.producer.poll(Duration::from_millis(1));
                 }
-                Err((error, _)) => return Err(Failure::of(error)),
+                Err((error, _)) => return Err(self.failure(error)),
             }
         }
     }
@@ -366,7 +368,7 @@ impl TransactionalProducer {
             match self.producer.send_offsets_to_transaction(offsets, group, REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
-                Err(e) => return Err(Failure::of(e)),
+                Err(e) => return Err(self.failure(e)),
             }
         }
     }
@@ -386,7 +388,7 @@ impl TransactionalProducer {
             match self.producer.commit_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
-                Err(e) => return Err(Failure::of(e)),
+                Err(e) => return Err(self.failure(e)),
             }
         }
     }
@@ -401,7 +403,7 @@ impl TransactionalProducer {
             match self.producer.abort_transaction(REQUEST_TIMEOUT) {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
-                Err(e) => return Err(Failure::of(e)),
+                Err(e) => return Err(self.failure(e)),
             }
         }
     }
