@@ -1,0 +1,259 @@
+//! What the producer says and does when something is wrong: each a clear error with a remedy, nothing skipped.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::time::Duration;
+
+use integration_tests::{World, eventually, read_topic};
+use mysql_async::prelude::Queryable;
+use pipeline::avro;
+use pipeline::kafka::{TopicSpec, ensure_topics};
+use xtask::services::{MySql, MySqlOptions};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs the producer, which must stop by itself with this exit code and say all of this.
+fn assert_stops(world: &World, code: i32, wanted: &[&str]) {
+    let ended = world.run("cdc-producer", &[]);
+    assert_eq!(ended.code, code, "{}", ended.err);
+    for want in wanted.iter().chain(&["what to do: "]) {
+        assert!(ended.err.contains(want), "{want:?} is not in\n{}", ended.err);
+    }
+}
+
+/// A MySQL server of the test's own; the world's programs use it.
+fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
+    let options = MySqlOptions {
+        folder: world.folder.join("mysql"),
+        port: None,
+        flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+    };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+    mysql
+}
+
+async fn wait_for_records(world: &World, count: usize) {
+    eventually(&format!("{count} records"), PATIENCE, || (read_topic(&world.kafka()).len() >= count).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_password_missing_rights_no_table() {
+    let mut world = World::new("rights");
+    assert_stops(&world, 1, &["no table", "product"]);
+    let mut conn = world.table().await;
+    let (user, name) = (format!("u{}", std::process::id()), world.name.clone());
+    for statement in
+        [format!("CREATE USER {user} IDENTIFIED BY 'right-password'"), format!("GRANT SELECT ON `{name}`.* TO {user}")]
+    {
+        conn.query_drop(statement).await.unwrap();
+    }
+    world.set("DB_USER", &user);
+    world.set("DB_PASSWORD", "wrong-password");
+    let ended = world.run("cdc-producer", &[]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("Access denied") && ended.err.contains("DB_PASSWORD"), "{}", ended.err);
+    assert!(!ended.err.contains("wrong-password"), "a secret in {}", ended.err);
+    world.set("DB_PASSWORD", "right-password");
+    assert_stops(&world, 1, &["REPLICATION CLIENT", "GRANT REPLICATION CLIENT ON *.*"]);
+    conn.query_drop(format!("GRANT REPLICATION CLIENT ON *.* TO {user}")).await.unwrap();
+    assert_stops(&world, 1, &["REPLICATION SLAVE", "GRANT REPLICATION SLAVE ON *.*"]);
+    conn.query_drop(format!("GRANT REPLICATION SLAVE ON *.* TO {user}")).await.unwrap();
+    // That is all it needs on a server with GTIDs.
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    assert_eq!(producer.stop().code, 0);
+    conn.query_drop(format!("DROP USER {user}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
+    let mut world = World::new("settings");
+    let _mysql = own_mysql(
+        &mut world,
+        &[
+            "--binlog-format=STATEMENT",
+            "--binlog-row-image=MINIMAL",
+            "--binlog-row-metadata=MINIMAL",
+            "--binlog-row-value-options=PARTIAL_JSON",
+            "--binlog-expire-logs-seconds=60",
+        ],
+    );
+    let _conn = world.table().await;
+    assert_stops(
+        &world,
+        1,
+        &[
+            "SET GLOBAL binlog_format = ROW",
+            "SET GLOBAL binlog_row_image = FULL",
+            "SET GLOBAL binlog_row_metadata = FULL",
+            "SET GLOBAL binlog_row_value_options = ''",
+        ],
+    );
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert_eq!(doctor.code, 1);
+    assert!(doctor.out.contains("FAIL  binlog_format") && doctor.out.contains("warn  retention"), "{}", doctor.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_and_registry_that_do_not_fit() {
+    let mut world = World::new("targets");
+    let _conn = world.table().await;
+    let kafka = world.kafka();
+    let three = TopicSpec { partitions: 3, ..TopicSpec::products(&kafka) };
+    ensure_topics(&kafka, &[three]).await.unwrap();
+    assert_stops(&world, 1, &["has 3 partitions, but 10 are wanted", "kafka.partitions"]);
+
+    world.set("KAFKA_TOPIC", format!("{}_b", world.name));
+    let subject = format!("{}_b-value", world.name);
+    let schema = r#"{"type":"record","name":"Product","namespace":"shop","fields":[{"name":"id","type":"string"}]}"#;
+    let settings = schema_registry_converter::async_impl::schema_registry::SrSettings::new(
+        world.get("SCHEMA_REGISTRY_URL").to_owned(),
+    );
+    let supplied = schema_registry_converter::schema_registry_common::SuppliedSchema::new(
+        None,
+        schema_registry_converter::schema_registry_common::SchemaType::Avro,
+        schema.to_owned(),
+    );
+    schema_registry_converter::async_impl::schema_registry::post_schema(&settings, subject.clone(), supplied)
+        .await
+        .unwrap();
+    assert_stops(&world, 1, &[&subject, "not compatible", "schema_registry.subject"]);
+
+    // What may come back is waited for, and said.
+    world.set("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1");
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("cannot reach the schema registry at http://127.0.0.1:1");
+    assert!(producer.log().contains("check schema_registry.url"), "{}", producer.log());
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_folder_that_can_not_be_written() {
+    let mut world = World::new("unwritable");
+    let _conn = world.table().await;
+    let file = world.folder.join("a_file");
+    fs::write(&file, "").unwrap();
+    world.set("PRODUCER_TIME_TRACK", file.join("time_track").to_str().unwrap());
+    assert_stops(&world, 1, &["a_file/time_track", "producer.time_track"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_gtids_and_a_server_that_dies() {
+    let mut world = World::new("files");
+    let mut mysql = own_mysql(&mut world, &["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]);
+    let mut conn = world.table().await;
+    conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)").await.unwrap();
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("gtid_mode");
+    producer.wait_for("snapshot complete");
+    conn.query_drop("UPDATE product SET price = 2 WHERE id = 1").await.unwrap();
+    wait_for_records(&world, 3).await;
+    conn.query_drop("FLUSH BINARY LOGS").await.unwrap();
+    let time: Option<String> =
+        conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    conn.query_drop("UPDATE product SET price = 3 WHERE id = 1").await.unwrap();
+    wait_for_records(&world, 4).await;
+
+    // The server is killed and comes back: the producer goes on by itself.
+    mysql.server.kill().unwrap();
+    producer.wait_for("trying again");
+    mysql.start_again().unwrap();
+    let mut conn = world.mysql().await;
+    conn.query_drop("UPDATE product SET price = 4 WHERE id = 1").await.unwrap();
+    wait_for_records(&world, 5).await;
+
+    // A position for a time is found over files, and the positions are files and offsets.
+    let set = world.run("cdc-producer", &["checkpoint", "set", &time.unwrap()]);
+    assert_eq!(set.code, 0, "{}", set.err);
+    wait_for_records(&world, 7).await;
+    assert_eq!(producer.stop().code, 0);
+    let records = read_topic(&world.kafka());
+    let of_one: Vec<_> = records.iter().filter(|r| r.key == "1").collect();
+    let operations: Vec<String> =
+        of_one.iter().map(|r| format!("{}.{}", r.source.op.letter(), r.source.epoch)).collect();
+    assert_eq!(operations, ["r.1", "u.1", "u.1", "u.1", "u.2", "u.2"]);
+    assert!(of_one.iter().all(|r| r.source.pos.starts_with("binlog.")), "{of_one:?}");
+
+    // Purged: refused, with the way out; and the earliest time that is left.
+    conn.query_drop("FLUSH BINARY LOGS").await.unwrap();
+    conn.query_drop("UPDATE product SET price = 5 WHERE id = 1").await.unwrap();
+    let files: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    let last: String = files.last().unwrap().get(0).unwrap();
+    conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
+    assert_stops(&world, 1, &["is no longer on the server", "checkpoint reset"]);
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", "2020-01-01 00:00:00"]).code, 0);
+    assert_stops(&world, 1, &["the binlogs reach back to", "checkpoint set 20"]);
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let mut producer = world.start_as("cdc-producer", "after_reset", &[]);
+    producer.wait_for("snapshot complete");
+    wait_for_records(&world, 9).await;
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_tables_are_carried_exactly_or_refused() {
+    let world = World::new("types");
+    let mut conn = world.mysql().await;
+    for statement in [
+        "CREATE TABLE product (colour INT, Id BIGINT UNSIGNED PRIMARY KEY, NAME TEXT CHARACTER SET latin1, price FLOAT, \
+         category ENUM('a','cät_5'), last_updated DATETIME(3), extra JSON)",
+        "INSERT INTO product VALUES (1, 5, 'Käse', 12.3, 'cät_5', '2026-01-01 10:00:00.123', '{}')",
+    ] {
+        conn.query_drop(statement).await.unwrap();
+    }
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    conn.query_drop("UPDATE product SET colour = 2").await.unwrap();
+    wait_for_records(&world, 2).await;
+    let records = read_topic(&world.kafka());
+    // Snapshot and stream give the same bytes.
+    assert_eq!(records[0].value, records[1].value);
+    let value = records[0].value.clone().unwrap();
+    let product = avro::decode_value(avro::split(&value).unwrap().1).unwrap();
+    assert_eq!((product.id, product.name, product.category), (5, Some("Käse"), Some("cät_5")));
+    assert_eq!(product.price.unwrap().to_string(), "12.30");
+    assert_eq!(product.last_updated.unwrap().to_string(), "2026-01-01T10:00:00.123000Z");
+    // A value that does not fit stops it, with the transaction, the row and the column.
+    conn.query_drop("UPDATE product SET price = 0.123").await.unwrap();
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1);
+    for want in ["transaction ", "row 5, column price: 0.123 does not fit decimal(10,2)", "what to do: "] {
+        assert!(ended.err.contains(want), "{want} in {}", ended.err);
+    }
+
+    let refused = World::new("refused");
+    let mut conn = refused.mysql().await;
+    for (table, want) in [
+        ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", "primary key"),
+        (
+            "id VARCHAR(9) PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated DATE",
+            "an id must be an integer",
+        ),
+        (
+            "id INT PRIMARY KEY, name TEXT, category TEXT, price DECIMAL(12,3), last_updated DATE",
+            "product.price is decimal(12,3)",
+        ),
+        ("id INT PRIMARY KEY, name BLOB, category TEXT, price INT, last_updated DATE", "product.name is blob"),
+        ("id INT PRIMARY KEY, name TEXT CHARACTER SET gbk, category TEXT, price INT, last_updated DATE", "gbk"),
+        ("id INT PRIMARY KEY, name TEXT, price INT, last_updated DATE", "has no column category"),
+    ] {
+        conn.query_drop("DROP TABLE IF EXISTS product").await.unwrap();
+        conn.query_drop(format!("CREATE TABLE product ({table})")).await.unwrap();
+        assert_stops(&refused, 1, &[want]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_leaves_columns_out_stops_it() {
+    let world = World::new("minimal");
+    let mut conn = world.table().await;
+    conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    conn.query_drop("SET SESSION binlog_row_image = MINIMAL").await.unwrap();
+    conn.query_drop("UPDATE product SET price = 2").await.unwrap();
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1);
+    assert!(ended.err.contains("leaves out column") && ended.err.contains("binlog_row_image=FULL"), "{}", ended.err);
+}
