@@ -1,0 +1,92 @@
+//! Records put into a topic by the test itself, as the producer would write them.
+
+use pipeline::avro;
+use pipeline::config::{KafkaSettings, Program, RegistrySettings};
+use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
+use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
+use pipeline::registry::Registry;
+
+use crate::World;
+
+/// Writes changes to a world's topic, each call one transaction.
+pub struct Feed {
+    settings: KafkaSettings,
+    producer: TransactionalProducer,
+    schema: u32,
+    transaction: u64,
+}
+
+impl Feed {
+    /// Makes the topic and registers the schema.
+    pub async fn new(world: &World) -> Self {
+        let settings = world.kafka();
+        let registry = RegistrySettings::from(&world.settings(Program::CdcProducer)).expect("registry settings");
+        let schema = Registry::new(registry).expect("a client").register().await.expect("a schema id");
+        ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("the topic");
+        let producer = TransactionalProducer::new(&settings, &settings.transactional_id).expect("a producer");
+        Self { settings, producer, schema, transaction: 0 }
+    }
+
+    /// The number of our schema in the registry.
+    pub fn schema(&self) -> u32 {
+        self.schema
+    }
+
+    /// Writes an update of each of these products; their text and price follow from the id and `round`.
+    pub fn update(&mut self, ids: impl IntoIterator<Item = i64>, round: i64) {
+        let category = |id: i64| format!("cat_{}", id % 7);
+        self.products(
+            ids.into_iter().map(|id| (id, format!("product {id} ü \"{round}\""), category(id), id * 100 + round)),
+        );
+    }
+
+    /// Writes products: id, name, category, price in hundredths.
+    pub fn products(&mut self, products: impl IntoIterator<Item = (i64, String, String, i64)>) {
+        let schema = self.schema;
+        self.transaction(|send| {
+            for (id, name, category, price) in products {
+                let product = Product {
+                    id,
+                    name: Some(&name),
+                    category: Some(&category),
+                    price: Price::from_hundredths(price),
+                    last_updated: Some(Micros(1_763_697_600_000_000 + id)),
+                };
+                let mut value = Vec::new();
+                avro::encode(schema, &product, &mut value);
+                send(id.to_string().as_bytes(), Some(&value), Some(Op::Update));
+            }
+        });
+    }
+
+    /// Writes deletes.
+    pub fn delete(&mut self, ids: impl IntoIterator<Item = i64>) {
+        self.transaction(|send| ids.into_iter().for_each(|id| send(id.to_string().as_bytes(), None, Some(Op::Delete))));
+    }
+
+    /// Writes a record as it is; without an op it has no header.
+    pub fn raw(&mut self, key: &[u8], value: Option<&[u8]>, op: Option<Op>) {
+        self.transaction(|send| send(key, value, op));
+    }
+
+    #[allow(clippy::type_complexity, reason = "one use")]
+    fn transaction(&mut self, fill: impl FnOnce(&mut dyn FnMut(&[u8], Option<&[u8]>, Option<Op>))) {
+        self.transaction += 1;
+        self.producer.begin().expect("to begin");
+        let (mut row, mut header) = (0, Vec::new());
+        fill(&mut |key, value, op| {
+            header.clear();
+            if let Some(op) = op {
+                let pos = format!("3e11fa47-71ca-11e1-9e33-c80aa9429562:{}", self.transaction);
+                let ts_us = 1_763_697_600_000_000 + self.transaction as i64;
+                Source { op, ts_us, pos: pos.into(), row, epoch: 1 }.write(&mut header);
+            }
+            row += 1;
+            let header = op.map(|_| (SOURCE_HEADER, header.as_slice()));
+            self.producer
+                .send(&Record { topic: &self.settings.topic, partition: None, key, value, header })
+                .expect("to send");
+        });
+        self.producer.commit().expect("to commit");
+    }
+}

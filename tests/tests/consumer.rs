@@ -1,0 +1,330 @@
+//! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead letters.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod consumer_world;
+
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+use consumer_world::{
+    append, assert_once, committed_everything, dead_letters, expected_lines, line_count, log_path, logs, owned, start,
+    wait_until_committed,
+};
+use integration_tests::{Feed, World, eventually};
+use pipeline::record::Op;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {
+    let world = World::new("five");
+    let mut feed = Feed::new(&world).await;
+    let consumers: Vec<_> = (1..=5).map(|n| start(&world, n)).collect();
+    eventually("two partitions each", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 2).then_some(()));
+    for round in 0..5 {
+        feed.update(1..=200, round);
+    }
+    feed.delete([3, 4]);
+    wait_until_committed(&world);
+    assert_once(&world);
+    let logs = logs(&world);
+    assert_eq!(logs.keys().collect::<Vec<_>>(), ["consumer_1", "consumer_2", "consumer_3", "consumer_4", "consumer_5"]);
+    for (slot, lines) in &logs {
+        let partitions: std::collections::BTreeSet<i64> = lines.iter().map(|l| consumer_world::place(l).0).collect();
+        assert_eq!(partitions.len(), 2, "{slot}: {partitions:?}");
+    }
+    for consumer in consumers {
+        let ended = consumer.stop();
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_consumer_comes_back_and_nothing_is_lost_or_doubled() {
+    let mut world = World::new("killed");
+    world.set("CONSUMER_BATCH_ROWS", "40");
+    let mut feed = Feed::new(&world).await;
+    let mut consumers: Vec<_> = (1..=2).map(|n| start(&world, n)).collect();
+    eventually("both have partitions", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 5).then_some(()));
+    let mut expected = 0;
+    for round in 0..12 {
+        feed.update(1..=500, round);
+        expected += 500;
+        // At another point of the work each time; the sooner the more is in flight.
+        let target = expected - 450 + (round as usize * 37) % 400;
+        eventually("work under way", PATIENCE, || (line_count(&world) >= target).then_some(()));
+        consumers.remove(0).kill();
+        consumers.push(start(&world, 3 + round as usize));
+    }
+    wait_until_committed(&world);
+    assert_once(&world);
+    // Each found the slot that the killed one had left.
+    assert_eq!(logs(&world).values().filter(|lines| !lines.is_empty()).count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_cuts_the_log_of_a_consumer_that_is_gone_for_good() {
+    let mut world = World::new("gone");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    let (first, second) = (start(&world, 1), start(&world, 2));
+    eventually("both have partitions", PATIENCE, || {
+        [&first, &second].iter().all(|c| owned(c).len() == 5).then_some(())
+    });
+    feed.update(1..=100, 0);
+    wait_until_committed(&world);
+    let slot = if first.log().contains("slot=consumer_1") { "consumer_1" } else { "consumer_2" };
+    first.kill();
+    let committed = fs::read(log_path(&world, slot)).unwrap();
+    append(&log_path(&world, slot), b"{\"id\":1,\"name\":\"whole line\"}\n{\"id\":2,\"na");
+    feed.update(1..=100, 1);
+    eventually("the neighbour settles it", PATIENCE, || {
+        (fs::read(log_path(&world, slot)).unwrap() == committed).then_some(())
+    });
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(owned(&second).len(), 10);
+    assert!(second.log().contains("settled the slot of a consumer that is gone"), "{}", second.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_was_stopped_past_its_session_harms_nothing() {
+    let mut world = World::new("stopped");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    world.set("CONSUMER_BATCH_ROWS", "100");
+    let mut feed = Feed::new(&world).await;
+    let (zombie, other) = (start(&world, 1), start(&world, 2));
+    eventually("both have partitions", PATIENCE, || {
+        [&zombie, &other].iter().all(|c| owned(c).len() == 5).then_some(())
+    });
+    feed.update(1..=2000, 0);
+    eventually("work under way", PATIENCE, || (line_count(&world) > 300).then_some(()));
+    zombie.signal("STOP");
+    eventually("the other one has all", PATIENCE, || (owned(&other).len() == 10).then_some(()));
+    feed.update(1..=500, 1);
+    zombie.signal("CONT");
+    eventually("both have partitions", PATIENCE, || {
+        [&zombie, &other].iter().all(|c| owned(c).len() == 5).then_some(())
+    });
+    feed.update(1..=500, 2);
+    wait_until_committed(&world);
+    assert_once(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_that_come_and_go_leave_each_record_once() {
+    let mut world = World::new("scaled");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    world.set("CONSUMER_BATCH_ROWS", "20");
+    let mut feed = Feed::new(&world).await;
+    let mut consumers: Vec<_> = (1..=5).map(|n| start(&world, n)).collect();
+    eventually("five", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 2).then_some(()));
+    feed.update(1..=400, 0);
+    for consumer in consumers.drain(..2) {
+        assert_eq!(consumer.stop().code, 0);
+    }
+    feed.update(1..=400, 1);
+    eventually("three have all", PATIENCE, || {
+        (consumers.iter().map(|c| owned(c).len()).sum::<usize>() == 10).then_some(())
+    });
+    consumers.extend((6..=10).map(|n| start(&world, n)));
+    for round in 2..8 {
+        feed.update(1..=400, round);
+    }
+    eventually("eight share", PATIENCE, || consumers.iter().all(|c| (1..=2).contains(&owned(c).len())).then_some(()));
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert!(logs(&world).contains_key("consumer_8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_cut_at_the_next_start() {
+    let world = World::new("torn");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    consumer.kill();
+    append(&log_path(&world, "consumer_1"), b"{\"id\":99");
+    let mut consumer = start(&world, 2);
+    consumer.wait_for("cut off what no transaction committed");
+    feed.update(1..=20, 1);
+    wait_until_committed(&world);
+    assert_once(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
+    let world = World::new("shorter");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    let path = log_path(&world, "consumer_1");
+    let text = fs::read(&path).unwrap();
+    // One whole line and a torn one are left.
+    let kept = text.iter().position(|b| *b == b'\n').unwrap() + 1;
+    fs::write(&path, &text[..kept + 5]).unwrap();
+
+    let refused = start(&world, 2).wait();
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    for part in [
+        format!("has {} bytes, but {} were committed: {} bytes are gone", kept + 5, text.len(), text.len() - kept - 5),
+        "what to do: put the file back as it was; or, to go on without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
+    ] {
+        assert!(refused.err.contains(&part), "{part}\n{}", refused.err);
+    }
+    assert_eq!(fs::read(&path).unwrap().len(), kept + 5);
+
+    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
+    assert_eq!(accepted.code, 0, "{}", accepted.err);
+    assert!(accepted.out.contains(&format!("consumer_1: {} bytes were committed, {kept} are from now on", text.len())));
+    feed.update(1..=20, 1);
+    let consumer = start(&world, 3);
+    wait_until_committed(&world);
+    let lines = fs::read_to_string(&path).unwrap();
+    assert_eq!(lines.lines().count(), 21);
+    drop(consumer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accept_log_leaves_a_running_consumers_slot_alone() {
+    let world = World::new("held");
+    let _feed = Feed::new(&world).await;
+    let mut consumer = start(&world, 1);
+    consumer.wait_for("slot claimed");
+    let refused = world.run("consumer", &["accept-log", "consumer_1"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("consumer_1 is held by a running consumer"), "{}", refused.err);
+    let unknown = world.run("consumer", &["accept-log", "five"]);
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.err.contains("\"five\" is no slot"), "{}", unknown.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_cannot_be_decoded_become_dead_letters() {
+    let world = World::new("poison");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=10, 0);
+    let schema = u8::try_from(feed.schema()).expect("a small id on a test's registry");
+    feed.raw(b"5", Some(b"{\"id\":5}"), Some(Op::Update));
+    feed.raw(b"6", Some(&[0, 0, 0, 0, schema, 12]), Some(Op::Update));
+    feed.raw(b"7", Some(&[0, 0x7f, 0, 0, 1, 14, 0, 0, 0, 0]), Some(Op::Create));
+    feed.raw(b"x", None, Some(Op::Delete));
+    feed.raw(b"8", None, None);
+    feed.raw(b"9", Some(&[0, 0, 0, 0, schema, 2, 0, 0, 0, 0]), Some(Op::Update));
+    feed.update(1..=10, 1);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    let letters = dead_letters(&world);
+    let mut reasons: Vec<(String, String)> = letters.iter().map(|l| (l.key.clone(), l.reason())).collect();
+    reasons.sort();
+    let want = [
+        ("5", "the value is not a product: begins with byte 0x7b instead of 0x00 of Confluent's wire format"),
+        ("6", "the value is not a product: an integer ends too early or is too long"),
+        ("7", "the registry has no schema 2130706433"),
+        ("8", "it has no header source"),
+        ("9", "its key is 9, but its value has id 1"),
+        ("x", "its key \"x\" is not a whole number"),
+    ];
+    assert_eq!(reasons, want.map(|(k, r)| (k.to_owned(), r.to_owned())));
+    let first = letters.iter().find(|l| l.key == "5").unwrap();
+    assert_eq!(first.value.as_deref(), Some(b"{\"id\":5}".as_slice()));
+    assert_eq!(first.origin["topic"], world.name.as_str());
+    assert!(first.origin["header"].as_str().unwrap().contains("\"op\":\"u\""), "{}", first.origin);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 20);
+    assert!(consumer.log().contains("put aside as dead letters"), "{}", consumer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rules_say_what_becomes_of_a_record() {
+    let mut world = World::new("rules");
+    world.set("RULES_DROP", r#"[{"field":"category","equals":"cat_1"}]"#);
+    world.set("RULES_DISCOUNTS", r#"{"CAT_2":"50"}"#);
+    let mut feed = Feed::new(&world).await;
+    feed.products([
+        (1, "a".to_owned(), "cat_1".to_owned(), 100),
+        (2, "b".to_owned(), "cat_2".to_owned(), 101),
+        (3, "c".to_owned(), "cat_5".to_owned(), 100),
+    ]);
+    feed.delete([1]);
+    let _consumer = start(&world, 1);
+    wait_until_committed(&world);
+    let mut lines: Vec<String> = logs(&world).into_values().flatten().collect();
+    lines.sort();
+    let prices: Vec<(i64, serde_json::Value)> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|line| (line["id"].as_i64().unwrap(), line["discount_price"].clone()))
+        .collect();
+    assert_eq!(prices, [(1, serde_json::Value::Null), (2, 0.51.into()), (3, serde_json::Value::Null)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_written_to_is_named() {
+    let mut world = World::new("unwritable");
+    let file = world.folder.join("file");
+    fs::File::create(&file).unwrap().write_all(b"not a folder").unwrap();
+    world.set("CONSUMER_LOGS", file.join("logs").to_str().unwrap());
+    let ended = world.run("consumer", &[]);
+    assert_eq!(ended.code, 1);
+    for part in [
+        format!("cannot write to {}/logs: Not a directory", file.display()),
+        "what to do: give the user that runs the consumer write access to this folder, or name another one (consumer.logs)".to_owned(),
+    ] {
+        assert!(ended.err.contains(&part), "{part}\n{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_with_another_number_of_partitions_is_refused() {
+    let mut world = World::new("partitions");
+    let _feed = Feed::new(&world).await;
+    world.set("KAFKA_PARTITIONS", "3");
+    let ended = world.run("consumer", &[]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains(&format!("topic {} has 10 partitions", world.name)), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_down_is_waited_for_and_nothing_is_passed_over() {
+    let mut world = World::new("registry");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=10, 0);
+    let url = world.get("SCHEMA_REGISTRY_URL").to_owned();
+    world.set("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1/apis/ccompat/v7");
+    let mut consumer = start(&world, 1);
+    consumer.wait_for("cannot reach the schema registry at http://127.0.0.1:1/apis/ccompat/v7");
+    assert!(consumer.log().contains("check schema_registry.url"), "{}", consumer.log());
+    assert!(!committed_everything(&world));
+    assert_eq!(consumer.stop().code, 0);
+    // What answers there is no registry.
+    world.set("SCHEMA_REGISTRY_URL", url.replace("/apis/ccompat/v7", "/wrong"));
+    let refused = start(&world, 2).wait();
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(refused.err.contains("not as a schema registry does"), "{}", refused.err);
+    world.set("SCHEMA_REGISTRY_URL", url);
+    let _consumer = start(&world, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(expected_lines(&world).len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_mid_run_ends_in_order() {
+    let mut world = World::new("term");
+    world.set("CONSUMER_BATCH_ROWS", "50");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=3000, 0);
+    let consumer = start(&world, 1);
+    eventually("work under way", PATIENCE, || (line_count(&world) > 100).then_some(()));
+    let ended = consumer.stop();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(!committed_everything(&world), "it was stopped too late to show anything");
+    let _consumer = start(&world, 2);
+    wait_until_committed(&world);
+    assert_once(&world);
+}

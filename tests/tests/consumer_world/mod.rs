@@ -1,0 +1,198 @@
+//! What the consumer's tests look at: logs, the group's offsets, dead letters, and what the logs should hold.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use integration_tests::{Running, World, eventually};
+use pipeline::avro;
+use pipeline::config::{Program, rules};
+use pipeline::kafka;
+use pipeline::log_line::{self, Origin};
+use pipeline::record::{Micros, SOURCE_HEADER, Source};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+
+/// Starts a consumer with a log of its own.
+pub(crate) fn start(world: &World, number: usize) -> Running {
+    world.start_as("consumer", &format!("consumer-{number}"), &[])
+}
+
+pub(crate) fn log_path(world: &World, slot: &str) -> PathBuf {
+    Path::new(world.get("CONSUMER_LOGS")).join(slot).join("consumer_log.json")
+}
+
+pub(crate) fn append(path: &Path, bytes: &[u8]) {
+    fs::File::options().append(true).open(path).unwrap().write_all(bytes).unwrap();
+}
+
+/// The lines of each slot's log; a torn one fails.
+pub(crate) fn logs(world: &World) -> BTreeMap<String, Vec<String>> {
+    let mut logs = BTreeMap::new();
+    for entry in fs::read_dir(world.get("CONSUMER_LOGS")).unwrap() {
+        let slot = entry.unwrap().file_name().into_string().unwrap();
+        if slot.starts_with("consumer_") {
+            let text = fs::read_to_string(log_path(world, &slot)).unwrap();
+            assert!(text.is_empty() || text.ends_with('\n'), "{slot} ends with a torn line");
+            logs.insert(slot, text.lines().map(str::to_owned).collect());
+        }
+    }
+    logs
+}
+
+/// Newlines in all logs, at any time.
+pub(crate) fn line_count(world: &World) -> usize {
+    let Ok(entries) = fs::read_dir(world.get("CONSUMER_LOGS")) else { return 0 };
+    let slots = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|s| s.starts_with("consumer_"));
+    slots.map(|s| fs::read(log_path(world, &s)).unwrap_or_default().iter().filter(|b| **b == b'\n').count()).sum()
+}
+
+/// Partition and offset of a line.
+pub(crate) fn place(line: &str) -> (i64, i64) {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    (line["partition"].as_i64().unwrap(), line["offset"].as_i64().unwrap())
+}
+
+/// The partitions that a consumer holds, by its log.
+pub(crate) fn owned(consumer: &Running) -> BTreeSet<i32> {
+    let mut owned = BTreeSet::new();
+    for line in consumer.log().lines() {
+        let Some((_, list)) = line.split_once("partitions=[") else { continue };
+        let list = list.split(']').next().unwrap_or_default();
+        let partitions: Vec<i32> = list.split(", ").filter_map(|p| p.parse().ok()).collect();
+        if line.contains("partitions assigned") {
+            owned.extend(partitions);
+        } else {
+            owned.retain(|p| !partitions.contains(p));
+        }
+    }
+    owned
+}
+
+/// The offset after the last record of each partition.
+fn ends(world: &World) -> BTreeMap<i32, i64> {
+    let (settings, mut ends) = (world.kafka(), BTreeMap::new());
+    kafka::scan(&settings, &settings.topic, &mut |message| {
+        ends.insert(message.partition(), message.offset() + 1);
+        Ok(())
+    })
+    .expect("to read the topic");
+    ends
+}
+
+/// Whether the group has committed every record that is in the topic now.
+pub(crate) fn committed_everything(world: &World) -> bool {
+    committed(world, &ends(world))
+}
+
+fn committed(world: &World, ends: &BTreeMap<i32, i64>) -> bool {
+    let settings = world.kafka();
+    let consumer: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().expect("a client");
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
+    let offsets = consumer.committed_offsets(list, Duration::from_secs(10)).expect("offsets");
+    ends.iter().all(|(partition, end)| {
+        offsets.find_partition(&settings.topic, *partition).is_some_and(|p| p.offset() == Offset::Offset(*end))
+    })
+}
+
+pub(crate) fn wait_until_committed(world: &World) {
+    let ends = ends(world);
+    eventually("the group has committed everything", Duration::from_secs(60), || committed(world, &ends).then_some(()));
+}
+
+/// The line of each record of the topic that can be decoded.
+pub(crate) fn expected_lines(world: &World) -> Vec<String> {
+    let settings = world.kafka();
+    let rules = rules(&world.settings(Program::Consumer)).expect("rules");
+    let mut lines = Vec::new();
+    kafka::scan(&settings, &settings.topic, &mut |message| {
+        let Some(source) = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok()) else {
+            return Ok(());
+        };
+        let key = std::str::from_utf8(message.key().unwrap_or_default()).unwrap_or_default();
+        let origin = Origin {
+            op: source.op,
+            partition: message.partition(),
+            offset: message.offset(),
+            source_ts: Micros(source.ts_us),
+        };
+        let mut line = Vec::new();
+        match (message.payload(), key.parse::<i64>()) {
+            (None, Ok(id)) => log_line::write_delete(id, origin, &mut line),
+            (Some(value), Ok(id)) => {
+                let body = avro::split(value).and_then(|(_, body)| avro::decode_value(body));
+                if let Some(product) = body.ok().filter(|p| p.id == id).and_then(|p| rules.apply(&p)) {
+                    log_line::write(&product, origin, &mut line);
+                }
+            }
+            _ => {}
+        }
+        lines.extend(String::from_utf8(line).unwrap().lines().map(str::to_owned));
+        Ok(())
+    })
+    .expect("to read the topic");
+    // The bytes of a schema that no registry knows may be those of a product all the same.
+    let dead: BTreeSet<(i64, i64)> = dead_letters(world).iter().map(DeadLetter::place).collect();
+    lines.retain(|line| !dead.contains(&place(line)));
+    lines.sort();
+    lines
+}
+
+/// Each record's line is in exactly one log, once, and each log has the records of a partition in their order.
+pub(crate) fn assert_once(world: &World) {
+    let logs = logs(world);
+    let mut found: Vec<String> = logs.values().flatten().cloned().collect();
+    found.sort();
+    let expected = expected_lines(world);
+    let missing = expected.iter().filter(|line| found.binary_search(line).is_err()).count();
+    let doubled = found.windows(2).filter(|w| w[0] == w[1]).count();
+    assert!(
+        expected == found,
+        "{} lines, {} expected: {missing} missing, {doubled} doubled",
+        found.len(),
+        expected.len()
+    );
+    for (slot, lines) in logs {
+        let mut last = BTreeMap::new();
+        for (partition, offset) in lines.iter().map(|l| place(l)) {
+            let before = last.insert(partition, offset).unwrap_or(-1);
+            assert!(before < offset, "{slot}: partition {partition}: {before} before {offset}");
+        }
+    }
+}
+
+/// A record of the dead letters' topic.
+pub(crate) struct DeadLetter {
+    pub(crate) key: String,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) origin: serde_json::Value,
+}
+
+impl DeadLetter {
+    pub(crate) fn reason(&self) -> String {
+        self.origin["reason"].as_str().unwrap().to_owned()
+    }
+
+    fn place(&self) -> (i64, i64) {
+        (self.origin["partition"].as_i64().unwrap(), self.origin["offset"].as_i64().unwrap())
+    }
+}
+
+pub(crate) fn dead_letters(world: &World) -> Vec<DeadLetter> {
+    let settings = world.kafka();
+    let mut letters = Vec::new();
+    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {
+        letters.push(DeadLetter {
+            key: String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned(),
+            value: message.payload().map(<[u8]>::to_vec),
+            origin: serde_json::from_slice(kafka::header(message, "origin").expect("its origin")).unwrap(),
+        });
+        Ok(())
+    })
+    .expect("to read the dead letters");
+    letters
+}
