@@ -1,2 +1,50 @@
-//! product-updater
-fn main() {}
+//! Applies CSV files to the table `product`: in chunks, one transaction each, safe to run again.
+
+mod change;
+mod csv_file;
+mod generate;
+mod outcome;
+mod progress;
+mod rejects;
+mod run;
+mod store;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, Command, value_parser};
+use pipeline::config::Program;
+
+fn main() -> ExitCode {
+    pipeline::program::start(Program::ProductUpdater, command(), run::run)
+}
+
+fn command() -> Command {
+    let flag = |name: &'static str, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let number = |name: &'static str, help| {
+        Arg::new(name).long(name).value_name("N").value_parser(value_parser!(u64)).requires("generate").help(help)
+    };
+    let percent = |name, help| number(name, help).value_name("PERCENT").value_parser(value_parser!(u64).range(0..=100));
+    Command::new("product-updater")
+        .about("Applies the CSV files of a folder to the table product, in the order of their names")
+        .long_about(
+            "Applies the CSV files of a folder to the table product, in the order of their names.\n\n\
+             Columns: id,name,category,price,last_updated and optionally op (upsert or delete). A row that is older than \
+             the table's by last_updated is skipped, so running again changes nothing. A bad row is reported, written to \
+             the rejects folder, and the rest goes on.",
+        )
+        .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))
+        .arg(flag("strict", "Stop at the first bad row"))
+        .arg(flag("watch", "Go on with files that appear or change, until stopped").conflicts_with("generate"))
+        .arg(
+            Arg::new("generate")
+                .long("generate")
+                .value_name("N")
+                .value_parser(value_parser!(u64))
+                .help("Make N random changes instead of reading files"),
+        )
+        .arg(number("rate", "Changes a second; as fast as possible when left out").value_parser(value_parser!(u64).range(1..)))
+        .arg(number("seed", "Seed of the random changes").default_value("1"))
+        .arg(percent("updates", "Share of updates").default_value("50"))
+        .arg(percent("deletes", "Share of deletes; what is left are inserts").default_value("10"))
+}

@@ -1,0 +1,240 @@
+//! A CSV file, row by row: each row is a [`Change`] or is refused with line, column and reason.
+//!
+//! RFC 4180 with LF or CRLF, quoted fields, line breaks inside of quotes, and a byte order mark if there is one. Each row
+//! is checked for itself, bytes that are not UTF-8 included, so that one bad row costs nothing but itself.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use csv::ByteRecord;
+use pipeline::error::{Error, Result};
+use pipeline::record::{Micros, Price};
+
+use crate::change::{Change, Row};
+
+/// The first and the last moment that `TIMESTAMP(6)` holds (reference manual, "The DATE, DATETIME, and TIMESTAMP Types").
+const TIMES: [Micros; 2] = [Micros(1_000_000), Micros(2_147_483_647_499_999)];
+const NAME_CHARS: usize = 300;
+const CATEGORY_CHARS: usize = 500;
+/// What an empty category becomes.
+const NO_CATEGORY: &str = "Uncategorized";
+
+const COLUMNS: [&str; 6] = ["id", "name", "category", "price", "last_updated", "op"];
+
+/// Why a row, or the whole file when it is the header, can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) line: u64,
+    /// Empty when the row as a whole is meant.
+    pub(crate) column: String,
+    pub(crate) reason: String,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.column.as_str() {
+            "" => write!(f, "line {}: {}", self.line, self.reason),
+            column => write!(f, "line {}, column {column}: {}", self.line, self.reason),
+        }
+    }
+}
+
+/// A row of the file: a change, or what is wrong and the row itself.
+pub(crate) enum Line {
+    Change(Change),
+    Bad(Fault, ByteRecord),
+}
+
+/// An open file.
+pub(crate) struct CsvFile {
+    name: String,
+    reader: csv::Reader<BufReader<File>>,
+    record: ByteRecord,
+    /// Where each of [`COLUMNS`] stands.
+    places: [Option<usize>; 6],
+    width: usize,
+}
+
+impl CsvFile {
+    /// Opens a file and reads its header; `Ok(Err(…))` when it can't be used: nothing in it can then.
+    ///
+    /// # Errors
+    /// Definite when it can't be read.
+    pub(crate) fn open(path: &Path) -> Result<std::result::Result<Self, (Fault, ByteRecord)>> {
+        let name = path.display().to_string();
+        let mut file = File::open(path).map_err(|e| unreadable(&name, e))?;
+        let mut mark = [0; 3];
+        let length = read_up_to(&mut file, &mut mark).map_err(|e| unreadable(&name, e))?;
+        let skip = if mark == *b"\xEF\xBB\xBF" { 3 } else { 0 };
+        file.seek(SeekFrom::Start(skip)).map_err(|e| unreadable(&name, e))?;
+        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(BufReader::new(file));
+        let mut file = Self { name, reader, record: ByteRecord::new(), places: [None; 6], width: 0 };
+        if length >= 2 && matches!(mark[..2], [0xFF, 0xFE] | [0xFE, 0xFF]) {
+            return Ok(Err((fault(1, "", "the file is UTF-16; save it as UTF-8"), ByteRecord::new())));
+        }
+        Ok(match file.read_header()? {
+            None => Ok(file),
+            Some(fault) => Err((fault, file.record)),
+        })
+    }
+
+    fn read_header(&mut self) -> Result<Option<Fault>> {
+        let header = COLUMNS[..5].join(",");
+        if !self.read_record()? {
+            return Ok(Some(fault(1, "", format!("the file is empty; its first line must be {header}"))));
+        }
+        let line = self.line();
+        self.width = self.record.len();
+        for (place, field) in self.record.iter().enumerate() {
+            let name = String::from_utf8_lossy(field).trim().to_ascii_lowercase();
+            let Some(column) = COLUMNS.iter().position(|c| *c == name) else {
+                let separator = [';', '\t', '|'].into_iter().find(|s| self.width == 1 && name.contains(*s));
+                let reason = match separator {
+                    Some(separator) => format!("columns are separated by {separator:?}; use commas"),
+                    None => format!("unknown column; known are {}", COLUMNS.join(", ")),
+                };
+                return Ok(Some(fault(line, &name, reason)));
+            };
+            if self.places[column].replace(place).is_some() {
+                return Ok(Some(fault(line, &name, "the column stands twice in the header")));
+            }
+        }
+        let missing = COLUMNS[..5].iter().zip(&self.places).find(|(_, place)| place.is_none());
+        Ok(missing
+            .map(|(column, _)| fault(line, column, format!("the column is missing; the header must be {header}"))))
+    }
+
+    /// The next row; `None` at the end.
+    ///
+    /// # Errors
+    /// Definite when the file can't be read on.
+    pub(crate) fn next(&mut self) -> Result<Option<Line>> {
+        if !self.read_record()? {
+            return Ok(None);
+        }
+        Ok(Some(match self.change() {
+            Ok(change) => Line::Change(change),
+            Err(fault) => Line::Bad(fault, self.record.clone()),
+        }))
+    }
+
+    /// A share of the file that is read, in bytes.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.reader.position().byte()
+    }
+
+    fn read_record(&mut self) -> Result<bool> {
+        self.reader.read_byte_record(&mut self.record).map_err(|e| unreadable(&self.name, e))
+    }
+
+    /// The line where the record begins. The reader counts from where the last one ended, empty lines included.
+    fn line(&self) -> u64 {
+        self.record.position().map_or(1, csv::Position::line)
+    }
+
+    fn change(&self) -> Result<Change, Fault> {
+        let line = self.line();
+        if self.record.len() != self.width {
+            let mut reason = format!("the row has {} columns, the header has {}", self.record.len(), self.width);
+            let last = self.reader.position().line();
+            if last > line + 1 {
+                reason.push_str(&format!(" (it goes on to line {}: is a quote left open?)", last - 1));
+            }
+            return Err(fault(line, "", reason));
+        }
+        let text = |column: usize| -> Result<&str, Fault> {
+            let Some(field) = self.places[column].and_then(|place| self.record.get(place)) else { return Ok("") };
+            std::str::from_utf8(field).map_err(|e| {
+                let reason = format!("byte {} of the field is not UTF-8", e.valid_up_to() + 1);
+                fault(line, COLUMNS[column], reason)
+            })
+        };
+        let bad = |column: usize, reason: String| fault(line, COLUMNS[column], reason);
+        let id = text(0)?.trim();
+        let id = id.parse::<i32>().map_err(|_| {
+            bad(0, format!("{:?} is not a whole number from {} to {}", shortened(id), i32::MIN, i32::MAX))
+        })?;
+        let at = timestamp(text(4)?.trim()).map_err(|reason| bad(4, reason))?;
+        let delete = match text(5)?.trim().to_ascii_lowercase().as_str() {
+            "" | "upsert" => false,
+            "delete" => true,
+            other => return Err(bad(5, format!("{:?} is neither upsert nor delete", shortened(other)))),
+        };
+        if delete {
+            return Ok(Change { id, at, row: None });
+        }
+        let limited = |column: usize, most: usize| {
+            let value = text(column)?;
+            match value.chars().count() {
+                n if n > most => Err(bad(column, format!("{n} characters; at most {most} fit"))),
+                _ => Ok(value.to_owned()),
+            }
+        };
+        let name = limited(1, NAME_CHARS)?;
+        let mut category = limited(2, CATEGORY_CHARS)?;
+        if category.trim().is_empty() {
+            NO_CATEGORY.clone_into(&mut category);
+        }
+        let price = price(text(3)?.trim()).map_err(|reason| bad(3, reason))?;
+        Ok(Change { id, at, row: Some(Row { name, category, price }) })
+    }
+}
+
+fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..])? {
+            0 => break,
+            n => length += n,
+        }
+    }
+    Ok(length)
+}
+
+fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::definite(format!("cannot read {name}")).with_source(error).with_remedy("make it readable for this user")
+}
+
+fn fault(line: u64, column: &str, reason: impl Into<String>) -> Fault {
+    Fault { line, column: column.to_owned(), reason: reason.into() }
+}
+
+/// A field as an error message shows it.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(40) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+fn price(text: &str) -> Result<Price, String> {
+    if let Some(price) = Price::parse(text) {
+        return Ok(price);
+    }
+    let shown = shortened(text);
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let plain =
+        digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') && digits.bytes().filter(|b| *b == b'.').count() <= 1;
+    if !plain || !digits.bytes().any(|b| b.is_ascii_digit()) {
+        return Err(format!("{shown:?} is not a decimal number such as 12.30"));
+    }
+    let decimals = digits.split_once('.').map_or(0, |(_, d)| d.trim_end_matches('0').len());
+    Err(match decimals {
+        0..=2 => format!("{shown} is out of range: DECIMAL(10,2) ends at 99999999.99"),
+        n => format!("{shown} has {n} decimals; DECIMAL(10,2) holds 2, and nothing is rounded"),
+    })
+}
+
+fn timestamp(text: &str) -> Result<Micros, String> {
+    let Some(time) = Micros::parse(text) else {
+        return Err(format!(
+            "{:?} is not a time such as 2026-11-21T08:00:00.123456Z or 2026-11-21 08:00:00 (UTC), with at most 6 decimals",
+            shortened(text)
+        ));
+    };
+    if (TIMES[0]..=TIMES[1]).contains(&time) {
+        return Ok(time);
+    }
+    Err(format!("{time} is out of range: TIMESTAMP holds {} to {}", TIMES[0], TIMES[1]))
+}

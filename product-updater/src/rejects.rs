@@ -1,0 +1,89 @@
+//! Bad rows, kept for a person: `FILE.rejects.csv` with line, column, reason and the row as it was.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, Writer};
+use pipeline::error::{Error, Result};
+
+use crate::csv_file::Fault;
+
+/// What the names of these files end in; the updater does not read them as data.
+pub(crate) const SUFFIX: &str = ".rejects.csv";
+
+/// The rejects of one file. The file is made at the first one.
+pub(crate) struct Rejects {
+    path: PathBuf,
+    writer: Option<Writer<File>>,
+}
+
+impl Rejects {
+    /// For the data file `name`; what an earlier run left is removed.
+    ///
+    /// # Errors
+    /// Definite when it can't be removed.
+    pub(crate) fn new(folder: &Path, name: &str) -> Result<Self> {
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        let path = folder.join(format!("{stem}{SUFFIX}"));
+        match fs::remove_file(&path) {
+            Err(e) if !matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Err(unwritable(&path, e))
+            }
+            _ => Ok(Self { path, writer: None }),
+        }
+    }
+
+    /// Where they are.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// Definite when it can't be written.
+    pub(crate) fn add(&mut self, fault: &Fault, record: &ByteRecord) -> Result<()> {
+        let written = self.write(fault, record);
+        written.map_err(|e| unwritable(&self.path, e))
+    }
+
+    fn write(&mut self, fault: &Fault, record: &ByteRecord) -> std::io::Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => {
+                if let Some(folder) = self.path.parent() {
+                    fs::create_dir_all(folder)?;
+                }
+                let writer = none.insert(Writer::from_writer(File::create(&self.path)?));
+                writer.write_record(["line", "column", "reason", "row"])?;
+                writer
+            }
+        };
+        let mut row = Writer::from_writer(Vec::new());
+        row.write_byte_record(record)?;
+        let row = row.into_inner().map_err(|e| e.into_error())?;
+        let line = fault.line.to_string();
+        writer.write_record([
+            line.as_bytes(),
+            fault.column.as_bytes(),
+            fault.reason.as_bytes(),
+            row.trim_ascii_end(),
+        ])?;
+        Ok(())
+    }
+
+    /// Everything is on its way to the disk.
+    ///
+    /// # Errors
+    /// Definite when it can't be written.
+    pub(crate) fn close(self) -> Result<()> {
+        let Some(mut writer) = self.writer else { return Ok(()) };
+        writer.flush().map_err(|e| unwritable(&self.path, e))
+    }
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Error {
+    Error::definite(format!("cannot write the rejected rows to {}", path.display()))
+        .with_source(error)
+        .with_remedy("name a folder that this user may write to with --rejects (updater.rejects)")
+}

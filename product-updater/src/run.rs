@@ -1,0 +1,284 @@
+//! Wires files or random changes to the table, chunk by chunk, with pauses.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pipeline::config::{MySqlSettings, Origin, Pause};
+use pipeline::error::{Error, Result};
+use pipeline::program::Context;
+use pipeline::record::Micros;
+use rand::Rng;
+use tokio::time::Instant;
+
+use crate::change::{Change, Ties};
+use crate::csv_file::{CsvFile, Fault, Line};
+use crate::generate::{Generator, Mix};
+use crate::outcome::{self, Outcome};
+use crate::progress::Progress;
+use crate::rejects::Rejects;
+use crate::store::Store;
+use crate::watch::Folder;
+
+/// Rows in a transaction of random changes, unless asked for otherwise.
+const GENERATED_CHUNK: usize = 5000;
+/// Bad rows of one file that are reported one by one.
+const REPORTED_FAULTS: u64 = 20;
+
+/// Runs until the work is done or stopped.
+///
+/// # Errors
+/// As the modules that it wires; with `--strict` also for the first bad row.
+pub(crate) async fn run(context: Context) -> Result<()> {
+    let store = Store::open(MySqlSettings::from(&context.settings)?).await?;
+    context.health.ready();
+    let mut updater = Updater {
+        pause: match context.arguments.get_flag("no-pause") {
+            true => None,
+            false => Some(context.settings.pause("updater.pause")?),
+        },
+        chunk_rows: context.settings.number("updater.chunk_size")?,
+        strict: context.arguments.get_flag("strict"),
+        rejects: context.settings.path("updater.rejects"),
+        files: Vec::new(),
+        left_out: Vec::new(),
+        store,
+        context,
+    };
+    if let Some(pause) = updater.pause {
+        updater.context.health.set_deadline(pause.to + Duration::from_secs(60));
+    }
+    let result = match updater.context.arguments.get_one::<u64>("generate") {
+        Some(count) => updater.generate(*count).await,
+        None => updater.apply_folder().await,
+    };
+    updater.print_table();
+    updater.store.close().await;
+    result
+}
+
+struct Updater {
+    context: Context,
+    store: Store,
+    chunk_rows: usize,
+    pause: Option<Pause>,
+    strict: bool,
+    rejects: PathBuf,
+    /// What became of each file.
+    files: Vec<(String, Outcome)>,
+    /// Where the rejected rows are.
+    left_out: Vec<PathBuf>,
+}
+
+impl Updater {
+    async fn apply_folder(&mut self) -> Result<()> {
+        const LOOK_EVERY: Duration = Duration::from_secs(1);
+        let path = self.context.settings.path("updater.data");
+        let mut folder = Folder::new(path.clone());
+        let files = folder.all()?;
+        if files.is_empty() {
+            tracing::warn!("no CSV files in {}", path.display());
+        }
+        self.apply_files(&files).await?;
+        if !self.context.arguments.get_flag("watch") {
+            return Ok(());
+        }
+        tracing::info!("watching {}", path.display());
+        while self.sleep(LOOK_EVERY).await {
+            self.context.health.progress();
+            self.apply_files(&folder.changed()?).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies files in their order. They are read twice: first for rows of the same product and time, of which the last
+    /// one counts.
+    async fn apply_files(&mut self, files: &[PathBuf]) -> Result<()> {
+        let mut ties = Ties::default();
+        let mut number = 0;
+        for path in files {
+            let Ok(mut file) = CsvFile::open(path)? else { continue };
+            while let Some(line) = file.next()? {
+                if let Line::Change(change) = line {
+                    ties.foresee(number, &change);
+                    number += 1;
+                }
+            }
+        }
+        let mut number = 0;
+        for path in files {
+            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let mut outcome = Outcome::default();
+            let mut rejects = Rejects::new(&self.rejects, &name)?;
+            let result = self.apply_file(path, &mut rejects, &mut ties, &mut number, &mut outcome).await;
+            if outcome.rejected > 0 {
+                self.left_out.push(rejects.path().to_owned());
+            }
+            rejects.close()?;
+            self.files.push((name, outcome));
+            result?;
+            if self.context.shutdown.is_cancelled() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply_file(
+        &mut self,
+        path: &Path,
+        rejects: &mut Rejects,
+        ties: &mut Ties,
+        number: &mut u64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let mut file = match CsvFile::open(path)? {
+            Ok(file) => file,
+            Err((fault, header)) => {
+                self.reject(path, &fault, outcome)?;
+                return rejects.add(&fault, &header);
+            }
+        };
+        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        let progress = Progress::new(name, std::fs::metadata(path).map_or(0, |m| m.len()));
+        let mut chunk = Vec::with_capacity(self.chunk_rows);
+        loop {
+            let line = file.next()?;
+            let at_end = line.is_none();
+            match line {
+                Some(Line::Change(change)) => chunk.push(change),
+                Some(Line::Bad(fault, record)) => {
+                    self.reject(path, &fault, outcome)?;
+                    rejects.add(&fault, &record)?;
+                }
+                None => {}
+            }
+            if chunk.len() == self.chunk_rows || (at_end && !chunk.is_empty()) {
+                if !self.pause_before_next_chunk(*number).await {
+                    break;
+                }
+                self.apply_chunk(*number, &chunk, ties, outcome).await?;
+                *number += chunk.len() as u64;
+                chunk.clear();
+                progress.show(file.read_bytes(), outcome);
+            }
+            if at_end || self.context.shutdown.is_cancelled() {
+                break;
+            }
+        }
+        progress.end(outcome);
+        Ok(())
+    }
+
+    async fn apply_chunk(
+        &mut self,
+        number: u64,
+        chunk: &[Change],
+        ties: &mut Ties,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let before = *outcome;
+        for effect in self.store.apply(number, chunk, ties).await? {
+            outcome.count(effect);
+        }
+        let metrics = &self.context.metrics;
+        let count = |effect, n| {
+            metrics
+                .counter("product_updater_rows_total", "Rows of the data by what they did.", &[("effect", effect)])
+                .add(n);
+        };
+        count("inserted", outcome.inserted - before.inserted);
+        count("updated", outcome.updated - before.updated);
+        count("deleted", outcome.deleted - before.deleted);
+        count("skipped", outcome.unchanged + outcome.older - before.unchanged - before.older);
+        self.context.health.progress();
+        Ok(())
+    }
+
+    fn reject(&self, path: &Path, fault: &Fault, outcome: &mut Outcome) -> Result<()> {
+        let path = path.display();
+        if self.strict {
+            return Err(Error::definite(format!("{path}, {fault}"))
+                .with_remedy("correct it and run again, or leave --strict out to put such rows aside"));
+        }
+        outcome.reject();
+        self.context
+            .metrics
+            .counter("product_updater_rows_total", "Rows of the data by what they did.", &[("effect", "rejected")])
+            .add(1);
+        if outcome.rejected <= REPORTED_FAULTS {
+            tracing::warn!("{path}, {fault}");
+        } else if outcome.rejected == REPORTED_FAULTS + 1 {
+            tracing::warn!("{path} has more bad rows; all are in the rejects file");
+        }
+        Ok(())
+    }
+
+    async fn generate(&mut self, count: u64) -> Result<()> {
+        let arguments = &self.context.arguments;
+        let number = |name: &str| arguments.get_one::<u64>(name).copied();
+        let mix = Mix { updates: number("updates").unwrap_or(0), deletes: number("deletes").unwrap_or(0) };
+        if mix.updates + mix.deletes > 100 {
+            return Err(Error::usage(format!(
+                "--updates {} and --deletes {} are more than 100 percent",
+                mix.updates, mix.deletes
+            )));
+        }
+        let (rate, seed) = (number("rate"), number("seed").unwrap_or(1));
+        let asked_for = !matches!(self.context.settings.origin("updater.chunk_size"), Some(Origin::Default(_)) | None);
+        let mut chunk_rows = if asked_for { self.chunk_rows } else { GENERATED_CHUNK };
+        if let Some(rate) = rate {
+            // Ten transactions a second look like a stream.
+            chunk_rows = chunk_rows.min(usize::try_from(rate / 10).unwrap_or(chunk_rows)).max(1);
+        }
+        let stock = self.store.stock().await?;
+        let mut generator = Generator::new(seed, mix, stock);
+        let progress = Progress::new("random changes", count);
+        let (started, mut done, mut outcome) = (Instant::now(), 0, Outcome::default());
+        while done < count && !self.context.shutdown.is_cancelled() {
+            let now = Micros::now();
+            let rows = usize::try_from(count - done).unwrap_or(chunk_rows).min(chunk_rows);
+            let chunk = (0..rows).map(|_| generator.next(now)).collect::<Result<Vec<_>>>()?;
+            // Times only grow, so there are no ties.
+            self.apply_chunk(done, &chunk, &mut Ties::default(), &mut outcome).await?;
+            done += rows as u64;
+            progress.show(done, &outcome);
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(done as f64 / rate as f64);
+                self.sleep(due.saturating_sub(started.elapsed())).await;
+            }
+        }
+        progress.end(&outcome);
+        self.files.push(("random changes".to_owned(), outcome));
+        Ok(())
+    }
+
+    /// Waits between two chunks; false when it was stopped meanwhile.
+    async fn pause_before_next_chunk(&self, number: u64) -> bool {
+        match self.pause {
+            Some(pause) if number > 0 => {
+                let millis = |d: Duration| d.as_millis() as u64;
+                let pause = rand::rng().random_range(millis(pause.from)..=millis(pause.to));
+                self.sleep(Duration::from_millis(pause)).await
+            }
+            _ => !self.context.shutdown.is_cancelled(),
+        }
+    }
+
+    /// False when it was stopped meanwhile.
+    async fn sleep(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.context.shutdown.cancelled() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+
+    fn print_table(&self) {
+        if self.files.is_empty() {
+            return;
+        }
+        print!("{}", outcome::table(&self.files));
+        for path in &self.left_out {
+            println!("rejected rows: {}", path.display());
+        }
+    }
+}

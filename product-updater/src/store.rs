@@ -1,0 +1,343 @@
+//! The table: made when missing, and changed by whole chunks, each in one transaction.
+//!
+//! Each row of the data that takes effect is a change of its own in the binlog, also when one chunk holds a product twice.
+//! Deleted products are remembered in a second table, `product_deleted` (made with the first delete), in the same
+//! transaction.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
+use pipeline::config::MySqlSettings;
+use pipeline::error::{Error, Result};
+use pipeline::record::Micros;
+use pipeline::table::{self, SourceTable, failed, product_from_row, quoted};
+use tokio::time::Instant;
+
+use crate::change::{Change, Effect, Row, State, Ties};
+use crate::generate::Stock;
+
+/// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the same statement serves again.
+const STATEMENT_ROWS: usize = 1000;
+/// How long a server that went away is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The table `product`.
+pub(crate) struct Store {
+    settings: MySqlSettings,
+    conn: Option<Conn>,
+    table: SourceTable,
+    /// Whether the table of deleted products is there.
+    remembers: bool,
+}
+
+impl Store {
+    /// Connects, and makes database and table when they are missing.
+    ///
+    /// # Errors
+    /// Transient when the server does not answer; definite when the user lacks a right or the table has other columns.
+    pub(crate) async fn open(settings: MySqlSettings) -> Result<Self> {
+        let mut conn = table::connect(&settings).await?;
+        if !exists(&mut conn, &settings.database, &settings.table).await? {
+            create(&mut conn, &settings).await?;
+        }
+        let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table).await?;
+        let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
+        Ok(Self { settings, conn: Some(conn), table, remembers })
+    }
+
+    /// Applies a chunk in one transaction; the first change has the number `first`. Returns what each did. After an error
+    /// that may heal it tries again, for a minute; a chunk that was committed after all changes nothing the second time.
+    ///
+    /// # Errors
+    /// Definite errors of the server; transient ones that lasted.
+    pub(crate) async fn apply(&mut self, first: u64, chunk: &[Change], ties: &mut Ties) -> Result<Vec<Effect>> {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        let effects = loop {
+            match self.try_apply(first, chunk, ties).await {
+                Ok(effects) => break effects,
+                Err(e) if !e.is_transient() || started.elapsed() > PATIENCE => return Err(e),
+                Err(error) => {
+                    tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
+                    // A deadlock leaves the connection usable, but a new one is always in a known state.
+                    self.conn = None;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+        };
+        for (change, effect) in chunk.iter().zip(&effects) {
+            if !matches!(effect, Effect::Unchanged | Effect::Older) {
+                ties.wrote(change.id);
+            }
+        }
+        Ok(effects)
+    }
+
+    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties) -> Result<Vec<Effect>> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => table::connect(&self.settings).await?,
+        };
+        if !self.remembers && chunk.iter().any(|c| c.row.is_none()) {
+            self.create_memory(&mut conn).await?;
+            self.remembers = true;
+        }
+        let what = format!("write to {}.{}", self.table.database, self.table.table);
+        let options = TxOpts::new().with_isolation_level(IsolationLevel::RepeatableRead).clone();
+        let mut transaction = conn.start_transaction(options).await.map_err(|e| failed(&what, e))?;
+        let states = self.lock(&mut transaction, chunk).await?;
+        let (effects, plan) = decide(states, first, chunk, ties);
+        for step in &plan {
+            self.write(&mut transaction, step).await.map_err(|e| failed(&what, e))?;
+        }
+        transaction.commit().await.map_err(|e| failed(&what, e))?;
+        self.conn = Some(conn);
+        Ok(effects)
+    }
+
+    /// The states of the chunk's products, locked until the transaction ends.
+    async fn lock(&self, transaction: &mut Transaction<'_>, chunk: &[Change]) -> Result<HashMap<i32, State>> {
+        let what = format!("read {}.{}", self.table.database, self.table.table);
+        let ids: BTreeSet<i32> = chunk.iter().map(|c| c.id).collect();
+        let ids: Vec<i32> = ids.into_iter().collect();
+        let mut states = HashMap::with_capacity(ids.len());
+        for part in ids.chunks(STATEMENT_ROWS) {
+            let params = || Params::Positional(part.iter().map(|id| Value::from(*id)).collect());
+            let marks = marks("?", part.len());
+            if self.remembers {
+                let query = format!("SELECT id, last_updated FROM {} WHERE id IN ({marks}) FOR UPDATE", self.memory());
+                let rows: Vec<(i32, Value)> = transaction.exec(query, params()).await.map_err(|e| failed(&what, e))?;
+                for (id, at) in rows {
+                    states.insert(id, State::Deleted(time(&at)));
+                }
+            }
+            let (columns, key) = (self.table.select_list(), quoted(&self.table.columns[0].name));
+            let query = format!("SELECT {columns} FROM {} WHERE {key} IN ({marks}) FOR UPDATE", self.name());
+            let rows: Vec<mysql_async::Row> = transaction.exec(query, params()).await.map_err(|e| failed(&what, e))?;
+            for row in &rows {
+                let product = product_from_row(&self.table, row)?;
+                let Ok(id) = i32::try_from(product.id) else { continue };
+                let columns = product.name.zip(product.category).zip(product.price);
+                let columns = columns.map(|((name, category), price)| Row {
+                    name: name.into(),
+                    category: category.into(),
+                    price,
+                });
+                states.insert(id, State::Present(product.last_updated, columns));
+            }
+        }
+        Ok(states)
+    }
+
+    async fn write(&self, transaction: &mut Transaction<'_>, step: &Step<'_>) -> mysql_async::Result<()> {
+        for part in step.upserts.chunks(STATEMENT_ROWS) {
+            let [_, name, category, price, at] = [0, 1, 2, 3, 4].map(|i| quoted(&self.table.columns[i].name));
+            let set = [name, category, price, at].map(|c| format!("{c} = VALUES({c})")).join(", ");
+            let query = format!(
+                "INSERT INTO {} ({}) VALUES {} ON DUPLICATE KEY UPDATE {set}",
+                self.name(),
+                self.table.select_list(),
+                marks("(?, ?, ?, ?, ?)", part.len())
+            );
+            let params = part.iter().flat_map(|(change, row)| {
+                let texts = [row.name.as_str().into(), row.category.as_str().into(), row.price.to_string().into()];
+                [Value::from(change.id)].into_iter().chain(texts).chain([literal(change.at)])
+            });
+            transaction.exec_drop(query, Params::Positional(params.collect())).await?;
+        }
+        for part in step.deletes.chunks(STATEMENT_ROWS) {
+            let key = quoted(&self.table.columns[0].name);
+            let query = format!("DELETE FROM {} WHERE {key} IN ({})", self.name(), marks("?", part.len()));
+            transaction.exec_drop(query, Params::Positional(part.iter().map(|c| c.id.into()).collect())).await?;
+        }
+        for part in step.remembered.chunks(STATEMENT_ROWS) {
+            let query = format!(
+                "INSERT INTO {} (id, last_updated) VALUES {} ON DUPLICATE KEY UPDATE last_updated = VALUES(last_updated)",
+                self.memory(),
+                marks("(?, ?)", part.len())
+            );
+            let params = part.iter().flat_map(|c| [c.id.into(), literal(c.at)]);
+            transaction.exec_drop(query, Params::Positional(params.collect())).await?;
+        }
+        for part in step.forgotten.chunks(STATEMENT_ROWS) {
+            let query = format!("DELETE FROM {} WHERE id IN ({})", self.memory(), marks("?", part.len()));
+            transaction.exec_drop(query, Params::Positional(part.iter().map(|id| (*id).into()).collect())).await?;
+        }
+        Ok(())
+    }
+
+    /// What is in the table already, for random changes to go on from.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub(crate) async fn stock(&mut self) -> Result<Stock> {
+        let what = format!("read {}.{}", self.table.database, self.table.table);
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => table::connect(&self.settings).await?,
+        };
+        let [id, at] = [0, 4].map(|i| quoted(&self.table.columns[i].name));
+        let ids: Vec<i64> = conn
+            .query(format!("SELECT {id} FROM {} ORDER BY {id}", self.name()))
+            .await
+            .map_err(|e| failed(&what, e))?;
+        let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok()).collect();
+        let latest: Option<Option<Value>> = conn
+            .exec_first(format!("SELECT MAX({at}) FROM {}", self.name()), ())
+            .await
+            .map_err(|e| failed(&what, e))?;
+        let mut stock = Stock { ids, highest: 0, latest: latest.flatten().map_or(Micros(0), |v| time(&v)) };
+        if self.remembers {
+            let query = format!("SELECT MAX(id), MAX(last_updated) FROM {}", self.memory());
+            let found: Option<(Option<i32>, Option<Value>)> =
+                conn.exec_first(query, ()).await.map_err(|e| failed(&what, e))?;
+            let (id, at) = found.unwrap_or_default();
+            stock.highest = id.unwrap_or(0);
+            stock.latest = stock.latest.max(at.map_or(Micros(0), |v| time(&v)));
+        }
+        self.conn = Some(conn);
+        Ok(stock)
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", quoted(&self.table.database), quoted(&self.table.table))
+    }
+
+    /// The table of deleted products.
+    fn memory(&self) -> String {
+        format!("{}.{}", quoted(&self.table.database), quoted(&format!("{}_deleted", self.table.table)))
+    }
+
+    async fn create_memory(&self, conn: &mut Conn) -> Result<()> {
+        let query = format!(
+            "CREATE TABLE IF NOT EXISTS {} (id INT PRIMARY KEY, \
+             last_updated TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6))",
+            self.memory()
+        );
+        conn.query_drop(query).await.map_err(|e| failed(&format!("create the table {}", self.memory()), e))
+    }
+
+    /// Ends the connection in order.
+    pub(crate) async fn close(self) {
+        if let Some(conn) = self.conn
+            && let Err(error) = conn.disconnect().await
+        {
+            tracing::debug!(%error, "closing the connection");
+        }
+    }
+}
+
+/// Writes that may stand in any order, since no product is both written and deleted here.
+#[derive(Debug, Default)]
+struct Step<'a> {
+    upserts: Vec<(&'a Change, &'a Row)>,
+    deletes: Vec<&'a Change>,
+    remembered: Vec<&'a Change>,
+    forgotten: Vec<i32>,
+    written: BTreeSet<i32>,
+    removed: BTreeSet<i32>,
+}
+
+/// What each change does, and the writes for it, in order.
+fn decide<'a>(
+    mut states: HashMap<i32, State>,
+    first: u64,
+    chunk: &'a [Change],
+    ties: &Ties,
+) -> (Vec<Effect>, Vec<Step<'a>>) {
+    // Later rows of the chunk meet what earlier ones did.
+    let mut written = HashSet::new();
+    let mut plan = vec![Step::default()];
+    let mut effects = Vec::with_capacity(chunk.len());
+    for (number, change) in (first..).zip(chunk) {
+        let state = states.entry(change.id).or_default();
+        let effect = state.effect(change, || written.contains(&change.id) || ties.wins(number, change));
+        effects.push(effect);
+        if matches!(effect, Effect::Unchanged | Effect::Older) {
+            continue;
+        }
+        let was_deleted = matches!(state, State::Deleted(_));
+        *state = State::after(change);
+        written.insert(change.id);
+        let conflicts = |step: &Step<'_>| match change.row {
+            Some(_) => step.removed.contains(&change.id),
+            None => step.written.contains(&change.id),
+        };
+        if plan.last().is_none_or(conflicts) {
+            plan.push(Step::default());
+        }
+        let Some(step) = plan.last_mut() else { continue };
+        match &change.row {
+            Some(row) => {
+                step.upserts.push((change, row));
+                step.written.insert(change.id);
+                if was_deleted {
+                    step.forgotten.push(change.id);
+                }
+            }
+            None => {
+                if effect == Effect::Delete {
+                    step.deletes.push(change);
+                }
+                step.remembered.push(change);
+                step.removed.insert(change.id);
+            }
+        }
+    }
+    (effects, plan)
+}
+
+fn marks(group: &str, count: usize) -> String {
+    vec![group; count].join(", ")
+}
+
+/// A time as MySQL reads it in a session in UTC.
+fn literal(at: Micros) -> Value {
+    let time = Timestamp::from_microsecond(at.0).unwrap_or(Timestamp::UNIX_EPOCH);
+    time.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string().into()
+}
+
+/// A `TIMESTAMP(6)` of a session in UTC, over the binary protocol.
+fn time(value: &Value) -> Micros {
+    let Value::Date(year, month, day, hour, minute, second, micros) = *value else { return Micros(0) };
+    let civil = pipeline::convert::CivilTime { year, month, day, hour, minute, second, micros };
+    pipeline::convert::time_from_civil(civil).unwrap_or(Micros(0))
+}
+
+async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
+    let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+    let found: Option<u8> = conn
+        .exec_first(query, (database, table))
+        .await
+        .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
+    Ok(found.is_some())
+}
+
+async fn create(conn: &mut Conn, settings: &MySqlSettings) -> Result<()> {
+    let (database, table) = (quoted(&settings.database), quoted(&settings.table));
+    let known: Option<u8> = conn
+        .exec_first("SELECT 1 FROM information_schema.schemata WHERE schema_name = ?", (&settings.database,))
+        .await
+        .map_err(|e| failed(&format!("look up the database {}", settings.database), e))?;
+    let remedy = |e: Error| e.with_remedy("grant CREATE to the user of DB_USER, or create it yourself");
+    if known.is_none() {
+        let query = format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4");
+        let created = conn.query_drop(query).await;
+        created.map_err(|e| remedy(failed(&format!("create the database {}", settings.database), e)))?;
+        tracing::info!(database = settings.database, "database created");
+    }
+    // The default keeps older servers from adding ON UPDATE CURRENT_TIMESTAMP by themselves.
+    let query = format!(
+        "CREATE TABLE IF NOT EXISTS {database}.{table} (id INT PRIMARY KEY, name VARCHAR(300) NOT NULL, \
+         category VARCHAR(500) NOT NULL, price DECIMAL(10,2) NOT NULL, \
+         last_updated TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) CHARACTER SET utf8mb4"
+    );
+    let created = conn.query_drop(query).await;
+    created.map_err(|e| remedy(failed(&format!("create the table {}.{}", settings.database, settings.table), e)))?;
+    tracing::info!(database = settings.database, table = settings.table, "table created");
+    Ok(())
+}
