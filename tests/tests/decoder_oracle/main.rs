@@ -305,6 +305,29 @@ async fn hidden_and_generated_columns() -> Result<()> {
     oracle.close().await
 }
 
+/// With `binlog_row_image=MINIMAL` an update holds its key and what it changed: enough for who wants no more, and refused
+/// with column and remedy for who does.
+#[tokio::test]
+async fn minimal_images() -> Result<()> {
+    let mut oracle = Oracle::open("decoder_minimal").await?;
+    oracle.run("SET SESSION binlog_row_image = MINIMAL").await?;
+    oracle.run("CREATE TABLE t (id INT PRIMARY KEY, a VARCHAR(20), b INT)").await?;
+    oracle.run("INSERT INTO t VALUES (1, 'text', 2)").await?;
+    oracle.run("UPDATE t SET b = 3").await?;
+    oracle.run("DELETE FROM t").await?;
+    let (captured, _) = oracle.captured().await?;
+    let [insert, update, delete] = &captured[..] else { anyhow::bail!("{} events", captured.len()) };
+    let deleted = delete.changes(Some(&["id"]))?;
+    ensure!(deleted.len() == 1 && deleted[0].before == [Some(b"1".to_vec())], "deleted {deleted:?}");
+    ensure!(insert.changes(None)?.len() == 1, "an insert that sets all columns holds them all");
+    for (event, column) in [(update, "a"), (update, "b"), (delete, "a")] {
+        let error = event.changes(Some(&["id", column])).err().context("the image is not whole")?.to_string();
+        ensure!(error.contains("binlog_row_image=FULL") && error.contains("decoder_minimal.t"), "{error}");
+        ensure!(error.contains(&format!("leaves out column {column} ")), "{error}");
+    }
+    oracle.close().await
+}
+
 /// Each collation of the server is read as its charset, or refused by the charset's name.
 #[tokio::test]
 async fn every_collation() -> Result<()> {
