@@ -4,7 +4,6 @@
 //! from both. They take plain numbers and text and do no IO.
 
 use jiff::civil;
-use jiff::tz::TimeZone;
 
 use crate::record::{Micros, Price};
 
@@ -130,10 +129,7 @@ pub fn time_from_civil(t: CivilTime) -> Result<Micros, Refusal> {
     let year = i16::try_from(t.year).ok().filter(|y| *y > 0).ok_or_else(wrong)?;
     let nanos = i32::try_from(u64::from(t.micros) * 1000).map_err(|_| wrong())?;
     let [month, day, hour, minute, second] = [t.month, t.day, t.hour, t.minute, t.second].map(u16::from).map(small);
-    civil::DateTime::new(year, month?, day?, hour?, minute?, second?, nanos)
-        .and_then(|civil| TimeZone::UTC.to_timestamp(civil))
-        .map(|instant| Micros(instant.as_microsecond()))
-        .map_err(|_| wrong())
+    civil::DateTime::new(year, month?, day?, hour?, minute?, second?, nanos).map(Micros::from_utc).map_err(|_| wrong())
 }
 
 /// A time of a `TIMESTAMP` column as the binlog has it: microseconds since 1970, 0 for the zero date.
@@ -197,6 +193,7 @@ mod tests {
         let at = |year, month, day, second| {
             time_from_civil(CivilTime { year, month, day, hour: 4, minute: 0, second, micros: 7 })
         };
+        assert_eq!(at(9999, 12, 31, 59).map(|t| t.to_string()).as_deref(), Ok("9999-12-31T04:00:59.000007Z"));
         assert_eq!(at(2026, 11, 21, 1).map(|t| t.to_string()).as_deref(), Ok("2026-11-21T04:00:01.000007Z"));
         for (year, month, day, second) in
             [(0, 0, 0, 0), (2026, 0, 1, 0), (2026, 2, 30, 0), (2026, 1, 1, 60), (0, 1, 1, 0), (2026, 200, 1, 0)]

@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// The Avro schema of a value, as it is registered.
@@ -86,20 +87,30 @@ impl Micros {
     /// `None` when it is neither, or has more than six digits after the second.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let instant = text.parse::<Timestamp>().or_else(|_| {
-            let civil: jiff::civil::DateTime = text.parse()?;
-            civil.to_zoned(jiff::tz::TimeZone::UTC).map(|z| z.timestamp())
-        });
-        let instant = instant.ok()?;
-        (instant.subsec_nanosecond() % 1000 == 0).then(|| Self(instant.as_microsecond()))
+        let nanos = match text.parse::<Timestamp>() {
+            Ok(instant) => instant.as_nanosecond(),
+            Err(_) => text.parse::<DateTime>().ok()?.duration_since(EPOCH).as_nanos(),
+        };
+        if nanos % 1000 == 0 { i64::try_from(nanos / 1000).ok().map(Self) } else { None }
+    }
+
+    /// The time of a date and time of day in UTC; nanoseconds are cut off.
+    pub fn from_utc(civil: DateTime) -> Self {
+        let length = civil.duration_since(EPOCH);
+        // Within the years that a `DateTime` has, microseconds fit easily.
+        Self(length.as_secs() * 1_000_000 + i64::from(length.subsec_micros()))
     }
 }
+
+/// Times are reckoned from here as dates and times of day, since jiff's `Timestamp` ends a day before the year 9999 does,
+/// and `9999-12-31` is many a shop's "never".
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 /// RFC 3339 in UTC, always with six digits after the second: `2026-11-21T04:00:00.500000Z`.
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Timestamp::from_microsecond(self.0) {
-            Ok(t) => write!(f, "{t:.6}"),
+        match EPOCH.checked_add(SignedDuration::from_micros(self.0)) {
+            Ok(t) => write!(f, "{t:.6}Z"),
             Err(_) => write!(f, "{} µs since 1970", self.0),
         }
     }
@@ -238,6 +249,8 @@ mod tests {
             ("2026-11-21T06:00:00+02:00", Some("2026-11-21T04:00:00.000000Z")),
             ("2026-11-21", Some("2026-11-21T00:00:00.000000Z")),
             ("2026-11-21T04:00:00.1234567Z", None),
+            ("9999-12-31 23:59:59.999999", Some("9999-12-31T23:59:59.999999Z")),
+            ("1000-01-01 00:00:00.000001", Some("1000-01-01T00:00:00.000001Z")),
             ("2026-13-01 00:00:00", None),
             ("yesterday", None),
         ] {

@@ -197,7 +197,8 @@ impl Report {
             };
             return format!("OK: {} changes, {times}{parked}; table, topic{postgres} agree\n", self.records);
         }
-        let parts: Vec<String> = findings.counts().map(|(check, count)| format!("{count} {}", check.title())).collect();
+        let parts: Vec<String> =
+            findings.counts().map(|(check, count)| format!("{}: {count}", check.title())).collect();
         format!("DIFFERENT: {}\n", parts.join("; "))
     }
 }
@@ -287,7 +288,7 @@ mod tests {
             "partition   records   last offset   lines in\n─────────   ───────   ───────────   ──────────\n        3        20            25   consumer_1\n",
             "records in no log: 12\n  key 7, partition 3, offset 0: the record is in no log\n      expected {}\n",
             "  … and 2 more\n",
-            "\nDIFFERENT: 12 records in no log\n",
+            "\nDIFFERENT: records in no log: 12\n",
         ] {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }

@@ -138,6 +138,13 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         mysql_async::Error::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
             Error::transient(format!("{message}: the server closed the connection")).with_remedy(running)
         }
+        // Also the answer to a user that does not exist: the server names some method then.
+        mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }) => {
+            Error::definite(format!("{message}: the server wants the authentication {name}, which this client has not"))
+                .with_remedy(
+                    "check that the user of DB_USER exists; ALTER USER … IDENTIFIED WITH caching_sha2_password",
+                )
+        }
         error => Error::definite(format!("{message}: {error}")),
     }
 }
