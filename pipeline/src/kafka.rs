@@ -400,9 +400,15 @@ impl TransactionalProducer {
     pub fn abort(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            match self.producer.abort_transaction(REQUEST_TIMEOUT) {
+            // It waits for the reports of the records that it purges, and nobody serves those while it waits: short calls,
+            // which go on where the last one left off, and a poll between them.
+            let pending = self.producer.in_flight_count() > 0;
+            let patience = if pending { Duration::from_millis(20) } else { REQUEST_TIMEOUT };
+            match self.producer.abort_transaction(patience) {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {
+                    self.producer.poll(Duration::from_millis(1));
+                }
                 Err(e) => return Err(self.failure(e)),
             }
         }
