@@ -4,7 +4,7 @@
 //! is checked for itself, bytes that are not UTF-8 included, so that one bad row costs nothing but itself.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use csv::ByteRecord;
@@ -31,6 +31,12 @@ pub(crate) struct Fault {
     pub(crate) reason: String,
 }
 
+impl Fault {
+    fn at(self, line: u64) -> Self {
+        Self { line, ..self }
+    }
+}
+
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.column.as_str() {
@@ -50,6 +56,7 @@ pub(crate) enum Line {
 pub(crate) struct CsvFile {
     name: String,
     reader: csv::Reader<BufReader<File>>,
+    lines: Lines,
     record: ByteRecord,
     /// Where each of [`COLUMNS`] stands.
     places: [Option<usize>; 6],
@@ -63,16 +70,13 @@ impl CsvFile {
     /// Definite when it can't be read.
     pub(crate) fn open(path: &Path) -> Result<std::result::Result<Self, (Fault, ByteRecord)>> {
         let name = path.display().to_string();
-        let mut file = File::open(path).map_err(|e| unreadable(&name, e))?;
-        let mut mark = [0; 3];
-        let length = read_up_to(&mut file, &mut mark).map_err(|e| unreadable(&name, e))?;
-        let skip = if mark == *b"\xEF\xBB\xBF" { 3 } else { 0 };
-        file.seek(SeekFrom::Start(skip)).map_err(|e| unreadable(&name, e))?;
-        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(BufReader::new(file));
-        let mut file = Self { name, reader, record: ByteRecord::new(), places: [None; 6], width: 0 };
-        if length >= 2 && matches!(mark[..2], [0xFF, 0xFE] | [0xFE, 0xFF]) {
-            return Ok(Err((fault(1, "", "the file is UTF-16; save it as UTF-8"), ByteRecord::new())));
+        let (file, second, mark) = open_twice(path).map_err(|e| unreadable(&name, e))?;
+        if matches!(mark, [0xFF, 0xFE, _] | [0xFE, 0xFF, _]) {
+            return Ok(Err((fault("", "the file is UTF-16; save it as UTF-8").at(1), ByteRecord::new())));
         }
+        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(BufReader::new(file));
+        let lines = Lines { reader: BufReader::new(second), byte: 0, line: 1, after_return: false };
+        let mut file = Self { name, reader, lines, record: ByteRecord::new(), places: [None; 6], width: 0 };
         Ok(match file.read_header()? {
             None => Ok(file),
             Some(fault) => Err((fault, file.record)),
@@ -82,9 +86,9 @@ impl CsvFile {
     fn read_header(&mut self) -> Result<Option<Fault>> {
         let header = COLUMNS[..5].join(",");
         if !self.read_record()? {
-            return Ok(Some(fault(1, "", format!("the file is empty; its first line must be {header}"))));
+            return Ok(Some(fault("", format!("the file is empty; its first line must be {header}")).at(1)));
         }
-        let line = self.line();
+        let line = self.line()?;
         self.width = self.record.len();
         for (place, field) in self.record.iter().enumerate() {
             let name = String::from_utf8_lossy(field).trim().to_ascii_lowercase();
@@ -92,17 +96,17 @@ impl CsvFile {
                 let separator = [';', '\t', '|'].into_iter().find(|s| self.width == 1 && name.contains(*s));
                 let reason = match separator {
                     Some(separator) => format!("columns are separated by {separator:?}; use commas"),
-                    None => format!("unknown column; known are {}", COLUMNS.join(", ")),
+                    None => format!("{name:?} is no known column; known are {}", COLUMNS.join(", ")),
                 };
-                return Ok(Some(fault(line, &name, reason)));
+                return Ok(Some(fault("", reason).at(line)));
             };
             if self.places[column].replace(place).is_some() {
-                return Ok(Some(fault(line, &name, "the column stands twice in the header")));
+                return Ok(Some(fault(&name, "the column stands twice in the header").at(line)));
             }
         }
         let missing = COLUMNS[..5].iter().zip(&self.places).find(|(_, place)| place.is_none());
-        Ok(missing
-            .map(|(column, _)| fault(line, column, format!("the column is missing; the header must be {header}"))))
+        let reason = format!("the column is missing; the header must be {header}");
+        Ok(missing.map(|(column, _)| fault(column, reason).at(line)))
     }
 
     /// The next row; `None` at the end.
@@ -115,7 +119,7 @@ impl CsvFile {
         }
         Ok(Some(match self.change() {
             Ok(change) => Line::Change(change),
-            Err(fault) => Line::Bad(fault, self.record.clone()),
+            Err(fault) => Line::Bad(fault.at(self.line()?), self.record.clone()),
         }))
     }
 
@@ -128,29 +132,29 @@ impl CsvFile {
         self.reader.read_byte_record(&mut self.record).map_err(|e| unreadable(&self.name, e))
     }
 
-    /// The line where the record begins. The reader counts from where the last one ended, empty lines included.
-    fn line(&self) -> u64 {
-        self.record.position().map_or(1, csv::Position::line)
+    /// The line where the record begins; each record may be asked for once.
+    fn line(&mut self) -> Result<u64> {
+        let byte = self.record.position().map_or(0, csv::Position::byte);
+        self.lines.of(byte).map_err(|e| unreadable(&self.name, e))
     }
 
     fn change(&self) -> Result<Change, Fault> {
-        let line = self.line();
         if self.record.len() != self.width {
             let mut reason = format!("the row has {} columns, the header has {}", self.record.len(), self.width);
-            let last = self.reader.position().line();
-            if last > line + 1 {
-                reason.push_str(&format!(" (it goes on to line {}: is a quote left open?)", last - 1));
+            let breaks = self.record.as_slice().iter().filter(|b| **b == b'\n').count();
+            if breaks > 0 {
+                reason.push_str(&format!(" (it holds {breaks} line breaks: is a quote left open?)"));
             }
-            return Err(fault(line, "", reason));
+            return Err(fault("", reason));
         }
         let text = |column: usize| -> Result<&str, Fault> {
             let Some(field) = self.places[column].and_then(|place| self.record.get(place)) else { return Ok("") };
             std::str::from_utf8(field).map_err(|e| {
                 let reason = format!("byte {} of the field is not UTF-8", e.valid_up_to() + 1);
-                fault(line, COLUMNS[column], reason)
+                fault(COLUMNS[column], reason)
             })
         };
-        let bad = |column: usize, reason: String| fault(line, COLUMNS[column], reason);
+        let bad = |column: usize, reason: String| fault(COLUMNS[column], reason);
         let id = text(0)?.trim();
         let id = id.parse::<i32>().map_err(|_| {
             bad(0, format!("{:?} is not a whole number from {} to {}", shortened(id), i32::MIN, i32::MAX))
@@ -181,23 +185,53 @@ impl CsvFile {
     }
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..])? {
-            0 => break,
-            n => length += n,
+/// Counts lines up to a byte of a file. (The reader's own count is off by one after CRLF and after empty lines.)
+struct Lines {
+    reader: BufReader<File>,
+    byte: u64,
+    line: u64,
+    after_return: bool,
+}
+
+impl Lines {
+    /// The line of the record that begins at this byte or, after line ends and empty lines, behind it. Bytes must be asked
+    /// for in their order.
+    fn of(&mut self, byte: u64) -> io::Result<u64> {
+        loop {
+            let Some(next) = self.reader.fill_buf()?.first().copied() else { return Ok(self.line) };
+            if self.byte >= byte && !matches!(next, b'\r' | b'\n') {
+                return Ok(self.line);
+            }
+            if next == b'\r' || (next == b'\n' && !self.after_return) {
+                self.line += 1;
+            }
+            self.after_return = next == b'\r';
+            self.byte += 1;
+            self.reader.consume(1);
         }
     }
-    Ok(length)
+}
+
+/// The file twice, behind its byte order mark, and its first three bytes.
+fn open_twice(path: &Path) -> io::Result<(File, File, [u8; 3])> {
+    let mut files = (File::open(path)?, File::open(path)?);
+    let mut mark = Vec::new();
+    (&files.0).take(3).read_to_end(&mut mark)?;
+    mark.resize(3, 0);
+    let mark = [mark[0], mark[1], mark[2]];
+    let begin = if mark == *b"\xEF\xBB\xBF" { 3 } else { 0 };
+    files.0.seek(SeekFrom::Start(begin))?;
+    files.1.seek(SeekFrom::Start(begin))?;
+    Ok((files.0, files.1, mark))
 }
 
 fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::definite(format!("cannot read {name}")).with_source(error).with_remedy("make it readable for this user")
 }
 
-fn fault(line: u64, column: &str, reason: impl Into<String>) -> Fault {
-    Fault { line, column: column.to_owned(), reason: reason.into() }
+/// A fault whose line is not known yet.
+fn fault(column: &str, reason: impl Into<String>) -> Fault {
+    Fault { line: 0, column: column.to_owned(), reason: reason.into() }
 }
 
 /// A field as an error message shows it.

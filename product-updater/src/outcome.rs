@@ -83,7 +83,9 @@ mod tests {
     #[test]
     fn the_table_lines_up() {
         let mut one = Outcome::default();
-        [Effect::Insert, Effect::Update, Effect::Delete, Effect::Older, Effect::Unchanged].map(|e| one.count(e));
+        [Effect::Insert, Effect::Update, Effect::Delete, Effect::Older, Effect::Unchanged]
+            .iter()
+            .for_each(|e| one.count(*e));
         one.reject();
         let two = Outcome { rows: 1_000_000, inserted: 1_000_000, ..Outcome::default() };
         let table = table(&[("a.csv".to_owned(), one), ("früh.csv".to_owned(), two)]);
