@@ -302,27 +302,29 @@ async fn killed_in_the_middle_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_updaters_at_once_end_with_the_newest_of_both() {
     let world = World::new("two");
-    let rows = |offset: usize| -> String {
-        (0..2000)
-            .map(|n| format!("{},{n} {offset},c,1.00,2026-01-01 00:00:00.{:06}\n", (n * 7) % 100, n * 2 + offset))
-            .collect()
+    // Each chunk of both holds the same products; whose rows are the newer ones changes from chunk to chunk.
+    let rows = |of: usize| -> String {
+        let newer = |n: usize| (n / 20 + of).is_multiple_of(2);
+        (0..4000).map(|n| format!("{n},{},c,1.00,2026-01-01 00:00:0{}\n", newer(n), u8::from(newer(n)))).collect()
     };
-    let folders = [0, 1].map(|offset| {
-        let folder = world.folder.join(format!("data{offset}"));
+    let folders = [0, 1].map(|of| {
+        let folder = world.folder.join(format!("data{of}"));
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("a.csv"), format!("{HEADER}\n{}", rows(offset))).unwrap();
+        fs::write(folder.join("a.csv"), format!("{HEADER}\n{}", rows(of))).unwrap();
         folder
     });
-    let running = folders
-        .each_ref()
-        .map(|f| world.start("product-updater", &["--no-pause", "--data", f.to_str().unwrap(), "--chunk-size", "40"]));
+    let running = folders.each_ref().map(|f| {
+        let flags = ["--no-pause", "--data", f.to_str().unwrap(), "--chunk-size", "20"];
+        world.start("product-updater", &flags)
+    });
     for program in running {
         let ended = program.wait();
         assert_eq!(ended.code, 0, "{}", ended.err);
     }
     let table = products(&world).await;
-    assert_eq!(table.len(), 100);
-    assert!(table.iter().all(|p| p.1.ends_with(" 1") && p.1.starts_with("19")), "{table:?}");
+    assert_eq!(table.len(), 4000);
+    let older: Vec<_> = table.iter().filter(|p| p.1 != "true").collect();
+    assert!(older.is_empty(), "{older:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
