@@ -132,7 +132,7 @@ fn shorter(slot: SlotId, path: &Path, length: u64, committed: u64, lost: u64) ->
         path.display()
     ))
     .with_remedy(format!(
-        "put the file back as it was; or, to go on without the lines that are gone, run: consumer accept-log {slot}"
+        "put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log {slot}"
     ))
 }
 

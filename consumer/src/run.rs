@@ -53,6 +53,8 @@ use crate::slot::{Slot, SlotId, Slots, unwritable};
 
 /// What is not done by then after a signal is rolled back by the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+/// A broker that restarts takes this long.
+const SHORTEST_TRANSACTION: Duration = Duration::from_secs(30);
 /// One poll; a signal is noticed after it.
 const POLL: Duration = Duration::from_millis(100);
 /// Keys and values of a batch; one record may exceed it.
@@ -64,7 +66,9 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Usage and definite ones; transient ones are tried again for as long as it takes.
 pub(crate) async fn run(context: Context) -> Result<()> {
     let settings = &context.settings;
-    let kafka = KafkaSettings::from(settings)?;
+    let mut kafka = KafkaSettings::from(settings)?;
+    // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
+    kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
     if let Some(("accept-log", arguments)) = context.arguments.subcommand() {
         let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
@@ -83,10 +87,10 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     };
     tokio::select! {
         result = outcome => result.unwrap_or_else(|_| Err(Error::definite("the consumer's thread has died"))),
-        () = late => Err(Error::transient(format!(
-            "the consumer did not end within {} s; the next start rolls back what it was at",
-            SHUTDOWN_LIMIT.as_secs()
-        ))),
+        () = late => {
+            tracing::warn!("not ended within {SHUTDOWN_LIMIT:?}; the next start rolls back what was not committed");
+            Ok(())
+        }
     }
 }
 
@@ -179,8 +183,10 @@ impl Worker {
         let (mut backoff, mut fences) = (Backoff::new(), Fences::default());
         while !self.shutdown.is_cancelled() {
             match self.session(&slot, &changed, &mut backoff) {
-                Ok(()) => break,
+                // Nothing is in flight and the log is cut: no neighbour needs to look.
+                Ok(()) => return slot.note_settled().map(|()| self.say_stopped(slot.id())),
                 Err(Setback::Stop(error)) => return Err(error),
+                Err(Setback::Overtaken) => {}
                 Err(Setback::Again(error)) => self.tell(&error),
                 Err(Setback::Anew { error, fenced }) => {
                     self.tell(&error);
@@ -192,8 +198,12 @@ impl Worker {
             self.numbers.restarts.add(1);
             backoff.wait(&self.handle, &self.shutdown);
         }
-        tracing::info!(slot = %slot.id(), lines = self.numbers.lines.get(), "stopped");
+        self.say_stopped(slot.id());
         Ok(())
+    }
+
+    fn say_stopped(&self, slot: SlotId) {
+        tracing::info!(%slot, lines = self.numbers.lines.get(), commits = self.numbers.commits.get(), "stopped");
     }
 
     fn tell(&self, error: &Error) {
@@ -216,19 +226,19 @@ impl Worker {
             match self.step(&mut session) {
                 Ok(true) => backoff.reset(),
                 Ok(false) => {}
+                Err(Setback::Overtaken) => {
+                    tracing::info!("a rebalance overtook the batch, it is put back");
+                    self.numbers.dropped.add(1);
+                    self.roll_back(&mut session)?;
+                }
                 Err(Setback::Again(error)) => {
                     self.tell(&error);
                     self.numbers.setbacks.add(1);
                     self.roll_back(&mut session)?;
                     backoff.wait(&self.handle, &self.shutdown);
                 }
-                Err(other) => {
-                    // What is left in the file is cut off by the next session; when there is none, here.
-                    if let Err(error) = session.log.cut_back() {
-                        tracing::debug!(%error, "cut back");
-                    }
-                    return Err(other);
-                }
+                // The file stays as it is: whether its end is committed may be unknown, and the next session's marker tells.
+                Err(other) => return Err(other),
             }
         }
         Ok(())
@@ -254,8 +264,8 @@ impl Worker {
         self.catch_up(session)?;
         let Session { slot, producer, log, group, .. } = session;
         let batch = self.poll_batch(group)?;
-        self.show(group);
         if batch.messages.is_empty() {
+            self.show(group);
             return Ok(false);
         }
         let records: Vec<Polled<'_>> = batch.messages.iter().map(polled).collect();
@@ -278,6 +288,7 @@ impl Worker {
             self.count(&outcome);
         }
         self.health.ready();
+        self.numbers.show_lag(&group.lag());
         Ok(true)
     }
 
@@ -299,6 +310,15 @@ impl Worker {
         for (partition, next) in self.handle.block_on(sink.next_offsets(&new))? {
             let offset = committed.get(&partition).copied().unwrap_or(0);
             if next < offset {
+                let (low, _) = session.group.bounds(partition)?;
+                if next < low {
+                    tracing::warn!(
+                        partition,
+                        from = next,
+                        to = low,
+                        "records that PostgreSQL lacks are not in the topic any more"
+                    );
+                }
                 tracing::info!(partition, from = next, to = offset, "PostgreSQL is behind the log and catches up");
                 behind.insert(partition, next);
             } else if next > offset {
@@ -385,7 +405,7 @@ impl Worker {
             Ok(()) => Ok(()),
             Err(Failure::Abortable(reason)) => {
                 producer.abort().map_err(Setback::broken)?;
-                Err(Setback::Again(Error::transient("the batch was rolled back").with_source(reason)))
+                Err(Setback::of_abort(reason))
             }
             Err(failure) => Err(Setback::broken(failure)),
         }
@@ -427,14 +447,15 @@ impl Worker {
         }
     }
 
+    /// Nothing to do is progress only if a broker says so.
     fn show(&mut self, group: &Group) {
         if group.heard() {
             self.health.progress();
-            self.numbers.show_lag(&group.lag());
-            if group.changes() > 0 && self.sink.is_none() {
+            if group.changes() > 0 {
                 self.health.ready();
             }
         }
+        self.numbers.show_lag(&group.lag());
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::error::{Error, Result};
 use pipeline::kafka::Failure;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ const FENCING_WINDOW: Duration = Duration::from_secs(60);
 /// Why a batch was not committed.
 #[derive(Debug)]
 pub(crate) enum Setback {
+    /// The group moved on while the batch was at work: roll back, poll (that is how the new assignment comes), and go on.
+    Overtaken,
     /// Roll back and read it again with the same clients.
     Again(Error),
     /// Throw the clients away: the outcome is unknown, or they are of no use any more.
@@ -56,6 +59,15 @@ impl Setback {
     /// An error while the clients are being made: they are made again.
     pub(crate) fn at_start(error: Error) -> Self {
         if error.is_transient() { Self::Anew { error, fenced: false } } else { Self::Stop(error) }
+    }
+
+    /// Why a transaction was aborted.
+    pub(crate) fn of_abort(reason: KafkaError) -> Self {
+        use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
+        match reason.rdkafka_error_code() {
+            Some(IllegalGeneration | RebalanceInProgress | UnknownMemberId) => Self::Overtaken,
+            _ => Self::Again(Error::transient("the batch was rolled back").with_source(reason)),
+        }
     }
 
     /// An error of a transaction that can't be aborted in order.

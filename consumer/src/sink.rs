@@ -197,8 +197,9 @@ impl Sink {
 
     fn checked<T>(&mut self, what: &str, outcome: Result<T, Option<tokio_postgres::Error>>) -> Result<T> {
         outcome.map_err(|error| {
-            // Whatever went wrong: what the connection was doing is unknown, so a new one goes on.
+            // What the connection was doing is unknown: a new one goes on, and asks where the table is.
             self.session = None;
+            self.known.clear();
             match error {
                 Some(error) => failed(what, error),
                 None => timed_out(what),

@@ -172,7 +172,7 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
     assert_eq!(refused.code, 1, "{}", refused.err);
     for part in [
         format!("has {} bytes, but {} were committed: {} bytes are gone", kept + 5, text.len(), text.len() - kept - 5),
-        "what to do: put the file back as it was; or, to go on without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
+        "what to do: put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
     ] {
         assert!(refused.err.contains(&part), "{part}\n{}", refused.err);
     }
@@ -327,4 +327,20 @@ async fn a_stop_in_mid_run_ends_in_order() {
     let _consumer = start(&world, 2);
     wait_until_committed(&world);
     assert_once(&world);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_folders_with_the_same_slots_are_found_out() {
+    let mut world = World::new("fenced");
+    let _feed = Feed::new(&world).await;
+    let mut first = start(&world, 1);
+    first.wait_for("partitions assigned");
+    world.set("CONSUMER_LOGS", world.folder.join("elsewhere").to_str().unwrap());
+    let mut second = start(&world, 2);
+    let loser = eventually("one of them gives up", PATIENCE, || {
+        [&mut first, &mut second].iter_mut().position(|c| !c.is_running())
+    });
+    let loser = if loser == 0 { first } else { second }.wait();
+    assert_eq!(loser.code, 1, "{}", loser.err);
+    assert!(loser.err.contains("another process uses the same slot of this topic"), "{}", loser.err);
 }

@@ -1,0 +1,158 @@
+//! The consumer's PostgreSQL sink on a real server: equal to the topic, caught up when behind, refused when it can't be.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod consumer_world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
+use integration_tests::{Feed, World, eventually};
+use pipeline::avro;
+use pipeline::config::{Program, rules};
+use pipeline::kafka;
+use tokio_postgres::NoTls;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Name, category, price, discount and time of each product.
+type Table = BTreeMap<i64, [Option<String>; 5]>;
+
+async fn connect(world: &World) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), NoTls).await.expect("a connection");
+    tokio::spawn(connection);
+    client
+}
+
+async fn table(world: &World) -> Table {
+    let sql = "SELECT id, name, category, price::text, discount_price::text, \
+               to_char(last_updated AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM product";
+    let rows = connect(world).await.query(sql, &[]).await.expect("the table product");
+    rows.iter().map(|row| (row.get(0), [1, 2, 3, 4, 5].map(|i| row.get(i)))).collect()
+}
+
+/// The last state of each product in the topic, by the rules.
+fn expected(world: &World) -> Table {
+    let (settings, rules) = (world.kafka(), rules(&world.settings(Program::Consumer)).expect("rules"));
+    let mut table = Table::new();
+    kafka::scan(&settings, &settings.topic, &mut |message| {
+        use rdkafka::Message as _;
+        let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
+        table.remove(&id);
+        let value = message.payload().map(|v| avro::decode_value(avro::split(v).unwrap().1).unwrap());
+        if let Some(t) = value.and_then(|product| rules.apply(&product)) {
+            let text = |t: &Option<std::borrow::Cow<'_, str>>| t.as_deref().map(str::to_owned);
+            let price = |p: Option<pipeline::record::Price>| p.map(|p| p.to_string());
+            let updated = t.last_updated.map(|t| t.to_string());
+            table.insert(id, [text(&t.name), text(&t.category), price(t.price), price(t.discount_price), updated]);
+        }
+        Ok(())
+    })
+    .expect("to read the topic");
+    table
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_the_last_state_of_the_topic_across_kills() {
+    let mut world = World::new("pg_kills").with_postgres();
+    world.set("CONSUMER_BATCH_ROWS", "40");
+    world.set("RULES_DROP", r#"[{"field":"category","equals":"hidden"}]"#);
+    let mut feed = Feed::new(&world).await;
+    // They make the database and the tables at the same time.
+    let mut consumers: Vec<_> = (1..=2).map(|n| start(&world, n)).collect();
+    eventually("both have partitions", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 5).then_some(()));
+    for round in 0..6 {
+        feed.update(1..=300, round);
+        feed.delete([7, 8, 9 + round]);
+        let target = round as usize * 300 + 50;
+        eventually("work under way", PATIENCE, || (line_count(&world) >= target).then_some(()));
+        consumers.remove(0).kill();
+        consumers.push(start(&world, 3 + round as usize));
+    }
+    // What was in the table before and is filtered out now is gone from it.
+    feed.products([(20, "secret".to_owned(), "hidden".to_owned(), -5), (21, "free".to_owned(), "cat_5".to_owned(), 0)]);
+    wait_until_committed(&world);
+    assert_once(&world);
+    let want = expected(&world);
+    assert_eq!(table(&world).await, want);
+    assert!(!want.contains_key(&20) && want[&21][3].as_deref() == Some("0.00"), "{:?}", want[&21]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_switched_on_later_or_set_back_catches_up_and_the_log_has_nothing_twice() {
+    let mut world = World::new("pg_late").with_postgres();
+    let url = world.get("POSTGRES_URL").to_owned();
+    world.set("POSTGRES_URL", "");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=50, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+
+    world.set("POSTGRES_URL", url);
+    let mut consumer = start(&world, 2);
+    consumer.wait_for("PostgreSQL is behind the log and catches up");
+    eventually("a line of a product that is new", PATIENCE, || Some(feed.update(51..=60, 1)));
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(table(&world).await, expected(&world));
+
+    connect(&world).await.batch_execute("TRUNCATE product, product_offsets").await.expect("to empty the tables");
+    // Every partition gets a record, so each learns of it.
+    feed.update(61..=160, 2);
+    wait_until_committed(&world);
+    consumer.wait_for("the PostgreSQL tables were set back");
+    assert_once(&world);
+    let want = expected(&world);
+    eventually("it has caught up", PATIENCE, || {
+        let now = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(table(&world)));
+        (now == want).then_some(())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_down_is_waited_for() {
+    let mut world = World::new("pg_down").with_postgres();
+    let url = world.get("POSTGRES_URL").to_owned();
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=10, 0);
+    world.set("POSTGRES_URL", "postgres://u:hunter2@127.0.0.1:1/products");
+    let mut consumer = start(&world, 1);
+    consumer.wait_for("cannot connect to PostgreSQL at 127.0.0.1:1");
+    assert!(consumer.log().contains("check postgres.url") && !consumer.log().contains("hunter2"), "{}", consumer.log());
+    assert_eq!(line_count(&world), 0);
+    assert_eq!(consumer.stop().code, 0);
+    world.set("POSTGRES_URL", url);
+    let _consumer = start(&world, 2);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(table(&world).await, expected(&world));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_go_on_stops_with_its_remedy() {
+    let mut world = World::new("pg_stop").with_postgres();
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=10, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    consumer.kill();
+    connect(&world)
+        .await
+        .batch_execute("UPDATE product_offsets SET next_offset = 1000000")
+        .await
+        .expect("to spoil the offsets");
+    let ended = start(&world, 2).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("up to offset 1000000, but the topic ends at"), "{}", ended.err);
+    assert!(ended.err.contains("what to do: the topic was made anew: drop the tables"), "{}", ended.err);
+
+    let url = world.get("POSTGRES_URL").to_owned();
+    let (server, database) = url.rsplit_once('@').expect("a user");
+    let (user, _) = server.rsplit_once(':').expect("a password");
+    world.set("POSTGRES_URL", format!("{user}:wrong@{database}"));
+    let ended = start(&world, 3).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("password authentication failed"), "{}", ended.err);
+    assert!(ended.err.contains("check user and password in postgres.url"), "{}", ended.err);
+}
