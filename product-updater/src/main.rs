@@ -30,7 +30,8 @@ fn command() -> Command {
         .long_about(
             "Applies the CSV files of a folder to the table product, in the order of their names.\n\n\
              Columns: id,name,category,price,last_updated and optionally op (upsert or delete). A row that is older than \
-             the table's by last_updated is skipped, so running again changes nothing. A bad row is reported, written to \
+             the table's by last_updated is skipped, so running again changes nothing; for that, deleted products are \
+             remembered in a table product_deleted. A bad row is reported, written to \
              the rejects folder, and the rest goes on.",
         )
         .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))

@@ -21,6 +21,8 @@ use crate::watch::Folder;
 
 /// Rows in a transaction of random changes, unless asked for otherwise.
 const GENERATED_CHUNK: usize = 5000;
+/// How long a chunk may take on after the program was asked to stop.
+const GRACE: Duration = Duration::from_secs(5);
 /// Bad rows of one file that are reported one by one.
 const REPORTED_FAULTS: u64 = 20;
 
@@ -177,9 +179,18 @@ impl Updater {
         outcome: &mut Outcome,
     ) -> Result<()> {
         let before = *outcome;
-        for effect in self.store.apply(number, chunk, ties).await? {
-            outcome.count(effect);
-        }
+        let out_of_time = async {
+            self.context.shutdown.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        let effects = tokio::select! {
+            effects = self.store.apply(number, chunk, ties) => effects?,
+            () = out_of_time => {
+                tracing::warn!("stopped while the server did not answer; the last chunk may be missing, run again");
+                return Ok(());
+            }
+        };
+        effects.into_iter().for_each(|effect| outcome.count(effect));
         let metrics = &self.context.metrics;
         let count = |effect, n| {
             metrics

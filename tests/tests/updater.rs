@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::{Ended, World, eventually};
+use integration_tests::{Ended, World, eventually, golden};
 use mysql_async::prelude::Queryable;
 
 const HEADER: &str = "id,name,category,price,last_updated";
@@ -399,6 +399,34 @@ async fn a_pause_ends_when_it_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_answer_can_be_left() {
+    let world = World::new("locked");
+    let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n").as_bytes())]);
+    assert_eq!(update(&world, &data, &[]).code, 0);
+    let mut conn = world.mysql().await;
+    conn.query_drop("LOCK TABLES product WRITE").await.unwrap();
+    let mut other = world.server().await;
+    let waiting = "SELECT COUNT(*) FROM information_schema.processlist WHERE state LIKE '%lock%' AND info LIKE CONCAT('SELECT%`', ?, '`.`product`%')";
+    for (signals, code) in [(1, 0), (2, 130)] {
+        let program = world.start("product-updater", &["--no-pause", "--data", data.to_str().unwrap()]);
+        eventually("it waits for the lock", PATIENCE, || {
+            let count = tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(other.exec_first::<u64, _, _>(waiting, (&world.name,)))
+            });
+            // The server does not notice that the first program is gone: its query waits as well.
+            (count.unwrap() == Some(signals)).then_some(())
+        });
+        program.signal("TERM");
+        if signals == 2 {
+            eventually("the first one is heard", PATIENCE, || program.log().matches("stopping").nth(1).map(|_| ()));
+            program.signal("TERM");
+        }
+        let ended = program.wait();
+        assert_eq!(ended.code, code, "{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_users_own_is_kept_as_it_is() {
     let world = World::new("own_table");
     let mut conn = world.mysql().await;
@@ -421,7 +449,13 @@ async fn what_stops_it_is_named_with_a_way_out() {
     let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,x,2026-01-01\n").as_bytes())]);
     let data = data.to_str().unwrap();
     fs::write(world.folder.join("file"), "").unwrap();
-    let cases: [(&[&str], i32, &str); 5] = [
+    let (updater, password) = xtask::services::UPDATER;
+    let cases: [(&[&str], i32, &str); 6] = [
+        (
+            &["--db-user", updater, "--db-password", password],
+            1,
+            "  what to do: grant CREATE to the user of DB_USER, or create it yourself",
+        ),
         (
             &["--data", "/nowhere"],
             1,
@@ -450,6 +484,7 @@ async fn what_stops_it_is_named_with_a_way_out() {
         assert!(ended.err.contains(text), "{flags:?}: {text} in\n{}", ended.err);
         assert!(!ended.err.contains("admin-password"), "{}", ended.err);
     }
+    golden("help/product-updater.txt", &world.run("product-updater", &["--help"]).out);
     let shown = world.run("product-updater", &["--check-config"]);
     let line = |key: &str| {
         shown.out.lines().find(|l| l.starts_with(key)).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
