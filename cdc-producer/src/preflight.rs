@@ -64,7 +64,7 @@ pub struct MySqlReport {
     pub checks: Vec<Check>,
     /// The server, when it could be asked.
     pub server: Option<Server>,
-    /// The table, when it can be read.
+    /// The table, unless it can't be read; a missing one is expected to come as the contract has it.
     pub table: Option<SourceTable>,
 }
 
@@ -101,7 +101,17 @@ pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlRepo
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
     rights(&mut conn, settings, server_id, &mut report.checks).await?;
-    match SourceTable::inspect(&mut conn, &settings.database, &settings.table).await {
+    let (database, table) = (&settings.database, &settings.table);
+    if !SourceTable::exists(&mut conn, database, table).await? {
+        report.checks.push(Check::warning(
+            "table",
+            format!("there is no table {database}.{table} yet, or this user may not see it: its changes come when it is created"),
+            "check DB_NAME and db.table, and that this user may SELECT from it; or wait for it",
+        ));
+        report.table = Some(SourceTable::expected(database, table));
+        return Ok(report);
+    }
+    match SourceTable::inspect(&mut conn, database, table).await {
         Ok(table) => {
             report.checks.push(Check::good("table", format!("{}.{}", table.database, table.table)));
             report.table = Some(table);

@@ -12,6 +12,7 @@ use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, Failure, Record, TransactionalProducer};
 use pipeline::position::{Progress, SnapshotProgress};
 use pipeline::registry::Registry;
+use pipeline::table::SourceTable;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -295,12 +296,17 @@ async fn begin(
     epoch: u64,
     request: Request,
 ) -> Result<Progress> {
-    let (database, table) = (&settings.mysql.database, &settings.mysql.table);
-    let position = match request.from {
-        None => server::snapshot_start(conn, server, database, table).await?,
-        Some(at) => locate::position_at(&settings.mysql, server, settings.server_id, at).await?,
+    let (position, snapshot) = match request.from {
+        Some(at) => (locate::position_at(&settings.mysql, server, settings.server_id, at).await?, None),
+        None => {
+            let position = server::snapshot_start(conn, server).await?;
+            // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
+            // that comes is in the stream.
+            let (database, table) = (&settings.mysql.database, &settings.mysql.table);
+            let exists = SourceTable::exists(conn, database, table).await?;
+            (position, exists.then_some(SnapshotProgress { after: None, rows: 0 }))
+        }
     };
-    let snapshot = request.from.is_none().then_some(SnapshotProgress { after: None, rows: 0 });
     let request = file.identify(request)?;
     Ok(Progress { version: 1, epoch, request, position, snapshot })
 }

@@ -162,11 +162,11 @@ pub async fn now(conn: &mut Conn) -> Result<Micros> {
     now.map(Micros).ok_or_else(|| Error::transient("the server does not tell its time"))
 }
 
-/// The position to begin a snapshot at: every transaction up to it is visible to a later read.
+/// The position to begin a snapshot at: every transaction up to it is visible to a later read ([`make_visible`]).
 ///
 /// # Errors
-/// As [`binlog_end`] and [`make_visible`].
-pub async fn snapshot_start(conn: &mut Conn, server: &Server, database: &str, table: &str) -> Result<Position> {
+/// As [`binlog_end`].
+pub async fn snapshot_start(conn: &mut Conn, server: &Server) -> Result<Position> {
     let committed_at = now(conn).await?;
     let mut position =
         Position { server_uuid: server.uuid.clone(), gtid_set: None, file: String::new(), offset: 0, committed_at };
@@ -175,7 +175,6 @@ pub async fn snapshot_start(conn: &mut Conn, server: &Server, database: &str, ta
         position.gtid_set = Some(Server::ask(conn).await?.executed);
     }
     (position.file, position.offset) = binlog_end(conn).await?;
-    make_visible(conn, &position, database, table).await?;
     Ok(position)
 }
 

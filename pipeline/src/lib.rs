@@ -11,6 +11,7 @@ pub mod gtid;
 pub mod kafka;
 pub mod log_line;
 pub mod position;
+pub mod postgres;
 pub mod program;
 pub mod record;
 pub mod registry;

@@ -148,9 +148,8 @@ impl Registry {
             (status, ..) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 Err(self.unreachable(&format!("it answers {status}")))
             }
-            _ => Err(Error::definite(format!("{url} answers {status}, not as a schema registry does")).with_remedy(
-                "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)",
-            )),
+            _ => Err(Error::definite(format!("{url} answers {status}, not as a schema registry does"))
+                .with_remedy("check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)")),
         }
     }
 

@@ -130,6 +130,31 @@ pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
 type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String);
 
 impl SourceTable {
+    /// A table that is not there yet, with the contract's own names.
+    pub fn expected(database: &str, table: &str) -> Self {
+        let mut place = 0..;
+        let columns = Field::ALL.map(|field| ColumnPlan {
+            field,
+            name: field.name().to_owned(),
+            place: place.next().unwrap_or_default(),
+            full_type: String::new(),
+        });
+        Self { database: database.to_owned(), table: table.to_owned(), columns }
+    }
+
+    /// Whether there is such a table that this user may see.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
+        let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+        let found: Option<u8> = conn
+            .exec_first(query, (database, table))
+            .await
+            .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
+        Ok(found.is_some())
+    }
+
     /// Looks the table up and matches its columns to the contract by name, capitals or not.
     ///
     /// # Errors

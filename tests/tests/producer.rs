@@ -127,6 +127,20 @@ async fn a_snapshot_and_then_every_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_may_be_there_before_the_table() {
+    let world = World::new("early");
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("there is no table");
+    producer.wait_for("reading");
+    let mut conn = world.table().await;
+    let insert = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
+    run(&mut conn, &[insert, "UPDATE product SET price = 2", "DELETE FROM product"]).await;
+    wait_for_records(&world, 3);
+    assert_eq!(operations(&world, "1"), ["c.1", "u.1", "d.1"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_row_of_the_checkpoint_table() {
     let world = World::new("replay");
     let mut conn = world.table().await;

@@ -1,0 +1,164 @@
+//! Connecting to PostgreSQL: TLS by the URL's `sslmode` as libpq understands it, and what each error means.
+
+use std::time::Duration;
+
+use native_tls::{Certificate, TlsConnector};
+use postgres_native_tls::MakeTlsConnector;
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config};
+
+use crate::config::PostgresSettings;
+use crate::error::{Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A server and a database, as the URL names them.
+#[derive(Clone)]
+pub struct Target {
+    config: Config,
+    tls: MakeTlsConnector,
+}
+
+impl Target {
+    /// Reads the URL. `sslmode=verify-ca`, `sslmode=verify-full` and `sslrootcert` are taken out of it first: the client
+    /// library knows the other modes only. The server sees `application` as the client's name.
+    ///
+    /// # Errors
+    /// Usage when the URL or a certificate can't be read.
+    pub fn from(settings: &PostgresSettings, application: &str) -> Result<Self> {
+        let (base, query) = settings.url.expose().split_once('?').unwrap_or((settings.url.expose(), ""));
+        let (mut check_certificate, mut check_name, mut root) = (false, false, None);
+        let mut kept = Vec::new();
+        for part in query.split('&').filter(|p| !p.is_empty()) {
+            match part.split_once('=') {
+                Some(("sslmode", mode @ ("verify-ca" | "verify-full"))) => {
+                    check_certificate = true;
+                    check_name = mode == "verify-full";
+                    kept.push("sslmode=require");
+                }
+                Some(("sslrootcert", path)) => root = Some(path.to_owned()),
+                _ => kept.push(part),
+            }
+        }
+        let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+        let remedy = "write it as postgres://user:password@host:5432/database, with %40 for an @ in the password";
+        // The library's message does not repeat the URL, which holds the password.
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
+            Error::usage("postgres.url can't be read").with_source(e).with_remedy(remedy)
+        })?;
+        if config.get_dbname().is_none() {
+            return Err(Error::usage("postgres.url names no database").with_remedy(remedy));
+        }
+        config.connect_timeout(CONNECT_TIMEOUT).application_name(application);
+        Ok(Self { config, tls: tls(check_certificate, check_name, root.as_deref())? })
+    }
+
+    /// The database's name.
+    pub fn database(&self) -> &str {
+        self.config.get_dbname().unwrap_or_default()
+    }
+
+    /// The same server and another database.
+    #[must_use]
+    pub fn with_database(&self, name: &str) -> Self {
+        let mut other = self.clone();
+        other.config.dbname(name);
+        other
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// The library's, for the caller to tell a missing database from the rest; then [`failed`] with [`Target::what`].
+    pub async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+        // It ends by itself when the client is dropped; how it ended, the client's calls say.
+        drop(tokio::spawn(connection));
+        Ok(client)
+    }
+
+    /// What could not be done when connecting fails, with host and port.
+    pub fn what(&self) -> String {
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(name)) => name.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        format!("cannot connect to PostgreSQL at {host}:{port}")
+    }
+}
+
+/// A certificate is checked by the `verify` modes only.
+fn tls(check_certificate: bool, check_name: bool, root: Option<&str>) -> Result<MakeTlsConnector> {
+    let mut builder = TlsConnector::builder();
+    builder.danger_accept_invalid_certs(!check_certificate).danger_accept_invalid_hostnames(!check_name);
+    if let Some(path) = root {
+        let unreadable = |reason: String| Error::usage(format!("postgres.url: sslrootcert {path}: {reason}"));
+        let pem = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+        builder.add_root_certificate(Certificate::from_pem(&pem).map_err(|e| unreadable(e.to_string()))?);
+    }
+    let connector = builder.build().map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
+    Ok(MakeTlsConnector::new(connector))
+}
+
+/// Sorts an error of PostgreSQL; its remedy goes by its SQLSTATE (PostgreSQL manual, appendix A).
+pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
+    let state = error.code().map_or("", SqlState::code);
+    let transient = ["08", "40", "53", "55", "57", "58"].iter().any(|class| state.starts_with(class));
+    let remedy = match state {
+        "" => "check postgres.url (host, port, sslmode) and that the server runs",
+        "28P01" | "28000" => "check user and password in postgres.url, and the server's pg_hba.conf",
+        "42501" => {
+            "grant this user CREATE on the database and its schema public, or create database and tables yourself"
+        }
+        "3D000" => "create the database, or let this user do it (CREATEDB)",
+        "22021" | "22P05" => {
+            "PostgreSQL can't hold the character NUL: correct the product at its source and leave its old text out with \
+             rules.drop, or leave postgres.url empty to go on with the logs alone"
+        }
+        "42703" | "42804" | "42P10" | "42P01" => {
+            "the tables product and product_offsets belong to the consumers: rename the one that was there before, or \
+             name another database in postgres.url"
+        }
+        _ => "see the server's log",
+    };
+    // The library's own text says only "db error"; the server's message is its cause.
+    let sorted = if state.is_empty() || transient { Error::transient(what) } else { Error::definite(what) };
+    sorted.with_source(error).with_remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use tokio_postgres::config::SslMode;
+
+    fn target(url: &str) -> Result<Target> {
+        Target::from(&PostgresSettings { url: Secret::new(url) }, "test")
+    }
+
+    #[test]
+    fn the_verify_modes_are_taken_out_of_the_url() {
+        let checked = target("postgres://u:p@h:1/products?sslmode=verify-full&connect_timeout=3").expect("a URL");
+        assert_eq!(checked.config.get_ssl_mode(), SslMode::Require);
+        assert_eq!(checked.database(), "products");
+        assert_eq!(checked.with_database("postgres").what(), "cannot connect to PostgreSQL at h:1");
+        assert_eq!(target("postgres://u:p@h/products").expect("a URL").config.get_ssl_mode(), SslMode::Prefer);
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_its_password() {
+        for url in [
+            "postgres://u:hunter2@h:1",
+            "postgres://u:hunter2@h:x/d",
+            "postgres://u:hunter2@h/d?sslmode=maybe",
+            "postgres://u:hunter2@h/d?sslrootcert=/nowhere",
+            "hunter2",
+        ] {
+            let text = target(url).err().map(|e| format!("{e:?}")).unwrap_or_default();
+            assert!(text.contains("postgres.url") && !text.contains("hunter2"), "{text}");
+        }
+    }
+}
