@@ -1,16 +1,14 @@
 //! PostgreSQL's table `product`, in the order of the id, a block at a time.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use native_tls::TlsConnector;
 use pipeline::config::PostgresSettings;
 use pipeline::error::{Error, Result};
+use pipeline::postgres::{Target, failed};
 use pipeline::record::{Micros, Price};
 use pipeline::transform::Transformed;
-use postgres_native_tls::MakeTlsConnector;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, Row};
+use tokio_postgres::{Client, Row};
 
 /// Rows of the table, from one snapshot of it.
 pub(crate) struct Rows {
@@ -40,24 +38,13 @@ impl Rows {
     /// # Errors
     /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
     pub(crate) async fn open(settings: &PostgresSettings) -> Result<Option<Self>> {
-        let mut config: Config = settings
-            .url
-            .expose()
-            .parse()
-            .map_err(|e: tokio_postgres::Error| Error::usage("postgres.url can't be read").with_source(e))?;
-        config.connect_timeout(Duration::from_secs(10)).application_name("verify");
-        // As libpq: `prefer` and `require` check no certificate.
-        let tls =
-            TlsConnector::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build();
-        let tls = tls.map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
-        let (client, connection) = match config.connect(MakeTlsConnector::new(tls)).await {
+        let target = Target::from(settings, "verify")?;
+        let client = match target.connect().await {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
-            other => other.map_err(|e| failed("cannot connect to PostgreSQL", e))?,
+            other => other.map_err(|e| failed(&target.what(), e))?,
         };
-        // It ends by itself when the client is dropped; how it ended, the client's calls say.
-        drop(tokio::spawn(connection));
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-            DECLARE rows NO SCROLL CURSOR FOR SELECT id, name, category, price::text, discount_price::text, \
+            DECLARE rows NO SCROLL CURSOR FOR SELECT id::bigint, name::text, category::text, price::text, discount_price::text, \
             (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint FROM product ORDER BY id";
         match client.batch_execute(begin).await {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
@@ -76,7 +63,7 @@ impl Rows {
             let rows = rows.map_err(|e| failed("cannot read PostgreSQL's table product", e))?;
             self.ended = rows.is_empty();
             self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(|e| {
-                failed("PostgreSQL's table product has columns of other types than the consumers make", e)
+                Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(e)
             })?;
         }
         if self.block.front().is_none_or(|row| row.id > id) {
@@ -85,16 +72,6 @@ impl Rows {
         self.count += 1;
         Ok(self.block.pop_front())
     }
-}
-
-fn failed(what: &str, error: tokio_postgres::Error) -> Error {
-    let state = error.code().map_or("", SqlState::code).to_owned();
-    let transient = error.is_closed()
-        || ["", "08", "40", "53", "55", "57", "58"]
-            .iter()
-            .any(|class| if class.is_empty() { state.is_empty() } else { state.starts_with(class) });
-    let error = if transient { Error::transient(what) } else { Error::definite(what) }.with_source(error);
-    error.with_remedy("check postgres.url (host, port, user, password, sslmode) and that the server runs")
 }
 
 impl StoredProduct {
