@@ -1,6 +1,6 @@
 //! Configuration: defaults < `conf/config.yaml` < environment < flags.
 //!
-//! One [table](self::table) knows every setting. A setting `kafka.topic` has the same path in YAML, the environment name
+//! One [table] knows every setting. A setting `kafka.topic` has the same path in YAML, the environment name
 //! `KAFKA_TOPIC` and the flag `--kafka-topic`. Each value keeps its [`Origin`], so that an error and `--check-config` can
 //! say where it came from.
 //!
