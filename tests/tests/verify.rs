@@ -14,6 +14,7 @@ use pipeline::position::{Position, Progress};
 use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
 use pipeline::registry::Registry;
 use pipeline::transform::Rules;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -357,13 +358,17 @@ async fn an_epoch_that_goes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_in_a_wrong_partition() {
-    // "7" belongs into partition 5 of 10, says the Java client.
+    // "7" belongs into partition 9 of 10, says the Java client.
     let fault = |sent: &mut Vec<Sent>| sent[6].partition = Some(0);
     let found = "  key 7, partition 0, offset ";
     topic_fault(
         "verify_partition",
         fault,
-        &[found, "but it is in 0\n", "DIFFERENT: records in a wrong partition: 1\n"],
+        &[
+            found,
+            "the record belongs into partition 9, but it is in 0\n",
+            "DIFFERENT: records in a wrong partition: 1\n",
+        ],
     )
     .await;
 }
@@ -460,6 +465,44 @@ async fn faults_of_postgres() {
         postgres(&url, repair).await;
     }
     scene.agrees();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rules_leave_out_is_not_missed() {
+    let mut scene = Scene::with_topic_and_logs("verify_rules").await;
+    scene.world.set("RULES_DROP", "[{field: category, equals: cat_1}]");
+    scene.differs(&[
+        "is of a record that a rule leaves out\n",
+        "lines of no record: 5;",
+        "key 1: PostgreSQL has a row that it should not have",
+        "PostgreSQL and table differ: 4\n",
+    ]);
+    scene.write_logs(|logs| {
+        for log in logs {
+            let lines: Vec<&[u8]> = log.split_inclusive(|b| *b == b'\n').collect();
+            *log = lines.into_iter().filter(|l| !l.windows(7).any(|w| w == b"\"CAT_1\"")).collect::<Vec<_>>().concat();
+        }
+    });
+    postgres(scene.world.get("POSTGRES_URL"), "DELETE FROM product WHERE category = 'CAT_1'").await;
+    let text = scene.agrees();
+    let row = text.lines().find(|l| l.starts_with("left out by rules")).unwrap();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>().join(" "), "left out by rules 5 in no log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_the_topic_is_not_missed() {
+    let scene = Scene::with_topic_and_logs("verify_expired").await;
+    let settings = scene.world.kafka();
+    let records = read_topic(&settings);
+    let first = records.iter().find(|r| r.key == "4").unwrap();
+    let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
+    let mut until = TopicPartitionList::new();
+    until.add_partition_offset(&settings.topic, first.partition, Offset::Offset(first.offset + 1)).unwrap();
+    admin.delete_records(&until, &AdminOptions::new()).await.unwrap();
+    let gone = records.iter().filter(|r| r.partition == first.partition && r.offset <= first.offset).count();
+    let text = scene.agrees();
+    assert!(text.contains("not checked\n"), "{text}");
+    assert!(text.contains(&format!("OK: {} changes", 12 - gone)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

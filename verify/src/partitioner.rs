@@ -29,7 +29,7 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The cases of Kafka's own `UtilsTest.testMurmur2`.
+    /// The cases of Kafka's own `UtilsTest.testMurmur2`, and 1,000 keys that the Java client was asked about.
     #[test]
     fn it_is_the_java_clients() {
         for (key, want) in [
@@ -41,6 +41,10 @@ mod tests {
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(key.as_bytes()) as i32, want, "{key}");
+        }
+        for line in include_str!("../../tests/fixtures/partitions.txt").lines() {
+            let (want, key) = line.split_once(' ').expect("a partition and a key");
+            assert_eq!(partition_of(key.as_bytes(), 10).to_string(), want, "{key}");
         }
     }
 }

@@ -6,6 +6,22 @@ use crate::findings::{Check, Finding, Findings};
 use crate::logs::Logs;
 use crate::topic::Topic;
 
+/// Names with their numbers, in an order that means something.
+#[derive(Debug, Default)]
+pub(crate) struct Counts(Vec<(String, u64)>);
+
+impl Serialize for Counts {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, count)| (name, count)))
+    }
+}
+
+impl FromIterator<(String, u64)> for Counts {
+    fn from_iter<I: IntoIterator<Item = (String, u64)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
 /// Everything that was counted. This is the form of `--json`; its keys stay.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
@@ -21,7 +37,7 @@ pub(crate) struct Report {
     /// Products that are alive in the topic.
     pub(crate) keys: u64,
     /// Lines of each log.
-    pub(crate) logs: serde_json::Map<String, serde_json::Value>,
+    pub(crate) logs: Counts,
     pub(crate) lines: u64,
     pub(crate) dead_letters: u64,
     /// Records that a rule leaves out of the logs.
@@ -39,7 +55,7 @@ pub(crate) struct Report {
     pub(crate) out_of_order: u64,
     pub(crate) torn: u64,
     /// How many of each kind of difference.
-    pub(crate) counts: serde_json::Map<String, serde_json::Value>,
+    pub(crate) counts: Counts,
     /// The first ten of each kind.
     pub(crate) differences: Vec<Finding>,
     /// What a reader should know besides.
@@ -54,7 +70,7 @@ pub(crate) struct PartitionReport {
     /// `null` when it is empty.
     pub(crate) last_offset: Option<i64>,
     /// The logs that hold its lines, with their number.
-    pub(crate) logs: serde_json::Map<String, serde_json::Value>,
+    pub(crate) logs: Counts,
 }
 
 /// Records by what happened.
@@ -76,7 +92,7 @@ impl Report {
             .enumerate()
             .map(|(partition, records)| {
                 let of = |log: &crate::logs::Log| log.partitions.get(partition).copied().unwrap_or(0);
-                let holders = logs.logs.iter().filter(|log| of(log) > 0).map(|log| (log.name.clone(), of(log).into()));
+                let holders = logs.logs.iter().filter(|log| of(log) > 0).map(|log| (log.name.clone(), of(log)));
                 PartitionReport {
                     partition,
                     records: records.offsets.len() as u64,
@@ -89,7 +105,7 @@ impl Report {
         let [r, c, u, d] = topic.ops;
         self.ops = Ops { r, c, u, d };
         self.keys = topic.keys.values().filter(|k| k.state.is_some()).count() as u64;
-        self.logs = logs.logs.iter().map(|log| (log.name.clone(), log.lines.into())).collect();
+        self.logs = logs.logs.iter().map(|log| (log.name.clone(), log.lines)).collect();
         self.lines = logs.logs.iter().map(|log| log.lines).sum();
         self.dead_letters = topic.dead_letters;
         self.filtered = topic.filtered;
@@ -104,7 +120,7 @@ impl Report {
         self.out_of_order = findings.count(Check::Order) + findings.count(Check::LineOrder);
         self.torn = findings.count(Check::Torn);
         let name = |check: Check| serde_json::to_value(check).ok().and_then(|v| v.as_str().map(str::to_owned));
-        self.counts = findings.counts().filter_map(|(check, count)| Some((name(check)?, count.into()))).collect();
+        self.counts = findings.counts().filter_map(|(check, count)| Some((name(check)?, count))).collect();
         self.differences = findings.first().cloned().collect();
     }
 
@@ -139,7 +155,7 @@ impl Report {
 
     fn partitions_table(&self) -> String {
         let rows = self.per_partition.iter().map(|p| {
-            let logs: Vec<&str> = p.logs.keys().map(String::as_str).collect();
+            let logs: Vec<&str> = p.logs.0.iter().map(|(name, _)| name.as_str()).collect();
             let last = p.last_offset.map_or_else(|| "-".to_owned(), |o| o.to_string());
             vec![p.partition.to_string(), p.records.to_string(), last, logs.join(", ")]
         });
@@ -147,8 +163,8 @@ impl Report {
     }
 
     fn logs_table(&self) -> String {
-        let rows = self.logs.iter().map(|(name, lines)| {
-            let of = |p: &&PartitionReport| p.logs.contains_key(name);
+        let rows = self.logs.0.iter().map(|(name, lines)| {
+            let of = |p: &&PartitionReport| p.logs.0.iter().any(|(holder, _)| holder == name);
             let partitions: Vec<String> =
                 self.per_partition.iter().filter(of).map(|p| p.partition.to_string()).collect();
             vec![name.clone(), lines.to_string(), partitions.join(", ")]
@@ -272,11 +288,11 @@ mod tests {
                 partition: 3,
                 records: 20,
                 last_offset: Some(25),
-                logs: [("consumer_1".to_owned(), 8.into())].into_iter().collect(),
+                logs: [("consumer_1".to_owned(), 8)].into_iter().collect(),
             }],
             epochs: vec![1],
             ops: Ops { r: 0, c: 20, u: 0, d: 0 },
-            logs: [("consumer_1".to_owned(), 8.into())].into_iter().collect(),
+            logs: [("consumer_1".to_owned(), 8)].into_iter().collect(),
             lines: 8,
             table_rows: 20,
             keys: 20,
