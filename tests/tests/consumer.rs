@@ -146,9 +146,12 @@ async fn a_torn_tail_is_cut_at_the_next_start() {
     let consumer = start(&world, 1);
     wait_until_committed(&world);
     consumer.kill();
-    append(&log_path(&world, "consumer_1"), b"{\"id\":99");
+    let path = log_path(&world, "consumer_1");
+    let committed = fs::read(&path).unwrap();
+    append(&path, b"{\"id\":99");
     let mut consumer = start(&world, 2);
     consumer.wait_for("cut off what no transaction committed");
+    eventually("it is cut", PATIENCE, || (fs::read(&path).unwrap() == committed).then_some(()));
     feed.update(1..=20, 1);
     wait_until_committed(&world);
     assert_once(&world);
