@@ -8,6 +8,7 @@ pub mod cargo;
 pub mod demo;
 pub mod downloads;
 pub mod interrupt;
+pub mod kafka_tools;
 pub mod machine;
 pub mod outputs;
 pub mod picture;

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::demo::{self, DemoOptions, UpOptions};
 use xtask::programs::Ended;
 use xtask::services::{self, Ports, Stack, StackOptions};
-use xtask::{background, interrupt, progress, tests};
+use xtask::{background, interrupt, kafka_tools, progress, tests};
 
 /// Chores of the repository
 #[derive(Parser)]
@@ -31,6 +31,14 @@ enum Chore {
     },
     /// Run MySQL, Kafka, the schema registry and PostgreSQL until Ctrl-C, and print the environment for the programs
     Services(Services),
+    /// Run one of Kafka's own tools on the running stack: topics, consumer-groups, console-consumer, get-offsets, configs
+    Kafka {
+        /// The tool
+        tool: String,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Install and fetch what the build and the servers need
     Setup,
     /// Run all tests on real servers of their own
@@ -92,6 +100,10 @@ fn run(chore: Chore) -> Result<ExitCode> {
         }
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
+        Chore::Kafka { tool, arguments } => {
+            let stacks = ["target/stack", "target/demo-stack"].map(|dir| background::root().join(dir));
+            kafka_tools::run(&tool, &arguments, &stacks.each_ref().map(PathBuf::as_path))
+        }
         Chore::Setup => services::fetch(),
         Chore::Services(services) if services.detach => {
             let arguments = std::env::args().skip(2).filter(|argument| argument != "--detach").collect::<Vec<_>>();

@@ -80,10 +80,18 @@ impl Kafka {
     /// # Errors
     /// When Java is gone.
     pub fn tool(&self, class: &str) -> Result<Command> {
-        let call = java_call(&self.libraries, "-Xmx128m", &["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", class])?;
+        let call = tool_call(&self.libraries, class)?;
         let mut command = Command::new(&call[0]);
         command.args(&call[1..]);
         Ok(command)
+    }
+
+    /// Program and arguments of one of Kafka's own command line tools, by its class; no broker need run here.
+    ///
+    /// # Errors
+    /// When it can't be fetched.
+    pub fn tool_call(class: &str) -> Result<Vec<String>> {
+        tool_call(&downloads::kafka(&|_| {})?.join("libs"), class)
     }
 
     /// The listener is bound only when the broker serves requests.
@@ -91,6 +99,10 @@ impl Kafka {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         self.server.wait_ready(READY, || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
     }
+}
+
+fn tool_call(libraries: &std::path::Path, class: &str) -> Result<Vec<String>> {
+    java_call(libraries, "-Xmx128m", &["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", class])
 }
 
 fn java_call(libraries: &std::path::Path, heap: &str, arguments: &[&str]) -> Result<Vec<String>> {
