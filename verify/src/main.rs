@@ -5,7 +5,8 @@
 //! - topic ↔ logs: each record in exactly one log (or parked as a dead letter), its line byte for byte right;
 //! - table ↔ PostgreSQL: each row after the rules, and no other.
 //!
-//! It only reads. It streams: memory grows by about 26 bytes a record and 90 a key, never with the text of lines.
+//! It only reads. It streams: memory grows by some 26 to 52 bytes a record and 90 to 180 a key, never with
+//! the text of lines.
 
 mod arrival;
 mod compare;
