@@ -7,6 +7,7 @@ use mysql_async::prelude::Queryable;
 use pipeline::config::{MySqlSettings, Secret, SslMode};
 use pipeline::error::Class;
 use pipeline::table::{self, SourceTable};
+use xtask::services::{MySql, MySqlOptions};
 
 async fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
@@ -203,4 +204,47 @@ async fn connections_are_secure_as_asked_and_in_utc() {
     settings.port = 1;
     let error = table::connect(&settings).await.expect_err("no server");
     assert_eq!(error.class(), Class::Transient, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_of_another_kind() {
+    let mut world = World::new("table_server");
+    let options = MySqlOptions {
+        folder: world.folder.join("mysql"),
+        port: None,
+        flags: vec!["--innodb-native-foreign-keys=ON".to_owned(), "--tls-version=".to_owned()],
+    };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+
+    // It has no TLS: that is a reason to go on without, or to stop.
+    let mut settings = MySqlSettings::from(&world.settings(pipeline::config::Program::CdcProducer)).unwrap();
+    assert_eq!(settings.ssl_mode, SslMode::Preferred);
+    let mut conn = world.mysql().await;
+    let cipher: (String, String) = conn.query_first("SHOW STATUS LIKE 'Ssl_cipher'").await.unwrap().unwrap();
+    assert_eq!(cipher.1, "");
+    settings.ssl_mode = SslMode::Required;
+    let error = table::connect(&settings).await.expect_err("no TLS");
+    assert_eq!(error.class(), Class::Definite);
+    assert!(error.to_string().contains("the server offers no TLS"), "{error}");
+
+    // InnoDB itself executes cascades here, and they never reach the binlog.
+    run(&mut conn, "CREATE TABLE shop (id INT PRIMARY KEY)").await;
+    let columns = "id INT PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated DATE, shop INT";
+    for (table, rule, cascades) in
+        [("f0", "ON DELETE CASCADE", true), ("f1", "ON UPDATE SET NULL", true), ("f2", "ON DELETE RESTRICT", false)]
+    {
+        let create = format!(
+            "CREATE TABLE {table} ({columns}, CONSTRAINT k_{table} FOREIGN KEY (shop) REFERENCES shop (id) {rule})"
+        );
+        run(&mut conn, &create).await;
+        let outcome = SourceTable::inspect(&mut conn, &world.name, table).await;
+        let refused = outcome.err().map(|e| format!("{e}; {}", e.remedy().unwrap_or_default()));
+        assert_eq!(refused.is_some(), cascades, "{refused:?}");
+        if let Some(text) = refused {
+            for part in [format!("has the foreign key k_{table} "), "use RESTRICT or NO ACTION".to_owned()] {
+                assert!(text.contains(&part), "{part} in {text}");
+            }
+        }
+    }
 }
