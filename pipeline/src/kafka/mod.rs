@@ -1,0 +1,116 @@
+//! Kafka clients: configuration, topics, transactions, reading back.
+//!
+//! Invariant: whoever reads here reads committed records only, and whoever writes here writes in a transaction. What each
+//! error of a transaction means is decided in one place, [`Failure`].
+//!
+//! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
+
+mod reading;
+mod topics;
+mod transactions;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::producer::ProducerContext;
+
+use crate::config::KafkaSettings;
+use crate::error::Error;
+
+pub use reading::{last_record, scan};
+pub use topics::{TopicSpec, check_topics, ensure_topics};
+pub use transactions::{Failure, Record, TransactionalProducer};
+
+/// How long one request may take before the program says that Kafka can't be reached.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Passes librdkafka's log on to `tracing` and keeps its last error, which says more than a call that timed out.
+#[derive(Clone, Debug, Default)]
+pub struct Logging(Arc<Mutex<Option<String>>>);
+
+impl Logging {
+    /// What librdkafka complained of last.
+    pub fn last_error(&self) -> Option<String> {
+        self.0.lock().ok().and_then(|e| e.clone())
+    }
+}
+
+impl ClientContext for Logging {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Debug => tracing::trace!(facility, "{message}"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "{message}"),
+            // Transport errors come again and again and heal by themselves; what does not heal ends in an error of a call.
+            _ => tracing::debug!(facility, ?level, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka client");
+        if let Ok(mut last) = self.0.lock() {
+            *last = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Logging {}
+impl ProducerContext for Logging {
+    type DeliveryOpaque = ();
+    // A record that the broker refuses fails the next send and the commit, so a report needs no code.
+    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
+}
+
+/// The configuration that all clients have in common.
+pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &settings.bootstrap_servers)
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set_log_level(RDKafkaLogLevel::Info);
+    for (key, value) in &settings.client {
+        config.set(key, value);
+    }
+    config
+}
+
+/// The configuration of a consumer that reads committed records; offsets are never stored or committed by themselves.
+pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
+    let mut config = client_config(settings);
+    config
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        // The default of a second stalls a partition whose queue is full; the sizes bound memory to about 35 MB.
+        .set("fetch.queue.backoff.ms", "10")
+        .set("queued.min.messages", "1000")
+        .set("queued.max.messages.kbytes", "4096")
+        .set("fetch.message.max.bytes", "262144");
+    config
+}
+
+/// A call that Kafka did not answer as hoped, with what the client complained of last.
+pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, logging: &Logging) -> Error {
+    let reason = logging.last_error().unwrap_or_else(|| error.to_string());
+    Error::transient(format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
+        "check kafka.bootstrap_servers, kafka.security_protocol and the kafka.sasl_* settings (--check-config shows them), \
+         and that the broker runs",
+    )
+}
+
+fn misconfigured(error: &KafkaError) -> Error {
+    Error::usage(format!("the Kafka client refuses its configuration: {error}"))
+        .with_remedy("correct the kafka.* setting that it names; --check-config shows what is in force")
+}
+
+/// The value of the header `name`.
+pub fn header<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
+    message.headers()?.iter().find(|h| h.key == name)?.value
+}

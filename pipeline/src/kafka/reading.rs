@@ -1,0 +1,135 @@
+//! Reading back what is committed: the last record of a key, or a whole topic.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::topics::partition_count;
+use super::{Logging, REQUEST_TIMEOUT, consumer_config, misconfigured, unreachable};
+use crate::config::KafkaSettings;
+use crate::error::Result;
+
+pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
+    let logging = Logging::default();
+    // librdkafka wants a group id even for partitions that are assigned by hand; nothing is ever committed to it.
+    let consumer = consumer_config(settings, &format!("{}.reader", settings.topic))
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .create_with_context(logging.clone())
+        .map_err(|e| misconfigured(&e))?;
+    Ok((consumer, logging))
+}
+
+/// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when there
+/// is none, or no such topic.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let (consumer, logging) = reader(settings)?;
+    let what = format!("cannot read topic {topic}");
+    if partition_count(settings, consumer.client(), &logging, topic)?.is_none() {
+        return Ok(None);
+    }
+    let (low, high) = consumer
+        .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+        .map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    let mut back = 8;
+    // The last offsets are transaction markers and aborted records, so the first look may find nothing.
+    if low >= high {
+        return Ok(None);
+    }
+    loop {
+        let start = (high - back).max(low);
+        let mut found = None;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(start))
+            .and_then(|()| consumer.assign(&list))
+            .map_err(|e| unreachable(settings, &what, &e, &logging))?;
+        until_eof(settings, &consumer, &logging, topic, 1, &mut |message| {
+            if message.key() == Some(key) {
+                found = Some(message.payload().map(<[u8]>::to_vec));
+            }
+            Ok(())
+        })?;
+        if let Some(value) = found {
+            return Ok(value);
+        }
+        if start == low {
+            return Ok(None);
+        }
+        back *= 8;
+    }
+}
+
+/// Hands every committed record of a topic to `each`, in the order of offsets within each partition, up to the ends as
+/// they are when they are reached. Blocks. Returns the number of partitions; 0 when there is no such topic.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; whatever `each` returns.
+pub fn scan(
+    settings: &KafkaSettings,
+    topic: &str,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
+    let (consumer, logging) = reader(settings)?;
+    let what = format!("cannot read topic {topic}");
+    let Some(partitions) = partition_count(settings, consumer.client(), &logging, topic)? else { return Ok(0) };
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition as i32, Offset::Beginning)
+            .map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    }
+    consumer.assign(&list).map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    until_eof(settings, &consumer, &logging, topic, partitions, each)?;
+    Ok(partitions)
+}
+
+fn until_eof(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+    partitions: usize,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<()> {
+    let what = format!("cannot read topic {topic}");
+    let mut ended = vec![false; partitions];
+    let single = partitions == 1;
+    let mut last_sign = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                last_sign = Instant::now();
+                // A record after an end has been reached belongs to what came meanwhile.
+                let index = if single { 0 } else { message.partition() as usize };
+                if !ended.get(index).copied().unwrap_or(true) {
+                    each(&message)?;
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                last_sign = Instant::now();
+                if let Some(end) = ended.get_mut(if single { 0 } else { partition as usize }) {
+                    *end = true;
+                }
+                if ended.iter().all(|e| *e) {
+                    return Ok(());
+                }
+            }
+            Some(Err(error))
+                if matches!(error, KafkaError::MessageConsumptionFatal(_)) || last_sign.elapsed() > REQUEST_TIMEOUT =>
+            {
+                return Err(unreachable(settings, &what, &error, logging));
+            }
+            Some(Err(_)) => {}
+            None if last_sign.elapsed() > REQUEST_TIMEOUT => {
+                let silent = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+                return Err(unreachable(settings, &what, &silent, logging));
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The topics that the programs need: created when missing, refused when they do not fit.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, reading, unreachable};
+use crate::config::KafkaSettings;
+use crate::error::{Error, Result};
+
+/// One topic as a program wants it.
+#[derive(Clone, Debug)]
+pub struct TopicSpec {
+    /// Name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Topic configuration for its creation, e.g. `cleanup.policy` → `compact`.
+    pub config: Vec<(&'static str, String)>,
+}
+
+impl TopicSpec {
+    /// The topic of the products, as configured.
+    pub fn products(settings: &KafkaSettings) -> Self {
+        let mut config = vec![("cleanup.policy", settings.cleanup_policy.clone())];
+        if let Some(retention) = settings.retention {
+            config.push(("retention.ms", retention.as_millis().to_string()));
+        }
+        Self { name: settings.topic.clone(), partitions: settings.partitions, config }
+    }
+
+    /// A topic of which only the last record of each key counts.
+    pub fn compacted(name: String, partitions: i32) -> Self {
+        Self { name, partitions, config: vec![("cleanup.policy", "compact".to_owned())] }
+    }
+
+    /// Dead letters: kept for ever, one partition.
+    pub fn dead_letters(settings: &KafkaSettings) -> Self {
+        Self { name: format!("{}.dlq", settings.topic), partitions: 1, config: vec![("retention.ms", "-1".to_owned())] }
+    }
+}
+
+/// Creates each topic that is missing, and refuses one that has another number of partitions.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a topic has another number of partitions (both numbers are named)
+/// or may not be created.
+pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<()> {
+    let logging = Logging::default();
+    let admin: AdminClient<Logging> =
+        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    for topic in topics {
+        if let Some(count) = partition_count(settings, admin.inner(), &logging, &topic.name)? {
+            check_count(topic, count)?;
+            continue;
+        }
+        let mut new =
+            NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(settings.replication_factor));
+        for (key, value) in &topic.config {
+            new = new.set(key, value);
+        }
+        let options =
+            AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+        let results = admin.create_topics([&new], &options).await;
+        let results =
+            results.map_err(|e| unreachable(settings, &format!("cannot create topic {}", topic.name), &e, &logging))?;
+        match results.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((_, code))) => {
+                return Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(format!(
+                    "create it yourself with {} partitions, or allow this client to (ACL CREATE); kafka.replication_factor is {}",
+                    topic.partitions, settings.replication_factor
+                )));
+            }
+            _ => tracing::info!(topic = topic.name, partitions = topic.partitions, "topic created"),
+        }
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            match partition_count(settings, admin.inner(), &logging, &topic.name)? {
+                Some(count) => break check_count(topic, count)?,
+                None if Instant::now() > deadline => {
+                    return Err(Error::transient(format!("topic {} was created but does not appear", topic.name)));
+                }
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of the topics that are missing; changes nothing. Blocks.
+///
+/// # Errors
+/// As [`ensure_topics`].
+pub fn check_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<Vec<String>> {
+    let (consumer, logging) = reading::reader(settings)?;
+    let mut missing = Vec::new();
+    for topic in topics {
+        match partition_count(settings, consumer.client(), &logging, &topic.name)? {
+            Some(count) => check_count(topic, count)?,
+            None => missing.push(topic.name.clone()),
+        }
+    }
+    Ok(missing)
+}
+
+fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
+    if usize::try_from(topic.partitions) == Ok(count) {
+        return Ok(());
+    }
+    Err(Error::definite(format!("topic {} has {count} partitions, but {} are wanted", topic.name, topic.partitions))
+        .with_remedy(
+            "a changed number of partitions would send a key's later changes elsewhere and break its order: \
+         name another topic (kafka.topic), delete this one, or set kafka.partitions to its number",
+        ))
+}
+
+/// The number of a topic's partitions; `None` when there is no such topic.
+pub(super) fn partition_count<C: ClientContext>(
+    settings: &KafkaSettings,
+    client: &rdkafka::client::Client<C>,
+    logging: &Logging,
+    topic: &str,
+) -> Result<Option<usize>> {
+    let metadata = client
+        .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
+        .map_err(|e| unreachable(settings, &format!("cannot look up topic {topic}"), &e, logging))?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    Ok(found.map(|t| t.partitions().len()).filter(|n| *n > 0))
+}

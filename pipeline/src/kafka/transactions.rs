@@ -1,0 +1,203 @@
+//! Writing in transactions: a producer that knows what each failure means.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
+use crate::config::KafkaSettings;
+use crate::error::Result;
+
+/// Why a step of a transaction failed, and so what comes next.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Another producer with the same transactional id took over, or the transaction outlived its timeout: both look the
+    /// same. Drop this producer.
+    #[error("fenced: {0}")]
+    Fenced(KafkaError),
+    /// Nothing was committed; abort and begin again.
+    #[error("the transaction must be aborted: {0}")]
+    Abortable(KafkaError),
+    /// The outcome is unknown or the producer is unusable: drop it, and let a new one settle what was in flight.
+    #[error("the transactional producer is broken: {0}")]
+    Broken(KafkaError),
+}
+
+impl Failure {
+    /// Sorts an error; one of an unknown kind counts as [`Failure::Broken`].
+    pub fn of(error: KafkaError) -> Self {
+        match &error {
+            _ if is_fence(error.rdkafka_error_code()) => Self::Fenced(error),
+            KafkaError::Transaction(e) if !e.is_fatal() && e.txn_requires_abort() => Self::Abortable(error),
+            _ => Self::Broken(error),
+        }
+    }
+}
+
+fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
+    use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
+    matches!(code, Some(Fenced | InvalidProducerEpoch | ProducerFenced))
+}
+
+/// One record to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition; `None` chooses it by the key's murmur2 hash, as the Java client does.
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: &'a [u8],
+    /// Value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Name and value of its one header.
+    pub header: Option<(&'a str, &'a [u8])>,
+}
+
+/// A producer whose records all belong to transactions. Its calls block.
+pub struct TransactionalProducer {
+    producer: BaseProducer<Logging>,
+    timeout: Duration,
+}
+
+impl TransactionalProducer {
+    /// Makes the producer and initialises its transactions, which fences every earlier producer with this id and settles
+    /// what it had in flight.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer; usage when the configuration is refused.
+    pub fn new(settings: &KafkaSettings, transactional_id: &str) -> Result<Self> {
+        let timeout = settings.transaction_timeout;
+        let millis = |d: Duration| d.as_millis().to_string();
+        let mut config = client_config(settings);
+        config
+            .set("transactional.id", transactional_id)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", &settings.compression)
+            .set("linger.ms", "5")
+            .set("delivery.report.only.error", "true")
+            .set("transaction.timeout.ms", millis(timeout))
+            // Must end before the transaction does.
+            .set("message.timeout.ms", millis(timeout * 3 / 4))
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536");
+        let logging = Logging::default();
+        let producer: BaseProducer<Logging> =
+            config.create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            match producer.init_transactions(REQUEST_TIMEOUT) {
+                Ok(()) => return Ok(Self { producer, timeout }),
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
+                Err(e) => {
+                    let what = format!("cannot initialise transactions of {transactional_id}");
+                    return Err(unreachable(settings, &what, &e, &logging));
+                }
+            }
+        }
+    }
+
+    fn failure(&self, error: KafkaError) -> Failure {
+        // A send after the fence says no more than that the client is unusable; the client knows why.
+        let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
+        if is_fence(fatal) { Failure::Fenced(error) } else { Failure::of(error) }
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn begin(&self) -> Result<(), Failure> {
+        self.producer.begin_transaction().map_err(|e| self.failure(e))
+    }
+
+    /// Hands a record to the client's queue; waits while the queue is full.
+    ///
+    /// # Errors
+    /// See [`Failure`]; the record is then not part of the transaction, which must not be committed.
+    pub fn send(&self, record: &Record<'_>) -> Result<(), Failure> {
+        let mut base: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(record.topic).key(record.key);
+        base.partition = record.partition;
+        base.payload = record.value;
+        if let Some((key, value)) = record.header {
+            base.headers = Some(OwnedHeaders::new_with_capacity(1).insert(Header { key, value: Some(value) }));
+        }
+        loop {
+            match self.producer.send(base) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    base = back;
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err((error, _)) => return Err(self.failure(error)),
+            }
+        }
+    }
+
+    /// Serves the client's callbacks; to be called now and then while records are sent.
+    pub fn poll(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Adds the consumer group's offsets to the transaction (KIP-447: the metadata fences a zombie).
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn send_offsets(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            match self.producer.send_offsets_to_transaction(offsets, group, REQUEST_TIMEOUT) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
+                Err(e) => return Err(self.failure(e)),
+            }
+        }
+    }
+
+    /// Commits; when it returns `Ok`, everything that was sent is durable and visible.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn commit(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        // `commit_transaction` flushes in steps of 100 ms while anything is in flight, so it is called when nothing is.
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            self.producer.poll(Duration::ZERO);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        loop {
+            match self.producer.commit_transaction(REQUEST_TIMEOUT) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
+                Err(e) => return Err(self.failure(e)),
+            }
+        }
+    }
+
+    /// Aborts; when it returns `Ok`, the producer can begin anew.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn abort(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            // It waits for the reports of the records that it purges, and nobody serves those while it waits: short calls,
+            // which go on where the last one left off, and a poll between them.
+            let pending = self.producer.in_flight_count() > 0;
+            let patience = if pending { Duration::from_millis(20) } else { REQUEST_TIMEOUT };
+            match self.producer.abort_transaction(patience) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {
+                    self.producer.poll(Duration::from_millis(1));
+                }
+                Err(e) => return Err(self.failure(e)),
+            }
+        }
+    }
+}
