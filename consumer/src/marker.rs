@@ -1,7 +1,7 @@
 //! How much of a slot's log is committed: a record in a compacted topic, written in the same Kafka transaction as the
 //! group's offsets.
 //!
-//! Invariant: after `init_transactions` of the slot's transactional id nothing of it is in flight, so the marker read then
+//! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of it is in flight, so the marker read then
 //! is the last word.
 
 use std::time::{Duration, Instant};
@@ -78,20 +78,69 @@ pub(crate) fn send(
     })
 }
 
-/// The committed length of the slot's log; to be called after `init_transactions` of its producer.
+/// The committed length of the slot's log; to be called after `init_transactions` of its producer. `None` when the slot
+/// has never been used with this topic.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the marker can't be read.
-pub(crate) fn committed_length(settings: &KafkaSettings, slots: &Slots, slot: SlotId) -> Result<u64> {
+pub(crate) fn committed_length(settings: &KafkaSettings, slots: &Slots, slot: SlotId) -> Result<Option<u64>> {
     let topic = topic(settings).name;
     // An open transaction of a slot that shares the partition would hide our marker from a reader of committed records.
     if slots.ids()?.iter().any(|other| *other != slot && partition(*other) == partition(slot)) {
         wait_for_others(settings, &topic, partition(slot))?;
     }
-    match kafka::last_record(settings, &topic, partition(slot), slot.to_string().as_bytes())? {
-        Some(value) => decode(slot, &value),
-        None => Ok(0),
+    let value = kafka::last_record(settings, &topic, partition(slot), slot.to_string().as_bytes())?;
+    value.map(|value| decode(slot, &value)).transpose()
+}
+
+/// The same for a slot that is to be used. Its first use writes a marker before the first line, so a log that has lines
+/// but no marker is another topic's or another cluster's, and is not cut but refused.
+///
+/// # Errors
+/// As [`committed_length`], and definite for such a log.
+pub(crate) fn begin(
+    settings: &KafkaSettings,
+    slots: &Slots,
+    slot: &Slot,
+    producer: &TransactionalProducer,
+) -> Result<u64> {
+    if let Some(length) = committed_length(settings, slots, slot.id())? {
+        return Ok(length);
     }
+    let path = slot.log_path();
+    let length = match std::fs::metadata(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
+        found => found.map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?.len(),
+    };
+    if length > 0 {
+        return Err(foreign(settings, slot, length));
+    }
+    write(producer, settings, slot.id(), 0)?;
+    Ok(0)
+}
+
+fn foreign(settings: &KafkaSettings, slot: &Slot, length: u64) -> Error {
+    Error::definite(format!(
+        "{} has {length} bytes, but topic {} at {} knows of no consumer that wrote them",
+        slot.log_path().display(),
+        settings.topic,
+        settings.bootstrap_servers
+    ))
+    .with_remedy(format!(
+        "they come from another topic or cluster: move the file away, or name another folder (consumer.logs); or, to go \
+         on behind its lines, run: consumer accept-log {}",
+        slot.id()
+    ))
+}
+
+/// Commits a marker by itself.
+fn write(producer: &TransactionalProducer, settings: &KafkaSettings, slot: SlotId, length: u64) -> Result<()> {
+    let commit = || {
+        producer.begin()?;
+        send(producer, settings, slot, length)?;
+        producer.commit()
+    };
+    commit().map_err(|e: Failure| Error::transient(format!("cannot write the marker of {slot}")).with_source(e))
 }
 
 /// Waits until every transaction that is open in the partition now has ended.
@@ -134,15 +183,9 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
     let before = match committed_length(settings, slots, slot.id()) {
         Err(error) if !error.is_transient() => 0,
-        length => length?,
+        length => length?.unwrap_or(0),
     };
-    let commit = || {
-        producer.begin()?;
-        send(&producer, settings, slot.id(), after)?;
-        producer.commit()
-    };
-    let failed = |e: Failure| Error::transient(format!("cannot write the marker of {}", slot.id())).with_source(e);
-    commit().map_err(failed)?;
+    write(&producer, settings, slot.id(), after)?;
     crate::log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })
 }

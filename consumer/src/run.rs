@@ -218,7 +218,7 @@ impl Worker {
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
         let id = marker::transactional_id(&self.kafka, slot.id());
         let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
-        let committed = marker::committed_length(&self.kafka, &self.slots, slot.id()).map_err(Setback::at_start)?;
+        let committed = marker::begin(&self.kafka, &self.slots, slot, &producer).map_err(Setback::at_start)?;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
         let mut session = Session { slot: slot.id(), producer, log, group, seen_changes: 0 };

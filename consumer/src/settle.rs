@@ -48,7 +48,8 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 /// Ends what the slot's producer had in flight, and cuts its log to what is committed.
 fn settle(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<()> {
     let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
-    let committed = marker::committed_length(settings, slots, slot.id())?;
+    // Its consumer ended before the first line.
+    let Some(committed) = marker::committed_length(settings, slots, slot.id())? else { return Ok(()) };
     let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
     tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
     drop(producer);

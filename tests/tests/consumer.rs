@@ -193,6 +193,27 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
+    let world = World::new("foreign");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let path = log_path(&world, "consumer_1");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "{\"id\":1}\n").unwrap();
+    let refused = start(&world, 1).wait();
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(refused.err.contains("has 9 bytes, but topic"), "{}", refused.err);
+    assert!(refused.err.contains("knows of no consumer that wrote them"), "{}", refused.err);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"id\":1}\n");
+    assert_eq!(world.run("consumer", &["accept-log", "consumer_1"]).code, 0);
+    let _consumer = start(&world, 2);
+    wait_until_committed(&world);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("{\"id\":1}\n{"), "{text}");
+    assert_eq!(text.lines().count(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn accept_log_leaves_a_running_consumers_slot_alone() {
     let world = World::new("held");
     let _feed = Feed::new(&world).await;
