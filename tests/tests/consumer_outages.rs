@@ -61,7 +61,7 @@ async fn a_postgresql_that_is_killed_in_mid_transaction() {
     assert_once(&world);
     let (client, connection) = tokio_postgres::connect(&postgres.url(), tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
-    let sql = "SELECT count(*), count(*) FILTER (WHERE price = id + 0.02) FROM product";
+    let sql = "SELECT count(*), count(*) FILTER (WHERE price = id + 0.01) FROM product";
     let row = client.query_one(sql, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3000, 3000));
     assert!(consumer.is_running() && consumer.log().contains("PostgreSQL"), "{}", consumer.log());
