@@ -312,6 +312,10 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
                 ),
                 &format!("Is this the right cluster, and was the checkpoint topic deleted? {reset}"),
             ),
+            Some(kafka) if is_of_another_server(&written, &kafka) => refuse(
+                format!("it was read from server {}, but the position in Kafka belongs to {}", written.server_uuid, kafka.position.server_uuid),
+                &format!("Restore the file that belongs to this source. {reset}"),
+            ),
             Some(kafka) if is_ahead(&written, &kafka) => refuse(
                 format!("it is ahead of the position in Kafka (epoch {} at {})", kafka.epoch, kafka.position),
                 &format!("Kafka has lost records, or it is another cluster. {reset}"),
@@ -321,18 +325,21 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
     }
 }
 
+/// Files and offsets of two servers can't be compared; GTIDs can, and outlive a failover.
+fn is_of_another_server(written: &Written, kafka: &Progress) -> bool {
+    let gtids = written.gtid_set.is_some() && kafka.position.gtid_set.is_some();
+    written.epoch == kafka.epoch && !gtids && written.server_uuid != kafka.position.server_uuid
+}
+
 fn is_ahead(written: &Written, kafka: &Progress) -> bool {
     if written.epoch != kafka.epoch {
         return written.epoch > kafka.epoch;
     }
     match (&written.gtid_set, &kafka.position.gtid_set) {
         (Some(file), Some(kafka)) => !kafka.contains_all(file),
-        _ => {
-            written.server_uuid == kafka.position.server_uuid
-                && pipeline::position::compare_files(&written.file, &kafka.position.file)
-                    .then(written.offset.cmp(&kafka.position.offset))
-                    .is_gt()
-        }
+        _ => pipeline::position::compare_files(&written.file, &kafka.position.file)
+            .then(written.offset.cmp(&kafka.position.offset))
+            .is_gt(),
     }
 }
 
@@ -432,6 +439,25 @@ mod tests {
             (r#"{"last_read_timestamp": "soon"}"#.to_owned(), None, "neither RFC 3339 nor"),
         ] {
             let got = decision(&text, kafka);
+            assert!(got.contains(want), "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn files_and_offsets_belong_to_one_server() {
+        let without_gtids = |offset: u64| {
+            let mut progress = progress(2, 50);
+            progress.position.gtid_set = None;
+            progress.position.offset = offset;
+            progress
+        };
+        let other = file(&without_gtids(5000)).replace(UUID, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+        for (text, want) in [
+            (other, "it was read from server aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"),
+            (file(&without_gtids(5001)), "it is ahead of the position in Kafka"),
+            (file(&without_gtids(4999)), "resume epoch 2 at 5000"),
+        ] {
+            let got = decision(&text, Some(without_gtids(5000)));
             assert!(got.contains(want), "{text}: {got}");
         }
     }

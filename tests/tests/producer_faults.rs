@@ -128,6 +128,21 @@ async fn kafka_and_registry_that_do_not_fit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_server_than_the_position_belongs_to() {
+    let mut world = World::new("stranger");
+    let mut conn = world.table().await;
+    conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    wait_for_records(&world, 1).await;
+    assert_eq!(producer.stop().code, 0);
+    let _mysql = own_mysql(&mut world, &[]);
+    let _conn = world.table().await;
+    assert_stops(&world, 1, &["has not executed everything up to the position", "connect to the right server"]);
+    assert_eq!(read_topic(&world.kafka()).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_folder_that_can_not_be_written() {
     let mut world = World::new("unwritable");
     let _conn = world.table().await;
