@@ -4,20 +4,16 @@
 //! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of it is in flight, so the marker read then
 //! is the last word.
 
-use std::time::{Duration, Instant};
-
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde::{Deserialize, Serialize};
 
-use crate::slot::{LOG_NAME, Slot, SlotId, Slots};
+use crate::slot::{LOG_NAME, Slot, SlotId};
 
 const VERSION: u32 = 1;
-/// Slots share a partition from the seventeenth on.
+/// Slots share a partition from the seventeenth on; a reader waits for the other's transaction then.
 const PARTITIONS: u32 = 16;
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
@@ -83,12 +79,8 @@ pub(crate) fn send(
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the marker can't be read.
-pub(crate) fn committed_length(settings: &KafkaSettings, slots: &Slots, slot: SlotId) -> Result<Option<u64>> {
+pub(crate) fn committed_length(settings: &KafkaSettings, slot: SlotId) -> Result<Option<u64>> {
     let topic = topic(settings).name;
-    // An open transaction of a slot that shares the partition would hide our marker from a reader of committed records.
-    if slots.ids()?.iter().any(|other| *other != slot && partition(*other) == partition(slot)) {
-        wait_for_others(settings, &topic, partition(slot))?;
-    }
     let value = kafka::last_record(settings, &topic, partition(slot), slot.to_string().as_bytes())?;
     value.map(|value| decode(slot, &value)).transpose()
 }
@@ -98,13 +90,8 @@ pub(crate) fn committed_length(settings: &KafkaSettings, slots: &Slots, slot: Sl
 ///
 /// # Errors
 /// As [`committed_length`], and definite for such a log.
-pub(crate) fn begin(
-    settings: &KafkaSettings,
-    slots: &Slots,
-    slot: &Slot,
-    producer: &TransactionalProducer,
-) -> Result<u64> {
-    if let Some(length) = committed_length(settings, slots, slot.id())? {
+pub(crate) fn begin(settings: &KafkaSettings, slot: &Slot, producer: &TransactionalProducer) -> Result<u64> {
+    if let Some(length) = committed_length(settings, slot.id())? {
         return Ok(length);
     }
     let path = slot.log_path();
@@ -143,26 +130,6 @@ fn write(producer: &TransactionalProducer, settings: &KafkaSettings, slot: SlotI
     commit().map_err(|e: Failure| Error::transient(format!("cannot write the marker of {slot}")).with_source(e))
 }
 
-/// Waits until every transaction that is open in the partition now has ended.
-fn wait_for_others(settings: &KafkaSettings, topic: &str, partition: i32) -> Result<()> {
-    let end = |isolation: &str| -> Result<i64> {
-        let failed = |e| Error::transient(format!("cannot look up the end of topic {topic}")).with_source(e);
-        let mut config = kafka::consumer_config(settings, &settings.group_id);
-        config.set("isolation.level", isolation);
-        let consumer: BaseConsumer = config.create().map_err(failed)?;
-        consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT).map(|(_, high)| high).map_err(failed)
-    };
-    let target = end("read_uncommitted")?;
-    let deadline = Instant::now() + settings.transaction_timeout;
-    while end("read_committed")? < target {
-        if Instant::now() > deadline {
-            return Err(Error::transient(format!("a transaction in partition {partition} of {topic} does not end")));
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    Ok(())
-}
-
 /// What [`accept`] did, bytes.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -176,12 +143,12 @@ pub(crate) struct Accepted {
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the file can't be read.
-pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
+pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let after = crate::log_file::whole_lines(&path)
         .map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?;
     let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
-    let before = match committed_length(settings, slots, slot.id()) {
+    let before = match committed_length(settings, slot.id()) {
         Err(error) if !error.is_transient() => 0,
         length => length?.unwrap_or(0),
     };

@@ -102,7 +102,7 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
         || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, slots, &slot))?;
+    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, &slot))?;
     slot.note_settled()?;
     println!("{name}: {} bytes were committed, {} are from now on", accepted.before, accepted.after);
     if accepted.after < accepted.before {
@@ -218,7 +218,7 @@ impl Worker {
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
         let id = marker::transactional_id(&self.kafka, slot.id());
         let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
-        let committed = marker::begin(&self.kafka, &self.slots, slot, &producer).map_err(Setback::at_start)?;
+        let committed = marker::begin(&self.kafka, slot, &producer).map_err(Setback::at_start)?;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
         let mut session = Session { slot: slot.id(), producer, log, group, seen_changes: 0 };

@@ -35,7 +35,7 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
         if shutdown.is_cancelled() {
             return;
         }
-        pause = match slots.settle_abandoned(&mut |slot| settle(settings, slots, slot)) {
+        pause = match slots.settle_abandoned(&mut |slot| settle(settings, slot)) {
             Ok(()) => INTERVAL,
             Err(error) => {
                 tracing::warn!(remedy = error.remedy(), "the log of a consumer that is gone can't be settled: {error}");
@@ -46,10 +46,10 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 }
 
 /// Ends what the slot's producer had in flight, and cuts its log to what is committed.
-fn settle(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<()> {
+fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
     // Its consumer ended before the first line.
-    let Some(committed) = marker::committed_length(settings, slots, slot.id())? else { return Ok(()) };
+    let Some(committed) = marker::committed_length(settings, slot.id())? else { return Ok(()) };
     let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
     tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
     drop(producer);
