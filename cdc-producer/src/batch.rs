@@ -88,9 +88,23 @@ impl Batch {
         }
     }
 
-    /// Empties it and keeps its memory.
+    /// Takes the records from number `at` on out into a batch of their own.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        let start = self.spans.get(at).map_or(self.data.len(), |s| s.start);
+        let mut spans = self.spans.split_off(at.min(self.spans.len()));
+        for span in &mut spans {
+            for end in [&mut span.start, &mut span.key, &mut span.value, &mut span.header] {
+                *end -= start;
+            }
+        }
+        Self { data: self.data.split_off(start), spans, end: None }
+    }
+
+    /// Empties it and keeps its memory, unless a very large record has blown it up.
     pub fn clear(&mut self) {
+        const KEPT: usize = 1024 * 1024;
         self.data.clear();
+        self.data.shrink_to(KEPT);
         self.spans.clear();
         self.end = None;
     }
@@ -125,7 +139,9 @@ mod tests {
         let mut value = Vec::new();
         avro::encode(9, &product, &mut value);
         assert_eq!(got, [(b"-4".to_vec(), Some(value)), (b"5".to_vec(), None), (b"6".to_vec(), Some(b"xyz".to_vec()))]);
-        batch.truncate(1);
+        let tail = batch.split_off(1);
+        let got: Vec<_> = tail.iter().map(|e| (e.key.to_vec(), e.value.map(<[u8]>::to_vec))).collect();
+        assert_eq!(got, [(b"5".to_vec(), None), (b"6".to_vec(), Some(b"xyz".to_vec()))]);
         assert_eq!((batch.len(), batch.iter().count()), (1, 1));
         let header = batch.iter().next().map(|e| e.header.to_vec());
         assert_eq!(header.as_deref(), Some(&br#"{"op":"c","ts_us":1,"pos":"p","row":0,"epoch":1}"#[..]));

@@ -203,14 +203,14 @@ impl CheckpointFile {
         &self.path
     }
 
-    /// What the file says now; a missing file asks for a snapshot.
+    /// What this text of the file says; a missing file asks for a snapshot.
     ///
     /// # Errors
-    /// See [`parse`]; definite when it can't be read.
-    pub fn read(&self) -> Result<State> {
-        match self.text()? {
+    /// See [`parse`].
+    pub fn state(&self, text: Option<&str>) -> Result<State> {
+        match text {
             None => Ok(State::Asked(Request { from: None, id: None })),
-            Some(text) => parse(&text, &self.path),
+            Some(text) => parse(text, &self.path),
         }
     }
 
@@ -227,47 +227,54 @@ impl CheckpointFile {
         }
     }
 
-    /// Replaces the file durably.
+    /// Replaces the file durably if it still says what was `seen`; false when somebody has edited it meanwhile.
     ///
     /// # Errors
     /// Definite, with the file and the reason; the old file is untouched then.
-    pub fn replace(&self, text: &str) -> Result<()> {
-        replace(&self.path, text)
+    pub fn replace(&self, seen: Option<&str>, text: &str) -> Result<bool> {
+        replace(&self.path, text, || Ok(self.text()?.as_deref() == seen))
     }
 
-    /// Makes sure that the request has an identity, in the file, before it is carried out.
+    /// Makes sure that the request has an identity, in the file, before it is carried out: the request with it, or `None`
+    /// when somebody has edited the file since it was `seen`.
     ///
     /// # Errors
     /// See [`CheckpointFile::replace`].
-    pub fn identify(&self, mut request: Request) -> Result<String> {
-        if let Some(id) = request.id {
-            return Ok(id);
+    pub fn identify(&self, mut request: Request, seen: Option<&str>) -> Result<Option<Request>> {
+        if request.id.is_none() {
+            request.id = Some(format!("{} {}", request.prefix(), uuid::Uuid::new_v4()));
         }
-        let id = format!("{} {}", request.prefix(), uuid::Uuid::new_v4());
-        request.id = Some(id.clone());
-        self.replace(&request.text())?;
-        Ok(id)
+        Ok(self.replace(seen, &request.text())?.then_some(request))
     }
 }
 
-/// Replaces a file durably: temporary file, fsync, rename, fsync of the folder.
+/// Replaces a file durably: temporary file, fsync, rename, fsync of the folder. The folder is locked meanwhile against
+/// another program that does the same, and `still` is asked last of all; false when it says no.
 ///
 /// # Errors
 /// Definite, with the file and the reason.
-pub fn replace(path: &Path, text: &str) -> Result<()> {
+pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) -> Result<bool> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("json.tmp");
+    let mut wanted = Ok(true);
     let write = || -> std::io::Result<()> {
+        let folder = File::open(folder)?;
+        folder.lock_exclusive()?;
         let mut file = File::create(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
+        wanted = still();
+        if !matches!(wanted, Ok(true)) {
+            return fs::remove_file(&temporary);
+        }
         fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
+        folder.sync_all()
     };
     write().map_err(|e| {
         Error::definite(format!("cannot write {}: {e}", path.display()))
             .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
-    })
+    })?;
+    wanted
 }
 
 /// What the producer does at its start.
@@ -313,7 +320,10 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
                 &format!("Is this the right cluster, and was the checkpoint topic deleted? {reset}"),
             ),
             Some(kafka) if is_of_another_server(&written, &kafka) => refuse(
-                format!("it was read from server {}, but the position in Kafka belongs to {}", written.server_uuid, kafka.position.server_uuid),
+                format!(
+                    "it was read from server {}, but the position in Kafka belongs to {}",
+                    written.server_uuid, kafka.position.server_uuid
+                ),
                 &format!("Restore the file that belongs to this source. {reset}"),
             ),
             Some(kafka) if is_ahead(&written, &kafka) => refuse(
@@ -363,6 +373,7 @@ mod tests {
                 committed_at: Micros(1_763_697_600_000_000 + gtids as i64),
             },
             snapshot: None,
+            prepared: Default::default(),
         }
     }
 

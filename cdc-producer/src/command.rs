@@ -65,7 +65,7 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
     let path = settings.time_track.join(FILE);
     std::fs::create_dir_all(&settings.time_track)
         .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))?;
-    checkpoint::replace(&path, &Request { from, id: None }.text())?;
+    checkpoint::replace(&path, &Request { from, id: None }.text(), || Ok(true))?;
     match from {
         None => println!("asked for a snapshot, then the binlog"),
         Some(time) => println!("asked for every change committed at or after {time}"),

@@ -1,8 +1,8 @@
 //! A position for a timestamp: the last one before the first transaction that was committed at or after it.
 //!
-//! The files are bisected by the time in their format description event, then one file is scanned for the first GTID event
-//! (`immediate_commit_timestamp`, microseconds) at or after the time. Files are whole seconds apart in their stamps, so
-//! the scan begins one file earlier rather than one too late.
+//! The files are bisected by the commit time of their first transaction (`immediate_commit_timestamp` of its GTID event,
+//! microseconds), then one file is scanned for the first GTID event at or after the time. The time in a file's own head
+//! would not do: it is that of the beginning of the statement whose commit filled the file before.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use pipeline::position::Position;
 use pipeline::record::Micros;
 
 use crate::server::{self, BinlogFile, Server};
-use crate::stream::{damaged, failed};
+use crate::stream::{beyond_4_gib, damaged, failed};
 use crate::transaction::{GtidMark, gtid_mark};
 
 /// Longest wait for one event.
@@ -40,19 +40,22 @@ pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u
     }
     let files = server::binlog_files(&mut conn).await?;
     let probe = Probe { settings, server_id };
-    let seconds = at.0.div_euclid(1_000_000);
-    // The last file that was begun before the time's second: none before it can hold a change at or after the time.
+    // The last file whose first transaction was committed before the time: none before it can hold one at or after it.
     let (mut low, mut high) = (0, files.len());
     while low < high {
         let middle = usize::midpoint(low, high);
-        if i64::from(probe.created(&files[middle]).await?) < seconds { low = middle + 1 } else { high = middle }
+        if probe.first_commit(&files[middle]).await?.is_some_and(|t| t < at) { low = middle + 1 } else { high = middle }
     }
     let index = low.saturating_sub(1);
     let Some(file) = files.get(index) else {
         return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
     };
-    if low == 0 && reaches_back(server, file) {
-        let earliest = Micros(i64::from(probe.created(file).await?) * 1_000_000);
+    // When there is no transaction left, the time of the file's head is the best there is.
+    let earliest = match probe.first_commit(file).await? {
+        Some(first) => first,
+        None => Micros(i64::from(probe.created(file).await?) * 1_000_000),
+    };
+    if at < earliest && reaches_back(server, file) {
         return Err(Error::definite(format!(
             "last_read_timestamp {at}: the binlogs reach back to {earliest} only; what was committed before is gone"
         ))
@@ -85,9 +88,7 @@ pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u
                 set.insert(&source, number);
             }
         }
-        if event.header().log_pos() != 0 {
-            position.offset = u64::from(event.header().log_pos());
-        }
+        position.offset = beyond_4_gib(position.offset, event.header().log_pos());
     }
     Ok(position)
 }
@@ -117,6 +118,17 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
+    /// When the first transaction in this file, or else in those after it, was committed; `None` when there is none.
+    async fn first_commit(&self, file: &BinlogFile) -> Result<Option<Micros>> {
+        let mut events = self.events(&file.name).await?;
+        while let Some(event) = next(&mut events).await? {
+            if let Some(mark) = gtid_mark(&event)? {
+                return Ok(Some(mark.committed_at));
+            }
+        }
+        Ok(None)
+    }
+
     /// When the file was begun, in seconds since 1970 by the server's clock.
     async fn created(&self, file: &BinlogFile) -> Result<u32> {
         let mut events = self.events(&file.name).await?;

@@ -91,6 +91,15 @@ pub struct Publisher {
     pub status: Status,
 }
 
+/// How a publisher failed; what it held is either committed whole or not at all.
+#[derive(Debug)]
+pub struct Stopped {
+    /// Why.
+    pub failure: Failure,
+    /// Since when its transaction was open; `None` when none was.
+    pub open_for: Option<Duration>,
+}
+
 struct Open {
     since: Instant,
     rows: usize,
@@ -103,9 +112,14 @@ impl Publisher {
     /// Publishes until the channel is closed, then commits what is complete. To be run on a blocking thread.
     ///
     /// # Errors
-    /// The failure of a transaction; what it held is either committed whole or not at all.
-    pub fn run(mut self, runtime: &Handle) -> Result<(), Failure> {
-        let mut open: Option<Open> = None;
+    /// The failure of a transaction.
+    pub fn run(mut self, runtime: &Handle) -> Result<(), Stopped> {
+        let mut open = None;
+        self.publish(runtime, &mut open)
+            .map_err(|failure| Stopped { failure, open_for: open.map(|o: Open| o.since.elapsed()) })
+    }
+
+    fn publish(&mut self, runtime: &Handle, open: &mut Option<Open>) -> Result<(), Failure> {
         loop {
             // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
             let wait =
@@ -117,18 +131,25 @@ impl Publisher {
                 }
             });
             match batch {
-                Some(Some(batch)) => self.add(batch, &mut open)?,
+                Some(Some(batch)) => {
+                    // A transaction of the source that is longer than a batch has one of Kafka's to itself: should it not
+                    // come to its end, what was complete before it is not held up.
+                    if batch.end.is_none() && open.as_ref().is_some_and(|o| o.end.is_some()) {
+                        self.commit_open(open)?;
+                    }
+                    self.add(batch, open)?;
+                }
                 Some(None) => {
                     // Half a transaction stays open; the next producer's init aborts it.
-                    return self.commit_open(&mut open);
+                    return self.commit_open(open);
                 }
-                None => self.commit_open(&mut open)?,
+                None => self.commit_open(open)?,
             }
             let full = |o: &Open| {
                 o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || o.since.elapsed() >= self.limits.linger
             };
             if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
-                self.commit_open(&mut open)?;
+                self.commit_open(open)?;
             }
         }
     }
@@ -158,10 +179,11 @@ impl Publisher {
     }
 
     fn commit_open(&self, open: &mut Option<Open>) -> Result<(), Failure> {
-        match open.take() {
-            Some(Open { rows, end: Some(end), .. }) => self.commit(rows, end),
-            _ => Ok(()),
+        if let Some(Open { rows, end: Some(end), .. }) = open {
+            self.commit(*rows, end.clone())?;
+            *open = None;
         }
+        Ok(())
     }
 
     fn commit(&self, rows: usize, end: Progress) -> Result<(), Failure> {

@@ -74,6 +74,8 @@ struct Group {
     pos: String,
     /// It has begun with BEGIN, so it ends with an event of its own.
     rows_follow: bool,
+    /// Its identity, if it is one of XA.
+    xa: Option<String>,
     /// Records so far.
     row: u64,
     /// Where it begins in the batch; `None` when part of it has been handed over.
@@ -95,20 +97,25 @@ impl Reader {
             moved: false,
             handed_over: Instant::now(),
         };
+        let ended = self.read(&mut state, shutdown).await;
+        // What is complete goes out, whatever stops the stream behind it.
+        match state.group.take().map(|g| g.batch_start) {
+            None => {}
+            Some(Some(start)) => state.batch.truncate(start),
+            // The publisher holds half a transaction, which it drops.
+            Some(None) => return ended,
+        }
+        let handed_over = self.hand_over(&mut state, true).await;
+        ended.and(handed_over)
+    }
+
+    async fn read(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
         loop {
             if state.group.is_none() {
-                self.snapshot(&mut state).await?;
+                self.snapshot(state).await?;
             }
-            let Some(event) = self.next(&mut state, shutdown).await? else {
-                match state.group.take().map(|g| g.batch_start) {
-                    None => {}
-                    Some(Some(start)) => state.batch.truncate(start),
-                    // The publisher holds half a transaction, which it drops.
-                    Some(None) => return Ok(()),
-                }
-                return self.hand_over(&mut state, true).await;
-            };
-            self.take(&mut state, &event).await?;
+            let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
+            self.take(state, &event).await?;
         }
     }
 
@@ -136,6 +143,8 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(None),
+                // What it held is to be sent again, even if nothing more happens on the source.
+                () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
                 () = tokio::time::sleep_until(due), if wait_for_due => self.hand_over(state, true).await?,
             }
@@ -164,10 +173,13 @@ impl Reader {
                     None => format!("{}:{}", self.progress.position.file, self.progress.position.offset),
                 };
                 let batch_start = Some(state.batch.len());
-                state.group = Some(Group { mark, pos, rows_follow: false, row: 0, batch_start });
+                state.group = Some(Group { mark, pos, rows_follow: false, xa: None, row: 0, batch_start });
                 state.others.clear();
             }
-            Meaning::Begin => self.group(state)?.rows_follow = true,
+            Meaning::Begin(xa) => {
+                let group = self.group(state)?;
+                (group.rows_follow, group.xa) = (true, xa);
+            }
             Meaning::TableMap => self.table_map(state, event)?,
             Meaning::Rows => self.rows(state, event).await?,
             Meaning::Commit => self.end(state).await?,
@@ -175,16 +187,13 @@ impl Reader {
             Meaning::Statement => self.end(state).await?,
             Meaning::Rollback => {
                 let group = self.group(state)?;
-                let (pos, start, rows) = (group.pos.clone(), group.batch_start, group.row);
-                match start {
-                    Some(start) => state.batch.truncate(start),
-                    None if rows == 0 => {}
-                    None => {
-                        return Err(Error::definite(format!(
-                            "transaction {pos} is rolled back in the binlog after {rows} rows"
-                        ))
-                        .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
-                    }
+                // Part of them may be with the publisher, and have taken their rows out of a chunk.
+                if group.row > 0 {
+                    return Err(Error::definite(format!(
+                        "transaction {} is rolled back in the binlog after {} rows",
+                        group.pos, group.row
+                    ))
+                    .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
                 }
                 self.end(state).await?;
             }
@@ -199,6 +208,25 @@ impl Reader {
                         "write this table without XA; to go on behind it: finish the XA transaction, then `cdc-producer checkpoint reset`",
                     ));
                 }
+                let xa = group.xa.take();
+                self.progress.prepared.extend(xa);
+                self.end(state).await?;
+            }
+            Meaning::XaCommit(xa) => {
+                let pos = self.group(state)?.pos.clone();
+                if !self.progress.prepared.remove(&xa) {
+                    return Err(Error::definite(format!(
+                        "transaction {pos} commits the XA transaction {xa}, which was prepared before the position that \
+                         the stream began at: it may have changed rows of {}.{}, and the binlog does not say which",
+                        self.table.database, self.table.table
+                    ))
+                    .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"));
+                }
+                self.end(state).await?;
+            }
+            Meaning::XaRollback(xa) => {
+                self.group(state)?;
+                self.progress.prepared.remove(&xa);
                 self.end(state).await?;
             }
         }
@@ -281,7 +309,12 @@ impl Reader {
         .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
         group.row = source.row;
         if batch.len() >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
-            group.batch_start = None;
+            // What is complete before it does not wait for its end.
+            if let Some(start) = group.batch_start.take().filter(|start| *start > 0) {
+                let tail = state.batch.split_off(start);
+                self.hand_over(state, true).await?;
+                state.batch = tail;
+            }
             self.hand_over(state, false).await?;
         }
         Ok(())

@@ -21,12 +21,16 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{CheckpointFile, Request, Start, Written, decide};
 use crate::locate;
 use crate::preflight;
-use crate::publish::{Limits, Publisher, Target};
+use crate::publish::{Limits, Publisher, Stopped, Target};
 use crate::reader::Reader;
 use crate::server::{self, Server};
 use crate::snapshot::Alive;
 use crate::status::Status;
 use crate::stream::EventStream;
+
+/// How long a producer that was asked to stop waits for Kafka. Container engines kill after ten seconds, and blocked
+/// threads are waited for after this.
+const DRAIN: Duration = Duration::from_secs(4);
 
 /// Everything a producer is told.
 #[derive(Clone, Debug)]
@@ -96,8 +100,37 @@ struct Memory {
     ours: Vec<Progress>,
     /// Times in a row that this process was fenced without getting anything committed.
     fenced: u32,
+    /// The last time its Kafka transaction had been open for longer than it may be.
+    outlived: bool,
     /// A session has once got as far as streaming.
     has_run: bool,
+}
+
+impl Memory {
+    /// After a fence, which looks the same whether another producer took over or a transaction outlived its timeout:
+    /// whether to try once more with the progress that is `committed`.
+    fn may_go_on(&self, committed: Option<&Progress>, settings: &ProducerSettings) -> Result<()> {
+        let ours = self.ours.is_empty() || committed.is_none_or(|c| self.ours.contains(c));
+        if self.fenced == 0 || (ours && self.fenced == 1) {
+            return Ok(());
+        }
+        let kafka = &settings.kafka;
+        if ours && self.outlived {
+            return Err(Error::definite(format!(
+                "a transaction of {} takes longer than one of Kafka may be open ({} s)",
+                settings.source(),
+                kafka.transaction_timeout.as_secs()
+            ))
+            .with_remedy("raise kafka.transaction_timeout (the broker's transaction.max.timeout.ms is its limit)"));
+        }
+        Err(Error::definite(format!(
+            "another producer with the transactional id {} is at work",
+            kafka.transactional_id
+        ))
+        .with_remedy(
+            "run one producer for a source; give another source its own kafka.topic or kafka.transactional_id",
+        ))
+    }
 }
 
 /// Runs until it is cancelled.
@@ -135,6 +168,20 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     }
 }
 
+/// A session that is ready to stream.
+struct Session {
+    target: Target,
+    table: SourceTable,
+    schema_id: u32,
+    producer: TransactionalProducer,
+    progress: Progress,
+    /// What the checkpoint file says.
+    view: String,
+    alive: Alive,
+    conn: mysql_async::Conn,
+    stream: EventStream,
+}
+
 async fn session(
     settings: &ProducerSettings,
     file: &Arc<CheckpointFile>,
@@ -142,6 +189,28 @@ async fn session(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
+    // To let go of a start is what a kill would do, and safe at every moment; nothing has been read yet.
+    let ready = tokio::select! {
+        () = shutdown.cancelled() => return Ok(End::Stopped),
+        ready = prepare(settings, file, memory) => ready?,
+    };
+    let Some(session) = ready else { return Ok(End::Edited) };
+    let streaming = stream(settings, session, file, status, memory, shutdown);
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        end = streaming => end,
+        () = late => {
+            tracing::warn!("Kafka does not take the last changes in time: the next start sends them again from the committed position");
+            Ok(End::Stopped)
+        }
+    }
+}
+
+/// Everything up to the first event; `None` when somebody has edited the checkpoint file meanwhile.
+async fn prepare(settings: &ProducerSettings, file: &CheckpointFile, memory: &mut Memory) -> Result<Option<Session>> {
     let source = settings.source();
     let target = Target::new(&settings.kafka, source.clone());
 
@@ -154,10 +223,16 @@ async fn session(
         return Err(Error::transient("the server's checks did not come to an end"));
     };
     let schema_id = Registry::new(settings.registry.clone())?.register().await?;
-    kafka::ensure_topics(&settings.kafka, &target.topics(&settings.kafka)).await?;
+    let [products, checkpoints] = target.topics(&settings.kafka);
+    kafka::ensure_topics(&settings.kafka, &[checkpoints]).await?;
+    let topic_is_missing = {
+        let (kafka, topic) = (settings.kafka.clone(), products.clone());
+        !blocking(move || kafka::check_topics(&kafka, &[topic])).await?.is_empty()
+    };
 
     // The state of the file is looked at first: what it refuses must not fence anybody.
-    let state = file.read()?;
+    let seen = file.text()?;
+    let state = file.state(seen.as_deref())?;
     let (producer, committed) = {
         let (kafka, target) = (settings.kafka.clone(), target.clone());
         blocking(move || {
@@ -167,27 +242,33 @@ async fn session(
         })
         .await?
     };
-    if memory.fenced > 0 {
-        let ours = memory.ours.is_empty() || committed.as_ref().is_none_or(|c| memory.ours.contains(c));
-        if !ours || memory.fenced > 1 {
-            return Err(Error::definite(format!(
-                "another producer with the transactional id {} is at work",
-                settings.kafka.transactional_id
-            ))
-            .with_remedy(
-                "run one producer for a source; give another source its own kafka.topic or kafka.transactional_id",
-            ));
-        }
-    }
+    memory.may_go_on(committed.as_ref(), settings)?;
 
     let mut conn = server::connect(&settings.mysql).await?;
-    let (producer, progress) = match decide(state, committed, &source, file.path())? {
-        Start::Resume(progress) => {
+    let mut seen = seen;
+    let (producer, progress) = match decide(state, committed.clone(), &source, file.path())? {
+        Start::Resume(_) if topic_is_missing => {
+            return Err(Error::definite(format!(
+                "topic {} is gone, but the position in {} says that it was written",
+                target.topic, target.checkpoint_topic
+            ))
+            .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
+        }
+        Start::Resume(mut progress) => {
             server.can_resume(&mut conn, &progress.position).await?;
+            if progress.position.server_uuid != server.uuid {
+                // After a failover the GTIDs count; file and offset are those of the other server.
+                tracing::warn!(from = progress.position.server_uuid, to = server.uuid, "reading from another server");
+                progress.position.server_uuid.clone_from(&server.uuid);
+                (progress.position.file, progress.position.offset) = (String::new(), 0);
+            }
             (producer, *progress)
         }
         Start::Begin { epoch, request } => {
-            let progress = begin(settings, &mut conn, &server, file, epoch, request).await?;
+            kafka::ensure_topics(&settings.kafka, &[products]).await?;
+            let Some(progress) = begin(settings, &mut conn, &server, file, epoch, request, &mut seen).await? else {
+                return Ok(None);
+            };
             let first = progress.clone();
             let (producer, progress) = {
                 let target = target.clone();
@@ -200,14 +281,17 @@ async fn session(
             (producer, progress)
         }
     };
-    file.replace(&Written::of(&progress, &source).text())?;
+    let view = Written::of(&progress, &source).text();
+    if !file.replace(seen.as_deref(), &view)? {
+        return Ok(None);
+    }
     tracing::info!(
         epoch = progress.epoch,
         position = %progress.position,
         snapshot = progress.snapshot.is_some(),
         "reading {source}"
     );
-    memory.ours = vec![progress.clone()];
+    memory.ours = [progress.clone()].into_iter().chain(committed).collect();
     memory.has_run = true;
 
     let alive = if progress.snapshot.is_some() && progress.epoch > 1 {
@@ -218,7 +302,20 @@ async fn session(
     };
     let stream_conn = server::connect(&settings.mysql).await?;
     let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
+    Ok(Some(Session { target, table, schema_id, producer, progress, view, alive, conn, stream }))
+}
 
+/// Streams until it is stopped, a person edits the checkpoint file, or something breaks.
+async fn stream(
+    settings: &ProducerSettings,
+    session: Session,
+    file: &Arc<CheckpointFile>,
+    status: &Status,
+    memory: &mut Memory,
+    shutdown: &CancellationToken,
+) -> Result<End> {
+    let Session { target, table, schema_id, producer, progress, view, alive, conn, stream } = session;
+    let source = settings.source();
     // A batch is at most a little over 256 KiB unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
     let (spare, spare_receiver) = mpsc::unbounded_channel();
@@ -261,7 +358,7 @@ async fn session(
     };
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
-        tokio::spawn(async move { watch_file(&file, &source, committed, &stop, &finished).await })
+        tokio::spawn(async move { watch_file(&file, &source, view, committed, &stop, &finished).await })
     };
 
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
@@ -276,18 +373,23 @@ async fn session(
     memory.ours = committed.into_iter().chain(attempted_view.borrow().clone()).collect();
     match published {
         Ok(()) => {}
-        Err(failure) => {
-            if matches!(failure, Failure::Fenced(_)) {
+        Err(Stopped { failure, open_for }) => {
+            memory.outlived = open_for.is_some_and(|t| t >= settings.kafka.transaction_timeout);
+            if matches!(failure, Failure::Fenced(_)) || memory.outlived {
                 memory.fenced += 1;
             }
-            return Err(Error::transient(format!("publishing to {}: {failure}", settings.kafka.topic)));
+            let message = format!("publishing to {}: {failure}", settings.kafka.topic);
+            return Err(match failure {
+                Failure::Refused { remedy, .. } => Error::definite(message).with_remedy(remedy),
+                _ => Error::transient(message),
+            });
         }
     }
     read?;
     Ok(if edited { End::Edited } else { End::Stopped })
 }
 
-/// The progress with which a new epoch begins.
+/// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
 async fn begin(
     settings: &ProducerSettings,
     conn: &mut mysql_async::Conn,
@@ -295,7 +397,8 @@ async fn begin(
     file: &CheckpointFile,
     epoch: u64,
     request: Request,
-) -> Result<Progress> {
+    seen: &mut Option<String>,
+) -> Result<Option<Progress>> {
     let (position, snapshot) = match request.from {
         Some(at) => (locate::position_at(&settings.mysql, server, settings.server_id, at).await?, None),
         None => {
@@ -307,8 +410,18 @@ async fn begin(
             (position, exists.then_some(SnapshotProgress { after: None, rows: 0 }))
         }
     };
-    let request = file.identify(request)?;
-    Ok(Progress { version: 1, epoch, request, position, snapshot })
+    let identified = file.identify(request, seen.as_deref())?;
+    Ok(identified.map(|request| {
+        *seen = Some(request.text());
+        Progress {
+            version: 1,
+            epoch,
+            request: request.id.unwrap_or_default(),
+            position,
+            snapshot,
+            prepared: Default::default(),
+        }
+    }))
 }
 
 /// Commits the progress of a new epoch before its first record. Blocks.
@@ -330,14 +443,14 @@ fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Pr
 async fn watch_file(
     file: &CheckpointFile,
     source: &str,
+    view: String,
     mut committed: watch::Receiver<Option<Progress>>,
     stop: &CancellationToken,
     finished: &CancellationToken,
 ) -> bool {
     // Often enough for a person, seldom enough for a disk.
     const EVERY: Duration = Duration::from_millis(500);
-    let view = |p: &Option<Progress>| p.as_ref().map(|p| Written::of(p, source).text());
-    let mut written = view(&committed.borrow_and_update());
+    let mut written = Some(view);
     loop {
         let stopping = tokio::select! {
             () = finished.cancelled() => true,
@@ -351,10 +464,12 @@ async fn watch_file(
                 return true;
             }
             Ok(_) => {
-                let text = view(&now);
+                let text = now.map(|p| Written::of(&p, source).text());
                 if let Some(new) = text.as_ref().filter(|_| text != written) {
-                    match file.replace(new) {
-                        Ok(()) => written = text,
+                    match file.replace(written.as_deref(), new) {
+                        Ok(true) => written = text,
+                        // Edited this very moment: the next look says so.
+                        Ok(false) => continue,
                         Err(error) => {
                             tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date")
                         }

@@ -101,6 +101,17 @@ impl Server {
             ))
             .with_remedy(format!("connect to the right server, or {reset}")));
         }
+        // A server whose history was reset may have executed as many transactions again, other ones by the same names.
+        if self.uuid == position.server_uuid && !position.file.is_empty() {
+            let end = binlog_end(conn).await?;
+            if compare_files(&end.0, &position.file).then(end.1.cmp(&position.offset)).is_lt() {
+                return Err(Error::definite(format!(
+                    "the position {position} is beyond the end of the server's binlog ({}:{}): its binlogs were reset",
+                    end.0, end.1
+                ))
+                .with_remedy(reset));
+            }
+        }
         if !set.contains_all(&self.purged) {
             return Err(Error::definite(format!(
                 "the server has purged binlogs that were not read yet: purged {}, read {set}",

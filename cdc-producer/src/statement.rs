@@ -4,15 +4,21 @@
 //! a statement logged as text). There is no DDL parser: the words of the statement are looked at, and what may concern
 //! the table stops the stream. Column changes need nothing: the next row event brings its own metadata.
 
+use pipeline::table::Field;
+
 /// What a QUERY event means for a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Begins a transaction.
-    Begin,
+    /// Begins a transaction; with XA, its identity.
+    Begin(Option<String>),
     /// Commits it.
     Commit,
     /// Rolls it back.
     Rollback,
+    /// Commits a transaction that was prepared before (XA); the text is its identity.
+    XaCommit(String),
+    /// Rolls such a transaction back.
+    XaRollback(String),
     /// Rolls back to a savepoint: rows of the transaction that came before may be void.
     RollbackToSavepoint,
     /// Nothing that concerns the rows of the table.
@@ -29,14 +35,16 @@ pub fn effect(statement: &str, current: &str, database: &str, table: &str) -> Ef
     let named = || mentions(&words, current, database, table);
     let Some(first) = words.first() else { return Effect::None };
     match first.text.to_ascii_uppercase().as_str() {
-        "BEGIN" | "START" => Effect::Begin,
-        "XA" if is(1, "START") || is(1, "BEGIN") => Effect::Begin,
+        "BEGIN" | "START" => Effect::Begin(None),
+        "XA" if is(1, "START") || is(1, "BEGIN") => Effect::Begin(Some(identity(statement))),
+        "XA" if is(1, "COMMIT") => Effect::XaCommit(identity(statement)),
+        "XA" if is(1, "ROLLBACK") => Effect::XaRollback(identity(statement)),
         "COMMIT" => Effect::Commit,
         "ROLLBACK" if any("TO") => Effect::RollbackToSavepoint,
         "ROLLBACK" => Effect::Rollback,
         "TRUNCATE" if named() => Effect::Unreadable("TRUNCATE TABLE"),
         "DROP" if is(1, "DATABASE") || is(1, "SCHEMA") => {
-            if words.iter().skip(2).any(|w| w.text == database) {
+            if words.iter().skip(2).any(|w| same(&w.text, database)) {
                 Effect::Unreadable("DROP DATABASE")
             } else {
                 Effect::None
@@ -46,14 +54,15 @@ pub fn effect(statement: &str, current: &str, database: &str, table: &str) -> Ef
         "RENAME" if named() => Effect::Unreadable("RENAME TABLE"),
         "ALTER" if is(1, "TABLE") && named() => alter(&words),
         "CREATE" if is(1, "TABLE") && any("SELECT") && named() => Effect::None,
-        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "CALL" | "WITH" if current == database || named() => {
+        "INSERT" | "UPDATE" | "DELETE" | "REPLACE" | "LOAD" | "CALL" | "WITH" if same(current, database) || named() => {
             Effect::Unreadable("a statement that was logged as text (binlog_format is not ROW)")
         }
         _ => Effect::None,
     }
 }
 
-/// Which forms of ALTER TABLE touch rows or the name.
+/// Which forms of ALTER TABLE touch rows or the name. A column of the contract that is dropped may come back in the same
+/// statement with other values.
 fn alter(words: &[Word<'_>]) -> Effect {
     let is = |i: usize, keyword: &str| words.get(i).is_some_and(|w| !w.quoted && w.text.eq_ignore_ascii_case(keyword));
     for i in 2..words.len() {
@@ -63,6 +72,11 @@ fn alter(words: &[Word<'_>]) -> Effect {
         if partition || tablespace {
             return Effect::Unreadable("ALTER TABLE … that removes or exchanges rows");
         }
+        let column = if is(i + 1, "COLUMN") { i + 2 } else { i + 1 };
+        let contract = |w: &Word<'_>| Field::ALL.iter().any(|f| w.text.eq_ignore_ascii_case(f.name()));
+        if is(i, "DROP") && words.get(column).is_some_and(contract) {
+            return Effect::Unreadable("ALTER TABLE … that drops a column");
+        }
         if is(i, "RENAME") && !["COLUMN", "INDEX", "KEY"].iter().any(|k| is(i + 1, k)) {
             return Effect::Unreadable("ALTER TABLE … RENAME");
         }
@@ -70,11 +84,21 @@ fn alter(words: &[Word<'_>]) -> Effect {
     Effect::None
 }
 
+/// The identity of an XA transaction, as the binlog prints it behind the two words.
+fn identity(statement: &str) -> String {
+    statement.split_whitespace().skip(2).collect()
+}
+
+/// Whether it is the same name; capitals count on some servers only, and what may concern the table stops the stream.
+fn same(a: &str, b: &str) -> bool {
+    a.to_lowercase() == b.to_lowercase()
+}
+
 /// Whether the table is named: alone where its database is the default one, or after its database and a point.
 fn mentions(words: &[Word<'_>], current: &str, database: &str, table: &str) -> bool {
     words.iter().enumerate().any(|(i, w)| {
         let qualified = i >= 2 && words[i - 1].text == ".";
-        w.text == table && if qualified { words[i - 2].text == database } else { current == database }
+        same(&w.text, table) && if qualified { same(&words[i - 2].text, database) } else { same(current, database) }
     })
 }
 
@@ -168,6 +192,11 @@ mod tests {
             ("ALTER TABLE product RENAME old", "shop", UNREADABLE),
             ("ALTER TABLE product DROP PARTITION p0", "shop", UNREADABLE),
             ("ALTER TABLE product /*!50100 TRUNCATE PARTITION p0 */", "shop", UNREADABLE),
+            ("ALTER TABLE product DROP COLUMN `price`, ADD price INT", "shop", UNREADABLE),
+            ("ALTER TABLE product DROP colour", "shop", false),
+            ("ALTER TABLE product DROP INDEX price", "shop", false),
+            ("truncate table SHOP.Product", "", UNREADABLE),
+            ("DROP DATABASE SHOP", "", UNREADABLE),
             ("ALTER TABLE product DISCARD TABLESPACE", "shop", UNREADABLE),
             ("INSERT INTO product VALUES (1)", "shop", UNREADABLE),
             ("UPDATE other.t, shop.product SET x = 1", "other", UNREADABLE),
@@ -186,9 +215,11 @@ mod tests {
     #[test]
     fn transactions() {
         for (statement, want) in [
-            ("BEGIN", Effect::Begin),
-            ("XA START X'61',X'',1", Effect::Begin),
-            ("XA COMMIT X'61',X'',1", Effect::None),
+            ("BEGIN", Effect::Begin(None)),
+            ("XA START X'61',X'',1", Effect::Begin(Some("X'61',X'',1".to_owned()))),
+            ("XA END X'61',X'',1", Effect::None),
+            ("XA COMMIT X'61',X'',1", Effect::XaCommit("X'61',X'',1".to_owned())),
+            ("XA ROLLBACK X'61',X'',1", Effect::XaRollback("X'61',X'',1".to_owned())),
             ("COMMIT", Effect::Commit),
             ("ROLLBACK", Effect::Rollback),
             ("ROLLBACK TO `a`", Effect::RollbackToSavepoint),

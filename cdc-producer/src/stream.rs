@@ -134,7 +134,7 @@ impl EventStream {
 
 /// The offset after an event whose header has only its lower 32 bits; 0 there stands for none (artificial events, and
 /// those within a compressed transaction).
-fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
+pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
     if log_pos == 0 {
         return before;
     }

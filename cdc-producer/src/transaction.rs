@@ -57,8 +57,8 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
 pub enum Meaning {
     /// A transaction begins; its GTID event comes before anything else of it.
     Start(GtidMark),
-    /// `BEGIN`: it is one of rows, and ends with its own event.
-    Begin,
+    /// `BEGIN`: it is one of rows, and ends with its own event. With XA, its identity.
+    Begin(Option<String>),
     /// Says which table the rows that follow belong to.
     TableMap,
     /// Rows.
@@ -71,6 +71,10 @@ pub enum Meaning {
     Statement,
     /// The first phase of a two-phase commit.
     XaPrepare,
+    /// The second phase: the transaction with this identity, prepared before, counts.
+    XaCommit(String),
+    /// Or it does not.
+    XaRollback(String),
     /// Nothing to do.
     Nothing,
 }
@@ -139,10 +143,12 @@ fn query(event: &Event, database: &str, table: &str) -> Result<Meaning> {
     let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
     // Short, and by far the most frequent.
     if query.query_raw() == b"BEGIN" {
-        return Ok(Meaning::Begin);
+        return Ok(Meaning::Begin(None));
     }
     Ok(match statement::effect(&query.query(), &query.schema(), database, table) {
-        Effect::Begin => Meaning::Begin,
+        Effect::Begin(xa) => Meaning::Begin(xa),
+        Effect::XaCommit(xa) => Meaning::XaCommit(xa),
+        Effect::XaRollback(xa) => Meaning::XaRollback(xa),
         Effect::Commit => Meaning::Commit,
         Effect::Rollback => Meaning::Rollback,
         Effect::None => Meaning::Statement,

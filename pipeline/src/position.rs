@@ -3,6 +3,7 @@
 //! Invariant: a [`Progress`] is written in the same Kafka transaction as the records before it, so the two can't disagree.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,10 @@ pub struct Progress {
     /// The snapshot under way; `None` when it is complete or was not asked for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<SnapshotProgress>,
+    /// XA transactions that are prepared and did not write to the table: their later commit changes nothing in it. The
+    /// identities as the binlog prints them.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub prepared: BTreeSet<String>,
 }
 
 /// The `pos` of a record, read back for comparison.

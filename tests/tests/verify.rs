@@ -536,6 +536,7 @@ async fn it_waits_for_producer_and_consumers() {
                 committed_at: Micros(TS),
             },
             snapshot: None,
+            prepared: Default::default(),
         };
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();
         producer.begin().unwrap();

@@ -31,12 +31,23 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Passes librdkafka's log on to `tracing` and keeps its last error, which says more than a call that timed out.
 #[derive(Clone, Debug, Default)]
-pub struct Logging(Arc<Mutex<Option<String>>>);
+pub struct Logging(Arc<Mutex<Last>>);
+
+#[derive(Debug, Default)]
+struct Last {
+    error: Option<String>,
+    undelivered: Option<KafkaError>,
+}
 
 impl Logging {
     /// What librdkafka complained of last.
     pub fn last_error(&self) -> Option<String> {
-        self.0.lock().ok().and_then(|e| e.clone())
+        self.0.lock().ok().and_then(|last| last.error.clone())
+    }
+
+    /// Why a record was last not delivered; the calls after it say only that the producer is in the wrong state.
+    fn undelivered(&self) -> Option<KafkaError> {
+        self.0.lock().ok().and_then(|last| last.undelivered.clone())
     }
 }
 
@@ -53,7 +64,7 @@ impl ClientContext for Logging {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
-            *last = Some(reason.to_owned());
+            last.error = Some(reason.to_owned());
         }
     }
 }
@@ -61,8 +72,12 @@ impl ClientContext for Logging {
 impl ConsumerContext for Logging {}
 impl ProducerContext for Logging {
     type DeliveryOpaque = ();
-    // A record that the broker refuses fails the next send and the commit, so a report needs no code.
-    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
+    // A record that the broker refuses fails the next send and the commit; here is only kept why.
+    fn delivery(&self, result: &rdkafka::producer::DeliveryResult<'_>, (): ()) {
+        if let (Err((error, _)), Ok(mut last)) = (result, self.0.lock()) {
+            last.undelivered = Some(error.clone());
+        }
+    }
 }
 
 /// The configuration that all clients have in common.

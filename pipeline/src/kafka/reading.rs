@@ -10,12 +10,20 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::topics::partition_count;
 use super::{Logging, REQUEST_TIMEOUT, consumer_config, misconfigured, unreachable};
 use crate::config::KafkaSettings;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// How long a look at the last record waits for other clients' transactions.
+const SETTLING: Duration = Duration::from_secs(60);
 
 pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
+    reader_of(settings, "read_committed")
+}
+
+fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<Logging>, Logging)> {
     let logging = Logging::default();
     // librdkafka wants a group id even for partitions that are assigned by hand; nothing is ever committed to it.
     let consumer = consumer_config(settings, &format!("{}.reader", settings.topic))
+        .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "10")
         .create_with_context(logging.clone())
@@ -34,9 +42,26 @@ pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &
     if partition_count(settings, consumer.client(), &logging, topic)?.is_none() {
         return Ok(None);
     }
-    let (low, high) = consumer
-        .fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
-        .map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    let watermarks = |consumer: &BaseConsumer<Logging>| {
+        let answer = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
+        answer.map_err(|e| unreachable(settings, &what, &e, &logging))
+    };
+    // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
+    let all = reader_of(settings, "read_uncommitted")?.0;
+    let (_, written) = watermarks(&all)?;
+    let deadline = Instant::now() + SETTLING;
+    let (low, high) = loop {
+        let (low, high) = watermarks(&consumer)?;
+        if high >= written {
+            break (low, high);
+        }
+        if Instant::now() > deadline {
+            return Err(Error::transient(format!("{what}: another client's transaction stays open in it")).with_remedy(
+                "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     let mut back = 8;
     // The last offsets are transaction markers and aborted records, so the first look may find nothing.
     if low >= high {

@@ -10,7 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
 use crate::config::KafkaSettings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Why a step of a transaction failed, and so what comes next.
 #[derive(Debug, thiserror::Error)]
@@ -25,11 +25,22 @@ pub enum Failure {
     /// The outcome is unknown or the producer is unusable: drop it, and let a new one settle what was in flight.
     #[error("the transactional producer is broken: {0}")]
     Broken(KafkaError),
+    /// Nothing was committed, and trying again ends the same way until a person has acted.
+    #[error("{error}")]
+    Refused {
+        /// What Kafka says.
+        error: KafkaError,
+        /// What to do.
+        remedy: &'static str,
+    },
 }
 
 impl Failure {
     /// Sorts an error; one of an unknown kind counts as [`Failure::Broken`].
     pub fn of(error: KafkaError) -> Self {
+        if let Some(remedy) = refusal(error.rdkafka_error_code()) {
+            return Self::Refused { error, remedy };
+        }
         match &error {
             _ if is_fence(error.rdkafka_error_code()) => Self::Fenced(error),
             KafkaError::Transaction(e) if !e.is_fatal() && e.txn_requires_abort() => Self::Abortable(error),
@@ -41,6 +52,23 @@ impl Failure {
 fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
     use RDKafkaErrorCode::{Fenced, InvalidProducerEpoch, ProducerFenced};
     matches!(code, Some(Fenced | InvalidProducerEpoch | ProducerFenced))
+}
+
+/// What to do about an error that does not heal by itself.
+fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
+    use RDKafkaErrorCode as E;
+    match code? {
+        E::MessageSizeTooLarge => {
+            Some("allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka")
+        }
+        E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed | E::TransactionalIdAuthorizationFailed => {
+            Some("allow this client to WRITE to the topics and to use its transactional id (ACLs)")
+        }
+        E::InvalidTransactionTimeout => {
+            Some("lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms")
+        }
+        _ => None,
+    }
 }
 
 /// One record to be sent.
@@ -97,6 +125,9 @@ impl TransactionalProducer {
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => {
                     let what = format!("cannot initialise transactions of {transactional_id}");
+                    if let Some(remedy) = refusal(e.rdkafka_error_code()) {
+                        return Err(Error::definite(format!("{what}: {e}")).with_remedy(remedy));
+                    }
                     return Err(unreachable(settings, &what, &e, &logging));
                 }
             }
@@ -106,7 +137,14 @@ impl TransactionalProducer {
     fn failure(&self, error: KafkaError) -> Failure {
         // A send after the fence says no more than that the client is unusable; the client knows why.
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
-        if is_fence(fatal) { Failure::Fenced(error) } else { Failure::of(error) }
+        if is_fence(fatal) {
+            return Failure::Fenced(error);
+        }
+        self.producer.poll(Duration::ZERO);
+        match self.producer.context().undelivered() {
+            Some(why) if refusal(why.rdkafka_error_code()).is_some() => Failure::of(why),
+            _ => Failure::of(error),
+        }
     }
 
     /// Begins a transaction.

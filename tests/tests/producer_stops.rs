@@ -1,0 +1,253 @@
+//! What the binlog can't say stops the producer with words; what came before the stop is delivered, and nothing else stops.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::fs;
+use std::time::Duration;
+
+use integration_tests::{World, eventually, read_topic};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer, ensure_topics};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use xtask::services::{Kafka, MySql, MySqlOptions};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
+
+async fn run(conn: &mut Conn, statements: &[&str]) {
+    for statement in statements {
+        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
+}
+
+fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
+    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
+    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+    mysql
+}
+
+/// Keys and operations in the order of the topic's partitions: `c1`.
+fn short(world: &World) -> Vec<String> {
+    let mut records = read_topic(&world.kafka());
+    records.sort_by_key(|r| r.key.parse::<i64>().unwrap());
+    records.iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect()
+}
+
+fn wait_for(world: &World, want: &[&str]) {
+    eventually(&format!("the topic holds {want:?}"), PATIENCE, || (short(world) == want).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
+    for (name, statements, want) in [
+        ("drop_table", &["DROP TABLE product"][..], "DROP TABLE changes the rows of"),
+        ("rename", &["RENAME TABLE product TO old"], "RENAME TABLE changes the rows of"),
+        ("alter", &["ALTER TABLE product DROP COLUMN category, ADD COLUMN category INT"], "ALTER TABLE"),
+        (
+            "xa",
+            &["XA START 'x'", "UPDATE product SET price = 2", "XA END 'x'", "XA PREPARE 'x'"],
+            "two-phase commit (XA), whose outcome comes later",
+        ),
+        ("drop_database", &["DROP DATABASE DB"], "DROP DATABASE changes the rows of"),
+    ] {
+        let world = World::new(name);
+        let mut conn = world.table().await;
+        let mut producer = world.start("cdc-producer", &[]);
+        producer.wait_for("snapshot complete");
+        producer.signal("STOP");
+        // Read at once when it wakes: the insert is not handed over yet when the stop is met.
+        let statements: Vec<String> = statements.iter().map(|s| s.replace("DB", &world.name)).collect();
+        run(&mut conn, &[INSERT_1]).await;
+        for statement in &statements {
+            run(&mut conn, &[statement]).await;
+        }
+        producer.signal("CONT");
+        let ended = producer.wait();
+        assert_eq!(ended.code, 1, "{}", ended.err);
+        assert!(ended.err.contains(want) && ended.err.contains("checkpoint reset"), "{}", ended.err);
+        assert_eq!(short(&world), ["c1"], "{name}");
+        if name == "xa" {
+            run(&mut conn, &["XA ROLLBACK 'x'"]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
+    let world = World::new("harmless");
+    let mut conn = world.table().await;
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    let all = [
+        "BEGIN",
+        INSERT_1,
+        "SAVEPOINT a",
+        "INSERT INTO product VALUES (2,'a','b',1,NULL)",
+        "ROLLBACK TO SAVEPOINT a",
+        "INSERT INTO product VALUES (3,'a','b',1,NULL)",
+        "COMMIT",
+        "BEGIN",
+        "INSERT INTO product VALUES (4,'a','b',1,NULL)",
+        "ROLLBACK",
+        "CREATE TABLE copy AS SELECT * FROM product",
+        "CREATE TABLE other LIKE product",
+        "INSERT INTO other SELECT * FROM product",
+        "TRUNCATE other",
+        "XA START 'y'",
+        "INSERT INTO other VALUES (9,'a','b',1,NULL)",
+        "XA END 'y'",
+        "XA PREPARE 'y'",
+        "XA COMMIT 'y'",
+        "XA START 'z'",
+        "INSERT INTO product VALUES (5,'a','b',1,NULL)",
+        "XA END 'z'",
+        "XA COMMIT 'z' ONE PHASE",
+        "DROP TABLE other, copy",
+        "INSERT INTO product VALUES (6,'a','b',1,NULL)",
+    ];
+    run(&mut conn, &all).await;
+    wait_for(&world, &["c1", "c3", "c5", "c6"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commit_of_an_xa_transaction_from_before_the_snapshot_stops_it() {
+    // A server of its own: the stop is for every producer that begins in between.
+    let mut world = World::new("xa_before");
+    let _mysql = own_mysql(&mut world, &[]);
+    let mut conn = world.table().await;
+    run(&mut conn, &["XA START 'w'", INSERT_1, "XA END 'w'", "XA PREPARE 'w'"]).await;
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &["XA COMMIT 'w'"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("XA") && ended.err.contains("checkpoint reset"), "{}", ended.err);
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let producer = world.start("cdc-producer", &[]);
+    wait_for(&world, &["r1"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
+    let mut world = World::new("long_statement");
+    let _mysql = own_mysql(&mut world, &["--max-binlog-size=4096"]);
+    let mut conn = world.table().await;
+    let mut other = world.mysql().await;
+    let rows: Vec<String> = (10..60).map(|id| format!("({id},'{}','b',1,NULL)", "x".repeat(100))).collect();
+    run(&mut conn, &["FLUSH BINARY LOGS", INSERT_1]).await;
+    // The file that this statement begins has the time of the statement's beginning, seconds before its commit.
+    let long = format!(
+        "INSERT INTO product SELECT * FROM (VALUES {}) AS v WHERE SLEEP(0.06) = 0",
+        rows.join(",").replace('(', "ROW(")
+    );
+    let long = tokio::spawn(async move { conn.query_drop(long).await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let time: Option<String> =
+        other.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut other, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
+    long.await.unwrap();
+    run(&mut other, &["INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &time.unwrap()]).code, 0);
+    let producer = world.start("cdc-producer", &[]);
+    let want: Vec<String> = [2, 3].into_iter().chain(10..60).map(|id| format!("c{id}")).collect();
+    wait_for(&world, &want.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
+    let mut world = World::new("away");
+    let mut kafka = Kafka::start(&world.folder.join("kafka"), None, &|_| {}).expect("a broker");
+    world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
+    let mut conn = world.table().await;
+    run(&mut conn, &[INSERT_1]).await;
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    wait_for(&world, &["r1"]);
+    assert_eq!(producer.stop().code, 0);
+    kafka.server.kill().unwrap();
+    let producer = world.start("cdc-producer", &[]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = std::time::Instant::now();
+    let ended = producer.stop();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(asked.elapsed() < Duration::from_secs(10), "it took {:?}", asked.elapsed());
+    // A start that hangs has looked at the file already.
+    kafka.start_again().unwrap();
+    kafka.server.signal(nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let producer = world.start("cdc-producer", &[]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    fs::write(world.folder.join("time_track/last_read_timestamp.json"), "{\"last_read_timestamp\": null}").unwrap();
+    kafka.server.signal(nix::sys::signal::Signal::SIGCONT).unwrap();
+    wait_for(&world, &["r1", "r1"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
+    let mut world = World::new("refuses");
+    let mut conn = world.mysql().await;
+    run(
+        &mut conn,
+        &["CREATE TABLE product (id INT PRIMARY KEY, name MEDIUMTEXT, category TEXT, price INT, last_updated DATE)"],
+    )
+    .await;
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &[INSERT_1]).await;
+    wait_for(&world, &["c1"]);
+    run(&mut conn, &["INSERT INTO product VALUES (2, REPEAT('x', 2000000), 'b', 1, NULL)"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("too large") && ended.err.contains("message.max.bytes"), "{}", ended.err);
+
+    let settings = world.kafka();
+    let admin: rdkafka::admin::AdminClient<_> = kafka::client_config(&settings).create().unwrap();
+    admin.delete_topics(&[&settings.topic], &rdkafka::admin::AdminOptions::new()).await.unwrap();
+    eventually("the topic is gone", PATIENCE, || {
+        (!kafka::check_topics(&settings, &[TopicSpec::products(&settings)]).unwrap().is_empty()).then_some(())
+    });
+    world.set("KAFKA_LIBRDKAFKA", "message.max.bytes=4000000");
+    for _ in 0..2 {
+        let ended = world.run("cdc-producer", &[]);
+        assert_eq!(ended.code, 1, "{}", ended.err);
+        assert!(ended.err.contains("is gone") && ended.err.contains("checkpoint reset"), "{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_progress_is_read_behind_a_neighbours_open_transaction() {
+    let world = World::new("neighbour");
+    let settings = world.kafka();
+    let topic = format!("{}.checkpoint", world.name);
+    ensure_topics(&settings, &[TopicSpec::compacted(topic.clone(), 1)]).await.unwrap();
+    let write = |id: &str, key: &[u8]| {
+        let producer = TransactionalProducer::new(&settings, id).unwrap();
+        producer.begin().unwrap();
+        let record = Record { topic: &topic, partition: Some(0), key, value: Some(b"progress"), header: None };
+        producer.send(&record).unwrap();
+        producer
+    };
+    let neighbour = write(&format!("{}.neighbour", world.name), b"theirs");
+    let watch: BaseConsumer = kafka::client_config(&settings)
+        .set("group.id", &world.name)
+        .set("isolation.level", "read_uncommitted")
+        .create()
+        .unwrap();
+    eventually("the neighbour's record is in the topic", PATIENCE, || {
+        let (_, high) = watch.fetch_watermarks(&topic, 0, PATIENCE).unwrap();
+        (high > 0).then_some(())
+    });
+    write(&format!("{}.ours", world.name), b"ours").commit().unwrap();
+    let read = {
+        let (settings, topic) = (settings.clone(), topic.clone());
+        std::thread::spawn(move || kafka::last_record(&settings, &topic, 0, b"ours").unwrap())
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    neighbour.abort().unwrap();
+    assert_eq!(read.join().unwrap().as_deref(), Some(&b"progress"[..]));
+}
