@@ -12,7 +12,6 @@ mod run;
 mod setback;
 mod settle;
 mod sink;
-mod sink_connection;
 mod slot;
 
 use std::process::ExitCode;

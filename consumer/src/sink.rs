@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use pipeline::config::PostgresSettings;
 use pipeline::error::{Error, Result};
+use pipeline::postgres::{Target, failed};
 use tokio_postgres::{Client, Statement};
-
-use crate::sink_connection::{Target, failed};
 
 /// A statement that takes longer than this has lost its server.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,7 +114,7 @@ struct Session {
 
 impl Session {
     async fn open(target: &Target) -> Result<Self> {
-        let client = target.open().await?;
+        let client = target.connect_or_create().await?;
         let prepare = |sql| client.prepare(sql);
         let prepared = async {
             client.batch_execute(TABLES).await?;
@@ -135,7 +134,7 @@ impl Sink {
     /// # Errors
     /// Usage when the URL can't be read.
     pub(crate) fn new(settings: &PostgresSettings, topic: &str) -> Result<Self> {
-        let target = Target::parse(settings.url.expose())?;
+        let target = Target::from(settings, "consumer")?;
         Ok(Self { target, topic: topic.to_owned(), session: None, known: HashMap::new() })
     }
 

@@ -78,6 +78,32 @@ impl Target {
         Ok(client)
     }
 
+    /// Connects, and makes the database when it is missing.
+    ///
+    /// # Errors
+    /// Transient when the server can't be reached; definite when it refuses.
+    pub async fn connect_or_create(&self) -> Result<Client> {
+        match self.connect().await {
+            Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => self.create_database().await?,
+            outcome => return outcome.map_err(|e| failed(&self.what(), e)),
+        }
+        self.connect().await.map_err(|e| failed(&self.what(), e))
+    }
+
+    async fn create_database(&self) -> Result<()> {
+        let name = self.database();
+        let client = self.with_database("postgres").connect().await.map_err(|e| failed(&self.what(), e))?;
+        match client.batch_execute(&format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""))).await {
+            // Another one was faster.
+            Err(e) if matches!(e.code(), Some(&SqlState::DUPLICATE_DATABASE | &SqlState::UNIQUE_VIOLATION)) => Ok(()),
+            Err(e) => Err(failed(&format!("cannot create the PostgreSQL database {name}"), e)),
+            Ok(()) => {
+                tracing::info!(database = name, "database created");
+                Ok(())
+            }
+        }
+    }
+
     /// What could not be done when connecting fails, with host and port.
     pub fn what(&self) -> String {
         let host = match self.config.get_hosts().first() {

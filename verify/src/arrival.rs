@@ -192,7 +192,14 @@ mod tests {
         let gtid_set = gtids.map(|g| g.parse().expect("a set"));
         let position =
             Position { server_uuid: A.to_owned(), gtid_set, file: file.to_owned(), offset, committed_at: Micros(0) };
-        Progress { version: 1, epoch: 1, request: String::new(), position, snapshot: None, prepared: Default::default() }
+        Progress {
+            version: 1,
+            epoch: 1,
+            request: String::new(),
+            position,
+            snapshot: None,
+            prepared: Default::default(),
+        }
     }
 
     #[test]
