@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Failure, Record, TransactionalProducer};
+use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::{Progress, SnapshotProgress};
 use pipeline::registry::Registry;
 use pipeline::table::SourceTable;
@@ -224,7 +224,7 @@ async fn prepare(settings: &ProducerSettings, file: &CheckpointFile, memory: &mu
     };
     let schema_id = Registry::new(settings.registry.clone())?.register().await?;
     let [products, checkpoints] = target.topics(&settings.kafka);
-    kafka::ensure_topics(&settings.kafka, &[checkpoints]).await?;
+    ensure_topic(&settings.kafka, checkpoints).await?;
     let topic_is_missing = {
         let (kafka, topic) = (settings.kafka.clone(), products.clone());
         !blocking(move || kafka::check_topics(&kafka, &[topic])).await?.is_empty()
@@ -265,7 +265,7 @@ async fn prepare(settings: &ProducerSettings, file: &CheckpointFile, memory: &mu
             (producer, *progress)
         }
         Start::Begin { epoch, request } => {
-            kafka::ensure_topics(&settings.kafka, &[products]).await?;
+            ensure_topic(&settings.kafka, products).await?;
             let Some(progress) = begin(settings, &mut conn, &server, file, epoch, request, &mut seen).await? else {
                 return Ok(None);
             };
@@ -482,6 +482,12 @@ async fn watch_file(
             return false;
         }
     }
+}
+
+/// Looking a topic up blocks for as long as Kafka does not answer, so it has a thread of its own.
+async fn ensure_topic(settings: &KafkaSettings, topic: TopicSpec) -> Result<()> {
+    let (settings, runtime) = (settings.clone(), Handle::current());
+    blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &[topic]))).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

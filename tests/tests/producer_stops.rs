@@ -220,6 +220,26 @@ async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
+    let mut world = World::new("outlived");
+    let mut conn = world.table().await;
+    // The broker looks every ten seconds for transactions that are too old.
+    world.set("KAFKA_TRANSACTION_TIMEOUT", "1s");
+    let mut producer = world.start("cdc-producer", &["--linger", "12s"]);
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &[INSERT_1]).await;
+    // Nothing more happens on the source: the reader must notice by itself that its publisher is gone.
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("raise kafka.transaction_timeout"), "{}", ended.err);
+    // With the default it arrives.
+    world.set("KAFKA_TRANSACTION_TIMEOUT", "120s");
+    let producer = world.start("cdc-producer", &[]);
+    wait_for(&world, &["c1"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_progress_is_read_behind_a_neighbours_open_transaction() {
     let world = World::new("neighbour");
     let settings = world.kafka();
