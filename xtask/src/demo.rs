@@ -15,6 +15,8 @@ use crate::{background, cargo, interrupt, machine, progress};
 
 /// How long verify may wait for the last change; a program that dies ends the wait at once.
 const ARRIVAL: &str = "300s";
+/// The owner of a demo's files: no stack that could go on.
+const OWNER: &str = "demo";
 const PRODUCER_READY: Duration = Duration::from_secs(90);
 
 /// What a demo is told.
@@ -50,10 +52,18 @@ pub struct UpOptions {
 struct Running {
     producer: Program,
     consumers: Vec<Program>,
+    outputs: Outputs,
+    owner: String,
+    claimed: Instant,
 }
 
 impl Running {
     fn check(&mut self) -> Result<()> {
+        // Even a run that is killed leaves a list of what it wrote.
+        if self.claimed.elapsed() > Duration::from_secs(1) {
+            self.outputs.claim(&self.owner)?;
+            self.claimed = Instant::now();
+        }
         self.producer.check()?;
         self.consumers.iter_mut().try_for_each(Program::check)
     }
@@ -88,12 +98,12 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let result = shown(options, &mut stack, &programs, &data, started);
     background::withdraw(&dir);
     stack.stop()?;
-    outputs.claim("")?;
+    outputs.claim(OWNER)?;
     result
 }
 
 fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &Path, started: Instant) -> Result<()> {
-    let mut running = start_programs(programs, stack)?;
+    let mut running = start_programs(programs, stack, OWNER)?;
     let step = progress::step("updater", "writing the CSV files to MySQL");
     let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause"])?;
     updater.wait(|| running.check())?;
@@ -108,7 +118,8 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     step.done("table, topic, logs and PostgreSQL agree: every change arrived exactly once");
     let picture = Picture::of(stack, &programs.output("verify")?)?;
     println!("\n{}", programs.output("product-updater")?.trim_end());
-    println!("\n{}", picture.text(stack, programs, options.keep));
+    println!("\n{}", picture.text());
+    println!("{}", hints(stack, programs, options.keep));
     progress::note(&format!("  the whole demo took {:.1} s", started.elapsed().as_secs_f64()));
     if options.keep {
         progress::note("  running until Ctrl-C");
@@ -140,15 +151,15 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     fs::write(&known, &id)?;
     outputs.claim(&id)?;
     let programs = Programs::new(programs_folder, &stack);
-    let result = kept_up(&mut stack, &programs, &data);
+    let result = kept_up(&mut stack, &programs, &data, &id);
     background::withdraw(&dir);
     stack.stop()?;
     outputs.claim(&id)?;
     result
 }
 
-fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path) -> Result<()> {
-    let mut running = start_programs(programs, stack)?;
+fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str) -> Result<()> {
+    let mut running = start_programs(programs, stack, id)?;
     let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?;
     background::announce(stack)?;
     print!("{}", background::env_lines(&stack.env()));
@@ -164,6 +175,29 @@ fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path) -> Result<()> {
     running.stop()?;
     step.done("nothing is left running");
     Ok(())
+}
+
+fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
+    let (dir, logs, bin) = (stack.dir().display(), programs.logs().display(), programs.folder().display());
+    let look = if kept {
+        format!("    {dir}/env   the servers' addresses: `. {dir}/env`, then {bin}/verify\n")
+    } else {
+        "    cargo xtask demo --keep     the same, and servers and programs stay up to be looked at\n".to_owned()
+    };
+    format!(
+        "  where to look
+    consumer_logs/*/consumer_log.json   each change, transformed, in exactly one log
+    time_track/last_read_timestamp.json how far the producer has come
+    {logs}   the programs' own logs
+{look}
+  what to try next
+    cargo xtask up                      keep all running; then, in another terminal:
+      change a price and its last_updated in a copy of a CSV file in data/, and see the new line in a log
+      echo '{{\"last_read_timestamp\": null}}' > time_track/last_read_timestamp.json
+                                        and every row comes once more, as the next epoch
+    cargo xtask demo --data DIR         the same with your own CSV files (id,name,category,price,last_updated)
+"
+    )
 }
 
 /// Waits for Ctrl-C, or for the first thing that goes wrong.
@@ -196,7 +230,7 @@ fn prepared() -> Result<PathBuf> {
 }
 
 /// Producer and consumers, started before the first change so that each change is seen passing by.
-fn start_programs(programs: &Programs, stack: &mut Stack) -> Result<Running> {
+fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str) -> Result<Running> {
     let step = progress::step("programs", "creating the table");
     let nothing = stack.dir().join("no-data");
     fs::create_dir_all(&nothing)?;
@@ -204,7 +238,8 @@ fn start_programs(programs: &Programs, stack: &mut Stack) -> Result<Running> {
     step.say("starting the producer and five consumers");
     let producer = programs.producer()?;
     let consumers = (1..=CONSUMERS).map(|number| programs.consumer(number)).collect::<Result<_>>()?;
-    let mut running = Running { producer, consumers };
+    let mut running =
+        Running { producer, consumers, outputs: Outputs::default(), owner: owner.to_owned(), claimed: Instant::now() };
     let checkpoint = background::root().join("time_track/last_read_timestamp.json");
     let since = Instant::now();
     while !checkpoint.exists() {

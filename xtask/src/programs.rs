@@ -60,6 +60,11 @@ impl Programs {
         self
     }
 
+    /// The folder of the programs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The folder of the programs' logs.
     pub fn logs(&self) -> &Path {
         &self.logs
