@@ -157,6 +157,8 @@ impl Reader {
             Meaning::Nothing => {
                 self.status.heard();
                 if state.group.is_none() {
+                    // A new file counts as progress, or the old one, purged, would seem to be needed still.
+                    state.moved |= self.progress.position.file != self.stream.place().0;
                     self.place();
                 }
             }
@@ -170,7 +172,12 @@ impl Reader {
                 }
                 let pos = match &mark.gtid {
                     Some((source, number)) => format!("{source}:{number}"),
-                    None => format!("{}:{}", self.progress.position.file, self.progress.position.offset),
+                    // Behind its first event, so that it differs from the end of the transaction before, which is a
+                    // snapshot's position.
+                    None => {
+                        let (file, offset) = self.stream.place();
+                        format!("{file}:{offset}")
+                    }
                 };
                 let batch_start = Some(state.batch.len());
                 state.group = Some(Group { mark, pos, rows_follow: false, xa: None, row: 0, batch_start });

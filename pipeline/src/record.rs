@@ -167,7 +167,7 @@ pub struct Source<'a> {
     pub op: Op,
     /// Commit time on the source, microseconds since 1970 UTC; of a snapshot row, the time its chunk was read.
     pub ts_us: i64,
-    /// The transaction's GTID, or `file:offset` of its end where the server has no GTIDs. Of a snapshot row, the position
+    /// The transaction's GTID, or `file:offset` behind its first event where the server has no GTIDs. Of a snapshot row, the position
     /// it is exact at: the set of GTIDs that it contains, or `file:offset`.
     #[serde(borrow)]
     pub pos: std::borrow::Cow<'a, str>,

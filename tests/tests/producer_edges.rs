@@ -4,7 +4,7 @@
 //! or out of order.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use pipeline::kafka;
 use pipeline::record::Op;
 use rdkafka::Message;
 use tokio::task::JoinHandle;
-use xtask::services::Kafka;
+use xtask::services::{Kafka, MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const KEYS: i64 = 2_000;
@@ -62,12 +62,15 @@ impl Load {
     }
 }
 
-/// Each key's prices in hundredths in the order of the topic, with what happened.
+/// Each key's prices in hundredths in the order of the topic, with what happened. No position may stand twice.
 fn prices(world: &World) -> BTreeMap<i64, Vec<(Op, i64)>> {
     let mut prices: BTreeMap<i64, Vec<(Op, i64)>> = BTreeMap::new();
+    let mut places = BTreeSet::new();
     for record in read_topic(&world.kafka()) {
         let value = record.value.expect("no deletes here");
         let product = avro::decode_value(avro::split(&value).unwrap().1).unwrap();
+        let place = (record.source.pos.to_string(), record.source.row);
+        assert!(places.insert(place.clone()), "twice: {place:?}");
         prices.entry(product.id).or_default().push((record.source.op, product.price.unwrap().hundredths()));
     }
     prices
@@ -172,6 +175,38 @@ async fn a_snapshot_in_small_chunks_under_load_never_goes_back() {
     let mut producer = world.start("cdc-producer", &["--snapshot-chunk", "20"]);
     producer.wait_for("snapshot complete");
     load.stop().await;
+    assert_each_once(&world).await;
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_gtids_it_goes_on_after_kills_and_over_files() {
+    let mut world = World::new("offsets");
+    let flags = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF", "--binlog-transaction-compression=ON"];
+    let flags = flags.iter().chain(&["--max-binlog-size=65536"]).map(|f| (*f).to_owned()).collect();
+    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+    let load = Load::start(&world).await;
+    for run in 1..=4 {
+        let producer = world.start("cdc-producer", &["--snapshot-chunk", "300"]);
+        records_at_least(&world, 1_500 * run);
+        if run % 2 == 0 { producer.kill() } else { assert_eq!(producer.stop().code, 0) }
+    }
+    let producer = world.start("cdc-producer", &[]);
+    load.stop().await;
+    assert_each_once(&world).await;
+    // Files without changes are left behind too: the position does not need them.
+    let mut conn = world.mysql().await;
+    conn.query_drop("FLUSH BINARY LOGS").await.unwrap();
+    let files: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
+    let last: String = files.last().unwrap().get(0).unwrap();
+    let shown = || std::fs::read_to_string(world.folder.join("time_track/last_read_timestamp.json")).unwrap();
+    eventually("the position is in the last file", PATIENCE, || shown().contains(&last).then_some(()));
+    assert_eq!(producer.stop().code, 0);
+    conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
+    let producer = world.start("cdc-producer", &[]);
+    conn.query_drop("UPDATE product SET price = price + 0.01").await.unwrap();
     assert_each_once(&world).await;
     assert_eq!(producer.stop().code, 0);
 }
