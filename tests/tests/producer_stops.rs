@@ -132,6 +132,25 @@ async fn the_commit_of_an_xa_transaction_from_before_the_snapshot_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_history_was_reset_is_refused() {
+    let mut world = World::new("history");
+    let _mysql = own_mysql(&mut world, &[]);
+    let mut conn = world.table().await;
+    run(&mut conn, &["FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS", INSERT_1]).await;
+    let producer = world.start("cdc-producer", &[]);
+    wait_for(&world, &["r1"]);
+    assert_eq!(producer.stop().code, 0);
+    // As many transactions again, by the same GTIDs: the set alone tells nothing.
+    run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
+    for id in 2..40 {
+        run(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
+    }
+    let ended = world.run("cdc-producer", &[]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("were reset") && ended.err.contains("checkpoint reset"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     let mut world = World::new("long_statement");
     let _mysql = own_mysql(&mut world, &["--max-binlog-size=4096"]);

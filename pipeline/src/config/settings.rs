@@ -240,7 +240,8 @@ impl Settings {
             return Ok(());
         }
         if let Err(reason) = setting.kind.check(&text) {
-            let shown = if setting.is_secret() { "***".to_owned() } else { format!("{text:?}") };
+            let hidden = setting.is_secret() || (matches!(setting.kind, Kind::Url) && text.contains('@'));
+            let shown = if hidden { "***".to_owned() } else { format!("{text:?}") };
             return Err(Error::usage(format!("{}: {shown} {reason} ({origin})", setting.key))
                 .with_remedy(format!("correct it: {}", setting.help)));
         }

@@ -239,6 +239,11 @@ fn every_wrong_value_is_named_with_its_origin() {
             "schema_registry.url: \"localhost:8081\" does not begin with http:// or https:// (environment SCHEMA_REGISTRY_URL)\n",
         ),
         (
+            "SCHEMA_REGISTRY_URL",
+            "https://bob:hunter2@localhost:8081/x",
+            "schema_registry.url: *** holds a user: that belongs into schema_registry.user and schema_registry.secret (environment SCHEMA_REGISTRY_URL)\n",
+        ),
+        (
             "METRICS_LISTEN",
             "9100",
             "metrics.listen: \"9100\" is not an IP address with a port, e.g. 127.0.0.1:9100 (environment METRICS_LISTEN)\n",

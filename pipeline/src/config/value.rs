@@ -42,6 +42,10 @@ impl Kind {
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         match self {
             Self::Text | Self::Secret | Self::Path => Ok(()),
+            // It stands in messages as it is.
+            Self::Url if text.split('/').nth(2).is_some_and(|authority| authority.contains('@')) => {
+                Err("holds a user: that belongs into schema_registry.user and schema_registry.secret".to_owned())
+            }
             Self::Url if text.starts_with("http://") || text.starts_with("https://") => Ok(()),
             Self::Url => Err("does not begin with http:// or https://".to_owned()),
             Self::Listen => match text.parse::<SocketAddr>() {
