@@ -108,7 +108,13 @@ pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlRepo
             format!("there is no table {database}.{table} yet, or this user may not see it: its changes come when it is created"),
             "check DB_NAME and db.table, and that this user may SELECT from it; or wait for it",
         ));
-        report.table = Some(SourceTable::expected(database, table));
+        // Such a server writes all names to its binlog in small letters.
+        let small: Option<u8> =
+            conn.query_first("SELECT @@lower_case_table_names").await.map_err(|e| failed("read a setting", e))?;
+        report.table = Some(match small {
+            Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase()),
+            _ => SourceTable::expected(database, table),
+        });
         return Ok(report);
     }
     match SourceTable::inspect(&mut conn, database, table).await {
