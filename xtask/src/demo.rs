@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::machine::Need;
 use crate::outputs::Outputs;
-use crate::picture::Picture;
+use crate::picture::{Picture, settled};
 use crate::programs::{CONSUMERS, Program, Programs};
 use crate::services::{Ports, Stack, StackOptions, needs};
 use crate::{background, cargo, interrupt, machine, progress};
@@ -127,6 +127,7 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     }
     let step = progress::step("stop", "stopping programs and servers");
     running.stop()?;
+    stack.stop()?;
     step.done("nothing is left running");
     Ok(())
 }
@@ -173,22 +174,26 @@ fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str) -> Res
     let step = progress::step("stop", "stopping programs and servers");
     updater.stop()?;
     running.stop()?;
+    stack.stop()?;
     step.done("nothing is left running");
     Ok(())
 }
 
 fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
-    let (dir, logs, bin) = (stack.dir().display(), programs.logs().display(), programs.folder().display());
+    let root = background::root();
+    let short = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
+    let (dir, logs, bin) = (short(stack.dir()), short(programs.logs()), short(programs.folder()));
     let look = if kept {
-        format!("    {dir}/env   the servers' addresses: `. {dir}/env`, then {bin}/verify\n")
+        format!("    . {dir}/env; {bin}/verify    compares once more\n")
     } else {
-        "    cargo xtask demo --keep     the same, and servers and programs stay up to be looked at\n".to_owned()
+        "    cargo xtask demo --keep             the same, and servers and programs stay up to be looked at\n"
+            .to_owned()
     };
     format!(
         "  where to look
     consumer_logs/*/consumer_log.json   each change, transformed, in exactly one log
-    time_track/last_read_timestamp.json how far the producer has come
-    {logs}   the programs' own logs
+    time_track/last_read_timestamp.json  how far the producer has come
+    {logs}              the programs' own logs
 {look}
   what to try next
     cargo xtask up                      keep all running; then, in another terminal:
@@ -242,19 +247,19 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str) -> Result
         Running { producer, consumers, outputs: Outputs::default(), owner: owner.to_owned(), claimed: Instant::now() };
     let checkpoint = background::root().join("time_track/last_read_timestamp.json");
     let since = Instant::now();
-    while !checkpoint.exists() {
+    while !(checkpoint.exists() && settled(stack, CONSUMERS)?) {
         interrupt::check()?;
         running.check()?;
         stack.check()?;
         if since.elapsed() > PRODUCER_READY {
             bail!(
-                "the producer has written no checkpoint in {} s: see {}",
+                "the producer has no checkpoint, or the five consumers do not share the partitions, after {} s: see {}",
                 since.elapsed().as_secs(),
                 programs.logs().display()
             );
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    step.done("one producer and five consumers are running");
+    step.done("one producer and five consumers are running, two partitions each");
     Ok(running)
 }

@@ -5,13 +5,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::background;
 use crate::services::Stack;
-use crate::{background, interrupt};
 
 const TOPIC: &str = "product_updates";
 const GROUP: &str = "product_consumers";
@@ -26,8 +25,8 @@ pub struct Picture {
     logs: BTreeMap<String, usize>,
     /// Partitions held by each consumer.
     held: BTreeMap<String, Vec<usize>>,
-    /// Rows of the table in PostgreSQL.
-    rows: Option<u64>,
+    /// Rows of the table in MySQL and in PostgreSQL.
+    rows: [Option<u64>; 2],
     /// Lines worth a look, with their file.
     samples: Vec<(String, String)>,
 }
@@ -40,7 +39,7 @@ impl Picture {
     pub fn of(stack: &Stack, report: &str) -> Result<Self> {
         let report: Value = serde_json::from_str(report).context("verify --json printed no JSON")?;
         let mut picture = Self { records: vec![0; PARTITIONS], held: assignment(stack)?, ..Self::default() };
-        picture.rows = report.pointer("/postgres/rows").and_then(Value::as_u64);
+        picture.rows = ["table_rows", "postgres_rows"].map(|count| report[count].as_u64());
         picture.read_logs(&background::root().join("consumer_logs"))?;
         Ok(picture)
     }
@@ -91,8 +90,8 @@ impl Picture {
                 "    {consumer:<12}  {held:<12}  {lines:>7}   consumer_logs/{consumer}/consumer_log.json"
             );
         }
-        if let Some(rows) = self.rows {
-            _ = writeln!(text, "\n  rows in PostgreSQL: {rows}");
+        if let [Some(table), Some(postgres)] = self.rows {
+            _ = writeln!(text, "\n  rows of the table: {table} in MySQL, {postgres} in PostgreSQL");
         }
         for (consumer, line) in &self.samples {
             _ = writeln!(text, "\n  a line of {consumer}:\n    {line}");
@@ -101,21 +100,22 @@ impl Picture {
     }
 }
 
-/// Which member of the group holds which partitions, asked until the group has settled.
+/// Whether `consumers` members share all partitions among them.
+///
+/// # Errors
+/// When Kafka's tool cannot be run.
+pub fn settled(stack: &Stack, consumers: usize) -> Result<bool> {
+    let held = assignment(stack)?;
+    Ok(held.len() == consumers && held.values().map(Vec::len).sum::<usize>() == PARTITIONS)
+}
+
+/// Which member of the group holds which partitions.
 fn assignment(stack: &Stack) -> Result<BTreeMap<String, Vec<usize>>> {
-    let started = Instant::now();
-    loop {
-        let mut tool = stack.kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
-        tool.args(["--bootstrap-server", &format!("127.0.0.1:{}", stack.kafka.port)]);
-        tool.args(["--describe", "--group", GROUP, "--members", "--verbose"]);
-        let output = tool.stdin(Stdio::null()).output().context("cannot ask Kafka for the consumer group")?;
-        let held = members(&String::from_utf8_lossy(&output.stdout));
-        let all: usize = held.values().map(Vec::len).sum();
-        if all == PARTITIONS || started.elapsed() > Duration::from_secs(20) {
-            return Ok(held);
-        }
-        interrupt::check()?;
-    }
+    let mut tool = stack.kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
+    tool.args(["--bootstrap-server", &format!("127.0.0.1:{}", stack.kafka.port)]);
+    tool.args(["--describe", "--group", GROUP, "--members", "--verbose"]);
+    let output = tool.stdin(Stdio::null()).output().context("cannot ask Kafka for the consumer group")?;
+    Ok(members(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Reads the table that Kafka's tool prints: a member's instance id is the third column, its partitions follow the topic.
@@ -152,7 +152,7 @@ mod tests {
 {"id":1,"discount_price":null,"op":"d","partition":9}
 "#;
         fs::write(log.join("consumer_log.json"), lines).unwrap();
-        let mut picture = Picture { records: vec![0; PARTITIONS], rows: Some(1), ..Picture::default() };
+        let mut picture = Picture { records: vec![0; PARTITIONS], rows: [Some(1), Some(1)], ..Picture::default() };
         picture.held.insert("consumer_1".to_owned(), vec![3, 9]);
         picture.read_logs(&folder).unwrap();
         fs::remove_dir_all(&folder).unwrap();
@@ -161,7 +161,7 @@ mod tests {
             "product_updates: 3\n",
             "records        0      0      0      2      0      0      0      0      0      1\n",
             "consumer_1    3, 9                3   consumer_logs/consumer_1/",
-            "rows in PostgreSQL: 1",
+            "1 in MySQL, 1 in PostgreSQL",
             r#"{"id":2,"discount_price":8.00"#,
             r#"{"id":1,"discount_price":null,"op":"d""#,
         ] {
