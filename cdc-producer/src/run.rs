@@ -1,7 +1,4 @@
 //! Wires reader, publisher and checkpoint file together, and begins again after what may heal.
-//!
-//! The order of a start is part of exactly once: the new transactional producer is initialised first, which fences an
-//! earlier one and settles what it had in flight; only then is the position read back.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,24 +6,19 @@ use std::time::Duration;
 
 use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
-use pipeline::position::{Progress, SnapshotProgress};
-use pipeline::registry::Registry;
-use pipeline::table::SourceTable;
+use pipeline::kafka::Failure;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{CheckpointFile, Request, Start, Written, decide};
-use crate::locate;
-use crate::preflight;
-use crate::publish::{Limits, Publisher, Stopped, Target};
+use crate::checkpoint::CheckpointFile;
+use crate::fencing::Memory;
+use crate::publish::{Limits, Publisher, Stopped};
 use crate::reader::Reader;
-use crate::server::{self, Server};
-use crate::snapshot::Alive;
+use crate::start::{Session, prepare};
 use crate::status::Status;
-use crate::stream::EventStream;
+use crate::view::watch_file;
 
 /// How long a producer that was asked to stop waits for Kafka. Container engines kill after ten seconds, and blocked
 /// threads are waited for after this.
@@ -93,46 +85,6 @@ enum End {
     Edited,
 }
 
-/// What is remembered from one session to the next.
-#[derive(Default)]
-struct Memory {
-    /// Progress that this process committed or tried to commit.
-    ours: Vec<Progress>,
-    /// Times in a row that this process was fenced without getting anything committed.
-    fenced: u32,
-    /// The last time its Kafka transaction had been open for longer than it may be.
-    outlived: bool,
-    /// A session has once got as far as streaming.
-    has_run: bool,
-}
-
-impl Memory {
-    /// After a fence, which looks the same whether another producer took over or a transaction outlived its timeout:
-    /// whether to try once more with the progress that is `committed`.
-    fn may_go_on(&self, committed: Option<&Progress>, settings: &ProducerSettings) -> Result<()> {
-        let ours = self.ours.is_empty() || committed.is_none_or(|c| self.ours.contains(c));
-        if self.fenced == 0 || (ours && self.fenced == 1) {
-            return Ok(());
-        }
-        let kafka = &settings.kafka;
-        if ours && self.outlived {
-            return Err(Error::definite(format!(
-                "a transaction of {} takes longer than one of Kafka may be open ({} s)",
-                settings.source(),
-                kafka.transaction_timeout.as_secs()
-            ))
-            .with_remedy("raise kafka.transaction_timeout (the broker's transaction.max.timeout.ms is its limit)"));
-        }
-        Err(Error::definite(format!(
-            "another producer with the transactional id {} is at work",
-            kafka.transactional_id
-        ))
-        .with_remedy(
-            "run one producer for a source; give another source its own kafka.topic or kafka.transactional_id",
-        ))
-    }
-}
-
 /// Runs until it is cancelled.
 ///
 /// # Errors
@@ -168,20 +120,6 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     }
 }
 
-/// A session that is ready to stream.
-struct Session {
-    target: Target,
-    table: SourceTable,
-    schema_id: u32,
-    producer: TransactionalProducer,
-    progress: Progress,
-    /// What the checkpoint file says.
-    view: String,
-    alive: Alive,
-    conn: mysql_async::Conn,
-    stream: EventStream,
-}
-
 async fn session(
     settings: &ProducerSettings,
     file: &Arc<CheckpointFile>,
@@ -207,102 +145,6 @@ async fn session(
             Ok(End::Stopped)
         }
     }
-}
-
-/// Everything up to the first event; `None` when somebody has edited the checkpoint file meanwhile.
-async fn prepare(settings: &ProducerSettings, file: &CheckpointFile, memory: &mut Memory) -> Result<Option<Session>> {
-    let source = settings.source();
-    let target = Target::new(&settings.kafka, source.clone());
-
-    let report = preflight::mysql(&settings.mysql, settings.server_id).await?;
-    for check in report.checks.iter().filter(|c| c.outcome == preflight::Outcome::Warning) {
-        tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
-    }
-    preflight::require(&report.checks)?;
-    let (Some(server), Some(table)) = (report.server, report.table) else {
-        return Err(Error::transient("the server's checks did not come to an end"));
-    };
-    let schema_id = Registry::new(settings.registry.clone())?.register().await?;
-    let [products, checkpoints] = target.topics(&settings.kafka);
-    ensure_topic(&settings.kafka, checkpoints).await?;
-    let topic_is_missing = {
-        let (kafka, topic) = (settings.kafka.clone(), products.clone());
-        !blocking(move || kafka::check_topics(&kafka, &[topic])).await?.is_empty()
-    };
-
-    // The state of the file is looked at first: what it refuses must not fence anybody.
-    let seen = file.text()?;
-    let state = file.state(seen.as_deref())?;
-    let (producer, committed) = {
-        let (kafka, target) = (settings.kafka.clone(), target.clone());
-        blocking(move || {
-            let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id)?;
-            let committed = target.progress(&kafka)?;
-            Ok((producer, committed))
-        })
-        .await?
-    };
-    memory.may_go_on(committed.as_ref(), settings)?;
-
-    let mut conn = server::connect(&settings.mysql).await?;
-    let mut seen = seen;
-    let (producer, progress) = match decide(state, committed.clone(), &source, file.path())? {
-        Start::Resume(_) if topic_is_missing => {
-            return Err(Error::definite(format!(
-                "topic {} is gone, but the position in {} says that it was written",
-                target.topic, target.checkpoint_topic
-            ))
-            .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
-        }
-        Start::Resume(mut progress) => {
-            server.can_resume(&mut conn, &progress.position).await?;
-            if progress.position.server_uuid != server.uuid {
-                // After a failover the GTIDs count; file and offset are those of the other server.
-                tracing::warn!(from = progress.position.server_uuid, to = server.uuid, "reading from another server");
-                progress.position.server_uuid.clone_from(&server.uuid);
-                (progress.position.file, progress.position.offset) = (String::new(), 0);
-            }
-            (producer, *progress)
-        }
-        Start::Begin { epoch, request } => {
-            ensure_topic(&settings.kafka, products).await?;
-            let Some(progress) = begin(settings, &mut conn, &server, file, epoch, request, &mut seen).await? else {
-                return Ok(None);
-            };
-            let first = progress.clone();
-            let (producer, progress) = {
-                let target = target.clone();
-                blocking(move || {
-                    commit_first(&producer, &target, &first).map_err(|e| Error::transient(e.to_string()))?;
-                    Ok((producer, first))
-                })
-                .await?
-            };
-            (producer, progress)
-        }
-    };
-    let view = Written::of(&progress, &source).text();
-    if !file.replace(seen.as_deref(), &view)? {
-        return Ok(None);
-    }
-    tracing::info!(
-        epoch = progress.epoch,
-        position = %progress.position,
-        snapshot = progress.snapshot.is_some(),
-        "reading {source}"
-    );
-    memory.ours = [progress.clone()].into_iter().chain(committed).collect();
-    memory.has_run = true;
-
-    let alive = if progress.snapshot.is_some() && progress.epoch > 1 {
-        let (kafka, epoch) = (settings.kafka.clone(), progress.epoch);
-        blocking(move || Alive::from_topic(&kafka, epoch)).await?
-    } else {
-        Alive::default()
-    };
-    let stream_conn = server::connect(&settings.mysql).await?;
-    let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, view, alive, conn, stream }))
 }
 
 /// Streams until it is stopped, a person edits the checkpoint file, or something breaks.
@@ -389,112 +231,7 @@ async fn stream(
     Ok(if edited { End::Edited } else { End::Stopped })
 }
 
-/// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
-async fn begin(
-    settings: &ProducerSettings,
-    conn: &mut mysql_async::Conn,
-    server: &Server,
-    file: &CheckpointFile,
-    epoch: u64,
-    request: Request,
-    seen: &mut Option<String>,
-) -> Result<Option<Progress>> {
-    let (position, snapshot) = match request.from {
-        Some(at) => (locate::position_at(&settings.mysql, server, settings.server_id, at).await?, None),
-        None => {
-            let position = server::snapshot_start(conn, server).await?;
-            // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
-            // that comes is in the stream.
-            let (database, table) = (&settings.mysql.database, &settings.mysql.table);
-            let exists = SourceTable::exists(conn, database, table).await?;
-            (position, exists.then_some(SnapshotProgress { after: None, rows: 0 }))
-        }
-    };
-    let identified = file.identify(request, seen.as_deref())?;
-    Ok(identified.map(|request| {
-        *seen = Some(request.text());
-        Progress {
-            version: 1,
-            epoch,
-            request: request.id.unwrap_or_default(),
-            position,
-            snapshot,
-            prepared: Default::default(),
-        }
-    }))
-}
-
-/// Commits the progress of a new epoch before its first record. Blocks.
-fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<(), Failure> {
-    let value = serde_json::to_vec(progress).unwrap_or_default();
-    producer.begin()?;
-    producer.send(&Record {
-        topic: &target.checkpoint_topic,
-        partition: Some(0),
-        key: target.source.as_bytes(),
-        value: Some(&value),
-        header: None,
-    })?;
-    producer.commit()
-}
-
-/// Keeps the checkpoint file up to date with what is committed, until everything is `finished`. When a person edits it,
-/// the file is left alone, the session is told to `stop`, and the answer is true.
-async fn watch_file(
-    file: &CheckpointFile,
-    source: &str,
-    view: String,
-    mut committed: watch::Receiver<Option<Progress>>,
-    stop: &CancellationToken,
-    finished: &CancellationToken,
-) -> bool {
-    // Often enough for a person, seldom enough for a disk.
-    const EVERY: Duration = Duration::from_millis(500);
-    let mut written = Some(view);
-    loop {
-        let stopping = tokio::select! {
-            () = finished.cancelled() => true,
-            () = tokio::time::sleep(EVERY) => false,
-        };
-        let now = committed.borrow_and_update().clone();
-        match file.text() {
-            Ok(text) if text != written => {
-                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: starting anew with what it says");
-                stop.cancel();
-                return true;
-            }
-            Ok(_) => {
-                let text = now.map(|p| Written::of(&p, source).text());
-                if let Some(new) = text.as_ref().filter(|_| text != written) {
-                    match file.replace(written.as_deref(), new) {
-                        Ok(true) => written = text,
-                        // Edited this very moment: the next look says so.
-                        Ok(false) => continue,
-                        Err(error) => {
-                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date")
-                        }
-                    }
-                }
-            }
-            Err(error) => tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read"),
-        }
-        if stopping {
-            return false;
-        }
-    }
-}
-
-/// Looking a topic up blocks for as long as Kafka does not answer, so it has a thread of its own.
-async fn ensure_topic(settings: &KafkaSettings, topic: TopicSpec) -> Result<()> {
-    let (settings, runtime) = (settings.clone(), Handle::current());
-    blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &[topic]))).await
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| panicked("talking to Kafka", &e))?
-}
-
-fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {
+pub(crate) fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {
     Error::definite(format!("{what} ended by a fault of the program: {error}"))
         .with_remedy("report it with the log; nothing was skipped, a start goes on from the committed position")
 }

@@ -1,0 +1,55 @@
+//! Keeps the checkpoint file, which people see and edit, up to date with the progress in Kafka.
+
+use std::time::Duration;
+
+use pipeline::position::Progress;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::{CheckpointFile, Written};
+
+/// Keeps the checkpoint file up to date with what is committed, until everything is `finished`. When a person edits it,
+/// the file is left alone, the session is told to `stop`, and the answer is true.
+pub(crate) async fn watch_file(
+    file: &CheckpointFile,
+    source: &str,
+    view: String,
+    mut committed: watch::Receiver<Option<Progress>>,
+    stop: &CancellationToken,
+    finished: &CancellationToken,
+) -> bool {
+    // Often enough for a person, seldom enough for a disk.
+    const EVERY: Duration = Duration::from_millis(500);
+    let mut written = Some(view);
+    loop {
+        let stopping = tokio::select! {
+            () = finished.cancelled() => true,
+            () = tokio::time::sleep(EVERY) => false,
+        };
+        let now = committed.borrow_and_update().clone();
+        match file.text() {
+            Ok(text) if text != written => {
+                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: starting anew with what it says");
+                stop.cancel();
+                return true;
+            }
+            Ok(_) => {
+                let text = now.map(|p| Written::of(&p, source).text());
+                if let Some(new) = text.as_ref().filter(|_| text != written) {
+                    match file.replace(written.as_deref(), new) {
+                        Ok(true) => written = text,
+                        // Edited this very moment: the next look says so.
+                        Ok(false) => continue,
+                        Err(error) => {
+                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date")
+                        }
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read"),
+        }
+        if stopping {
+            return false;
+        }
+    }
+}
