@@ -84,10 +84,11 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let started = Instant::now();
     let data = checked_data(&options.data)?;
     let dir = cargo::target().join("demo-stack");
-    background::clean(&dir)?;
     let outputs = Outputs::default();
-    outputs.empty(options.fresh)?;
+    outputs.check(options.fresh)?;
     let programs_folder = prepared()?;
+    background::clean(&dir)?;
+    outputs.empty(options.fresh)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
     background::announce(&stack)?;
     // The person's own settings file stays out of the demo: it may name other servers.
@@ -142,15 +143,27 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let known = dir.join("id");
     let id = fs::read_to_string(&known).ok();
     // Logs and servers belong together: both are kept, or both begin anew.
-    if options.fresh || id.is_none() || outputs.owner() != id {
-        background::clean(&dir)?;
-        outputs.empty(options.fresh)?;
+    let goes_on = !options.fresh && id.is_some() && outputs.owner() == id;
+    if !goes_on {
+        outputs.check(options.fresh)?;
+        if dir.join("mysql").exists() && !options.fresh {
+            bail!(
+                "the servers' data in {} and the logs in consumer_logs/ are not of the same run\n  \
+                 what to do: `--fresh` deletes both and begins anew",
+                dir.display()
+            );
+        }
     }
     let programs_folder = prepared()?;
-    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
-    let id = id.unwrap_or_else(|| format!("{}-{}", std::process::id(), stack.mysql.port));
-    fs::write(&known, &id)?;
+    let id = if goes_on { id.unwrap_or_default() } else { new_id() };
+    if !goes_on {
+        background::clean(&dir)?;
+        outputs.empty(options.fresh)?;
+        fs::create_dir_all(&dir)?;
+        fs::write(&known, &id)?;
+    }
     outputs.claim(&id)?;
+    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
     let programs = Programs::new(programs_folder, &stack);
     let result = kept_up(&mut stack, &programs, &data, &id);
     background::withdraw(&dir);
@@ -213,6 +226,11 @@ fn watch(mut check: impl FnMut() -> Result<()>) -> Result<()> {
         result.is_ok()
     });
     result
+}
+
+fn new_id() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
 fn checked_data(data: &Path) -> Result<PathBuf> {

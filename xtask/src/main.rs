@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use xtask::demo::{self, DemoOptions, UpOptions};
 use xtask::programs::Ended;
 use xtask::services::{self, Ports, Stack, StackOptions};
-use xtask::{background, interrupt, kafka_tools, progress, tests};
+use xtask::{background, cargo, interrupt, kafka_tools, progress, tests};
 
 /// Chores of the repository
 #[derive(Parser)]
@@ -66,14 +66,22 @@ struct Services {
 
 #[derive(Args)]
 struct Place {
-    /// The folder of data and logs [default: target/stack]
+    /// The folder of data and logs, under target/ by default
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
 impl Place {
     fn dir(&self) -> PathBuf {
-        self.dir.clone().unwrap_or_else(|| background::root().join("target/stack"))
+        self.dir.clone().unwrap_or_else(|| cargo::target().join("stack"))
+    }
+
+    /// The folder asked for, else all of ours with these names.
+    fn dirs(&self, ours: &[&str]) -> Vec<PathBuf> {
+        match &self.dir {
+            Some(dir) => vec![dir.clone()],
+            None => ours.iter().map(|name| cargo::target().join(name)).collect(),
+        }
     }
 }
 
@@ -101,7 +109,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Kafka { tool, arguments } => {
-            let stacks = ["target/stack", "target/demo-stack"].map(|dir| background::root().join(dir));
+            let stacks = ["stack", "demo-stack"].map(|dir| cargo::target().join(dir));
             kafka_tools::run(&tool, &arguments, &stacks.each_ref().map(PathBuf::as_path))
         }
         Chore::Setup => services::fetch(),
@@ -111,12 +119,18 @@ fn run(chore: Chore) -> Result<ExitCode> {
         }
         Chore::Services(services) => keep_services(&services),
         Chore::Down(place) => {
-            if !background::down(&place.dir())? {
+            let mut any = false;
+            for dir in place.dirs(&["stack", "demo-stack"]) {
+                any |= background::down(&dir)?;
+            }
+            if !any {
                 progress::note("nothing is running");
             }
             Ok(())
         }
-        Chore::Clean(place) => background::clean(&place.dir()),
+        Chore::Clean(place) => {
+            place.dirs(&["stack", "demo-stack", "test-stack"]).iter().try_for_each(|dir| background::clean(dir))
+        }
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -30,11 +30,11 @@ impl Default for Outputs {
 }
 
 impl Outputs {
-    /// Empties the folders for a new run; with `fresh` also of what a person put there.
+    /// Whether a new run may empty the folders.
     ///
     /// # Errors
     /// When there is something that is not ours, and `fresh` is not set.
-    pub fn empty(&self, fresh: bool) -> Result<()> {
+    pub fn check(&self, fresh: bool) -> Result<()> {
         let foreign = self.foreign()?;
         if !foreign.is_empty() && !fresh {
             let shown = foreign.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
@@ -45,6 +45,15 @@ impl Outputs {
                  what to do: move them away, or let `--fresh` delete everything in consumer_logs/ and time_track/"
             );
         }
+        Ok(())
+    }
+
+    /// Empties the folders for a new run; with `fresh` also of what a person put there.
+    ///
+    /// # Errors
+    /// As [`Outputs::check`].
+    pub fn empty(&self, fresh: bool) -> Result<()> {
+        self.check(fresh)?;
         for folder in FOLDERS {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
