@@ -98,7 +98,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
 
     let result = shown(options, &mut stack, &programs, &data, started);
     background::withdraw(&dir);
-    stack.stop()?;
+    stack.kill()?;
     outputs.claim(OWNER)?;
     result
 }
@@ -128,7 +128,7 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     }
     let step = progress::step("stop", "stopping programs and servers");
     running.stop()?;
-    stack.stop()?;
+    stack.kill()?;
     step.done("nothing is left running");
     Ok(())
 }

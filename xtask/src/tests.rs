@@ -25,6 +25,6 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     }
     command.args(arguments).envs(stack.env()).env("PIPELINE_BIN_DIR", programs);
     let status = cargo::run_through(&mut command)?;
-    stack.stop()?;
+    stack.kill()?;
     Ok(status)
 }

@@ -191,6 +191,14 @@ impl Stack {
         Ok(())
     }
 
+    /// Kills all four, when nobody needs their data any more: Kafka alone takes 9 s to stop in order.
+    ///
+    /// # Errors
+    /// When one of them cannot be waited for.
+    pub fn kill(&mut self) -> Result<()> {
+        self.servers().into_iter().try_for_each(|(_, server)| server.kill())
+    }
+
     fn servers(&mut self) -> [(&'static str, &mut server::Server); 4] {
         [
             ("MySQL", &mut self.mysql.server),
