@@ -285,3 +285,42 @@ pub fn port_or_free(what: &str, wanted: Option<u16>) -> Result<u16> {
         Err(error) => bail!("port {port} for {what} cannot be used ({error}): give another one or none"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper(name: &str) -> Launch {
+        let folder = std::env::temp_dir();
+        let log = folder.join(format!("xtask-{name}-{}.log", std::process::id()));
+        let command = ["sh", "-c", "echo awake; exec sleep 60"].map(str::to_owned).to_vec();
+        Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM }
+    }
+
+    #[test]
+    fn a_server_outlives_the_thread_that_asked_for_it_and_not_its_handle() {
+        let launch = sleeper("lasting");
+        let mut server = std::thread::spawn(move || Server::start("sleep", launch)).join().unwrap().unwrap();
+        let log = server.log().to_owned();
+        server
+            .wait_ready(Duration::from_secs(10), || fs::read_to_string(&log).is_ok_and(|text| text == "awake\n"))
+            .unwrap();
+        let pid = Pid::from_raw(server.pid().unwrap().cast_signed());
+        assert!(kill(pid, None).is_ok() && server.try_status().unwrap().is_none());
+        drop(server);
+        assert!(kill(pid, None).is_err());
+        fs::remove_file(log).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_shows_its_log() {
+        let mut launch = sleeper("broken");
+        launch.command = ["sh", "-c", "echo no such option >&2; exit 3"].map(str::to_owned).to_vec();
+        let log = launch.log.clone();
+        let mut server = Server::start("the server", launch).unwrap();
+        let error = server.wait_ready(Duration::from_secs(10), || false).unwrap_err().to_string();
+        assert!(error.starts_with("the server ended with exit status: 3 instead of starting"), "{error}");
+        assert!(error.contains("| no such option") && error.contains(&log.display().to_string()), "{error}");
+        fs::remove_file(log).unwrap();
+    }
+}
