@@ -293,23 +293,34 @@ mod tests {
     fn sleeper(name: &str) -> Launch {
         let folder = std::env::temp_dir();
         let log = folder.join(format!("xtask-{name}-{}.log", std::process::id()));
-        let command = ["sh", "-c", "echo awake; exec sleep 60"].map(str::to_owned).to_vec();
+        let command = ["sleep", "60"].map(str::to_owned).to_vec();
         Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM }
     }
 
     #[test]
     fn a_server_outlives_the_thread_that_asked_for_it_and_not_its_handle() {
-        let launch = sleeper("lasting");
-        let mut server = std::thread::spawn(move || Server::start("sleep", launch)).join().unwrap().unwrap();
-        let log = server.log().to_owned();
-        server
-            .wait_ready(Duration::from_secs(10), || fs::read_to_string(&log).is_ok_and(|text| text == "awake\n"))
-            .unwrap();
+        let mut launch = sleeper("lasting");
+        let (log, signal) = (launch.log.clone(), launch.log.with_extension("go"));
+        let script = format!("echo awake; until [ -e {} ]; do sleep 0.02; done; echo on; sleep 60", signal.display());
+        launch.command = vec!["sh".to_owned(), "-c".to_owned(), script];
+        let says = |text: &str| fs::read_to_string(&log).is_ok_and(|log| log.ends_with(text));
+        let deadline = Duration::from_secs(10);
+        let mut server = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut server = Server::start("sleep", launch).unwrap();
+                server.wait_ready(deadline, || says("awake\n")).unwrap();
+                server
+            });
+            asking.join().unwrap()
+        });
+        fs::write(&signal, "").unwrap();
+        server.wait_ready(deadline, || says("on\n")).unwrap();
         let pid = Pid::from_raw(server.pid().unwrap().cast_signed());
-        assert!(kill(pid, None).is_ok() && server.try_status().unwrap().is_none());
+        assert!(kill(pid, None).is_ok());
         drop(server);
         assert!(kill(pid, None).is_err());
-        fs::remove_file(log).unwrap();
+        fs::remove_file(&log).unwrap();
+        fs::remove_file(signal).unwrap();
     }
 
     #[test]
