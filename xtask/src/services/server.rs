@@ -301,7 +301,8 @@ mod tests {
     fn a_server_outlives_the_thread_that_asked_for_it_and_not_its_handle() {
         let mut launch = sleeper("lasting");
         let (log, signal) = (launch.log.clone(), launch.log.with_extension("go"));
-        let script = format!("echo awake; until [ -e {} ]; do sleep 0.02; done; echo on; exec sleep 60", signal.display());
+        let script =
+            format!("echo awake; until [ -e {} ]; do sleep 0.02; done; echo on; exec sleep 60", signal.display());
         launch.command = vec!["sh".to_owned(), "-c".to_owned(), script];
         let says = |text: &str| fs::read_to_string(&log).is_ok_and(|log| log.ends_with(text));
         let deadline = Duration::from_secs(10);
