@@ -19,7 +19,8 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), mysql_flags: vec![] })?;
     progress::note("building the programs");
     let programs = cargo::build_programs(false)?;
-    let mut command = cargo::cargo(&["test"]);
+    // One run tells of everything that is wrong.
+    let mut command = cargo::cargo(&["test", "--no-fail-fast"]);
     if !arguments.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {
         command.arg("--workspace");
     }
