@@ -7,6 +7,7 @@ pub mod avro;
 pub mod config;
 pub mod convert;
 pub mod error;
+pub mod failpoint;
 pub mod gtid;
 pub mod kafka;
 pub mod log_line;

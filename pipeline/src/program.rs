@@ -36,6 +36,8 @@ pub fn start<F>(program: Program, command: Command, run: impl FnOnce(Context) ->
 where
     F: Future<Output = Result<()>>,
 {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = crate::failpoint::start();
     // Prints help and usage errors itself; its exit code for the latter is 2.
     let arguments = config::command(program, command).get_matches();
     let environment = Environment::of_process();

@@ -4,12 +4,15 @@
 //! `cargo xtask services --detach`); without it the test fails.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+pub mod chaos;
 mod feed;
 mod process;
+mod proxy;
 mod topic;
 mod world;
 
 pub use feed::Feed;
 pub use process::{Ended, Running};
+pub use proxy::{Link, Proxy};
 pub use topic::{TopicRecord, read_topic};
 pub use world::{World, eventually, golden};

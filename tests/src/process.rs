@@ -1,6 +1,8 @@
 //! A program as a process, its log in a file.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -89,6 +91,39 @@ impl Running {
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("to ask for its status").is_none()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The last lines of its log.
+    pub fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// A path of its metrics server (`/metrics`, `/health`, `/ready`): status and body; `None` while it does not answer
+    /// within two seconds. It needs `METRICS_LISTEN=127.0.0.1:0`.
+    pub fn http(&self, path: &str) -> Option<(u16, String)> {
+        const SAID: &str = "readiness on http://";
+        let log = self.log();
+        let address = log.rsplit_once(SAID)?.1.split_whitespace().next()?.to_owned();
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    /// The value of a metric, by its name with its labels as `/metrics` shows it.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.http("/metrics")?;
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
     /// Its process id.

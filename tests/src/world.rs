@@ -26,8 +26,13 @@ const NEEDED: [&str; 6] =
     ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL"];
 
 impl World {
-    /// A fresh world; PostgreSQL is off in it.
+    /// A fresh world on the servers of the environment; PostgreSQL is off in it.
     pub fn new(test: &str) -> Self {
+        Self::on(test, |variable| std::env::var(variable).ok())
+    }
+
+    /// A fresh world on servers of the caller's own: `server` gives the values of their variables.
+    pub fn on(test: &str, server: impl Fn(&str) -> Option<String>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis() % 100_000_000;
@@ -36,7 +41,7 @@ impl World {
         fs::create_dir_all(&folder).expect("a temporary folder");
         let mut world = Self { name: name.clone(), environment: Vec::new(), folder };
         for variable in NEEDED {
-            let value = std::env::var(variable).unwrap_or_else(|_| {
+            let value = server(variable).unwrap_or_else(|| {
                 panic!("{variable} is not set: run `cargo xtask test`, or `. target/stack/env` after `cargo xtask services --detach`")
             });
             world.set(variable, value);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use consumer_world::{assert_once, line_count, start, wait_until_committed};
 use integration_tests::{Feed, World, eventually};
-use xtask::services::{Kafka, Postgres};
+use xtask::services::{Kafka, KafkaOptions, Postgres};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const BATCH: usize = 20;
@@ -28,7 +28,9 @@ fn wait_for_work(world: &World, round: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_in_mid_transaction() {
     let mut world = world("broker");
-    let mut kafka = Kafka::start(&world.folder.join("kafka"), None, &|_| {}).expect("a broker");
+    let mut kafka =
+        Kafka::start(&KafkaOptions { folder: world.folder.join("kafka"), ..KafkaOptions::default() }, &|_| {})
+            .expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     let mut feed = Feed::new(&world).await;
     let mut consumer = start(&world, 1);

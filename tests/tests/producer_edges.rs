@@ -16,7 +16,7 @@ use pipeline::kafka;
 use pipeline::record::Op;
 use rdkafka::Message;
 use tokio::task::JoinHandle;
-use xtask::services::{Kafka, MySql, MySqlOptions};
+use xtask::services::{Kafka, KafkaOptions, MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const KEYS: i64 = 2_000;
@@ -110,7 +110,8 @@ fn records_at_least(world: &World, count: usize) {
 }
 
 fn own_kafka(world: &mut World) -> Kafka {
-    let kafka = Kafka::start(&world.folder.join("kafka"), None, &|_| {}).expect("a broker");
+    let kafka = Kafka::start(&KafkaOptions { folder: world.folder.join("kafka"), ..KafkaOptions::default() }, &|_| {})
+        .expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     kafka
 }

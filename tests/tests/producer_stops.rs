@@ -9,7 +9,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer, ensure_topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use xtask::services::{Kafka, MySql, MySqlOptions};
+use xtask::services::{Kafka, KafkaOptions, MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
@@ -180,7 +180,9 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
     let mut world = World::new("away");
-    let mut kafka = Kafka::start(&world.folder.join("kafka"), None, &|_| {}).expect("a broker");
+    let mut kafka =
+        Kafka::start(&KafkaOptions { folder: world.folder.join("kafka"), ..KafkaOptions::default() }, &|_| {})
+            .expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     let mut conn = world.table().await;
     run(&mut conn, &[INSERT_1]).await;

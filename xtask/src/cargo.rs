@@ -46,17 +46,33 @@ pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
     }
 }
 
+/// How the programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// As people use them.
+    Release,
+    /// With the points at which tests kill them; nothing but the selection of packages turns these on.
+    Test,
+}
+
 /// Builds the programs and returns the folder they are in.
 ///
 /// # Errors
 /// When they don't compile.
-pub fn build_programs(release: bool) -> Result<PathBuf> {
+pub fn build_programs(build: Build) -> Result<PathBuf> {
     let mut command = cargo(&["build", "--bins", "--quiet"]);
-    if release {
-        command.arg("--release");
-    }
+    let folder = match build {
+        Build::Release => {
+            command.arg("--release");
+            "release"
+        }
+        Build::Test => {
+            command.args(["--workspace", "--exclude", "xtask"]);
+            "debug"
+        }
+    };
     if !run_through(&mut command)?.success() {
         bail!("the programs do not compile: see above");
     }
-    Ok(target().join(if release { "release" } else { "debug" }))
+    Ok(target().join(folder))
 }

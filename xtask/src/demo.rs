@@ -247,7 +247,7 @@ fn checked_data(data: &Path) -> Result<PathBuf> {
 fn prepared() -> Result<PathBuf> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let step = progress::step("build", "the programs, optimised: minutes at the first time");
-    let folder = cargo::build_programs(true)?;
+    let folder = cargo::build_programs(cargo::Build::Release)?;
     step.done("the programs are built");
     Ok(folder)
 }

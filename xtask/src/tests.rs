@@ -18,7 +18,7 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     background::clean(&dir)?;
     let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), mysql_flags: vec![] })?;
     progress::note("building the programs");
-    let programs = cargo::build_programs(false)?;
+    let programs = cargo::build_programs(cargo::Build::Test)?;
     // One run tells of everything that is wrong.
     let mut command = cargo::cargo(&["test", "--no-fail-fast"]);
     if !arguments.iter().any(|argument| argument == "-p" || argument.starts_with("--package")) {

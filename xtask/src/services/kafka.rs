@@ -27,19 +27,54 @@ pub struct Kafka {
     libraries: PathBuf,
 }
 
+/// What a broker is started with.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaOptions {
+    /// The folder of its data and log.
+    pub folder: PathBuf,
+    /// The port, a free one by default.
+    pub port: Option<u16>,
+    /// The port that it tells its clients, when they come through a proxy.
+    pub advertised: Option<u16>,
+}
+
 impl Kafka {
-    /// Starts a broker with its data in `folder`.
+    /// Starts a broker that is a cluster of its own.
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
-    pub fn start(folder: &std::path::Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
+    pub fn start(options: &KafkaOptions, say: Say<'_>) -> Result<Self> {
+        let controller = free_port()?;
+        Self::start_node(options, 1, &[controller], say)
+    }
+
+    /// Starts a cluster: a broker for each of the options, replicating to one another.
+    ///
+    /// # Errors
+    /// When it can't be fetched or does not start.
+    pub fn start_cluster(options: &[KafkaOptions], say: Say<'_>) -> Result<Vec<Self>> {
+        let controllers = options.iter().map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
+        downloads::kafka(say)?;
+        // None is ready before most of them run.
+        std::thread::scope(|scope| {
+            let start = |(i, options)| {
+                let controllers = &controllers;
+                scope.spawn(move || Self::start_node(options, i + 1, controllers, &|_| {}))
+            };
+            let starting: Vec<_> = options.iter().enumerate().map(start).collect();
+            starting.into_iter().map(super::joined).collect()
+        })
+    }
+
+    fn start_node(options: &KafkaOptions, node: usize, controllers: &[u16], say: Say<'_>) -> Result<Self> {
         let libraries = downloads::kafka(say)?.join("libs");
-        let port = port_or_free("Kafka", port)?;
-        fs::create_dir_all(folder)?;
-        let folder = folder.canonicalize()?;
+        let port = port_or_free("Kafka", options.port)?;
+        fs::create_dir_all(&options.folder)?;
+        let folder = options.folder.canonicalize()?;
         let data = folder.join("data");
         let properties = folder.join("server.properties");
-        fs::write(&properties, settings(&data.display().to_string(), port, free_port()?))?;
+        let advertised = options.advertised.unwrap_or(port);
+        fs::write(&properties, settings(&data.display().to_string(), port, advertised, node, controllers)?)?;
         let properties = properties.display().to_string();
         if !data.join("meta.properties").exists() {
             say("formatting its storage");
@@ -113,26 +148,33 @@ fn java_call(libraries: &std::path::Path, heap: &str, arguments: &[&str]) -> Res
     Ok(call)
 }
 
-fn settings(data: &str, port: u16, controller: u16) -> String {
-    format!(
+fn settings(data: &str, port: u16, advertised: u16, node: usize, controllers: &[u16]) -> Result<String> {
+    let voters: Vec<String> =
+        controllers.iter().zip(1..).map(|(port, node)| format!("{node}@127.0.0.1:{port}")).collect();
+    let (voters, controller, between) = (voters.join(","), controllers[node - 1], free_port()?);
+    let replicas = controllers.len().min(3);
+    let in_sync = replicas.div_ceil(2);
+    Ok(format!(
         "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+node.id={node}
+controller.quorum.voters={voters}
+listeners=CLIENTS://127.0.0.1:{port},BROKERS://127.0.0.1:{between},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=CLIENTS://127.0.0.1:{advertised},BROKERS://127.0.0.1:{between}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=BROKERS
+listener.security.protocol.map=CLIENTS:PLAINTEXT,BROKERS:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
-default.replication.factor=1
-offsets.topic.replication.factor=1
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
 group.initial.rebalance.delay.ms=0
 "
-    )
+    ))
 }

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-pub use kafka::Kafka;
+pub use kafka::{Kafka, KafkaOptions};
 pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER};
 pub use postgres::Postgres;
 pub use registry::Registry;
@@ -119,18 +119,14 @@ impl Stack {
             flags: options.mysql_flags.clone(),
         };
         let ports = options.ports;
+        let kafka_options = KafkaOptions { folder: dir.join("kafka"), port: ports.kafka_port, advertised: None };
         ports.check()?;
         let (mysql, kafka, registry, postgres) = std::thread::scope(|scope| {
             let mysql = scope.spawn(|| {
                 shown("MySQL", |say| MySql::start(&mysql_options, say), |m| format!("{} on port {}", m.version, m.port))
             });
-            let kafka = scope.spawn(|| {
-                shown(
-                    "Kafka",
-                    |say| Kafka::start(&dir.join("kafka"), ports.kafka_port, say),
-                    |k| format!("on port {}", k.port),
-                )
-            });
+            let kafka = scope
+                .spawn(|| shown("Kafka", |say| Kafka::start(&kafka_options, say), |k| format!("on port {}", k.port)));
             let registry = scope.spawn(|| {
                 let start = |say: Say<'_>| Registry::start(&dir.join("registry"), ports.registry_port, say);
                 shown("Registry", start, |r| format!("on port {}", r.port))

@@ -1,0 +1,21 @@
+//! The list of all faults.
+
+use anyhow::Result;
+
+use super::Arena;
+
+/// One kind of fault.
+pub struct Fault {
+    /// Its name, as `--only` takes it: kebab-case.
+    pub name: &'static str,
+    /// What is done and what must happen, in a sentence.
+    pub expects: &'static str,
+    /// How often it is drawn against the others; 0 when it is only called by its name, because it takes long.
+    pub weight: u32,
+    /// Does it, asserts what must be seen while it lasts, heals it. An error says what was expected and what was seen.
+    /// It returns with everything started again that should run; that changes arrive afterwards, the caller checks.
+    pub run: fn(&mut Arena) -> Result<()>,
+}
+
+/// All of them.
+pub static FAULTS: &[&[Fault]] = &[];

@@ -1,0 +1,11 @@
+//! Faults made on purpose while the whole pipeline works, and the verdict after them.
+//!
+//! An [`Arena`] is a world with servers of its own, every program's link to them through a [`crate::Proxy`]. A [`Fault`]
+//! does something real to it, asserts what must be seen from outside while it lasts, heals it, and asserts what must
+//! follow. What each must lead to is written in `tests/README.md`.
+
+mod arena;
+pub mod faults;
+
+pub use arena::{Arena, CONSUMERS, Servers, wait_for};
+pub use faults::{FAULTS, Fault};
