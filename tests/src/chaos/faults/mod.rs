@@ -1,5 +1,11 @@
 //! The list of all faults.
 
+mod links;
+mod places;
+mod points;
+mod processes;
+mod servers;
+
 use anyhow::Result;
 
 use super::Arena;
@@ -10,12 +16,14 @@ pub struct Fault {
     pub name: &'static str,
     /// What is done and what must happen, in a sentence.
     pub expects: &'static str,
-    /// How often it is drawn against the others; 0 when it is only called by its name, because it takes long.
+    /// How often it is drawn against the others; 0 when it is only called by its name.
     pub weight: u32,
+    /// It takes a few seconds, so that it belongs to `cargo xtask test`.
+    pub quick: bool,
     /// Does it, asserts what must be seen while it lasts, heals it. An error says what was expected and what was seen.
     /// It returns with everything started again that should run; that changes arrive afterwards, the caller checks.
     pub run: fn(&mut Arena) -> Result<()>,
 }
 
 /// All of them.
-pub static FAULTS: &[&[Fault]] = &[];
+pub static FAULTS: &[&[Fault]] = &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS];

@@ -1,0 +1,6 @@
+//! Programs that are killed, restarted, doubled, and scaled.
+
+use super::Fault;
+
+/// The faults of this family.
+pub(super) const FAULTS: &[Fault] = &[];
