@@ -4,10 +4,15 @@
 //! batch at hand. [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length
 //! never exceeds the file.
 //!
+//! People delete, rotate and edit files. [`LogFile::check`] looks before each batch, and while there is nothing to do,
+//! whether the path still leads to this file and the file still ends where we left it: lines written into a file that has
+//! no name any more would be gone with the process.
+//!
 //! Not here: which length is committed ([`crate::marker`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use pipeline::error::{Error, Result};
@@ -17,6 +22,7 @@ use crate::slot::{SlotId, unwritable};
 /// An open log, cut to its committed length.
 #[derive(Debug)]
 pub(crate) struct LogFile {
+    slot: SlotId,
     path: PathBuf,
     file: File,
     committed: u64,
@@ -50,17 +56,50 @@ impl LogFile {
     pub(crate) fn open(slot: SlotId, path: &Path, committed: u64) -> Result<Self> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(|e| unwritable(path, e))?;
-        let length = file.metadata().map_err(|e| unwritable(path, e))?.len();
-        let mut log = Self { path: path.to_owned(), file, committed };
-        match Settlement::of(length, committed) {
-            Settlement::Keep => {}
-            Settlement::Cut(bytes) => {
-                tracing::warn!(file = %path.display(), bytes, committed, "cut off what no transaction committed");
-            }
-            Settlement::Lost(bytes) => return Err(shorter(slot, path, length, committed, bytes)),
-        }
+        let mut log = Self { slot, path: path.to_owned(), file, committed };
+        log.settle()?;
         log.cut_back().map_err(|e| unwritable(path, e))?;
         Ok(log)
+    }
+
+    /// Looks whether the log is still the file that it was, and settles what somebody else did to its end.
+    ///
+    /// # Errors
+    /// Definite when the path leads to another file or none, or when committed lines are gone.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let own = self.file.metadata().map_err(|e| unwritable(&self.path, e))?;
+        match std::fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}
+            Ok(_) => return Err(self.replaced("there is another file in its place")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(self.replaced("there is no such file any more"));
+            }
+            Err(e) => return Err(unwritable(&self.path, e)),
+        }
+        if own.len() == self.committed { Ok(()) } else { self.settle() }
+    }
+
+    /// Cuts off what lies behind the committed length.
+    fn settle(&mut self) -> Result<()> {
+        let length = self.file.metadata().map_err(|e| unwritable(&self.path, e))?.len();
+        let settlement = Settlement::of(length, self.committed);
+        if let Settlement::Lost(bytes) = settlement {
+            return Err(shorter(self.slot, &self.path, length, self.committed, bytes));
+        }
+        if !ends_a_line(&self.file, self.committed).map_err(|e| unwritable(&self.path, e))? {
+            return Err(edited(self.slot, &self.path, self.committed));
+        }
+        if let Settlement::Cut(bytes) = settlement {
+            let (file, committed) = (self.path.display(), self.committed);
+            tracing::warn!(%file, bytes, committed, "cut off what no transaction committed");
+            self.cut_back().map_err(|e| unwritable(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    fn replaced(&self, what: &str) -> Error {
+        Error::definite(format!("{}: {what}, and {} bytes of it were committed", self.path.display(), self.committed))
+            .with_remedy(ways_out(self.slot))
     }
 
     /// Its path.
@@ -102,6 +141,28 @@ impl LogFile {
     }
 }
 
+/// Whether a line ends where the committed part does; after an edit that changed the length it seldom does.
+fn ends_a_line(file: &File, committed: u64) -> io::Result<bool> {
+    let Some(last) = committed.checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
+}
+
+/// Whether a log still has its first `committed` bytes, as far as its length and the last of these lines tell.
+///
+/// # Errors
+/// Whatever the file system says.
+pub(crate) fn has_whole_lines(path: &Path, committed: u64) -> io::Result<bool> {
+    match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(committed == 0),
+        file => {
+            let file = file?;
+            Ok(file.metadata()?.len() >= committed && ends_a_line(&file, committed)?)
+        }
+    }
+}
+
 /// The length of the whole lines of a log: what lies behind its last newline is torn. A missing file has none.
 ///
 /// # Errors
@@ -131,9 +192,21 @@ fn shorter(slot: SlotId, path: &Path, length: u64, committed: u64, lost: u64) ->
         "{} has {length} bytes, but {committed} were committed: {lost} bytes are gone",
         path.display()
     ))
-    .with_remedy(format!(
-        "put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log {slot}"
+    .with_remedy(ways_out(slot))
+}
+
+fn edited(slot: SlotId, path: &Path, committed: u64) -> Error {
+    Error::definite(format!(
+        "{} was edited: no line ends after the {committed} bytes that were committed",
+        path.display()
     ))
+    .with_remedy(ways_out(slot))
+}
+
+fn ways_out(slot: SlotId) -> String {
+    format!(
+        "put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log {slot}"
+    )
 }
 
 #[cfg(test)]
@@ -182,6 +255,45 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert_eq!(std::fs::read(&path).expect("the file"), b"one\n");
+    }
+
+    #[test]
+    fn what_people_do_to_a_file_in_use_is_noticed() {
+        use std::fs;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (path, aside) = (dir.path().join("log"), dir.path().join("aside"));
+        let mut log = LogFile::open(SLOT, &path, 0).expect("a new file");
+        let length = log.append(b"one\ntwo\n").expect("room");
+        log.note_committed(length);
+        log.check().expect("untouched");
+        let mut refused = |text: &str| {
+            let error = format!("{:?}", log.check().expect_err(text));
+            assert!(error.contains(text) && error.contains("consumer accept-log consumer_1"), "{error}");
+        };
+        fs::rename(&path, &aside).expect("renamed");
+        refused("log: there is no such file any more, and 8 bytes of it were committed");
+        fs::write(&path, b"one\ntwo\n").expect("written");
+        refused("log: there is another file in its place");
+        fs::rename(&aside, &path).expect("renamed");
+        fs::write(&path, b"one\n").expect("written");
+        refused("log has 4 bytes, but 8 were committed: 4 bytes are gone");
+        fs::write(&path, b"one more\ntwo\n").expect("written");
+        refused("log was edited: no line ends after the 8 bytes that were committed");
+        assert_eq!(fs::read(&path).expect("the file"), b"one more\ntwo\n");
+        fs::write(&path, b"one\ntwo\nthree").expect("written");
+        log.check().expect("only what nobody committed was added");
+        log.append(b"four\n").expect("room");
+        assert_eq!(fs::read(&path).expect("the file"), b"one\ntwo\nfour\n");
+    }
+
+    #[test]
+    fn an_edited_file_is_refused_at_the_start_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("log");
+        std::fs::write(&path, b"one more\ntwo\n").expect("written");
+        let error = LogFile::open(SLOT, &path, 8).expect_err("edited");
+        assert!(error.to_string().contains("log was edited"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("the file"), b"one more\ntwo\n");
     }
 
     #[test]

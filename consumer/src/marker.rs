@@ -139,19 +139,24 @@ pub(crate) struct Accepted {
     pub(crate) after: u64,
 }
 
-/// Takes the whole lines that the slot's log has now as committed; a marker that can't be read counts as 0.
+/// Takes the whole lines that the slot's log has now as committed; a marker that can't be read counts as 0. A log that
+/// still has its committed lines keeps those alone: what is behind them comes again.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the file can't be read.
 pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
-    let after = crate::log_file::whole_lines(&path)
-        .map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?;
+    let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
     let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
     let before = match committed_length(settings, slot.id()) {
-        Err(error) if !error.is_transient() => 0,
-        length => length?.unwrap_or(0),
+        Err(error) if !error.is_transient() => None,
+        length => length?,
     };
+    let after = match before {
+        Some(length) if crate::log_file::has_whole_lines(&path, length).map_err(unreadable)? => length,
+        _ => crate::log_file::whole_lines(&path).map_err(unreadable)?,
+    };
+    let before = before.unwrap_or(0);
     write(&producer, settings, slot.id(), after)?;
     crate::log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })

@@ -264,6 +264,7 @@ impl Worker {
         self.catch_up(session)?;
         let Session { slot, producer, log, group, .. } = session;
         let batch = self.poll_batch(group)?;
+        log.check()?;
         if batch.messages.is_empty() {
             self.show(group);
             return Ok(false);

@@ -193,6 +193,66 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() {
+    let world = World::new("moved");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    let path = log_path(&world, "consumer_1");
+    let aside = world.folder.join("aside");
+    // With nothing to do.
+    fs::rename(&path, &aside).unwrap();
+    let ended = consumer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("there is no such file any more"), "{}", ended.err);
+    assert!(ended.err.contains("put the file back as it was"), "{}", ended.err);
+    fs::rename(&aside, &path).unwrap();
+    // With another file in its place, as a rotation leaves it; records come meanwhile.
+    let consumer = start(&world, 2);
+    feed.update(1..=20, 1);
+    wait_until_committed(&world);
+    fs::rename(&path, &aside).unwrap();
+    fs::write(&path, "").unwrap();
+    feed.update(1..=20, 2);
+    let ended = consumer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("there is another file in its place"), "{}", ended.err);
+    fs::rename(&aside, &path).unwrap();
+    // Emptied where it is.
+    let consumer = start(&world, 3);
+    wait_until_committed(&world);
+    let text = fs::read(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    let ended = consumer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains(&format!("has 0 bytes, but {} were committed", text.len())), "{}", ended.err);
+    fs::write(&path, text).unwrap();
+    let _consumer = start(&world, 4);
+    feed.update(1..=20, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_log_does_not_double_what_was_not_committed() {
+    let world = World::new("accepted");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    consumer.kill();
+    let path = log_path(&world, "consumer_1");
+    let committed = fs::read(&path).unwrap();
+    // As a consumer leaves it that is killed before its commit.
+    append(&path, b"{\"id\":99}\n");
+    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
+    assert_eq!(accepted.code, 0, "{}", accepted.err);
+    assert_eq!(fs::read(&path).unwrap(), committed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
     let world = World::new("foreign");
     let mut feed = Feed::new(&world).await;
