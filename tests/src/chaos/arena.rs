@@ -3,16 +3,29 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use rand::SeedableRng;
+use anyhow::{Context, Result, bail, ensure};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
+use pipeline::record::Micros;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Runtime;
 use xtask::services::server::free_port;
 use xtask::services::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres, Registry};
 
+use super::load::{Load, Writer, connect};
+use super::probe::Tail;
+use super::token::{PROBES, Token};
 use crate::{Link, Proxy, Running, World};
 
 /// How many consumers run when nothing else is said.
 pub const CONSUMERS: usize = 5;
+
+/// How long a change may take from its commit to a log, when all that should run runs.
+const ARRIVAL: Duration = Duration::from_secs(90);
+/// Places of the probes' keys, one for each partition from 0.
+const PLACES: [usize; 10] = [6, 22, 37, 0, 10, 2, 14, 7, 9, 8];
 
 /// Servers that live as long as a whole run: MySQL, Kafka, registry, PostgreSQL, each behind a proxy.
 pub struct Servers {
@@ -46,6 +59,10 @@ pub struct Arena {
     pub consumers: Vec<Option<Running>>,
     /// Where every decision of chance comes from.
     pub chance: StdRng,
+    /// The writers and their ledger; paused at first.
+    pub load: Load,
+    prober: Writer,
+    runtime: Runtime,
 }
 
 impl Servers {
@@ -96,8 +113,11 @@ impl Servers {
 }
 
 impl Arena {
-    /// A fresh world on these servers, with PostgreSQL on. Nothing runs yet.
-    pub fn new(servers: Servers, name: &str, seed: u64) -> Self {
+    /// A fresh world on these servers, with the table and PostgreSQL. Nothing runs yet, and the load is paused.
+    ///
+    /// # Errors
+    /// When MySQL does not take the table.
+    pub fn new(servers: Servers, name: &str, seed: u64) -> Result<Self> {
         let mut world = World::on(name, |variable| servers.variable(variable));
         let (server, _) =
             servers.postgres.url().rsplit_once('/').map(|(s, d)| (s.to_owned(), d.to_owned())).expect("a URL");
@@ -108,7 +128,223 @@ impl Arena {
         world.set("KAFKA_SESSION_TIMEOUT", "6s");
         world.set("KAFKA_TRANSACTION_TIMEOUT", "10s");
         world.set("PRODUCER_SNAPSHOT_CHUNK", "500");
-        Self { servers, world, producer: None, consumers: Vec::new(), chance: StdRng::seed_from_u64(seed) }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let port = servers.mysql.port;
+        runtime.block_on(async {
+            drop(world.table().await);
+        });
+        let load = Load::new(&runtime, &world.name, port, seed)?;
+        let prober = load.prober();
+        let chance = StdRng::seed_from_u64(seed);
+        Ok(Self { servers, world, producer: None, consumers: Vec::new(), chance, load, prober, runtime })
+    }
+
+    /// Starts everything, lets the load run, and waits until the first snapshot is complete and changes arrive.
+    ///
+    /// # Errors
+    /// When they don't.
+    pub fn begin(&mut self) -> Result<()> {
+        self.collapse_from_the_beginning();
+        self.start_all();
+        self.resume_load();
+        self.epoch_after(0)?;
+        self.collapse_until_here()?;
+        self.probe()?;
+        Ok(())
+    }
+
+    /// Ends the programs and the load; the servers go on.
+    pub fn end(mut self) -> Servers {
+        self.producer = None;
+        self.consumers.clear();
+        let Self { servers, load, prober, runtime, .. } = self;
+        drop((load, prober));
+        runtime.shutdown_background();
+        servers
+    }
+
+    /// Runs a future to its end.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// A direct connection to MySQL, past the proxy, in this world's database.
+    ///
+    /// # Errors
+    /// When MySQL does not answer.
+    pub fn mysql(&self) -> Result<Conn> {
+        self.block_on(connect(self.servers.mysql.port, Some(&self.world.name)))
+    }
+
+    /// Runs statements on a direct connection. Rows of the load's keys are not to be changed this way: the ledger would
+    /// not know. Ids below zero are free for it.
+    ///
+    /// # Errors
+    /// MySQL's own.
+    pub fn commit_direct<S: AsRef<str>>(&self, statements: &[S]) -> Result<()> {
+        let mut conn = self.mysql()?;
+        for statement in statements.iter().map(AsRef::as_ref) {
+            let done = self.block_on(conn.query_drop(statement));
+            done.with_context(|| statement.chars().take(200).collect::<String>())?;
+        }
+        Ok(())
+    }
+
+    /// Returns when all writers stand between two transactions, and everything they committed is in the ledger. MySQL must
+    /// be there.
+    ///
+    /// # Errors
+    /// When a writer does not come to an end.
+    pub fn pause_load(&mut self) -> Result<()> {
+        self.load.pause(&self.runtime)
+    }
+
+    /// The writers go on, on the MySQL that `servers.mysql` is now.
+    pub fn resume_load(&mut self) {
+        self.load.resume(self.servers.mysql.port);
+    }
+
+    /// Does it while all writers stand between two transactions.
+    fn between_transactions<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let paused = self.load.is_paused();
+        self.pause_load()?;
+        let outcome = work(self);
+        if !paused {
+            self.resume_load();
+        }
+        outcome
+    }
+
+    /// Commits a change and waits until its line is in a log; returns how long that took.
+    ///
+    /// # Errors
+    /// When it does not arrive within 90 s, with the ends of the programs' logs.
+    pub fn probe(&mut self) -> Result<Duration> {
+        let place = self.chance.random_range(0..PLACES.len());
+        self.arrive(&[PLACES[place]])
+    }
+
+    /// Pauses the load and waits until everything committed is in the topic and in the logs. The load stays paused.
+    ///
+    /// # Errors
+    /// When it does not arrive within 90 s.
+    pub fn settle(&mut self) -> Result<()> {
+        self.pause_load()?;
+        // The producer keeps MySQL's order, and a partition its own: what comes after all else in each partition is last.
+        self.arrive(&PLACES).map(drop)
+    }
+
+    fn arrive(&mut self, places: &[usize]) -> Result<Duration> {
+        let started = Instant::now();
+        let deadline = started + ARRIVAL;
+        let mut tail = Tail::new(Path::new(self.world.get("CONSUMER_LOGS")));
+        let number = self.runtime.block_on(self.prober.probe(places, deadline))?;
+        let token = |row| format!("\"name\":\"{}", Token::new(PROBES, number, row).text());
+        let mut missing: Vec<String> = (0..places.len() as u32).map(token).collect();
+        loop {
+            tail.read(|line| missing.retain(|token| !line.contains(token)))?;
+            if missing.is_empty() {
+                return Ok(started.elapsed());
+            }
+            self.check_running()?;
+            if Instant::now() > deadline {
+                bail!("{} of {} changes are in no log after {ARRIVAL:?}\n{}", missing.len(), places.len(), self.ends());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The ends of the programs' logs.
+    fn ends(&self) -> String {
+        let running = self.consumers.iter().chain([&self.producer]).flatten();
+        running.map(|r| format!("--- {}\n{}\n", r.name(), r.log_end())).collect()
+    }
+
+    /// Changes committed from here on, until [`Arena::collapse_until_here`], may reach the topic only as the state of a
+    /// snapshot.
+    ///
+    /// # Errors
+    /// When the writers don't come between two transactions.
+    pub fn collapse_from_here(&mut self) -> Result<()> {
+        self.between_transactions(|arena| {
+            let mut ledger = arena.load.ledger();
+            let next = ledger.transactions();
+            ledger.collapse_from(next);
+            Ok(())
+        })
+    }
+
+    /// So may all changes up to now: the topic is made anew.
+    pub fn collapse_from_the_beginning(&mut self) {
+        self.load.ledger().collapse_from(0);
+    }
+
+    /// Every change committed from here on must be streamed. The snapshot must be complete.
+    ///
+    /// # Errors
+    /// When the writers don't come between two transactions.
+    pub fn collapse_until_here(&mut self) -> Result<()> {
+        self.between_transactions(|arena| {
+            arena.load.ledger().collapse_until_here();
+            Ok(())
+        })
+    }
+
+    /// Every change committed from now on must be in the next epoch, which replays from the time that is returned.
+    ///
+    /// # Errors
+    /// When MySQL or Kafka does not answer, or nothing was committed to Kafka yet.
+    pub fn replay_from_here(&mut self) -> Result<Micros> {
+        self.between_transactions(|arena| {
+            let epoch = arena.progress()?.context("no progress in Kafka yet")?.epoch + 1;
+            let mut conn = arena.mysql()?;
+            let now = async {
+                // What was committed so far has an earlier time than this, and what comes has a later one.
+                conn.query_drop("DO SLEEP(0.01)").await?;
+                let now: Option<String> = conn.query_first("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)").await?;
+                conn.query_drop("DO SLEEP(0.01)").await?;
+                anyhow::Ok(now)
+            };
+            let now = arena.block_on(now)?.context("MySQL gives no time")?;
+            arena.load.ledger().replay_from_here(epoch);
+            Micros::parse(&now).with_context(|| format!("MySQL gives a time of another form: {now}"))
+        })
+    }
+
+    /// The producer's progress as it is in Kafka.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn progress(&self) -> Result<Option<Progress>> {
+        let kafka = self.world.kafka();
+        let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", self.world.name));
+        let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
+        Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
+    }
+
+    /// The epoch that is committed to Kafka; 0 when there is none.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn epoch(&self) -> Result<u64> {
+        Ok(self.progress()?.map_or(0, |progress| progress.epoch))
+    }
+
+    /// Waits until the producer is in a later epoch than this one and its snapshot, if it makes one, is complete.
+    ///
+    /// # Errors
+    /// When it takes longer than 90 s.
+    pub fn epoch_after(&mut self, epoch: u64) -> Result<u64> {
+        let deadline = Instant::now() + ARRIVAL;
+        loop {
+            let now = self.progress()?.filter(|progress| progress.epoch > epoch && progress.snapshot.is_none());
+            if let Some(progress) = now {
+                return Ok(progress.epoch);
+            }
+            self.check_running()?;
+            ensure!(Instant::now() < deadline, "no epoch after {epoch} within {ARRIVAL:?}\n{}", self.ends());
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Starts the producer, which must not be running.

@@ -1,0 +1,288 @@
+//! The load: several writers, each on a connection of its own and on keys of its own, and the ledger that they keep.
+//!
+//! Each transaction also puts its number into a side table. When the connection is lost at COMMIT, the number that is
+//! there tells whether it committed; only then does the ledger take it.
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Runtime;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
+use tokio::task::JoinHandle;
+use xtask::services::ADMIN;
+
+use super::ledger::Ledger;
+use super::plan::{Plan, Rows};
+use super::token::PROBES;
+
+/// Where the writers note the number of their last transaction; in the database of the table.
+const MARKS: &str = "chaos_marks";
+/// How long the writers may take to come between two transactions; a killed MySQL must be up again within it.
+const QUIET: Duration = Duration::from_secs(90);
+/// A large transaction may not silence its writer for longer.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// What the writers share.
+pub(crate) struct Shared {
+    database: String,
+    /// MySQL's own port, past the proxy.
+    port: AtomicU16,
+    /// Changes per second of each writer.
+    rate: AtomicU32,
+    ledger: Mutex<Ledger>,
+    /// Transactions that did not get as far as COMMIT, by a fault.
+    failures: AtomicU64,
+    last_failure: Mutex<String>,
+    /// Each transaction holds it shared; a pause holds it alone.
+    turn: Arc<RwLock<()>>,
+}
+
+/// Writers that run until they are dropped.
+pub struct Load {
+    shared: Arc<Shared>,
+    writers: Vec<JoinHandle<()>>,
+    paused: Option<OwnedRwLockWriteGuard<()>>,
+}
+
+impl Load {
+    /// Makes the side table and the writers, who wait for [`Load::resume`].
+    pub(crate) fn new(runtime: &Runtime, database: &str, port: u16, seed: u64) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            database: database.to_owned(),
+            port: AtomicU16::new(port),
+            rate: AtomicU32::new(0),
+            ledger: Mutex::default(),
+            failures: AtomicU64::new(0),
+            last_failure: Mutex::default(),
+            turn: Arc::default(),
+        });
+        let mut load = Self { shared, writers: Vec::new(), paused: None };
+        load.set_rate(500);
+        load.pause(runtime)?;
+        runtime.block_on(async {
+            let mut conn = load.shared.connect().await?;
+            conn.query_drop(format!("CREATE TABLE {MARKS} (writer INT PRIMARY KEY, txn BIGINT NOT NULL)")).await?;
+            for lane in 0..=PROBES {
+                conn.query_drop(format!("INSERT INTO {MARKS} VALUES ({lane}, -1)")).await?;
+            }
+            anyhow::Ok(())
+        })?;
+        for lane in 0..PROBES {
+            let writer = Writer::new(lane, &load.shared);
+            load.writers.push(runtime.spawn(writer.run(StdRng::seed_from_u64(seed ^ (lane + 1) << 48))));
+        }
+        Ok(load)
+    }
+
+    /// A writer on the keys of the probes.
+    pub(crate) fn prober(&self) -> Writer {
+        Writer::new(PROBES, &self.shared)
+    }
+
+    /// Changes per second of all writers together.
+    pub fn set_rate(&self, rate: u32) {
+        self.shared.rate.store((rate / PROBES as u32).max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn pause(&mut self, runtime: &Runtime) -> Result<()> {
+        if self.paused.is_none() {
+            let turn = Arc::clone(&self.shared.turn).write_owned();
+            let paused = runtime.block_on(async { tokio::time::timeout(QUIET, turn).await });
+            self.paused = Some(paused.map_err(|_| {
+                anyhow!("the writers did not come between two transactions within {QUIET:?}: {}", self.last_failure())
+            })?);
+        }
+        Ok(())
+    }
+
+    /// Goes on, on MySQL's port.
+    pub(crate) fn resume(&mut self, port: u16) {
+        self.shared.port.store(port, Ordering::Relaxed);
+        self.paused = None;
+    }
+
+    /// Whether the writers stand still.
+    pub fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// What is committed so far; who wants it complete pauses the load first.
+    pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.ledger()
+    }
+
+    /// How many transactions were given up before COMMIT, and why the last one was.
+    pub fn failures(&self) -> (u64, String) {
+        (self.shared.failures.load(Ordering::Relaxed), self.last_failure())
+    }
+
+    fn last_failure(&self) -> String {
+        self.shared.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.writers.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A direct connection to the database.
+    pub(crate) async fn connect(&self) -> Result<Conn> {
+        connect(self.port.load(Ordering::Relaxed), Some(&self.database)).await
+    }
+}
+
+/// A connection to MySQL on this port, in UTC.
+pub(crate) async fn connect(port: u16, database: Option<&str>) -> Result<Conn> {
+    let options = OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(port)
+        .user(Some(ADMIN.0))
+        .pass(Some(ADMIN.1))
+        .db_name(database)
+        .prefer_socket(false)
+        .setup(vec!["SET time_zone = '+00:00', transaction_isolation = 'READ-COMMITTED'"]);
+    let conn = tokio::time::timeout(Duration::from_secs(5), Conn::new(options)).await;
+    conn.context("MySQL does not answer")?.context("no connection to MySQL")
+}
+
+/// One writer and its rows.
+pub(crate) struct Writer {
+    lane: u64,
+    shared: Arc<Shared>,
+    conn: Option<Conn>,
+    /// The number of the next transaction.
+    next: u32,
+    pub(crate) rows: Rows,
+}
+
+/// How far a transaction got.
+enum Ended {
+    Committed,
+    RolledBack,
+    /// The connection was lost at COMMIT.
+    Unknown,
+}
+
+impl Writer {
+    fn new(lane: u64, shared: &Arc<Shared>) -> Self {
+        Self { lane, shared: Arc::clone(shared), conn: None, next: 0, rows: Rows::new(lane) }
+    }
+
+    async fn run(mut self, mut chance: StdRng) {
+        loop {
+            let turn = Arc::clone(&self.shared.turn).read_owned().await;
+            let number = self.number();
+            let plan = Plan::draw(number, &self.rows, &mut chance);
+            let changes = plan.changes.len() as u32;
+            let committed = self.transact(plan).await;
+            drop(turn);
+            let rest = if committed {
+                let rate = self.shared.rate.load(Ordering::Relaxed);
+                // Not in step with each other.
+                Duration::from_secs_f64(f64::from(changes) / f64::from(rate) * chance.random_range(0.5..1.5))
+            } else {
+                Duration::from_millis(100)
+            };
+            tokio::time::sleep(rest.min(LONGEST_REST)).await;
+        }
+    }
+
+    /// The number of the next transaction.
+    pub(crate) fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// Carries it out once; whether it committed. The ledger and the rows follow.
+    pub(crate) async fn transact(&mut self, plan: Plan) -> bool {
+        let committed = match self.send(&plan).await {
+            Ok(Ended::Committed) => true,
+            Ok(Ended::RolledBack) => false,
+            Ok(Ended::Unknown) => self.look_up(plan.number).await,
+            Err(error) => {
+                self.conn = None;
+                self.shared.failures.fetch_add(1, Ordering::Relaxed);
+                *self.shared.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = format!("{error:#}");
+                false
+            }
+        };
+        if committed {
+            self.shared.ledger().commit(&plan.changes);
+            self.rows = plan.rows;
+        }
+        committed
+    }
+
+    /// An error says that it surely did not commit.
+    async fn send(&mut self, plan: &Plan) -> Result<Ended> {
+        let mut conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => self.shared.connect().await?,
+        };
+        conn.query_drop("BEGIN").await?;
+        for statement in &plan.statements {
+            conn.query_drop(statement).await?;
+        }
+        conn.query_drop(format!("UPDATE {MARKS} SET txn = {} WHERE writer = {}", plan.number, self.lane)).await?;
+        if plan.rollback {
+            conn.query_drop("ROLLBACK").await?;
+            self.conn = Some(conn);
+            return Ok(Ended::RolledBack);
+        }
+        match conn.query_drop("COMMIT").await {
+            Ok(()) => {
+                self.conn = Some(conn);
+                Ok(Ended::Committed)
+            }
+            Err(_) => Ok(Ended::Unknown),
+        }
+    }
+
+    /// Whether the transaction whose COMMIT had no answer has committed. The row's lock waits for a session that is still
+    /// at it.
+    async fn look_up(&mut self, number: u32) -> bool {
+        loop {
+            let answer: Result<Option<i64>> = async {
+                let mut conn = self.shared.connect().await?;
+                let query = format!("SELECT txn FROM {MARKS} WHERE writer = {} FOR UPDATE", self.lane);
+                let found = conn.query_first(query).await?;
+                self.conn = Some(conn);
+                Ok(found)
+            }
+            .await;
+            match answer {
+                Ok(found) => return found == Some(i64::from(number)),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// A change of each of these places, tried again until the deadline; returns its number.
+    pub(crate) async fn probe(&mut self, places: &[usize], deadline: Instant) -> Result<u32> {
+        loop {
+            let number = self.number();
+            let plan = Plan::touch(number, &self.rows, places.iter().copied());
+            if self.transact(plan).await {
+                return Ok(number);
+            }
+            if Instant::now() > deadline {
+                let last = self.shared.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                return Err(anyhow!("a probe could not be committed: {last}"));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
