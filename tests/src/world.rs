@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Settings};
+use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
+use xtask::services::{CDC, UPDATER};
 
 use crate::process::{Ended, Running, run};
 
@@ -18,12 +19,13 @@ pub struct World {
     pub name: String,
     /// A temporary folder with `time_track`, `consumer_logs` and the programs' logs.
     pub folder: PathBuf,
+    /// Name and password of MySQL's administrator: the tests' own, no program gets them.
+    admin: (String, String),
     environment: Vec<(String, String)>,
 }
 
-/// The variables without which no test can run.
-const NEEDED: [&str; 6] =
-    ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL"];
+/// The variables that every program needs.
+const NEEDED: [&str; 4] = ["DB_HOST", "DB_PORT", "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL"];
 
 impl World {
     /// A fresh world on the servers of the environment; PostgreSQL is off in it.
@@ -31,7 +33,8 @@ impl World {
         Self::on(test, |variable| std::env::var(variable).ok())
     }
 
-    /// A fresh world on servers of the caller's own: `server` gives the values of their variables.
+    /// A fresh world on servers of the caller's own: `server` gives the values of their variables; `DB_USER` is the
+    /// administrator.
     pub fn on(test: &str, server: impl Fn(&str) -> Option<String>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -39,12 +42,15 @@ impl World {
         let name = format!("{test}_{now}_{}_{count}", std::process::id());
         let folder = std::env::temp_dir().join("product-stream-tests").join(&name);
         fs::create_dir_all(&folder).expect("a temporary folder");
-        let mut world = Self { name: name.clone(), environment: Vec::new(), folder };
-        for variable in NEEDED {
-            let value = server(variable).unwrap_or_else(|| {
+        let needed = |variable: &str| {
+            server(variable).unwrap_or_else(|| {
                 panic!("{variable} is not set: run `cargo xtask test`, or `. target/stack/env` after `cargo xtask services --detach`")
-            });
-            world.set(variable, value);
+            })
+        };
+        let admin = (needed("DB_USER"), needed("DB_PASSWORD"));
+        let mut world = Self { name: name.clone(), environment: Vec::new(), folder, admin };
+        for variable in NEEDED {
+            world.set(variable, needed(variable));
         }
         let path = |p: &str| world.folder.join(p).to_str().expect("a plain path").to_owned();
         let (time_track, logs, rejects) = (path("time_track"), path("consumer_logs"), path("rejects"));
@@ -60,6 +66,13 @@ impl World {
         ] {
             world.set(variable, value);
         }
+        // A thread of its own: the caller may be in a runtime already, where nothing may block on another.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(async { world.grant().await.disconnect().await.expect("to leave") });
+            });
+        });
         world
     }
 
@@ -82,9 +95,16 @@ impl World {
         self
     }
 
+    /// The environment of a program: this world's, with the program's own user at MySQL unless the test has set one.
+    fn environment(&self, program: &str) -> impl Iterator<Item = (String, String)> {
+        let (user, password) = if program == Program::ProductUpdater.name() { UPDATER } else { CDC };
+        let login = [("DB_USER", user), ("DB_PASSWORD", password)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        login.into_iter().chain(self.environment.iter().filter(|(_, value)| !value.is_empty()).cloned())
+    }
+
     /// The settings of a program in this world.
     pub fn settings(&self, program: Program) -> Settings {
-        let environment: Environment = self.environment.iter().cloned().collect();
+        let environment: Environment = self.environment(program.name()).collect();
         let flags = pipeline::config::command(program, clap::Command::new("test")).get_matches_from(["test"]);
         Settings::load(program, &environment, &flags).expect("settings")
     }
@@ -97,7 +117,7 @@ impl World {
     /// A program with this world's environment; its working folder is the world's, so that no configuration file is found.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs().join(program));
-        command.args(arguments).current_dir(&self.folder).env_clear().envs(self.environment.iter().cloned());
+        command.args(arguments).current_dir(&self.folder).env_clear().envs(self.environment(program));
         command
     }
 
@@ -116,15 +136,33 @@ impl World {
         run(self.command(program, arguments))
     }
 
-    /// A connection to MySQL, without a database.
+    /// The administrator's connection to MySQL, without a database.
     pub async fn server(&self) -> Conn {
-        let settings = MySqlSettings::from(&self.settings(Program::CdcProducer)).expect("MySQL settings");
+        let mut settings = MySqlSettings::from(&self.settings(Program::CdcProducer)).expect("MySQL settings");
+        settings.user.clone_from(&self.admin.0);
+        settings.password = Some(Secret::new(&self.admin.1));
         pipeline::table::connect(&settings).await.expect("a connection to MySQL")
     }
 
-    /// A connection to this world's database, which is created if need be.
-    pub async fn mysql(&self) -> Conn {
+    /// Gives the programs' users their rights on this world's database, which need not exist: those that the README
+    /// names. The connection is the administrator's.
+    async fn grant(&self) -> Conn {
         let mut conn = self.server().await;
+        let gtids: Option<String> = conn.query_first("SELECT @@gtid_mode").await.expect("the server's setting");
+        let read = if gtids.as_deref() == Some("ON") { "SELECT" } else { "SELECT, LOCK TABLES" };
+        // Unescaped, `_` would stand for any character.
+        let database = self.name.replace('_', r"\_");
+        for (rights, (user, _)) in [(read, CDC), ("CREATE, SELECT, INSERT, UPDATE, DELETE", UPDATER)] {
+            let grant = format!("GRANT {rights} ON `{database}`.* TO '{user}'@'%'");
+            conn.query_drop(grant).await.expect("the rights of the programs");
+        }
+        conn
+    }
+
+    /// The administrator's connection to this world's database, which is created if need be, with the programs' rights on
+    /// it.
+    pub async fn mysql(&self) -> Conn {
+        let mut conn = self.grant().await;
         for statement in [format!("CREATE DATABASE IF NOT EXISTS `{}`", self.name), format!("USE `{}`", self.name)] {
             conn.query_drop(statement).await.expect("this world's database");
         }
