@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use fs2::FileExt;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::gtid::GtidSet;
 use pipeline::position::Progress;
 use pipeline::record::Micros;
@@ -267,7 +268,9 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
         if !matches!(wanted, Ok(true)) {
             return fs::remove_file(&temporary);
         }
+        failpoint::at("producer.file-synced");
         fs::rename(&temporary, path)?;
+        failpoint::at("producer.file-renamed");
         folder.sync_all()
     };
     write().map_err(|e| {

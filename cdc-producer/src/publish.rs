@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::SOURCE_HEADER;
@@ -157,9 +158,12 @@ impl Publisher {
     fn add(&self, mut batch: Batch, open: &mut Option<Open>) -> Result<(), Failure> {
         if open.is_none() {
             self.producer.begin()?;
+            failpoint::at("producer.begun");
         }
         let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, bytes: 0, end: None });
-        for entry in batch.iter() {
+        let in_snapshot = batch.end.as_ref().is_some_and(|end| end.snapshot.is_some());
+        let point = if in_snapshot { "producer.chunk-sending" } else { "producer.sending" };
+        for (index, entry) in batch.iter().enumerate() {
             self.producer.send(&Record {
                 topic: &self.target.topic,
                 partition: None,
@@ -167,6 +171,9 @@ impl Publisher {
                 value: entry.value,
                 header: Some((SOURCE_HEADER, entry.header)),
             })?;
+            if index == batch.len() / 2 {
+                failpoint::at(point);
+            }
         }
         self.producer.poll();
         open.rows += batch.len();
@@ -199,7 +206,9 @@ impl Publisher {
             header: None,
         })?;
         self.attempted.send_replace(Some(end.clone()));
+        failpoint::at("producer.sent");
         self.producer.commit()?;
+        failpoint::at("producer.committed");
         self.status.committed(rows, &end);
         self.committed.send_replace(Some(end));
         Ok(())

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mysql_async::Conn;
 use mysql_async::binlog::events::Event;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::position::Progress;
 use pipeline::record::{Op, Source};
 use pipeline::table::SourceTable;
@@ -380,6 +381,7 @@ impl Reader {
                 let chunk =
                     Chunk::read(&mut self.conn, &self.table, &self.progress.position, after, limit, self.schema_id)
                         .await?;
+                failpoint::at("producer.chunk-read");
                 state.chunk = Some(chunk);
                 continue;
             };

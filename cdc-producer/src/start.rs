@@ -6,6 +6,7 @@
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::{Progress, SnapshotProgress};
 use pipeline::registry::Registry;
@@ -68,6 +69,7 @@ pub(crate) async fn prepare(
         let (kafka, target) = (settings.kafka.clone(), target.clone());
         blocking(move || {
             let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id)?;
+            failpoint::at("producer.initialised");
             let committed = target.progress(&kafka)?;
             Ok((producer, committed))
         })
@@ -104,7 +106,9 @@ pub(crate) async fn prepare(
             let (producer, progress) = {
                 let target = target.clone();
                 blocking(move || {
+                    failpoint::at("producer.identified");
                     commit_first(&producer, &target, &first).map_err(|e| Error::transient(e.to_string()))?;
+                    failpoint::at("producer.epoch-committed");
                     Ok((producer, first))
                 })
                 .await?

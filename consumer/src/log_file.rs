@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 
 use crate::slot::{SlotId, unwritable};
 
@@ -119,7 +120,11 @@ impl LogFile {
     /// Whatever the file system says, e.g. that the disk is full; the batch must then be cut off.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
         if !lines.is_empty() {
-            self.file.write_all(lines)?;
+            let (first, second) = failpoint::halves(lines);
+            self.file.write_all(first)?;
+            failpoint::at("consumer.appending");
+            self.file.write_all(second)?;
+            failpoint::at("consumer.appended");
             self.file.sync_data()?;
         }
         Ok(self.committed + lines.len() as u64)

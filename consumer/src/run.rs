@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 use pipeline::avro::Decoder;
 use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
 use pipeline::program::Context;
 use pipeline::record::SOURCE_HEADER;
@@ -218,6 +219,7 @@ impl Worker {
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
         let id = marker::transactional_id(&self.kafka, slot.id());
         let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
+        failpoint::at("consumer.initialised");
         let committed = marker::begin(&self.kafka, slot, &producer).map_err(Setback::at_start)?;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
@@ -269,18 +271,21 @@ impl Worker {
             self.show(group);
             return Ok(false);
         }
+        failpoint::at("consumer.polled");
         let records: Vec<Polled<'_>> = batch.messages.iter().map(polled).collect();
         self.look_up_schemas(&records)?;
         let outcome = batch::transform(&records, &self.decoders, &self.rules, &batch.committed, self.sink.is_some());
         self.decoders.retain(|_, decoder| decoder.is_ok());
         if let Some(sink) = &mut self.sink {
             self.handle.block_on(sink.apply(&outcome.rows))?;
+            failpoint::at("consumer.rows-committed");
         }
         let length = log.append(&outcome.lines).map_err(|e| Setback::of_log(log.path(), e))?;
         let ahead = |(partition, next): (&i32, &i64)| {
             batch.committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
         };
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
+        failpoint::at("consumer.synced");
         if !offsets.is_empty() {
             self.commit(producer, *slot, length, &offsets, &records, &outcome, batch.metadata.as_ref())?;
             log.note_committed(length);
@@ -394,13 +399,17 @@ impl Worker {
             producer.begin()?;
             self.send_dead_letters(producer, records, outcome)?;
             marker::send(producer, &self.kafka, slot, length)?;
+            failpoint::at("consumer.marked");
             let mut list = TopicPartitionList::new();
             for (partition, offset) in offsets {
                 list.add_partition_offset(&self.kafka.topic, *partition, Offset::Offset(*offset))
                     .map_err(Failure::of)?;
             }
             producer.send_offsets(&list, metadata)?;
-            producer.commit()
+            failpoint::at("consumer.offsets-sent");
+            producer.commit()?;
+            failpoint::at("consumer.committed");
+            Ok(())
         };
         match transaction() {
             Ok(()) => Ok(()),

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
+use pipeline::failpoint;
 use pipeline::kafka::TransactionalProducer;
 use tokio_util::sync::CancellationToken;
 
@@ -48,9 +49,11 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 /// Ends what the slot's producer had in flight, and cuts its log to what is committed.
 fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
+    failpoint::at("consumer.settling");
     // Its consumer ended before the first line.
     let Some(committed) = marker::committed_length(settings, slot.id())? else { return Ok(()) };
     let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
+    failpoint::at("consumer.settled");
     tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
     drop(producer);
     Ok(())

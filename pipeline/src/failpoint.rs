@@ -29,6 +29,19 @@ pub fn at(name: &str) {
     });
 }
 
+/// What is written in one go elsewhere, in two halves with a point between them, so that a kill there leaves a torn line.
+#[cfg(feature = "failpoints")]
+pub fn halves(bytes: &[u8]) -> (&[u8], &[u8]) {
+    bytes.split_at(bytes.len() / 2)
+}
+
+/// What is written in one go; the second half is empty in this build.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn halves(bytes: &[u8]) -> (&[u8], &[u8]) {
+    (bytes, &[])
+}
+
 /// The program is at this point; nothing happens in this build.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
