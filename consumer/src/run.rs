@@ -263,6 +263,7 @@ impl Worker {
 
     /// One batch. `false` when there was nothing to do.
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
+        session.producer.may_begin().map_err(Setback::broken)?;
         self.catch_up(session)?;
         let Session { slot, producer, log, group, .. } = session;
         let batch = self.poll_batch(group)?;

@@ -37,6 +37,7 @@ pub struct Logging(Arc<Mutex<Last>>);
 struct Last {
     error: Option<String>,
     undelivered: Option<KafkaError>,
+    broken_connections: u64,
 }
 
 impl Logging {
@@ -49,10 +50,20 @@ impl Logging {
     fn undelivered(&self) -> Option<KafkaError> {
         self.0.lock().ok().and_then(|last| last.undelivered.clone())
     }
+
+    /// How many connections have broken so far; known only to a client with `debug=broker`.
+    fn broken_connections(&self) -> u64 {
+        self.0.lock().map_or(0, |last| last.broken_connections)
+    }
 }
 
 impl ClientContext for Logging {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL"
+            && let Ok(mut last) = self.0.lock()
+        {
+            last.broken_connections += 1;
+        }
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(facility, "{message}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "{message}"),

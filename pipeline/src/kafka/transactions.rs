@@ -1,8 +1,10 @@
 //! Writing in transactions: a producer that knows what each failure means.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -25,6 +27,10 @@ pub enum Failure {
     /// The outcome is unknown or the producer is unusable: drop it, and let a new one settle what was in flight.
     #[error("the transactional producer is broken: {0}")]
     Broken(KafkaError),
+    /// A connection broke within the last transaction: what the client sent over it may still be on its way, and would
+    /// take effect in the next one. Drop this producer; the next one's epoch fences what is late.
+    #[error("a connection broke in the last transaction, and a request that is late could fall into the next one")]
+    Stale,
     /// Nothing was committed, and trying again ends the same way until a person has acted.
     #[error("{error}")]
     Refused {
@@ -87,9 +93,17 @@ pub struct Record<'a> {
 }
 
 /// A producer whose records all belong to transactions. Its calls block.
+///
+/// Kafka's protocol before the second part of KIP-890, which is what librdkafka speaks (its issue 5423), does not tell one
+/// transaction of a producer from the next: an EndTxn or a TxnOffsetCommit that was sent again over another connection, and
+/// of which the first copy comes late, ends or sets back the next transaction. So after a transaction in which a connection
+/// broke the producer refuses to begin another: [`Failure::Stale`].
 pub struct TransactionalProducer {
     producer: BaseProducer<Logging>,
     timeout: Duration,
+    /// Connections that had broken when the transaction began.
+    broken_before: Cell<u64>,
+    stale: Cell<bool>,
 }
 
 impl TransactionalProducer {
@@ -102,7 +116,11 @@ impl TransactionalProducer {
         let timeout = settings.transaction_timeout;
         let millis = |d: Duration| d.as_millis().to_string();
         let mut config = client_config(settings);
+        // The only sign of every broken connection: the error callback leaves out what it said in the last 30 s.
+        let debug = config.get("debug").map_or_else(|| "broker".to_owned(), |d| format!("{d},broker"));
+        config.set_log_level(RDKafkaLogLevel::Debug);
         config
+            .set("debug", debug)
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -121,7 +139,7 @@ impl TransactionalProducer {
         let deadline = Instant::now() + timeout;
         loop {
             match producer.init_transactions(REQUEST_TIMEOUT) {
-                Ok(()) => return Ok(Self { producer, timeout }),
+                Ok(()) => return Ok(Self { producer, timeout, broken_before: Cell::new(0), stale: Cell::new(false) }),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => {
                     let what = format!("cannot initialise transactions of {transactional_id}");
@@ -147,12 +165,40 @@ impl TransactionalProducer {
         }
     }
 
+    /// Whether another transaction may begin.
+    ///
+    /// # Errors
+    /// [`Failure::Stale`].
+    pub fn may_begin(&self) -> Result<(), Failure> {
+        if self.stale.get() { Err(Failure::Stale) } else { Ok(()) }
+    }
+
     /// Begins a transaction.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn begin(&self) -> Result<(), Failure> {
+        self.may_begin()?;
+        self.broken_before.set(self.broken_connections());
         self.producer.begin_transaction().map_err(|e| self.failure(e))
+    }
+
+    /// How many connections have broken so far. The client library tells of them on the queue of its events, before it
+    /// sends anything again.
+    fn broken_connections(&self) -> u64 {
+        let deadline = Instant::now() + self.timeout;
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            self.producer.poll(Duration::ZERO);
+        }
+        self.producer.context().broken_connections()
+    }
+
+    /// The transaction has ended.
+    fn note_end(&self) {
+        if self.broken_connections() != self.broken_before.get() {
+            tracing::info!("a connection to Kafka broke within a transaction: the next one gets a new producer");
+            self.stale.set(true);
+        }
     }
 
     /// Hands a record to the client's queue; waits while the queue is full.
@@ -183,6 +229,11 @@ impl TransactionalProducer {
         self.producer.poll(Duration::ZERO);
     }
 
+    /// Records that the broker has not acknowledged yet.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+    }
+
     /// Adds the consumer group's offsets to the transaction (KIP-447: the metadata fences a zombie).
     ///
     /// # Errors
@@ -211,7 +262,10 @@ impl TransactionalProducer {
         }
         loop {
             match self.producer.commit_transaction(REQUEST_TIMEOUT) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.note_end();
+                    return Ok(());
+                }
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => return Err(self.failure(e)),
             }
@@ -230,7 +284,10 @@ impl TransactionalProducer {
             let pending = self.producer.in_flight_count() > 0;
             let patience = if pending { Duration::from_millis(20) } else { REQUEST_TIMEOUT };
             match self.producer.abort_transaction(patience) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.note_end();
+                    return Ok(());
+                }
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {
                     self.producer.poll(Duration::from_millis(1));
                 }
