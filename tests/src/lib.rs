@@ -13,6 +13,6 @@ mod world;
 
 pub use feed::Feed;
 pub use process::{Ended, Running};
-pub use proxy::{Link, Proxy};
+pub use proxy::{Direction, Link, Proxy};
 pub use topic::{TopicRecord, read_topic};
 pub use world::{World, eventually, golden};
