@@ -5,12 +5,14 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 pub mod chaos;
+mod clock;
 mod feed;
 mod process;
 mod proxy;
 mod topic;
 mod world;
 
+pub use clock::Clock;
 pub use feed::Feed;
 pub use process::{Ended, Running};
 pub use proxy::{Direction, Link, Proxy};

@@ -22,6 +22,10 @@ pub struct TopicSpec {
     pub config: Vec<(&'static str, String)>,
 }
 
+/// The broker's clock stamps the records: by a wrong clock of a client, retention would take them before they are read, and
+/// a time of more than an hour ahead is refused. The time of a change is in its header.
+const STAMPED_BY_BROKER: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
+
 impl TopicSpec {
     /// The topic of the products, as configured.
     pub fn products(settings: &KafkaSettings) -> Self {
@@ -29,17 +33,22 @@ impl TopicSpec {
         if let Some(retention) = settings.retention {
             config.push(("retention.ms", retention.as_millis().to_string()));
         }
-        Self { name: settings.topic.clone(), partitions: settings.partitions, config }
+        Self::stamped(settings.topic.clone(), settings.partitions, config)
     }
 
     /// A topic of which only the last record of each key counts.
     pub fn compacted(name: String, partitions: i32) -> Self {
-        Self { name, partitions, config: vec![("cleanup.policy", "compact".to_owned())] }
+        Self::stamped(name, partitions, vec![("cleanup.policy", "compact".to_owned())])
     }
 
     /// Dead letters: kept for ever, one partition.
     pub fn dead_letters(settings: &KafkaSettings) -> Self {
-        Self { name: format!("{}.dlq", settings.topic), partitions: 1, config: vec![("retention.ms", "-1".to_owned())] }
+        Self::stamped(format!("{}.dlq", settings.topic), 1, vec![("retention.ms", "-1".to_owned())])
+    }
+
+    fn stamped(name: String, partitions: i32, mut config: Vec<(&'static str, String)>) -> Self {
+        config.push((STAMPED_BY_BROKER.0, STAMPED_BY_BROKER.1.to_owned()));
+        Self { name, partitions, config }
     }
 }
 

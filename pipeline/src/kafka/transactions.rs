@@ -14,6 +14,9 @@ use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable}
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
+/// How long the report of a record that was refused may come after the refusal.
+const REPORT_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Why a step of a transaction failed, and so what comes next.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -70,6 +73,10 @@ fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
         E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed | E::TransactionalIdAuthorizationFailed => {
             Some("allow this client to WRITE to the topics and to use its transactional id (ACLs)")
         }
+        E::InvalidTimestamp => Some(
+            "this machine's clock is wrong: set it, or let the broker stamp the records (topic configuration \
+             message.timestamp.type=LogAppendTime, as in the topics that these programs create)",
+        ),
         E::InvalidTransactionTimeout => {
             Some("lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms")
         }
@@ -158,7 +165,13 @@ impl TransactionalProducer {
         if is_fence(fatal) {
             return Failure::Fenced(error);
         }
+        // A call in the wrong state may come before the report that tells what put the producer into it.
+        let deadline = Instant::now() + REPORT_PATIENCE;
+        let in_wrong_state = error.rdkafka_error_code() == Some(RDKafkaErrorCode::State);
         self.producer.poll(Duration::ZERO);
+        while in_wrong_state && self.producer.context().undelivered().is_none() && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(10));
+        }
         match self.producer.context().undelivered() {
             Some(why) if refusal(why.rdkafka_error_code()).is_some() => Failure::of(why),
             _ => Failure::of(error),

@@ -1,0 +1,75 @@
+//! Clocks, disks and files under the programs.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::time::{Duration, Instant};
+
+use integration_tests::{Clock, Running, World, eventually, read_topic};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::kafka::{TopicSpec, ensure_topics};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn start(world: &World, program: &str, clock: &Clock) -> Running {
+    let mut command = world.command(program, &[]);
+    command.envs(clock.variables());
+    Running::start(command, program, world.folder.join(format!("{program}.log")))
+}
+
+/// How long a change takes into the log.
+async fn arrives(world: &World, conn: &mut Conn, text: &str) -> Duration {
+    let log = std::path::Path::new(world.get("CONSUMER_LOGS")).join("consumer_1/consumer_log.json");
+    let begun = Instant::now();
+    conn.query_drop(format!("REPLACE INTO product VALUES (1, '{text}', 'c', 1, NULL)")).await.unwrap();
+    eventually(&format!("{text} is in the log"), Duration::from_secs(60), || {
+        std::fs::read_to_string(&log).is_ok_and(|lines| lines.contains(text)).then(|| begun.elapsed())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_clock_but_the_servers_counts() {
+    let mut world = World::new("clocks");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    world.set("METRICS_LISTEN", "127.0.0.1:0");
+    let mut conn = world.table().await;
+    let clock = Clock::new(&world.folder).unwrap();
+    clock.set_back(HOUR * 24 * 400).unwrap();
+    let (producer, consumer) = (start(&world, "cdc-producer", &clock), start(&world, "consumer", &clock));
+    let mut took = vec![arrives(&world, &mut conn, "400 days behind from the start").await];
+    // More than Kafka lets a client be ahead.
+    clock.set_forward(HOUR * 24 * 3).unwrap();
+    took.push(arrives(&world, &mut conn, "3 days ahead").await);
+    clock.set_back(HOUR).unwrap();
+    took.push(arrives(&world, &mut conn, "set back").await);
+    // A heartbeat that waited for the time of the day would have lost its session by now.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    took.push(arrives(&world, &mut conn, "set back for longer than a session").await);
+    println!("{took:?}");
+    for program in [&producer, &consumer] {
+        assert_eq!(program.http("/ready").map(|r| r.0), Some(200), "{}", program.log_end());
+    }
+    assert!(!consumer.log().contains("lost=true"), "{}", consumer.log());
+    assert_eq!(producer.stop().code, 0);
+    assert_eq!(consumer.stop().code, 0);
+    world.verify();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_takes_the_clients_time_names_the_wrong_clock() {
+    let world = World::new("stamps");
+    let mut conn = world.table().await;
+    let settings = world.kafka();
+    let mut topic = TopicSpec::products(&settings);
+    topic.config = Vec::new();
+    ensure_topics(&settings, &[topic]).await.unwrap();
+    let clock = Clock::new(&world.folder).unwrap();
+    clock.set_forward(HOUR * 3).unwrap();
+    let producer = start(&world, "cdc-producer", &clock);
+    conn.query_drop("INSERT INTO product VALUES (1, 'a', 'c', 1, NULL)").await.unwrap();
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("this machine's clock is wrong: set it"), "{}", ended.err);
+    let _producer = start(&world, "cdc-producer", &clock);
+    clock.set_forward(Duration::ZERO).unwrap();
+    eventually("it arrives with the right clock", HOUR / 60, || (read_topic(&settings).len() == 1).then_some(()));
+}
