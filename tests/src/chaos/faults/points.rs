@@ -1,6 +1,334 @@
 //! Programs killed or stopped at named points between two durable steps.
+//!
+//! Each point is a line `pipeline::failpoint::at(…)` in the program. The program is started again with the variable
+//! `FAILPOINTS`, so that it ends itself there after a few passes: nothing but the point decides the moment.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
 
 use super::Fault;
+use crate::Running;
+use crate::chaos::{Arena, wait_for};
+
+/// How long a program may take to come to a point, its start included.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The arena's transaction timeout is 10 s, and a broker looks for transactions that are past theirs every 10 s.
+const PAST_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(22);
+
+const fn killed(name: &'static str, expects: &'static str, run: fn(&mut Arena) -> Result<()>) -> Fault {
+    Fault { name, expects, weight: 2, quick: true, run }
+}
+
+const fn stopped(name: &'static str, expects: &'static str, run: fn(&mut Arena) -> Result<()>) -> Fault {
+    Fault { name, expects, weight: 1, quick: false, run }
+}
 
 /// The faults of this family.
-pub(super) const FAULTS: &[Fault] = &[];
+pub(super) const FAULTS: &[Fault] = &[
+    killed(
+        "kill-producer-initialised",
+        "killed after init_transactions, before the position is read back: the next start reads it",
+        |arena| kill_producer(arena, "producer.initialised", 0),
+    ),
+    killed(
+        "kill-producer-begun",
+        "killed when a Kafka transaction has begun: it leaves nothing, the binlog is read again",
+        |arena| kill_producer(arena, "producer.begun", 20),
+    ),
+    killed(
+        "kill-producer-sending",
+        "killed in the middle of a batch: the half that was sent is aborted by the next start and sent again",
+        |arena| kill_producer(arena, "producer.sending", 20),
+    ),
+    killed(
+        "kill-producer-sent",
+        "killed with records and position sent, before the commit: both are aborted and sent again",
+        |arena| kill_producer(arena, "producer.sent", 20),
+    ),
+    killed(
+        "kill-producer-committed",
+        "killed after the commit, before the checkpoint file says so: the file is behind, Kafka's position counts",
+        |arena| kill_producer(arena, "producer.committed", 20),
+    ),
+    killed(
+        "kill-producer-file-synced",
+        "killed between the new checkpoint file's fsync and its rename: the old one is valid, Kafka's position counts",
+        |arena| kill_producer(arena, "producer.file-synced", 4),
+    ),
+    killed(
+        "kill-producer-file-renamed",
+        "killed after the rename, before the folder's fsync: either file is valid",
+        |arena| kill_producer(arena, "producer.file-renamed", 4),
+    ),
+    killed(
+        "kill-producer-identified",
+        "killed when a reset has its identity in the file, before the new epoch is committed: begun once, by the next start",
+        |arena| kill_in_snapshot(arena, "producer.identified", 0),
+    ),
+    killed(
+        "kill-producer-epoch-committed",
+        "killed when the new epoch is committed, before the file says so: its identity stands in Kafka, it is not begun twice",
+        |arena| kill_in_snapshot(arena, "producer.epoch-committed", 0),
+    ),
+    killed(
+        "kill-producer-chunk-read",
+        "killed with a chunk read and not sent: the snapshot goes on after the last committed chunk",
+        |arena| kill_in_snapshot(arena, "producer.chunk-read", 4),
+    ),
+    killed(
+        "kill-producer-chunk-sending",
+        "killed in the middle of a chunk's records: they are aborted, the chunk is read again",
+        |arena| kill_in_snapshot(arena, "producer.chunk-sending", 4),
+    ),
+    killed(
+        "kill-consumer-initialised",
+        "killed after init_transactions, before the log's committed length is read: the next start reads it",
+        |arena| kill_consumer(arena, "consumer.initialised", 0),
+    ),
+    killed("kill-consumer-polled", "killed with a batch in memory: it is polled again", |arena| {
+        kill_consumer(arena, "consumer.polled", 10)
+    }),
+    killed(
+        "kill-consumer-rows-committed",
+        "killed after PostgreSQL's commit, before the log: PostgreSQL passes by what it has when the batch comes again",
+        |arena| kill_consumer(arena, "consumer.rows-committed", 10),
+    ),
+    killed(
+        "kill-consumer-appending",
+        "killed in the middle of a line: the next start cuts off the torn line and what is before it of the batch",
+        |arena| kill_with_lines(arena, "consumer.appending"),
+    ),
+    killed(
+        "kill-consumer-appended",
+        "killed after the append, before its fsync: whole lines behind the committed length are cut off",
+        |arena| kill_with_lines(arena, "consumer.appended"),
+    ),
+    killed(
+        "kill-consumer-synced",
+        "killed after the fsync, before the Kafka transaction: durable lines that no transaction committed are cut off",
+        |arena| kill_with_lines(arena, "consumer.synced"),
+    ),
+    killed(
+        "kill-consumer-marked",
+        "killed with the log's length sent, before the offsets: the transaction is aborted, the lines are cut off",
+        |arena| kill_with_lines(arena, "consumer.marked"),
+    ),
+    killed(
+        "kill-consumer-offsets-sent",
+        "killed with length and offsets sent, before the commit: the transaction is aborted, the lines are cut off",
+        |arena| kill_with_lines(arena, "consumer.offsets-sent"),
+    ),
+    killed(
+        "kill-consumer-committed",
+        "killed after the commit: nothing is open, the next start goes on behind it",
+        |arena| kill_consumer(arena, "consumer.committed", 10),
+    ),
+    killed(
+        "kill-consumer-settling",
+        "killed while it settles a gone neighbour's slot, before the cut: whoever comes next cuts the log",
+        |arena| kill_settling(arena, "consumer.settling"),
+    ),
+    killed(
+        "kill-consumer-settled",
+        "killed when a gone neighbour's log is cut, before the slot says so: whoever comes next finds nothing to cut",
+        |arena| kill_settling(arena, "consumer.settled"),
+    ),
+    stopped(
+        "stop-producer-sent",
+        "stopped before a commit past the transaction timeout: fenced when it wakes, it begins anew from Kafka's position",
+        |arena| stop_producer(arena, "producer.sent"),
+    ),
+    stopped(
+        "stop-producer-sending",
+        "stopped with half a batch sent, past the transaction timeout: the half is aborted, it begins anew",
+        |arena| stop_producer(arena, "producer.sending"),
+    ),
+    stopped(
+        "stop-consumer-rows-committed",
+        "stopped after PostgreSQL's commit past the session timeout: others take over; its batch is refused when it wakes",
+        |arena| stop_consumer(arena, "consumer.rows-committed"),
+    ),
+    stopped(
+        "stop-consumer-synced",
+        "stopped after the fsync past the session timeout: others take over; when it wakes it cuts its lines off",
+        |arena| stop_consumer(arena, "consumer.synced"),
+    ),
+    stopped(
+        "stop-consumer-marked",
+        "stopped within a Kafka transaction past both timeouts: it is aborted, others take over, it cuts its lines off",
+        |arena| stop_consumer(arena, "consumer.marked"),
+    ),
+    stopped(
+        "stop-consumer-offsets-sent",
+        "stopped before its commit past both timeouts: others wait for the transaction's end; when it wakes it is fenced",
+        |arena| stop_consumer(arena, "consumer.offsets-sent"),
+    ),
+];
+
+/// The value of `FAILPOINTS` for a deed at `point`, after a chance number of passes below `passes`.
+fn after_passes(arena: &mut Arena, point: &str, passes: u32, deed: &str) -> String {
+    let off = arena.chance.random_range(0..=passes);
+    let off = if off == 0 { String::new() } else { format!("{off}*off->") };
+    format!("{point}={off}1*return({deed})")
+}
+
+/// How often a log says that the program came to the point.
+fn visits(log: &str, point: &str) -> usize {
+    let here = format!("point=\"{point}\"");
+    log.lines().filter(|line| line.contains("failpoint") && line.contains(&here)).count()
+}
+
+/// Waits until the program, whose log had `before` visits when it was started, has killed itself at the point; its log.
+fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
+    wait_for(&format!("{} ends at {point}", running.name()), PATIENCE, || (!running.is_running()).then_some(()))
+        .with_context(|| running.log_end())?;
+    let ended = running.wait();
+    ensure!(ended.code == -1, "it ended with {} before it came to {point}:\n{}", ended.code, ended.err);
+    ensure!(visits(&ended.err, point) > before, "a signal ended it, but not at {point}:\n{}", ended.err);
+    Ok(ended.err)
+}
+
+/// Ends the producer; its log so far.
+fn end_producer(arena: &mut Arena) -> String {
+    arena.producer.take().map_or_else(String::new, |producer| {
+        let log = producer.log();
+        producer.kill();
+        log
+    })
+}
+
+fn kill_producer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
+    let before = visits(&end_producer(arena), point);
+    let failpoints = after_passes(arena, point, passes, "kill");
+    arena.start_producer_with(&[("FAILPOINTS", &failpoints)]);
+    dies_at(arena.producer.take().context("it was started")?, point, before)?;
+    arena.start_producer();
+    Ok(())
+}
+
+/// Asks for a new snapshot, in small chunks, and kills the producer in it.
+fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
+    const SMALL_CHUNKS: (&str, &str) = ("PRODUCER_SNAPSHOT_CHUNK", "20");
+    // What was committed before belongs to the stream of this epoch.
+    arena.settle()?;
+    let epoch = arena.epoch()?;
+    arena.collapse_from_here()?;
+    let before = visits(&end_producer(arena), point);
+    let asked = arena.world.run("cdc-producer", &["checkpoint", "reset"]);
+    ensure!(asked.code == 0, "checkpoint reset: {}", asked.err);
+    arena.resume_load();
+    let failpoints = after_passes(arena, point, passes, "kill");
+    arena.start_producer_with(&[("FAILPOINTS", &failpoints), SMALL_CHUNKS]);
+    dies_at(arena.producer.take().context("it was started")?, point, before)?;
+    arena.start_producer();
+    let now = arena.epoch_after(epoch)?;
+    ensure!(now == epoch + 1, "one reset was asked for in epoch {epoch}, and now it is epoch {now}");
+    arena.collapse_until_here()
+}
+
+/// Ends a chance consumer; its number and its log so far.
+fn end_consumer(arena: &mut Arena) -> Result<(usize, String)> {
+    let number = arena.chance.random_range(0..arena.consumers.len());
+    let consumer = arena.consumers[number].take().context("every consumer runs between two faults")?;
+    let log = consumer.log();
+    consumer.kill();
+    Ok((number, log))
+}
+
+/// Kills a chance consumer at the point and starts it again.
+fn kill_consumer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
+    let (number, log) = end_consumer(arena)?;
+    let failpoints = after_passes(arena, point, passes, "kill");
+    arena.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
+    dies_at(arena.consumers[number].take().context("it was started")?, point, visits(&log, point))?;
+    arena.start_consumer(number);
+    Ok(())
+}
+
+/// The same at a point that leaves lines behind the committed length: whoever opens the log next, the consumer itself or
+/// a neighbour that settles it, cuts them off and says so.
+fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
+    const CUT: &str = "cut off what no transaction committed";
+    let cuts = |arena: &Arena| -> usize {
+        let logs = arena.consumers.iter().flatten().map(Running::log);
+        logs.map(|log| log.matches(CUT).count()).sum()
+    };
+    let (number, log) = end_consumer(arena)?;
+    let failpoints = after_passes(arena, point, 10, "kill");
+    arena.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
+    let running = arena.consumers[number].take().context("it was started")?;
+    let others = cuts(arena);
+    let own = dies_at(running, point, visits(&log, point))?.matches(CUT).count();
+    arena.start_consumer(number);
+    wait_for("the cut of the lines that no transaction committed", PATIENCE, || {
+        (cuts(arena) > others + own).then_some(())
+    })
+}
+
+/// Kills all consumers; the first that comes back finds the slots of the others without an owner, and dies settling one.
+fn kill_settling(arena: &mut Arena, point: &str) -> Result<()> {
+    let number = arena.chance.random_range(0..arena.consumers.len());
+    let before = arena.consumers[number].as_ref().map_or(0, |consumer| visits(&consumer.log(), point));
+    arena.consumers.iter_mut().filter_map(Option::take).for_each(Running::kill);
+    arena.start_consumer_with(number, &[("FAILPOINTS", &format!("{point}=1*return(kill)"))]);
+    dies_at(arena.consumers[number].take().context("it was started")?, point, before)?;
+    arena.start_all();
+    Ok(())
+}
+
+/// Waits until the program stands still at the point.
+fn stops_at(running: &Running, point: &str, before: usize) -> Result<()> {
+    let state = format!("/proc/{}/stat", running.pid());
+    wait_for(&format!("{} stops at {point}", running.name()), PATIENCE, || {
+        let stat = std::fs::read_to_string(&state).unwrap_or_default();
+        let stands = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        (stands && visits(&running.log(), point) > before).then_some(())
+    })
+    .with_context(|| running.log_end())
+}
+
+/// Waits until the program has said one of these since it woke up.
+fn says(running: &Running, since: usize, one_of: &[&str]) -> Result<()> {
+    wait_for(&format!("{} says one of {one_of:?}", running.name()), PATIENCE, || {
+        let log = running.log();
+        let new = log.get(since..)?;
+        one_of.iter().any(|text| new.contains(text)).then_some(())
+    })
+    .with_context(|| running.log_end())
+}
+
+fn stop_producer(arena: &mut Arena, point: &str) -> Result<()> {
+    let before = visits(&end_producer(arena), point);
+    let failpoints = after_passes(arena, point, 20, "stop");
+    arena.start_producer_with(&[("FAILPOINTS", &failpoints)]);
+    let producer = arena.producer.as_ref().context("it was started")?;
+    stops_at(producer, point, before)?;
+    std::thread::sleep(PAST_TRANSACTION_TIMEOUT);
+    ensure!(producer.http("/health").is_none(), "a stopped producer answers /health");
+    let since = producer.log().len();
+    producer.signal("CONT");
+    // Its transaction is gone: it is fenced, makes a new client, and finds that the position is its own.
+    says(producer, since, &["trying again"])?;
+    says(producer, since, &["reading "])?;
+    arena.check_running()
+}
+
+fn stop_consumer(arena: &mut Arena, point: &str) -> Result<()> {
+    let (number, log) = end_consumer(arena)?;
+    let failpoints = after_passes(arena, point, 10, "stop");
+    arena.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
+    stops_at(arena.consumers[number].as_ref().context("it was started")?, point, visits(&log, point))?;
+    // Every partition goes on without it: the session timeout has passed, and its transaction is over.
+    arena.settle()?;
+    arena.resume_load();
+    let consumer = arena.consumers[number].as_ref().context("it was started")?;
+    ensure!(consumer.http("/health").is_none(), "a stopped consumer answers /health");
+    let since = consumer.log().len();
+    consumer.signal("CONT");
+    // The group or the broker refuses its batch, whichever it comes to first.
+    says(consumer, since, &["a rebalance overtook the batch", "trying again"])?;
+    says(consumer, since, &["partitions assigned"])?;
+    arena.check_running()
+}
