@@ -5,12 +5,14 @@
 //! follow. What each must lead to is written in `tests/README.md`.
 
 mod arena;
+mod cluster;
 pub mod faults;
 #[allow(dead_code, reason = "for the judge")]
 mod ledger;
 mod load;
 mod plan;
 mod probe;
+mod replica;
 #[allow(dead_code, reason = "for the judge")]
 mod token;
 

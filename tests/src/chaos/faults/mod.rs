@@ -26,4 +26,12 @@ pub struct Fault {
 }
 
 /// All of them.
-pub static FAULTS: &[&[Fault]] = &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS];
+pub static FAULTS: &[&[Fault]] = &[
+    processes::FAULTS,
+    points::FAULTS,
+    links::FAULTS,
+    servers::BROKERS,
+    servers::MYSQL,
+    servers::STORES,
+    places::FAULTS,
+];
