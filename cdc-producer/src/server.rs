@@ -94,7 +94,7 @@ impl Server {
         }
         // A server without a common transaction is a stranger, even to an empty position.
         let stranger = self.uuid != position.server_uuid && set.is_empty();
-        if stranger || !self.executed.contains_all(set) {
+        if stranger || !(self.executed.contains_all(set) || executes(conn, set).await?) {
             return Err(Error::definite(format!(
                 "server {} has not executed everything up to the position {set}: another server, or its history was reset",
                 self.uuid
@@ -187,6 +187,17 @@ pub async fn snapshot_start(conn: &mut Conn, server: &Server) -> Result<Position
     }
     (position.file, position.offset) = binlog_end(conn).await?;
     Ok(position)
+}
+
+/// Whether the server has executed these transactions. They may be later than what it was asked before: another producer
+/// was at work until it was fenced; and what stands in the binlog is executed an instant later.
+async fn executes(conn: &mut Conn, set: &GtidSet) -> Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let late: Option<i64> = conn
+        .exec_first("SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", (set.to_string(), PATIENCE.as_secs()))
+        .await
+        .map_err(|e| failed("ask which transactions the server has executed", e))?;
+    Ok(late == Some(0))
 }
 
 /// Waits until every transaction up to `position` is visible to a later read on this connection. A transaction stands in

@@ -4,6 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
+use cdc_producer::server::{Server, snapshot_start};
 use integration_tests::{World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
@@ -125,6 +126,19 @@ async fn kafka_and_registry_that_do_not_fit() {
     producer.wait_for("cannot reach the schema registry at http://127.0.0.1:1");
     assert!(producer.log().contains("check schema_registry.url"), "{}", producer.log());
     assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_after_what_the_server_was_asked_is_its_own() {
+    let world = World::new("overtaken");
+    let mut conn = world.table().await;
+    let before = Server::ask(&mut conn).await.unwrap();
+    // Another producer reads this, and commits its position, before it is fenced.
+    conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
+    let now = Server::ask(&mut conn).await.unwrap();
+    let mut position = snapshot_start(&mut conn, &now).await.unwrap();
+    position.gtid_set = Some(now.executed);
+    before.can_resume(&mut conn, &position).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
