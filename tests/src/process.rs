@@ -1,9 +1,9 @@
 //! A program as a process, its log in a file.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub struct Running {
     child: Child,
     name: String,
     log: PathBuf,
+    /// What is before this in the log belongs to those that ran earlier.
+    from: u64,
 }
 
 /// What a program left behind when it ended.
@@ -31,13 +33,14 @@ impl Running {
     pub fn start(mut command: Command, name: &str, log: PathBuf) -> Self {
         let file = File::options().create(true).append(true).open(&log).expect("to create the log");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let from = fs::metadata(&log).expect("the log").len();
         let child = command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e}"));
-        Self { child, name: name.to_owned(), log }
+        Self { child, name: name.to_owned(), log, from }
     }
 
-    /// What it has logged so far.
+    /// What was logged since its start.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).expect("to read the log")
+        read_from(&self.log, self.from)
     }
 
     /// Waits until its log has this text; fails when it ends before.
@@ -47,10 +50,10 @@ impl Running {
 
     /// The same with a deadline of its own.
     pub fn wait_for_within(&mut self, text: &str, patience: Duration) {
-        let (name, log) = (self.name.clone(), self.log.clone());
+        let (name, log, from) = (self.name.clone(), self.log.clone(), self.from);
         let child = &mut self.child;
         eventually(&format!("{name} logs {text:?}; see {}", log.display()), patience, || {
-            let logged = fs::read_to_string(&log).expect("to read the log");
+            let logged = read_from(&log, from);
             if logged.contains(text) {
                 return Some(());
             }
@@ -138,6 +141,13 @@ impl Drop for Running {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn read_from(log: &Path, from: u64) -> String {
+    let mut file = File::open(log).expect("the log");
+    let mut text = Vec::new();
+    file.seek(SeekFrom::Start(from)).and_then(|_| file.read_to_end(&mut text)).expect("to read the log");
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Runs the command to its end.

@@ -47,6 +47,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Break the pipeline on purpose while it works, and prove that every change still arrives exactly once
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// Arguments of the harness; see `cargo xtask chaos --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Stop what runs in the background
     Down(Place),
     /// Remove the data of stopped servers
@@ -98,14 +105,13 @@ fn main() -> ExitCode {
 }
 
 fn run(chore: Chore) -> Result<ExitCode> {
+    let code = |status: std::process::ExitStatus| {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        code.map_or(ExitCode::FAILURE, ExitCode::from)
+    };
     match chore {
-        Chore::Test { arguments } => {
-            let status = tests::run(&arguments)?;
-            return Ok(status
-                .code()
-                .and_then(|code| u8::try_from(code).ok())
-                .map_or(ExitCode::FAILURE, ExitCode::from));
-        }
+        Chore::Test { arguments } => return Ok(code(tests::run(&arguments)?)),
+        Chore::Chaos { arguments } => return Ok(code(tests::chaos(&arguments)?)),
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Kafka { tool, arguments } => {

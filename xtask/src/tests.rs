@@ -1,6 +1,6 @@
-//! All tests on servers of their own.
+//! All tests on servers of their own, and the fault harness.
 
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use anyhow::Result;
 
@@ -28,4 +28,16 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     let status = cargo::run_through(&mut command)?;
     stack.kill()?;
     Ok(status)
+}
+
+/// Builds the fault harness and runs it; it starts servers of its own.
+///
+/// # Errors
+/// When something needed is not there or the programs don't compile. A failed run is no error but a status.
+pub fn chaos(arguments: &[String]) -> Result<ExitStatus> {
+    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    progress::note("building the programs");
+    let programs = cargo::build_programs(cargo::Build::Test)?;
+    let mut command = Command::new(programs.join("chaos"));
+    cargo::run_through(command.args(arguments).env("PIPELINE_BIN_DIR", &programs))
 }

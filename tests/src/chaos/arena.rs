@@ -1,5 +1,6 @@
 //! A world with servers of its own and the programs running in it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,12 @@ impl Servers {
         let kafka = Kafka::start_cluster(&options, &|_| {})?;
         let [to_mysql, to_registry, to_postgres] = [mysql.port, registry.port, postgres.port].map(Proxy::start);
         Ok(Self { mysql, kafka, registry, postgres, to_mysql, to_kafka, to_registry, to_postgres })
+    }
+
+    /// What runs.
+    pub(crate) fn versions(&self) -> BTreeMap<String, String> {
+        let versions = [("MySQL", &self.mysql.version), ("PostgreSQL", &self.postgres.version)];
+        versions.into_iter().map(|(name, version)| (name.to_owned(), version.clone())).collect()
     }
 
     /// The value of a program's variable for one of these servers, through the proxies.
@@ -386,6 +393,25 @@ impl Arena {
                 self.start_consumer(number);
             }
         }
+    }
+
+    /// Waits until every program says that it is alive and ready.
+    ///
+    /// # Errors
+    /// Which one does not within a minute, and what it says instead.
+    pub fn all_ready(&self) -> Result<()> {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        for program in self.consumers.iter().chain([&self.producer]).flatten() {
+            for path in ["/ready", "/health"] {
+                let mut said = None;
+                let answer = wait_for("it says yes", PATIENCE, || {
+                    said = program.http(path);
+                    said.as_ref().filter(|(status, _)| *status == 200).map(drop)
+                });
+                answer.with_context(|| format!("{path} of {} says {said:?}\n{}", program.name(), program.log_end()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Fails when a program that should run has ended by itself.

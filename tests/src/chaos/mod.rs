@@ -5,18 +5,20 @@
 //! follow. What each must lead to is written in `tests/README.md`.
 
 mod arena;
-mod cluster;
 pub mod faults;
-#[allow(dead_code, reason = "for the judge")]
+mod judge;
 mod ledger;
 mod load;
 mod plan;
 mod probe;
-mod replica;
-#[allow(dead_code, reason = "for the judge")]
+mod report;
+mod run;
 mod token;
 
 pub use arena::{Arena, CONSUMERS, Servers, wait_for};
 pub use faults::{FAULTS, Fault};
+pub use judge::{Verdict, judge};
 pub use ledger::Ledger;
 pub use load::Load;
+pub use report::{Report, Round};
+pub use run::{Event, Failure, Options, all, each, named, run};

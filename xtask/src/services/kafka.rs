@@ -110,15 +110,6 @@ impl Kafka {
         self.wait_ready()
     }
 
-    /// Starts all of a cluster's killed brokers again: none of them serves requests before most of them run.
-    ///
-    /// # Errors
-    /// When one does not come up.
-    pub fn start_all_again(brokers: &mut [Self]) -> Result<()> {
-        brokers.iter_mut().try_for_each(|broker| broker.server.start_again())?;
-        brokers.iter_mut().try_for_each(Self::wait_ready)
-    }
-
     /// One of Kafka's own command line tools, by its class, ready to be given arguments.
     ///
     /// # Errors
@@ -163,8 +154,6 @@ fn settings(data: &str, port: u16, advertised: u16, node: usize, controllers: &[
     let (voters, controller, between) = (voters.join(","), controllers[node - 1], free_port()?);
     let replicas = controllers.len().min(3);
     let in_sync = replicas.div_ceil(2);
-    // A dead broker's partitions have new leaders after this; one that is alone has nobody to give them to.
-    let session = if replicas > 1 { 4_000 } else { 9_000 };
     Ok(format!(
         "process.roles=broker,controller
 node.id={node}
@@ -185,8 +174,6 @@ transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={in_sync}
-broker.session.timeout.ms={session}
-broker.heartbeat.interval.ms=1000
 group.initial.rebalance.delay.ms=0
 "
     ))

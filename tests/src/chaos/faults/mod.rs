@@ -26,12 +26,4 @@ pub struct Fault {
 }
 
 /// All of them.
-pub static FAULTS: &[&[Fault]] = &[
-    processes::FAULTS,
-    points::FAULTS,
-    links::FAULTS,
-    servers::BROKERS,
-    servers::MYSQL,
-    servers::STORES,
-    places::FAULTS,
-];
+pub static FAULTS: &[&[Fault]] = &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS];

@@ -1,0 +1,147 @@
+//! What a run has shown: numbers for a program, tables for a person.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+/// The form of `--json` and of `docs/chaos-report.json`; its keys stay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The seed of each round.
+    pub seeds: Vec<u64>,
+    /// How often each fault was done.
+    pub faults: BTreeMap<String, u64>,
+    /// Committed changes that did not arrive.
+    pub lost: u64,
+    /// Changes that arrived more than once.
+    pub doubled: u64,
+    /// Changes that arrived after a later one of their key.
+    pub out_of_order: u64,
+    /// Lines of logs that were cut off.
+    pub torn: u64,
+    /// Milliseconds until a change committed after the fault stood in a log, each time: from the fault's beginning, and from
+    /// its end.
+    pub recovery_ms: BTreeMap<String, Vec<[u64; 2]>>,
+    /// Changes that the load committed.
+    pub changes: u64,
+    /// Transactions that it committed.
+    pub transactions: u64,
+    /// Records of the load's keys in the topics.
+    pub records: u64,
+    /// How long it took.
+    pub minutes: f64,
+    /// With so many brokers.
+    pub brokers: Vec<usize>,
+    /// What ran.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// One round without a finding; with one there is no round to report but a failure.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// Its seed.
+    pub seed: u64,
+    /// As in [`Report`].
+    pub recoveries: BTreeMap<String, Vec<[u64; 2]>>,
+    /// As in [`Report`].
+    pub changes: u64,
+    /// As in [`Report`].
+    pub transactions: u32,
+    /// As in [`Report`].
+    pub records: u64,
+}
+
+impl Report {
+    pub(crate) fn begin(brokers: usize) -> Self {
+        Self { brokers: vec![brokers], ..Self::default() }
+    }
+
+    /// Faults so far.
+    pub fn faults_done(&self) -> usize {
+        self.faults.values().sum::<u64>() as usize
+    }
+
+    pub(crate) fn add(&mut self, round: Round, minutes: f64) {
+        self.seeds.push(round.seed);
+        for (name, times) in round.recoveries {
+            *self.faults.entry(name.clone()).or_default() += times.len() as u64;
+            self.recovery_ms.entry(name).or_default().extend(times);
+        }
+        self.changes += round.changes;
+        self.transactions += u64::from(round.transactions);
+        self.records += round.records;
+        self.minutes = (minutes * 10.0).round() / 10.0;
+    }
+
+    /// Several runs as one.
+    ///
+    /// # Errors
+    /// When one of the texts is no report.
+    pub fn merge(texts: &[String]) -> Result<Self> {
+        let mut sum = Self::default();
+        for text in texts {
+            let one: Self = serde_json::from_str(text)?;
+            sum.seeds.extend(one.seeds);
+            for (name, count) in one.faults {
+                *sum.faults.entry(name).or_default() += count;
+            }
+            for (name, times) in one.recovery_ms {
+                sum.recovery_ms.entry(name).or_default().extend(times);
+            }
+            for (total, part) in [
+                (&mut sum.lost, one.lost),
+                (&mut sum.doubled, one.doubled),
+                (&mut sum.out_of_order, one.out_of_order),
+                (&mut sum.torn, one.torn),
+                (&mut sum.changes, one.changes),
+                (&mut sum.transactions, one.transactions),
+                (&mut sum.records, one.records),
+            ] {
+                *total += part;
+            }
+            sum.minutes += one.minutes;
+            sum.brokers.extend(one.brokers);
+            sum.versions.extend(one.versions);
+        }
+        sum.brokers.sort_unstable();
+        sum.brokers.dedup();
+        sum.minutes = (sum.minutes * 10.0).round() / 10.0;
+        Ok(sum)
+    }
+
+    /// The table of faults, in Markdown, and the verdict.
+    pub fn render(&self) -> String {
+        let mut text = String::from(
+            "| fault | times | in all, p50 | p99 | max | after its end, p50 | p99 | max |\n|---|---:|---:|---:|---:|---:|---:|---:|\n",
+        );
+        for (name, count) in &self.faults {
+            text.push_str(&format!("| {name} | {count} |"));
+            let times = self.recovery_ms.get(name).map_or(&[][..], Vec::as_slice);
+            for column in [0, 1] {
+                let mut times: Vec<u64> = times.iter().map(|pair| pair[column]).collect();
+                times.sort_unstable();
+                for percent in [50, 99, 100] {
+                    let place = (times.len() * percent).div_ceil(100).saturating_sub(1);
+                    let seconds = times.get(place).map(|ms| format!(" {:.1} s", *ms as f64 / 1000.0));
+                    text.push_str(&seconds.unwrap_or_default());
+                    text.push_str(" |");
+                }
+            }
+            text.push('\n');
+        }
+        text.push_str(&format!(
+            "\n{} faults of {} kinds in {:.1} minutes, {} changes in {} transactions: {} lost, {} doubled, {} out of order, {} torn\n",
+            self.faults_done(),
+            self.faults.len(),
+            self.minutes,
+            self.changes,
+            self.transactions,
+            self.lost,
+            self.doubled,
+            self.out_of_order,
+            self.torn,
+        ));
+        text
+    }
+}

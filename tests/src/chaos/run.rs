@@ -1,0 +1,246 @@
+//! A run: rounds of chance faults on one set of servers, each round in a world of its own, judged at its end.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde::Deserialize;
+use xtask::interrupt;
+
+use super::judge::{Verdict, judge};
+use super::report::{Report, Round};
+use super::{Arena, FAULTS, Fault, Servers};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seed of the first round; each further one has the next number.
+    pub seed: u64,
+    /// Faults in all.
+    pub faults: usize,
+    /// No fault is begun after so long.
+    pub time: Option<Duration>,
+    /// Only these faults; all that have a weight when it is empty.
+    pub only: Vec<String>,
+    /// Changes per second of the load.
+    pub rate: u32,
+    /// Brokers: 1 or 3.
+    pub brokers: usize,
+    /// Faults in a round.
+    pub round: usize,
+    /// Data and logs of the servers.
+    pub folder: PathBuf,
+}
+
+/// What is going on, for whoever watches.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// The servers start.
+    Starting,
+    /// A round begins, with its number from 1 and its seed.
+    Round(usize, u64),
+    /// This fault begins: its number in all, its name.
+    Fault(usize, &'a str),
+    /// A change arrives again: the time from the fault's beginning and from its end, and the changes of the round so far.
+    Recovered(&'a str, [Duration; 2], u64),
+    /// The round's end: everything settles and is judged.
+    Judging,
+    /// The round's verdict.
+    Judged(&'a Round),
+}
+
+/// Where a run failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The seed with which it happens again, perhaps.
+    pub seed: u64,
+    /// Faults of that round up to it.
+    pub faults: usize,
+    /// The fault, or what else was being done.
+    pub doing: String,
+    /// The folder with the programs' logs.
+    pub world: PathBuf,
+    /// What was expected and what was seen.
+    pub error: anyhow::Error,
+}
+
+/// The fault of this name.
+///
+/// # Errors
+/// When there is none; all names are listed.
+pub fn named(name: &str) -> Result<&'static Fault> {
+    let names = || all().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
+    all().find(|fault| fault.name == name).ok_or_else(|| anyhow!("there is no fault {name}; there are: {}", names()))
+}
+
+/// Every fault.
+pub fn all() -> impl Iterator<Item = &'static Fault> {
+    FAULTS.iter().copied().flatten()
+}
+
+/// Does it. A failure of the pipeline is the inner error; the outer one means that the servers don't start.
+///
+/// # Errors
+/// When the servers don't start or a name is unknown.
+#[allow(clippy::type_complexity, reason = "one use")]
+pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result<Report, Box<Failure>>> {
+    let chosen = options.only.iter().map(|name| named(name)).collect::<Result<Vec<_>>>()?;
+    let mut report = Report::begin(options.brokers);
+    let started = Instant::now();
+    watch(Event::Starting);
+    let mut servers = Servers::start(&options.folder, options.brokers)?;
+    report.versions = servers.versions();
+    let over = || interrupt::asked() || options.time.is_some_and(|time| started.elapsed() >= time);
+    let mut number = 0;
+    while report.faults_done() < options.faults && !over() {
+        let seed = options.seed + number as u64;
+        number += 1;
+        watch(Event::Round(number, seed));
+        let many = options.round.min(options.faults - report.faults_done());
+        let mut chance = StdRng::seed_from_u64(seed);
+        let mut next = || draw(&chosen, &mut chance);
+        let mut arena = Arena::new(servers, "chaos", seed)?;
+        arena.load.set_rate(options.rate);
+        let done = report.faults_done();
+        let outcome = round(&mut arena, seed, done, many, &mut next, &over, watch);
+        let minutes = started.elapsed().as_secs_f64() / 60.0;
+        match outcome {
+            Ok(round) => report.add(round, minutes),
+            Err((faults, doing, error)) => {
+                let world = arena.world.folder.clone();
+                drop(arena.end());
+                return Ok(Err(Box::new(Failure { seed, faults, doing, world, error })));
+            }
+        }
+        let world = arena.world.folder.clone();
+        servers = arena.end();
+        std::fs::remove_dir_all(&world).with_context(|| format!("cannot remove {}", world.display()))?;
+    }
+    Ok(Ok(report))
+}
+
+/// Each of these faults once, in one arena, in the order that the seed gives.
+///
+/// # Errors
+/// The first failure, with what was being done.
+pub fn each(
+    servers: Servers,
+    faults: &[&'static Fault],
+    seed: u64,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Result<Servers> {
+    let mut order = faults.to_vec();
+    order.shuffle(&mut StdRng::seed_from_u64(seed));
+    let mut order = order.into_iter().cycle();
+    let mut arena = Arena::new(servers, "chaos", seed)?;
+    let world = arena.world.folder.clone();
+    let mut next = || order.next().context("no fault");
+    let outcome = round(&mut arena, seed, 0, faults.len(), &mut || next().expect("a fault"), &|| false, watch);
+    outcome.map_err(|(_, doing, error)| error.context(format!("{doing}; logs in {}", world.display())))?;
+    Ok(arena.end())
+}
+
+fn draw(chosen: &[&'static Fault], chance: &mut StdRng) -> &'static Fault {
+    if !chosen.is_empty() {
+        return chosen[chance.random_range(0..chosen.len())];
+    }
+    let weights: u32 = all().map(|fault| fault.weight).sum();
+    let mut draw = chance.random_range(0..weights.max(1));
+    let mut faults = all();
+    loop {
+        match faults.next() {
+            Some(fault) if draw < fault.weight => return fault,
+            Some(fault) => draw -= fault.weight,
+            None => unreachable!("the draw is below the sum of all weights"),
+        }
+    }
+}
+
+/// One round; an error has the number of faults up to it and what was being done.
+fn round(
+    arena: &mut Arena,
+    seed: u64,
+    done: usize,
+    many: usize,
+    next: &mut dyn FnMut() -> &'static Fault,
+    over: &dyn Fn() -> bool,
+    watch: &mut dyn FnMut(Event<'_>),
+) -> Result<Round, (usize, String, anyhow::Error)> {
+    let mut recoveries: BTreeMap<String, Vec<[u64; 2]>> = BTreeMap::new();
+    caught(|| arena.begin()).map_err(|e| (0, "the beginning of the round".to_owned(), e))?;
+    let mut faults = 0;
+    while faults < many && !over() {
+        let fault = next();
+        faults += 1;
+        watch(Event::Fault(done + faults, fault.name));
+        let begun = Instant::now();
+        let recovery = caught(|| {
+            (fault.run)(arena)?;
+            ensure!(!arena.load.is_paused(), "the fault left the load paused");
+            let recovery = arena.probe().context("after the fault")?;
+            let all = begun.elapsed();
+            arena.all_ready().context("after the fault")?;
+            Ok([all, recovery])
+        });
+        let recovery = recovery.map_err(|e| (faults, format!("fault {}", fault.name), e))?;
+        watch(Event::Recovered(fault.name, recovery, arena.load.ledger().changes()));
+        recoveries.entry(fault.name.to_owned()).or_default().push(recovery.map(|time| time.as_millis() as u64));
+    }
+    watch(Event::Judging);
+    let judged = caught(|| conclude(arena)).map_err(|e| (faults, "the judgement".to_owned(), e))?;
+    let ledger = arena.load.ledger();
+    let (changes, transactions) = (ledger.changes(), ledger.transactions());
+    let round = Round { seed, recoveries, changes, transactions, records: judged.records };
+    watch(Event::Judged(&round));
+    Ok(round)
+}
+
+/// The part of what `verify --json` prints that is needed.
+#[derive(Deserialize)]
+struct Verified {
+    agree: bool,
+    lost: u64,
+    doubled: u64,
+    out_of_order: u64,
+    torn: u64,
+}
+
+/// Lets everything settle; both judges must find nothing.
+fn conclude(arena: &mut Arena) -> Result<Verdict> {
+    arena.servers.heal_links();
+    arena.settle()?;
+    let ended = arena.world.run("verify", &["--wait", "90s", "--json"]);
+    let verified: Verified = serde_json::from_str(&ended.out)
+        .with_context(|| format!("verify ended with {} and prints no report:\n{}", ended.code, ended.err))?;
+    let verdict = judge(&arena.load.ledger(), &arena.world.kafka())?;
+    let Verified { agree, lost, doubled, out_of_order, torn } = verified;
+    if !agree || !verdict.is_clean() {
+        bail!(
+            "verify: {lost} lost, {doubled} doubled, {out_of_order} out of order, {torn} torn, agree: {agree}\n\
+             ledger: {} lost, {} doubled, {} out of order, {} wrong\n{}\n{}",
+            verdict.lost,
+            verdict.doubled,
+            verdict.out_of_order,
+            verdict.wrong,
+            verdict.findings.join("\n"),
+            if agree { "" } else { &ended.out },
+        );
+    }
+    Ok(verdict)
+}
+
+/// The tests' own helpers fail by panicking.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(anyhow!("{}", said(panic.as_ref()))))
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic")
+}
