@@ -14,6 +14,10 @@ use pipeline::table::{ColumnType, Field, SourceTable, check};
 
 use crate::binlog::{ColumnKind, DecodeError, Projection, Row, RowChanges, RowOperation, TableLayout, Value};
 
+/// A changed table does not change the rows that were written before.
+const BEHIND_IT: &str =
+    "the binlog keeps the rows as they were written, so then go on behind them: `cdc-producer checkpoint reset`";
+
 /// What happened to one row.
 #[derive(Clone, Copy, Debug)]
 pub enum RowChange<'a> {
@@ -123,11 +127,14 @@ impl Plan {
 }
 
 fn refused(table: &SourceTable, field: Field, id: Option<i64>, refusal: &Refusal) -> Error {
-    table.refused(field, id, refusal)
+    let error = table.refused(field, id, refusal);
+    let remedy = error.remedy().unwrap_or("put right what it names").to_owned();
+    error.with_remedy(format!("{remedy}; {BEHIND_IT}"))
 }
 
 fn undecodable(error: &DecodeError) -> Error {
-    Error::definite(error.to_string())
+    let remedy = format!("put right what it names, e.g. give the table back a column that is gone; {BEHIND_IT}");
+    Error::definite(error.to_string()).with_remedy(remedy)
 }
 
 fn unexpected(value: Option<&Value<'_>>) -> Refusal {

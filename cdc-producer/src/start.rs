@@ -151,7 +151,10 @@ async fn begin(
     seen: &mut Option<String>,
 ) -> Result<Option<Progress>> {
     let (position, snapshot) = match request.from {
-        Some(at) => (locate::position_at(&settings.mysql, server, settings.server_id, at).await?, None),
+        Some(at) => {
+            let found = locate::position_at(&settings.mysql, server, settings.server_id, at).await;
+            (found.map_err(|e| e.at(&file.path().display().to_string()))?, None)
+        }
         None => {
             let position = server::snapshot_start(conn, server).await?;
             // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
