@@ -1,6 +1,7 @@
 //! The list of all faults.
 
 mod links;
+mod people;
 mod places;
 mod points;
 mod processes;
@@ -26,4 +27,5 @@ pub struct Fault {
 }
 
 /// All of them.
-pub static FAULTS: &[&[Fault]] = &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS];
+pub static FAULTS: &[&[Fault]] =
+    &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS, people::FAULTS];

@@ -1,0 +1,445 @@
+//! What people do to the pipeline's files and tables: delete, cut and edit logs, reset and break the checkpoint, change the
+//! table.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+
+use super::Fault;
+use crate::Running;
+use crate::chaos::{Arena, wait_for};
+
+/// The faults of this family.
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "torn-last-line",
+        expects: "half a line at the end of a killed consumer's log is cut off at its next start",
+        weight: 3,
+        quick: true,
+        run: torn_last_line,
+    },
+    Fault {
+        name: "log-deleted",
+        expects: "a log that is deleted under a running consumer stops it with the ways out, and so does one that is \
+                  missing at the start; put back, it goes on",
+        weight: 2,
+        quick: true,
+        run: log_deleted,
+    },
+    Fault {
+        name: "log-rotated",
+        expects: "a log that is moved away with an empty one in its place stops the consumer; put back, it goes on",
+        weight: 2,
+        quick: true,
+        run: log_rotated,
+    },
+    Fault {
+        name: "log-edited",
+        expects: "a log that is cut under a running consumer, and one whose lines were edited while it was stopped, are \
+                  refused with the ways out and left alone; put back, it goes on",
+        weight: 2,
+        quick: true,
+        run: log_edited,
+    },
+    Fault {
+        name: "checkpoint-corrupted",
+        expects: "a checkpoint file that is no JSON stops the producer with the ways out, again at each start, and is not \
+                  overwritten; put back or reset, it goes on",
+        weight: 2,
+        quick: true,
+        run: checkpoint_corrupted,
+    },
+    Fault {
+        name: "checkpoint-reset",
+        expects: "a reset, of a running producer or a stopped one, begins a new epoch with a snapshot",
+        weight: 2,
+        quick: true,
+        run: checkpoint_reset,
+    },
+    Fault {
+        name: "checkpoint-set-back",
+        expects: "a time begins a new epoch with every change committed from then on",
+        weight: 2,
+        quick: true,
+        run: checkpoint_set_back,
+    },
+    Fault {
+        name: "checkpoint-set-forward",
+        expects: "a time in the future stops the producer, which says so and overwrites nothing; put back, it goes on",
+        weight: 2,
+        quick: true,
+        run: checkpoint_set_forward,
+    },
+    Fault {
+        name: "checkpoint-of-another-server",
+        expects: "a checkpoint file of another server is refused and not overwritten; put back, it goes on",
+        weight: 2,
+        quick: true,
+        run: checkpoint_of_another_server,
+    },
+    Fault {
+        name: "ddl-carried",
+        expects: "columns that are added, renamed, widened and dropped beside the contract change nothing in the stream",
+        weight: 2,
+        quick: true,
+        run: ddl_carried,
+    },
+    Fault {
+        name: "ddl-drop-column",
+        expects: "a dropped column of the contract stops the producer definitely; with the column back and a reset it goes on",
+        weight: 1,
+        quick: true,
+        run: ddl_drop_column,
+    },
+    Fault {
+        name: "ddl-rename-column",
+        expects: "a renamed column of the contract stops the producer definitely; renamed back and reset, it goes on",
+        weight: 1,
+        quick: true,
+        run: ddl_rename_column,
+    },
+    Fault {
+        name: "ddl-widen-price",
+        expects: "a price that may not fit the contract any more stops the producer definitely; made narrow again and reset, \
+                  it goes on",
+        weight: 1,
+        quick: true,
+        run: ddl_widen_price,
+    },
+    Fault {
+        name: "ddl-truncate",
+        expects: "TRUNCATE stops the producer definitely; with the rows back and a reset it goes on",
+        weight: 1,
+        quick: true,
+        run: ddl_truncate,
+    },
+];
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A program of the arena.
+#[derive(Clone, Copy)]
+pub(super) enum Who {
+    Producer,
+    /// By its number.
+    Consumer(usize),
+}
+
+impl Who {
+    fn take(self, arena: &mut Arena) -> Option<Running> {
+        match self {
+            Self::Producer => arena.producer.take(),
+            Self::Consumer(number) => arena.consumers[number].take(),
+        }
+    }
+
+    /// How much all its runs have logged so far.
+    pub(super) fn logged(self, arena: &Arena) -> usize {
+        let log = match self {
+            Self::Producer => "cdc-producer.log".to_owned(),
+            Self::Consumer(number) => format!("consumer{number}.log"),
+        };
+        fs::metadata(arena.world.folder.join(log)).map_or(0, |m| m.len() as usize)
+    }
+
+    fn start(self, arena: &mut Arena) {
+        match self {
+            Self::Producer => arena.start_producer(),
+            Self::Consumer(number) => arena.start_consumer(number),
+        }
+    }
+}
+
+/// After `act` the program leaves by itself with exit code 1 and says all of this.
+pub(super) fn refuses(
+    arena: &mut Arena,
+    who: Who,
+    texts: &[&str],
+    act: impl FnOnce(&mut Arena) -> Result<()>,
+) -> Result<()> {
+    let before = who.logged(arena);
+    act(arena)?;
+    let mut running = who.take(arena).context("it does not run")?;
+    let gone = wait_for("it stops by itself", SOON, || (!running.is_running()).then_some(()));
+    gone.with_context(|| format!("{} should say {texts:?}, but:\n{}", running.name(), running.log_end()))?;
+    let (name, ended) = (running.name().to_owned(), running.wait());
+    let said = &ended.err[before..];
+    ensure!(ended.code == 1, "{name} left with {} instead of 1:\n{said}", ended.code);
+    for text in texts {
+        ensure!(said.contains(text), "{name} does not say {text:?}:\n{said}");
+    }
+    Ok(())
+}
+
+/// The same of a start.
+pub(super) fn refuses_to_start(arena: &mut Arena, who: Who, texts: &[&str]) -> Result<()> {
+    refuses(arena, who, texts, |arena| {
+        who.start(arena);
+        Ok(())
+    })
+}
+
+/// A running consumer by chance, with the path of its log.
+pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
+    let running: Vec<usize> = (0..arena.consumers.len()).filter(|n| arena.consumers[*n].is_some()).collect();
+    let number = running[arena.chance.random_range(0..running.len())];
+    let folder = PathBuf::from(arena.world.get("CONSUMER_LOGS"));
+    let consumer = arena.consumers[number].as_ref().context("it runs")?;
+    let path = wait_for("it has a log with lines", SOON, || {
+        let log = consumer.log();
+        let slot = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
+        let path = folder.join(slot).join("consumer_log.json");
+        fs::metadata(&path).is_ok_and(|m| m.len() > 0).then_some(path)
+    })?;
+    Ok((number, path))
+}
+
+/// Everything is delivered, and this consumer's log has nothing that is not committed.
+fn quiet(arena: &mut Arena, number: usize, log: &Path) -> Result<()> {
+    arena.settle()?;
+    let consumer = arena.consumers[number].as_ref().context("it runs")?;
+    wait_for("the whole log is committed", SOON, || {
+        let length = fs::metadata(log).ok()?.len();
+        (consumer.metric("consumer_log_bytes")? as u64 == length).then_some(())
+    })
+}
+
+fn torn_last_line(arena: &mut Arena) -> Result<()> {
+    use std::io::Write as _;
+    let (number, log) = some_consumer(arena)?;
+    let consumer = arena.consumers[number].take().context("it runs")?;
+    let before = consumer.log().len();
+    consumer.kill();
+    File::options().append(true).open(&log)?.write_all(b"{\"id\":1,\"name\":\"half a li")?;
+    arena.start_consumer(number);
+    let consumer = arena.consumers[number].as_ref().context("it runs")?;
+    wait_for("the torn line is cut off", SOON, || {
+        consumer.log()[before..].contains("cut off what no transaction committed").then_some(())
+    })?;
+    ensure!(!fs::read_to_string(&log)?.contains("half a li"), "the torn line is still there");
+    Ok(())
+}
+
+fn log_deleted(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let (number, log) = some_consumer(arena)?;
+    let (who, kept) = (Who::Consumer(number), log.with_extension("kept"));
+    fs::hard_link(&log, &kept)?;
+    let says = ["there is no such file any more", "put the file back as it was", "accept-log consumer_"];
+    refuses(arena, who, &says, |_| Ok(fs::remove_file(&log)?))?;
+    // A start, or a neighbour that looks at the slot, makes an empty one.
+    refuses_to_start(arena, who, &["has 0 bytes, but", "were committed", "accept-log consumer_"])?;
+    fs::rename(&kept, &log)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn log_rotated(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let (number, log) = some_consumer(arena)?;
+    let kept = log.with_extension("1");
+    // It may look just before the new one is there.
+    refuses(arena, Who::Consumer(number), &["bytes of it were committed", "put the file back as it was"], |_| {
+        fs::rename(&log, &kept)?;
+        File::create(&log)?;
+        Ok(())
+    })?;
+    fs::rename(&kept, &log)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn log_edited(arena: &mut Arena) -> Result<()> {
+    let (number, log) = some_consumer(arena)?;
+    quiet(arena, number, &log)?;
+    let (who, lines) = (Who::Consumer(number), fs::read(&log)?);
+    refuses(arena, who, &["were committed", "bytes are gone", "put the file back as it was"], |_| {
+        Ok(File::options().write(true).open(&log)?.set_len(lines.len() as u64 / 2)?)
+    })?;
+    // Saved by an editor: a line has become longer.
+    let mut edited = lines.clone();
+    edited.splice(1..1, *b"\"seen\":true,");
+    fs::write(&log, &edited)?;
+    refuses_to_start(arena, who, &["was edited: no line ends after the", "put the file back as it was"])?;
+    ensure!(fs::read(&log)? == edited, "the edited file was touched");
+    fs::write(&log, &lines)?;
+    arena.start_all();
+    arena.resume_load();
+    Ok(())
+}
+
+fn checkpoint(arena: &Arena) -> PathBuf {
+    Path::new(arena.world.get("PRODUCER_TIME_TRACK")).join("last_read_timestamp.json")
+}
+
+/// Everything so far is streamed; what is committed while `act` leads to a new epoch may reach it as a snapshot's state.
+pub(super) fn new_epoch(arena: &mut Arena, act: impl FnOnce(&mut Arena) -> Result<()>) -> Result<()> {
+    arena.settle()?;
+    let epoch = arena.epoch()?;
+    arena.collapse_from_here()?;
+    act(arena)?;
+    arena.start_all();
+    arena.epoch_after(epoch)?;
+    arena.collapse_until_here()?;
+    arena.resume_load();
+    Ok(())
+}
+
+/// `cdc-producer checkpoint …`
+pub(super) fn ask(arena: &Arena, arguments: &[&str]) -> Result<()> {
+    let ended = arena.world.run("cdc-producer", &[&["checkpoint"], arguments].concat());
+    ensure!(ended.code == 0, "checkpoint {arguments:?}: {}", ended.err);
+    Ok(())
+}
+
+/// Writes a checkpoint file that the producer must refuse, while it runs and at its next start, without touching it.
+fn refused_checkpoint(arena: &mut Arena, text: &str, says: &str) -> Result<()> {
+    let path = checkpoint(arena);
+    let says = [says, "last_read_timestamp.json", "what to do: "];
+    refuses(arena, Who::Producer, &says, |_| Ok(fs::write(&path, text)?))?;
+    refuses_to_start(arena, Who::Producer, &says)?;
+    ensure!(fs::read_to_string(&path)? == text, "the checkpoint file was overwritten");
+    Ok(())
+}
+
+fn checkpoint_corrupted(arena: &mut Arena) -> Result<()> {
+    let path = checkpoint(arena);
+    if arena.chance.random() {
+        arena.resume_load();
+        let own = fs::read_to_string(&path)?;
+        refused_checkpoint(arena, &own[..own.len() / 2], "not valid JSON")?;
+        fs::write(&path, own)?;
+        arena.start_all();
+        return Ok(());
+    }
+    new_epoch(arena, |arena| {
+        arena.resume_load();
+        refused_checkpoint(arena, "yesterday, please", "not valid JSON")?;
+        ask(arena, &["reset"])
+    })
+}
+
+fn checkpoint_reset(arena: &mut Arena) -> Result<()> {
+    new_epoch(arena, |arena| {
+        arena.resume_load();
+        if arena.chance.random() {
+            stop_producer(arena)?;
+        }
+        ask(arena, &["reset"])
+    })
+}
+
+pub(super) fn stop_producer(arena: &mut Arena) -> Result<()> {
+    let ended = arena.producer.take().context("it runs")?.stop();
+    ensure!(ended.code == 0, "asked to stop, the producer left with {}:\n{}", ended.code, ended.err);
+    Ok(())
+}
+
+fn checkpoint_set_back(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let epoch = arena.epoch()?;
+    let at = arena.replay_from_here()?;
+    arena.probe()?;
+    if arena.chance.random() {
+        stop_producer(arena)?;
+    }
+    ask(arena, &["set", &at.to_string()])?;
+    arena.start_all();
+    arena.epoch_after(epoch)?;
+    Ok(())
+}
+
+fn checkpoint_set_forward(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let path = checkpoint(arena);
+    let own = fs::read_to_string(&path)?;
+    let asked = "{\"last_read_timestamp\": \"2999-01-01T00:00:00Z\"}";
+    refused_checkpoint(arena, asked, "is in the future: the server's clock says")?;
+    fs::write(&path, own)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn checkpoint_of_another_server(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let path = checkpoint(arena);
+    let own = fs::read_to_string(&path)?;
+    let server = arena.progress()?.context("progress")?.position.server_uuid;
+    let other = own.replace(&server, "5ef05bfc-0000-11f1-8000-000000000000");
+    ensure!(own != other, "the file does not name its server");
+    refused_checkpoint(arena, &other, "it is ahead of the position in Kafka")?;
+    fs::write(&path, own)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn ddl_carried(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    for statement in [
+        "ALTER TABLE product ADD COLUMN colour VARCHAR(20) NOT NULL DEFAULT 'none' FIRST",
+        "ALTER TABLE product RENAME COLUMN colour TO shade",
+        "ALTER TABLE product MODIFY name VARCHAR(400), MODIFY category TEXT",
+        "ALTER TABLE product MODIFY id BIGINT NOT NULL",
+        "ALTER TABLE product DROP COLUMN shade",
+        "ALTER TABLE product MODIFY id INT NOT NULL, MODIFY name VARCHAR(300), MODIFY category VARCHAR(500)",
+    ] {
+        arena.commit_direct(&[statement])?;
+        arena.probe().with_context(|| format!("after {statement}"))?;
+    }
+    Ok(())
+}
+
+/// Statements that the stream can't carry, the words that the producer stops with, the remedy, and then a reset.
+fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
+    new_epoch(arena, |arena| {
+        refuses(arena, Who::Producer, &[says, "what to do: ", "checkpoint reset"], |arena| {
+            arena.commit_direct(statements)
+        })?;
+        // It stays stopped until somebody acts.
+        refuses_to_start(arena, Who::Producer, &["what to do: "])?;
+        arena.commit_direct(remedy)?;
+        ask(arena, &["reset"])
+    })
+}
+
+fn ddl_drop_column(arena: &mut Arena) -> Result<()> {
+    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
+    arena.settle()?;
+    arena.commit_direct(&copy)?;
+    let remedy = [
+        "ALTER TABLE product ADD COLUMN category VARCHAR(500) AFTER name",
+        "UPDATE product p JOIN product_copy c USING (id) SET p.category = c.category, p.last_updated = c.last_updated",
+        "DROP TABLE product_copy",
+    ];
+    stopping(arena, &["ALTER TABLE product DROP COLUMN category"], "ALTER TABLE … that drops a column", &remedy)
+}
+
+fn ddl_rename_column(arena: &mut Arena) -> Result<()> {
+    let statements = [
+        "DELETE FROM product WHERE id = -1",
+        "ALTER TABLE product RENAME COLUMN category TO kind",
+        "INSERT INTO product (id, name, kind, price) VALUES (-1, 'renamed', 'x', 1)",
+    ];
+    stopping(arena, &statements, "category", &["ALTER TABLE product RENAME COLUMN kind TO category"])
+}
+
+fn ddl_widen_price(arena: &mut Arena) -> Result<()> {
+    let statements = [
+        "DELETE FROM product WHERE id = -1",
+        "ALTER TABLE product MODIFY price DECIMAL(12,2)",
+        "INSERT INTO product (id, name, price) VALUES (-1, 'dear', 9999999999.99)",
+    ];
+    let remedy = ["DELETE FROM product WHERE id = -1", "ALTER TABLE product MODIFY price DECIMAL(10,2)"];
+    stopping(arena, &statements, "column price: its values may not fit decimal(10,2)", &remedy)
+}
+
+fn ddl_truncate(arena: &mut Arena) -> Result<()> {
+    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
+    arena.settle()?;
+    arena.commit_direct(&copy)?;
+    let remedy = ["INSERT INTO product SELECT * FROM product_copy", "DROP TABLE product_copy"];
+    stopping(arena, &["TRUNCATE TABLE product"], "TRUNCATE TABLE changes the rows of", &remedy)
+}
