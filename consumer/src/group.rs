@@ -222,6 +222,11 @@ impl Group {
         self.consumer.context().state().heard.is_some_and(|at| at.elapsed() < HEARD_LIMIT)
     }
 
+    /// Whether brokers have answered before and none does now. A new client has no statistics yet and is not cut off.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.consumer.context().state().heard.is_some_and(|at| at.elapsed() >= HEARD_LIMIT)
+    }
+
     /// Records that are not committed yet, by partition, as of the last statistics; transaction markers count as well.
     pub(crate) fn lag(&self) -> BTreeMap<i32, i64> {
         let state = self.consumer.context().state();

@@ -465,6 +465,8 @@ impl Worker {
             if group.changes() > 0 {
                 self.health.ready();
             }
+        } else if group.is_cut_off() {
+            self.health.not_ready("Kafka is silent: no broker has answered of late");
         }
         self.numbers.show_lag(&group.lag());
     }
