@@ -1,6 +1,367 @@
-//! Links that are cut, stalled, slow or half open, and processes that are stopped past every timeout.
+//! Links that are cut, stalled, slow or half open.
+//!
+//! While a link does not carry, the programs that need it must say so themselves (`/ready`, with what they wait for);
+//! when it carries again they must go on by themselves, even where a connection of before never ends.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
 
 use super::Fault;
+use crate::chaos::{Arena, Servers, wait_for};
+use crate::{Direction, Link, Proxy, Running};
+
+/// Within this a program must say that a link does not carry: the longest deadline of a request, and then some.
+const NOTICED: Duration = Duration::from_secs(60);
+/// Within this it must work again: a connection of before may have a deadline to wait for, and a pause may be under way.
+const MENDED: Duration = Duration::from_secs(60);
+/// A link over half a continent.
+const SLOW: Link = Link::Slow { latency: Duration::from_millis(100), bytes_per_second: 512 * 1024 };
 
 /// The faults of this family.
-pub(super) const FAULTS: &[Fault] = &[];
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "link-cut-mysql",
+        expects: "connections to MySQL are reset: the producer says so and goes on when it can",
+        weight: 4,
+        quick: true,
+        run: |arena| broken(arena, To::MySql, Link::Cut),
+    },
+    Fault {
+        name: "link-cut-kafka",
+        expects: "connections to all brokers are reset: all programs say so and go on",
+        weight: 0,
+        quick: false,
+        run: |arena| broken(arena, To::Kafka, Link::Cut),
+    },
+    Fault {
+        name: "link-cut-broker",
+        expects: "one broker can't be reached, though it lives: the producer says so and goes on",
+        weight: 0,
+        quick: false,
+        run: |arena| broken(arena, To::Broker, Link::Cut),
+    },
+    Fault {
+        name: "link-cut-registry",
+        expects: "producer and a consumer start without a registry: they say so and begin when it is there",
+        weight: 2,
+        quick: true,
+        run: |arena| broken(arena, To::Registry, Link::Cut),
+    },
+    Fault {
+        name: "link-cut-postgres",
+        expects: "connections to PostgreSQL are reset: the consumers say so, hold their batches and go on",
+        weight: 4,
+        quick: true,
+        run: |arena| broken(arena, To::Postgres, Link::Cut),
+    },
+    Fault {
+        name: "link-cut-mid-packet-mysql",
+        expects: "connections to MySQL end in the middle of an event, again and again",
+        weight: 4,
+        quick: true,
+        run: |arena| cut_in_mid_packet(arena, To::MySql),
+    },
+    Fault {
+        name: "link-cut-mid-packet-kafka",
+        expects: "connections to the brokers end in the middle of a request or an answer, again and again",
+        weight: 4,
+        quick: true,
+        run: |arena| cut_in_mid_packet(arena, To::Kafka),
+    },
+    Fault {
+        name: "link-cut-mid-packet-registry",
+        expects: "the registry's answers to a starting producer and consumer break off",
+        weight: 2,
+        quick: true,
+        run: |arena| cut_in_mid_packet(arena, To::Registry),
+    },
+    Fault {
+        name: "link-cut-mid-packet-postgres",
+        expects: "connections to PostgreSQL end in the middle of a statement, some in the middle of COMMIT",
+        weight: 4,
+        quick: true,
+        run: |arena| cut_in_mid_packet(arena, To::Postgres),
+    },
+    Fault {
+        name: "link-stalled-mysql",
+        expects: "nothing comes from MySQL, not even a heartbeat: the producer says so and goes on",
+        weight: 2,
+        quick: false,
+        run: |arena| broken(arena, To::MySql, Link::Stalled),
+    },
+    Fault {
+        name: "link-stalled-kafka",
+        expects: "no broker answers: all programs say so, throw their transactions away and go on",
+        weight: 0,
+        quick: false,
+        run: |arena| broken(arena, To::Kafka, Link::Stalled),
+    },
+    Fault {
+        name: "link-stalled-broker",
+        expects: "one broker does not answer: the producer says so and goes on",
+        weight: 1,
+        quick: false,
+        run: |arena| broken(arena, To::Broker, Link::Stalled),
+    },
+    Fault {
+        name: "link-stalled-registry",
+        expects: "producer and a consumer start, and the registry does not answer: they say so and begin when it does",
+        weight: 0,
+        quick: false,
+        run: |arena| broken(arena, To::Registry, Link::Stalled),
+    },
+    Fault {
+        name: "link-stalled-postgres",
+        expects: "PostgreSQL does not answer: the consumers say so, stay in their group, and go on",
+        weight: 0,
+        quick: false,
+        run: |arena| broken(arena, To::Postgres, Link::Stalled),
+    },
+    Fault {
+        name: "link-slow-mysql",
+        expects: "the link to MySQL is slow: changes arrive late, everything stays ready",
+        weight: 2,
+        quick: true,
+        run: |arena| slow(arena, To::MySql),
+    },
+    Fault {
+        name: "link-slow-kafka",
+        expects: "the links to the brokers are slow: changes arrive late, everything stays ready",
+        weight: 2,
+        quick: true,
+        run: |arena| slow(arena, To::Kafka),
+    },
+    Fault {
+        name: "link-slow-registry",
+        expects: "producer and a consumer start over a slow link to the registry",
+        weight: 1,
+        quick: true,
+        run: |arena| slow(arena, To::Registry),
+    },
+    Fault {
+        name: "link-slow-postgres",
+        expects: "the link to PostgreSQL is slow: lines are late, everything stays ready",
+        weight: 2,
+        quick: true,
+        run: |arena| slow(arena, To::Postgres),
+    },
+    Fault {
+        name: "link-half-open-mysql",
+        expects: "MySQL vanishes without a word: the producer notices by the heartbeats, and goes on by a new connection",
+        weight: 0,
+        quick: false,
+        run: |arena| half_open(arena, To::MySql),
+    },
+    Fault {
+        name: "link-half-open-kafka",
+        expects: "the brokers vanish without a word: all programs say so, and go on by new connections",
+        weight: 0,
+        quick: false,
+        run: |arena| half_open(arena, To::Kafka),
+    },
+    Fault {
+        name: "link-half-open-registry",
+        expects: "the registry vanishes while producer and a consumer start",
+        weight: 0,
+        quick: false,
+        run: |arena| half_open(arena, To::Registry),
+    },
+    Fault {
+        name: "link-half-open-postgres",
+        expects: "consumers vanish for PostgreSQL in the middle of transactions: it lets go of their locks, and they go on",
+        weight: 0,
+        quick: false,
+        run: |arena| half_open(arena, To::Postgres),
+    },
+    Fault {
+        name: "link-flapping",
+        expects: "one of the links comes and goes many times in a few seconds",
+        weight: 4,
+        quick: true,
+        run: flapping,
+    },
+];
+
+/// Where a link goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    MySql,
+    /// Every broker.
+    Kafka,
+    /// One of them.
+    Broker,
+    Registry,
+    Postgres,
+}
+
+/// The links of one fault.
+struct Links {
+    to: To,
+    /// Which of the brokers.
+    brokers: std::ops::Range<usize>,
+}
+
+impl Links {
+    fn choose(arena: &mut Arena, to: To) -> Self {
+        let all = arena.servers.to_kafka.len();
+        let one = arena.chance.random_range(0..all);
+        Self { to, brokers: if to == To::Broker { one..one + 1 } else { 0..all } }
+    }
+
+    fn proxies<'a>(&self, servers: &'a Servers) -> &'a [Proxy] {
+        let one = std::slice::from_ref;
+        match self.to {
+            To::MySql => one(&servers.to_mysql),
+            To::Kafka | To::Broker => &servers.to_kafka[self.brokers.clone()],
+            To::Registry => one(&servers.to_registry),
+            To::Postgres => one(&servers.to_postgres),
+        }
+    }
+
+    fn set(&self, arena: &Arena, link: Link) {
+        self.proxies(&arena.servers).iter().for_each(|proxy| proxy.set(link));
+    }
+
+    fn accepted(&self, arena: &Arena) -> u64 {
+        self.proxies(&arena.servers).iter().map(Proxy::accepted).sum()
+    }
+
+    /// The registry is asked at a start only.
+    fn bring_into_use(&self, arena: &mut Arena) {
+        if self.to == To::Registry {
+            restart_a_consumer(arena);
+            restart_the_producer(arena);
+        }
+    }
+
+    /// Waits until those who need the link say that they wait for it.
+    fn must_be_missed(&self, arena: &mut Arena) -> Result<()> {
+        if self.to == To::Registry {
+            // A consumer asks when the first record comes, so the producer must still be at work.
+            let consumer = restart_a_consumer(arena);
+            missed_by(arena.consumers[consumer].as_ref().context("the consumer runs")?, &["registry"])?;
+            restart_the_producer(arena);
+        }
+        let producer = arena.producer.as_ref().context("the producer runs")?;
+        let consumers: Vec<&Running> = arena.consumers.iter().flatten().collect();
+        match self.to {
+            To::MySql => missed_by(producer, &["MySQL", "binlog"]),
+            To::Broker => missed_by(producer, &[]),
+            To::Kafka => {
+                missed_by(producer, &[])?;
+                consumers.into_iter().try_for_each(|consumer| missed_by(consumer, &[]))
+            }
+            To::Registry => missed_by(producer, &["registry"]),
+            To::Postgres => consumers.into_iter().try_for_each(|consumer| missed_by(consumer, &["PostgreSQL"])),
+        }
+    }
+}
+
+fn restart_a_consumer(arena: &mut Arena) -> usize {
+    let consumer = arena.chance.random_range(0..arena.consumers.len());
+    arena.consumers[consumer].take().map(Running::kill).unwrap_or_default();
+    arena.start_all();
+    consumer
+}
+
+fn restart_the_producer(arena: &mut Arena) {
+    arena.producer.take().map(Running::kill).unwrap_or_default();
+    arena.start_all();
+}
+
+fn missed_by(program: &Running, words: &[&str]) -> Result<()> {
+    let mut last = None;
+    let noticed = wait_for(&format!("{} says that it waits for {words:?}", program.name()), NOTICED, || {
+        last = program.http("/ready");
+        let (status, body) = last.as_ref()?;
+        let names_it = words.is_empty() || words.iter().any(|word| body.contains(word));
+        (*status == 503 && names_it).then_some(())
+    });
+    noticed.with_context(|| format!("/ready last: {last:?}\n{}", program.log_end()))
+}
+
+/// Everything is ready again.
+fn must_go_on(arena: &mut Arena) -> Result<()> {
+    for program in arena.consumers.iter().chain([&arena.producer]).flatten() {
+        let mut last = None;
+        let ready = wait_for(&format!("{} is ready", program.name()), MENDED, || {
+            last = program.http("/ready");
+            last.as_ref().filter(|(status, _)| *status == 200).map(drop)
+        });
+        ready.with_context(|| format!("/ready last: {last:?}\n{}", program.log_end()))?;
+    }
+    arena.check_running()
+}
+
+/// The link does not carry until that has been noticed, and a little longer.
+fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
+    let links = Links::choose(arena, to);
+    links.set(arena, link);
+    links.must_be_missed(arena)?;
+    sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
+    links.set(arena, Link::Open);
+    must_go_on(arena)
+}
+
+/// Connections end after a few bytes each, several times.
+fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
+    let links = Links::choose(arena, to);
+    let before = links.accepted(arena);
+    let limit = arena.chance.random_range(1..if to == To::Registry { 200 } else { 5_000 });
+    links.set(arena, Link::CutAfter(limit));
+    links.bring_into_use(arena);
+    wait_for("two new connections", NOTICED, || (links.accepted(arena) >= before + 2).then_some(()))?;
+    links.set(arena, Link::Open);
+    must_go_on(arena)
+}
+
+fn slow(arena: &mut Arena, to: To) -> Result<()> {
+    let links = Links::choose(arena, to);
+    links.set(arena, SLOW);
+    links.bring_into_use(arena);
+    let took = arena.probe()?;
+    must_go_on(arena)?;
+    ensure!(
+        to == To::Registry || took >= Duration::from_millis(100),
+        "a change took {took:?} over a slow link to {to:?}"
+    );
+    links.set(arena, Link::Open);
+    Ok(())
+}
+
+/// What goes in one direction or in both is lost; afterwards new connections work, and those of before never end.
+fn half_open(arena: &mut Arena, to: To) -> Result<()> {
+    let links = Links::choose(arena, to);
+    let directions = [Direction::Requests, Direction::Answers, Direction::Both];
+    let direction = directions[arena.chance.random_range(0..directions.len())];
+    if to == To::Postgres {
+        // A transaction is under way nearly all the time then.
+        links.set(arena, SLOW);
+        sleep(Duration::from_millis(500));
+    }
+    links.set(arena, Link::HalfOpen(direction));
+    links.must_be_missed(arena).with_context(|| format!("{direction:?} are lost"))?;
+    links.set(arena, Link::Open);
+    must_go_on(arena).with_context(|| format!("{direction:?} were lost"))?;
+    arena.probe()?;
+    links.proxies(&arena.servers).iter().for_each(Proxy::bury);
+    Ok(())
+}
+
+fn flapping(arena: &mut Arena) -> Result<()> {
+    let to = [To::MySql, To::Kafka, To::Broker, To::Postgres][arena.chance.random_range(0..4)];
+    let links = Links::choose(arena, to);
+    let before = links.accepted(arena);
+    for _ in 0..8 {
+        links.set(arena, Link::Cut);
+        sleep(Duration::from_millis(arena.chance.random_range(20..200)));
+        links.set(arena, Link::Open);
+        sleep(Duration::from_millis(arena.chance.random_range(100..600)));
+    }
+    must_go_on(arena).with_context(|| format!("{to:?}"))?;
+    ensure!(links.accepted(arena) > before, "nobody connected again to {to:?}");
+    Ok(())
+}

@@ -6,6 +6,7 @@ mod places;
 mod points;
 mod processes;
 mod servers;
+mod stopped;
 
 use anyhow::Result;
 
@@ -27,5 +28,12 @@ pub struct Fault {
 }
 
 /// All of them.
-pub static FAULTS: &[&[Fault]] =
-    &[processes::FAULTS, points::FAULTS, links::FAULTS, servers::FAULTS, places::FAULTS, people::FAULTS];
+pub static FAULTS: &[&[Fault]] = &[
+    processes::FAULTS,
+    stopped::FAULTS,
+    points::FAULTS,
+    links::FAULTS,
+    servers::FAULTS,
+    places::FAULTS,
+    people::FAULTS,
+];

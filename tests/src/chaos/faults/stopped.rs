@@ -1,0 +1,206 @@
+//! Processes that are stopped (SIGSTOP) past every timeout and wake up in a world that has gone on without them.
+//!
+//! A stopped process can say nothing; what must be seen is that nobody answers, that others take over what may be taken
+//! over, and that the one that wakes does no harm with what it still holds.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+
+use super::Fault;
+use crate::chaos::{Arena, wait_for};
+use crate::{Running, World};
+
+/// Longer than `kafka.transaction_timeout` of an arena, after which the broker aborts (it looks every 10 s).
+const PAST_TRANSACTION: Duration = Duration::from_secs(14);
+/// Longer than `kafka.session_timeout` of an arena.
+const PAST_SESSION: Duration = Duration::from_secs(8);
+/// Within this everything must work again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The faults of this family.
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "stop-producer-past-transaction",
+        expects: "the producer sleeps for longer than its transaction may be open, wakes, and goes on",
+        weight: 0,
+        quick: false,
+        run: producer_alone,
+    },
+    Fault {
+        name: "stop-producer-taken-over",
+        expects: "another host's producer takes over while it sleeps; it wakes, is refused, names the reason and leaves",
+        weight: 0,
+        quick: false,
+        run: producer_taken_over,
+    },
+    Fault {
+        name: "stop-consumer-past-session",
+        expects: "its neighbours take its partitions; it wakes, does no harm with its half batch, and gets partitions again",
+        weight: 0,
+        quick: false,
+        run: one_consumer,
+    },
+    Fault {
+        name: "stop-all-consumers-past-session",
+        expects: "the whole group sleeps past its session, wakes and goes on",
+        weight: 0,
+        quick: false,
+        run: all_consumers,
+    },
+    Fault {
+        name: "stop-consumer-in-rebalance",
+        expects: "a member sleeps past its session in the middle of a rebalance: the others go on without it, and it comes back",
+        weight: 0,
+        quick: false,
+        run: in_a_rebalance,
+    },
+];
+
+fn producer(arena: &Arena) -> Result<&Running> {
+    arena.producer.as_ref().context("the producer runs")
+}
+
+/// Stops them for so long and a little more, while nobody may answer for them.
+fn sleeping(programs: &[&Running], time: Duration, arena_chance: u64) -> Result<()> {
+    programs.iter().for_each(|program| program.signal("STOP"));
+    let until = Instant::now() + time + Duration::from_millis(arena_chance);
+    for program in programs {
+        ensure!(program.http("/health").is_none(), "the stopped {} answers", program.name());
+    }
+    sleep(until.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+fn must_be_ready(program: &Running) -> Result<()> {
+    let ready = || program.http("/ready").filter(|(status, _)| *status == 200).map(drop);
+    let ready = wait_for(&format!("{} is ready", program.name()), PATIENCE, ready);
+    ready.with_context(|| program.log_end())
+}
+
+fn producer_alone(arena: &mut Arena) -> Result<()> {
+    let more = arena.chance.random_range(0..2_000);
+    let producer = producer(arena)?;
+    let committed = |p: &Running| p.metric("producer_records_committed_total");
+    sleeping(&[producer], PAST_TRANSACTION, more)?;
+    producer.signal("CONT");
+    let before = wait_for("it answers", PATIENCE, || committed(producer))?;
+    // It must be the same process that goes on, under the load.
+    let goes_on = wait_for("it commits again", PATIENCE, || committed(producer).filter(|now| *now > before).map(drop));
+    goes_on.with_context(|| producer.log_end())?;
+    must_be_ready(producer)?;
+    arena.check_running()
+}
+
+fn producer_taken_over(arena: &mut Arena) -> Result<()> {
+    let more = arena.chance.random_range(0..2_000);
+    sleeping(&[producer(arena)?], PAST_TRANSACTION, more)?;
+    // The other host has a copy of the folder, as a restored backup would be.
+    let here = arena.world.get("PRODUCER_TIME_TRACK").to_owned();
+    let there = arena.world.folder.join(format!("time_track_{}", arena.chance.random::<u32>()));
+    copy_files(&here, &there)?;
+    let second = start_second(&arena.world, &there);
+    must_be_ready(&second)?;
+    let zombie = arena.producer.take().context("the producer runs")?;
+    zombie.signal("CONT");
+    let ended = zombie.wait();
+    let why = "another producer with the transactional id";
+    ensure!(ended.code == 1 && ended.err.contains(why), "it ended with {}:\n{}", ended.code, ended.err);
+    // The zombie's last attempt may have thrown the second one out of its transaction.
+    arena.producer = Some(second);
+    arena.probe()?;
+    let second = arena.producer.take().context("the second producer runs")?;
+    must_be_ready(&second)?;
+    // It moves back, with its folder.
+    let ended = second.stop();
+    ensure!(ended.code == 0, "the second producer ended with {}:\n{}", ended.code, ended.err);
+    copy_files(there.to_str().context("a plain path")?, std::path::Path::new(&here))?;
+    fs::remove_dir_all(&there)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn start_second(world: &World, time_track: &std::path::Path) -> Running {
+    let mut command = world.command("cdc-producer", &[]);
+    command.env("PRODUCER_TIME_TRACK", time_track);
+    Running::start(command, "the second cdc-producer", world.folder.join("cdc-producer-2.log"))
+}
+
+fn copy_files(from: &str, to: &std::path::Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// What counts the assignments that a consumer was given since its log was so long.
+fn assigned_since(consumer: &Running, length: usize) -> bool {
+    consumer.log().get(length..).is_some_and(|log| log.contains("partitions assigned"))
+}
+
+fn one_consumer(arena: &mut Arena) -> Result<()> {
+    let more = arena.chance.random_range(0..2_000);
+    let number = arena.chance.random_range(0..arena.consumers.len());
+    let lengths: Vec<usize> = arena.consumers.iter().map(|c| c.as_ref().map_or(0, |c| c.log().len())).collect();
+    let consumer = |arena: &Arena, number: usize| -> Result<()> {
+        let program = arena.consumers[number].as_ref().context("the consumer runs")?;
+        sleeping(&[program], PAST_SESSION, more)
+    };
+    consumer(arena, number)?;
+    let others = |arena: &Arena| {
+        let others = arena.consumers.iter().enumerate().filter(|(i, _)| *i != number);
+        others.filter_map(|(i, c)| Some((i, c.as_ref()?))).any(|(i, c)| assigned_since(c, lengths[i])).then_some(())
+    };
+    wait_for("a neighbour takes its partitions", PATIENCE, || others(arena))?;
+    let sleeper = arena.consumers[number].as_ref().context("the consumer runs")?;
+    let length = sleeper.log().len();
+    sleeper.signal("CONT");
+    let back = wait_for("it has partitions again", PATIENCE, || assigned_since(sleeper, length).then_some(()));
+    back.with_context(|| sleeper.log_end())?;
+    for consumer in arena.consumers.iter().flatten() {
+        must_be_ready(consumer)?;
+    }
+    arena.check_running()
+}
+
+fn all_consumers(arena: &mut Arena) -> Result<()> {
+    let more = arena.chance.random_range(0..2_000);
+    let all: Vec<&Running> = arena.consumers.iter().flatten().collect();
+    sleeping(&all, PAST_SESSION, more)?;
+    all.iter().for_each(|consumer| consumer.signal("CONT"));
+    for consumer in all {
+        must_be_ready(consumer)?;
+    }
+    arena.check_running()
+}
+
+fn in_a_rebalance(arena: &mut Arena) -> Result<()> {
+    let more = arena.chance.random_range(0..1_000);
+    let sleeper = arena.chance.random_range(0..arena.consumers.len());
+    let newcomer = arena.consumers.len();
+    arena.start_consumer(newcomer);
+    let new = arena.consumers[newcomer].as_mut().context("the newcomer runs")?;
+    wait_for("the newcomer has a slot", PATIENCE, || new.log().contains("slot claimed").then_some(()))?;
+    sleep(Duration::from_millis(more));
+    let program = arena.consumers[sleeper].as_ref().context("the consumer runs")?;
+    let length = program.log().len();
+    sleeping(&[program], PAST_SESSION, more)?;
+    let new = arena.consumers[newcomer].as_ref().context("the newcomer runs")?;
+    let given = wait_for("the newcomer has partitions", PATIENCE, || assigned_since(new, 0).then_some(()));
+    given.with_context(|| new.log_end())?;
+    let program = arena.consumers[sleeper].as_ref().context("the consumer runs")?;
+    program.signal("CONT");
+    let back = wait_for("it has partitions again", PATIENCE, || assigned_since(program, length).then_some(()));
+    back.with_context(|| program.log_end())?;
+    let ended = arena.consumers.pop().flatten().context("the newcomer runs")?.stop();
+    ensure!(ended.code == 0, "the newcomer ended with {}:\n{}", ended.code, ended.err);
+    for consumer in arena.consumers.iter().flatten() {
+        must_be_ready(consumer)?;
+    }
+    arena.check_running()
+}
