@@ -12,4 +12,5 @@
 //! two processes, and Kafka's own replication.
 
 mod check;
+mod consumer;
 mod producer;

@@ -1,0 +1,390 @@
+//! Consumers: the group, the logs in their slots, PostgreSQL, and the Kafka transaction that decides.
+//!
+//! Two processes, two slots, two partitions. Kafka's part is told as it is: the group's coordinator compares a commit's
+//! generation and member, never who owns a partition, and takes a commit without a generation while the group is empty;
+//! a commit is decided at once and shows later; a slot's identity keeps its place in the group until its session expires.
+//! A process that stands still is one whose next step comes late.
+
+mod properties;
+mod world;
+
+use stateright::{Model, Property};
+
+use crate::check::{breaks, holds};
+use properties::{KEPT, ONCE, TABLE};
+use world::{BATCH, Faults, Lock, PARTITIONS, Process, RECORDS, State, Step, Transaction, ends};
+
+/// A guard that is taken out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Without {
+    Nothing,
+    /// The marker is read before `init_transactions`.
+    InitFirst,
+    /// A log is not cut to its committed length.
+    Cut,
+    /// A log is synced after Kafka's commit.
+    SyncFirst,
+    /// The group's offsets are committed after the transaction.
+    OffsetsInside,
+    /// The group's metadata is taken when the batch is committed, not when it is polled.
+    MetadataOfPoll,
+    /// A rebalance does not put the batch back, and the metadata is that of the commit.
+    PutBack,
+    /// A partition is read from its committed offset without waiting for a commit that is on its way.
+    StableOffsets,
+    /// A neighbour settles a slot whose lock is held.
+    SlotLock,
+    /// PostgreSQL takes each batch, whatever it has already.
+    CompareAndSet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Start(usize),
+    Join(usize),
+    /// A heartbeat is answered; the program does not see it yet.
+    Heartbeat(usize),
+    /// The program learns that it has lost its partitions, and joins anew.
+    Lost(usize),
+    Assign(usize, usize),
+    Revoke(usize, usize),
+    Poll(usize, usize),
+    /// Into PostgreSQL, then into the log; a crash in between leaves less than one after both.
+    Write(usize),
+    Send(usize),
+    Commit(usize),
+    CommitStalls(usize),
+    CommitOffsets(usize),
+    SettleBegin(usize),
+    SettleEnd(usize),
+    Crash(usize),
+    PowerLoss,
+    /// The session of a slot's member expires.
+    Expel(usize),
+    /// What a slot's producer committed shows.
+    Show(usize),
+    Timeout(usize),
+    LateCommit(usize),
+}
+
+struct Consumers {
+    without: Without,
+    faults: Faults,
+}
+
+impl Consumers {
+    /// Steps of the program itself and of its clients.
+    fn step(&self, state: &mut State, process: &mut Process, action: Action) -> Option<()> {
+        let without = self.without;
+        let slot = process.slot?;
+        match (action, process.step) {
+            (Action::Join(_), Step::Beginning) => {
+                if without == Without::InitFirst {
+                    process.epoch = state.slots[slot].init()?;
+                } else {
+                    process.length = state.slots[slot].marker;
+                }
+                if without != Without::Cut {
+                    state.slots[slot].cut(process.length);
+                }
+                // Who comes back before the session expires has the place of before.
+                state.generation += u8::from(state.members[slot].is_none());
+                state.members[slot] = Some(process.epoch);
+                (process.generation, process.step) = (Some(state.generation), Step::Polling);
+            }
+            (Action::Heartbeat(_), step) if step > Step::Beginning => {
+                let heard = state.is_member(process).then_some(state.generation);
+                if process.generation == heard {
+                    return None;
+                }
+                process.generation = heard;
+            }
+            (Action::Lost(_), Step::Polling) if process.generation.is_none() => {
+                (process.owned, process.batch) = ([None; PARTITIONS], Vec::new());
+                state.generation += 1;
+                state.members[slot] = Some(process.epoch);
+                process.generation = Some(state.generation);
+            }
+            (Action::Assign(_, p), Step::Polling) => {
+                let fair = state.members[1 - slot].is_none() || state.owned_by(slot) <= state.owned_by(1 - slot);
+                let ours = state.owners[p] == Some(slot) || (state.owners[p].is_none() && fair);
+                let stable = state.is_stable(p) || without == Without::StableOffsets;
+                if !state.is_current(process) || process.owned[p].is_some() || !ours || !stable {
+                    return None;
+                }
+                state.owners[p] = Some(slot);
+                process.owned[p] = Some(state.offsets[p]);
+                self.rebalanced(process);
+            }
+            (Action::Revoke(_, p), Step::Polling) => {
+                let asked = state.members[1 - slot].is_some() && state.owned_by(1 - slot) == 0;
+                if !state.is_current(process) || !asked || state.owned_by(slot) < 2 {
+                    return None;
+                }
+                process.owned[p].take()?;
+                state.owners[p] = None;
+                state.generation += 1;
+                process.generation = Some(state.generation);
+                self.rebalanced(process);
+            }
+            (Action::Poll(_, p), Step::Polling) => {
+                let next = process.owned[p]? + process.batch.iter().filter(|l| l.0 == p).count() as u8;
+                process.generation?;
+                if next >= RECORDS[p] || process.batch.len() == BATCH {
+                    return None;
+                }
+                if process.batch.is_empty() {
+                    process.polled_under = process.generation;
+                }
+                process.batch.push((p, next));
+                state.slots[slot].synced = state.slots[slot].lines.len();
+            }
+            (Action::Write(_), Step::Polling) if !process.batch.is_empty() => {
+                for (p, offset) in &process.batch {
+                    if without == Without::CompareAndSet || *offset >= state.table[*p] {
+                        state.table_wrong |= *offset != state.table[*p];
+                        state.table[*p] = offset + 1;
+                    }
+                }
+                state.slots[slot].lines.extend(&process.batch);
+                process.step = Step::Written;
+            }
+            (Action::Send(_), Step::Written) => {
+                if state.slots[slot].committing.is_some() {
+                    return None;
+                }
+                if without != Without::SyncFirst {
+                    state.slots[slot].synced = state.slots[slot].lines.len();
+                }
+                if process.epoch != state.slots[slot].epoch {
+                    process.part();
+                    return Some(());
+                }
+                let late = matches!(without, Without::MetadataOfPoll | Without::PutBack);
+                let metadata = if late { process.generation } else { process.polled_under };
+                let inside = without != Without::OffsetsInside;
+                if inside && !state.accepts(process, metadata) {
+                    // Aborted and rolled back.
+                    state.slots[slot].cut(process.length);
+                    (process.batch, process.step) = (Vec::new(), Step::Polling);
+                    return Some(());
+                }
+                let length = state.slots[slot].lines.len();
+                let offsets = if inside { ends(&process.batch) } else { [None; PARTITIONS] };
+                state.slots[slot].open = Some(Transaction { length, offsets });
+                process.step = Step::Sent;
+            }
+            (Action::Commit(_), Step::Sent) => {
+                if process.epoch != state.slots[slot].epoch {
+                    process.part();
+                    return Some(());
+                }
+                let transaction = state.slots[slot].open.take()?;
+                process.length = transaction.length;
+                state.slots[slot].committing = Some(transaction);
+                process.step = if without == Without::OffsetsInside { Step::Owing } else { Step::Polling };
+                if process.step == Step::Polling {
+                    self.done(process);
+                }
+            }
+            (Action::CommitStalls(_), Step::Sent) => {
+                state.left.stalls = state.left.stalls.checked_sub(1)?;
+                state.late.push((slot, process.epoch));
+                process.part();
+            }
+            (Action::CommitOffsets(_), Step::Owing) => {
+                if state.accepts(process, process.polled_under) {
+                    let ends = ends(&process.batch);
+                    (0..PARTITIONS).for_each(|p| state.offsets[p] = ends[p].unwrap_or(state.offsets[p]));
+                }
+                process.step = Step::Polling;
+                self.done(process);
+            }
+            (Action::SettleBegin(_), _) if process.settles.is_none() => {
+                let other = &mut state.slots[1 - slot];
+                let without_lock = without == Without::SlotLock && other.lock == Some(Lock::Held);
+                if !other.unsettled || (other.lock.is_some() && !without_lock) {
+                    return None;
+                }
+                other.init()?;
+                if without_lock {
+                    other.unsettled = false;
+                } else {
+                    other.lock = Some(Lock::Settling);
+                }
+                process.settles = Some((1 - slot, other.marker));
+            }
+            (Action::SettleEnd(_), _) => {
+                let (slot, marker) = process.settles.take()?;
+                state.slots[slot].cut(marker);
+                state.slots[slot].unsettled = false;
+                if state.slots[slot].lock == Some(Lock::Settling) {
+                    state.slots[slot].lock = None;
+                }
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    fn rebalanced(&self, process: &mut Process) {
+        if self.without != Without::PutBack {
+            process.batch.clear();
+        }
+    }
+
+    /// The batch is committed.
+    fn done(&self, process: &mut Process) {
+        for (p, end) in ends(&process.batch).into_iter().enumerate() {
+            if process.owned[p].is_some() && end.is_some() {
+                process.owned[p] = end;
+            }
+        }
+        process.batch.clear();
+    }
+}
+
+impl Model for Consumers {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State {
+            offsets: [0; PARTITIONS],
+            generation: 0,
+            members: [None, None],
+            owners: [None; PARTITIONS],
+            slots: Default::default(),
+            processes: Default::default(),
+            late: Vec::new(),
+            table: [0; PARTITIONS],
+            table_wrong: false,
+            left: self.faults.clone(),
+        }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        use Action as A;
+        for n in 0..2 {
+            actions.extend([A::Start(n), A::Join(n), A::Heartbeat(n), A::Lost(n), A::Write(n), A::Send(n)]);
+            actions.extend([A::Commit(n), A::CommitStalls(n), A::CommitOffsets(n), A::SettleBegin(n), A::SettleEnd(n)]);
+            actions.extend((0..PARTITIONS).flat_map(|p| [A::Assign(n, p), A::Revoke(n, p), A::Poll(n, p)]));
+            // And of each slot.
+            actions.extend([A::Crash(n), A::Expel(n), A::Show(n), A::Timeout(n)]);
+        }
+        actions.extend((0..state.late.len()).map(A::LateCommit));
+        actions.push(A::PowerLoss);
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        match action {
+            Action::Start(n) => {
+                let process = &mut state.processes[n];
+                if process.step != Step::Apart {
+                    return None;
+                }
+                let first = || state.slots.iter().position(|s| s.lock != Some(Lock::Held));
+                let slot = &mut state.slots[process.slot.or_else(first)?];
+                // A newcomer waits for a neighbour that settles.
+                if slot.lock == Some(Lock::Settling) {
+                    return None;
+                }
+                process.slot = process.slot.or_else(|| before.slots.iter().position(|s| s.lock.is_none()));
+                match self.without {
+                    Without::InitFirst => process.length = slot.marker,
+                    _ => process.epoch = slot.init()?,
+                }
+                (slot.lock, slot.unsettled, process.step) = (Some(Lock::Held), true, Step::Beginning);
+            }
+            Action::Crash(n) => {
+                state.left.crashes = state.left.crashes.checked_sub(1)?;
+                state.end(n)?;
+            }
+            Action::PowerLoss => {
+                state.left.power_losses = state.left.power_losses.checked_sub(1)?;
+                let ended: Vec<_> = (0..2).filter_map(|n| state.end(n)).collect();
+                if ended.is_empty() {
+                    return None;
+                }
+                state.slots.iter_mut().for_each(|s| s.lines.truncate(s.synced));
+            }
+            Action::Expel(slot) => {
+                let alive = state.processes.iter().any(|p| p.slot == Some(slot) && state.is_member(p));
+                if alive {
+                    state.left.stops = state.left.stops.checked_sub(1)?;
+                }
+                state.leave(slot)?;
+            }
+            Action::Show(slot) => {
+                let transaction = state.slots[slot].committing.take()?;
+                state.slots[slot].marker = transaction.length;
+                (0..PARTITIONS).for_each(|p| state.offsets[p] = transaction.offsets[p].unwrap_or(state.offsets[p]));
+            }
+            Action::Timeout(slot) => {
+                state.slots[slot].open.take()?;
+                state.left.timeouts = state.left.timeouts.checked_sub(1)?;
+                state.slots[slot].epoch += 1;
+            }
+            Action::LateCommit(i) => {
+                let (slot, epoch) = state.late.remove(i);
+                let slot = &mut state.slots[slot];
+                if slot.epoch == epoch && slot.committing.is_none() {
+                    slot.committing = slot.open.take();
+                }
+            }
+            Action::Join(n)
+            | Action::Heartbeat(n)
+            | Action::Lost(n)
+            | Action::Assign(n, _)
+            | Action::Revoke(n, _)
+            | Action::Poll(n, _)
+            | Action::Write(n)
+            | Action::Send(n)
+            | Action::Commit(n)
+            | Action::CommitStalls(n)
+            | Action::CommitOffsets(n)
+            | Action::SettleBegin(n)
+            | Action::SettleEnd(n) => {
+                let mut process = state.processes[n].clone();
+                self.step(&mut state, &mut process, action)?;
+                state.processes[n] = process;
+            }
+        }
+        Some(state.normalized())
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::of(&self.faults)
+    }
+}
+
+const NONE: Faults = Faults { crashes: 0, power_losses: 0, stops: 0, stalls: 0, timeouts: 0 };
+const CRASH: Faults = Faults { crashes: 1, ..NONE };
+const STOP: Faults = Faults { stops: 1, ..NONE };
+
+#[test]
+fn the_consumers_keep_the_promise() {
+    let run = |faults: Faults| {
+        holds(&format!("consumers, {faults:?}"), Consumers { without: Without::Nothing, faults });
+    };
+    run(CRASH);
+    run(STOP);
+    run(Faults { power_losses: 1, ..NONE });
+    run(Faults { stalls: 1, ..NONE });
+    run(Faults { stops: 1, timeouts: 1, ..NONE });
+}
+
+#[test]
+fn each_guard_of_the_consumer_is_needed() {
+    let run = |name, without, faults, property| breaks(name, Consumers { without, faults }, property);
+    run("marker read before init_transactions", Without::InitFirst, CRASH, KEPT);
+    run("no cut to the committed length", Without::Cut, CRASH, ONCE);
+    run("sync after Kafka's commit", Without::SyncFirst, Faults { power_losses: 1, ..NONE }, KEPT);
+    run("offsets outside of the transaction", Without::OffsetsInside, CRASH, ONCE);
+    run("metadata of the commit, batch kept over a rebalance", Without::PutBack, NONE, ONCE);
+    run("metadata of the commit", Without::MetadataOfPoll, Faults { stops: 2, ..NONE }, ONCE);
+    run("offsets read that are not stable", Without::StableOffsets, STOP, ONCE);
+    run("settled without the slot's lock", Without::SlotLock, NONE, KEPT);
+    run("PostgreSQL without compare-and-set", Without::CompareAndSet, STOP, TABLE);
+}
