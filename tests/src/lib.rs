@@ -9,6 +9,7 @@ mod clock;
 mod feed;
 mod process;
 mod proxy;
+mod small_disk;
 mod topic;
 mod world;
 
@@ -16,5 +17,6 @@ pub use clock::Clock;
 pub use feed::Feed;
 pub use process::{Ended, Running};
 pub use proxy::{Direction, Link, Proxy};
+pub use small_disk::SmallDisk;
 pub use topic::{TopicRecord, read_topic};
 pub use world::{World, eventually, golden};

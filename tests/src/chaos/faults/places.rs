@@ -1,6 +1,213 @@
-//! Disks, files, clocks, topics and tables, as time and people leave them.
+//! Disks, clocks, topics and records, as time and strangers leave them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use pipeline::kafka;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::Fault;
+use super::people::{some_consumer, stop_producer};
+use crate::chaos::{Arena, wait_for};
+use crate::{Clock, Running, SmallDisk};
 
 /// The faults of this family.
-pub(super) const FAULTS: &[Fault] = &[];
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "disk-full-logs",
+        expects: "a consumer whose log's disk is full is not ready and says why, tears no line, and goes on by itself when \
+                  there is room",
+        weight: 2,
+        quick: true,
+        run: disk_full_logs,
+    },
+    Fault {
+        name: "disk-full-time-track",
+        expects: "a producer that can't write its checkpoint file says so and goes on, as the position is in Kafka; the \
+                  file follows when there is room",
+        weight: 2,
+        quick: true,
+        run: disk_full_time_track,
+    },
+    Fault {
+        name: "clock-set-back",
+        expects: "producer and consumer go on as before when their hosts' clocks are set back, forth and back",
+        weight: 2,
+        quick: true,
+        run: clock_set_back,
+    },
+    Fault {
+        name: "poison-record",
+        expects: "garbage, an unknown schema and a value without its header, from a foreign producer, become dead letters \
+                  with their reasons",
+        weight: 2,
+        quick: true,
+        run: poison_record,
+    },
+];
+
+const SOON: Duration = Duration::from_secs(20);
+const MIB: u64 = 1 << 20;
+
+fn ready(running: &Running) -> bool {
+    running.http("/ready").is_some_and(|(code, _)| code == 200)
+}
+
+/// The folder of the slot that the next consumer will claim: the first whose lock is free.
+fn next_slot(logs: &Path) -> Result<PathBuf> {
+    for number in 1.. {
+        let folder = logs.join(format!("consumer_{number}"));
+        let Ok(lock) = fs::File::options().write(true).open(folder.join(".lock")) else { return Ok(folder) };
+        if Flock::lock(lock, FlockArg::LockExclusiveNonblock).is_ok() {
+            return Ok(folder);
+        }
+    }
+    bail!("no slot is free")
+}
+
+fn disk_full_logs(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let (number, _) = some_consumer(arena)?;
+    let ended = arena.consumers[number].take().context("it runs")?.stop();
+    ensure!(ended.code == 0, "asked to stop, the consumer left with {}:\n{}", ended.code, ended.err);
+    let slot = next_slot(Path::new(arena.world.get("CONSUMER_LOGS")))?;
+    let length = fs::metadata(slot.join("consumer_log.json")).map_or(0, |m| m.len());
+    let log = arena.world.folder.join(format!("consumer{number}.log"));
+    let (consumer, disk) =
+        SmallDisk::start(&arena.world.command("consumer", &[]), "consumer", log, &slot, length + 4 * MIB)?;
+    wait_for("the consumer is ready", SOON, || ready(&consumer).then_some(()))?;
+    disk.fill()?;
+    wait_for("/ready says that the disk is full", SOON, || {
+        let (code, said) = consumer.http("/ready")?;
+        (code == 503 && said.contains("consumer_log.json") && said.contains("No space left")).then_some(())
+    })
+    .with_context(|| format!("/ready: {:?}", consumer.http("/ready")))?;
+    ensure!(consumer.log().contains("make room on the disk"), "no remedy:\n{}", consumer.log_end());
+    disk.free()?;
+    wait_for("it goes on by itself", SOON, || ready(&consumer).then_some(()))?;
+    let ended = consumer.stop();
+    ensure!(ended.code == 0, "after the full disk the consumer left with {}:\n{}", ended.code, ended.err);
+    let lines = fs::read(slot.join("consumer_log.json"))?;
+    ensure!(lines.len() as u64 > length && lines.ends_with(b"\n"), "it wrote nothing, or tore a line");
+    arena.start_all();
+    Ok(())
+}
+
+fn disk_full_time_track(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    stop_producer(arena)?;
+    let folder = PathBuf::from(arena.world.get("PRODUCER_TIME_TRACK"));
+    let log = arena.world.folder.join("cdc-producer.log");
+    let command = arena.world.command("cdc-producer", &[]);
+    let (producer, disk) = SmallDisk::start(&command, "cdc-producer", log, &folder, MIB)?;
+    wait_for("the producer is ready", SOON, || ready(&producer).then_some(()))?;
+    disk.fill()?;
+    wait_for("it says that the file is out of date", SOON, || {
+        producer.log().contains("the checkpoint file is out of date").then_some(())
+    })?;
+    ensure!(producer.log().contains("make room and let this user write"), "no remedy:\n{}", producer.log_end());
+    let file = disk.file("last_read_timestamp.json");
+    let old = fs::read_to_string(&file)?;
+    serde_json::from_str::<serde_json::Value>(&old).context("the checkpoint file is torn")?;
+    // The stream goes on meanwhile.
+    arena.producer = Some(producer);
+    arena.probe()?;
+    let producer = arena.producer.as_ref().context("it runs")?;
+    ensure!(ready(producer), "it streams, but is not ready");
+    ensure!(fs::read_to_string(&file)? == old, "the file was written to a full disk");
+    disk.free()?;
+    wait_for("the file follows", SOON, || fs::read_to_string(&file).is_ok_and(|now| now != old).then_some(()))?;
+    stop_producer(arena)?;
+    arena.start_all();
+    Ok(())
+}
+
+fn clock_set_back(arena: &mut Arena) -> Result<()> {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    arena.resume_load();
+    let clock = Clock::new(&arena.world.folder)?;
+    let (number, _) = some_consumer(arena)?;
+    stop_producer(arena)?;
+    arena.consumers[number].take().context("it runs")?.stop();
+    arena.start_producer_with(&clock.variables());
+    arena.start_consumer_with(number, &clock.variables());
+    arena.probe()?;
+    // An hour is what Kafka lets a client be ahead; a day is no adjustment any more.
+    for (forth, back) in [(HOUR * 24, HOUR * 2), (HOUR * 2, HOUR * 24 * 365)] {
+        clock.set_forward(forth)?;
+        arena.probe().with_context(|| format!("{forth:?} ahead"))?;
+        clock.set_back(back)?;
+        arena.probe().with_context(|| format!("set back to {back:?} behind"))?;
+    }
+    let producer = arena.producer.as_ref().context("it runs")?;
+    for running in [producer, arena.consumers[number].as_ref().context("it runs")?] {
+        ensure!(ready(running), "{} is not ready: {:?}", running.name(), running.http("/ready"));
+    }
+    stop_producer(arena)?;
+    let ended = arena.consumers[number].take().context("it runs")?.stop();
+    ensure!(ended.code == 0, "the consumer left with {}:\n{}", ended.code, ended.err);
+    arena.start_all();
+    Ok(())
+}
+
+/// How many dead letters have this reason.
+fn dead_letters(arena: &Arena, reason: &str) -> Result<usize> {
+    let settings = arena.world.kafka();
+    let mut count = 0;
+    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {
+        let origin = kafka::header(message, "origin").unwrap_or_default();
+        count += usize::from(String::from_utf8_lossy(origin).contains(reason));
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// A record that is none of ours, and what its dead letter says.
+struct Poison {
+    key: &'static str,
+    value: &'static [u8],
+    with_header: bool,
+    reason: &'static str,
+}
+
+fn poison_record(arena: &mut Arena) -> Result<()> {
+    const SOURCE: &[u8] = br#"{"op":"u","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
+    arena.resume_load();
+    let garbage = Poison {
+        key: "-5",
+        value: b"\xde\xad\xbe\xef",
+        with_header: true,
+        reason: "the value is not a product: begins with byte 0xde",
+    };
+    let unknown = Poison {
+        key: "-6",
+        value: &[0, 0x7f, 0, 0, 1, 11, 0, 0, 0, 0],
+        with_header: true,
+        reason: "the registry has no schema 2130706433",
+    };
+    let bare = Poison {
+        key: "-7",
+        value: &[0, 0, 0, 0, 1, 13, 0, 0, 0, 0],
+        with_header: false,
+        reason: "it has no header source",
+    };
+    let settings = arena.world.kafka();
+    let producer: BaseProducer = kafka::client_config(&settings).create()?;
+    for poison in [garbage, unknown, bare] {
+        let before = dead_letters(arena, poison.reason)?;
+        let mut record = BaseRecord::to(&settings.topic).key(poison.key).payload(poison.value);
+        if poison.with_header {
+            record = record.headers(OwnedHeaders::new().insert(Header { key: "source", value: Some(SOURCE) }));
+        }
+        producer.send(record).map_err(|(e, _)| e)?;
+        producer.flush(SOON)?;
+        wait_for(&format!("a dead letter says {:?}", poison.reason), SOON, || {
+            dead_letters(arena, poison.reason).is_ok_and(|now| now == before + 1).then_some(())
+        })?;
+    }
+    arena.check_running()
+}
