@@ -5,12 +5,14 @@
 //! follow. What each must lead to is written in `tests/README.md`.
 
 mod arena;
+mod cluster;
 pub mod faults;
 mod judge;
 mod ledger;
 mod load;
 mod plan;
 mod probe;
+mod replica;
 mod report;
 mod run;
 mod token;

@@ -110,6 +110,15 @@ impl Kafka {
         self.wait_ready()
     }
 
+    /// Starts all of a cluster's killed brokers again: none of them serves requests before most of them run.
+    ///
+    /// # Errors
+    /// When one does not come up.
+    pub fn start_all_again(brokers: &mut [Self]) -> Result<()> {
+        brokers.iter_mut().try_for_each(|broker| broker.server.start_again())?;
+        brokers.iter_mut().try_for_each(Self::wait_ready)
+    }
+
     /// One of Kafka's own command line tools, by its class, ready to be given arguments.
     ///
     /// # Errors
@@ -174,6 +183,8 @@ transaction.state.log.min.isr={in_sync}
 transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={in_sync}
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 "
     ))

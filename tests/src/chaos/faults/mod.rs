@@ -33,7 +33,9 @@ pub static FAULTS: &[&[Fault]] = &[
     stopped::FAULTS,
     points::FAULTS,
     links::FAULTS,
-    servers::FAULTS,
+    servers::BROKERS,
+    servers::MYSQL,
+    servers::STORES,
     places::FAULTS,
     people::FAULTS,
 ];

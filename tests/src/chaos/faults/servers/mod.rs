@@ -1,0 +1,89 @@
+//! Brokers, MySQL, registry and PostgreSQL that die, stop, lose their history or are replaced.
+
+mod brokers;
+mod mysql;
+mod stores;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::Running;
+use crate::chaos::{Arena, wait_for};
+
+/// The faults of this family.
+pub(super) use brokers::FAULTS as BROKERS;
+pub(super) use mysql::FAULTS as MYSQL;
+pub(super) use stores::FAULTS as STORES;
+
+/// How long what must be seen may take to be seen, unless a timeout decides.
+const SEEN: Duration = Duration::from_secs(10);
+
+impl Arena {
+    fn the_producer(&self) -> Result<&Running> {
+        self.producer.as_ref().context("the producer does not run")
+    }
+
+    fn running_consumers(&self) -> impl Iterator<Item = &Running> {
+        self.consumers.iter().flatten()
+    }
+}
+
+/// Waits until the program says that it is not ready, and why: the reason must have one of these words.
+fn wait_unready(program: &Running, words: &[&str], patience: Duration) -> Result<String> {
+    let what = format!("{} says in /ready that it waits, for {words:?}", program.name());
+    let mut last = None;
+    let seen = wait_for(&what, patience, || {
+        let answer = program.http("/ready");
+        let found = answer.clone().filter(|(code, text)| *code == 503 && words.iter().any(|word| text.contains(word)));
+        last = answer.or_else(|| last.take());
+        found.map(|(_, text)| text)
+    });
+    seen.map_err(|e| anyhow!("{e}; last it said {last:?}\n{}", program.log_end()))
+}
+
+/// Waits until every program is ready again.
+fn wait_all_ready(arena: &mut Arena) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let programs = arena.consumers.iter().chain([&arena.producer]).flatten();
+    for program in programs {
+        let mut last = None;
+        wait_for(&format!("{} is ready again", program.name()), PATIENCE, || {
+            last = program.http("/ready");
+            last.as_ref().filter(|(code, _)| *code == 200).map(drop)
+        })
+        .map_err(|e| anyhow!("{e}; last it said {last:?}\n{}", program.log_end()))?;
+    }
+    arena.check_running()
+}
+
+/// Waits until the producer has ended by itself: with exit code 1, and having said all of this.
+fn wait_stopped(arena: &mut Arena, patience: Duration, words: &[&str]) -> Result<()> {
+    let mut producer = arena.producer.take().context("the producer does not run")?;
+    let before = producer.log().len();
+    let ended = wait_for("the producer stops by itself", patience, || (!producer.is_running()).then_some(()));
+    ended.map_err(|e| anyhow!("{e}; it says {:?}\n{}", producer.http("/ready"), producer.log_end()))?;
+    let ended = producer.wait();
+    // Its log goes on over restarts: only what came after the fault counts.
+    let said = ended.err.get(before.saturating_sub(LAST_WORDS)..).unwrap_or(&ended.err);
+    let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
+    anyhow::ensure!(
+        ended.code == 1 && missing.is_empty(),
+        "the producer must exit with 1 and say {missing:?}; it exited with {} and said\n{said}",
+        ended.code
+    );
+    Ok(())
+}
+
+/// What a program may have said of the fault before we looked, bytes.
+const LAST_WORDS: usize = 2_000;
+
+/// The remedy that the producer names: a new snapshot. Returns when it is complete.
+fn reset_checkpoint(arena: &mut Arena) -> Result<()> {
+    let epoch = arena.epoch()?;
+    let ended = arena.world.run("cdc-producer", &["checkpoint", "reset"]);
+    anyhow::ensure!(ended.code == 0, "checkpoint reset exits with {}: {}", ended.code, ended.err);
+    arena.start_producer();
+    arena.epoch_after(epoch)?;
+    Ok(())
+}
