@@ -78,6 +78,8 @@ enum Cursor {
 struct Key {
     epoch: u64,
     cursor: Cursor,
+    /// The first change that this epoch has of it.
+    first: usize,
     /// The epoch in which a snapshot's record came last.
     snapshot_of: u64,
     /// Changes that this epoch has passed by.
@@ -164,6 +166,7 @@ impl Key {
         Self {
             epoch: 0,
             cursor: Cursor::Next(0),
+            first: 0,
             snapshot_of: 0,
             holes: Vec::new(),
             streamed: vec![false; changes],
@@ -184,9 +187,12 @@ impl Key {
         if source.epoch > self.epoch {
             self.passed.append(&mut self.holes);
             self.epoch = source.epoch;
-            self.cursor = match replay {
-                Some(from) => Cursor::Next(changes.partition_point(|change| change.at < from)),
-                None => Cursor::Unset,
+            (self.cursor, self.first) = match replay {
+                Some(from) => {
+                    let first = changes.partition_point(|change| change.at < from);
+                    (Cursor::Next(first), first)
+                }
+                None => (Cursor::Unset, 0),
             };
         }
         match (source.op, value) {
@@ -225,7 +231,7 @@ impl Key {
         }
         self.snapshot_of = self.epoch;
         match self.cursor {
-            Cursor::Unset => self.cursor = Cursor::Next(index + 1),
+            Cursor::Unset => (self.cursor, self.first) = (Cursor::Next(index + 1), index + 1),
             Cursor::Next(next) if next > index + 1 => return Err(Fault::OutOfOrder),
             Cursor::Next(next) => {
                 // Had there been changes in between, the stream would have brought them before.
@@ -243,12 +249,13 @@ impl Key {
     /// Moves the cursor behind `index`, noting what is passed by.
     fn before(&mut self, changes: &[Change], index: usize) -> Result<(), Fault> {
         match self.cursor {
-            Cursor::Unset => {}
+            Cursor::Unset => self.first = index,
             Cursor::Next(next) if index < next => {
                 let hole = self.holes.iter().position(|hole| *hole == index);
-                // It has been seen, or was before all that the epoch began with.
-                let Some(hole) = hole else { return Err(Fault::Doubled) };
-                self.holes.swap_remove(hole);
+                if hole.is_none() && index >= self.first {
+                    return Err(Fault::Doubled);
+                }
+                hole.map(|hole| self.holes.swap_remove(hole));
                 self.streamed[index] = true;
                 return Err(Fault::OutOfOrder);
             }
@@ -334,3 +341,6 @@ fn find(changes: &[Change], value: &[u8]) -> Result<usize, Fault> {
     let index = index.map_err(|_| Fault::Wrong("this change of it was never committed"))?;
     if token.state().is(&product) { Ok(index) } else { Err(Fault::Wrong("other values than what was committed")) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,15 +88,15 @@ impl Plan {
     fn fill_numbered(&mut self, size: usize, base: usize, chance: &mut StdRng) {
         let mut left = size;
         while left > 0 {
-            let rows = chance.random_range(1..=left.min(STATEMENT));
-            left -= rows;
             let first = (base + self.changes.len()) as u32;
-            match chance.random_range(0..100) {
-                0..15 => self.delete(rows, first, chance),
+            let many = chance.random_range(1..=left.min(STATEMENT));
+            let rows = match chance.random_range(0..100) {
+                0..15 => self.delete(many, first, chance),
                 15..30 => self.change_key(first, chance),
                 30..50 => self.update(first, chance),
-                _ => self.upsert(rows, first, chance),
-            }
+                _ => self.upsert(many, first, chance),
+            };
+            left = left.saturating_sub(rows);
         }
     }
 
@@ -117,21 +117,23 @@ impl Plan {
         id
     }
 
-    fn upsert(&mut self, rows: usize, first: u32, chance: &mut StdRng) {
+    fn upsert(&mut self, rows: usize, first: u32, chance: &mut StdRng) -> usize {
         let rows: Vec<_> = (0..rows).map(|n| self.set(chance.random_range(0..IDS), first + n as u32)).collect();
         self.statements.push(upsert(&rows));
+        rows.len()
     }
 
-    fn update(&mut self, first: u32, chance: &mut StdRng) {
+    fn update(&mut self, first: u32, chance: &mut StdRng) -> usize {
         let Some(place) = self.rows.pick(true, chance) else { return self.upsert(1, first, chance) };
         let [id, name, category, price, time] = self.set(place, first);
         self.statements.push(format!(
             "UPDATE product SET name = {name}, category = {category}, price = {price}, last_updated = {time} \
              WHERE id = {id}"
         ));
+        1
     }
 
-    fn delete(&mut self, rows: usize, first: u32, chance: &mut StdRng) {
+    fn delete(&mut self, rows: usize, first: u32, chance: &mut StdRng) -> usize {
         let mut ids = Vec::new();
         for n in 0..rows {
             let Some(place) = self.rows.pick(true, chance) else { break };
@@ -141,10 +143,11 @@ impl Plan {
             return self.upsert(1, first, chance);
         }
         self.statements.push(format!("DELETE FROM product WHERE id IN ({})", ids.join(", ")));
+        ids.len()
     }
 
     /// A delete of the old key and a create of the new one.
-    fn change_key(&mut self, first: u32, chance: &mut StdRng) {
+    fn change_key(&mut self, first: u32, chance: &mut StdRng) -> usize {
         let (Some(old), Some(new)) = (self.rows.pick(true, chance), self.rows.pick(false, chance)) else {
             return self.upsert(1, first, chance);
         };
@@ -154,6 +157,7 @@ impl Plan {
             "UPDATE product SET id = {id}, name = {name}, category = {category}, price = {price}, \
              last_updated = {time} WHERE id = {old}"
         ));
+        2
     }
 }
 
