@@ -1,18 +1,55 @@
-//! Faults made on purpose under load, and the verdict.
+//! Every fault that takes seconds, and a short run of chance faults: nothing is lost, doubled, or out of order.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-use integration_tests::chaos::{Arena, Servers};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use integration_tests::chaos::{self, Event, Fault, Options, Servers};
+
+/// One after the other: each has servers of its own.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn folder(name: &str) -> PathBuf {
+    std::env::temp_dir().join("product-stream-tests").join(format!("{name}_{}", std::process::id()))
+}
+
+fn tell(event: &Event<'_>) {
+    match event {
+        Event::Fault(number, name) => println!("{number} {name}"),
+        Event::Recovered(_, times, changes) => println!("  {times:?}, {changes} changes"),
+        _ => {}
+    }
+}
 
 #[test]
-fn changes_arrive() {
-    let folder = std::env::temp_dir().join("product-stream-tests").join(format!("chaos_{}", std::process::id()));
+fn every_quick_fault_once() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = folder("quick");
     let servers = Servers::start(&folder, 1).unwrap();
-    let mut arena = Arena::new(servers, "chaos", 1).unwrap();
-    arena.begin().unwrap();
-    println!("probe {:?}", arena.probe().unwrap());
-    arena.settle().unwrap();
-    println!("{} changes, {:?}", arena.load.ledger().changes(), arena.load.failures());
-    println!("{}", arena.world.verify());
-    drop(arena);
-    std::fs::remove_dir_all(&folder).unwrap();
+    let quick: Vec<&Fault> = chaos::all().filter(|fault| fault.quick).collect();
+    let servers = chaos::each(servers, &quick, 1, &mut |event| tell(&event)).unwrap();
+    drop(servers);
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn chance_faults() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = folder("chance");
+    let options = Options {
+        seed: 20,
+        faults: 12,
+        time: None,
+        only: chaos::all().filter(|fault| fault.quick).map(|fault| fault.name.to_owned()).collect(),
+        rate: 500,
+        brokers: 1,
+        round: 12,
+        folder: folder.clone(),
+    };
+    let report = chaos::run(&options, &mut |event| tell(&event)).unwrap();
+    let report = report.unwrap_or_else(|failure| panic!("{failure:#?}"));
+    assert_eq!(report.faults_done(), 12);
+    assert!(report.changes > 2_000, "{report:?}");
+    fs::remove_dir_all(&folder).unwrap();
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -72,10 +73,6 @@ impl Servers {
     /// # Errors
     /// When one of them does not start.
     pub fn start(folder: &Path, brokers: usize) -> Result<Self> {
-        let mysql = MySqlOptions { folder: folder.join("mysql"), ..MySqlOptions::default() };
-        let mysql = MySql::start(&mysql, &|_| {})?;
-        let registry = Registry::start(&folder.join("registry"), None, &|_| {})?;
-        let postgres = Postgres::start(&folder.join("postgres"), None, &|_| {})?;
         let mut to_kafka = Vec::new();
         let mut options = Vec::new();
         for broker in 0..brokers {
@@ -85,7 +82,14 @@ impl Servers {
             options.push(KafkaOptions { folder, port: Some(port), advertised: Some(proxy.port()) });
             to_kafka.push(proxy);
         }
-        let kafka = Kafka::start_cluster(&options, &|_| {})?;
+        let mysql = MySqlOptions { folder: folder.join("mysql"), ..MySqlOptions::default() };
+        let (mysql, kafka, registry, postgres) = std::thread::scope(|scope| {
+            let mysql = scope.spawn(|| MySql::start(&mysql, &|_| {}));
+            let kafka = scope.spawn(|| Kafka::start_cluster(&options, &|_| {}));
+            let registry = scope.spawn(|| Registry::start(&folder.join("registry"), None, &|_| {}));
+            let postgres = Postgres::start(&folder.join("postgres"), None, &|_| {});
+            anyhow::Ok((joined(mysql)?, joined(kafka)?, joined(registry)?, postgres?))
+        })?;
         let [to_mysql, to_registry, to_postgres] = [mysql.port, registry.port, postgres.port].map(Proxy::start);
         Ok(Self { mysql, kafka, registry, postgres, to_mysql, to_kafka, to_registry, to_postgres })
     }
@@ -424,6 +428,10 @@ impl Arena {
         }
         Ok(())
     }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| bail!("a thread that starts a server panicked"))
 }
 
 /// Waits until `condition` gives a value.
