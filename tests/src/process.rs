@@ -38,8 +38,13 @@ impl Running {
         Self { child, name: name.to_owned(), log, from }
     }
 
-    /// What was logged since its start.
+    /// What its log holds, of those too that ran before it and logged there.
     pub fn log(&self) -> String {
+        read_from(&self.log, 0)
+    }
+
+    /// What was logged since its start.
+    pub fn said(&self) -> String {
         read_from(&self.log, self.from)
     }
 
@@ -112,7 +117,7 @@ impl Running {
     /// within two seconds. It needs `METRICS_LISTEN=127.0.0.1:0`.
     pub fn http(&self, path: &str) -> Option<(u16, String)> {
         const SAID: &str = "readiness on http://";
-        let log = self.log();
+        let log = self.said();
         let address = log.rsplit_once(SAID)?.1.split_whitespace().next()?.to_owned();
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;

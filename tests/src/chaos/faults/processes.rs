@@ -217,10 +217,11 @@ fn second_producer_elsewhere(arena: &mut Arena) -> Result<()> {
     let gone = wait_for("one of two producers leaves", FENCED, || both.iter_mut().position(|p| !p.is_running()))?;
     let [first, second] = both;
     let (left, stayed) = if gone == 0 { (first, second) } else { (second, first) };
+    let said = left.said();
     let ended = left.wait();
-    let said = "another producer with the transactional id";
-    ensure!(ended.code == 1, "the fenced producer ended with {}:\n{}", ended.code, ended.err);
-    ensure!(ended.err.contains(said), "the fenced producer does not say {said:?}:\n{}", ended.err);
+    let wanted = "another producer with the transactional id";
+    ensure!(ended.code == 1, "the fenced producer ended with {}:\n{said}", ended.code);
+    ensure!(said.contains(wanted), "the fenced producer does not say {wanted:?}:\n{said}");
     arena.producer = Some(stayed);
     arena.probe().context("with the producer that stayed")?;
     if gone == 0 {
