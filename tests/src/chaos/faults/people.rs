@@ -381,6 +381,9 @@ fn ddl_carried(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
+/// Made when nothing is on the way any more.
+const COPY: &str = "CREATE TABLE product_copy AS SELECT * FROM product";
+
 /// Statements that the stream can't carry, the words that the producer stops with, the remedy, and then a reset.
 fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
     new_epoch(arena, |arena| {
@@ -395,15 +398,13 @@ fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str])
 }
 
 fn ddl_drop_column(arena: &mut Arena) -> Result<()> {
-    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
-    arena.settle()?;
-    arena.commit_direct(&copy)?;
     let remedy = [
         "ALTER TABLE product ADD COLUMN category VARCHAR(500) AFTER name",
         "UPDATE product p JOIN product_copy c USING (id) SET p.category = c.category, p.last_updated = c.last_updated",
         "DROP TABLE product_copy",
     ];
-    stopping(arena, &["ALTER TABLE product DROP COLUMN category"], "ALTER TABLE … that drops a column", &remedy)
+    let statements = [COPY, "ALTER TABLE product DROP COLUMN category"];
+    stopping(arena, &statements, "ALTER TABLE … that drops a column", &remedy)
 }
 
 fn ddl_rename_column(arena: &mut Arena) -> Result<()> {
@@ -426,9 +427,6 @@ fn ddl_widen_price(arena: &mut Arena) -> Result<()> {
 }
 
 fn ddl_truncate(arena: &mut Arena) -> Result<()> {
-    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
-    arena.settle()?;
-    arena.commit_direct(&copy)?;
     let remedy = ["INSERT INTO product SELECT * FROM product_copy", "DROP TABLE product_copy"];
-    stopping(arena, &["TRUNCATE TABLE product"], "TRUNCATE TABLE changes the rows of", &remedy)
+    stopping(arena, &[COPY, "TRUNCATE TABLE product"], "TRUNCATE TABLE changes the rows of", &remedy)
 }
