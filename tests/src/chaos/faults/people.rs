@@ -179,7 +179,7 @@ pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let folder = PathBuf::from(arena.world.get("CONSUMER_LOGS"));
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     let path = wait_for("it has a log with lines", SOON, || {
-        let log = consumer.log();
+        let log = consumer.said();
         let slot = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
         let path = folder.join(slot).join("consumer_log.json");
         fs::metadata(&path).is_ok_and(|m| m.len() > 0).then_some(path)
@@ -206,7 +206,7 @@ fn torn_last_line(arena: &mut Arena) -> Result<()> {
     arena.start_consumer(number);
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     wait_for("the torn line is cut off", SOON, || {
-        consumer.log().contains("cut off what no transaction committed").then_some(())
+        consumer.said().contains("cut off what no transaction committed").then_some(())
     })?;
     ensure!(!fs::read_to_string(&log)?.contains("half a li"), "the torn line is still there");
     Ok(())
