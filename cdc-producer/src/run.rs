@@ -220,11 +220,7 @@ async fn stream(
             if matches!(failure, Failure::Fenced(_)) || memory.outlived {
                 memory.fenced += 1;
             }
-            let message = format!("publishing to {}: {failure}", settings.kafka.topic);
-            return Err(match failure {
-                Failure::Refused { remedy, .. } => Error::definite(message).with_remedy(remedy),
-                _ => Error::transient(message),
-            });
+            return Err(failure.into_error(&format!("publishing to {}", settings.kafka.topic)));
         }
     }
     read?;

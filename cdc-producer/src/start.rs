@@ -107,7 +107,8 @@ pub(crate) async fn prepare(
                 let target = target.clone();
                 blocking(move || {
                     failpoint::at("producer.identified");
-                    commit_first(&producer, &target, &first).map_err(|e| Error::transient(e.to_string()))?;
+                    let what = format!("cannot begin epoch {epoch} in {}", target.checkpoint_topic);
+                    commit_first(&producer, &target, &first).map_err(|e| e.into_error(&what))?;
                     failpoint::at("producer.epoch-committed");
                     Ok((producer, first))
                 })

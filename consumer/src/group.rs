@@ -272,6 +272,8 @@ impl Group {
                 let remedy = "allow it: ACL READ on the topic and on the group (kafka.group_id)";
                 Err(Trouble::Definite(Error::definite(text).with_source(error).with_remedy(remedy)))
             }
+            // A broker that takes our password or certificate no longer: a new start says so.
+            _ if self.consumer.context().logging.refused().is_some() => ended(false, error),
             _ => {
                 tracing::debug!(%error, "poll");
                 Ok(None)

@@ -127,7 +127,7 @@ fn write(producer: &TransactionalProducer, settings: &KafkaSettings, slot: SlotI
         send(producer, settings, slot, length)?;
         producer.commit()
     };
-    commit().map_err(|e: Failure| Error::transient(format!("cannot write the marker of {slot}")).with_source(e))
+    commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {slot}")))
 }
 
 /// What [`accept`] did, bytes.

@@ -72,8 +72,8 @@ impl Setback {
 
     /// An error of a transaction that can't be aborted in order.
     pub(crate) fn broken(failure: Failure) -> Self {
-        if let Failure::Refused { remedy, .. } = failure {
-            return Self::Stop(Error::definite("Kafka refuses the batch").with_source(failure).with_remedy(remedy));
+        if matches!(failure, Failure::Refused { .. }) {
+            return Self::Stop(failure.into_error("Kafka refuses the batch"));
         }
         let fenced = matches!(failure, Failure::Fenced(_));
         Self::Anew { error: Error::transient("the batch was not committed").with_source(failure), fenced }

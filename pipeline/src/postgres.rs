@@ -132,10 +132,20 @@ fn tls(check_certificate: bool, check_name: bool, root: Option<&str>) -> Result<
 /// Sorts an error of PostgreSQL; its remedy goes by its SQLSTATE (PostgreSQL manual, appendix A).
 pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     let state = error.code().map_or("", SqlState::code);
+    if state.is_empty() {
+        let reason = whole(&error);
+        // A handshake also fails when the link breaks, and that heals.
+        if ["certificate", "does not support TLS"].iter().any(|text| reason.contains(text)) {
+            return Error::definite(what).with_source(error).with_remedy(
+                "check sslmode and sslrootcert in postgres.url against the server's certificate: its CA, when it ends, and that \
+                 it names this host",
+            );
+        }
+    }
     let transient = ["08", "40", "53", "55", "57", "58"].iter().any(|class| state.starts_with(class));
     let remedy = match state {
         "" => "check postgres.url (host, port, sslmode) and that the server runs",
-        "28P01" | "28000" => "check user and password in postgres.url, and the server's pg_hba.conf",
+        "28P01" | "28000" => "check user, password and sslmode in postgres.url, and the server's pg_hba.conf",
         "42501" => {
             "grant this user CREATE on the database and its schema public, or create database and tables yourself"
         }
@@ -153,6 +163,12 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     // The library's own text says only "db error"; the server's message is its cause.
     let sorted = if state.is_empty() || transient { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
+}
+
+/// An error with its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -193,6 +193,13 @@ impl Registry {
     }
 
     fn unreachable(&self, reason: &str) -> Error {
+        // A handshake also fails when the link breaks, and that heals.
+        if reason.contains("certificate") {
+            return Error::definite(format!("the schema registry at {}: {reason}", self.settings.url)).with_remedy(
+                "check schema_registry.ca_location against the CA of the registry's certificate, when this ends, and that it \
+                 names the host of schema_registry.url",
+            );
+        }
         Error::transient(format!("cannot reach the schema registry at {}: {reason}", self.settings.url)).with_remedy(
             "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio) and that the registry runs",
         )
@@ -214,11 +221,11 @@ impl Registry {
     }
 }
 
-/// The last cause of an error says what happened; the ones around it repeat the URL.
+/// The last cause of an error says what happened; the ones around it repeat the URL. Why a certificate does not hold is said
+/// by the one before.
 fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+    let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
+    let causes: Vec<String> = causes.collect();
+    let certificate = causes.iter().find(|text| text.contains("certificate"));
+    certificate.or(causes.last()).cloned().unwrap_or_default()
 }

@@ -169,12 +169,10 @@ pub(crate) fn bounds(settings: &KafkaSettings) -> Result<Vec<(i64, i64)>> {
     let consumer: BaseConsumer<Logging> = kafka::consumer_config(settings, &format!("{topic}.reader"))
         .create_with_context(logging.clone())
         .map_err(failed)?;
-    let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(failed)?;
-    let partitions = metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len());
-    if partitions == 0 {
-        return Err(Error::definite(format!("there is no topic {topic} at {}", settings.bootstrap_servers))
-            .with_remedy("start the producer, which creates it, or correct kafka.topic"));
-    }
+    let partitions = kafka::partition_count(settings, &consumer, &logging, topic)?.ok_or_else(|| {
+        Error::definite(format!("there is no topic {topic} at {}", settings.bootstrap_servers))
+            .with_remedy("start the producer, which creates it, or correct kafka.topic")
+    })?;
     let watermarks = |partition| consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT).map_err(failed);
     (0..partitions as i32).map(watermarks).collect()
 }

@@ -15,14 +15,14 @@ use std::time::Duration;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
 use crate::config::KafkaSettings;
 use crate::error::Error;
 
-pub use reading::{last_record, scan};
+pub use reading::{last_record, partition_count, scan};
 pub use topics::{TopicSpec, check_topics, ensure_topics};
 pub use transactions::{Failure, Record, TransactionalProducer};
 
@@ -36,7 +36,8 @@ pub struct Logging(Arc<Mutex<Last>>);
 #[derive(Debug, Default)]
 struct Last {
     error: Option<String>,
-    undelivered: Option<KafkaError>,
+    refused: Option<String>,
+    undelivered: Option<(KafkaError, String)>,
     broken_connections: u64,
 }
 
@@ -46,8 +47,15 @@ impl Logging {
         self.0.lock().ok().and_then(|last| last.error.clone())
     }
 
-    /// Why a record was last not delivered; the calls after it say only that the producer is in the wrong state.
-    fn undelivered(&self) -> Option<KafkaError> {
+    /// Why a broker and this client do not take each other, when that is so: a wrong password, a certificate that does not
+    /// hold. It does not heal by itself.
+    pub fn refused(&self) -> Option<String> {
+        self.0.lock().ok().and_then(|last| last.refused.clone())
+    }
+
+    /// Why a record was last not delivered, and its topic; the calls after it say only that the producer is in the wrong
+    /// state.
+    fn undelivered(&self) -> Option<(KafkaError, String)> {
         self.0.lock().ok().and_then(|last| last.undelivered.clone())
     }
 
@@ -75,6 +83,15 @@ impl ClientContext for Logging {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
+            let refused = match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => true,
+                // A handshake also fails when the link breaks, and that heals.
+                Some(RDKafkaErrorCode::SSL) => reason.contains("certificate"),
+                _ => false,
+            };
+            if refused {
+                last.refused = Some(reason.to_owned());
+            }
             last.error = Some(reason.to_owned());
         }
     }
@@ -85,8 +102,8 @@ impl ProducerContext for Logging {
     type DeliveryOpaque = ();
     // A record that the broker refuses fails the next send and the commit; here is only kept why.
     fn delivery(&self, result: &rdkafka::producer::DeliveryResult<'_>, (): ()) {
-        if let (Err((error, _)), Ok(mut last)) = (result, self.0.lock()) {
-            last.undelivered = Some(error.clone());
+        if let (Err((error, message)), Ok(mut last)) = (result, self.0.lock()) {
+            last.undelivered = Some((error.clone(), message.topic().to_owned()));
         }
     }
 }
@@ -122,13 +139,43 @@ pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
     config
 }
 
-/// A call that Kafka did not answer as hoped, with what the client complained of last.
+/// A call that Kafka did not answer as hoped, with what the client complained of last: definite when a right is missing or
+/// the connection is refused, else transient.
 pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, logging: &Logging) -> Error {
+    if let Some(remedy) = missing_right(error.rdkafka_error_code()) {
+        return Error::definite(format!("{what} at {}: {error}", settings.bootstrap_servers)).with_remedy(remedy);
+    }
+    if let Some(reason) = logging.refused() {
+        return Error::definite(format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
+            if reason.contains("certificate") {
+                "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
+                 hosts of kafka.bootstrap_servers"
+            } else {
+                "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanisms"
+            },
+        );
+    }
     let reason = logging.last_error().unwrap_or_else(|| error.to_string());
     Error::transient(format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
         "check kafka.bootstrap_servers, kafka.security_protocol and the kafka.sasl_* settings (--check-config shows them), \
          and that the broker runs",
     )
+}
+
+/// What to do when Kafka says that this user may not do something.
+fn missing_right(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
+    use RDKafkaErrorCode as E;
+    Some(match code? {
+        E::TopicAuthorizationFailed => "allow the user of kafka.sasl_username to read this topic: ACL READ",
+        E::GroupAuthorizationFailed => {
+            "allow the user of kafka.sasl_username to use its consumer group: ACL READ on the group"
+        }
+        E::TransactionalIdAuthorizationFailed => {
+            "allow the user of kafka.sasl_username to use its transactional id: ACL WRITE on the transactional id"
+        }
+        E::ClusterAuthorizationFailed => "allow the user of kafka.sasl_username this on the cluster (ACL)",
+        _ => return None,
+    })
 }
 
 fn misconfigured(error: &KafkaError) -> Error {

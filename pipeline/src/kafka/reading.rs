@@ -7,7 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::topics::partition_count;
+use super::topics::{self, LISTENING};
 use super::{Logging, REQUEST_TIMEOUT, consumer_config, misconfigured, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// How long a look at the last record waits for other clients' transactions.
 const SETTLING: Duration = Duration::from_secs(60);
 
-pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
+fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
     reader_of(settings, "read_committed")
 }
 
@@ -31,6 +31,22 @@ fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<
     Ok((consumer, logging))
 }
 
+/// The number of a topic's partitions, asked for by a consumer to which nothing is assigned yet; `None` when there is no
+/// such topic. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when it lets this user not in or not see the topic.
+pub fn partition_count(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+) -> Result<Option<usize>> {
+    // Without an assignment it says nothing but errors.
+    let listen = || while consumer.poll(LISTENING).is_some() {};
+    topics::partition_count(settings, consumer.client(), &listen, logging, topic)
+}
+
 /// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when there
 /// is none, or no such topic.
 ///
@@ -39,7 +55,7 @@ fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<
 pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
     let (consumer, logging) = reader(settings)?;
     let what = format!("cannot read topic {topic}");
-    if partition_count(settings, consumer.client(), &logging, topic)?.is_none() {
+    if partition_count(settings, &consumer, &logging, topic)?.is_none() {
         return Ok(None);
     }
     let watermarks = |consumer: &BaseConsumer<Logging>| {
@@ -102,7 +118,7 @@ pub fn scan(
 ) -> Result<usize> {
     let (consumer, logging) = reader(settings)?;
     let what = format!("cannot read topic {topic}");
-    let Some(partitions) = partition_count(settings, consumer.client(), &logging, topic)? else { return Ok(0) };
+    let Some(partitions) = partition_count(settings, &consumer, &logging, topic)? else { return Ok(0) };
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
         list.add_partition_offset(topic, partition as i32, Offset::Beginning)
@@ -145,7 +161,10 @@ fn until_eof(
                 }
             }
             Some(Err(error))
-                if matches!(error, KafkaError::MessageConsumptionFatal(_)) || last_sign.elapsed() > REQUEST_TIMEOUT =>
+                if matches!(error, KafkaError::MessageConsumptionFatal(_))
+                    // The group is in the configuration only: no right to it is needed.
+                    || error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+                    || last_sign.elapsed() > REQUEST_TIMEOUT =>
             {
                 return Err(unreachable(settings, &what, &error, logging));
             }

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::Consumer;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseProducer, Producer};
 
-use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, reading, unreachable};
+use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -58,11 +57,12 @@ impl TopicSpec {
 /// Transient when Kafka can't be reached; definite when a topic has another number of partitions (both numbers are named)
 /// or may not be created.
 pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<()> {
+    let asking = Asking::new(settings)?;
     let logging = Logging::default();
     let admin: AdminClient<Logging> =
         client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
     for topic in topics {
-        if let Some(count) = partition_count(settings, admin.inner(), &logging, &topic.name)? {
+        if let Some(count) = asking.partition_count(&topic.name)? {
             check_count(topic, count)?;
             continue;
         }
@@ -78,9 +78,16 @@ pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Re
             results.map_err(|e| unreachable(settings, &format!("cannot create topic {}", topic.name), &e, &logging))?;
         match results.into_iter().next() {
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((_, code))) if missing_right(Some(code)).is_some() => {
+                return Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(format!(
+                    "create it yourself with {} partitions, or allow the user of kafka.sasl_username to: ACL CREATE on the topic",
+                    topic.partitions
+                )));
+            }
             Some(Err((_, code))) => {
                 return Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(format!(
-                    "create it yourself with {} partitions, or allow this client to (ACL CREATE); kafka.replication_factor is {}",
+                    "create it yourself with {} partitions, or correct kafka.replication_factor ({}), kafka.retention or \
+                     kafka.cleanup_policy",
                     topic.partitions, settings.replication_factor
                 )));
             }
@@ -88,7 +95,7 @@ pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Re
         }
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         loop {
-            match partition_count(settings, admin.inner(), &logging, &topic.name)? {
+            match asking.partition_count(&topic.name)? {
                 Some(count) => break check_count(topic, count)?,
                 None if Instant::now() > deadline => {
                     return Err(Error::transient(format!("topic {} was created but does not appear", topic.name)));
@@ -105,10 +112,10 @@ pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Re
 /// # Errors
 /// As [`ensure_topics`].
 pub fn check_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<Vec<String>> {
-    let (consumer, logging) = reading::reader(settings)?;
+    let asking = Asking::new(settings)?;
     let mut missing = Vec::new();
     for topic in topics {
-        match partition_count(settings, consumer.client(), &logging, &topic.name)? {
+        match asking.partition_count(&topic.name)? {
             Some(count) => check_count(topic, count)?,
             None => missing.push(topic.name.clone()),
         }
@@ -127,16 +134,60 @@ fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
         ))
 }
 
-/// The number of a topic's partitions; `None` when there is no such topic.
-pub(super) fn partition_count<C: ClientContext>(
+/// A client that only asks about topics. A producer: it needs no group, and an administrator's client would not hear why
+/// it can't connect.
+struct Asking<'a> {
+    settings: &'a KafkaSettings,
+    client: BaseProducer<Logging>,
+    logging: Logging,
+}
+
+impl<'a> Asking<'a> {
+    fn new(settings: &'a KafkaSettings) -> Result<Self> {
+        let logging = Logging::default();
+        let client = client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        Ok(Self { settings, client, logging })
+    }
+
+    fn partition_count(&self, topic: &str) -> Result<Option<usize>> {
+        let listen = || self.client.poll(LISTENING);
+        partition_count(self.settings, self.client.client(), &listen, &self.logging, topic)
+    }
+}
+
+/// How long a client listens for what it complains of.
+pub(super) const LISTENING: Duration = Duration::from_millis(10);
+
+/// The number of a topic's partitions; `None` when there is no such topic. `listen` lets the client say why it can't
+/// connect.
+pub(super) fn partition_count(
     settings: &KafkaSettings,
-    client: &rdkafka::client::Client<C>,
+    client: &rdkafka::client::Client<Logging>,
+    listen: &dyn Fn(),
     logging: &Logging,
     topic: &str,
 ) -> Result<Option<usize>> {
-    let metadata = client
-        .fetch_metadata(Some(topic), REQUEST_TIMEOUT)
-        .map_err(|e| unreachable(settings, &format!("cannot look up topic {topic}"), &e, logging))?;
-    let found = metadata.topics().iter().find(|t| t.name() == topic);
-    Ok(found.map(|t| t.partitions().len()).filter(|n| *n > 0))
+    let what = format!("cannot look up topic {topic}");
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    let mut patience = Duration::from_millis(500);
+    let metadata = loop {
+        match client.fetch_metadata(Some(topic), patience) {
+            Ok(metadata) => break metadata,
+            Err(error) => {
+                listen();
+                if logging.refused().is_some() || Instant::now() > deadline {
+                    return Err(unreachable(settings, &what, &error, logging));
+                }
+            }
+        }
+        patience = (patience * 2).min(deadline.saturating_duration_since(Instant::now())).max(LISTENING);
+    };
+    let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
+    if found.error().map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+        return Err(Error::definite(format!("{what} at {}: Kafka does not let this user see it", settings.bootstrap_servers))
+            .with_remedy(
+                "allow the user of kafka.sasl_username to see this topic: ACL DESCRIBE, which READ and WRITE bring with them",
+            ));
+    }
+    Ok(Some(found.partitions().len()).filter(|n| *n > 0))
 }

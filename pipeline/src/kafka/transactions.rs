@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
+use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -40,7 +40,7 @@ pub enum Failure {
         /// What Kafka says.
         error: KafkaError,
         /// What to do.
-        remedy: &'static str,
+        remedy: String,
     },
 }
 
@@ -48,12 +48,21 @@ impl Failure {
     /// Sorts an error; one of an unknown kind counts as [`Failure::Broken`].
     pub fn of(error: KafkaError) -> Self {
         if let Some(remedy) = refusal(error.rdkafka_error_code()) {
-            return Self::Refused { error, remedy };
+            return Self::Refused { error, remedy: remedy.to_owned() };
         }
         match &error {
             _ if is_fence(error.rdkafka_error_code()) => Self::Fenced(error),
             KafkaError::Transaction(e) if !e.is_fatal() && e.txn_requires_abort() => Self::Abortable(error),
             _ => Self::Broken(error),
+        }
+    }
+
+    /// As an error of a program, which could not do `what`: definite when it does not heal by itself.
+    pub fn into_error(self, what: &str) -> Error {
+        let message = format!("{what}: {self}");
+        match self {
+            Self::Refused { remedy, .. } => Error::definite(message).with_remedy(remedy),
+            _ => Error::transient(message),
         }
     }
 }
@@ -70,9 +79,7 @@ fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
         E::MessageSizeTooLarge => {
             Some("allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka")
         }
-        E::TopicAuthorizationFailed | E::ClusterAuthorizationFailed | E::TransactionalIdAuthorizationFailed => {
-            Some("allow this client to WRITE to the topics and to use its transactional id (ACLs)")
-        }
+        E::TopicAuthorizationFailed => Some("allow the user of kafka.sasl_username to write to its topics: ACL WRITE"),
         E::InvalidTimestamp => Some(
             "this machine's clock is wrong: set it, or let the broker stamp the records (topic configuration \
              message.timestamp.type=LogAppendTime, as in the topics that these programs create)",
@@ -80,7 +87,7 @@ fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
         E::InvalidTransactionTimeout => {
             Some("lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms")
         }
-        _ => None,
+        _ => missing_right(code),
     }
 }
 
@@ -173,7 +180,12 @@ impl TransactionalProducer {
             self.producer.poll(Duration::from_millis(10));
         }
         match self.producer.context().undelivered() {
-            Some(why) if refusal(why.rdkafka_error_code()).is_some() => Failure::of(why),
+            Some((why, topic)) if refusal(why.rdkafka_error_code()).is_some() => match Failure::of(why) {
+                Failure::Refused { error, remedy } => {
+                    Failure::Refused { error, remedy: format!("topic {topic}: {remedy}") }
+                }
+                other => other,
+            },
             _ => Failure::of(error),
         }
     }

@@ -101,6 +101,8 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
                 1044 | 1142 | 1143 | 1227 | 1370 => {
                     Error::definite(message).with_remedy("grant the right to the user of DB_USER")
                 }
+                3159 => Error::definite(message)
+                    .with_remedy("set db.ssl_mode to verify_identity with db.ssl_ca, or at least to preferred"),
                 1049 => Error::definite(message).with_remedy("create the database, or correct DB_NAME"),
                 1054 | 1146 => Error::definite(message).with_remedy("create it, or correct DB_NAME and db.table"),
                 // Too many connections, shutdown, lock waits, deadlocks, broken links, a killed or late query, a read-only
@@ -130,8 +132,9 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         mysql_async::Error::Io(IoError::Tls(e)) => {
             let text = format!("{message}: TLS: {e}");
             let wrong = text.contains("certificate") || text.contains("verif");
-            (if wrong { Error::definite(text) } else { Error::transient(text) })
-                .with_remedy("check db.ssl_mode and db.ssl_ca against the server's certificate")
+            (if wrong { Error::definite(text) } else { Error::transient(text) }).with_remedy(
+                "check db.ssl_ca against the CA of the server's certificate, when this ends, and that it names DB_HOST",
+            )
         }
         mysql_async::Error::Io(IoError::Io(e)) => Error::transient(format!("{message}: {e}")).with_remedy(running),
         mysql_async::Error::Url(e) => Error::usage(format!("{message}: {e}")),
