@@ -12,7 +12,5 @@
 //! two processes, and Kafka's own replication.
 
 mod check;
-mod checkpoint;
 mod consumer;
 mod producer;
-mod snapshot;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
+use super::kafka_security::KafkaSecurity;
 use super::server::{Launch, Server, free_port, port_or_free};
 use crate::progress::Say;
 use crate::{downloads, machine};
@@ -24,6 +25,7 @@ pub struct Kafka {
     pub server: Server,
     /// Its port on 127.0.0.1.
     pub port: u16,
+    between: u16,
     libraries: PathBuf,
 }
 
@@ -45,7 +47,16 @@ impl Kafka {
     /// When it can't be fetched or does not start.
     pub fn start(options: &KafkaOptions, say: Say<'_>) -> Result<Self> {
         let controller = free_port()?;
-        Self::start_node(options, 1, &[controller], say)
+        Self::start_node(options, None, 1, &[controller], say)
+    }
+
+    /// Starts a broker that lets in only clients it knows, over TLS, each with the rights it was given.
+    ///
+    /// # Errors
+    /// When it can't be fetched or does not start.
+    pub fn start_secured(options: &KafkaOptions, security: &KafkaSecurity, say: Say<'_>) -> Result<Self> {
+        let controller = free_port()?;
+        Self::start_node(options, Some(security), 1, &[controller], say)
     }
 
     /// Starts a cluster: a broker for each of the options, replicating to one another.
@@ -59,14 +70,20 @@ impl Kafka {
         std::thread::scope(|scope| {
             let start = |(i, options)| {
                 let controllers = &controllers;
-                scope.spawn(move || Self::start_node(options, i + 1, controllers, &|_| {}))
+                scope.spawn(move || Self::start_node(options, None, i + 1, controllers, &|_| {}))
             };
             let starting: Vec<_> = options.iter().enumerate().map(start).collect();
             starting.into_iter().map(super::joined).collect()
         })
     }
 
-    fn start_node(options: &KafkaOptions, node: usize, controllers: &[u16], say: Say<'_>) -> Result<Self> {
+    fn start_node(
+        options: &KafkaOptions,
+        security: Option<&KafkaSecurity>,
+        node: usize,
+        controllers: &[u16],
+        say: Say<'_>,
+    ) -> Result<Self> {
         let libraries = downloads::kafka(say)?.join("libs");
         let port = port_or_free("Kafka", options.port)?;
         fs::create_dir_all(&options.folder)?;
@@ -74,11 +91,16 @@ impl Kafka {
         let data = folder.join("data");
         let properties = folder.join("server.properties");
         let advertised = options.advertised.unwrap_or(port);
-        fs::write(&properties, settings(&data.display().to_string(), port, advertised, node, controllers)?)?;
+        let between = free_port()?;
+        let mut text = settings(&data.display().to_string(), [port, advertised, between], node, controllers);
+        text.push_str(&security.map_or_else(|| PLAIN_CLIENTS.to_owned(), KafkaSecurity::properties));
+        fs::write(&properties, text)?;
         let properties = properties.display().to_string();
         if !data.join("meta.properties").exists() {
             say("formatting its storage");
-            let format = ["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", &properties];
+            let mut format = vec!["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", &properties];
+            let users = security.map(KafkaSecurity::scram_records).unwrap_or_default();
+            format.extend(users.iter().flat_map(|user| ["--add-scram", user.as_str()]));
             let java = java_call(&libraries, "-Xmx128m", &format)?;
             machine::run(Command::new(&java[0]).args(&java[1..]))?;
         }
@@ -87,7 +109,7 @@ impl Kafka {
         let log = folder.join("kafka.log");
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
-        let mut kafka = Self { server: Server::start("Kafka", launch)?, port, libraries };
+        let mut kafka = Self { server: Server::start("Kafka", launch)?, port, between, libraries };
         kafka.wait_ready()?;
         Ok(kafka)
     }
@@ -117,6 +139,11 @@ impl Kafka {
     pub fn start_all_again(brokers: &mut [Self]) -> Result<()> {
         brokers.iter_mut().try_for_each(|broker| broker.server.start_again())?;
         brokers.iter_mut().try_for_each(Self::wait_ready)
+    }
+
+    /// The address for its administrator's tools, where nobody has to log in; programs are never given it.
+    pub fn administration(&self) -> String {
+        format!("127.0.0.1:{}", self.between)
     }
 
     /// One of Kafka's own command line tools, by its class, ready to be given arguments.
@@ -157,13 +184,16 @@ fn java_call(libraries: &std::path::Path, heap: &str, arguments: &[&str]) -> Res
     Ok(call)
 }
 
-fn settings(data: &str, port: u16, advertised: u16, node: usize, controllers: &[u16]) -> Result<String> {
+/// Whoever comes may do anything.
+const PLAIN_CLIENTS: &str = "listener.security.protocol.map=CLIENTS:PLAINTEXT,BROKERS:PLAINTEXT,CONTROLLER:PLAINTEXT\n";
+
+fn settings(data: &str, [port, advertised, between]: [u16; 3], node: usize, controllers: &[u16]) -> String {
     let voters: Vec<String> =
         controllers.iter().zip(1..).map(|(port, node)| format!("{node}@127.0.0.1:{port}")).collect();
-    let (voters, controller, between) = (voters.join(","), controllers[node - 1], free_port()?);
+    let (voters, controller) = (voters.join(","), controllers[node - 1]);
     let replicas = controllers.len().min(3);
     let in_sync = replicas.div_ceil(2);
-    Ok(format!(
+    format!(
         "process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
@@ -171,7 +201,6 @@ listeners=CLIENTS://127.0.0.1:{port},BROKERS://127.0.0.1:{between},CONTROLLER://
 advertised.listeners=CLIENTS://127.0.0.1:{advertised},BROKERS://127.0.0.1:{between}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=BROKERS
-listener.security.protocol.map=CLIENTS:PLAINTEXT,BROKERS:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 default.replication.factor={replicas}
@@ -187,5 +216,5 @@ broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 "
-    ))
+    )
 }

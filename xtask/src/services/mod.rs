@@ -4,6 +4,7 @@
 //! started it.
 
 mod kafka;
+mod kafka_security;
 mod mysql;
 mod postgres;
 mod registry;
@@ -17,6 +18,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 
 pub use kafka::{Kafka, KafkaOptions};
+pub use kafka_security::{KafkaSecurity, KafkaUser, Mechanism};
 pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER};
 pub use postgres::Postgres;
 pub use registry::Registry;

@@ -34,11 +34,22 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// Name and password of the superuser.
+    pub const SUPERUSER: (&str, &str) = USER;
+
     /// Starts a server with its data in `folder`.
     ///
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start(folder: &Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
+        Self::start_with(folder, port, &[], say)
+    }
+
+    /// The same with more settings (`name=value`), such as those of TLS.
+    ///
+    /// # Errors
+    /// As [`Postgres::start`].
+    pub fn start_with(folder: &Path, port: Option<u16>, settings: &[String], say: Say<'_>) -> Result<Self> {
         machine::ensure(&[machine::Need::PostgreSql])?;
         let programs = machine::postgres_programs().context("PostgreSQL is not there")?;
         let user = unprivileged_user()?;
@@ -53,7 +64,7 @@ impl Postgres {
         }
         say("starting");
         let version = version(&data);
-        let command = vec![
+        let mut command = vec![
             programs.join("postgres").display().to_string(),
             "-D".to_owned(),
             data.display().to_string(),
@@ -64,6 +75,7 @@ impl Postgres {
             "-c".to_owned(),
             "unix_socket_directories=".to_owned(),
         ];
+        command.extend(settings.iter().flat_map(|setting| ["-c".to_owned(), setting.clone()]));
         let log = folder.join("postgres.log");
         // SIGINT is its "fast" stop; SIGTERM would wait for clients to leave.
         let launch = Launch {

@@ -28,6 +28,14 @@ impl Registry {
     /// # Errors
     /// When it can't be fetched or does not start.
     pub fn start(folder: &Path, port: Option<u16>, say: Say<'_>) -> Result<Self> {
+        Self::start_with(folder, port, &[], say)
+    }
+
+    /// The same with more properties of Quarkus (`name=value`), such as those of TLS and of users.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub fn start_with(folder: &Path, port: Option<u16>, properties: &[String], say: Say<'_>) -> Result<Self> {
         let home = downloads::registry(say)?;
         let jar = fs::read_dir(&home)?
             .flatten()
@@ -39,7 +47,7 @@ impl Registry {
         let folder = folder.canonicalize()?;
         say("starting");
         let java = machine::java().context("Java 17 or later is not there")?;
-        let command = vec![
+        let mut command = vec![
             java.display().to_string(),
             "-Xmx256m".to_owned(),
             "-XX:+UseSerialGC".to_owned(),
@@ -49,9 +57,9 @@ impl Registry {
             "-Dapicurio.storage.kind=sql".to_owned(),
             "-Dapicurio.storage.sql.kind=h2".to_owned(),
             format!("-Dapicurio.datasource.url=jdbc:h2:file:{}/schemas", folder.display()),
-            "-jar".to_owned(),
-            jar.display().to_string(),
         ];
+        command.extend(properties.iter().map(|property| format!("-D{property}")));
+        command.extend(["-jar".to_owned(), jar.display().to_string()]);
         let log = folder.join("registry.log");
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
@@ -87,6 +95,8 @@ impl Registry {
         let subjects = format!("{}/subjects", self.url());
         let agent: ureq::Agent =
             ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
-        self.server.wait_ready(READY, || agent.get(&subjects).call().is_ok())
+        // One that wants a password says so, and is ready as well.
+        self.server
+            .wait_ready(READY, || matches!(agent.get(&subjects).call(), Ok(_) | Err(ureq::Error::StatusCode(401))))
     }
 }
