@@ -1,6 +1,7 @@
 //! Clocks, disks and files under the programs.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use integration_tests::{Clock, Running, World, eventually, read_topic};
@@ -14,6 +15,17 @@ fn start(world: &World, program: &str, clock: &Clock) -> Running {
     let mut command = world.command(program, &[]);
     command.envs(clock.variables());
     Running::start(command, program, world.folder.join(format!("{program}.log")))
+}
+
+/// Waits until verify has read everything and says no more than these; the number that it gives of one kind.
+fn differs(world: &World, texts: &[&str], kind: &str, number: u64) {
+    let ended = world.run("verify", &["--wait", "60s", "--json"]);
+    assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
+    let report: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(report["counts"], serde_json::json!({ kind: number }), "{report}");
+    for text in texts {
+        assert!(ended.out.contains(text), "{text}: {report}");
+    }
 }
 
 /// How long a change takes into the log.
@@ -72,4 +84,36 @@ async fn a_topic_that_takes_the_clients_time_names_the_wrong_clock() {
     let _producer = start(&world, "cdc-producer", &clock);
     clock.set_forward(Duration::ZERO).unwrap();
     eventually("it arrives with the right clock", HOUR / 60, || (read_topic(&settings).len() == 1).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_what_a_person_did_to_a_log() {
+    let world = World::new("edited");
+    let mut conn = world.table().await;
+    let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
+    conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
+    let log = std::path::Path::new(world.get("CONSUMER_LOGS")).join("consumer_1/consumer_log.json");
+    let (producer, consumer) = (world.start("cdc-producer", &[]), world.start("consumer", &[]));
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+    let lines = fs::read_to_string(&log).unwrap();
+    // As long as before: only who reads the lines can see it.
+    let edited = lines.replacen("\"category\":\"B\"", "\"category\":\"C\"", 1);
+    assert_ne!(edited, lines);
+    fs::write(&log, &edited).unwrap();
+    let consumer = world.start("consumer", &[]);
+    differs(&world, &["line 1 differs from what its record gives"], "wrong", 1);
+    assert_eq!(consumer.stop().code, 0);
+    // Two lines out of the middle: refused, then accepted as it is. The rest goes on; what is missing is said exactly.
+    let kept: String =
+        lines.split_inclusive('\n').enumerate().filter(|(n, _)| !(5..7).contains(n)).map(|l| l.1).collect();
+    fs::write(&log, &kept).unwrap();
+    assert_eq!(world.run("consumer", &[]).code, 1);
+    assert_eq!(world.run("consumer", &["accept-log", "consumer_1"]).code, 0);
+    let consumer = world.start("consumer", &[]);
+    conn.query_drop("UPDATE product SET price = 2").await.unwrap();
+    differs(&world, &[], "lost", 2);
+    assert_eq!(fs::read_to_string(&log).unwrap().lines().count(), 78);
+    assert_eq!(consumer.stop().code, 0);
+    assert_eq!(producer.stop().code, 0);
 }

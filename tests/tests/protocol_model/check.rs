@@ -26,7 +26,7 @@ where
     checker.assert_properties();
 }
 
-/// Asserts that the checker finds a way to break `property`, and prints the shortest.
+/// Asserts that the checker finds a way to break `property`, and prints its steps.
 pub(crate) fn breaks<M>(name: &str, model: M, property: &'static str)
 where
     M: Model + Send + Sync + 'static,

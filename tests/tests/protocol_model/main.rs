@@ -12,5 +12,7 @@
 //! two processes, and Kafka's own replication.
 
 mod check;
+mod checkpoint;
 mod consumer;
 mod producer;
+mod snapshot;

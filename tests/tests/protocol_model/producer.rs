@@ -166,14 +166,24 @@ impl Model for Without {
         }]
     }
 
+    /// Those that may be possible; the next state says whether they are.
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         use Action as A;
-        for host in 0..state.hosts.len() {
-            actions.extend([A::Start(host), A::Ready(host), A::Send(host), A::Commit(host)]);
-            actions.extend([A::SendStalls(host), A::CommitStalls(host), A::Crash(host)]);
+        for (n, host) in state.hosts.iter().enumerate() {
+            match host {
+                Host::Down => actions.push(A::Start(n)),
+                Host::Initialised(_) | Host::Looked(_) => actions.push(A::Ready(n)),
+                Host::Running(_) => actions.extend([A::Send(n), A::SendStalls(n), A::Commit(n), A::CommitStalls(n)]),
+            }
+            if state.left.crashes > 0 {
+                actions.push(A::Crash(n));
+            }
         }
         actions.extend((0..state.late.len()).map(A::LateRequest));
-        actions.extend([A::ShowRecords, A::ShowProgress, A::Timeout]);
+        if state.committing.is_some() {
+            actions.extend([A::ShowRecords, A::ShowProgress]);
+        }
+        actions.extend(state.open.as_ref().map(|_| A::Timeout));
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {

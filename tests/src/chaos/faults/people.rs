@@ -179,7 +179,7 @@ pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let folder = PathBuf::from(arena.world.get("CONSUMER_LOGS"));
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     let path = wait_for("it has a log with lines", SOON, || {
-        let log = consumer.log();
+        let log = consumer.said();
         let slot = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
         let path = folder.join(slot).join("consumer_log.json");
         fs::metadata(&path).is_ok_and(|m| m.len() > 0).then_some(path)
@@ -206,7 +206,7 @@ fn torn_last_line(arena: &mut Arena) -> Result<()> {
     arena.start_consumer(number);
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     wait_for("the torn line is cut off", SOON, || {
-        consumer.log().contains("cut off what no transaction committed").then_some(())
+        consumer.said().contains("cut off what no transaction committed").then_some(())
     })?;
     ensure!(!fs::read_to_string(&log)?.contains("half a li"), "the torn line is still there");
     Ok(())
@@ -381,6 +381,9 @@ fn ddl_carried(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
+/// Made when nothing is on the way any more.
+const COPY: &str = "CREATE TABLE product_copy AS SELECT * FROM product";
+
 /// Statements that the stream can't carry, the words that the producer stops with, the remedy, and then a reset.
 fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
     new_epoch(arena, |arena| {
@@ -395,15 +398,13 @@ fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str])
 }
 
 fn ddl_drop_column(arena: &mut Arena) -> Result<()> {
-    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
-    arena.settle()?;
-    arena.commit_direct(&copy)?;
     let remedy = [
         "ALTER TABLE product ADD COLUMN category VARCHAR(500) AFTER name",
         "UPDATE product p JOIN product_copy c USING (id) SET p.category = c.category, p.last_updated = c.last_updated",
         "DROP TABLE product_copy",
     ];
-    stopping(arena, &["ALTER TABLE product DROP COLUMN category"], "ALTER TABLE … that drops a column", &remedy)
+    let statements = [COPY, "ALTER TABLE product DROP COLUMN category"];
+    stopping(arena, &statements, "ALTER TABLE … that drops a column", &remedy)
 }
 
 fn ddl_rename_column(arena: &mut Arena) -> Result<()> {
@@ -426,9 +427,6 @@ fn ddl_widen_price(arena: &mut Arena) -> Result<()> {
 }
 
 fn ddl_truncate(arena: &mut Arena) -> Result<()> {
-    let copy = ["DROP TABLE IF EXISTS product_copy", "CREATE TABLE product_copy AS SELECT * FROM product"];
-    arena.settle()?;
-    arena.commit_direct(&copy)?;
     let remedy = ["INSERT INTO product SELECT * FROM product_copy", "DROP TABLE product_copy"];
-    stopping(arena, &["TRUNCATE TABLE product"], "TRUNCATE TABLE changes the rows of", &remedy)
+    stopping(arena, &[COPY, "TRUNCATE TABLE product"], "TRUNCATE TABLE changes the rows of", &remedy)
 }

@@ -86,7 +86,7 @@ fn disk_full_logs(arena: &mut Arena) -> Result<()> {
         (code == 503 && said.contains("consumer_log.json") && said.contains("No space left")).then_some(())
     })
     .with_context(|| format!("/ready: {:?}", consumer.http("/ready")))?;
-    ensure!(consumer.log().contains("make room on the disk"), "no remedy:\n{}", consumer.log_end());
+    ensure!(consumer.said().contains("make room on the disk"), "no remedy:\n{}", consumer.log_end());
     disk.free()?;
     wait_for("it goes on by itself", SOON, || ready(&consumer).then_some(()))?;
     let ended = consumer.stop();
@@ -107,9 +107,9 @@ fn disk_full_time_track(arena: &mut Arena) -> Result<()> {
     wait_for("the producer is ready", SOON, || ready(&producer).then_some(()))?;
     disk.fill()?;
     wait_for("it says that the file is out of date", SOON, || {
-        producer.log().contains("the checkpoint file is out of date").then_some(())
+        producer.said().contains("the checkpoint file is out of date").then_some(())
     })?;
-    ensure!(producer.log().contains("make room and let this user write"), "no remedy:\n{}", producer.log_end());
+    ensure!(producer.said().contains("make room and let this user write"), "no remedy:\n{}", producer.log_end());
     let file = disk.file("last_read_timestamp.json");
     let old = fs::read_to_string(&file)?;
     serde_json::from_str::<serde_json::Value>(&old).context("the checkpoint file is torn")?;

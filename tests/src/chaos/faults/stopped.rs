@@ -185,7 +185,7 @@ fn in_a_rebalance(arena: &mut Arena) -> Result<()> {
     let newcomer = arena.consumers.len();
     arena.start_consumer(newcomer);
     let new = arena.consumers[newcomer].as_mut().context("the newcomer runs")?;
-    wait_for("the newcomer has a slot", PATIENCE, || new.log().contains("slot claimed").then_some(()))?;
+    wait_for("the newcomer has a slot", PATIENCE, || new.said().contains("slot claimed").then_some(()))?;
     sleep(Duration::from_millis(more));
     let program = arena.consumers[sleeper].as_ref().context("the consumer runs")?;
     let length = program.log().len();
