@@ -29,6 +29,8 @@ enum Without {
     WholeTransactions,
     /// After a request that stalled, the transaction is aborted and the same producer goes on.
     NewProducer,
+    /// After a commit that was sent again over another connection, the same producer goes on.
+    NewConnection,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -96,6 +98,8 @@ enum Action {
     SendStalls(usize),
     Commit(usize),
     CommitStalls(usize),
+    /// Its connection breaks, it sends the same again over another one, and the first copy is on its way still.
+    CommitTwice(usize),
     Crash(usize),
     /// A reader sees the records of what is being committed.
     ShowRecords,
@@ -173,7 +177,9 @@ impl Model for Without {
             match host {
                 Host::Down => actions.push(A::Start(n)),
                 Host::Initialised(_) | Host::Looked(_) => actions.push(A::Ready(n)),
-                Host::Running(_) => actions.extend([A::Send(n), A::SendStalls(n), A::Commit(n), A::CommitStalls(n)]),
+                Host::Running(_) => {
+                    actions.extend([A::Send(n), A::SendStalls(n), A::Commit(n), A::CommitStalls(n), A::CommitTwice(n)]);
+                }
             }
             if state.left.crashes > 0 {
                 actions.push(A::Crash(n));
@@ -216,7 +222,11 @@ impl Model for Without {
                 state.left.crashes = state.left.crashes.checked_sub(1)?;
                 state.hosts[n] = Host::Down;
             }
-            Action::Send(n) | Action::Commit(n) | Action::SendStalls(n) | Action::CommitStalls(n) => {
+            Action::Send(n)
+            | Action::SendStalls(n)
+            | Action::Commit(n)
+            | Action::CommitStalls(n)
+            | Action::CommitTwice(n) => {
                 let Host::Running(mut host) = state.hosts[n] else { return None };
                 let progress = self.request(&state, &host, action)?;
                 if host.epoch != state.epoch {
@@ -229,7 +239,7 @@ impl Model for Without {
                         state.produce(host.sent);
                         host.sent += 1;
                     }
-                    Action::Commit(_) => {
+                    Action::Commit(_) | Action::CommitTwice(_) => {
                         host.owed = None;
                         let apart = *self == Self::OneTransaction && host.sent > host.done;
                         if apart {
@@ -239,6 +249,14 @@ impl Model for Without {
                         }
                         host.done = host.sent;
                         state.decide();
+                        if matches!(action, Action::CommitTwice(_)) {
+                            state.left.stalls = state.left.stalls.checked_sub(1)?;
+                            state.late.push((host.epoch, Request::Commit));
+                            if *self != Self::NewConnection {
+                                state.hosts[n] = Host::Down;
+                                return Some(state);
+                            }
+                        }
                     }
                     _ => {
                         state.left.stalls = state.left.stalls.checked_sub(1)?;
@@ -330,4 +348,5 @@ fn each_guard_of_the_producer_is_needed() {
     breaks("progress in a transaction of its own", Without::OneTransaction, ONCE);
     breaks("a commit within a transaction of the source", Without::WholeTransactions, ONCE);
     breaks("the same producer after a timeout", Without::NewProducer, ONCE);
+    breaks("the same producer after a broken connection", Without::NewConnection, ONCE);
 }
