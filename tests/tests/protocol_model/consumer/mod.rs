@@ -28,8 +28,10 @@ enum Without {
     OffsetsInside,
     /// The group's metadata is taken when the batch is committed, not when it is polled.
     MetadataOfPoll,
-    /// A rebalance does not put the batch back, and the metadata is that of the commit.
+    /// A rebalance does not put the batch back.
     PutBack,
+    /// Nor that, nor the one before.
+    PutBackAndMetadata,
     /// A partition is read from its committed offset without waiting for a commit that is on its way.
     StableOffsets,
     /// A neighbour settles a slot whose lock is held.
@@ -160,7 +162,7 @@ impl Consumers {
                     process.part();
                     return Some(());
                 }
-                let late = matches!(without, Without::MetadataOfPoll | Without::PutBack);
+                let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
                 let metadata = if late { process.generation } else { process.polled_under };
                 let inside = without != Without::OffsetsInside;
                 if inside && !state.accepts(process, metadata) {
@@ -228,7 +230,7 @@ impl Consumers {
     }
 
     fn rebalanced(&self, process: &mut Process) {
-        if self.without != Without::PutBack {
+        if !matches!(self.without, Without::PutBack | Without::PutBackAndMetadata) {
             process.batch.clear();
         }
     }
@@ -397,6 +399,12 @@ fn the_consumers_keep_the_promise() {
     run(Faults { timeouts: 1, ..NONE });
 }
 
+/// It saves the work of a batch whose commit would be refused.
+#[test]
+fn the_promise_does_not_need_the_batch_to_be_put_back() {
+    holds("consumers, batch kept over a rebalance", Consumers { without: Without::PutBack, faults: STOP });
+}
+
 #[test]
 #[ignore = "takes minutes: for after a change of the protocol"]
 fn the_consumers_keep_the_promise_under_two_faults() {
@@ -415,7 +423,7 @@ fn each_guard_of_the_consumer_is_needed() {
     run("no cut to the committed length", Without::Cut, CRASH, ONCE);
     run("sync after Kafka's commit", Without::SyncFirst, Faults { power_losses: 1, ..NONE }, KEPT);
     run("offsets outside of the transaction", Without::OffsetsInside, CRASH, ONCE);
-    run("metadata of the commit, batch kept over a rebalance", Without::PutBack, NONE, ONCE);
+    run("metadata of the commit, batch kept over a rebalance", Without::PutBackAndMetadata, NONE, ONCE);
     run("metadata of the commit", Without::MetadataOfPoll, Faults { stops: 2, ..NONE }, ONCE);
     run("offsets read that are not stable", Without::StableOffsets, STOP, ONCE);
     run("settled without the slot's lock", Without::SlotLock, NONE, KEPT);
