@@ -117,10 +117,6 @@ fn injected(cli: &Cli) -> Result<Option<Report>> {
             std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
             return Ok(Some(report));
         }
-        Err(_) if interrupt::asked() => {
-            eprintln!("interrupted");
-            return Ok(None);
-        }
         Err(failure) => failure,
     };
     eprintln!("FAILED: {}: {:#}", failure.doing, failure.error);

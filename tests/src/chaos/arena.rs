@@ -13,7 +13,7 @@ use pipeline::record::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
-use xtask::services::server::free_port;
+use xtask::services::server::{bound_to_us, free_port};
 use xtask::services::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres, Registry};
 
 use super::load::{Load, Writer, connect};
@@ -384,7 +384,12 @@ impl Arena {
     fn start_with(&self, program: &str, log: &str, variables: &[(&str, &str)]) -> Running {
         let mut command = self.world.command(program, &[]);
         command.envs(variables.iter().copied());
-        Running::start(command, program, self.world.folder.join(format!("{log}.log")))
+        // A harness that is killed leaves no program behind.
+        let mut bound = bound_to_us(None);
+        bound.arg(command.get_program()).args(command.get_args()).env_clear();
+        bound.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        bound.current_dir(&self.world.folder);
+        Running::start(bound, program, self.world.folder.join(format!("{log}.log")))
     }
 
     /// Starts whatever should run and does not.

@@ -145,3 +145,34 @@ impl Report {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_add_up_and_show_the_slowest() {
+        let mut report = Report::begin(1);
+        let recoveries = (1..=100).map(|n| [n * 1000, n * 100]).collect();
+        let recoveries = BTreeMap::from([("kill-all".to_owned(), recoveries)]);
+        report.add(Round { seed: 7, recoveries, changes: 40, transactions: 9, records: 39 }, 1.26);
+        let mut other = Report::begin(3);
+        let recoveries = BTreeMap::from([("link-cut".to_owned(), vec![[2500, 600]])]);
+        other.add(Round { seed: 8, recoveries, changes: 2, transactions: 1, records: 2 }, 0.5);
+        let texts = [&report, &other].map(|report| serde_json::to_string(report).unwrap());
+        let sum = Report::merge(&texts).unwrap();
+        assert_eq!(
+            (sum.seeds.as_slice(), sum.brokers.as_slice(), sum.faults_done()),
+            ([7, 8].as_slice(), [1, 3].as_slice(), 101)
+        );
+        let text = sum.render();
+        for line in [
+            "| kill-all | 100 | 50.0 s | 99.0 s | 100.0 s | 5.0 s | 9.9 s | 10.0 s |",
+            "| link-cut | 1 | 2.5 s | 2.5 s | 2.5 s | 0.6 s | 0.6 s | 0.6 s |",
+            "101 faults of 2 kinds in 1.8 minutes, 42 changes in 10 transactions: 0 lost, 0 doubled, 0 out of order, 0 torn",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        assert!(Report::merge(&["{}".to_owned()]).is_err());
+    }
+}

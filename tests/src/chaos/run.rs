@@ -112,6 +112,13 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
         let minutes = started.elapsed().as_secs_f64() / 60.0;
         match outcome {
             Ok(round) => report.add(round, minutes),
+            // The programs got the signal as well, so that this round can't be judged.
+            Err(_) if interrupt::asked() => {
+                let world = arena.world.folder.clone();
+                drop(arena.end());
+                std::fs::remove_dir_all(&world).with_context(|| format!("cannot remove {}", world.display()))?;
+                return Ok(Ok(report));
+            }
             Err((faults, doing, error)) => {
                 let world = arena.world.folder.clone();
                 drop(arena.end());
@@ -192,6 +199,7 @@ fn round(
         watch(Event::Recovered(fault.name, recovery, arena.load.ledger().changes()));
         recoveries.entry(fault.name.to_owned()).or_default().push(recovery.map(|time| time.as_millis() as u64));
     }
+    interrupt::check().map_err(|e| (faults, "a fault".to_owned(), e))?;
     watch(Event::Judging);
     let judged = caught(|| conclude(arena)).map_err(|e| (faults, "the judgement".to_owned(), e))?;
     let ledger = arena.load.ledger();
