@@ -43,7 +43,7 @@ struct Cli {
     /// List the faults
     #[arg(long)]
     list: bool,
-    /// Merge reports into one: prints its table, and writes it to --json
+    /// Merge reports into one: prints it as a page, and writes it to --json
     #[arg(long, value_name = "REPORT", num_args = 1..)]
     merge: Vec<PathBuf>,
 }
@@ -83,7 +83,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| path.display().to_string());
         Report::merge(&cli.merge.iter().map(read).collect::<Result<Vec<_>>>()?)?
     };
-    print!("{}", report.render());
+    print!("{}", if cli.merge.is_empty() { report.render() } else { report.page() });
     if let Some(path) = &cli.json {
         let text = serde_json::to_string_pretty(&report)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

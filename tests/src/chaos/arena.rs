@@ -13,6 +13,7 @@ use pipeline::record::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;
+use xtask::downloads;
 use xtask::services::server::{bound_to_us, free_port};
 use xtask::services::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres, Registry};
 
@@ -96,8 +97,14 @@ impl Servers {
 
     /// What runs.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
-        let versions = [("MySQL", &self.mysql.version), ("PostgreSQL", &self.postgres.version)];
-        versions.into_iter().map(|(name, version)| (name.to_owned(), version.clone())).collect()
+        let versions = [
+            ("product-stream", env!("CARGO_PKG_VERSION")),
+            ("MySQL", &self.mysql.version),
+            ("Kafka", downloads::KAFKA),
+            ("Apicurio Registry", downloads::REGISTRY),
+            ("PostgreSQL", &self.postgres.version),
+        ];
+        versions.into_iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
     }
 
     /// The value of a program's variable for one of these servers, through the proxies.

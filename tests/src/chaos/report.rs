@@ -110,6 +110,20 @@ impl Report {
         Ok(sum)
     }
 
+    /// The whole of it as a page, with what it takes to run it again.
+    pub fn page(&self) -> String {
+        let list = |items: Vec<String>| items.join(", ");
+        format!(
+            "# Faults made on purpose, and what became of them\n\nHow this is done, and what each fault is, stands in \
+             [tests/README.md](../tests/README.md); all figures are in [chaos-report.json](chaos-report.json). A round runs again with \
+             `cargo xtask chaos --seed SEED --faults 50`.\n\n{}\nWith {} brokers; {}. Seeds of the rounds: {}.\n",
+            self.render(),
+            list(self.brokers.iter().map(usize::to_string).collect()).replace(", ", " or "),
+            list(self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect()),
+            list(self.seeds.iter().map(u64::to_string).collect()),
+        )
+    }
+
     /// The table of faults, in Markdown, and the verdict.
     pub fn render(&self) -> String {
         let mut text = String::from(
