@@ -16,6 +16,7 @@ use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::Position;
 use pipeline::record::Micros;
+use pipeline::table::answered;
 
 use crate::server::{self, BinlogFile, Server};
 use crate::stream::{beyond_4_gib, damaged, failed};
@@ -101,7 +102,7 @@ fn reaches_back(server: &Server, first: &BinlogFile) -> bool {
 /// The GTIDs before a file, from its PREVIOUS_GTIDS event.
 async fn previous_gtids(conn: &mut Conn, file: &BinlogFile) -> Result<GtidSet> {
     let query = format!("SHOW BINLOG EVENTS IN '{}' LIMIT 2", file.name.replace('\'', "''"));
-    let rows: Vec<Row> = conn.query(query).await.map_err(|e| failed("look into a binlog file", e))?;
+    let rows: Vec<Row> = answered(conn.query(query)).await.map_err(|e| failed("look into a binlog file", e))?;
     let text = rows
         .iter()
         .find(|r| r.get::<String, _>(2).as_deref() == Some("Previous_gtids"))
@@ -146,7 +147,7 @@ impl Probe<'_> {
         let conn = server::connect(self.settings).await?;
         let request =
             BinlogStreamRequest::new(self.server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
-        conn.get_binlog_stream(request).await.map_err(|e| failed(&format!("read binlog {file}"), e))
+        answered(conn.get_binlog_stream(request)).await.map_err(|e| failed(&format!("read binlog {file}"), e))
     }
 }
 

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStreamRequest, Conn, Row};
 use pipeline::config::MySqlSettings;
 use pipeline::error::{Class, Error, Result};
-use pipeline::table::SourceTable;
+use pipeline::table::{SourceTable, answered};
 
 use crate::server::{self, Server};
 use crate::stream::failed;
@@ -76,7 +76,7 @@ pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlRepo
     let mut conn = server::connect(settings).await?;
     let mut report = MySqlReport { checks: Vec::new(), server: None, table: None };
     let version: Option<String> =
-        conn.query_first("SELECT @@version").await.map_err(|e| failed("ask for the version", e))?;
+        answered(conn.query_first("SELECT @@version")).await.map_err(|e| failed("ask for the version", e))?;
     let version = version.unwrap_or_default();
     if version.to_lowercase().contains("mariadb") || conn.server_version() < (8, 0, 0) {
         let remedy = "use MySQL 8.0 or later; MariaDB's binlog differs and is not read";
@@ -109,8 +109,9 @@ pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlRepo
             "check DB_NAME and db.table, and that this user may SELECT from it; or wait for it",
         ));
         // Such a server writes all names to its binlog in small letters.
-        let small: Option<u8> =
-            conn.query_first("SELECT @@lower_case_table_names").await.map_err(|e| failed("read a setting", e))?;
+        let small: Option<u8> = answered(conn.query_first("SELECT @@lower_case_table_names"))
+            .await
+            .map_err(|e| failed("read a setting", e))?;
         report.table = Some(match small {
             Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase()),
             _ => SourceTable::expected(database, table),
@@ -135,10 +136,10 @@ fn definite_or(check: Check, error: Error) -> Result<Check> {
 async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
     let names = "'log_bin','binlog_format','binlog_row_image','binlog_row_metadata','binlog_row_value_options',\
                  'binlog_expire_logs_seconds'";
-    let rows: Vec<(String, String)> = conn
-        .query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})"))
-        .await
-        .map_err(|e| failed("read the server's settings", e))?;
+    let rows: Vec<(String, String)> =
+        answered(conn.query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")))
+            .await
+            .map_err(|e| failed("read the server's settings", e))?;
     let value = |name: &str| rows.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
     for (name, want, remedy) in [
         ("log_bin", "ON", "start the server with --log-bin"),
@@ -174,7 +175,7 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, server_id: u32, check
     let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let grant = |right: &str| format!("GRANT {right} ON *.* TO the user of DB_USER");
     let name = "REPLICATION CLIENT";
-    let file = match conn.query_first::<Row, _>(status).await {
+    let file = match answered(conn.query_first::<Row, _>(status)).await {
         Ok(Some(row)) => {
             checks.push(Check::good(name, "granted"));
             filters(&row, &settings.database, checks);
@@ -193,7 +194,7 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, server_id: u32, check
     let name = "REPLICATION SLAVE";
     let probe = server::connect(settings).await?;
     let request = BinlogStreamRequest::new(server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
-    let refused = match probe.get_binlog_stream(request).await {
+    let refused = match answered(probe.get_binlog_stream(request)).await {
         Err(e) => Some(e),
         Ok(mut events) => match tokio::time::timeout(Duration::from_secs(10), events.next()).await {
             Ok(Some(Err(e))) => Some(e),

@@ -9,7 +9,7 @@ use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::{Position, compare_files};
 use pipeline::record::Micros;
-use pipeline::table;
+use pipeline::table::{self, answered};
 
 use crate::stream::failed;
 
@@ -45,7 +45,7 @@ impl Server {
     pub async fn ask(conn: &mut Conn) -> Result<Self> {
         let query = "SELECT @@server_uuid, @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged";
         let row: Option<(String, String, String, String)> =
-            conn.query_first(query).await.map_err(|e| failed("ask the server who it is", e))?;
+            answered(conn.query_first(query)).await.map_err(|e| failed("ask the server who it is", e))?;
         let (uuid, mode, executed, purged) =
             row.ok_or_else(|| Error::transient("the server does not say who it is"))?;
         Ok(Self {
@@ -146,7 +146,8 @@ pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
 pub async fn binlog_end(conn: &mut Conn) -> Result<(String, u64)> {
     let (major, minor, _) = conn.server_version();
     let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
-    let row: Option<Row> = conn.query_first(query).await.map_err(|e| failed("ask where the binlog ends", e))?;
+    let row: Option<Row> =
+        answered(conn.query_first(query)).await.map_err(|e| failed("ask where the binlog ends", e))?;
     row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?)))
         .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))
 }
@@ -156,7 +157,8 @@ pub async fn binlog_end(conn: &mut Conn) -> Result<(String, u64)> {
 /// # Errors
 /// Definite when the binlog is off or the user may not ask.
 pub async fn binlog_files(conn: &mut Conn) -> Result<Vec<BinlogFile>> {
-    let rows: Vec<Row> = conn.query("SHOW BINARY LOGS").await.map_err(|e| failed("list the binlog files", e))?;
+    let rows: Vec<Row> =
+        answered(conn.query("SHOW BINARY LOGS")).await.map_err(|e| failed("list the binlog files", e))?;
     let mut files: Vec<_> =
         rows.iter().filter_map(|row| Some(BinlogFile { name: row.get(0)?, size: row.get(1)? })).collect();
     files.sort_by(|a, b| compare_files(&a.name, &b.name));
@@ -169,7 +171,8 @@ pub async fn binlog_files(conn: &mut Conn) -> Result<Vec<BinlogFile>> {
 /// As [`table::failed`].
 pub async fn now(conn: &mut Conn) -> Result<Micros> {
     let query = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
-    let now: Option<i64> = conn.query_first(query).await.map_err(|e| failed("ask for the server's time", e))?;
+    let now: Option<i64> =
+        answered(conn.query_first(query)).await.map_err(|e| failed("ask for the server's time", e))?;
     now.map(Micros).ok_or_else(|| Error::transient("the server does not tell its time"))
 }
 
@@ -193,10 +196,10 @@ pub async fn snapshot_start(conn: &mut Conn, server: &Server) -> Result<Position
 /// was at work until it was fenced; and what stands in the binlog is executed an instant later.
 async fn executes(conn: &mut Conn, set: &GtidSet) -> Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(2);
-    let late: Option<i64> = conn
-        .exec_first("SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", (set.to_string(), PATIENCE.as_secs()))
-        .await
-        .map_err(|e| failed("ask which transactions the server has executed", e))?;
+    let late: Option<i64> =
+        answered(conn.exec_first("SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", (set.to_string(), PATIENCE.as_secs())))
+            .await
+            .map_err(|e| failed("ask which transactions the server has executed", e))?;
     Ok(late == Some(0))
 }
 
@@ -211,10 +214,10 @@ async fn executes(conn: &mut Conn, set: &GtidSet) -> Result<bool> {
 pub async fn make_visible(conn: &mut Conn, position: &Position, database: &str, table: &str) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(10);
     if let Some(set) = &position.gtid_set {
-        let late: Option<i64> = conn
-            .exec_first("SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", (set.to_string(), PATIENCE.as_secs()))
-            .await
-            .map_err(|e| failed("wait for the streamed transactions to be visible", e))?;
+        let late: Option<i64> =
+            answered(conn.exec_first("SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)", (set.to_string(), PATIENCE.as_secs())))
+                .await
+                .map_err(|e| failed("wait for the streamed transactions to be visible", e))?;
         return match late {
             Some(0) => Ok(()),
             _ => Err(Error::transient("the server's reads are more than ten seconds behind its binlog")),
@@ -223,7 +226,7 @@ pub async fn make_visible(conn: &mut Conn, position: &Position, database: &str, 
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let lock = format!("SET SESSION lock_wait_timeout = 1; LOCK TABLES `{database}`.`{table}` READ; UNLOCK TABLES");
-        match conn.query_drop(lock).await {
+        match answered(conn.query_drop(lock)).await {
             Ok(()) => return Ok(()),
             // 1205: somebody's write transaction is open; it is not held up by more than this one second.
             Err(mysql_async::Error::Server(e)) if e.code == 1205 && tokio::time::Instant::now() < deadline => {

@@ -16,6 +16,7 @@ use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid};
 use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::{Position, compare_files};
+use pipeline::table::answered;
 
 /// HEARTBEAT_LOG_EVENT_V2, which mysql_common has no name for.
 pub const HEARTBEAT_V2: u8 = 41;
@@ -38,12 +39,12 @@ impl EventStream {
     pub async fn open(mut conn: Conn, position: &Position, server_id: u32, heartbeat: Duration) -> Result<Self> {
         let nanoseconds = heartbeat.as_nanos();
         let set = format!("SET @master_heartbeat_period = {nanoseconds}, @source_heartbeat_period = {nanoseconds}");
-        conn.query_drop(set).await.map_err(|e| failed("prepare the stream", e))?;
+        answered(conn.query_drop(set)).await.map_err(|e| failed("prepare the stream", e))?;
         let request = BinlogStreamRequest::new(server_id);
         let stream = match &position.gtid_set {
             Some(set) => {
                 let sids = sids(set)?;
-                conn.get_binlog_stream(request.with_gtid().with_gtid_set(sids)).await
+                answered(conn.get_binlog_stream(request.with_gtid().with_gtid_set(sids))).await
             }
             None => {
                 // COM_BINLOG_DUMP has 32 bits for the offset.
@@ -52,7 +53,7 @@ impl EventStream {
                         .with_remedy("turn GTIDs on (gtid_mode), or begin anew: `cdc-producer checkpoint reset`"));
                 }
                 let file = position.file.as_bytes();
-                conn.get_binlog_stream(request.with_filename(file).with_pos(position.offset)).await
+                answered(conn.get_binlog_stream(request.with_filename(file).with_pos(position.offset))).await
             }
         };
         let stream = stream.map_err(|e| failed("ask for the binlog", e))?;

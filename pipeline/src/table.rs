@@ -13,7 +13,7 @@ use crate::record::{Micros, Price, Product};
 
 mod connection;
 
-pub use connection::{connect, failed, opts};
+pub use connection::{answered, connect, failed, opts};
 
 /// A field of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,7 @@ impl SourceTable {
     /// As [`failed`].
     pub async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
         let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
-        let found: Option<u8> = conn
-            .exec_first(query, (database, table))
+        let found: Option<u8> = answered(conn.exec_first(query, (database, table)))
             .await
             .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
         Ok(found.is_some())
@@ -161,14 +160,13 @@ impl SourceTable {
     /// Definite when the table or a column is missing or can't be carried without loss; each names what to do.
     pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
         let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
-        let found: Option<(String, String, String)> = conn
-            .exec_first(
-                "SELECT table_schema, table_name, table_type FROM information_schema.tables \
+        let found: Option<(String, String, String)> = answered(conn.exec_first(
+            "SELECT table_schema, table_name, table_type FROM information_schema.tables \
                  WHERE table_schema = ? AND table_name = ?",
-                (database, table),
-            )
-            .await
-            .map_err(asking)?;
+            (database, table),
+        ))
+        .await
+        .map_err(asking)?;
         let Some((database, table, kind)) = found else {
             return Err(Error::definite(format!("there is no table {database}.{table}, or this user may not see it"))
                 .with_remedy(
@@ -179,15 +177,14 @@ impl SourceTable {
             return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
                 .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
         }
-        let rows: Vec<ColumnRow> = conn
-            .exec(
-                "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
+        let rows: Vec<ColumnRow> = answered(conn.exec(
+            "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
                  character_set_name, is_nullable \
                  FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
-                (&database, &table),
-            )
-            .await
-            .map_err(asking)?;
+            (&database, &table),
+        ))
+        .await
+        .map_err(asking)?;
         let plan = |field: Field| plan_column(&database, &table, &rows, field);
         let [id, name, category, price, last_updated] = Field::ALL.map(plan);
         let columns = [id?, name?, category?, price?, last_updated?];
@@ -236,14 +233,13 @@ fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) ->
 }
 
 async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
-    let key: Vec<String> = conn
-        .exec(
-            "SELECT column_name FROM information_schema.statistics \
+    let key: Vec<String> = answered(conn.exec(
+        "SELECT column_name FROM information_schema.statistics \
              WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
-            (database, table),
-        )
-        .await
-        .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
+        (database, table),
+    ))
+    .await
+    .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
     if matches!(key.as_slice(), [only] if only.eq_ignore_ascii_case(id)) {
         return Ok(());
     }
@@ -261,20 +257,21 @@ async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Res
     let asking = |e| failed(&format!("look up the foreign keys of {database}.{table}"), e);
     if conn.server_version() >= (9, 6, 0) {
         let native: Option<(String, String)> =
-            conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'").await.map_err(asking)?;
+            answered(conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'"))
+                .await
+                .map_err(asking)?;
         if native.is_none_or(|(_, value)| value != "ON") {
             return Ok(());
         }
     }
-    let cascading: Option<(String, String, String)> = conn
-        .exec_first(
-            "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
+    let cascading: Option<(String, String, String)> = answered(conn.exec_first(
+        "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
              WHERE constraint_schema = ? AND table_name = ? \
              AND (update_rule IN ('CASCADE', 'SET NULL') OR delete_rule IN ('CASCADE', 'SET NULL'))",
-            (database, table),
-        )
-        .await
-        .map_err(asking)?;
+        (database, table),
+    ))
+    .await
+    .map_err(asking)?;
     match cascading {
         None => Ok(()),
         Some((name, update, delete)) => Err(Error::definite(format!(
@@ -311,17 +308,17 @@ pub async fn each_row(
         params.push(Value::UInt(limit as u64));
     }
     let params = if params.is_empty() { Params::Empty } else { Params::Positional(params) };
-    let mut rows = conn.exec_iter(query, params).await.map_err(|e| failed(&what, e))?;
+    let mut rows = answered(conn.exec_iter(query, params)).await.map_err(|e| failed(&what, e))?;
     let mut count = 0;
     let mut outcome = Ok(());
-    while let Some(row) = rows.next().await.map_err(|e| failed(&what, e))? {
+    while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
         count += 1;
         outcome = product_from_row(table, &row).and_then(|product| each(&product));
         if outcome.is_err() {
             break;
         }
     }
-    rows.drop_result().await.map_err(|e| failed(&what, e))?;
+    answered(rows.drop_result()).await.map_err(|e| failed(&what, e))?;
     outcome.map(|()| count)
 }
 

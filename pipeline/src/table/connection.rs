@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest wait for an answer, or for the next row of one. Nothing that is asked takes the server seconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// One statement of setup for every session: times in UTC, text in utf8mb4, no mode that changes what a SELECT returns.
 const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
                        sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
@@ -78,13 +81,23 @@ pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
 }
 
 async fn within_time(opts: Opts) -> mysql_async::Result<Conn> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, Conn::new(opts)).await {
-        Ok(result) => result,
-        Err(_) => {
-            let late = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-            Err(mysql_async::Error::from(io::Error::new(io::ErrorKind::TimedOut, late)))
-        }
-    }
+    within(CONNECT_TIMEOUT, Conn::new(opts)).await
+}
+
+/// Waits for the server's answer, but not for ever: a link that died without a word never brings it, and the system
+/// notices that after hours only. A connection whose answer was late is of no more use.
+///
+/// # Errors
+/// The library's; [`failed`] sorts a late answer as transient.
+pub async fn answered<T>(work: impl Future<Output = mysql_async::Result<T>>) -> mysql_async::Result<T> {
+    within(ANSWER_TIMEOUT, work).await
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = mysql_async::Result<T>>) -> mysql_async::Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        let late = format!("no answer within {} s", limit.as_secs());
+        Err(mysql_async::Error::from(io::Error::new(io::ErrorKind::TimedOut, late)))
+    })
 }
 
 /// Sorts an error of MySQL; `what` is an infinitive: `read the table shop.product`.
