@@ -14,8 +14,12 @@ use pipeline::error::{Error, Result};
 use pipeline::postgres::{Target, failed};
 use tokio_postgres::{Client, Statement};
 
-/// A statement that takes longer than this has lost its server.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// A batch that takes longer than this has lost its server.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The server's side of it: a transaction of ours whose end never comes, as the link is dead and neither side was told,
+/// must not keep its locks from the connection that follows.
+const LET_GO: &str = "SET idle_in_transaction_session_timeout = '30s'";
 
 /// Sent at once, so it is one transaction; two consumers that begin together must not both create.
 const TABLES: &str = "
@@ -117,6 +121,7 @@ impl Session {
         let client = target.connect_or_create().await?;
         let prepare = |sql| client.prepare(sql);
         let prepared = async {
+            client.batch_execute(LET_GO).await?;
             client.batch_execute(TABLES).await?;
             let (next, lock, begin) = (prepare(NEXT).await?, prepare(LOCK).await?, prepare(BEGIN_PARTITIONS).await?);
             let (advance, upsert, delete) = (prepare(ADVANCE).await?, prepare(UPSERT).await?, prepare(DELETE).await?);
