@@ -5,12 +5,15 @@
 //!
 //! Invariants: a partition is read from the group's committed offset, which is looked up when the partition is assigned
 //! (waiting for a transaction of its former owner to end); an offset that is no longer in the topic is an error and never
-//! a jump. Whoever polls learns of each change of the assignment by [`Group::changes`]: records that were polled before it
+//! a jump. At each change of the assignment the offsets of the partitions that stay are looked up as well: a static member
+//! that was thrown out and joins again (JoinGroup answered with UNKNOWN_MEMBER_ID) keeps its partitions without a word from
+//! the client library, and others may have gone on with them. Commits carry the generation of the last change that was
+//! seen, never the client's own, which is ahead of it. Whoever polls learns of each change of the assignment by [`Group::changes`]: records that were polled before it
 //! must not be committed with the metadata of after it, as the broker checks the generation and not who owns a partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pipeline::config::KafkaSettings;
@@ -34,11 +37,15 @@ const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
 const HEARD_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the callbacks leave for the loop.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// Our partitions, and the group's committed offset of each; 0 when it has none.
     committed: BTreeMap<i32, i64>,
     changes: u64,
+    /// Partitions that stayed ours while others went on with them, which must be read from their offset anew.
+    moved: BTreeSet<i32>,
+    /// Our member and generation as of the last change.
+    metadata: Option<Arc<ConsumerGroupMetadata>>,
     failed: Option<Error>,
     /// When a broker was last heard of.
     heard: Option<Instant>,
@@ -47,6 +54,7 @@ struct State {
 }
 
 struct Context {
+    topic: String,
     logging: Logging,
     state: Mutex<State>,
     /// Told whenever the assignment changes.
@@ -83,13 +91,16 @@ impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         // The loop that waits for a transaction of a gone neighbour must not be the one that settles it.
         self.changed.send(()).unwrap_or_default();
+        // Before the offsets are looked up: should the group move on meanwhile, commits are refused.
+        let metadata = consumer.group_metadata().map(Arc::new);
         let outcome = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, partitions)
         } else {
-            self.revoke(consumer, partitions)
+            self.revoke(consumer, partitions).and_then(|()| self.keep(consumer))
         };
         let mut state = self.state();
         state.changes += 1;
+        state.metadata = metadata;
         if let Err(error) = outcome {
             state.failed = Some(error);
         }
@@ -109,6 +120,7 @@ impl Context {
         let offsets: BTreeMap<i32, i64> =
             outcome?.into_iter().map(|(_, partition, offset)| (partition, offset)).collect();
         tracing::info!(partitions = ?offsets.keys().collect::<Vec<_>>(), "partitions assigned");
+        self.keep(consumer)?;
         self.state().committed.extend(offsets);
         Ok(())
     }
@@ -118,6 +130,28 @@ impl Context {
         tracing::info!(partitions = ?gone, lost = consumer.assignment_lost(), "partitions revoked");
         self.state().committed.retain(|partition, _| !gone.contains(partition));
         consumer.incremental_unassign(partitions).map_err(unexpected)
+    }
+
+    /// Looks up how far the group has come in the partitions that stay.
+    fn keep(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
+        let mut kept = TopicPartitionList::new();
+        for partition in self.state().committed.keys() {
+            kept.add_partition(&self.topic, *partition);
+        }
+        if kept.count() == 0 {
+            return Ok(());
+        }
+        let offsets = committed_offsets(consumer, &kept)?;
+        let mut state = self.state();
+        for (_, partition, offset) in offsets {
+            let known = state.committed.get(&partition).copied().unwrap_or(0);
+            if offset > known {
+                tracing::warn!(partition, from = known, to = offset, "others went on with a partition that stays ours");
+                state.committed.insert(partition, offset);
+                state.moved.insert(partition);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -177,7 +211,8 @@ impl Group {
     /// # Errors
     /// Usage when the client refuses its configuration.
     pub(crate) fn join(settings: &KafkaSettings, slot: SlotId, changed: Sender<()>) -> Result<Self> {
-        let context = Context { logging: Logging::default(), state: Mutex::default(), changed };
+        let context =
+            Context { topic: settings.topic.clone(), logging: Logging::default(), state: Mutex::default(), changed };
         let refused = |e| {
             Error::usage("the Kafka client refuses its configuration")
                 .with_source(e)
@@ -237,8 +272,14 @@ impl Group {
     }
 
     /// The generation and member that the next batch is polled under.
-    pub(crate) fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.group_metadata()
+    pub(crate) fn metadata(&self) -> Option<Arc<ConsumerGroupMetadata>> {
+        self.consumer.context().state().metadata.clone()
+    }
+
+    /// Partitions of which older records may have been fetched than the group comes to next; to be given to
+    /// [`Group::seek`].
+    pub(crate) fn take_moved(&self) -> BTreeSet<i32> {
+        std::mem::take(&mut self.consumer.context().state().moved)
     }
 
     /// One record, or nothing within `timeout`. Callbacks run in here.

@@ -21,6 +21,7 @@
 //! to it alone until it has caught up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -146,7 +147,7 @@ struct Session {
 struct Batch<'a> {
     messages: Vec<BorrowedMessage<'a>>,
     /// The member and generation that it was polled under.
-    metadata: Option<ConsumerGroupMetadata>,
+    metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// The group's offsets of our partitions at that time.
     committed: BTreeMap<i32, i64>,
 }
@@ -288,7 +289,7 @@ impl Worker {
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
         if !offsets.is_empty() {
-            self.commit(producer, *slot, length, &offsets, &records, &outcome, batch.metadata.as_ref())?;
+            self.commit(producer, *slot, length, &offsets, &records, &outcome, batch.metadata.as_deref())?;
             log.note_committed(length);
             group.note_committed(&offsets);
             self.numbers.committed(length);
@@ -358,13 +359,12 @@ impl Worker {
     }
 
     fn put_back<'a>(&self, group: &Group, batch: Batch<'_>) -> Result<Batch<'a>, Setback> {
-        let polled: BTreeSet<i32> = batch.messages.iter().map(|m| m.partition()).collect();
-        if !polled.is_empty() {
-            self.numbers.dropped.add(1);
-            let mut starts = self.starts(&group.committed());
-            starts.retain(|partition, _| polled.contains(partition));
-            group.seek(&starts).map_err(Setback::at_start)?;
-        }
+        let mut again: BTreeSet<i32> = batch.messages.iter().map(|m| m.partition()).collect();
+        self.numbers.dropped.add(u64::from(!again.is_empty()));
+        again.extend(group.take_moved());
+        let mut starts = self.starts(&group.committed());
+        starts.retain(|partition, _| again.contains(partition));
+        group.seek(&starts).map_err(Setback::at_start)?;
         Ok(Batch::default())
     }
 
