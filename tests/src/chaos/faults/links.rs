@@ -4,7 +4,7 @@
 //! when it carries again they must go on by themselves, even where a connection of before never ends.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
@@ -17,6 +17,9 @@ use crate::{Direction, Link, Proxy, Running};
 const NOTICED: Duration = Duration::from_secs(60);
 /// Within this it must work again: a connection of before may have a deadline to wait for, and a pause may be under way.
 const MENDED: Duration = Duration::from_secs(60);
+/// Within this they must end when they are told to, whatever Kafka does; a second for a busy machine is in it.
+const PRODUCER_STOPS: Duration = Duration::from_secs(12);
+const CONSUMER_STOPS: Duration = Duration::from_secs(27);
 /// A link over half a continent.
 const SLOW: Link = Link::Slow { latency: Duration::from_millis(100), bytes_per_second: 512 * 1024 };
 
@@ -98,6 +101,13 @@ pub(super) const FAULTS: &[Fault] = &[
         weight: 0,
         quick: false,
         run: |arena| broken(arena, To::Kafka, Link::Stalled),
+    },
+    Fault {
+        name: "link-stalled-kafka-sigterm",
+        expects: "producer and a consumer are told to stop while no broker answers: they end in time, exit 0, and go on later",
+        weight: 0,
+        quick: false,
+        run: stop_over_a_stalled_link,
     },
     Fault {
         name: "link-stalled-broker",
@@ -318,6 +328,25 @@ fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
     must_go_on(arena)
 }
 
+/// What a container engine does to programs that hang.
+fn stop_over_a_stalled_link(arena: &mut Arena) -> Result<()> {
+    let links = Links::choose(arena, To::Kafka);
+    let consumer = arena.chance.random_range(0..arena.consumers.len());
+    links.set(arena, Link::Stalled);
+    sleep(Duration::from_millis(arena.chance.random_range(0..3_000)));
+    let programs = [(arena.producer.take(), PRODUCER_STOPS), (arena.consumers[consumer].take(), CONSUMER_STOPS)];
+    for (program, limit) in programs {
+        let program = program.context("it runs")?;
+        let (name, begun) = (program.name().to_owned(), Instant::now());
+        let ended = program.stop();
+        let took = begun.elapsed();
+        ensure!(ended.code == 0 && took < limit, "{name} ended with {} after {took:?}:\n{}", ended.code, ended.err);
+    }
+    arena.start_all();
+    links.set(arena, Link::Open);
+    must_go_on(arena)
+}
+
 fn slow(arena: &mut Arena, to: To) -> Result<()> {
     let links = Links::choose(arena, to);
     links.set(arena, SLOW);
@@ -338,9 +367,8 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     let directions = [Direction::Requests, Direction::Answers, Direction::Both];
     let direction = directions[arena.chance.random_range(0..directions.len())];
     if to == To::Postgres {
-        // A transaction is under way nearly all the time then.
         links.set(arena, SLOW);
-        sleep(Duration::from_millis(500));
+        until_a_batch_has_locks(arena)?;
     }
     links.set(arena, Link::HalfOpen(direction));
     links.must_be_missed(arena).with_context(|| format!("{direction:?} are lost"))?;
@@ -349,6 +377,24 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     arena.probe()?;
     links.proxies(&arena.servers).iter().for_each(Proxy::bury);
     Ok(())
+}
+
+/// PostgreSQL waits for a consumer's next statement in the middle of a transaction that holds locks.
+fn until_a_batch_has_locks(arena: &Arena) -> Result<()> {
+    const HELD: &str = "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND application_name = 'consumer' \
+                        AND state = 'idle in transaction' AND query LIKE '%FOR UPDATE%'";
+    let url = arena.servers.postgres.url();
+    let direct = format!("{}/postgres", url.rsplit_once('/').context("a URL with a database")?.0);
+    arena.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&direct, tokio_postgres::NoTls).await?;
+        drop(tokio::spawn(connection));
+        let deadline = Instant::now() + NOTICED;
+        while client.query(HELD, &[&arena.world.name]).await?.is_empty() {
+            ensure!(Instant::now() < deadline, "no consumer is in the middle of a transaction within {NOTICED:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    })
 }
 
 fn flapping(arena: &mut Arena) -> Result<()> {

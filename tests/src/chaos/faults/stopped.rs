@@ -52,6 +52,13 @@ pub(super) const FAULTS: &[Fault] = &[
         run: all_consumers,
     },
     Fault {
+        name: "stop-all-consumers-in-rebalance",
+        expects: "all of them sleep past their session just when a member joins: who wakes first does not repeat the others' work",
+        weight: 0,
+        quick: false,
+        run: all_in_a_rebalance,
+    },
+    Fault {
         name: "stop-consumer-in-rebalance",
         expects: "a member sleeps past its session in the middle of a rebalance: the others go on without it, and it comes back",
         weight: 0,
@@ -176,6 +183,26 @@ fn all_consumers(arena: &mut Arena) -> Result<()> {
     for consumer in all {
         must_be_ready(consumer)?;
     }
+    arena.check_running()
+}
+
+/// Answers to requests of before wait for those who wake, and tell them of a group that has gone on.
+fn all_in_a_rebalance(arena: &mut Arena) -> Result<()> {
+    let newcomer = arena.consumers.len();
+    arena.start_consumer(newcomer);
+    let new = arena.consumers[newcomer].as_ref().context("the newcomer runs")?;
+    wait_for("the newcomer is given partitions", PATIENCE, || assigned_since(new, 0).then_some(()))?;
+    // Its neighbours are about to join once more, to give up theirs.
+    sleep(Duration::from_millis(arena.chance.random_range(0..700)));
+    let all: Vec<&Running> = arena.consumers.iter().flatten().collect();
+    sleeping(&all, PAST_SESSION, 0)?;
+    for consumer in &all {
+        consumer.signal("CONT");
+        sleep(Duration::from_millis(arena.chance.random_range(0..500)));
+    }
+    all.into_iter().try_for_each(must_be_ready)?;
+    let ended = arena.consumers.pop().flatten().context("the newcomer runs")?.stop();
+    ensure!(ended.code == 0, "the newcomer ended with {}:\n{}", ended.code, ended.err);
     arena.check_running()
 }
 
