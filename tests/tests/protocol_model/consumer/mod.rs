@@ -11,7 +11,7 @@ mod world;
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds};
-use properties::{KEPT, ONCE, TABLE};
+use properties::{AGREED, KEPT, ONCE, TABLE};
 use world::{BATCH, Faults, Lock, PARTITIONS, Process, RECORDS, State, Step, Transaction, ends};
 
 /// A guard that is taken out.
@@ -36,6 +36,8 @@ enum Without {
     StableOffsets,
     /// A neighbour settles a slot whose lock is held.
     SlotLock,
+    /// After a commit that was sent again over another connection, the same producer goes on.
+    NewConnection,
     /// PostgreSQL takes each batch, whatever it has already.
     CompareAndSet,
 }
@@ -53,9 +55,13 @@ enum Action {
     Poll(usize, usize),
     /// Into PostgreSQL, then into the log; a crash in between leaves less than one after both.
     Write(usize),
+    /// The log is synced, and the marker goes into the transaction.
     Send(usize),
+    SendOffsets(usize),
     Commit(usize),
     CommitStalls(usize),
+    /// Its connection breaks, it sends the same again over another one, and the first copy is on its way still.
+    CommitTwice(usize),
     CommitOffsets(usize),
     SettleBegin(usize),
     SettleEnd(usize),
@@ -162,28 +168,45 @@ impl Consumers {
                     process.part();
                     return Some(());
                 }
-                let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
-                let metadata = if late { process.generation } else { process.polled_under };
-                let inside = without != Without::OffsetsInside;
-                if inside && !state.accepts(process, metadata) {
-                    // Aborted and rolled back.
-                    state.slots[slot].cut(process.length);
-                    (process.batch, process.step) = (Vec::new(), Step::Polling);
-                    return Some(());
-                }
                 let length = state.slots[slot].lines.len();
-                let offsets = if inside { ends(&process.batch) } else { [None; PARTITIONS] };
-                state.slots[slot].open = Some(Transaction { length, offsets });
-                process.step = Step::Sent;
+                state.slots[slot].open = Some(Transaction { length: Some(length), offsets: [None; PARTITIONS] });
+                process.step = if without == Without::OffsetsInside { Step::Sent } else { Step::Marked };
             }
-            (Action::Commit(_), Step::Sent) => {
+            (Action::SendOffsets(_), Step::Marked) => {
+                if state.slots[slot].committing.is_some() {
+                    return None;
+                }
                 if process.epoch != state.slots[slot].epoch {
                     process.part();
                     return Some(());
                 }
-                let transaction = state.slots[slot].open.take()?;
-                process.length = transaction.length;
-                state.slots[slot].committing = Some(transaction);
+                let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
+                let metadata = if late { process.generation } else { process.polled_under };
+                if !state.accepts(process, metadata) {
+                    // Aborted and rolled back.
+                    state.slots[slot].open = None;
+                    state.slots[slot].cut(process.length);
+                    (process.batch, process.step) = (Vec::new(), Step::Polling);
+                    return Some(());
+                }
+                state.slots[slot].open.get_or_insert_default().offsets = ends(&process.batch);
+                process.step = Step::Sent;
+            }
+            (Action::Commit(_) | Action::CommitTwice(_), Step::Sent) => {
+                if process.epoch != state.slots[slot].epoch {
+                    process.part();
+                    return Some(());
+                }
+                process.length = state.slots[slot].lines.len();
+                state.slots[slot].committing = Some(state.slots[slot].open.take()?);
+                if matches!(action, Action::CommitTwice(_)) {
+                    state.left.stalls = state.left.stalls.checked_sub(1)?;
+                    state.late.push((slot, process.epoch));
+                    if without != Without::NewConnection {
+                        process.part();
+                        return Some(());
+                    }
+                }
                 process.step = if without == Without::OffsetsInside { Step::Owing } else { Step::Polling };
                 if process.step == Step::Polling {
                     self.done(process);
@@ -277,7 +300,10 @@ impl Model for Consumers {
                     actions.extend((0..PARTITIONS).flat_map(|p| [A::Assign(n, p), A::Revoke(n, p), A::Poll(n, p)]));
                 }
                 Step::Written => actions.extend([A::Heartbeat(n), A::Send(n)]),
-                Step::Sent => actions.extend([A::Heartbeat(n), A::Commit(n), A::CommitStalls(n)]),
+                Step::Marked => actions.extend([A::Heartbeat(n), A::SendOffsets(n)]),
+                Step::Sent => {
+                    actions.extend([A::Heartbeat(n), A::Commit(n), A::CommitStalls(n), A::CommitTwice(n)]);
+                }
                 Step::Owing => actions.extend([A::Heartbeat(n), A::CommitOffsets(n)]),
             }
             match process.settles {
@@ -342,7 +368,7 @@ impl Model for Consumers {
             }
             Action::Show(slot) => {
                 let transaction = state.slots[slot].committing.take()?;
-                state.slots[slot].marker = transaction.length;
+                state.slots[slot].marker = transaction.length.unwrap_or(state.slots[slot].marker);
                 (0..PARTITIONS).for_each(|p| state.offsets[p] = transaction.offsets[p].unwrap_or(state.offsets[p]));
             }
             Action::Timeout(slot) => {
@@ -365,7 +391,9 @@ impl Model for Consumers {
             | Action::Poll(n, _)
             | Action::Write(n)
             | Action::Send(n)
+            | Action::SendOffsets(n)
             | Action::Commit(n)
+            | Action::CommitTwice(n)
             | Action::CommitStalls(n)
             | Action::CommitOffsets(n)
             | Action::SettleBegin(n)
@@ -402,7 +430,7 @@ fn the_consumers_keep_the_promise() {
 /// It saves the work of a batch whose commit would be refused.
 #[test]
 fn the_promise_does_not_need_the_batch_to_be_put_back() {
-    holds("consumers, batch kept over a rebalance", Consumers { without: Without::PutBack, faults: STOP });
+    holds("consumers, batch kept over a rebalance", Consumers { without: Without::PutBack, faults: NONE });
 }
 
 #[test]
@@ -427,5 +455,7 @@ fn each_guard_of_the_consumer_is_needed() {
     run("metadata of the commit", Without::MetadataOfPoll, Faults { stops: 2, ..NONE }, ONCE);
     run("offsets read that are not stable", Without::StableOffsets, STOP, ONCE);
     run("settled without the slot's lock", Without::SlotLock, NONE, KEPT);
+    let stall = Faults { stalls: 1, ..NONE };
+    run("the same producer after a broken connection", Without::NewConnection, stall, AGREED);
     run("PostgreSQL without compare-and-set", Without::CompareAndSet, STOP, TABLE);
 }

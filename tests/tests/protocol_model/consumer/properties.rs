@@ -7,6 +7,8 @@ use super::world::{Faults, Lock, PARTITIONS, Process, RECORDS, Slot, State, Step
 use crate::check::is_quiet;
 
 pub(super) const ONCE: &str = "each record in one log, once and in order";
+/// Or a crash doubles.
+pub(super) const AGREED: &str = "the offsets are those of the logs";
 pub(super) const KEPT: &str = "what is committed is on the disk";
 pub(super) const TABLE: &str = "PostgreSQL takes each record once and in order";
 
@@ -26,7 +28,7 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
                 all.iter().copied().eq(0..all.len() as u8) && s.slots.iter().all(|s| log(s, p).is_sorted())
             })
         }),
-        Property::always("the offsets are those of the logs", |_, s: &State| {
+        Property::always(AGREED, |_, s: &State| {
             (0..PARTITIONS).all(|p| in_the_logs(s, p).len() == usize::from(s.offsets[p]))
         }),
         Property::always(KEPT, |_, s: &State| s.slots.iter().all(|s| s.marker <= s.lines.len())),

@@ -12,7 +12,7 @@ pub(super) struct Faults {
     pub(super) power_losses: u8,
     /// Processes that stand still for longer than their session.
     pub(super) stops: u8,
-    /// Commits whose sender gives up before they arrive.
+    /// Commits whose sender gives up before they arrive, or of which a copy arrives late.
     pub(super) stalls: u8,
     /// Transactions that outlive their timeout.
     pub(super) timeouts: u8,
@@ -62,9 +62,10 @@ pub(super) enum Lock {
     Settling,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
 pub(super) struct Transaction {
-    pub(super) length: usize,
+    /// In the marker.
+    pub(super) length: Option<usize>,
     pub(super) offsets: [Option<u8>; PARTITIONS],
 }
 
@@ -95,6 +96,7 @@ pub(super) enum Step {
     Beginning,
     Polling,
     Written,
+    Marked,
     Sent,
     /// Without the guard: the offsets are still to be committed.
     Owing,
