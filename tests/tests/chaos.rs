@@ -39,17 +39,17 @@ fn chance_faults() {
     let folder = folder("chance");
     let options = Options {
         seed: 20,
-        faults: 12,
+        faults: 8,
         time: None,
         only: chaos::all().filter(|fault| fault.quick).map(|fault| fault.name.to_owned()).collect(),
         rate: 500,
         brokers: 1,
-        round: 12,
+        round: 8,
         folder: folder.clone(),
     };
     let report = chaos::run(&options, &mut |event| tell(&event)).unwrap();
     let report = report.unwrap_or_else(|failure| panic!("{failure:#?}"));
-    assert_eq!(report.faults_done(), 12);
+    assert_eq!(report.faults_done(), 8);
     assert!(report.changes > 2_000, "{report:?}");
     fs::remove_dir_all(&folder).unwrap();
 }

@@ -40,7 +40,7 @@ struct Cli {
     /// Write the report to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// List the faults
+    /// List the faults: name, how often chance picks it, whether it is among the tests, what must happen
     #[arg(long)]
     list: bool,
     /// Merge reports into one: prints it as a page, and writes it to --json
@@ -70,7 +70,8 @@ fn brokers(text: &str) -> Result<usize, String> {
 fn run(cli: &Cli) -> Result<ExitCode> {
     if cli.list {
         for fault in chaos::all() {
-            println!("{:32} {}", fault.name, fault.expects);
+            let quick = if fault.quick { "quick" } else { "" };
+            println!("{:32} {:>2} {quick:5} {}", fault.name, fault.weight, fault.expects);
         }
         return Ok(ExitCode::SUCCESS);
     }
