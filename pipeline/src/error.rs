@@ -125,9 +125,39 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {}
 
+/// Whether the text of a failed TLS handshake blames a certificate; else the link broke, and that heals.
+///
+/// OpenSSL's binding appends what it found about the server's certificate, in brackets, to every error, a reset in
+/// the middle of the handshake too, and even if nothing was to be verified. So what is in brackets does not count.
+pub(crate) fn blames_certificate(text: &str) -> bool {
+    let mut depth = 0_u32;
+    let mut outside = text.to_owned();
+    outside.retain(|c| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0
+    });
+    outside.contains("certificate")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_handshake_is_not_the_certificates_fault() {
+        for (text, wanted) in [
+            ("Connection reset by peer (os error 104) (self-signed certificate in certificate chain)", false),
+            ("error:0A000126:SSL routines::unexpected eof while reading:x.c:303: (self-signed certificate)", false),
+            ("error:0A000086:SSL routines::certificate verify failed:x.c:1889: (certificate has expired)", true),
+            ("error:0A000412:SSL routines::ssl/tls alert bad certificate:x.c:1590:", true),
+        ] {
+            assert_eq!(blames_certificate(text), wanted, "{text}");
+        }
+    }
 
     #[test]
     fn it_tells_the_chain_and_the_remedy() {

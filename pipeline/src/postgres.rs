@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 
 use crate::config::PostgresSettings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blames_certificate};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -134,8 +134,7 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     let state = error.code().map_or("", SqlState::code);
     if state.is_empty() {
         let reason = whole(&error);
-        // A handshake also fails when the link breaks, and that heals.
-        if ["certificate", "does not support TLS"].iter().any(|text| reason.contains(text)) {
+        if blames_certificate(&reason) || reason.contains("does not support TLS") {
             return Error::definite(what).with_source(error).with_remedy(
                 "check sslmode and sslrootcert in postgres.url against the server's certificate: its CA, when it ends, and that \
                  it names this host",

@@ -14,7 +14,7 @@ use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSche
 use serde::Deserialize;
 
 use crate::config::RegistrySettings;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blames_certificate};
 use crate::record::SCHEMA;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -193,8 +193,7 @@ impl Registry {
     }
 
     fn unreachable(&self, reason: &str) -> Error {
-        // A handshake also fails when the link breaks, and that heals.
-        if reason.contains("certificate") {
+        if blames_certificate(reason) {
             return Error::definite(format!("the schema registry at {}: {reason}", self.settings.url)).with_remedy(
                 "check schema_registry.ca_location against the CA of the registry's certificate, when this ends, and that it \
                  names the host of schema_registry.url",
@@ -226,6 +225,6 @@ impl Registry {
 fn innermost(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
     let causes: Vec<String> = causes.collect();
-    let certificate = causes.iter().find(|text| text.contains("certificate"));
+    let certificate = causes.iter().find(|text| blames_certificate(text));
     certificate.or(causes.last()).cloned().unwrap_or_default()
 }

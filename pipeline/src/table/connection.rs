@@ -7,7 +7,7 @@ use std::time::Duration;
 use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
 
 use crate::config::{MySqlSettings, SslMode};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, blames_certificate};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -144,8 +144,7 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         // A handshake also fails when the link breaks, and that heals.
         mysql_async::Error::Io(IoError::Tls(e)) => {
             let text = format!("{message}: TLS: {e}");
-            let wrong = text.contains("certificate") || text.contains("verif");
-            (if wrong { Error::definite(text) } else { Error::transient(text) }).with_remedy(
+            (if blames_certificate(&text) { Error::definite(text) } else { Error::transient(text) }).with_remedy(
                 "check db.ssl_ca against the CA of the server's certificate, when this ends, and that it names DB_HOST",
             )
         }
