@@ -14,6 +14,8 @@ pub(crate) struct Memory {
     pub(crate) fenced: u32,
     /// The last time its Kafka transaction had been open for longer than it may be.
     pub(crate) outlived: bool,
+    /// The last session committed something new.
+    pub(crate) advanced: bool,
     /// A session has once got as far as streaming.
     pub(crate) has_run: bool,
 }

@@ -99,6 +99,7 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     let mut pause = Duration::from_millis(100);
     loop {
         let begun = Instant::now();
+        memory.advanced = false;
         let error = match session(&settings, &file, &status, &mut memory, &shutdown).await {
             Ok(End::Stopped) => return Ok(()),
             Ok(End::Edited) => continue,
@@ -108,7 +109,7 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
         if !error.is_transient() || (!memory.has_run && started.elapsed() > STARTUP_PATIENCE) {
             return Err(error);
         }
-        if begun.elapsed() > LONGEST_PAUSE * 2 {
+        if memory.advanced || begun.elapsed() > LONGEST_PAUSE * 2 {
             pause = Duration::from_millis(100);
         }
         tracing::warn!(%error, what_to_do = error.remedy(), retry_in_ms = pause.as_millis() as u64, "trying again");
@@ -211,6 +212,7 @@ async fn stream(
     let committed = committed_view.borrow().clone();
     if committed.as_ref() != memory.ours.first() {
         memory.fenced = 0;
+        memory.advanced = true;
     }
     memory.ours = committed.into_iter().chain(attempted_view.borrow().clone()).collect();
     match published {

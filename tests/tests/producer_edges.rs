@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use integration_tests::{Running, World, eventually, read_topic};
+use integration_tests::{Link, Proxy, Running, World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
 use pipeline::kafka;
@@ -264,5 +264,31 @@ async fn frozen_past_the_transaction_timeout_it_goes_on() {
     load.stop().await;
     assert_each_once(&world).await;
     assert!(producer.is_running());
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_now_and_then_is_taken_up_at_once_each_time() {
+    const TIMES: usize = 4;
+    let mut world = World::new("breaks");
+    let proxy = Proxy::start(world.get("DB_PORT").parse().unwrap());
+    let mut conn = world.table().await;
+    world.set("DB_PORT", proxy.port().to_string());
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    let retries = |producer: &Running, end: &str| {
+        producer.log().lines().filter(|l| l.contains("trying again") && l.ends_with(end)).count()
+    };
+    for id in 1..=TIMES {
+        conn.query_drop(format!("INSERT INTO product VALUES ({id}, 'a', 'b', 1, NULL)")).await.unwrap();
+        eventually("the row is in the topic", PATIENCE, || (read_topic(&world.kafka()).len() == id).then_some(()));
+        let before = retries(&producer, "");
+        proxy.set(Link::Cut);
+        eventually("the producer notices", PATIENCE, || (retries(&producer, "") > before).then_some(()));
+        proxy.set(Link::Open);
+    }
+    // What was committed in between ends the growing of the pauses.
+    let first = retries(&producer, "retry_in_ms=100");
+    assert_eq!(first, TIMES, "{}", producer.log());
     assert_eq!(producer.stop().code, 0);
 }

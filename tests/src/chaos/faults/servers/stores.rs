@@ -105,7 +105,8 @@ fn kill_all(arena: &mut Arena) -> Result<()> {
     ]) {
         server.kill()?;
     }
-    let seen = wait_unready(arena.the_producer()?, &["MySQL", "binlog", "Kafka"], SEEN);
+    let seen =
+        wait_unready(arena.the_producer()?, &["MySQL", "binlog", "Kafka", "publishing"], Duration::from_secs(20));
     start_postgres(arena)?;
     let servers = &mut arena.servers;
     servers.mysql.start_again()?;
