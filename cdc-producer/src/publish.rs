@@ -138,7 +138,8 @@ impl Publisher {
                     if batch.end.is_none() && open.as_ref().is_some_and(|o| o.end.is_some()) {
                         self.commit_open(open)?;
                     }
-                    self.add(batch, open)?;
+                    let status = self.status.clone();
+                    status.while_waiting("Kafka takes the records", || self.add(batch, open))?;
                 }
                 Some(None) => {
                     // Half a transaction stays open; the next producer's init aborts it.
@@ -207,7 +208,7 @@ impl Publisher {
         })?;
         self.attempted.send_replace(Some(end.clone()));
         failpoint::at("producer.sent");
-        self.producer.commit()?;
+        self.status.while_waiting("Kafka commits", || self.producer.commit())?;
         failpoint::at("producer.committed");
         self.status.committed(rows, &end);
         self.committed.send_replace(Some(end));

@@ -53,6 +53,11 @@ impl Status {
         self.health.progress();
     }
 
+    /// See [`Health::while_waiting`].
+    pub fn while_waiting<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.health.while_waiting(what, call)
+    }
+
     /// The stream runs.
     pub fn streaming(&self) {
         self.health.progress();

@@ -412,10 +412,11 @@ impl Worker {
             failpoint::at("consumer.committed");
             Ok(())
         };
-        match transaction() {
+        match self.health.while_waiting("Kafka commits the batch", transaction) {
             Ok(()) => Ok(()),
             Err(Failure::Abortable(reason)) => {
-                producer.abort().map_err(Setback::broken)?;
+                let aborted = self.health.while_waiting("Kafka aborts the batch", || producer.abort());
+                aborted.map_err(Setback::broken)?;
                 Err(Setback::of_abort(reason))
             }
             Err(failure) => Err(Setback::broken(failure)),

@@ -271,7 +271,8 @@ async fn frozen_past_the_transaction_timeout_it_goes_on() {
 async fn a_stream_that_breaks_now_and_then_is_taken_up_at_once_each_time() {
     const TIMES: usize = 4;
     let mut world = World::new("breaks");
-    let proxy = Proxy::start(world.get("DB_PORT").parse().unwrap());
+    let port = world.get("DB_PORT").parse().unwrap();
+    let proxy = tokio::task::block_in_place(|| Proxy::start(port));
     let mut conn = world.table().await;
     world.set("DB_PORT", proxy.port().to_string());
     let mut producer = world.start("cdc-producer", &[]);

@@ -13,13 +13,18 @@ struct State {
     deadline: Duration,
     /// Why it is not ready; `None` when it is.
     waiting_for: Option<String>,
+    /// A call that blocks, what it waits for and since when.
+    blocked: Option<(&'static str, Instant)>,
 }
+
+/// A call that blocks for longer than this is no longer work but a wait.
+const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 impl Health {
     /// Alive as long as progress is reported at least every `deadline`; not ready yet.
     pub fn new(deadline: Duration) -> Self {
         let waiting_for = Some("starting".to_owned());
-        Self(Arc::new(Mutex::new(State { last_progress: Instant::now(), deadline, waiting_for })))
+        Self(Arc::new(Mutex::new(State { last_progress: Instant::now(), deadline, waiting_for, blocked: None })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -48,6 +53,14 @@ impl Health {
         self.state().waiting_for = Some(reason.into());
     }
 
+    /// Makes a call that may block until `what` happens: should that take too long, it is not ready meanwhile.
+    pub fn while_waiting<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.state().blocked = Some((what, Instant::now()));
+        let outcome = call();
+        self.state().blocked = None;
+        outcome
+    }
+
     /// Why it is not alive; `None` when it is.
     pub fn unhealthy(&self) -> Option<String> {
         let state = self.state();
@@ -60,8 +73,12 @@ impl Health {
 
     /// Why it is not ready; `None` when it is.
     pub fn unready(&self) -> Option<String> {
-        let waiting = self.state().waiting_for.clone();
-        waiting.or_else(|| self.unhealthy())
+        let (waiting, blocked) = {
+            let state = self.state();
+            (state.waiting_for.clone(), state.blocked.filter(|(_, since)| since.elapsed() > LONGEST_CALL))
+        };
+        let blocked = || blocked.map(|(what, since)| format!("waits for {} s until {what}", since.elapsed().as_secs()));
+        waiting.or_else(blocked).or_else(|| self.unhealthy())
     }
 
     /// Time since the last progress.
@@ -83,5 +100,20 @@ mod tests {
         health.set_deadline(Duration::ZERO);
         let reason = "no progress for 0 s, 0 s are allowed".to_owned();
         assert_eq!((health.unhealthy(), health.unready()), (Some(reason.clone()), Some(reason)));
+    }
+
+    #[test]
+    fn a_call_that_blocks_for_long_is_not_ready_though_something_else_goes_on() {
+        let health = Health::new(Duration::from_secs(3600));
+        health.ready();
+        health.while_waiting("Kafka answers", || {
+            assert_eq!(health.unready(), None);
+            let earlier = Instant::now().checked_sub(Duration::from_secs(12));
+            health.state().blocked = earlier.map(|since| ("Kafka answers", since));
+            health.progress();
+            assert_eq!(health.unready().as_deref(), Some("waits for 12 s until Kafka answers"));
+            assert_eq!(health.unhealthy(), None);
+        });
+        assert_eq!(health.unready(), None);
     }
 }
