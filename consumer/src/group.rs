@@ -20,13 +20,14 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, Logging};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
+use crate::marker;
 use crate::slot::SlotId;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,8 +55,8 @@ struct State {
 }
 
 struct Context {
-    topic: String,
     logging: Logging,
+    settings: KafkaSettings,
     state: Mutex<State>,
     /// Told whenever the assignment changes.
     changed: Sender<()>,
@@ -109,7 +110,7 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<()> {
-        let outcome = committed_offsets(consumer, partitions);
+        let outcome = committed_offsets(consumer, partitions).and_then(|offsets| begun(&self.settings, offsets));
         if let Ok(offsets) = &outcome {
             for (topic, partition, offset) in offsets {
                 partitions.set_partition_offset(topic, *partition, start(*offset)).map_err(unexpected)?;
@@ -136,12 +137,12 @@ impl Context {
     fn keep(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
         let mut kept = TopicPartitionList::new();
         for partition in self.state().committed.keys() {
-            kept.add_partition(&self.topic, *partition);
+            kept.add_partition(&self.settings.topic, *partition);
         }
         if kept.count() == 0 {
             return Ok(());
         }
-        let offsets = committed_offsets(consumer, &kept)?;
+        let offsets = begun(&self.settings, committed_offsets(consumer, &kept)?)?;
         let mut state = self.state();
         for (_, partition, offset) in offsets {
             let known = state.committed.get(&partition).copied().unwrap_or(0);
@@ -163,18 +164,72 @@ fn unexpected(error: KafkaError) -> Error {
     Error::transient("the Kafka client refuses the assignment").with_source(error)
 }
 
-/// The group's offsets of these partitions, 0 where it has none.
+/// Where the group has no offset, it begins at 0, unless its logs have records of that partition.
+fn begun(settings: &KafkaSettings, offsets: Vec<(String, i32, Option<i64>)>) -> Result<Vec<(String, i32, i64)>> {
+    if offsets.iter().any(|(_, _, offset)| offset.is_none()) {
+        let written = marker::offsets(settings)?;
+        let gone = |(_, p, offset): &(String, i32, Option<i64>)| {
+            written.get(p).filter(|next| offset.is_none() && **next > 0).map(|next| format!("{p} up to {next}"))
+        };
+        let gone: Vec<String> = offsets.iter().filter_map(gone).collect();
+        if !gone.is_empty() {
+            return Err(expired(settings, &gone.join(", ")));
+        }
+    }
+    Ok(offsets.into_iter().map(|(topic, partition, offset)| (topic, partition, offset.unwrap_or(0))).collect())
+}
+
+fn expired(settings: &KafkaSettings, partitions: &str) -> Error {
+    Error::definite(format!(
+        "the offsets of group {} are gone, but its logs have records of topic {} (partitions {partitions})",
+        settings.group_id, settings.topic
+    ))
+    .with_remedy(
+        "Kafka drops them when nobody was in the group for offsets.retention.minutes: stop all consumers and run \
+         `consumer restore-offsets`, which takes them from what the logs have; but if the topic was deleted and made anew, \
+         use a new group (kafka.group_id) and a new log folder (consumer.logs)",
+    )
+}
+
+/// Gives the group the offsets that it lacks back from its logs' markers; returns them by partition. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a consumer of the group is at work.
+pub(crate) fn restore(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
+    let refused = |e| {
+        Error::definite(format!("cannot set the offsets of group {}", settings.group_id)).with_source(e).with_remedy(
+            "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",
+        )
+    };
+    let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(refused)?;
+    let mut offsets = marker::offsets(settings)?;
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
+    let there = consumer.committed_offsets(list, REQUEST_TIMEOUT).map_err(refused)?;
+    let there = there.elements_for_topic(&settings.topic);
+    offsets.retain(|p, _| !there.iter().any(|t| t.partition() == *p && matches!(t.offset(), Offset::Offset(_))));
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in &offsets {
+        list.add_partition_offset(&settings.topic, *partition, Offset::Offset(*offset)).map_err(refused)?;
+    }
+    if !offsets.is_empty() {
+        consumer.commit(&list, CommitMode::Sync).map_err(refused)?;
+    }
+    Ok(offsets)
+}
+
+/// The group's offsets of these partitions; `None` where it has none.
 fn committed_offsets(
     consumer: &BaseConsumer<Context>,
     partitions: &TopicPartitionList,
-) -> Result<Vec<(String, i32, i64)>> {
+) -> Result<Vec<(String, i32, Option<i64>)>> {
     let deadline = Instant::now() + OFFSETS_LIMIT;
     loop {
         let answer = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT).and_then(|list| {
             let offsets = list.elements().into_iter().map(|p| {
                 let offset = match p.offset() {
-                    Offset::Offset(offset) => offset,
-                    _ => 0,
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
                 };
                 p.error().map(|()| (p.topic().to_owned(), p.partition(), offset))
             });
@@ -212,7 +267,7 @@ impl Group {
     /// Usage when the client refuses its configuration.
     pub(crate) fn join(settings: &KafkaSettings, slot: SlotId, changed: Sender<()>) -> Result<Self> {
         let context =
-            Context { topic: settings.topic.clone(), logging: Logging::default(), state: Mutex::default(), changed };
+            Context { logging: Logging::default(), settings: settings.clone(), state: Mutex::default(), changed };
         let refused = |e| {
             Error::usage("the Kafka client refuses its configuration")
                 .with_source(e)
@@ -288,8 +343,10 @@ impl Group {
     /// See [`Trouble`]; errors that heal by themselves are none.
     pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>, Trouble> {
         let polled = self.consumer.poll(timeout);
-        if let Some(error) = self.consumer.context().state().failed.take() {
-            return Err(Trouble::Ended { error, fenced: false });
+        match self.consumer.context().state().failed.take() {
+            None => {}
+            Some(error) if error.is_transient() => return Err(Trouble::Ended { error, fenced: false }),
+            Some(error) => return Err(Trouble::Definite(error)),
         }
         let error = match polled {
             None => return Ok(None),

@@ -28,9 +28,12 @@ fn main() -> ExitCode {
     let accept_log = Command::new("accept-log")
         .about("Take a slot's log as it is now for what is committed, after committed lines of it were lost")
         .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
+    let restore_offsets = Command::new("restore-offsets")
+        .about("Give the group its offsets back from what the logs have, after Kafka has dropped them");
     let command = Command::new("consumer")
         .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
         .version(env!("CARGO_PKG_VERSION"))
-        .subcommand(accept_log);
+        .subcommand(accept_log)
+        .subcommand(restore_offsets);
     program::start(Program::Consumer, command, run::run)
 }

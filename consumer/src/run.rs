@@ -44,9 +44,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{self, Outcome};
 use crate::change::{Decoders, Polled};
-use crate::group::Group;
+use crate::group::{self, Group};
 use crate::log_file::LogFile;
-use crate::marker;
+use crate::marker::{self, Committed};
 use crate::numbers::Numbers;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
@@ -72,9 +72,13 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
-    if let Some(("accept-log", arguments)) = context.arguments.subcommand() {
-        let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
-        return accept_log(&kafka, &slots, name).await;
+    match context.arguments.subcommand() {
+        Some(("accept-log", arguments)) => {
+            let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
+            return accept_log(&kafka, &slots, name).await;
+        }
+        Some(("restore-offsets", _)) => return restore_offsets(&kafka),
+        _ => {}
     }
     let mut worker = Worker::new(&context, kafka, slots)?;
     let (done, outcome) = tokio::sync::oneshot::channel();
@@ -94,6 +98,16 @@ pub(crate) async fn run(context: Context) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Gives the group back the offsets that Kafka has dropped.
+fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
+    let restored = tokio::task::block_in_place(|| group::restore(kafka))?;
+    for (partition, offset) in &restored {
+        println!("partition {partition}: {offset}");
+    }
+    println!("{} offsets of group {} were missing and are there again", restored.len(), kafka.group_id);
+    Ok(())
 }
 
 /// Takes a slot's log as it is for what is committed.
@@ -137,6 +151,8 @@ struct Session {
     slot: SlotId,
     producer: TransactionalProducer,
     log: LogFile,
+    /// What the slot has committed of each partition.
+    done: BTreeMap<i32, i64>,
     group: Group,
     /// The state of the assignment that the sink knows of.
     seen_changes: u64,
@@ -222,9 +238,10 @@ impl Worker {
         let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
         failpoint::at("consumer.initialised");
         let committed = marker::begin(&self.kafka, slot, &producer).map_err(Setback::at_start)?;
-        let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
+        let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
-        let mut session = Session { slot: slot.id(), producer, log, group, seen_changes: 0 };
+        let done = committed.offsets;
+        let mut session = Session { slot: slot.id(), producer, log, done, group, seen_changes: 0 };
         while !self.shutdown.is_cancelled() {
             match self.step(&mut session) {
                 Ok(true) => backoff.reset(),
@@ -266,7 +283,7 @@ impl Worker {
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
         session.producer.may_begin().map_err(Setback::broken)?;
         self.catch_up(session)?;
-        let Session { slot, producer, log, group, .. } = session;
+        let Session { slot, producer, log, done, group, .. } = session;
         let batch = self.poll_batch(group)?;
         log.check()?;
         if batch.messages.is_empty() {
@@ -289,7 +306,10 @@ impl Worker {
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
         if !offsets.is_empty() {
-            self.commit(producer, *slot, length, &offsets, &records, &outcome, batch.metadata.as_deref())?;
+            let mut next = Committed { length, offsets: done.clone() };
+            next.offsets.extend(&offsets);
+            self.commit(producer, *slot, &next, &offsets, &records, &outcome, batch.metadata.as_deref())?;
+            *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
             self.numbers.committed(length);
@@ -388,7 +408,7 @@ impl Worker {
         &self,
         producer: &TransactionalProducer,
         slot: SlotId,
-        length: u64,
+        committed: &Committed,
         offsets: &BTreeMap<i32, i64>,
         records: &[Polled<'_>],
         outcome: &Outcome,
@@ -399,7 +419,7 @@ impl Worker {
         let transaction = || -> Result<(), Failure> {
             producer.begin()?;
             self.send_dead_letters(producer, records, outcome)?;
-            marker::send(producer, &self.kafka, slot, length)?;
+            marker::send(producer, &self.kafka, slot, committed)?;
             failpoint::at("consumer.marked");
             let mut list = TopicPartitionList::new();
             for (partition, offset) in offsets {

@@ -51,8 +51,8 @@ fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
     failpoint::at("consumer.settling");
     // Its consumer ended before the first line.
-    let Some(committed) = marker::committed_length(settings, slot.id())? else { return Ok(()) };
-    let log = LogFile::open(slot.id(), &slot.log_path(), committed)?;
+    let Some(committed) = marker::committed(settings, slot.id())? else { return Ok(()) };
+    let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
     failpoint::at("consumer.settled");
     tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
     drop(producer);

@@ -12,7 +12,9 @@ use consumer_world::{
     wait_until_committed,
 };
 use integration_tests::{Feed, World, eventually};
+use pipeline::kafka;
 use pipeline::record::Op;
+use rdkafka::admin::{AdminClient, AdminOptions};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -233,6 +235,66 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
     wait_until_committed(&world);
     assert_once(&world);
     assert_eq!(line_count(&world), 80);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_expired_are_not_a_beginning() {
+    let mut world = World::new("expired");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    // As Kafka does when nobody was in the group for a week.
+    let settings = world.kafka();
+    let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let deleted = admin.delete_groups(&[&settings.group_id], &AdminOptions::new()).await.unwrap();
+        if deleted.iter().all(Result::is_ok) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{deleted:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    feed.update(1..=20, 1);
+    let ended = start(&world, 2).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    for part in [format!("the offsets of group {} are gone", world.name), "`consumer restore-offsets`".to_owned()] {
+        assert!(ended.err.contains(&part), "{part}: {}", ended.err);
+    }
+    let restored = eventually("nobody is in the group any more", PATIENCE, || {
+        let ended = world.run("consumer", &["restore-offsets"]);
+        (ended.code == 0).then_some(ended.out)
+    });
+    assert!(
+        restored.contains(&format!("offsets of group {} were missing and are there again", world.name)),
+        "{restored}"
+    );
+    let _consumer = start(&world, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_group_begins_in_a_folder_of_its_own() {
+    let mut world = World::new("group");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
+    let ended = start(&world, 2).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
+    world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
+    let _consumer = start(&world, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
