@@ -91,7 +91,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "link-stalled-mysql",
         expects: "nothing comes from MySQL, not even a heartbeat: the producer says so and goes on",
-        weight: 2,
+        weight: 1,
         quick: false,
         run: |arena| broken(arena, To::MySql, Link::Stalled),
     },
@@ -105,7 +105,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "link-stalled-kafka-sigterm",
         expects: "producer and a consumer are told to stop while no broker answers: they end in time, exit 0, and go on later",
-        weight: 0,
+        weight: 1,
         quick: false,
         run: stop_over_a_stalled_link,
     },
@@ -185,6 +185,13 @@ pub(super) const FAULTS: &[Fault] = &[
         weight: 0,
         quick: false,
         run: |arena| half_open(arena, To::Postgres),
+    },
+    Fault {
+        name: "link-cut-one-consumer",
+        expects: "one consumer alone can't reach PostgreSQL: it says so, its neighbours stay ready, and it goes on",
+        weight: 2,
+        quick: true,
+        run: one_consumer_alone,
     },
     Fault {
         name: "link-flapping",
@@ -377,6 +384,29 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     arena.probe()?;
     links.proxies(&arena.servers).iter().for_each(Proxy::bury);
     Ok(())
+}
+
+/// One consumer has a link of its own.
+fn one_consumer_alone(arena: &mut Arena) -> Result<()> {
+    let number = arena.chance.random_range(0..arena.consumers.len());
+    let own = Proxy::start(arena.servers.postgres.port);
+    let (shared, own_port) = (format!(":{}/", arena.servers.to_postgres.port()), format!(":{}/", own.port()));
+    let url = arena.world.get("POSTGRES_URL").replace(&shared, &own_port);
+    arena.consumers[number].take().context("the consumer runs")?.kill();
+    arena.start_consumer_with(number, &[("POSTGRES_URL", &url)]);
+    must_go_on(arena)?;
+    ensure!(own.accepted() > 0, "the consumer does not use its own link");
+    own.set(Link::Cut);
+    missed_by(arena.consumers[number].as_ref().context("the consumer runs")?, &["PostgreSQL"])?;
+    for (i, consumer) in arena.consumers.iter().enumerate().filter_map(|(i, c)| Some((i, c.as_ref()?))) {
+        let answer = consumer.http("/ready");
+        ensure!(i == number || answer.as_ref().is_some_and(|(status, _)| *status == 200), "a neighbour: {answer:?}");
+    }
+    own.set(Link::Open);
+    must_go_on(arena)?;
+    arena.consumers[number].take().context("the consumer runs")?.kill();
+    arena.start_all();
+    must_go_on(arena)
 }
 
 /// PostgreSQL waits for a consumer's next statement in the middle of a transaction that holds locks.
