@@ -61,7 +61,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "stop-consumer-in-rebalance",
         expects: "a member sleeps past its session in the middle of a rebalance: the others go on without it, and it comes back",
-        weight: 3,
+        weight: 1,
         quick: false,
         run: in_a_rebalance,
     },
