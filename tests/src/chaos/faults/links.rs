@@ -189,8 +189,8 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "link-cut-one-consumer",
         expects: "one consumer alone can't reach PostgreSQL: it says so, its neighbours stay ready, and it goes on",
-        weight: 0,
-        quick: false,
+        weight: 2,
+        quick: true,
         run: one_consumer_alone,
     },
     Fault {
