@@ -7,11 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use pipeline::kafka;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::Fault;
-use super::people::{some_consumer, stop_producer};
+use super::people::{Who, ask, refuses, some_consumer, stop_producer};
 use crate::chaos::{Arena, wait_for};
 use crate::{Clock, Running, SmallDisk};
 
@@ -47,6 +48,14 @@ pub(super) const FAULTS: &[Fault] = &[
         weight: 2,
         quick: true,
         run: poison_record,
+    },
+    Fault {
+        name: "topic-deleted",
+        expects: "the producer stops definitely when its topic is gone, the consumers when it is made anew; after a reset, \
+                  with a new group, log folder and database, all agree again",
+        weight: 0,
+        quick: false,
+        run: topic_deleted,
     },
 ];
 
@@ -210,4 +219,33 @@ fn poison_record(arena: &mut Arena) -> Result<()> {
         })?;
     }
     arena.check_running()
+}
+
+fn topic_deleted(arena: &mut Arena) -> Result<()> {
+    arena.settle()?;
+    let (settings, epoch) = (arena.world.kafka(), arena.epoch()?);
+    let admin: AdminClient<_> = kafka::client_config(&settings).create()?;
+    let deleted = arena.block_on(admin.delete_topics(&[&settings.topic], &AdminOptions::new()))?;
+    ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    arena.resume_load();
+    let producer = arena.producer.as_mut().context("it runs")?;
+    // A record waits for its topic for three quarters of the transaction's time.
+    wait_for("the producer stops", SOON * 3, || (!producer.is_running()).then_some(()))?;
+    refuses(arena, Who::Producer, &["is gone, but the position in", "checkpoint reset"], |_| Ok(()))?;
+    arena.collapse_from_the_beginning();
+    ask(arena, &["reset"])?;
+    arena.start_producer();
+    for number in 0..arena.consumers.len() {
+        if arena.consumers[number].is_some() {
+            let says = ["a topic that was made anew", "use a new group and a new log folder"];
+            refuses(arena, Who::Consumer(number), &says, |_| Ok(()))?;
+        }
+    }
+    for name in ["KAFKA_GROUP_ID", "CONSUMER_LOGS", "POSTGRES_URL"] {
+        let anew = format!("{}_{epoch}", arena.world.get(name));
+        arena.world.set(name, anew);
+    }
+    arena.start_all();
+    arena.epoch_after(epoch)?;
+    arena.collapse_until_here()
 }
