@@ -11,6 +11,7 @@ use pipeline::kafka::{self, Logging};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress, compare_files};
 use pipeline::table;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::status::Status;
@@ -122,12 +123,31 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, deadline: In
     let failed = |e| kafka::unreachable(settings, &what, &e, &logging);
     let consumer: BaseConsumer<Logging> =
         kafka::consumer_config(settings, &settings.group_id).create_with_context(logging.clone()).map_err(failed)?;
+    // That the group may not be seen is said beside the call, which just waits.
+    let group_denied = || {
+        let said = std::iter::from_fn(|| consumer.poll(Duration::from_millis(10)));
+        said.filter_map(Result::err)
+            .find(|e| e.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed))
+    };
+    let look_up = |wanted: &TopicPartitionList| {
+        let end = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            match consumer.committed_offsets(wanted.clone(), REQUEST_TIMEOUT / 10) {
+                Err(error) => match group_denied() {
+                    Some(denied) => return Err(failed(denied)),
+                    None if Instant::now() > end => return Err(failed(error)),
+                    None => {}
+                },
+                Ok(committed) => return Ok(committed),
+            }
+        }
+    };
     let mut wanted = TopicPartitionList::new();
     for partition in 0..topic.partitions.len() {
         wanted.add_partition(&settings.topic, partition as i32);
     }
     until(deadline, || {
-        let committed = consumer.committed_offsets(wanted.clone(), REQUEST_TIMEOUT).map_err(failed)?;
+        let committed = look_up(&wanted)?;
         let (mut behind, mut records) = (Vec::new(), 0);
         for element in committed.elements() {
             // The end of a partition counts transaction markers, so the last record is what must be passed.

@@ -172,9 +172,17 @@ impl TransactionalProducer {
         if is_fence(fatal) {
             return Failure::Fenced(error);
         }
+        let in_wrong_state = error.rdkafka_error_code() == Some(RDKafkaErrorCode::State);
+        // A transaction that failed as a whole has no report. What failed it is said by every call but an abort; in this
+        // state a begin does nothing else.
+        if in_wrong_state
+            && let Err(why) = self.producer.begin_transaction()
+            && refusal(why.rdkafka_error_code()).is_some()
+        {
+            return Failure::of(why);
+        }
         // A call in the wrong state may come before the report that tells what put the producer into it.
         let deadline = Instant::now() + REPORT_PATIENCE;
-        let in_wrong_state = error.rdkafka_error_code() == Some(RDKafkaErrorCode::State);
         self.producer.poll(Duration::ZERO);
         while in_wrong_state && self.producer.context().undelivered().is_none() && Instant::now() < deadline {
             self.producer.poll(Duration::from_millis(10));
