@@ -144,8 +144,8 @@ impl World {
         pipeline::table::connect(&settings).await.expect("a connection to MySQL")
     }
 
-    /// Gives the programs' users their rights on this world's database, which need not exist: those that the README
-    /// names. The connection is the administrator's.
+    /// Gives the programs' users their rights on this world's database, which need not exist: those that
+    /// docs/security.md names. The connection is the administrator's.
     async fn grant(&self) -> Conn {
         let mut conn = self.server().await;
         let gtids: Option<String> = conn.query_first("SELECT @@gtid_mode").await.expect("the server's setting");

@@ -1,70 +1,83 @@
 //! The rights that the programs need at Kafka, one by one, as docs/security.md has them.
 
 use integration_tests::World;
+use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use xtask::services::Kafka;
+
+use crate::refusals::filled;
+use crate::servers::{KAFKA, LACKING, SECURED, login};
 
 /// A right: operations on a resource.
 #[derive(Clone, Debug)]
 pub(crate) struct Right {
     /// Operations, such as `Write`.
-    pub(crate) operations: &'static [&'static str],
+    pub(crate) operations: Vec<&'static str>,
     /// `--topic`, `--group` or `--transactional-id`.
     pub(crate) kind: &'static str,
     /// The resource's name; with a `*` at its end for all that begin like this.
     pub(crate) name: String,
 }
 
-fn right(operations: &'static [&'static str], kind: &'static str, name: String) -> Right {
-    Right { operations, kind, name }
+fn right(operation: &'static str, kind: &'static str, name: String) -> Right {
+    Right { operations: vec![operation], kind, name }
 }
 
 /// What the producer needs.
 pub(crate) fn of_producer(topic: &str) -> Vec<Right> {
     vec![
-        right(&["Write"], "--topic", topic.to_owned()),
-        right(&["Read"], "--topic", topic.to_owned()),
-        right(&["Write"], "--topic", format!("{topic}.checkpoint")),
-        right(&["Read"], "--topic", format!("{topic}.checkpoint")),
-        right(&["Write"], "--transactional-id", format!("{topic}.producer")),
+        right("Write", "--topic", topic.to_owned()),
+        right("Read", "--topic", topic.to_owned()),
+        right("Write", "--topic", format!("{topic}.checkpoint")),
+        right("Read", "--topic", format!("{topic}.checkpoint")),
+        right("Write", "--transactional-id", format!("{topic}.producer")),
     ]
 }
 
 /// What the consumers need.
 pub(crate) fn of_consumer(topic: &str, group: &str) -> Vec<Right> {
     vec![
-        right(&["Read"], "--topic", topic.to_owned()),
-        right(&["Read"], "--topic", format!("{topic}.slots")),
-        right(&["Write"], "--topic", format!("{topic}.slots")),
-        right(&["Write"], "--topic", format!("{topic}.dlq")),
-        right(&["Read"], "--group", group.to_owned()),
-        right(&["Write"], "--transactional-id", format!("{topic}.consumer_*")),
+        right("Read", "--topic", topic.to_owned()),
+        right("Read", "--topic", format!("{topic}.slots")),
+        right("Write", "--topic", format!("{topic}.slots")),
+        right("Write", "--topic", format!("{topic}.dlq")),
+        right("Read", "--group", group.to_owned()),
+        right("Write", "--transactional-id", format!("{topic}.consumer_*")),
     ]
 }
 
 /// What verify needs.
 pub(crate) fn of_verify(topic: &str, group: &str) -> Vec<Right> {
     vec![
-        right(&["Read"], "--topic", topic.to_owned()),
-        right(&["Read"], "--topic", format!("{topic}.checkpoint")),
-        right(&["Read"], "--topic", format!("{topic}.dlq")),
-        right(&["Describe"], "--group", group.to_owned()),
+        right("Read", "--topic", topic.to_owned()),
+        right("Read", "--topic", format!("{topic}.checkpoint")),
+        right("Read", "--topic", format!("{topic}.dlq")),
+        right("Describe", "--group", group.to_owned()),
     ]
 }
 
 /// Who may create the topics when nobody has made them beforehand.
 pub(crate) fn to_create(topic: &str) -> [Vec<Right>; 2] {
-    let create = |names: &[&str]| names.iter().map(|n| right(&["Create"], "--topic", format!("{topic}{n}"))).collect();
+    let create = |names: &[&str]| names.iter().map(|n| right("Create", "--topic", format!("{topic}{n}"))).collect();
     [create(&["", ".checkpoint"]), create(&["", ".slots", ".dlq"])]
 }
 
-/// Gives users a right, with Kafka's own tool.
-pub(crate) fn give(kafka: &Kafka, right: &Right, users: &[String]) {
+/// Gives users rights, with Kafka's own tool.
+pub(crate) fn give(kafka: &Kafka, rights: &[(Right, Vec<String>)]) {
+    // Each call is a Java process.
+    for some in rights.chunks(3) {
+        std::thread::scope(|scope| {
+            some.iter().for_each(|(right, users)| drop(scope.spawn(|| give_one(kafka, right, users))));
+        });
+    }
+}
+
+fn give_one(kafka: &Kafka, right: &Right, users: &[String]) {
     let mut tool = kafka.tool("org.apache.kafka.tools.AclCommand").unwrap();
     tool.args(["--bootstrap-server", &kafka.administration(), "--add"]);
     for user in users {
         tool.args(["--allow-principal", &format!("User:{user}")]);
     }
-    for operation in right.operations {
+    for operation in &right.operations {
         tool.args(["--operation", operation]);
     }
     match right.name.strip_suffix('*') {
@@ -79,11 +92,146 @@ pub(crate) fn give(kafka: &Kafka, right: &Right, users: &[String]) {
 pub(crate) fn give_all(kafka: &Kafka, world: &World) {
     let (topic, group) = (world.get("KAFKA_TOPIC"), world.get("KAFKA_GROUP_ID"));
     let [producers, consumers] = to_create(topic);
+    let mut all: Vec<(Right, Vec<String>)> = Vec::new();
     for (user, rights) in [
         ("producer", [of_producer(topic), producers].concat()),
         ("consumer", [of_consumer(topic, group), consumers].concat()),
         ("verify", of_verify(topic, group)),
     ] {
-        rights.iter().for_each(|right| give(kafka, right, &[user.to_owned()]));
+        for right in rights {
+            let same =
+                |(r, u): &&mut (Right, Vec<String>)| r.kind == right.kind && r.name == right.name && u[0] == user;
+            match all.iter_mut().find(same) {
+                Some((known, _)) => known.operations.extend(right.operations),
+                None => all.push((right, vec![user.to_owned()])),
+            }
+        }
     }
+    give(kafka, &all);
+}
+
+/// With every right it works; with one taken away it stops, soon, and says which.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_right_is_needed() {
+    let world = SECURED.world("rights").await;
+    let (topic, group) = (world.get("KAFKA_TOPIC").to_owned(), world.get("KAFKA_GROUP_ID").to_owned());
+    make_topics(&world).await;
+    let programs = [
+        ("producer", of_producer(&topic)),
+        ("consumer", of_consumer(&topic, &group)),
+        ("verify", of_verify(&topic, &group)),
+    ];
+    let (mut given, mut users) = (Vec::new(), 0..);
+    let lacking = programs.map(|(user, rights)| {
+        let names: Vec<String> = rights.iter().zip(&mut users).map(|(_, n)| format!("lacking-{n}")).collect();
+        for (i, right) in rights.into_iter().enumerate() {
+            let others = names.iter().enumerate().filter(|(n, _)| *n != i).map(|(_, name)| name.clone());
+            given.push((right, others.chain([user.to_owned()]).collect()));
+        }
+        names
+    });
+    give(&SECURED.kafka, &given);
+    let refuses = |program: &str, user: &str, texts: &[&str]| {
+        let login =
+            [("KAFKA_SASL_USERNAME", user), ("KAFKA_SASL_PASSWORD", LACKING), ("KAFKA_SASL_MECHANISMS", "PLAIN")];
+        SECURED.refuses(&world, program, &login, texts);
+    };
+    let [own_producer, own_consumer, ..] = KAFKA.map(login);
+
+    let producer = filled(&world, &own_producer).await;
+    assert_eq!(producer.stop().code, 0);
+    let (checkpoint, id) =
+        (format!("cannot read topic {topic}.checkpoint "), format!("transactions of {topic}.producer: "));
+    for (user, texts) in lacking[0].iter().zip([
+        ["publishing to ", "ACL WRITE"],
+        ["cannot read topic ", "ACL READ"],
+        ["cannot begin epoch ", "ACL WRITE"],
+        [&checkpoint, "ACL READ"],
+        [&id, "ACL WRITE on the transactional id"],
+    ]) {
+        // Each takes up a replay: a first epoch does not read the topic.
+        assert_eq!(SECURED.run(&world, "cdc-producer", &["checkpoint", "reset"], &[]).code, 0);
+        refuses("cdc-producer", user, &texts);
+    }
+
+    poison(&world);
+    let mut consumer = SECURED.start(&world, "consumer", "consumer", &own_consumer);
+    consumer.wait_for("dead letters records=1");
+    assert_eq!(consumer.stop().code, 0);
+    let slots = format!("cannot read topic {topic}.slots ");
+    let (looked_up, letters) = (format!("cannot look up topic {topic} "), format!("cannot look up topic {topic}.dlq "));
+    let id = format!("transactions of {topic}.consumer_1: ");
+    for (user, texts) in lacking[1].iter().zip([
+        [&looked_up, "ACL DESCRIBE, which READ and WRITE bring"],
+        [&slots, "ACL READ"],
+        ["Kafka refuses the batch", "ACL WRITE"],
+        [&letters, "ACL DESCRIBE, which READ and WRITE bring"],
+        ["in its group", "ACL READ on the topic and on the group"],
+        [&id, "ACL WRITE on the transactional id"],
+    ]) {
+        poison(&world);
+        refuses("consumer", user, &texts);
+    }
+
+    let mut producer = SECURED.start(&world, "cdc-producer", "producer", &own_producer);
+    producer.wait_for("snapshot=true");
+    for (user, texts) in lacking[2].iter().zip([
+        [looked_up.as_str(), "ACL DESCRIBE"],
+        [&format!("cannot look up topic {topic}.checkpoint "), "ACL DESCRIBE"],
+        [&letters, "ACL DESCRIBE"],
+        ["cannot read the offsets of group ", "ACL READ on the group"],
+    ]) {
+        refuses("verify --wait 20s", user, &texts);
+    }
+    assert_eq!(producer.stop().code, 0);
+}
+
+/// The commands in docs/security.md give these rights and no others.
+#[test]
+fn the_documentation_has_each_right() {
+    let documentation = include_str!("../../../docs/security.md");
+    let commands: Vec<Vec<&str>> =
+        documentation.lines().filter_map(|l| Some(l.strip_prefix("$acls ")?.split(' ').collect())).collect();
+    let has = |command: &[&str], pair: [&str; 2]| command.windows(2).any(|w| w == pair);
+    let values = |command: &[&str], flags: &[&str]| command.iter().filter(|word| flags.contains(word)).count();
+    let (topic, group) = ("product_updates", "product_consumers");
+    let mut count = 0;
+    for (user, rights) in
+        [("producer", of_producer(topic)), ("consumer", of_consumer(topic, group)), ("verify", of_verify(topic, group))]
+    {
+        for right in rights {
+            let name = right.name.trim_end_matches('*');
+            let gives = |command: &&Vec<&str>| {
+                has(command, ["--allow-principal", &format!("User:{user}")])
+                    && has(command, ["--operation", right.operations[0]])
+                    && has(command, [right.kind, name])
+                    && has(command, ["--resource-pattern-type", "prefixed"]) == right.name.ends_with('*')
+            };
+            assert_eq!(commands.iter().filter(gives).count(), 1, "{user}: {right:?}");
+            count += 1;
+        }
+    }
+    let resources = ["--topic", "--group", "--transactional-id"];
+    let given: usize = commands.iter().map(|c| values(c, &["--operation"]) * values(c, &resources)).sum();
+    assert_eq!(given, count);
+}
+
+/// Made by an operator beforehand: then nobody needs the right to create them.
+async fn make_topics(world: &World) {
+    let kafka = world.kafka();
+    let compacted = |suffix: &str, partitions| TopicSpec::compacted(format!("{}.{suffix}", kafka.topic), partitions);
+    let (checkpoint, slots) = (compacted("checkpoint", 1), compacted("slots", 16));
+    ensure_topics(&kafka, &[TopicSpec::products(&kafka), checkpoint, slots, TopicSpec::dead_letters(&kafka)])
+        .await
+        .unwrap();
+}
+
+/// A record that nobody can decode.
+fn poison(world: &World) {
+    let kafka = world.kafka();
+    let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id).unwrap();
+    producer.begin().unwrap();
+    let record = Record { topic: &kafka.topic, partition: Some(0), key: b"1", value: Some(b"nonsense"), header: None };
+    producer.send(&record).unwrap();
+    producer.commit().unwrap();
 }

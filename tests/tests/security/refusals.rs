@@ -69,7 +69,7 @@ async fn kafka_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_registry_refuses() {
     let world = SECURED.world("registry_door").await;
-    let producer = filled(&world).await;
+    let producer = filled(&world, &[]).await;
     let (named, expired) =
         (SECURED.registry_at("localhost"), format!("https://127.0.0.1:{}", SECURED.certificates.expired.serve()));
     let (user, ca) = ("check schema_registry.user and schema_registry.secret", "check schema_registry.ca_location");
@@ -92,7 +92,7 @@ async fn the_registry_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_refuses() {
     let world = SECURED.world("postgres_door").await;
-    let producer = filled(&world).await;
+    let producer = filled(&world, &[]).await;
     for (program, role) in [("consumer", POSTGRES[0]), ("verify", POSTGRES[1])] {
         let right = SECURED.postgres_url(role, &world.name);
         let port = |port: u16| format!(":{port}/");
@@ -124,11 +124,11 @@ async fn postgres_refuses() {
 }
 
 /// A world whose topic has records, and its producer.
-async fn filled(world: &World) -> integration_tests::Running {
+pub(crate) async fn filled(world: &World, more: &[(&str, &str)]) -> integration_tests::Running {
     drop(world.table().await);
     let updater = SECURED.run(world, "product-updater", &["--generate", "50", "--seed", "3"], &[]);
     assert_eq!(updater.code, 0, "{}", updater.err);
-    let mut producer = SECURED.start(world, "cdc-producer", "producer", &[]);
+    let mut producer = SECURED.start(world, "cdc-producer", "producer", more);
     producer.wait_for("snapshot complete");
     producer
 }

@@ -68,7 +68,11 @@ pub(crate) static SECURED: LazyLock<Secured> = LazyLock::new(Secured::open);
 
 impl Secured {
     fn open() -> Self {
-        let folder = std::env::temp_dir().join("product-stream-tests").join(format!("secured_{}", std::process::id()));
+        // What the last run left is in the way.
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("secured");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
         let certificates = Certificates::make(&folder.join("certificates"));
         let (mysql_expired, registry_tls) = (free_port().unwrap(), free_port().unwrap());
         let (mysql, kafka, registry, postgres, postgres_expired) = std::thread::scope(|scope| {
@@ -162,9 +166,11 @@ impl Secured {
         command
     }
 
-    /// Starts a program, its log in a file of the world.
+    /// Starts a program (its arguments may follow its name), its log in a file of the world.
     pub(crate) fn start(&self, world: &World, program: &str, log: &str, more: &[(&str, &str)]) -> Running {
-        Running::start(self.command(world, program, &[], more), program, world.folder.join(format!("{log}.log")))
+        let (program, arguments) = program.split_once(' ').unwrap_or((program, ""));
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        Running::start(self.command(world, program, &arguments, more), program, world.folder.join(format!("{log}.log")))
     }
 
     /// Runs a program to its end; what it says is kept in the world's folder as well.
@@ -176,19 +182,25 @@ impl Secured {
         Outcome { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
     }
 
-    /// Starts a program that must stop soon with exit code 1, these texts and no secret.
+    /// Starts a program that must be refused: see [`assert_refused`].
     pub(crate) fn refuses(&self, world: &World, program: &str, more: &[(&str, &str)], texts: &[&str]) {
         static CASE: AtomicU32 = AtomicU32::new(0);
-        let started = Instant::now();
         let log = format!("refused-{}", CASE.fetch_add(1, Ordering::Relaxed));
-        let ended = self.start(world, program, &log, more).wait();
-        assert_eq!(ended.code, 1, "{program} {more:?}: {}", ended.err);
-        assert!(started.elapsed() < SOON, "{program} {more:?} took {:?}: {}", started.elapsed(), ended.err);
-        let last = &ended.err[ended.err.rfind("error: ").unwrap_or_else(|| panic!("no error in {}", ended.err))..];
-        texts.iter().for_each(|text| assert!(last.contains(text), "{program}: {text:?} in\n{last}"));
-        assert!(last.contains("what to do: "), "{last}");
-        assert_no_secret(&ended.err);
+        assert_refused(self.start(world, program, &log, more), &format!("{program} {more:?}"), texts);
     }
+}
+
+/// Waits for the end of a program that must stop soon, with exit code 1, an error with these texts, a remedy, and no secret.
+pub(crate) fn assert_refused(running: Running, case: &str, texts: &[&str]) {
+    let started = Instant::now();
+    let ended = running.wait();
+    assert_eq!(ended.code, 1, "{case}: {}", ended.err);
+    assert!(started.elapsed() < SOON, "{case} took {:?}: {}", started.elapsed(), ended.err);
+    let error = ended.err.rfind("\nerror: ").map(|at| at + 1).or(ended.err.starts_with("error: ").then_some(0));
+    let error = &ended.err[error.unwrap_or_else(|| panic!("{case}: no error in {}", ended.err))..];
+    texts.iter().for_each(|text| assert!(error.contains(text), "{case}: {text:?} in\n{error}"));
+    assert!(error.contains("\n  what to do: "), "{case}: {error}");
+    assert_no_secret(&ended.err);
 }
 
 /// A program's login at Kafka.
