@@ -57,7 +57,10 @@ pub async fn execute(context: Context) -> Result<()> {
             }
             _ => show(&settings).await,
         },
-        _ => run(settings, Status::new(&context.metrics, context.health), context.shutdown).await,
+        _ => {
+            let status = Status::new(&context.metrics, context.health, settings.heartbeat);
+            run(settings, status, context.shutdown).await
+        }
     }
 }
 

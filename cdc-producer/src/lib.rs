@@ -8,6 +8,7 @@ pub mod binlog;
 pub mod checkpoint;
 pub mod command;
 mod fencing;
+mod lag;
 pub mod locate;
 pub mod plan;
 pub mod preflight;

@@ -17,6 +17,9 @@ use tokio::sync::{mpsc, watch};
 use crate::batch::Batch;
 use crate::status::Status;
 
+/// How often Kafka is asked for a sign of life when nothing is to be sent.
+const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
+
 /// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -123,14 +126,9 @@ impl Publisher {
     fn publish(&mut self, runtime: &Handle, open: &mut Option<Open>) -> Result<(), Failure> {
         loop {
             // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
-            let wait =
-                open.as_ref().filter(|o| o.end.is_some()).map(|o| self.limits.linger.saturating_sub(o.since.elapsed()));
-            let batch = runtime.block_on(async {
-                match wait {
-                    Some(wait) => tokio::time::timeout(wait, self.batches.recv()).await.ok(),
-                    None => Some(self.batches.recv().await),
-                }
-            });
+            let to_commit = open.as_ref().filter(|o| o.end.is_some());
+            let wait = to_commit.map_or(ASK_KAFKA_EVERY, |o| self.limits.linger.saturating_sub(o.since.elapsed()));
+            let batch = runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await.ok() });
             match batch {
                 Some(Some(batch)) => {
                     // A transaction of the source that is longer than a batch has one of Kafka's to itself: should it not
@@ -145,7 +143,12 @@ impl Publisher {
                     // Half a transaction stays open; the next producer's init aborts it.
                     return self.commit_open(open);
                 }
-                None => self.commit_open(open)?,
+                None if to_commit.is_some() => self.commit_open(open)?,
+                None => {
+                    if self.producer.answers(&self.target.topic, ASK_KAFKA_EVERY) {
+                        self.status.kafka_answered();
+                    }
+                }
             }
             let full = |o: &Open| {
                 o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || o.since.elapsed() >= self.limits.linger
@@ -176,7 +179,11 @@ impl Publisher {
                 failpoint::at(point);
             }
         }
+        let sent = self.producer.in_flight();
         self.producer.poll();
+        if self.producer.in_flight() < sent {
+            self.status.kafka_answered();
+        }
         open.rows += batch.len();
         open.bytes += batch.bytes();
         open.end = batch.end.take();

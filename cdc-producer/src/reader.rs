@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Change};
+use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
 use crate::snapshot::{Alive, Chunk};
 use crate::status::Status;
@@ -66,6 +67,9 @@ struct State {
     others: HashSet<u64>,
     /// Progress has moved since it was last handed over.
     moved: bool,
+    /// The place that was handed over last.
+    handed_over_to: Place,
+    events: u32,
     handed_over: Instant,
 }
 
@@ -96,6 +100,8 @@ impl Reader {
             plan: None,
             others: HashSet::new(),
             moved: false,
+            events: 0,
+            handed_over_to: (self.progress.position.file.clone(), self.progress.position.offset),
             handed_over: Instant::now(),
         };
         let ended = self.read(&mut state, shutdown).await;
@@ -116,6 +122,11 @@ impl Reader {
                 self.snapshot(state).await?;
             }
             let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
+            // Much may come that is not ours.
+            state.events = state.events.wrapping_add(1);
+            if state.events.is_multiple_of(1024) {
+                self.status.heard();
+            }
             self.take(state, &event).await?;
         }
     }
@@ -161,6 +172,10 @@ impl Reader {
                     // A new file counts as progress, or the old one, purged, would seem to be needed still.
                     state.moved |= self.progress.position.file != self.stream.place().0;
                     self.place();
+                    if !state.moved && state.batch.is_empty() {
+                        let (file, offset) = self.stream.place();
+                        self.status.nothing_until(&state.handed_over_to, (file.to_owned(), offset));
+                    }
                 }
             }
             Meaning::Start(mark) => {
@@ -368,6 +383,7 @@ impl Reader {
         if complete {
             batch.end = Some(self.progress.clone());
             state.moved = false;
+            state.handed_over_to = (self.progress.position.file.clone(), self.progress.position.offset);
             state.handed_over = Instant::now();
         }
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CheckpointFile;
 use crate::fencing::Memory;
+use crate::lag;
 use crate::publish::{Limits, Publisher, Stopped};
 use crate::reader::Reader;
 use crate::start::{Session, prepare};
@@ -91,6 +92,13 @@ enum End {
 /// Definite errors at once. Transient ones are tried again with growing pauses, except when nothing has ever worked for
 /// `STARTUP_PATIENCE`.
 pub async fn run(settings: ProducerSettings, status: Status, shutdown: CancellationToken) -> Result<()> {
+    tokio::select! {
+        outcome = sessions(&settings, &status, &shutdown) => outcome,
+        never = lag::watch(&settings.mysql, &status) => match never {},
+    }
+}
+
+async fn sessions(settings: &ProducerSettings, status: &Status, shutdown: &CancellationToken) -> Result<()> {
     const STARTUP_PATIENCE: Duration = Duration::from_secs(60);
     const LONGEST_PAUSE: Duration = Duration::from_secs(10);
     let file = Arc::new(CheckpointFile::lock(&settings.time_track)?);
@@ -100,7 +108,9 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     loop {
         let begun = Instant::now();
         memory.advanced = false;
-        let error = match session(&settings, &file, &status, &mut memory, &shutdown).await {
+        let ended = session(settings, &file, status, &mut memory, shutdown).await;
+        status.ended();
+        let error = match ended {
             Ok(End::Stopped) => return Ok(()),
             Ok(End::Edited) => continue,
             Err(error) => error,
@@ -187,7 +197,7 @@ async fn stream(
         position_every: Duration::from_secs(1),
         status: status.clone(),
     };
-    status.streaming();
+    status.streaming(&reader.progress);
 
     // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits what is
     // complete. A failed publisher ends the reader the same way.
@@ -201,7 +211,8 @@ async fn stream(
     };
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
-        tokio::spawn(async move { watch_file(&file, &source, view, committed, &stop, &finished).await })
+        let status = status.clone();
+        tokio::spawn(async move { watch_file(&file, &source, view, committed, &status, &stop, &finished).await })
     };
 
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
@@ -219,10 +230,16 @@ async fn stream(
         Ok(()) => {}
         Err(Stopped { failure, open_for }) => {
             memory.outlived = open_for.is_some_and(|t| t >= settings.kafka.transaction_timeout);
+            if open_for.is_some() {
+                status.aborted();
+            }
+            if matches!(failure, Failure::Fenced(_)) {
+                status.fenced();
+            }
             if matches!(failure, Failure::Fenced(_)) || memory.outlived {
                 memory.fenced += 1;
             }
-            return Err(failure.into_error(&format!("publishing to {}", settings.kafka.topic)));
+            return Err(failure.into_error(&format!("publishing to Kafka topic {}", settings.kafka.topic)));
         }
     }
     read?;

@@ -1,56 +1,104 @@
 //! What can be seen of the producer from outside: its numbers and its health.
+//!
+//! `docs/metrics.md` says what each number means and when to worry.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pipeline::error::{Class, Error};
 use pipeline::position::Progress;
 use pipeline::record::Micros;
-use pipeline::telemetry::{Counter, Gauge, Health, Metrics};
+use pipeline::telemetry::{Counter, Gauge, Health, Metrics, Sign};
+
+use crate::lag::{Lag, Place, Sample};
+
+/// Kafka is asked every two seconds when there is nothing to send.
+const KAFKA_LIMIT: Duration = Duration::from_secs(10);
+/// A heartbeat may be so late.
+const HEARTBEAT_DELAY: Duration = Duration::from_secs(5);
 
 /// A handle that the parts of the producer report to; clones share it.
 #[derive(Clone, Debug)]
 pub struct Status {
     health: Health,
+    kafka: Sign,
+    mysql: Sign,
+    lag: Arc<Mutex<Lag>>,
     records: Counter,
     transactions: Counter,
+    aborts: Counter,
+    fences: Counter,
     failures: [Counter; 2],
-    lag_ms: Gauge,
+    last_event: Gauge,
+    last_commit: Gauge,
     committed_at: Gauge,
     epoch: Gauge,
     snapshot_rows: Gauge,
+    view_outdated: Gauge,
 }
 
 impl Status {
-    /// Names the numbers.
-    pub fn new(metrics: &Metrics, health: Health) -> Self {
-        let failures = |class: &str| {
-            metrics.counter("producer_session_failures_total", "Sessions that ended with an error", &[("class", class)])
+    /// Names the numbers; MySQL sends a sign of life every `heartbeat`.
+    pub fn new(metrics: &Metrics, health: Health, heartbeat: Duration) -> Self {
+        let lag: Arc<Mutex<Lag>> = Arc::default();
+        let of = |value: fn(&Lag) -> Option<f64>| {
+            let lag = Arc::clone(&lag);
+            move || value(&lag.lock().unwrap_or_else(PoisonError::into_inner))
         };
+        metrics.computed(
+            "producer_lag_seconds",
+            "Time since Kafka is last known to have had every change committed in MySQL.",
+            of(Lag::seconds),
+        );
+        metrics.computed(
+            "producer_lag_bytes",
+            "Binlog between what is in Kafka and the server's end as last seen.",
+            of(|lag| lag.bytes().map(|bytes| bytes as f64)),
+        );
+        metrics.computed(
+            "producer_binlog_purge_seconds",
+            "Least time until MySQL may purge the oldest binlog that is still needed.",
+            of(Lag::purge_seconds),
+        );
+        let failures = |class: &str| {
+            metrics.counter(
+                "producer_session_failures_total",
+                "Sessions that ended with an error.",
+                &[("class", class)],
+            )
+        };
+        let count = |name, help| metrics.counter(name, help, &[]);
+        let gauge = |name, help| metrics.gauge(name, help, &[]);
         Self {
+            kafka: health.sign("Kafka", KAFKA_LIMIT),
+            mysql: health.sign("MySQL", heartbeat + HEARTBEAT_DELAY),
             health,
-            records: metrics.counter("producer_records_committed_total", "Records committed to the topic", &[]),
-            transactions: metrics.counter("producer_kafka_transactions_total", "Kafka transactions committed", &[]),
+            lag,
+            records: count("producer_records_committed_total", "Records committed to the topic."),
+            transactions: count("producer_kafka_transactions_total", "Kafka transactions committed."),
+            aborts: count("producer_kafka_aborts_total", "Kafka transactions that were given up."),
+            fences: count("producer_fences_total", "Times that Kafka fenced the producer."),
             failures: [failures("transient"), failures("definite")],
-            lag_ms: metrics.gauge(
-                "producer_lag_milliseconds",
-                "Time from the last transaction's commit in MySQL to its commit in Kafka",
-                &[],
+            last_event: gauge(
+                "producer_last_event_timestamp_seconds",
+                "When MySQL last sent something, heartbeats included.",
             ),
-            committed_at: metrics.gauge(
+            last_commit: gauge("producer_last_commit_timestamp_seconds", "When Kafka last committed a transaction."),
+            committed_at: gauge(
                 "producer_position_timestamp_seconds",
-                "Commit time in MySQL of the last transaction that is in Kafka",
-                &[],
+                "Commit time in MySQL of the last transaction that is in Kafka.",
             ),
-            epoch: metrics.gauge("producer_epoch_number", "Replays, from 1", &[]),
-            snapshot_rows: metrics.gauge(
-                "producer_snapshot_rows",
-                "Rows read by the running snapshot, 0 without one",
-                &[],
+            epoch: gauge("producer_epoch_number", "Replays, from 1."),
+            snapshot_rows: gauge("producer_snapshot_rows", "Rows read by the running snapshot, 0 without one."),
+            view_outdated: gauge(
+                "producer_checkpoint_file_outdated",
+                "1 while the checkpoint file can't be written, else 0.",
             ),
         }
     }
 
-    /// MySQL has given a sign of life.
-    pub fn heard(&self) {
-        self.health.progress();
+    fn lag(&self) -> MutexGuard<'_, Lag> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`Health::while_waiting`].
@@ -58,10 +106,32 @@ impl Status {
         self.health.while_waiting(what, call)
     }
 
-    /// The stream runs.
-    pub fn streaming(&self) {
-        self.health.progress();
+    /// MySQL has given a sign of life. That is progress only while Kafka answers as well.
+    pub fn heard(&self) {
+        self.mysql.wait();
+        self.last_event.set(Micros::now().0 / 1_000_000);
+        if self.kafka.overdue().is_none() {
+            self.health.progress();
+        }
+    }
+
+    /// Kafka has answered.
+    pub fn kafka_answered(&self) {
+        self.kafka.wait();
+    }
+
+    /// The stream begins behind what is committed.
+    pub fn streaming(&self, progress: &Progress) {
+        self.show(progress);
+        self.kafka.wait();
+        self.mysql.wait();
         self.health.ready();
+    }
+
+    /// The session has ended, so nobody is waited for.
+    pub fn ended(&self) {
+        self.kafka.rest();
+        self.mysql.rest();
     }
 
     /// A session ended with an error.
@@ -70,15 +140,43 @@ impl Status {
         self.failures[usize::from(error.class() != Class::Transient)].add(1);
     }
 
+    /// A Kafka transaction came to nothing.
+    pub fn aborted(&self) {
+        self.aborts.add(1);
+    }
+
+    /// Kafka says that another producer took over, or that a transaction took too long.
+    pub fn fenced(&self) {
+        self.fences.add(1);
+    }
+
+    /// Whether the checkpoint file says what is in Kafka; that it does not is no reason to stop the stream.
+    pub fn view_written(&self, written: bool) {
+        self.view_outdated.set(i64::from(!written));
+    }
+
+    /// The server has said where its binlog ends.
+    pub(crate) fn sampled(&self, sample: Sample) {
+        self.lag().sampled(sample);
+    }
+
+    /// After what was handed over last the stream has come to `place`, and there was nothing for us.
+    pub(crate) fn nothing_until(&self, handed_over: &Place, place: Place) {
+        self.lag().nothing_until(handed_over, place);
+    }
+
     /// Records and progress were committed.
     pub fn committed(&self, records: usize, progress: &Progress) {
+        self.kafka.wait();
         self.records.add(records as u64);
         self.transactions.add(1);
-        let at = progress.position.committed_at.0;
-        if records > 0 && progress.snapshot.is_none() {
-            self.lag_ms.set((Micros::now().0 - at) / 1_000);
-        }
-        self.committed_at.set(at / 1_000_000);
+        self.last_commit.set(Micros::now().0 / 1_000_000);
+        self.show(progress);
+    }
+
+    fn show(&self, progress: &Progress) {
+        self.lag().committed(progress);
+        self.committed_at.set(progress.position.committed_at.0 / 1_000_000);
         self.epoch.set(i64::try_from(progress.epoch).unwrap_or(i64::MAX));
         let rows = progress.snapshot.as_ref().map_or(0, |s| s.rows);
         self.snapshot_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{CheckpointFile, Written};
+use crate::status::Status;
 
 /// Keeps the checkpoint file up to date with what is committed, until everything is `finished`. When a person edits it,
 /// the file is left alone, the session is told to `stop`, and the answer is true.
@@ -15,6 +16,7 @@ pub(crate) async fn watch_file(
     source: &str,
     view: String,
     mut committed: watch::Receiver<Option<Progress>>,
+    status: &Status,
     stop: &CancellationToken,
     finished: &CancellationToken,
 ) -> bool {
@@ -35,18 +37,26 @@ pub(crate) async fn watch_file(
             }
             Ok(_) => {
                 let text = now.map(|p| Written::of(&p, source).text());
-                if let Some(new) = text.as_ref().filter(|_| text != written) {
-                    match file.replace(written.as_deref(), new) {
-                        Ok(true) => written = text,
+                match text.filter(|text| Some(text) != written.as_ref()) {
+                    None => status.view_written(true),
+                    Some(new) => match file.replace(written.as_deref(), &new) {
+                        Ok(true) => {
+                            written = Some(new);
+                            status.view_written(true);
+                        }
                         // Edited this very moment: the next look says so.
                         Ok(false) => continue,
                         Err(error) => {
-                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date")
+                            status.view_written(false);
+                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date");
                         }
-                    }
+                    },
                 }
             }
-            Err(error) => tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read"),
+            Err(error) => {
+                status.view_written(false);
+                tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read");
+            }
         }
         if stopping {
             return false;

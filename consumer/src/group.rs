@@ -34,9 +34,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A former owner's open transaction holds its offsets back until a neighbour has settled the slot.
 const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
 
-/// Statistics come every five seconds.
-const HEARD_LIMIT: Duration = Duration::from_secs(15);
-
 /// What the callbacks leave for the loop.
 #[derive(Default)]
 struct State {
@@ -50,8 +47,17 @@ struct State {
     failed: Option<Error>,
     /// When a broker was last heard of.
     heard: Option<Instant>,
-    /// The end of each partition as last seen.
-    ends: BTreeMap<i32, i64>,
+    /// Each partition as last seen.
+    seen: BTreeMap<i32, Seen>,
+}
+
+/// A partition in the client's statistics.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// Its end.
+    end: i64,
+    /// Everything up to its end was fetched and polled.
+    drained: bool,
 }
 
 struct Context {
@@ -79,12 +85,16 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         let mut state = self.state();
-        // Microseconds; a fetch or a heartbeat is answered at least every three seconds.
-        if statistics.brokers.values().any(|b| b.state == "UP" && (0..15_000_000).contains(&b.rxidle)) {
-            state.heard = Some(Instant::now());
-        }
+        let up = statistics.brokers.values().filter(|b| b.state == "UP");
+        let silent = up.filter_map(|b| u64::try_from(b.rxidle).ok()).min();
+        let heard = silent.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros)));
+        state.heard = state.heard.max(heard);
         let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
-        state.ends = partitions.filter(|p| p.ls_offset >= 0).map(|p| (p.partition, p.ls_offset)).collect();
+        let seen = |p: &rdkafka::statistics::Partition| Seen {
+            end: p.ls_offset,
+            drained: p.next_offset >= p.ls_offset && p.fetchq_cnt == 0,
+        };
+        state.seen = partitions.filter(|p| p.ls_offset >= 0).map(|p| (p.partition, seen(p))).collect();
     }
 }
 
@@ -280,7 +290,7 @@ impl Group {
             .set("heartbeat.interval.ms", (settings.session_timeout / 10).as_millis().clamp(100, 3_000).to_string())
             // Where to begin is always said; what is not in the topic any more must not be jumped over.
             .set("auto.offset.reset", "error")
-            .set("statistics.interval.ms", "5000")
+            .set("statistics.interval.ms", "2000")
             .create_with_context(context)
             .map_err(refused)?;
         consumer.subscribe(&[&settings.topic]).map_err(refused)?;
@@ -307,21 +317,19 @@ impl Group {
         }
     }
 
-    /// Whether a broker has answered of late.
-    pub(crate) fn heard(&self) -> bool {
-        self.consumer.context().state().heard.is_some_and(|at| at.elapsed() < HEARD_LIMIT)
+    /// When a broker last sent anything, as of the last statistics, which come every two seconds. Fetches and heartbeats are
+    /// answered at least every three.
+    pub(crate) fn heard(&self) -> Option<Instant> {
+        self.consumer.context().state().heard
     }
 
-    /// Whether brokers have answered before and none does now. A new client has no statistics yet and is not cut off.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        self.consumer.context().state().heard.is_some_and(|at| at.elapsed() >= HEARD_LIMIT)
-    }
-
-    /// Records that are not committed yet, by partition, as of the last statistics; transaction markers count as well.
+    /// Records that are not committed yet, by partition, as of the last statistics. Nothing may be in hand: what was polled is
+    /// committed. Transaction markers count as well, except where all is read.
     pub(crate) fn lag(&self) -> BTreeMap<i32, i64> {
         let state = self.consumer.context().state();
         let lag = |(partition, offset): (&i32, &i64)| {
-            state.ends.get(partition).map(|end| (*partition, (end - offset).max(0)))
+            let seen = state.seen.get(partition)?;
+            Some((*partition, if seen.drained { 0 } else { (seen.end - offset).max(0) }))
         };
         state.committed.iter().filter_map(lag).collect()
     }

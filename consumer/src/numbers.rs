@@ -1,6 +1,10 @@
 //! What the consumer counts and shows.
+//!
+//! `docs/metrics.md` says what each number means and when to worry.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use pipeline::record::Micros;
 use pipeline::telemetry::{Counter, Gauge, Metrics};
@@ -12,12 +16,48 @@ pub(crate) struct Numbers {
     pub(crate) filtered: Counter,
     pub(crate) dead_letters: Counter,
     pub(crate) commits: Counter,
+    pub(crate) aborts: Counter,
+    pub(crate) fences: Counter,
     pub(crate) setbacks: Counter,
     pub(crate) restarts: Counter,
     pub(crate) dropped: Counter,
     log_bytes: Gauge,
+    last_event: Gauge,
     last_commit: Gauge,
+    position: Gauge,
     lag: BTreeMap<i32, Gauge>,
+    caught_up: CaughtUp,
+}
+
+/// By partition of ours, the time up to which everything that was written to it is committed here.
+#[derive(Clone, Debug, Default)]
+struct CaughtUp(Arc<Mutex<BTreeMap<i32, Micros>>>);
+
+impl CaughtUp {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<i32, Micros>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Partitions that are new to us count from `now`, and those that are gone no longer.
+    fn keep(&self, ours: impl Iterator<Item = i32> + Clone, now: Micros) {
+        let mut state = self.state();
+        state.retain(|partition, _| ours.clone().any(|p| p == *partition));
+        for partition in ours {
+            state.entry(partition).or_insert(now);
+        }
+    }
+
+    fn advance(&self, partition: i32, to: Micros) {
+        if let Some(at) = self.state().get_mut(&partition) {
+            *at = (*at).max(to);
+        }
+    }
+
+    /// The age of the partition that is furthest behind.
+    fn seconds(&self, now: Micros) -> Option<f64> {
+        let oldest = self.state().values().min().copied();
+        oldest.map(|at| ((now.0 - at.0) as f64 / 1e6).max(0.0))
+    }
 }
 
 impl Numbers {
@@ -27,30 +67,57 @@ impl Numbers {
         };
         let count = |name, help| metrics.counter(name, help, &[]);
         let gauge = |name, help| metrics.gauge(name, help, &[]);
+        let caught_up = CaughtUp::default();
+        let shown = caught_up.clone();
+        metrics.computed(
+            "consumer_lag_seconds",
+            "Time since everything in our partitions is last known to have been committed.",
+            move || shown.seconds(Micros::now()),
+        );
         Self {
             lines: records("line"),
             filtered: records("filtered"),
             dead_letters: records("dead_letter"),
             commits: count("consumer_commits_total", "Transactions that were committed."),
+            aborts: count("consumer_kafka_aborts_total", "Kafka transactions that were given up."),
+            fences: count("consumer_fences_total", "Times that Kafka fenced this slot."),
             setbacks: count("consumer_setbacks_total", "Batches that were rolled back and read again."),
             restarts: count("consumer_restarts_total", "Times that the Kafka clients were made anew."),
             dropped: count("consumer_dropped_batches_total", "Batches that a rebalance put back."),
             log_bytes: gauge("consumer_log_bytes", "Committed length of the log."),
+            last_event: gauge("consumer_last_event_timestamp_seconds", "When a record was last read."),
             last_commit: gauge("consumer_last_commit_timestamp_seconds", "When the last transaction was committed."),
+            position: gauge(
+                "consumer_position_timestamp_seconds",
+                "When the newest record that is committed here was written to Kafka.",
+            ),
             lag: BTreeMap::new(),
+            caught_up,
             metrics,
         }
     }
 
-    /// A transaction was committed that left the log with this length.
-    pub(crate) fn committed(&self, length: u64) {
+    /// Records were polled.
+    pub(crate) fn polled(&self) {
+        self.last_event.set(Micros::now().0 / 1_000_000);
+    }
+
+    /// A transaction was committed that left the log with this length; `newest` has, by partition, when its last record was
+    /// written to Kafka.
+    pub(crate) fn committed(&self, length: u64, newest: &BTreeMap<i32, Micros>) {
         self.commits.add(1);
         self.log_bytes.set(i64::try_from(length).unwrap_or(i64::MAX));
         self.last_commit.set(Micros::now().0 / 1_000_000);
+        for (partition, at) in newest {
+            self.caught_up.advance(*partition, *at);
+        }
+        if let Some(at) = newest.values().max() {
+            self.position.set(at.0 / 1_000_000);
+        }
     }
 
-    /// Shows the lag of our partitions; one that is not ours any more shows 0.
-    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>) {
+    /// Shows the lag of our partitions, as Kafka told when it was last `heard` of; one that is not ours any more shows 0.
+    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>, heard: Option<Instant>) {
         for partition in lag.keys() {
             self.lag.entry(*partition).or_insert_with(|| {
                 let labels = [("partition", partition.to_string())];
@@ -65,5 +132,33 @@ impl Numbers {
         for (partition, gauge) in &self.lag {
             gauge.set(lag.get(partition).copied().unwrap_or(0));
         }
+        let now = Micros::now();
+        self.caught_up.keep(lag.keys().copied(), now);
+        if let Some(heard) = heard {
+            let at = Micros(now.0 - i64::try_from(heard.elapsed().as_micros()).unwrap_or(i64::MAX));
+            lag.iter().filter(|(_, records)| **records == 0).for_each(|(p, _)| self.caught_up.advance(*p, at));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_that_is_furthest_behind_counts() {
+        const SECOND: i64 = 1_000_000;
+        let caught_up = CaughtUp::default();
+        let age = |now: i64| caught_up.seconds(Micros(now * SECOND));
+        assert_eq!(age(5), None);
+        caught_up.keep([1, 2].into_iter(), Micros(10 * SECOND));
+        caught_up.advance(1, Micros(15 * SECOND));
+        assert_eq!(age(20), Some(10.0));
+        caught_up.advance(2, Micros(18 * SECOND));
+        caught_up.advance(2, Micros(9 * SECOND));
+        caught_up.advance(3, Micros(0));
+        assert_eq!((age(20), age(12)), (Some(5.0), Some(0.0)));
+        caught_up.keep([2].into_iter(), Micros(20 * SECOND));
+        assert_eq!(age(20), Some(2.0));
     }
 }

@@ -31,9 +31,8 @@ use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
 use pipeline::program::Context;
-use pipeline::record::SOURCE_HEADER;
+use pipeline::record::{Micros, SOURCE_HEADER};
 use pipeline::registry::Registry;
-use pipeline::telemetry::Health;
 use pipeline::transform::Rules;
 use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
@@ -48,6 +47,7 @@ use crate::group::{self, Group};
 use crate::log_file::LogFile;
 use crate::marker::{self, Committed};
 use crate::numbers::Numbers;
+use crate::readiness::Readiness;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
 use crate::sink::Sink;
@@ -59,6 +59,8 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
 const SHORTEST_TRANSACTION: Duration = Duration::from_secs(30);
 /// One poll; a signal is noticed after it.
 const POLL: Duration = Duration::from_millis(100);
+/// How often PostgreSQL is asked whether it is there, when there is nothing to write to it.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// Keys and values of a batch; one record may exceed it.
 const BATCH_BYTES: usize = 16 << 20;
 
@@ -141,7 +143,9 @@ struct Worker {
     batch_linger: Duration,
     decoders: Decoders,
     numbers: Numbers,
-    health: Health,
+    readiness: Readiness,
+    /// When PostgreSQL last answered.
+    pinged: Instant,
     handle: Handle,
     shutdown: CancellationToken,
 }
@@ -180,7 +184,8 @@ impl Worker {
             batch_linger: settings.duration("consumer.batch_linger")?,
             decoders: Decoders::new(),
             numbers: Numbers::new(context.metrics.clone()),
-            health: context.health.clone(),
+            readiness: Readiness::new(context.health.clone()),
+            pinged: Instant::now(),
             handle: Handle::current(),
             shutdown: context.shutdown.clone(),
             kafka,
@@ -200,7 +205,9 @@ impl Worker {
             .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
         let (mut backoff, mut fences) = (Backoff::new(), Fences::default());
         while !self.shutdown.is_cancelled() {
-            match self.session(&slot, &changed, &mut backoff) {
+            let ended = self.session(&slot, &changed, &mut backoff);
+            self.readiness.kafka.rest();
+            match ended {
                 // Nothing is in flight and the log is cut: no neighbour needs to look.
                 Ok(()) => return slot.note_settled().map(|()| self.say_stopped(slot.id())),
                 Err(Setback::Stop(error)) => return Err(error),
@@ -209,6 +216,7 @@ impl Worker {
                 Err(Setback::Anew { error, fenced }) => {
                     self.tell(&error);
                     if fenced {
+                        self.numbers.fences.add(1);
                         fences.note(slot.id(), Instant::now())?;
                     }
                 }
@@ -224,8 +232,8 @@ impl Worker {
         tracing::info!(%slot, lines = self.numbers.lines.get(), commits = self.numbers.commits.get(), "stopped");
     }
 
-    fn tell(&self, error: &Error) {
-        self.health.not_ready(error.to_string());
+    fn tell(&mut self, error: &Error) {
+        self.readiness.failed(error);
         tracing::warn!(remedy = error.remedy(), "trying again: {error}");
     }
 
@@ -285,21 +293,26 @@ impl Worker {
         self.catch_up(session)?;
         let Session { slot, producer, log, done, group, .. } = session;
         let batch = self.poll_batch(group)?;
+        self.readiness.heard(group.heard());
         log.check()?;
         if batch.messages.is_empty() {
-            self.show(group);
+            self.idle(group)?;
             return Ok(false);
         }
+        self.readiness.busy();
+        self.numbers.polled();
         failpoint::at("consumer.polled");
         let records: Vec<Polled<'_>> = batch.messages.iter().map(polled).collect();
         self.look_up_schemas(&records)?;
         let outcome = batch::transform(&records, &self.decoders, &self.rules, &batch.committed, self.sink.is_some());
         self.decoders.retain(|_, decoder| decoder.is_ok());
         if let Some(sink) = &mut self.sink {
-            self.handle.block_on(sink.apply(&outcome.rows))?;
+            self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows)))?;
+            self.pinged = Instant::now();
             failpoint::at("consumer.rows-committed");
         }
-        let length = log.append(&outcome.lines).map_err(|e| Setback::of_log(log.path(), e))?;
+        let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
+        let length = appended.map_err(|e| Setback::of_log(log.path(), e))?;
         let ahead = |(partition, next): (&i32, &i64)| {
             batch.committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
         };
@@ -312,11 +325,11 @@ impl Worker {
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
-            self.numbers.committed(length);
+            self.numbers.committed(length, &newest(&batch.messages));
             self.count(&outcome);
         }
-        self.health.ready();
-        self.numbers.show_lag(&group.lag());
+        self.readiness.done();
+        self.numbers.show_lag(&group.lag(), group.heard());
         Ok(true)
     }
 
@@ -335,7 +348,7 @@ impl Worker {
             return Ok(());
         }
         let mut behind = BTreeMap::new();
-        for (partition, next) in self.handle.block_on(sink.next_offsets(&new))? {
+        for (partition, next) in self.readiness.postgres.during(|| self.handle.block_on(sink.next_offsets(&new)))? {
             let offset = committed.get(&partition).copied().unwrap_or(0);
             if next < offset {
                 let (low, _) = session.group.bounds(partition)?;
@@ -394,7 +407,8 @@ impl Worker {
             if self.decoders.contains_key(&id) {
                 continue;
             }
-            let decoder = match self.handle.block_on(self.registry.find_schema(id))? {
+            let found = self.readiness.registry.during(|| self.handle.block_on(self.registry.find_schema(id)))?;
+            let decoder = match found {
                 Some(text) => Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")),
                 None => Err(format!("the registry has no schema {id}")),
             };
@@ -432,14 +446,18 @@ impl Worker {
             failpoint::at("consumer.committed");
             Ok(())
         };
-        match self.health.while_waiting("Kafka commits the batch", transaction) {
+        match self.readiness.while_waiting("Kafka commits the batch", transaction) {
             Ok(()) => Ok(()),
             Err(Failure::Abortable(reason)) => {
-                let aborted = self.health.while_waiting("Kafka aborts the batch", || producer.abort());
+                self.numbers.aborts.add(1);
+                let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
                 aborted.map_err(Setback::broken)?;
                 Err(Setback::of_abort(reason))
             }
-            Err(failure) => Err(Setback::broken(failure)),
+            Err(failure) => {
+                self.numbers.aborts.add(1);
+                Err(Setback::broken(failure))
+            }
         }
     }
 
@@ -479,17 +497,20 @@ impl Worker {
         }
     }
 
-    /// Nothing to do is progress only if a broker says so.
-    fn show(&mut self, group: &Group) {
-        if group.heard() {
-            self.health.progress();
-            if group.changes() > 0 {
-                self.health.ready();
-            }
-        } else if group.is_cut_off() {
-            self.health.not_ready("Kafka is silent: no broker has answered of late");
+    /// Nothing to do: time to ask PostgreSQL whether it is there.
+    fn idle(&mut self, group: &Group) -> Result<(), Setback> {
+        if self.pinged.elapsed() > PING_EVERY
+            && let Some(sink) = &mut self.sink
+        {
+            self.readiness.postgres.during(|| self.handle.block_on(sink.ping()))?;
+            self.pinged = Instant::now();
         }
-        self.numbers.show_lag(&group.lag());
+        let heard = group.heard();
+        if heard.is_some() {
+            self.readiness.idle(group.changes() > 0);
+        }
+        self.numbers.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
+        Ok(())
     }
 }
 
@@ -508,6 +529,12 @@ fn refuse_another_topic(group: &Group, topic: &str, partition: i32, next: i64) -
              or name another database in postgres.url",
         ),
     ))
+}
+
+/// By partition, when the last of these records was written to Kafka.
+fn newest(messages: &[BorrowedMessage<'_>]) -> BTreeMap<i32, Micros> {
+    let time = |m: &BorrowedMessage<'_>| Some((m.partition(), Micros(m.timestamp().to_millis()? * 1_000)));
+    messages.iter().filter_map(time).collect()
 }
 
 fn polled<'a>(message: &'a BorrowedMessage<'_>) -> Polled<'a> {

@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The server's side of it: a transaction of ours whose end never comes, as the link is dead and neither side was told,
 /// must not keep its locks from the connection that follows.
 const LET_GO: &str = "SET idle_in_transaction_session_timeout = '30s'";
+/// So much for a question that costs nothing.
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Sent at once, so it is one transaction; two consumers that begin together must not both create.
 const TABLES: &str = "
@@ -179,6 +181,26 @@ impl Sink {
                 Ok(())
             }
         }
+    }
+
+    /// Asks PostgreSQL whether it is there; connects if need be.
+    ///
+    /// # Errors
+    /// As [`Sink::next_offsets`].
+    pub(crate) async fn ping(&mut self) -> Result<()> {
+        let ask = async {
+            let session = self.session().await?;
+            let answer = session.client.simple_query("SELECT 1").await;
+            answer.map(drop).map_err(|e| failed("cannot ask whether it is there", e))
+        };
+        let answer = tokio::time::timeout(PING_TIMEOUT, ask).await.unwrap_or_else(|_| {
+            Err(Error::transient(format!("PostgreSQL has not answered a question for {PING_TIMEOUT:?}")))
+        });
+        if answer.is_err() {
+            self.session = None;
+            self.known.clear();
+        }
+        answer
     }
 
     /// How far the table has come in this partition, when that is known.

@@ -77,6 +77,16 @@ where
     let result = runtime.block_on(async {
         let shutdown = shutdown::on_signal()?;
         let (metrics, health) = (Metrics::default(), Health::new(HEALTH_DEADLINE));
+        let (ready, alive, silent) = (health.clone(), health.clone(), health.clone());
+        let flag = |fine: bool| Some(if fine { 1.0 } else { 0.0 });
+        metrics
+            .computed("pipeline_ready", "1 while /ready answers 200, else 0.", move || flag(ready.unready().is_none()));
+        metrics.computed("pipeline_healthy", "1 while /health answers 200, else 0.", move || {
+            flag(alive.unhealthy().is_none())
+        });
+        metrics.computed("pipeline_progress_age_seconds", "Time since the last real progress.", move || {
+            Some(silent.silent_for().as_secs_f64())
+        });
         if let Some(address) = settings.optional("metrics.listen") {
             let bound = telemetry::serve(address, metrics.clone(), health.clone(), shutdown.clone()).await?;
             tracing::info!("metrics, health and readiness on http://{bound}");

@@ -7,6 +7,7 @@ use pipeline::config::{MySqlSettings, Origin, Pause};
 use pipeline::error::{Error, Result};
 use pipeline::program::Context;
 use pipeline::record::Micros;
+use pipeline::telemetry::Sign;
 use rand::Rng;
 use tokio::time::Instant;
 
@@ -33,6 +34,7 @@ const REPORTED_FAULTS: u64 = 20;
 pub(crate) async fn run(context: Context) -> Result<()> {
     let store = Store::open(MySqlSettings::from(&context.settings)?).await?;
     context.health.ready();
+    let mysql = context.health.sign("MySQL", Duration::from_secs(5));
     let mut updater = Updater {
         pause: match context.arguments.get_flag("no-pause") {
             true => None,
@@ -44,6 +46,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         files: Vec::new(),
         left_out: Vec::new(),
         store,
+        mysql,
         context,
     };
     if let Some(pause) = updater.pause {
@@ -61,6 +64,8 @@ pub(crate) async fn run(context: Context) -> Result<()> {
 struct Updater {
     context: Context,
     store: Store,
+    /// Waited for while a chunk is on its way.
+    mysql: Sign,
     chunk_rows: usize,
     pause: Option<Pause>,
     strict: bool,
@@ -183,6 +188,7 @@ impl Updater {
             self.context.shutdown.cancelled().await;
             tokio::time::sleep(GRACE).await;
         };
+        self.mysql.wait();
         let effects = tokio::select! {
             effects = self.store.apply(number, chunk, ties) => effects?,
             () = out_of_time => {
@@ -190,6 +196,7 @@ impl Updater {
                 return Ok(());
             }
         };
+        self.mysql.rest();
         effects.into_iter().for_each(|effect| outcome.count(effect));
         let metrics = &self.context.metrics;
         let count = |effect, n| {

@@ -156,7 +156,7 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
         );
     }
     let reason = logging.last_error().unwrap_or_else(|| error.to_string());
-    Error::transient(format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
+    Error::transient(format!("{what} (Kafka at {}): {reason}", settings.bootstrap_servers)).with_remedy(
         "check kafka.bootstrap_servers, kafka.security_protocol and the kafka.sasl_* settings (--check-config shows them), \
          and that the broker runs",
     )

@@ -267,6 +267,12 @@ impl TransactionalProducer {
         usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
 
+    /// Whether a broker answers within `patience`.
+    pub fn answers(&self, topic: &str, patience: Duration) -> bool {
+        self.producer.poll(Duration::ZERO);
+        self.producer.client().fetch_metadata(Some(topic), patience).is_ok()
+    }
+
     /// Adds the consumer group's offsets to the transaction (KIP-447: the metadata fences a zombie).
     ///
     /// # Errors

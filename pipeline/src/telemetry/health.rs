@@ -1,4 +1,7 @@
 //! Whether a program is alive and ready, as it says itself.
+//!
+//! A blocked program can't say that it is blocked, so what must be heard of regularly, or answered within a time, is a
+//! [`Sign`]: its silence is noticed when somebody asks.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +18,52 @@ struct State {
     waiting_for: Option<String>,
     /// A call that blocks, what it waits for and since when.
     blocked: Option<(&'static str, Instant)>,
+    signs: Vec<Sign>,
+}
+
+/// Something that must answer: a server, or a call. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Sign {
+    name: &'static str,
+    limit: Duration,
+    /// Since when it is waited for; `None` while nobody waits.
+    since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Sign {
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has just been heard of, or asked; the next sign of life is waited for from now on.
+    pub fn wait(&self) {
+        *self.since() = Some(Instant::now());
+    }
+
+    /// It was last heard of at this moment.
+    pub fn wait_since(&self, at: Instant) {
+        *self.since() = Some(at);
+    }
+
+    /// Nobody waits for it any more.
+    pub fn rest(&self) {
+        *self.since() = None;
+    }
+
+    /// Does what may block; the program counts as ready only until the limit.
+    pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.wait();
+        let outcome = work();
+        self.rest();
+        outcome
+    }
+
+    /// Why it counts as gone; `None` when it does not.
+    pub fn overdue(&self) -> Option<String> {
+        let silent = (*self.since())?.elapsed();
+        let name = self.name;
+        (silent > self.limit).then(|| format!("{name} has not answered for {} s", silent.as_secs()))
+    }
 }
 
 /// A call that blocks for longer than this is no longer work but a wait.
@@ -23,8 +72,21 @@ const LONGEST_CALL: Duration = Duration::from_secs(10);
 impl Health {
     /// Alive as long as progress is reported at least every `deadline`; not ready yet.
     pub fn new(deadline: Duration) -> Self {
-        let waiting_for = Some("starting".to_owned());
-        Self(Arc::new(Mutex::new(State { last_progress: Instant::now(), deadline, waiting_for, blocked: None })))
+        let state = State {
+            last_progress: Instant::now(),
+            deadline,
+            waiting_for: Some("starting".to_owned()),
+            blocked: None,
+            signs: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Something that must answer within `limit` whenever it is waited for. The first one that was made is named first.
+    pub fn sign(&self, name: &'static str, limit: Duration) -> Sign {
+        let sign = Sign { name, limit, since: Arc::default() };
+        self.state().signs.push(sign.clone());
+        sign
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -66,19 +128,23 @@ impl Health {
         let state = self.state();
         let silent = state.last_progress.elapsed();
         (silent > state.deadline).then(|| {
-            let waiting = state.waiting_for.as_ref().map(|w| format!(" ({w})")).unwrap_or_default();
+            let waiting = state.waiting_for.clone().or_else(|| state.signs.iter().find_map(Sign::overdue));
+            let waiting = waiting.map(|w| format!(" ({w})")).unwrap_or_default();
             format!("no progress for {} s, {} s are allowed{waiting}", silent.as_secs(), state.deadline.as_secs())
         })
     }
 
     /// Why it is not ready; `None` when it is.
     pub fn unready(&self) -> Option<String> {
-        let (waiting, blocked) = {
+        let reason = {
             let state = self.state();
-            (state.waiting_for.clone(), state.blocked.filter(|(_, since)| since.elapsed() > LONGEST_CALL))
+            let blocked = state.blocked.filter(|(_, since)| since.elapsed() > LONGEST_CALL);
+            let blocked =
+                || blocked.map(|(what, since)| format!("waits for {} s until {what}", since.elapsed().as_secs()));
+            let overdue = || state.signs.iter().find_map(Sign::overdue);
+            state.waiting_for.clone().or_else(blocked).or_else(overdue)
         };
-        let blocked = || blocked.map(|(what, since)| format!("waits for {} s until {what}", since.elapsed().as_secs()));
-        waiting.or_else(blocked).or_else(|| self.unhealthy())
+        reason.or_else(|| self.unhealthy())
     }
 
     /// Time since the last progress.
@@ -114,6 +180,19 @@ mod tests {
             assert_eq!(health.unready().as_deref(), Some("waits for 12 s until Kafka answers"));
             assert_eq!(health.unhealthy(), None);
         });
+    }
+
+    #[test]
+    fn what_does_not_answer_is_named_without_anybody_saying_so() {
+        let health = Health::new(Duration::from_secs(3600));
+        let (patient, kafka) = (health.sign("MySQL", Duration::from_secs(3600)), health.sign("Kafka", Duration::ZERO));
+        health.ready();
+        assert_eq!(health.unready(), None);
+        patient.wait();
+        kafka.wait();
+        assert_eq!(health.unready(), Some("Kafka has not answered for 0 s".to_owned()));
+        kafka.rest();
+        assert_eq!((health.unready(), kafka.during(|| health.unready().is_some())), (None, true));
         assert_eq!(health.unready(), None);
     }
 }

@@ -39,10 +39,20 @@ impl Gauge {
     }
 }
 
+/// Gives a number when it is asked for; `None` while there is none.
+struct Computed(Box<dyn Fn() -> Option<f64> + Send + Sync>);
+
+impl std::fmt::Debug for Computed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Computed")
+    }
+}
+
 #[derive(Debug)]
 enum Family {
     Counters(BTreeMap<String, Counter>),
     Gauges(BTreeMap<String, Gauge>),
+    Computed(Computed),
 }
 
 /// All numbers of a program.
@@ -57,7 +67,7 @@ impl Metrics {
         match family {
             Family::Counters(counters) => counters.entry(series(labels)).or_default().clone(),
             // A constant of the program used twice; the number is counted and not shown.
-            Family::Gauges(_) => Counter::default(),
+            _ => Counter::default(),
         }
     }
 
@@ -67,18 +77,33 @@ impl Metrics {
         let (_, family) = families.entry(name).or_insert_with(|| (help, Family::Gauges(BTreeMap::new())));
         match family {
             Family::Gauges(gauges) => gauges.entry(series(labels)).or_default().clone(),
-            Family::Counters(_) => Gauge::default(),
+            _ => Gauge::default(),
         }
+    }
+
+    /// A gauge that is computed whenever somebody looks, so that it moves while the program is blocked; `None` leaves it
+    /// out. Its name ends in its unit.
+    pub fn computed(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        value: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) {
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        families.insert(name, (help, Family::Computed(Computed(Box::new(value)))));
     }
 
     /// Everything as text.
     pub fn render(&self) -> String {
         let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = String::new();
+        let (mut out, no_labels) = (String::new(), String::new());
         for (name, (help, family)) in families.iter() {
             let (kind, values): (_, Vec<(&String, String)>) = match family {
                 Family::Counters(all) => ("counter", all.iter().map(|(l, c)| (l, c.get().to_string())).collect()),
                 Family::Gauges(all) => ("gauge", all.iter().map(|(l, g)| (l, g.get().to_string())).collect()),
+                Family::Computed(Computed(value)) => {
+                    ("gauge", value().map(|v| (&no_labels, number(v))).into_iter().collect())
+                }
             };
             // Writing to a String can't fail.
             let _ok = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -88,6 +113,14 @@ impl Metrics {
         }
         out
     }
+}
+
+/// To three places, which is milliseconds.
+fn number(value: f64) -> String {
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
+    }
+    format!("{:.3}", value).trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn series(labels: &[(&str, &str)]) -> String {
@@ -113,5 +146,18 @@ mod tests {
         let want = "# HELP lag_seconds Lag.\n# TYPE lag_seconds gauge\nlag_seconds -4\n\
                     # HELP rows_total Rows.\n# TYPE rows_total counter\nrows_total{op=\"a\\\"b\"} 1\nrows_total{op=\"c\"} 3\n";
         assert_eq!(metrics.render(), want);
+    }
+
+    #[test]
+    fn what_is_computed_is_as_it_is_when_somebody_looks() {
+        let metrics = Metrics::default();
+        let count = Counter::default();
+        let seen = count.clone();
+        metrics.computed("age_seconds", "Age.", move || (seen.get() > 0).then(|| seen.get() as f64 / 4.0));
+        let head = "# HELP age_seconds Age.\n# TYPE age_seconds gauge\n";
+        assert_eq!(metrics.render(), head);
+        count.add(5);
+        assert_eq!(metrics.render(), format!("{head}age_seconds 1.25\n"));
+        assert_eq!([0.0, 10.0, f64::INFINITY, 1.0004].map(number), ["0", "10", "+Inf", "1"]);
     }
 }

@@ -11,7 +11,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub use health::Health;
+pub use health::{Health, Sign};
 pub use metrics::{Counter, Gauge, Metrics};
 pub use server::serve;
 

@@ -1,0 +1,260 @@
+//! How far Kafka is behind the server, and how long the server keeps what is not in Kafka yet.
+//!
+//! [`watch`] asks the server every two seconds where its binlog ends, on a connection of its own; [`Lag`] compares that
+//! with what is committed. Everything is computed at the moment when somebody asks, so the lag grows while MySQL or Kafka
+//! does not answer. Times are those of the server's clock.
+//!
+//! Not here: anything that the progress depends on.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::config::MySqlSettings;
+use pipeline::error::{Error, Result};
+use pipeline::position::{Progress, compare_files};
+use pipeline::record::Micros;
+
+use crate::server::{self, BinlogFile};
+use crate::status::Status;
+use crate::stream::failed;
+
+const EVERY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A place in the binlog: file and offset.
+pub(crate) type Place = (String, u64);
+
+/// What the server said when it was asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Sample {
+    /// The server's clock before it was asked for its files: they have everything that was committed until then.
+    pub(crate) server_time: Micros,
+    /// When that was on our clock.
+    pub(crate) at: Instant,
+    /// Its files, oldest first.
+    pub(crate) files: Vec<BinlogFile>,
+    /// How long a file is kept after its last event; `None` for ever.
+    pub(crate) kept_for: Option<Duration>,
+}
+
+/// What is known of the server's end and of ours.
+#[derive(Debug, Default)]
+pub(crate) struct Lag {
+    sample: Option<Sample>,
+    /// The end of what is in Kafka.
+    committed: Option<Place>,
+    /// Nothing of ours is between `committed` and this place.
+    nothing_until: Option<(Place, Place)>,
+    /// Everything that the server committed until then is in Kafka, µs.
+    caught_up: Option<Micros>,
+    /// The commit time of the last transaction that is in Kafka, µs.
+    committed_at: i64,
+    /// While a snapshot runs, Kafka has not everything, however far the stream is.
+    epoch: u64,
+    in_snapshot: bool,
+}
+
+impl Lag {
+    /// This progress is in Kafka.
+    pub(crate) fn committed(&mut self, progress: &Progress) {
+        let position = &progress.position;
+        if self.epoch != progress.epoch {
+            // What an earlier epoch had reached is read once more.
+            self.caught_up = None;
+            self.epoch = progress.epoch;
+        }
+        self.committed = (!position.file.is_empty()).then(|| (position.file.clone(), position.offset));
+        self.committed_at = position.committed_at.0;
+        let goes_on = self.in_snapshot && progress.snapshot.is_some();
+        self.in_snapshot = progress.snapshot.is_some();
+        if !goes_on {
+            self.caught_up = self.caught_up.max(Some(position.committed_at));
+        }
+        self.compare();
+    }
+
+    /// After `committed` the stream has come to `place` without meeting anything for us.
+    pub(crate) fn nothing_until(&mut self, committed: &Place, place: Place) {
+        self.nothing_until = Some((committed.clone(), place));
+        self.compare();
+    }
+
+    /// The server has answered.
+    pub(crate) fn sampled(&mut self, sample: Sample) {
+        self.sample = Some(sample);
+        self.compare();
+    }
+
+    fn compare(&mut self) {
+        if let Some(sample) = &self.sample
+            && self.bytes() == Some(0)
+            && !self.in_snapshot
+        {
+            self.caught_up = self.caught_up.max(Some(sample.server_time));
+        }
+    }
+
+    /// Up to where everything is in Kafka.
+    fn reached(&self) -> Option<&Place> {
+        let committed = self.committed.as_ref()?;
+        match &self.nothing_until {
+            Some((after, place)) if after == committed && !is_before(place, committed) => Some(place),
+            _ => Some(committed),
+        }
+    }
+
+    /// Bytes of binlog between Kafka and the server's end, as it was last seen; events that are not ours count as well.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        let (file, offset) = self.reached()?;
+        let files = &self.sample.as_ref()?.files;
+        let ahead = files.iter().filter(|f| compare_files(&f.name, file).is_gt()).map(|f| f.size);
+        let here = files.iter().find(|f| f.name == *file).map_or(0, |f| f.size.saturating_sub(*offset));
+        Some(here + ahead.sum::<u64>())
+    }
+
+    /// The server's clock now, µs.
+    fn server_time(&self) -> Micros {
+        let after = |s: &Sample| s.server_time.0 + i64::try_from(s.at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        Micros(self.sample.as_ref().map_or_else(|| Micros::now().0, after))
+    }
+
+    /// Time since the last moment at which Kafka is known to have had everything, seconds.
+    pub(crate) fn seconds(&self) -> Option<f64> {
+        self.caught_up.map(|at| ((self.server_time().0 - at.0) as f64 / 1e6).max(0.0))
+    }
+
+    /// The earliest time at which the server may delete the file that is to be read next by itself, in seconds from now;
+    /// infinite when it never does, negative when it is overdue. Its last event is no older than what was read of it, and
+    /// not older than the last look at which the file was the one being written.
+    pub(crate) fn purge_seconds(&self) -> Option<f64> {
+        let sample = self.sample.as_ref()?;
+        let (file, _) = self.reached()?;
+        let Some(kept_for) = sample.kept_for else { return Some(f64::INFINITY) };
+        let being_written = sample.files.last().is_some_and(|last| compare_files(file, &last.name).is_ge());
+        let last_event = if being_written { self.committed_at.max(sample.server_time.0) } else { self.committed_at };
+        Some((last_event - self.server_time().0) as f64 / 1e6 + kept_for.as_secs_f64())
+    }
+}
+
+fn is_before(a: &Place, b: &Place) -> bool {
+    compare_files(&a.0, &b.0).then(a.1.cmp(&b.1)).is_lt()
+}
+
+/// Asks the server again and again; what fails is asked again with a new connection. The log has what the session says
+/// about a server that does not answer, so this says nothing.
+pub(crate) async fn watch(settings: &MySqlSettings, status: &Status) -> Infallible {
+    let mut conn = None;
+    loop {
+        let asked = tokio::time::timeout(PATIENCE, ask(settings, &mut conn)).await;
+        match asked.unwrap_or_else(|_| Err(Error::transient("the server does not answer"))) {
+            Ok(sample) => status.sampled(sample),
+            Err(error) => {
+                tracing::debug!(%error, "cannot ask how far the server is");
+                conn = None;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn ask(settings: &MySqlSettings, conn: &mut Option<Conn>) -> Result<Sample> {
+    let conn = match conn {
+        Some(conn) => conn,
+        None => conn.insert(server::connect(settings).await?),
+    };
+    let at = Instant::now();
+    let server_time = server::now(conn).await?;
+    let variables: Vec<(String, String)> = conn
+        .query("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('binlog_expire_logs_seconds', 'binlog_expire_logs_auto_purge')")
+        .await
+        .map_err(|e| failed("ask how long binlogs are kept", e))?;
+    let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let seconds = value("binlog_expire_logs_seconds").and_then(|s| s.parse().ok()).filter(|s| *s > 0);
+    let kept_for = seconds.filter(|_| value("binlog_expire_logs_auto_purge") != Some("OFF")).map(Duration::from_secs);
+    Ok(Sample { server_time, at, files: server::binlog_files(conn).await?, kept_for })
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::position::{Position, SnapshotProgress};
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn progress(file: &str, offset: u64, second: i64) -> Progress {
+        Progress {
+            version: 1,
+            epoch: 1,
+            request: String::new(),
+            position: Position {
+                server_uuid: String::new(),
+                gtid_set: None,
+                file: file.to_owned(),
+                offset,
+                committed_at: Micros(second * SECOND),
+            },
+            snapshot: None,
+            prepared: Default::default(),
+        }
+    }
+
+    fn sample(second: i64, files: &[(&str, u64)], kept_for: Option<u64>) -> Sample {
+        let files = files.iter().map(|(name, size)| BinlogFile { name: (*name).to_owned(), size: *size }).collect();
+        let kept_for = kept_for.map(Duration::from_secs);
+        Sample { server_time: Micros(second * SECOND), at: Instant::now(), files, kept_for }
+    }
+
+    /// Seconds of lag, bytes of lag, seconds until the purge.
+    fn shown(lag: &Lag) -> (Option<i64>, Option<u64>, Option<i64>) {
+        let whole = |seconds: f64| seconds.round() as i64;
+        (lag.seconds().map(whole), lag.bytes(), lag.purge_seconds().map(whole))
+    }
+
+    #[test]
+    fn it_grows_until_kafka_has_everything() {
+        let mut lag = Lag::default();
+        assert_eq!(shown(&lag), (None, None, None));
+        lag.committed(&progress("b.000001", 100, 1_000));
+        lag.sampled(sample(1_060, &[("b.000001", 300), ("b.000002", 50)], Some(600)));
+        assert_eq!(shown(&lag), (Some(60), Some(250), Some(540)), "an older file is to be read");
+        lag.committed(&progress("b.000002", 40, 1_050));
+        assert_eq!(shown(&lag), (Some(10), Some(10), Some(600)), "the file that is being written");
+        lag.committed(&progress("b.000002", 50, 1_055));
+        assert_eq!(shown(&lag), (Some(0), Some(0), Some(600)));
+        lag.sampled(sample(1_070, &[("b.000002", 90)], None));
+        assert_eq!((shown(&lag).0, shown(&lag).1, lag.purge_seconds()), (Some(10), Some(40), Some(f64::INFINITY)));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_lag() {
+        let mut lag = Lag::default();
+        lag.committed(&progress("b.000002", 4, 1_000));
+        lag.sampled(sample(2_000, &[("b.000002", 197)], Some(600)));
+        assert_eq!(shown(&lag), (Some(1_000), Some(193), Some(600)));
+        lag.nothing_until(&("b.000002".to_owned(), 4), ("b.000002".to_owned(), 197));
+        assert_eq!(shown(&lag), (Some(0), Some(0), Some(600)));
+        lag.nothing_until(&("b.000001".to_owned(), 4), ("b.000002".to_owned(), 197));
+        assert_eq!(lag.bytes(), Some(193), "it was said of another state");
+    }
+
+    #[test]
+    fn nothing_is_complete_before_the_snapshot_is() {
+        let mut lag = Lag::default();
+        let mut first = progress("b.000001", 100, 1_000);
+        first.snapshot = Some(SnapshotProgress { after: None, rows: 0 });
+        lag.committed(&first);
+        first.position.committed_at = Micros(1_030 * SECOND);
+        lag.committed(&first);
+        lag.sampled(sample(1_040, &[("b.000001", 100)], None));
+        assert_eq!(shown(&lag).0, Some(40));
+        lag.committed(&progress("b.000001", 100, 1_030));
+        assert_eq!(shown(&lag).0, Some(0));
+        let mut again = progress("b.000001", 50, 900);
+        again.epoch = 2;
+        lag.committed(&again);
+        assert_eq!(shown(&lag).0, Some(140), "a replay from an earlier time is behind");
+    }
+}
