@@ -321,7 +321,7 @@ impl Worker {
         if !offsets.is_empty() {
             let mut next = Committed { length, offsets: done.clone() };
             next.offsets.extend(&offsets);
-            self.commit(producer, *slot, &next, &offsets, &records, &outcome, batch.metadata.as_deref())?;
+            self.commit(producer, *slot, &next, &offsets, &records, &outcome, batch.metadata.as_ref())?;
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
@@ -426,7 +426,7 @@ impl Worker {
         offsets: &BTreeMap<i32, i64>,
         records: &[Polled<'_>],
         outcome: &Outcome,
-        metadata: Option<&ConsumerGroupMetadata>,
+        metadata: Option<&Arc<ConsumerGroupMetadata>>,
     ) -> Result<(), Setback> {
         let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
         let metadata = metadata.ok_or_else(lost)?;

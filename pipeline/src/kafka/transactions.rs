@@ -1,6 +1,7 @@
 //! Writing in transactions: a producer that knows what each failure means.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
@@ -113,7 +114,7 @@ pub struct Record<'a> {
 /// of which the first copy comes late, ends or sets back the next transaction. So after a transaction in which a connection
 /// broke the producer refuses to begin another: [`Failure::Stale`].
 pub struct TransactionalProducer {
-    producer: BaseProducer<Logging>,
+    producer: Arc<BaseProducer<Logging>>,
     timeout: Duration,
     /// Connections that had broken when the transaction began.
     broken_before: Cell<u64>,
@@ -153,7 +154,14 @@ impl TransactionalProducer {
         let deadline = Instant::now() + timeout;
         loop {
             match producer.init_transactions(REQUEST_TIMEOUT) {
-                Ok(()) => return Ok(Self { producer, timeout, broken_before: Cell::new(0), stale: Cell::new(false) }),
+                Ok(()) => {
+                    return Ok(Self {
+                        producer: Arc::new(producer),
+                        timeout,
+                        broken_before: Cell::new(0),
+                        stale: Cell::new(false),
+                    });
+                }
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => {
                     let what = format!("cannot initialise transactions of {transactional_id}");
@@ -277,15 +285,38 @@ impl TransactionalProducer {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn send_offsets(&self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    pub fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            match self.producer.send_offsets_to_transaction(offsets, group, REQUEST_TIMEOUT) {
+            match self.send_offsets_in_time(offsets, group)? {
                 Ok(()) => return Ok(()),
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => return Err(self.failure(e)),
             }
         }
+    }
+
+    /// One such call, on a thread of its own: it does not keep to its timeout when the group's coordinator goes away
+    /// (librdkafka #5456, #5511). A call that hangs is left behind with its producer, which the next one fences.
+    fn send_offsets_in_time(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<Result<(), KafkaError>, Failure> {
+        let (answer, outcome) = std::sync::mpsc::channel();
+        let (producer, offsets, group) = (Arc::clone(&self.producer), offsets.clone(), Arc::clone(group));
+        let call = move || {
+            let outcome = producer.send_offsets_to_transaction(&offsets, &group, REQUEST_TIMEOUT);
+            // Nobody waits for it any more when it took too long.
+            answer.send(outcome).unwrap_or_default();
+        };
+        let hangs = || Failure::Broken(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
+        std::thread::Builder::new().name("offsets".to_owned()).spawn(call).map_err(|_| hangs())?;
+        outcome.recv_timeout(REQUEST_TIMEOUT + Duration::from_secs(5)).map_err(|_| hangs())
     }
 
     /// Commits; when it returns `Ok`, everything that was sent is durable and visible.
