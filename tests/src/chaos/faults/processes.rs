@@ -247,5 +247,11 @@ fn scale_consumers(arena: &mut Arena) -> Result<()> {
         }
         arena.probe().with_context(|| format!("with {many} consumers"))?;
     }
+    // Other faults count on a consumer to come back to its slot: none may sit behind a free one.
+    for consumer in &mut arena.consumers {
+        let ended = consumer.take().context("a consumer does not run")?.stop();
+        ensure!(ended.code == 0, "a consumer ended with {} after SIGTERM:\n{}", ended.code, ended.err);
+    }
+    arena.start_all();
     Ok(())
 }
