@@ -64,7 +64,14 @@ pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u
             "`cdc-producer checkpoint set {earliest}` for all that is left, or `cdc-producer checkpoint reset` for a snapshot"
         )));
     }
-    let before = if server.gtids { Some(previous_gtids(&mut conn, file).await?) } else { None };
+    let before = if server.gtids {
+        let mut before = previous_gtids(&mut conn, file).await?;
+        // What a clone or a restored backup brought along was never in a binlog of this server, and no file names it.
+        before.insert_all(&server.purged);
+        Some(before)
+    } else {
+        None
+    };
     let mut position = Position {
         server_uuid: server.uuid.clone(),
         gtid_set: before,

@@ -65,6 +65,15 @@ impl GtidSet {
         intervals.splice(first..last, [(start, end)]);
     }
 
+    /// Adds every GTID of `other`.
+    pub fn insert_all(&mut self, other: &Self) {
+        for (source, intervals) in other.sources() {
+            for (start, end) in intervals {
+                self.insert_interval(source, *start, *end);
+            }
+        }
+    }
+
     /// Whether the GTID is in the set.
     pub fn contains(&self, source: &str, number: u64) -> bool {
         self.0.get(source).is_some_and(|intervals| {

@@ -177,6 +177,22 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     assert_eq!(producer.stop().code, 0);
 }
 
+/// A server that was cloned or restored has executed transactions that none of its binlogs ever held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_on_a_server_that_was_restored_from_a_backup() {
+    let mut world = World::new("restored");
+    let _mysql = own_mysql(&mut world, &[]);
+    let mut conn = world.table().await;
+    run(&mut conn, &["SET GLOBAL gtid_purged = '+3e11fa47-71ca-11e1-9e33-c80aa9429562:1-100'", INSERT_1]).await;
+    let time: Option<String> =
+        conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &time.unwrap()]).code, 0);
+    let producer = world.start("cdc-producer", &[]);
+    wait_for(&world, &["c2"]);
+    assert_eq!(producer.stop().code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
     let mut world = World::new("away");
