@@ -248,7 +248,10 @@ fn committed_offsets(
         match answer {
             Ok(offsets) => return Ok(offsets),
             Err(error) if Instant::now() > deadline => {
-                return Err(Error::transient("cannot look up the group's offsets").with_source(error));
+                return Err(Error::transient("cannot look up the group's offsets").with_source(error).with_remedy(
+                    "a transaction of a consumer that is gone holds them back until the broker ends it \
+                     (kafka.transaction_timeout); kafka-transactions.sh find-hanging names one that never ends, and abort ends it",
+                ));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }

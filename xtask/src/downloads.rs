@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use crate::machine;
 use crate::progress::Say;
 
-/// The Kafka that is fetched. Not 4.2 or 4.3: a broker of theirs that was killed alone takes partitions without a leader for deleted ones and leaves
-/// out their commit markers, so that the transaction hangs for ever (KAFKA-20734, open in August 2026).
+/// The Kafka that is fetched. Not 4.2 or 4.3: a broker of theirs that was killed alone takes partitions without a leader for
+/// deleted ones and leaves out their commit markers, so that the transaction hangs for ever.
 pub const KAFKA: &str = "4.1.1";
 /// The registry that is fetched.
 pub const REGISTRY: &str = "3.0.9";
