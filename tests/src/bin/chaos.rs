@@ -85,11 +85,14 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Report::merge(&cli.merge.iter().map(read).collect::<Result<Vec<_>>>()?)?
     };
     print!("{}", if cli.merge.is_empty() { report.render() } else { report.page() });
-    if let Some(path) = &cli.json {
-        let text = serde_json::to_string_pretty(&report)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write(cli, &report)?;
     Ok(if interrupt::asked() { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+fn write(cli: &Cli, report: &Report) -> Result<()> {
+    let Some(path) = &cli.json else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report)? + "\n";
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The report of a run; `None` when it failed and that has been said.
@@ -120,6 +123,7 @@ fn injected(cli: &Cli) -> Result<Option<Report>> {
         }
         Err(failure) => failure,
     };
+    write(cli, &failure.report)?;
     eprintln!("FAILED: {}: {:#}", failure.doing, failure.error);
     eprintln!("programs' logs in {}, servers' in {}", failure.world.display(), folder.display());
     let only: String = cli.only.iter().map(|name| format!(" --only {name}")).collect();

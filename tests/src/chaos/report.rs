@@ -37,8 +37,8 @@ pub struct Report {
     pub versions: BTreeMap<String, String>,
 }
 
-/// One round without a finding; with one there is no round to report but a failure.
-#[derive(Clone, Debug)]
+/// One round that was judged.
+#[derive(Clone, Debug, Default)]
 pub struct Round {
     /// Its seed.
     pub seed: u64,
@@ -50,6 +50,14 @@ pub struct Round {
     pub transactions: u32,
     /// As in [`Report`].
     pub records: u64,
+    /// As in [`Report`].
+    pub lost: u64,
+    /// As in [`Report`].
+    pub doubled: u64,
+    /// As in [`Report`].
+    pub out_of_order: u64,
+    /// As in [`Report`].
+    pub torn: u64,
 }
 
 impl Report {
@@ -71,6 +79,10 @@ impl Report {
         self.changes += round.changes;
         self.transactions += u64::from(round.transactions);
         self.records += round.records;
+        self.lost += round.lost;
+        self.doubled += round.doubled;
+        self.out_of_order += round.out_of_order;
+        self.torn += round.torn;
         self.minutes = (minutes * 10.0).round() / 10.0;
     }
 
@@ -169,10 +181,13 @@ mod tests {
         let mut report = Report::begin(1);
         let recoveries = (1..=100).map(|n| [n * 1000, n * 100]).collect();
         let recoveries = BTreeMap::from([("kill-all".to_owned(), recoveries)]);
-        report.add(Round { seed: 7, recoveries, changes: 40, transactions: 9, records: 39 }, 1.26);
+        report.add(Round { seed: 7, recoveries, changes: 40, transactions: 9, records: 39, ..Round::default() }, 1.26);
         let mut other = Report::begin(3);
         let recoveries = BTreeMap::from([("link-cut".to_owned(), vec![[2500, 600]])]);
-        other.add(Round { seed: 8, recoveries, changes: 2, transactions: 1, records: 2 }, 0.5);
+        other.add(
+            Round { seed: 8, recoveries, changes: 2, transactions: 1, records: 2, torn: 1, ..Round::default() },
+            0.5,
+        );
         let texts = [&report, &other].map(|report| serde_json::to_string(report).unwrap());
         let sum = Report::merge(&texts).unwrap();
         assert_eq!(
@@ -183,7 +198,7 @@ mod tests {
         for line in [
             "| kill-all | 100 | 50.0 s | 99.0 s | 100.0 s | 5.0 s | 9.9 s | 10.0 s |",
             "| link-cut | 1 | 2.5 s | 2.5 s | 2.5 s | 0.6 s | 0.6 s | 0.6 s |",
-            "101 faults of 2 kinds in 1.8 minutes, 42 changes in 10 transactions: 0 lost, 0 doubled, 0 out of order, 0 torn",
+            "101 faults of 2 kinds in 1.8 minutes, 42 changes in 10 transactions: 0 lost, 0 doubled, 0 out of order, 1 torn",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

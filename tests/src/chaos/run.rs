@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -68,6 +68,8 @@ pub struct Failure {
     pub world: PathBuf,
     /// What was expected and what was seen.
     pub error: anyhow::Error,
+    /// What was judged up to it, this round's findings included.
+    pub report: Report,
 }
 
 /// The fault of this name.
@@ -111,7 +113,15 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
         let outcome = round(&mut arena, seed, done, many, &mut next, &over, watch);
         let minutes = started.elapsed().as_secs_f64() / 60.0;
         match outcome {
-            Ok(round) => report.add(round, minutes),
+            Ok((round, None)) => report.add(round, minutes),
+            Ok((round, Some(error))) => {
+                let faults = round.recoveries.values().map(Vec::len).sum();
+                report.add(round, minutes);
+                let world = arena.world.folder.clone();
+                drop(arena.end());
+                let doing = "the judgement".to_owned();
+                return Ok(Err(Box::new(Failure { seed, faults, doing, world, error, report })));
+            }
             // The programs got the signal as well, so that this round can't be judged.
             Err(_) if interrupt::asked() => {
                 let world = arena.world.folder.clone();
@@ -122,7 +132,7 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
             Err((faults, doing, error)) => {
                 let world = arena.world.folder.clone();
                 drop(arena.end());
-                return Ok(Err(Box::new(Failure { seed, faults, doing, world, error })));
+                return Ok(Err(Box::new(Failure { seed, faults, doing, world, error, report })));
             }
         }
         let world = arena.world.folder.clone();
@@ -149,7 +159,9 @@ pub fn each(
     let world = arena.world.folder.clone();
     let mut next = || order.next().context("no fault");
     let outcome = round(&mut arena, seed, 0, faults.len(), &mut || next().expect("a fault"), &|| false, watch);
-    outcome.map_err(|(_, doing, error)| error.context(format!("{doing}; logs in {}", world.display())))?;
+    let (_, finding) =
+        outcome.map_err(|(_, doing, error)| error.context(format!("{doing}; logs in {}", world.display())))?;
+    finding.map_or(Ok(()), |finding| Err(finding.context(format!("logs in {}", world.display()))))?;
     Ok(arena.end())
 }
 
@@ -169,7 +181,7 @@ fn draw(chosen: &[&'static Fault], chance: &mut StdRng) -> &'static Fault {
     }
 }
 
-/// One round; an error has the number of faults up to it and what was being done.
+/// One round, and what its judges found; an error has the number of faults up to it and what was being done.
 fn round(
     arena: &mut Arena,
     seed: u64,
@@ -178,7 +190,7 @@ fn round(
     next: &mut dyn FnMut() -> &'static Fault,
     over: &dyn Fn() -> bool,
     watch: &mut dyn FnMut(Event<'_>),
-) -> Result<Round, (usize, String, anyhow::Error)> {
+) -> Result<(Round, Option<anyhow::Error>), (usize, String, anyhow::Error)> {
     let mut recoveries: BTreeMap<String, Vec<[u64; 2]>> = BTreeMap::new();
     caught(|| arena.begin()).map_err(|e| (0, "the beginning of the round".to_owned(), e))?;
     let mut faults = 0;
@@ -201,12 +213,27 @@ fn round(
     }
     interrupt::check().map_err(|e| (faults, "a fault".to_owned(), e))?;
     watch(Event::Judging);
-    let judged = caught(|| conclude(arena)).map_err(|e| (faults, "the judgement".to_owned(), e))?;
+    let (verified, verdict) = caught(|| conclude(arena)).map_err(|e| (faults, "the judgement".to_owned(), e))?;
     let ledger = arena.load.ledger();
-    let (changes, transactions) = (ledger.changes(), ledger.transactions());
-    let round = Round { seed, recoveries, changes, transactions, records: judged.records };
-    watch(Event::Judged(&round));
-    Ok(round)
+    let round = Round {
+        seed,
+        recoveries,
+        changes: ledger.changes(),
+        transactions: ledger.transactions(),
+        records: verdict.records,
+        lost: verified.lost.max(verdict.lost),
+        doubled: verified.doubled.max(verdict.doubled),
+        out_of_order: verified.out_of_order.max(verdict.out_of_order),
+        torn: verified.torn,
+    };
+    let finding = (!verified.agree || !verdict.is_clean()).then(|| {
+        let differences = serde_json::to_string_pretty(&verified.differences).unwrap_or_default();
+        anyhow!("verify: {:?} {differences}\nledger: {verdict:#?}", verified.counts)
+    });
+    if finding.is_none() {
+        watch(Event::Judged(&round));
+    }
+    Ok((round, finding))
 }
 
 /// The part of what `verify --json` prints that is needed.
@@ -217,30 +244,19 @@ struct Verified {
     doubled: u64,
     out_of_order: u64,
     torn: u64,
+    counts: BTreeMap<String, u64>,
+    differences: Vec<serde_json::Value>,
 }
 
-/// Lets everything settle; both judges must find nothing.
-fn conclude(arena: &mut Arena) -> Result<Verdict> {
+/// Lets everything settle and asks both judges.
+fn conclude(arena: &mut Arena) -> Result<(Verified, Verdict)> {
     arena.servers.heal_links();
     arena.settle()?;
     let ended = arena.world.run("verify", &["--wait", "90s", "--json"]);
     let verified: Verified = serde_json::from_str(&ended.out)
         .with_context(|| format!("verify ended with {} and prints no report:\n{}", ended.code, ended.err))?;
     let verdict = judge(&arena.load.ledger(), &arena.world.kafka())?;
-    let Verified { agree, lost, doubled, out_of_order, torn } = verified;
-    if !agree || !verdict.is_clean() {
-        bail!(
-            "verify: {lost} lost, {doubled} doubled, {out_of_order} out of order, {torn} torn, agree: {agree}\n\
-             ledger: {} lost, {} doubled, {} out of order, {} wrong\n{}\n{}",
-            verdict.lost,
-            verdict.doubled,
-            verdict.out_of_order,
-            verdict.wrong,
-            verdict.findings.join("\n"),
-            if agree { "" } else { &ended.out },
-        );
-    }
-    Ok(verdict)
+    Ok((verified, verdict))
 }
 
 /// The tests' own helpers fail by panicking.
