@@ -21,7 +21,8 @@ use crate::status::Status;
 use crate::stream::failed;
 
 const EVERY: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longer than a connection may take: the server counts handshakes that are given up, and locks the host out (max_connect_errors).
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A place in the binlog: file and offset.
 pub(crate) type Place = (String, u64);

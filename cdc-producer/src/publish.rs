@@ -181,7 +181,8 @@ impl Publisher {
         }
         let sent = self.producer.in_flight();
         self.producer.poll();
-        if self.producer.in_flight() < sent {
+        // The poll itself takes one event, which may be of any kind; acknowledgements come by the batch.
+        if self.producer.in_flight() + 1 < sent {
             self.status.kafka_answered();
         }
         open.rows += batch.len();

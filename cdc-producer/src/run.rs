@@ -7,6 +7,7 @@ use std::time::Duration;
 use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::Failure;
+use pipeline::position::Progress;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use crate::fencing::Memory;
 use crate::lag;
 use crate::publish::{Limits, Publisher, Stopped};
 use crate::reader::Reader;
+use crate::server;
 use crate::start::{Session, prepare};
 use crate::status::Status;
 use crate::view::watch_file;
@@ -212,13 +214,21 @@ async fn stream(
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
         let status = status.clone();
+        let stop = stop.clone();
         tokio::spawn(async move { watch_file(&file, &source, view, committed, &status, &stop, &finished).await })
+    };
+
+    let watching_history = {
+        let (mysql, committed, stop, finished) =
+            (settings.mysql.clone(), committed_view.clone(), stop.clone(), finished.clone());
+        tokio::spawn(async move { watch_history(&mysql, &committed, &stop, &finished).await })
     };
 
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
     let published = publishing.await.map_err(|e| panicked("publishing", &e))?;
     finished.cancel();
     let edited = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
+    let history = watching_history.await.map_err(|e| panicked("asking for the server's history", &e))?;
 
     let committed = committed_view.borrow().clone();
     if committed.as_ref() != memory.ours.first() {
@@ -242,8 +252,49 @@ async fn stream(
             return Err(failure.into_error(&format!("publishing to Kafka topic {}", settings.kafka.topic)));
         }
     }
-    read?;
+    read.and(history)?;
     Ok(if edited { End::Edited } else { End::Stopped })
+}
+
+/// Asks now and then whether the server still has the history that is committed; when it was reset, tells the session to
+/// `stop`. Ends when everything is `finished`.
+///
+/// # Errors
+/// Definite when the history was reset; what else fails is asked again, as the stream itself notices a server that is away.
+async fn watch_history(
+    mysql: &MySqlSettings,
+    committed: &watch::Receiver<Option<Progress>>,
+    stop: &CancellationToken,
+    finished: &CancellationToken,
+) -> Result<()> {
+    const EVERY: Duration = Duration::from_secs(5);
+    let mut conn = None;
+    loop {
+        let ask = async {
+            tokio::time::sleep(EVERY).await;
+            // Known before the server is asked, so that it can't be behind for any other reason.
+            let Some(progress) = committed.borrow().clone() else { return Ok(()) };
+            let mut open = match conn.take() {
+                Some(open) => open,
+                None => server::connect(mysql).await?,
+            };
+            server::keeps_history(&mut open, &progress.position).await?;
+            conn = Some(open);
+            Ok(())
+        };
+        let answer: Result<()> = tokio::select! {
+            () = finished.cancelled() => return Ok(()),
+            answer = ask => answer,
+        };
+        match answer {
+            Err(error) if !error.is_transient() => {
+                stop.cancel();
+                return Err(error);
+            }
+            Err(error) => tracing::debug!(%error, "cannot ask for the server's history"),
+            Ok(()) => {}
+        }
+    }
 }
 
 pub(crate) fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {

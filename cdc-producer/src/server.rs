@@ -37,6 +37,8 @@ pub struct BinlogFile {
     pub size: u64,
 }
 
+const NEW_SNAPSHOT: &str = "ask for a new snapshot: `cdc-producer checkpoint reset`";
+
 impl Server {
     /// Asks the server who it is.
     ///
@@ -62,7 +64,7 @@ impl Server {
     /// # Errors
     /// Definite when it is another server without that history, or the binlogs are gone; each with the ways out.
     pub async fn can_resume(&self, conn: &mut Conn, position: &Position) -> Result<()> {
-        let reset = "ask for a new snapshot: `cdc-producer checkpoint reset`";
+        let reset = NEW_SNAPSHOT;
         let Some(set) = &position.gtid_set else {
             if self.uuid != position.server_uuid {
                 return Err(Error::definite(format!(
@@ -102,15 +104,8 @@ impl Server {
             .with_remedy(format!("connect to the right server, or {reset}")));
         }
         // A server whose history was reset may have executed as many transactions again, other ones by the same names.
-        if self.uuid == position.server_uuid && !position.file.is_empty() {
-            let end = binlog_end(conn).await?;
-            if compare_files(&end.0, &position.file).then(end.1.cmp(&position.offset)).is_lt() {
-                return Err(Error::definite(format!(
-                    "the position {position} is beyond the end of the server's binlog ({}:{}): its binlogs were reset",
-                    end.0, end.1
-                ))
-                .with_remedy(reset));
-            }
+        if self.uuid == position.server_uuid {
+            reaches(conn, position).await?;
         }
         if !set.contains_all(&self.purged) {
             return Err(Error::definite(format!(
@@ -121,6 +116,41 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Whether the server that is being read still has the history up to `position`, which is committed. A stream that waits in
+/// a file which was begun anew is told nothing but heartbeats.
+///
+/// # Errors
+/// Definite when its binlogs were reset; else as [`table::failed`].
+pub async fn keeps_history(conn: &mut Conn, position: &Position) -> Result<()> {
+    let server = Server::ask(conn).await?;
+    if server.uuid != position.server_uuid {
+        // The way leads to another server by now; the next start looks at that one.
+        return Ok(());
+    }
+    if let Some(set) = &position.gtid_set
+        && !(server.executed.contains_all(set) || executes(conn, set).await?)
+    {
+        return Err(Error::definite(format!(
+            "the server no longer knows the transactions up to {set}: its binlogs were reset"
+        ))
+        .with_remedy(NEW_SNAPSHOT));
+    }
+    reaches(conn, position).await
+}
+
+/// Whether the server's binlog ends at or after `position`.
+async fn reaches(conn: &mut Conn, position: &Position) -> Result<()> {
+    let end = binlog_end(conn).await?;
+    if !position.file.is_empty() && compare_files(&end.0, &position.file).then(end.1.cmp(&position.offset)).is_lt() {
+        return Err(Error::definite(format!(
+            "the position {position} is beyond the end of the server's binlog ({}:{}): its binlogs were reset",
+            end.0, end.1
+        ))
+        .with_remedy(NEW_SNAPSHOT));
+    }
+    Ok(())
 }
 
 /// Reads a GTID set as the server prints it.

@@ -177,6 +177,24 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     assert_eq!(producer.stop().code, 0);
 }
 
+/// The stream waits in a file that was begun anew under the same name, and is told nothing but heartbeats.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_reset_under_it_stops_it() {
+    let mut world = World::new("reset_under");
+    let _mysql = own_mysql(&mut world, &[]);
+    let mut conn = world.table().await;
+    run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
+    let producer = world.start("cdc-producer", &[]);
+    for id in 1..40 {
+        run(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
+    }
+    eventually("all are in the topic", PATIENCE, || (short(&world).len() == 39).then_some(()));
+    run(&mut conn, &["RESET BINARY LOGS AND GTIDS", "INSERT INTO product VALUES (100,'a','b',1,NULL)"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("were reset") && ended.err.contains("checkpoint reset"), "{}", ended.err);
+}
+
 /// A server that was cloned or restored has executed transactions that none of its binlogs ever held.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_on_a_server_that_was_restored_from_a_backup() {

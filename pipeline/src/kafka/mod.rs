@@ -84,7 +84,9 @@ impl ClientContext for Logging {
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
             let refused = match error.rdkafka_error_code() {
-                Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => true,
+                // librdkafka calls a link that breaks in the SASL handshake by the same name; then the broker's answer is missing.
+                Some(RDKafkaErrorCode::Authentication) => !reason.contains("supported mechanisms: (n/a)"),
+                Some(RDKafkaErrorCode::SaslAuthenticationFailed) => true,
                 // A handshake also fails when the link breaks, and that heals.
                 Some(RDKafkaErrorCode::SSL) => reason.contains("certificate"),
                 _ => false,

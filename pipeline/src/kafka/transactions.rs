@@ -211,6 +211,7 @@ impl TransactionalProducer {
     /// # Errors
     /// [`Failure::Stale`].
     pub fn may_begin(&self) -> Result<(), Failure> {
+        self.serve();
         if self.stale.get() { Err(Failure::Stale) } else { Ok(()) }
     }
 
@@ -270,14 +271,21 @@ impl TransactionalProducer {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Records that the broker has not acknowledged yet.
+    /// Records that the broker has not acknowledged yet, and events of the client that wait for [`Self::poll`].
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
 
+    /// Serves what has gathered: while the brokers are away, each try to reach them leaves some lines of the client's log.
+    fn serve(&self) {
+        for _ in 0..self.in_flight() {
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
     /// Whether a broker answers within `patience`.
     pub fn answers(&self, topic: &str, patience: Duration) -> bool {
-        self.producer.poll(Duration::ZERO);
+        self.serve();
         self.producer.client().fetch_metadata(Some(topic), patience).is_ok()
     }
 
