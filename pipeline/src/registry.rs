@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use reqwest::StatusCode;
-use schema_registry_converter::async_impl::schema_registry::{
-    SrSettings, get_schema_by_id, is_compatible_schema, post_schema,
-};
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, is_compatible_schema, post_schema};
 use schema_registry_converter::error::SRCError;
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use serde::Deserialize;
@@ -114,15 +112,6 @@ impl Registry {
             self.ensure_rule().await?;
         }
         Ok(id)
-    }
-
-    /// The text of the schema with this id.
-    ///
-    /// # Errors
-    /// Transient when the registry can't be reached; definite when it has no such schema.
-    pub async fn schema(&self, id: u32) -> Result<String> {
-        let found = get_schema_by_id(id, &self.converter).await;
-        Ok(found.map_err(|e| self.refused(&format!("look up schema {id} for subject"), &e))?.schema)
     }
 
     /// The text of the schema with this id; `None` when the registry says that it has no such schema.

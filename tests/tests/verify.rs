@@ -570,6 +570,7 @@ async fn it_waits_for_producer_and_consumers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_compared_is_an_error() {
     let mut scene = Scene::with_topic_and_logs("verify_errors").await;
+    let wrong_path = format!("{}/nowhere", scene.world.get("SCHEMA_REGISTRY_URL"));
     let fails = |scene: &Scene, code: i32, texts: &[&str]| {
         let ended = scene.world.run("verify", &[]);
         assert_eq!(ended.code, code, "{texts:?}:\n{}\n{}", ended.out, ended.err);
@@ -581,6 +582,12 @@ async fn what_can_not_be_compared_is_an_error() {
         ("DB_TABLE", "nothing", 1, ["there is no table verify_errors", "what to do: create it"]),
         ("KAFKA_TOPIC", "nothing", 1, ["there is no topic nothing", "what to do: start the producer"]),
         ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1", 75, ["http://127.0.0.1:1", ""]),
+        (
+            "SCHEMA_REGISTRY_URL",
+            &wrong_path,
+            1,
+            [", not as a schema registry does", "what to do: check schema_registry.url"],
+        ),
         (
             "POSTGRES_URL",
             "postgres://u:p@127.0.0.1:1/x",

@@ -37,7 +37,7 @@ impl Reader {
     /// The change, or why the record tells of none.
     ///
     /// # Errors
-    /// Transient when the registry can't be reached.
+    /// As [`Registry::find_schema`].
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
         if let Some((schema, _)) = message.payload().and_then(|value| avro::split(value).ok()) {
             self.look_up(schema)?;
@@ -49,10 +49,10 @@ impl Reader {
         if self.decoders.contains_key(&schema) {
             return Ok(());
         }
-        let decoder = match self.runtime.block_on(self.registry.schema(schema)) {
-            Ok(text) => Decoder::new(&text).map_err(|e| e.to_string()),
-            Err(e) if e.is_transient() => return Err(e),
-            Err(e) => Err(e.to_string()),
+        // Only what the registry says of the schema is the record's fault: a consumer stops at all else, too.
+        let decoder = match self.runtime.block_on(self.registry.find_schema(schema))? {
+            Some(text) => Decoder::new(&text).map_err(|e| format!("schema {schema}: {e}")),
+            None => Err(format!("the registry has no schema {schema}")),
         };
         self.decoders.insert(schema, decoder);
         Ok(())

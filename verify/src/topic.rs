@@ -99,7 +99,7 @@ impl Topic {
     /// Reads the topic, which has so many partitions. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka or the registry can't be reached.
+    /// Transient when Kafka or the registry can't be reached; definite when one of them refuses.
     pub(crate) fn read(
         settings: &KafkaSettings,
         partitions: usize,
