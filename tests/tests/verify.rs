@@ -425,6 +425,41 @@ async fn a_record_that_cannot_be_read_must_be_a_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_can_be_read_must_be_no_dead_letter() {
+    let scene = Scene::with_topic_and_logs("verify_parked").await;
+    let settings = scene.world.kafka();
+    let parked = read_topic(&settings).into_iter().find(|r| r.key == "1").unwrap();
+    let place = format!("\"partition\":{},\"offset\":{},", parked.partition, parked.offset);
+    scene.write_logs(|logs| {
+        for log in logs {
+            let lines = log.split_inclusive(|b| *b == b'\n').map(String::from_utf8_lossy);
+            *log = lines.filter(|l| !l.contains(&place)).collect::<String>().into_bytes();
+        }
+    });
+    scene.differs(&["DIFFERENT: records in no log: 1\n"]);
+
+    kafka::ensure_topics(&settings, &[TopicSpec::dead_letters(&settings)]).await.unwrap();
+    let origin = serde_json::json!({"topic": settings.topic, "partition": parked.partition, "offset": parked.offset,
+        "reason": "the registry has no schema 1"});
+    let dlq = format!("{}.dlq", settings.topic);
+    let producer = TransactionalProducer::new(&settings, &format!("{dlq}.test")).unwrap();
+    producer.begin().unwrap();
+    let header = origin.to_string();
+    let header = Some(("origin", header.as_bytes()));
+    let value = parked.value.as_deref();
+    producer.send(&Record { topic: &dlq, partition: Some(0), key: b"1", value, header }).unwrap();
+    producer.commit().unwrap();
+    scene.differs(&[
+        &format!(
+            "  key 1, partition {}, offset {}: it can be read, but it is a dead letter: the registry has no schema 1\n      \
+             expected {{\"id\":1,",
+            parked.partition, parked.offset
+        ),
+        "\nDIFFERENT: dead letters that can be read: 1\n",
+    ]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn faults_of_postgres() {
     let scene = Scene::with_topic_and_logs("verify_postgres").await;
     let url = scene.world.get("POSTGRES_URL").to_owned();

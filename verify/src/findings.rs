@@ -12,6 +12,8 @@ pub(crate) enum Check {
     Waiting,
     /// A record that can't be read and is no dead letter.
     Unreadable,
+    /// A dead letter of a record that can be read.
+    Parked,
     /// A record in another partition than its key's.
     Partition,
     /// A place of the source twice in one epoch.
@@ -42,6 +44,7 @@ impl Check {
         match self {
             Self::Waiting => "not arrived in time",
             Self::Unreadable => "records that can't be read and are no dead letters",
+            Self::Parked => "dead letters that can be read",
             Self::Partition => "records in a wrong partition",
             Self::Repeated => "changes more than once in the topic",
             Self::Order => "records out of the source's order",

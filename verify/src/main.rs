@@ -2,7 +2,7 @@
 //!
 //! - table ↔ topic: the last record of each key is the row, and no row is without one;
 //! - topic: each key in its partition and in the source's order, no change of an epoch twice;
-//! - topic ↔ logs: each record in exactly one log (or parked as a dead letter), its line byte for byte right;
+//! - topic ↔ logs: each record in exactly one log, its line byte for byte right; one that can't be read is a dead letter;
 //! - table ↔ PostgreSQL: each row after the rules, and no other.
 //!
 //! It only reads. It streams: memory grows by some 26 to 52 bytes a record and 90 to 180 a key, never with

@@ -119,6 +119,9 @@ pub(crate) struct DeadLetter {
     pub(crate) topic: String,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
+    /// Why the consumer put it aside.
+    #[serde(default)]
+    pub(crate) reason: String,
 }
 
 impl DeadLetter {

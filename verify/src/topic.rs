@@ -207,6 +207,12 @@ impl Topic {
             } else {
                 self.dead_letters += 1;
             }
+            if matches!(records.fates[i], UNSEEN | FILTERED) {
+                findings.add(Check::Parked, || {
+                    let text = format!("it can be read, but it is a dead letter: {}", letter.reason);
+                    Finding::new(Check::Parked, text).at(letter.partition, letter.offset)
+                });
+            }
             records.fates[i] = PARKED;
             Ok(())
         })?;
@@ -288,7 +294,9 @@ pub(crate) fn explain(
         for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
             finding.key.get_or_insert(change.id);
             match finding.check {
-                Check::Lost | Check::Wrong if finding.expected.is_none() => finding.expected = Some(line.to_string()),
+                Check::Lost | Check::Wrong | Check::Parked if finding.expected.is_none() && !line.is_empty() => {
+                    finding.expected = Some(line.to_string());
+                }
                 Check::Table if finding.found.is_none() => {
                     finding.found = Some(change.product.as_ref().map_or_else(|| "deleted".to_owned(), describe));
                 }
