@@ -141,12 +141,15 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
             );
         }
     }
-    let transient = ["08", "40", "53", "55", "57", "58"].iter().any(|class| state.starts_with(class));
     let remedy = match state {
         "" => "check postgres.url (host, port, sslmode) and that the server runs",
         "28P01" | "28000" => "check user, password and sslmode in postgres.url, and the server's pg_hba.conf",
         "42501" => {
             "grant this user CREATE on the database and its schema public, or create database and tables yourself"
+        }
+        "25006" => {
+            "wait for the failover to end, or name the server that takes writes in postgres.url: all its hosts with \
+             target_session_attrs=read-write find it"
         }
         "3D000" => "create the database, or let this user do it (CREATEDB)",
         "22021" | "22P05" => {
@@ -160,8 +163,16 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
         _ => "see the server's log",
     };
     // The library's own text says only "db error"; the server's message is its cause.
-    let sorted = if state.is_empty() || transient { Error::transient(what) } else { Error::definite(what) };
+    let sorted = if heals(state) { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
+}
+
+/// Whether an error with this SQLSTATE may heal by itself: no answer at all, a broken link, a serialization failure, too few
+/// resources, a lock, a shutdown, the system under the server. Of the class 25, a server that is read-only during a failover
+/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03).
+fn heals(state: &str) -> bool {
+    const CLASSES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+    matches!(state, "" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
 }
 
 /// An error with its causes.
@@ -187,6 +198,23 @@ mod tests {
         assert_eq!(checked.database(), "products");
         assert_eq!(checked.with_database("postgres").what(), "cannot connect to PostgreSQL at h:1");
         assert_eq!(target("postgres://u:p@h/products").expect("a URL").config.get_ssl_mode(), SslMode::Prefer);
+    }
+
+    #[test]
+    fn what_heals_by_itself_is_tried_again() {
+        for (state, want) in [
+            (SqlState::CONNECTION_FAILURE, true),
+            (SqlState::T_R_SERIALIZATION_FAILURE, true),
+            (SqlState::ADMIN_SHUTDOWN, true),
+            (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, true),
+            (SqlState::READ_ONLY_SQL_TRANSACTION, true),
+            (SqlState::IN_FAILED_SQL_TRANSACTION, false),
+            (SqlState::UNDEFINED_TABLE, false),
+            (SqlState::INSUFFICIENT_PRIVILEGE, false),
+        ] {
+            assert_eq!(heals(state.code()), want, "{state:?}");
+        }
+        assert!(heals(""), "no answer of the server");
     }
 
     #[test]
