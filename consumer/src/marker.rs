@@ -1,8 +1,10 @@
 //! How much of a slot's log is committed: a record in a compacted topic, written in the same Kafka transaction as the
 //! group's offsets.
 //!
-//! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of it is in flight, so the marker read then
-//! is the last word.
+//! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of
+//! it is in flight, so the marker read then is the last word. Each group has markers and transactional ids of its own: its
+//! slots bear the same names as another group's, in another folder. A folder's slot keeps the name of the topic and group
+//! whose lines it holds, so that no other cuts them by its own marker.
 //!
 //! A marker also has the offsets that its slot committed for the group. Kafka drops a group's offsets when nobody was in it
 //! for a week; without them the topic would be read from its beginning, and every line written twice.
@@ -20,6 +22,9 @@ use crate::slot::{LOG_NAME, Slot, SlotId};
 const VERSION: u32 = 1;
 /// Slots share a partition from the seventeenth on; a reader waits for the other's transaction then.
 const PARTITIONS: u32 = 16;
+/// The group that `kafka.group_id` names by itself; its slots' names in Kafka are the plain ones, any other group's bear
+/// the group.
+const DEFAULT_GROUP: &str = "product_consumers";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
@@ -48,9 +53,19 @@ pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
     TopicSpec::compacted(format!("{}.slots", settings.topic), PARTITIONS as i32)
 }
 
-/// The identity of a slot's producer.
+/// The identity of the producer of a group's slot.
 pub(crate) fn transactional_id(settings: &KafkaSettings, slot: SlotId) -> String {
-    format!("{}.{slot}", settings.topic)
+    format!("{}.{}", settings.topic, name(&settings.group_id, slot))
+}
+
+/// What a group's slot is called in Kafka.
+fn name(group: &str, slot: SlotId) -> String {
+    if group == DEFAULT_GROUP { slot.to_string() } else { format!("{slot}.{group}") }
+}
+
+/// Whose lines a slot's folder holds.
+fn owner(settings: &KafkaSettings) -> String {
+    format!("topic {} for group {}", settings.topic, settings.group_id)
 }
 
 fn partition(slot: SlotId) -> i32 {
@@ -92,7 +107,7 @@ pub(crate) fn send(
     producer.send(&Record {
         topic: &topic(settings).name,
         partition: Some(partition(slot)),
-        key: slot.to_string().as_bytes(),
+        key: name(&settings.group_id, slot).as_bytes(),
         value: Some(&encode(slot, &settings.group_id, committed)),
         header: None,
     })
@@ -104,9 +119,27 @@ pub(crate) fn send(
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the marker can't be read.
 pub(crate) fn committed(settings: &KafkaSettings, slot: SlotId) -> Result<Option<Committed>> {
-    let (topic, slot_name) = (topic(settings).name, slot.to_string());
-    let value = kafka::last_record(settings, &topic, partition(slot), slot_name.as_bytes())?;
-    Ok(value.map(|value| decode(&slot_name, &settings.group_id, &value)).transpose()?.flatten())
+    look_up(settings, slot)?
+}
+
+/// The same; the inner error is that of a marker that is there but can't be read.
+fn look_up(settings: &KafkaSettings, slot: SlotId) -> Result<Result<Option<Committed>>> {
+    let plain = slot.to_string();
+    let last = |key: &str| -> Result<Result<Option<Committed>>> {
+        let value = kafka::last_record(settings, &topic(settings).name, partition(slot), key.as_bytes())?;
+        Ok(value.map(|value| decode(&plain, &settings.group_id, &value)).transpose().map(Option::flatten))
+    };
+    let own = name(&settings.group_id, slot);
+    match last(&own)? {
+        Ok(None) if own != plain => {}
+        found => return Ok(found),
+    }
+    // Markers bore the plain name for every group once. One that is ours may have a successor in flight under that name.
+    if matches!(last(&plain)?, Ok(None)) {
+        return Ok(Ok(None));
+    }
+    drop(TransactionalProducer::new(settings, &format!("{}.{plain}", settings.topic))?);
+    last(&plain)
 }
 
 /// The offsets that the slots have committed for the group, by partition, as their markers tell.
@@ -116,8 +149,12 @@ pub(crate) fn committed(settings: &KafkaSettings, slot: SlotId) -> Result<Option
 pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     let mut offsets = BTreeMap::new();
     kafka::scan(settings, &topic(settings).name, &mut |message| {
-        let slot = String::from_utf8_lossy(message.key().unwrap_or_default());
-        let marker = decode(&slot, &settings.group_id, message.payload().unwrap_or_default())?.unwrap_or_default();
+        let key = String::from_utf8_lossy(message.key().unwrap_or_default());
+        let (slot, group) = key.split_once('.').unwrap_or((&key, &settings.group_id));
+        if group != settings.group_id {
+            return Ok(());
+        }
+        let marker = decode(slot, group, message.payload().unwrap_or_default())?.unwrap_or_default();
         for (partition, next) in marker.offsets {
             let known = offsets.entry(partition).or_insert(next);
             *known = next.max(*known);
@@ -127,25 +164,37 @@ pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     Ok(offsets)
 }
 
-/// The same for a slot that is to be used. Its first use writes a marker before the first line, so a log that has lines
-/// but no marker is another topic's or another cluster's, and is not cut but refused.
+/// As [`committed`], for a slot that is to be used. Its first use writes a marker before the first line, so a log that has
+/// lines but no marker is another topic's, group's or cluster's, and is not cut but refused.
 ///
 /// # Errors
-/// As [`committed_length`], and definite for such a log.
+/// As [`committed`], and definite for such a log.
 pub(crate) fn begin(settings: &KafkaSettings, slot: &Slot, producer: &TransactionalProducer) -> Result<Committed> {
-    if let Some(committed) = committed(settings, slot.id())? {
+    let known = committed_here(settings, slot)?;
+    slot.note_owner(&owner(settings))?;
+    if let Some(committed) = known {
         return Ok(committed);
     }
+    write(producer, settings, slot.id(), &Committed::default())?;
+    Ok(Committed::default())
+}
+
+/// As [`committed`], for the slot's log in this folder: refuses one whose lines are not this group's.
+///
+/// # Errors
+/// As [`begin`].
+pub(crate) fn committed_here(settings: &KafkaSettings, slot: &Slot) -> Result<Option<Committed>> {
     let path = slot.log_path();
     let length = match std::fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
         found => found.map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?.len(),
     };
-    if length > 0 {
+    let known = committed(settings, slot.id())?;
+    let anothers = slot.owner().is_some_and(|o| o != owner(settings));
+    if length > 0 && (known.is_none() || anothers) {
         return Err(foreign(settings, slot, length));
     }
-    write(producer, settings, slot.id(), &Committed::default())?;
-    Ok(Committed::default())
+    Ok(known)
 }
 
 fn foreign(settings: &KafkaSettings, slot: &Slot, length: u64) -> Error {
@@ -196,15 +245,16 @@ pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> 
     let path = slot.log_path();
     let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
     let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
-    let before = match committed(settings, slot.id()) {
-        Err(error) if !error.is_transient() => None,
-        committed => committed?,
-    };
+    let before = look_up(settings, slot.id())?.unwrap_or_else(|unreadable| {
+        tracing::warn!("it counts as 0 bytes: {unreadable}");
+        None
+    });
     let after = match before.as_ref().map(|c| c.length) {
         Some(length) if crate::log_file::has_whole_lines(&path, length).map_err(unreadable)? => length,
         _ => crate::log_file::whole_lines(&path).map_err(unreadable)?,
     };
     let Committed { length: before, offsets } = before.unwrap_or_default();
+    slot.note_owner(&owner(settings))?;
     write(&producer, settings, slot.id(), &Committed { length: after, offsets })?;
     crate::log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })
@@ -233,6 +283,17 @@ mod tests {
         let text = format!("{error:?}");
         assert!(text.contains("it has version 2, this program knows 1"), "{text}");
         assert!(text.contains("consumer accept-log consumer_2"), "{text}");
+    }
+
+    #[test]
+    fn only_groups_other_than_the_default_are_named() {
+        use pipeline::config::{Environment, Program, Settings, command};
+        let flags = command(Program::Consumer, clap::Command::new("test")).get_matches_from(["test"]);
+        let settings = Settings::load(Program::Consumer, &std::iter::empty().collect::<Environment>(), &flags)
+            .expect("the defaults");
+        assert_eq!(settings.text("kafka.group_id"), DEFAULT_GROUP);
+        assert_eq!(name(DEFAULT_GROUP, SlotId(3)), "consumer_3");
+        assert_eq!(name("g", SlotId(3)), "consumer_3.g");
     }
 
     #[test]

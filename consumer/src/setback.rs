@@ -129,12 +129,13 @@ impl Fences {
             return Ok(());
         }
         Err(Error::definite(format!(
-            "{slot} was fenced {FENCINGS} times within {} s: another process uses the same slot of this topic",
+            "{slot} was fenced {FENCINGS} times within {} s: another process uses the same slot of this topic and group",
             FENCING_WINDOW.as_secs()
         ))
         .with_remedy(
-            "let all consumers of a topic share one folder (consumer.logs), so that each claims a slot of its own; \
-             a process with another folder, e.g. on another machine, would claim the same names",
+            "let all consumers of a group share one folder (consumer.logs), so that each claims a slot of its own; \
+             a process with another folder, e.g. on another machine, would claim the same names, unless it has a group \
+             of its own (kafka.group_id)",
         ))
     }
 }

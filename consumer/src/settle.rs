@@ -50,8 +50,8 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
     failpoint::at("consumer.settling");
-    // Its consumer ended before the first line.
-    let Some(committed) = marker::committed(settings, slot.id())? else { return Ok(()) };
+    // Its consumer ended before the first line; another group's is left to its own neighbours.
+    let Some(committed) = marker::committed_here(settings, slot)? else { return Ok(()) };
     let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
     failpoint::at("consumer.settled");
     tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");

@@ -23,6 +23,7 @@ use pipeline::error::{Error, Result};
 pub(crate) const LOG_NAME: &str = "consumer_log.json";
 const LOCK_NAME: &str = ".lock";
 const CLAIM_NAME: &str = ".claim";
+const OWNER_NAME: &str = ".owner";
 
 /// A neighbour that settles a slot is done within a second; one that has been stopped is not waited for.
 const SETTLING_LIMIT: Duration = Duration::from_secs(30);
@@ -101,6 +102,27 @@ impl Slot {
     /// Notes that the log holds only what is committed, so that no neighbour needs to look.
     pub(crate) fn note_settled(&self) -> Result<()> {
         self.note(State::Settled)
+    }
+
+    /// Whose lines the log holds, if that is known.
+    pub(crate) fn owner(&self) -> Option<String> {
+        let text = fs::read_to_string(self.folder.join(OWNER_NAME)).ok()?;
+        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    }
+
+    /// Notes whose lines the log holds from now on, durably.
+    pub(crate) fn note_owner(&self, owner: &str) -> Result<()> {
+        if self.owner().as_deref() == Some(owner) {
+            return Ok(());
+        }
+        let path = self.folder.join(OWNER_NAME);
+        let write = || {
+            let mut file = File::create(&path)?;
+            file.write_all(format!("{owner}\n").as_bytes())?;
+            file.sync_all()?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|e| unwritable(&path, e))
     }
 
     fn note(&self, state: State) -> Result<()> {

@@ -290,11 +290,48 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     let ended = start(&world, 2).wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
-    world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
-    let _consumer = start(&world, 3);
+    let first = (world.name.clone(), world.get("CONSUMER_LOGS").to_owned());
+    let second = (format!("{}_2", world.name), world.folder.join("other_logs").to_str().unwrap().to_owned());
+    let use_group = |world: &mut World, (group, logs): &(String, String)| {
+        world.set("KAFKA_GROUP_ID", group);
+        world.set("CONSUMER_LOGS", logs);
+    };
+    use_group(&mut world, &second);
+    let consumer = start(&world, 3);
     wait_until_committed(&world);
     assert_once(&world);
     assert_eq!(line_count(&world), 20);
+    consumer.kill();
+    // Back to the first one, which finds its own marker; a torn tail is cut by it.
+    use_group(&mut world, &first);
+    append(&log_path(&world, "consumer_1"), b"{\"id\":99}\n{\"id\"");
+    feed.update(1..=20, 1);
+    let mut one = start(&world, 4);
+    wait_until_committed(&world);
+    assert_once(&world);
+    // Both at once.
+    use_group(&mut world, &second);
+    let mut two = start(&world, 5);
+    for round in 2..8 {
+        feed.update(1..=100, round);
+        for group in [&first, &second] {
+            use_group(&mut world, group);
+            wait_until_committed(&world);
+            assert_once(&world);
+        }
+    }
+    assert!(one.is_running() && two.is_running());
+    for log in [one.log(), two.log()] {
+        assert!(!log.contains("trying again"), "{log}");
+    }
+    // Nor does one cut by its own marker what the other has in a folder that both were given.
+    assert_eq!((one.stop().code, two.stop().code), (0, 0));
+    world.set("CONSUMER_LOGS", &first.1);
+    let ended = start(&world, 6).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
+    use_group(&mut world, &first);
+    assert_once(&world);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -488,5 +525,5 @@ async fn two_folders_with_the_same_slots_are_found_out() {
     });
     let loser = if loser == 0 { first } else { second }.wait();
     assert_eq!(loser.code, 1, "{}", loser.err);
-    assert!(loser.err.contains("another process uses the same slot of this topic"), "{}", loser.err);
+    assert!(loser.err.contains("another process uses the same slot of this topic and group"), "{}", loser.err);
 }
