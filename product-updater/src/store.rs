@@ -13,7 +13,7 @@ use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
 use pipeline::config::MySqlSettings;
 use pipeline::error::{Error, Result};
 use pipeline::record::Micros;
-use pipeline::table::{self, SourceTable, failed, product_from_row, quoted};
+use pipeline::table::{self, SourceTable, answered, failed, product_from_row, quoted};
 use tokio::time::Instant;
 
 use crate::change::{Change, Effect, Row, State, Ties};
@@ -88,13 +88,13 @@ impl Store {
         }
         let what = format!("write to {}.{}", self.table.database, self.table.table);
         let options = TxOpts::new().with_isolation_level(IsolationLevel::RepeatableRead).clone();
-        let mut transaction = conn.start_transaction(options).await.map_err(|e| failed(&what, e))?;
+        let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| failed(&what, e))?;
         let states = self.lock(&mut transaction, chunk).await?;
         let (effects, plan) = decide(states, first, chunk, ties);
         for step in &plan {
             self.write(&mut transaction, step).await.map_err(|e| failed(&what, e))?;
         }
-        transaction.commit().await.map_err(|e| failed(&what, e))?;
+        answered(transaction.commit()).await.map_err(|e| failed(&what, e))?;
         self.conn = Some(conn);
         Ok(effects)
     }
@@ -110,14 +110,16 @@ impl Store {
             let marks = marks("?", part.len());
             if self.remembers {
                 let query = format!("SELECT id, last_updated FROM {} WHERE id IN ({marks}) FOR UPDATE", self.memory());
-                let rows: Vec<(i32, Value)> = transaction.exec(query, params()).await.map_err(|e| failed(&what, e))?;
+                let rows: Vec<(i32, Value)> =
+                    answered(transaction.exec(query, params())).await.map_err(|e| failed(&what, e))?;
                 for (id, at) in rows {
                     states.insert(id, State::Deleted(time(&at)));
                 }
             }
             let (columns, key) = (self.table.select_list(), quoted(&self.table.columns[0].name));
             let query = format!("SELECT {columns} FROM {} WHERE {key} IN ({marks}) FOR UPDATE", self.name());
-            let rows: Vec<mysql_async::Row> = transaction.exec(query, params()).await.map_err(|e| failed(&what, e))?;
+            let rows: Vec<mysql_async::Row> =
+                answered(transaction.exec(query, params())).await.map_err(|e| failed(&what, e))?;
             for row in &rows {
                 let product = product_from_row(&self.table, row)?;
                 let Ok(id) = i32::try_from(product.id) else { continue };
@@ -147,12 +149,13 @@ impl Store {
                 let texts = [row.name.as_str().into(), row.category.as_str().into(), row.price.to_string().into()];
                 [Value::from(change.id)].into_iter().chain(texts).chain([literal(change.at)])
             });
-            transaction.exec_drop(query, Params::Positional(params.collect())).await?;
+            answered(transaction.exec_drop(query, Params::Positional(params.collect()))).await?;
         }
         for part in step.deletes.chunks(STATEMENT_ROWS) {
             let key = quoted(&self.table.columns[0].name);
             let query = format!("DELETE FROM {} WHERE {key} IN ({})", self.name(), marks("?", part.len()));
-            transaction.exec_drop(query, Params::Positional(part.iter().map(|c| c.id.into()).collect())).await?;
+            answered(transaction.exec_drop(query, Params::Positional(part.iter().map(|c| c.id.into()).collect())))
+                .await?;
         }
         for part in step.remembered.chunks(STATEMENT_ROWS) {
             let query = format!(
@@ -161,11 +164,12 @@ impl Store {
                 marks("(?, ?)", part.len())
             );
             let params = part.iter().flat_map(|c| [c.id.into(), literal(c.at)]);
-            transaction.exec_drop(query, Params::Positional(params.collect())).await?;
+            answered(transaction.exec_drop(query, Params::Positional(params.collect()))).await?;
         }
         for part in step.forgotten.chunks(STATEMENT_ROWS) {
             let query = format!("DELETE FROM {} WHERE id IN ({})", self.memory(), marks("?", part.len()));
-            transaction.exec_drop(query, Params::Positional(part.iter().map(|id| (*id).into()).collect())).await?;
+            answered(transaction.exec_drop(query, Params::Positional(part.iter().map(|id| (*id).into()).collect())))
+                .await?;
         }
         Ok(())
     }
@@ -181,20 +185,20 @@ impl Store {
             None => table::connect(&self.settings).await?,
         };
         let [id, at] = [0, 4].map(|i| quoted(&self.table.columns[i].name));
-        let ids: Vec<i64> = conn
-            .query(format!("SELECT {id} FROM {} ORDER BY {id}", self.name()))
-            .await
-            .map_err(|e| failed(&what, e))?;
-        let ids = ids.into_iter().filter_map(|id| i32::try_from(id).ok()).collect();
-        let latest: Option<Option<Value>> = conn
-            .exec_first(format!("SELECT MAX({at}) FROM {}", self.name()), ())
-            .await
-            .map_err(|e| failed(&what, e))?;
-        let mut stock = Stock { ids, highest: 0, latest: latest.flatten().map_or(Micros(0), |v| time(&v)) };
+        let mut stock = Stock { ids: Vec::new(), highest: 0, latest: Micros(0) };
+        // Row by row: a large table as a whole may take longer than one answer may.
+        let query = format!("SELECT {id}, {at} FROM {} ORDER BY {id}", self.name());
+        let mut rows = answered(conn.exec_iter(query, ())).await.map_err(|e| failed(&what, e))?;
+        while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
+            let (id, at): (i64, Value) = mysql_async::from_row(row);
+            stock.ids.extend(i32::try_from(id));
+            stock.latest = stock.latest.max(time(&at));
+        }
+        answered(rows.drop_result()).await.map_err(|e| failed(&what, e))?;
         if self.remembers {
             let query = format!("SELECT MAX(id), MAX(last_updated) FROM {}", self.memory());
             let found: Option<(Option<i32>, Option<Value>)> =
-                conn.exec_first(query, ()).await.map_err(|e| failed(&what, e))?;
+                answered(conn.exec_first(query, ())).await.map_err(|e| failed(&what, e))?;
             let (id, at) = found.unwrap_or_default();
             stock.highest = id.unwrap_or(0);
             stock.latest = stock.latest.max(at.map_or(Micros(0), |v| time(&v)));
@@ -218,7 +222,7 @@ impl Store {
              last_updated TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6))",
             self.memory()
         );
-        conn.query_drop(query).await.map_err(|e| failed(&format!("create the table {}", self.memory()), e))
+        answered(conn.query_drop(query)).await.map_err(|e| failed(&format!("create the table {}", self.memory()), e))
     }
 
     /// Ends the connection in order.
@@ -310,8 +314,7 @@ fn time(value: &Value) -> Micros {
 
 async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
     let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
-    let found: Option<u8> = conn
-        .exec_first(query, (database, table))
+    let found: Option<u8> = answered(conn.exec_first(query, (database, table)))
         .await
         .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
     Ok(found.is_some())
@@ -319,14 +322,14 @@ async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
 
 async fn create(conn: &mut Conn, settings: &MySqlSettings) -> Result<()> {
     let (database, table) = (quoted(&settings.database), quoted(&settings.table));
-    let known: Option<u8> = conn
-        .exec_first("SELECT 1 FROM information_schema.schemata WHERE schema_name = ?", (&settings.database,))
+    let query = "SELECT 1 FROM information_schema.schemata WHERE schema_name = ?";
+    let known: Option<u8> = answered(conn.exec_first(query, (&settings.database,)))
         .await
         .map_err(|e| failed(&format!("look up the database {}", settings.database), e))?;
     let remedy = |e: Error| e.with_remedy("grant CREATE to the user of DB_USER, or create it yourself");
     if known.is_none() {
         let query = format!("CREATE DATABASE IF NOT EXISTS {database} CHARACTER SET utf8mb4");
-        let created = conn.query_drop(query).await;
+        let created = answered(conn.query_drop(query)).await;
         created.map_err(|e| remedy(failed(&format!("create the database {}", settings.database), e)))?;
         tracing::info!(database = settings.database, "database created");
     }
@@ -336,7 +339,7 @@ async fn create(conn: &mut Conn, settings: &MySqlSettings) -> Result<()> {
          category VARCHAR(500) NOT NULL, price DECIMAL(10,2) NOT NULL, \
          last_updated TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) CHARACTER SET utf8mb4"
     );
-    let created = conn.query_drop(query).await;
+    let created = answered(conn.query_drop(query)).await;
     created.map_err(|e| remedy(failed(&format!("create the table {}.{}", settings.database, settings.table), e)))?;
     tracing::info!(database = settings.database, table = settings.table, "table created");
     Ok(())
