@@ -117,7 +117,8 @@ fn injected(cli: &Cli) -> Result<Option<Report>> {
     let outcome = chaos::run(&options, &mut |event| live.show(&event))?;
     live.0.finish_and_clear();
     let failure = match outcome {
-        Ok(report) => {
+        Ok(mut report) => {
+            report.runs.push(command(cli, seed, report.faults_done()));
             std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
             return Ok(Some(report));
         }
@@ -126,16 +127,15 @@ fn injected(cli: &Cli) -> Result<Option<Report>> {
     write(cli, &failure.report)?;
     eprintln!("FAILED: {}: {:#}", failure.doing, failure.error);
     eprintln!("programs' logs in {}, servers' in {}", failure.world.display(), folder.display());
-    let only: String = cli.only.iter().map(|name| format!(" --only {name}")).collect();
-    eprintln!(
-        "again: cargo xtask chaos --seed {} --faults {} --round {} --rate {} --brokers {}{only}",
-        failure.seed,
-        failure.faults.max(1),
-        cli.round,
-        cli.rate,
-        cli.brokers
-    );
+    eprintln!("again: {}", command(cli, failure.seed, failure.faults.max(1)));
     Ok(None)
+}
+
+/// The command that does these faults again.
+fn command(cli: &Cli, seed: u64, faults: usize) -> String {
+    let only: String = cli.only.iter().map(|name| format!(" --only {name}")).collect();
+    let Cli { round, rate, brokers, .. } = cli;
+    format!("cargo xtask chaos --seed {seed} --faults {faults} --round {round} --rate {rate} --brokers {brokers}{only}")
 }
 
 /// One line that is rewritten; without a terminal, a line for each fault.

@@ -35,6 +35,9 @@ pub struct Report {
     pub brokers: Vec<usize>,
     /// What ran.
     pub versions: BTreeMap<String, String>,
+    /// The command of each run.
+    #[serde(default)]
+    pub runs: Vec<String>,
 }
 
 /// One round that was judged.
@@ -115,6 +118,7 @@ impl Report {
             sum.minutes += one.minutes;
             sum.brokers.extend(one.brokers);
             sum.versions.extend(one.versions);
+            sum.runs.extend(one.runs);
         }
         sum.brokers.sort_unstable();
         sum.brokers.dedup();
@@ -127,12 +131,13 @@ impl Report {
         let list = |items: Vec<String>| items.join(", ");
         format!(
             "# Faults made on purpose, and what became of them\n\nHow this is done, and what each fault is, stands in \
-             [tests/README.md](../tests/README.md); all figures are in [chaos-report.json](chaos-report.json). A round runs again with \
-             `cargo xtask chaos --seed SEED --faults 50`.\n\n{}\nWith {} brokers; {}. Seeds of the rounds: {}.\n",
+             [tests/README.md](../tests/README.md); all figures are in [chaos-report.json](chaos-report.json).\n\n{}\n\
+             With {} brokers; {}. Seeds of the rounds: {}.\n\nThe runs:\n\n```sh\n{}\n```\n",
             self.render(),
             list(self.brokers.iter().map(usize::to_string).collect()).replace(", ", " or "),
             list(self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect()),
             list(self.seeds.iter().map(u64::to_string).collect()),
+            self.runs.join("\n"),
         )
     }
 
