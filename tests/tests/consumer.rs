@@ -16,7 +16,7 @@ use pipeline::kafka;
 use pipeline::record::Op;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {

@@ -154,5 +154,5 @@ async fn what_cannot_go_on_stops_with_its_remedy() {
     let ended = start(&world, 3).wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("password authentication failed"), "{}", ended.err);
-    assert!(ended.err.contains("check user and password in postgres.url"), "{}", ended.err);
+    assert!(ended.err.contains("check user, password and sslmode in postgres.url"), "{}", ended.err);
 }

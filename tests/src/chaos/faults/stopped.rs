@@ -76,7 +76,9 @@ fn sleeping(programs: &[&Running], time: Duration, arena_chance: u64) -> Result<
     programs.iter().for_each(|program| program.signal("STOP"));
     let until = Instant::now() + time + Duration::from_millis(arena_chance);
     for program in programs {
-        ensure!(program.http("/health").is_none(), "the stopped {} answers", program.name());
+        // Its threads stop one after the other.
+        let quiet = wait_for("it does not answer", PATIENCE, || program.http("/health").is_none().then_some(()));
+        quiet.with_context(|| format!("the stopped {}", program.name()))?;
     }
     sleep(until.saturating_duration_since(Instant::now()));
     Ok(())
