@@ -195,7 +195,14 @@ impl Worker {
 
     /// Claims a slot and works in it until it is stopped.
     fn work(&mut self) -> Result<()> {
-        let slot = self.slots.claim()?;
+        let (mut backoff, mut fences) = (Backoff::new(), Fences::default());
+        let slot = loop {
+            match self.slots.claim() {
+                Err(error) if error.is_transient() && !self.shutdown.is_cancelled() => self.tell(&error),
+                claimed => break claimed?,
+            }
+            backoff.wait(&self.handle, &self.shutdown);
+        };
         tracing::info!(slot = %slot.id(), log = %slot.log_path().display(), "slot claimed");
         let (changed, on_change) = channel();
         let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
@@ -203,13 +210,15 @@ impl Worker {
             .name("settle".to_owned())
             .spawn(move || settle::run(&kafka, &slots, &on_change, &shutdown))
             .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
-        let (mut backoff, mut fences) = (Backoff::new(), Fences::default());
         while !self.shutdown.is_cancelled() {
             let ended = self.session(&slot, &changed, &mut backoff);
             self.readiness.kafka.rest();
             match ended {
-                // Nothing is in flight and the log is cut: no neighbour needs to look.
-                Ok(()) => return slot.note_settled().map(|()| self.say_stopped(slot.id())),
+                // Nothing is in flight and the log is cut: no neighbour needs to look. On a full disk one does.
+                Ok(()) => match slot.note_settled() {
+                    Err(error) if !error.is_transient() => return Err(error),
+                    _ => break,
+                },
                 Err(Setback::Stop(error)) => return Err(error),
                 Err(Setback::Overtaken) => {}
                 Err(Setback::Again(error)) => self.tell(&error),
@@ -312,7 +321,7 @@ impl Worker {
             failpoint::at("consumer.rows-committed");
         }
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
-        let length = appended.map_err(|e| Setback::of_log(log.path(), e))?;
+        let length = appended.map_err(|e| unwritable(log.path(), e))?;
         let ahead = |(partition, next): (&i32, &i64)| {
             batch.committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
         };

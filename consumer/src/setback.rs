@@ -1,8 +1,6 @@
 //! What goes wrong with a batch, and so what comes next.
 
 use std::collections::VecDeque;
-use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pipeline::error::{Error, Result};
@@ -12,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::group::Trouble;
-use crate::slot::{SlotId, unwritable};
+use crate::slot::SlotId;
 
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
@@ -77,16 +75,6 @@ impl Setback {
         }
         let fenced = matches!(failure, Failure::Fenced(_));
         Self::Anew { error: Error::transient("the batch was not committed").with_source(failure), fenced }
-    }
-
-    /// An error of the log's file system: a full disk may heal.
-    pub(crate) fn of_log(path: &Path, error: io::Error) -> Self {
-        use io::ErrorKind::{Interrupted, QuotaExceeded, StorageFull};
-        if matches!(error.kind(), StorageFull | QuotaExceeded | Interrupted) {
-            let full = Error::transient(format!("cannot write to {}", path.display())).with_source(error);
-            return Self::Again(full.with_remedy("make room on the disk; the consumer goes on by itself"));
-        }
-        Self::Stop(unwritable(path, error))
     }
 }
 
@@ -165,12 +153,5 @@ mod tests {
         assert_eq!(backoff.0, LONGEST);
         backoff.reset();
         assert_eq!(backoff.0, SHORTEST);
-    }
-
-    #[test]
-    fn a_full_disk_heals_and_a_forbidden_one_does_not() {
-        let of = |kind: io::ErrorKind| Setback::of_log(Path::new("log"), kind.into());
-        assert!(matches!(of(io::ErrorKind::StorageFull), Setback::Again(_)));
-        assert!(matches!(of(io::ErrorKind::PermissionDenied), Setback::Stop(_)));
     }
 }

@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -291,15 +291,20 @@ fn open_lock(path: &Path) -> Result<File> {
     open.map_err(|e| unwritable(path, e))
 }
 
-fn unlockable(path: &Path, error: std::io::Error) -> Error {
+fn unlockable(path: &Path, error: io::Error) -> Error {
     Error::definite(format!("cannot lock {}", path.display()))
         .with_source(error)
         .with_remedy("put consumer.logs on a file system that has locks (flock)")
 }
 
-/// A path that this process can't write to, with what to do about it.
-pub(crate) fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    Error::definite(format!("cannot write to {}", path.display())).with_source(error).with_remedy(
+/// A path that this process can't write to, with what to do about it: transient when a disk is full, which may heal.
+pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
+    let text = format!("cannot write to {}", path.display());
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {
+        let full = Error::transient(text).with_source(error);
+        return full.with_remedy("make room on the disk; the consumer goes on by itself");
+    }
+    Error::definite(text).with_source(error).with_remedy(
         "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
     )
 }
@@ -369,6 +374,13 @@ mod tests {
             drop(settling);
             assert_eq!(newcomer.join().expect("no panic"), SlotId(1));
         });
+    }
+
+    #[test]
+    fn a_full_disk_heals_and_a_forbidden_one_does_not() {
+        let heals = |kind: ErrorKind| unwritable(Path::new("log"), kind.into()).is_transient();
+        assert!([ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Interrupted].map(heals) == [true; 3]);
+        assert!(!heals(ErrorKind::PermissionDenied));
     }
 
     #[test]
