@@ -204,26 +204,37 @@ fn expired(settings: &KafkaSettings, partitions: &str) -> Error {
 /// Gives the group the offsets that it lacks back from its logs' markers; returns them by partition. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a consumer of the group is at work.
+/// Transient when Kafka can't be reached; definite when a consumer of the group is at work or a right is missing.
 pub(crate) fn restore(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
-    let refused = |e| {
-        Error::definite(format!("cannot set the offsets of group {}", settings.group_id)).with_source(e).with_remedy(
-            "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",
-        )
+    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
+    let logging = Logging::default();
+    let failed = |e: KafkaError| {
+        let what = format!("cannot set the offsets of group {}", settings.group_id);
+        match e.rdkafka_error_code() {
+            Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress) => {
+                Error::definite(what).with_source(e).with_remedy(
+                    "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",
+                )
+            }
+            _ => kafka::unreachable(settings, &what, &e, &logging),
+        }
     };
-    let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(refused)?;
+    let config = kafka::consumer_config(settings, &settings.group_id);
+    let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
     let mut offsets = marker::offsets(settings)?;
     let mut list = TopicPartitionList::new();
     list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
-    let there = consumer.committed_offsets(list, REQUEST_TIMEOUT).map_err(refused)?;
+    let there = consumer.committed_offsets(list, REQUEST_TIMEOUT).map_err(failed)?;
     let there = there.elements_for_topic(&settings.topic);
+    // An offset that can't be looked up is not one that is missing.
+    there.iter().try_for_each(|t| t.error()).map_err(failed)?;
     offsets.retain(|p, _| !there.iter().any(|t| t.partition() == *p && matches!(t.offset(), Offset::Offset(_))));
     let mut list = TopicPartitionList::new();
     for (partition, offset) in &offsets {
-        list.add_partition_offset(&settings.topic, *partition, Offset::Offset(*offset)).map_err(refused)?;
+        list.add_partition_offset(&settings.topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
     }
     if !offsets.is_empty() {
-        consumer.commit(&list, CommitMode::Sync).map_err(refused)?;
+        consumer.commit(&list, CommitMode::Sync).map_err(failed)?;
     }
     Ok(offsets)
 }
