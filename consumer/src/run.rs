@@ -267,6 +267,8 @@ impl Worker {
                     tracing::info!("a rebalance overtook the batch, it is put back");
                     self.numbers.dropped.add(1);
                     self.roll_back(&mut session)?;
+                    // The next heartbeat tells of it; until then the same batch would be overtaken again and again.
+                    Backoff::new().wait(&self.handle, &self.shutdown);
                 }
                 Err(Setback::Again(error)) => {
                     self.tell(&error);

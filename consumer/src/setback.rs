@@ -74,7 +74,10 @@ impl Setback {
             return Self::Stop(failure.into_error("Kafka refuses the batch"));
         }
         let fenced = matches!(failure, Failure::Fenced(_));
-        Self::Anew { error: Error::transient("the batch was not committed").with_source(failure), fenced }
+        // This transaction has ended in order.
+        let what =
+            if matches!(failure, Failure::Stale) { "the clients are made anew" } else { "the batch was not committed" };
+        Self::Anew { error: Error::transient(what).with_source(failure), fenced }
     }
 }
 
