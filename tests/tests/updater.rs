@@ -427,6 +427,22 @@ async fn a_server_that_does_not_answer_can_be_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_silent_server_is_asked_anew() {
+    let world = World::new("silent");
+    let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n").as_bytes())]);
+    assert_eq!(update(&world, &data, &[]).code, 0);
+    let mut conn = world.mysql().await;
+    conn.query_drop("LOCK TABLES product WRITE").await.unwrap();
+    let program = world.start("product-updater", &["--no-pause", "--data", data.to_str().unwrap()]);
+    eventually("it gives the silent connection up", std::time::Duration::from_secs(60), || {
+        program.log().contains("trying the chunk again").then_some(())
+    });
+    conn.query_drop("UNLOCK TABLES").await.unwrap();
+    let ended = program.wait();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_users_own_is_kept_as_it_is() {
     let world = World::new("own_table");
     let mut conn = world.mysql().await;
