@@ -37,7 +37,9 @@ impl End {
     pub(crate) async fn ask(conn: &mut Conn) -> Result<Self> {
         let failed = |e| table::failed("ask where the binlog ends", e);
         let row: Option<(String, String)> =
-            conn.query_first("SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed").await.map_err(failed)?;
+            table::answered(conn.query_first("SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed"))
+                .await
+                .map_err(failed)?;
         let (mode, executed) = row.unwrap_or_default();
         if mode == "ON" {
             let set = executed.parse().map_err(|e| Error::definite("the server's gtid_executed").with_source(e))?;
@@ -45,7 +47,7 @@ impl End {
         }
         let (major, minor, _) = conn.server_version();
         let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
-        let row: Option<Row> = conn.query_first(query).await.map_err(failed)?;
+        let row: Option<Row> = table::answered(conn.query_first(query)).await.map_err(failed)?;
         row.and_then(|row| Some(Self::File(row.get(0)?, row.get(1)?)))
             .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))
     }

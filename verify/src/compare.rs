@@ -52,7 +52,7 @@ impl OwnedProduct {
 /// # Errors
 /// As [`table::failed`].
 pub(crate) async fn begin(conn: &mut Conn) -> Result<()> {
-    conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+    table::answered(conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"))
         .await
         .map_err(|e| table::failed("begin a read-only transaction", e))
 }

@@ -1,6 +1,7 @@
 //! PostgreSQL's table `product`, in the order of the id, a block at a time.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use pipeline::config::PostgresSettings;
 use pipeline::error::{Error, Result};
@@ -31,6 +32,9 @@ pub(crate) struct StoredProduct {
 }
 
 const BLOCK: &str = "FETCH 5000 FROM rows";
+const UNREAD: &str = "cannot read PostgreSQL's table product";
+/// A link that died without a word brings no answer, and the system notices that after hours only.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Rows {
     /// Connects and begins to read. A missing database or table counts as an empty one.
@@ -39,16 +43,16 @@ impl Rows {
     /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
     pub(crate) async fn open(settings: &PostgresSettings) -> Result<Option<Self>> {
         let target = Target::from(settings, "verify")?;
-        let client = match target.connect().await {
+        let client = match answered(&target.what(), target.connect()).await? {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
             other => other.map_err(|e| failed(&target.what(), e))?,
         };
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
             DECLARE rows NO SCROLL CURSOR FOR SELECT id::bigint, name::text, category::text, price::text, discount_price::text, \
             (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint FROM product ORDER BY id";
-        match client.batch_execute(begin).await {
+        match answered(UNREAD, client.batch_execute(begin)).await? {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
-            other => other.map_err(|e| failed("cannot read PostgreSQL's table product", e))?,
+            other => other.map_err(|e| failed(UNREAD, e))?,
         }
         Ok(Some(Self { client, block: VecDeque::new(), ended: false, count: 0 }))
     }
@@ -56,11 +60,10 @@ impl Rows {
     /// The next row if its id is at most `id`.
     ///
     /// # Errors
-    /// Transient when the link breaks.
+    /// Transient when the link breaks or is silent.
     pub(crate) async fn next_up_to(&mut self, id: i64) -> Result<Option<StoredProduct>> {
         if self.block.is_empty() && !self.ended {
-            let rows = self.client.query(BLOCK, &[]).await;
-            let rows = rows.map_err(|e| failed("cannot read PostgreSQL's table product", e))?;
+            let rows = answered(UNREAD, self.client.query(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
             self.ended = rows.is_empty();
             self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(|e| {
                 Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(e)
@@ -72,6 +75,17 @@ impl Rows {
         self.count += 1;
         Ok(self.block.pop_front())
     }
+}
+
+/// What the server answers, unless it is silent for too long.
+async fn answered<T>(
+    what: &str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<Result<T, tokio_postgres::Error>> {
+    tokio::time::timeout(ANSWER_TIMEOUT, work).await.map_err(|_| {
+        Error::transient(format!("{what}: PostgreSQL did not answer within {ANSWER_TIMEOUT:?}"))
+            .with_remedy("check that the server runs, and the network to it")
+    })
 }
 
 impl StoredProduct {
