@@ -24,8 +24,8 @@ fn a_mysql_that_vanishes_while_the_producer_asks_it() {
     sleep(Duration::from_secs(1));
     proxy.set(Link::Open);
     assert!(!producer.log().contains("reading "), "the producer was faster than its link:\n{}", producer.log());
-    // The connection never ends; another one works.
-    producer.wait_for("no answer within 30 s");
+    // The connection never ends; another one works. What was lost is a question, or the handshake of a further connection.
+    producer.wait_for("no answer within");
     producer.wait_for("snapshot complete");
     assert_eq!(producer.stop().code, 0);
 }

@@ -50,6 +50,14 @@ pub(super) const FAULTS: &[Fault] = &[
         run: poison_record,
     },
     Fault {
+        name: "million-rows",
+        expects: "a transaction of a million rows, and one that deletes them, stream through a producer whose memory may not \
+                  grow by more than 192 MiB",
+        weight: 0,
+        quick: false,
+        run: million_rows,
+    },
+    Fault {
         name: "topic-deleted",
         expects: "the producer stops definitely when its topic is gone, the consumers when it is made anew; after a reset, \
                   with a new group, log folder and database, all agree again",
@@ -219,6 +227,35 @@ fn poison_record(arena: &mut Arena) -> Result<()> {
         })?;
     }
     arena.check_running()
+}
+
+fn million_rows(arena: &mut Arena) -> Result<()> {
+    const ROOM: u64 = 192 * MIB;
+    let producer = arena.producer.as_ref().context("it runs")?;
+    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid()))?;
+    let data =
+        status.lines().find_map(|line| line.strip_prefix("VmData:")?.split_whitespace().next()?.parse::<u64>().ok());
+    let limit = data.context("no VmData")? * 1024 + ROOM;
+    let limited = std::process::Command::new("prlimit")
+        .args([format!("--pid={}", producer.pid()), format!("--data={limit}:{limit}")])
+        .status()
+        .context("prlimit (package util-linux)")?;
+    ensure!(limited.success(), "prlimit ended with {limited}");
+    arena.commit_direct(&[
+        "CREATE TABLE digit (n INT)",
+        "INSERT INTO digit VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)",
+        "INSERT INTO product (id, name, category, price, last_updated) \
+         SELECT -1 - a.n - 10*b.n - 100*c.n - 1000*d.n - 10000*e.n - 100000*f.n, \
+         CONCAT('product ', a.n), 'CAT_5', 12.30, '2026-01-01' FROM digit a, digit b, digit c, digit d, digit e, digit f",
+        "DELETE FROM product WHERE id < 0",
+        "DROP TABLE digit",
+    ])?;
+    arena.pause_load()?;
+    let verified = arena.world.run("verify", &["--wait", "300s"]);
+    ensure!(verified.code == 0, "verify:\n{}\n{}", verified.out, verified.err);
+    arena.check_running()?;
+    arena.resume_load();
+    Ok(())
 }
 
 fn topic_deleted(arena: &mut Arena) -> Result<()> {
