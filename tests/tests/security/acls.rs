@@ -160,7 +160,7 @@ async fn each_right_is_needed() {
     assert_eq!(consumer.stop().code, 0);
     let slots = format!("cannot read topic {topic}.slots ");
     let (looked_up, letters) = (format!("cannot look up topic {topic} "), format!("cannot look up topic {topic}.dlq "));
-    let id = format!("transactions of {topic}.consumer_1: ");
+    let id = format!("transactions of {topic}.consumer_1.{topic}: ");
     for (user, texts) in lacking[1].iter().zip([
         [&looked_up, "ACL DESCRIBE, which READ and WRITE bring"],
         [&slots, "ACL READ"],
