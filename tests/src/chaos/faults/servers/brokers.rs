@@ -51,7 +51,9 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         quick: false,
         run: |arena| {
             let slot = arena.chance.random_range(1..=arena.consumers.len());
-            let id = format!("{}.consumer_{slot}", arena.world.kafka().topic);
+            let kafka = arena.world.kafka();
+            // The id has the group's name in it unless it is the default one.
+            let id = format!("{}.consumer_{slot}.{}", kafka.topic, kafka.group_id);
             kill_coordinator(arena, TRANSACTIONS, &id)
         },
     },
