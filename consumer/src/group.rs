@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::kafka::{self, Logging};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
@@ -28,6 +29,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::marker;
+use crate::owners;
 use crate::slot::SlotId;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -139,6 +141,7 @@ impl Context {
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<()> {
         let gone: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
         tracing::info!(partitions = ?gone, lost = consumer.assignment_lost(), "partitions revoked");
+        failpoint::at("consumer.revoking");
         self.state().committed.retain(|partition, _| !gone.contains(partition));
         consumer.incremental_unassign(partitions).map_err(unexpected)
     }
@@ -281,6 +284,8 @@ pub(crate) enum Trouble {
 /// A member of the group.
 pub(crate) struct Group {
     topic: String,
+    partitions: i32,
+    group_id: String,
     consumer: BaseConsumer<Context>,
 }
 
@@ -308,7 +313,8 @@ impl Group {
             .create_with_context(context)
             .map_err(refused)?;
         consumer.subscribe(&[&settings.topic]).map_err(refused)?;
-        Ok(Self { topic: settings.topic.clone(), consumer })
+        let (topic, group_id) = (settings.topic.clone(), settings.group_id.clone());
+        Ok(Self { topic, partitions: settings.partitions, group_id, consumer })
     }
 
     /// How often the assignment has changed.
@@ -418,6 +424,29 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Partitions that the coordinator has given to no member, as far as it is known: not when the coordinator does not answer
+    /// within two seconds, nor in the middle of a rebalance. No partition is unowned in an empty group.
+    pub(crate) fn unowned(&self) -> Option<BTreeSet<i32>> {
+        let groups = self.consumer.fetch_group_list(Some(&self.group_id), Duration::from_secs(2)).ok()?;
+        let group = groups.groups().iter().find(|g| g.name() == self.group_id && g.state() == "Stable")?;
+        let mut unowned: BTreeSet<i32> = (0..self.partitions).collect();
+        for member in group.members() {
+            for partition in owners::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
+                unowned.remove(&partition);
+            }
+        }
+        Some(unowned)
+    }
+
+    /// Leaves the group, also as a static member, and joins it anew: the others are asked to join again as well.
+    pub(crate) fn rejoin(&self) {
+        self.consumer.unsubscribe();
+        // Refused when the client is of no more use, which the next poll says.
+        if let Err(error) = self.consumer.subscribe(&[&self.topic]) {
+            tracing::warn!(%error, "cannot join the group again");
+        }
     }
 
     /// The first offset that is there, and the one after the last.

@@ -8,6 +8,7 @@ mod group;
 mod log_file;
 mod marker;
 mod numbers;
+mod owners;
 mod readiness;
 mod run;
 mod setback;

@@ -47,6 +47,7 @@ use crate::group::{self, Group};
 use crate::log_file::LogFile;
 use crate::marker::{self, Committed};
 use crate::numbers::Numbers;
+use crate::owners::Owners;
 use crate::readiness::Readiness;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
@@ -158,6 +159,7 @@ struct Session {
     /// What the slot has committed of each partition.
     done: BTreeMap<i32, i64>,
     group: Group,
+    owners: Owners,
     /// The state of the assignment that the sink knows of.
     seen_changes: u64,
 }
@@ -258,7 +260,7 @@ impl Worker {
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
         let done = committed.offsets;
-        let mut session = Session { slot: slot.id(), producer, log, done, group, seen_changes: 0 };
+        let mut session = Session { slot: slot.id(), producer, log, done, group, owners: Owners::new(), seen_changes: 0 };
         while !self.shutdown.is_cancelled() {
             match self.step(&mut session) {
                 Ok(true) => backoff.reset(),
@@ -302,6 +304,7 @@ impl Worker {
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
         session.producer.may_begin().map_err(Setback::broken)?;
         self.catch_up(session)?;
+        session.owners.look(&session.group);
         let Session { slot, producer, log, done, group, .. } = session;
         let batch = self.poll_batch(group)?;
         self.readiness.heard(group.heard());

@@ -411,6 +411,20 @@ impl Arena {
         }
     }
 
+    /// Stops all consumers and starts as many as there were at first. Faults count on a consumer to come back to its slot, so
+    /// none may sit behind a free one.
+    ///
+    /// # Errors
+    /// When one does not stop in order.
+    pub fn scale_back(&mut self) -> Result<()> {
+        for consumer in self.consumers.drain(..) {
+            let ended = consumer.context("a consumer does not run")?.stop();
+            ensure!(ended.code == 0, "a consumer ended with {} after SIGTERM:\n{}", ended.code, ended.err);
+        }
+        self.start_all();
+        Ok(())
+    }
+
     /// Waits until every program says that it is alive and ready.
     ///
     /// # Errors

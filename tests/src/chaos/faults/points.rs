@@ -10,7 +10,7 @@ use rand::Rng;
 
 use super::Fault;
 use crate::Running;
-use crate::chaos::{Arena, wait_for};
+use crate::chaos::{Arena, CONSUMERS, wait_for};
 
 /// How long a program may take to come to a point, its start included.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,6 +135,13 @@ pub(super) const FAULTS: &[Fault] = &[
         "killed when a gone neighbour's log is cut, before the slot says so: whoever comes next finds nothing to cut",
         |arena| kill_settling(arena, "consumer.settled"),
     ),
+    Fault {
+        name: "kill-consumer-revoking",
+        expects: "killed while a partition is taken from it, which then belongs to nobody: the group deals it out again",
+        weight: 1,
+        quick: true,
+        run: kill_revoking,
+    },
     stopped(
         "stop-producer-sent",
         "stopped before a commit past the transaction timeout: fenced when it wakes, it begins anew from Kafka's position",
@@ -276,6 +283,43 @@ fn kill_settling(arena: &mut Arena, point: &str) -> Result<()> {
     dies_at(arena.consumers[number].take().context("it was started")?, point, before)?;
     arena.start_all();
     Ok(())
+}
+
+fn has_partitions(arena: &Arena, number: usize) -> bool {
+    arena.consumers[number].as_ref().is_some_and(|consumer| {
+        let said = consumer.said();
+        said.lines().any(|line| line.contains("partitions assigned") && !line.contains("=[]"))
+    })
+}
+
+fn is_running(arena: &mut Arena, number: usize) -> bool {
+    arena.consumers[number].as_mut().is_some_and(Running::is_running)
+}
+
+/// Adds consumers one by one until a chance one has to give a partition up, and kills it there. Its successor has the
+/// rest from the broker without a rebalance, and nobody tells it of that partition.
+fn kill_revoking(arena: &mut Arena) -> Result<()> {
+    const POINT: &str = "consumer.revoking";
+    let (number, log) = end_consumer(arena)?;
+    arena.start_consumer_with(number, &[("FAILPOINTS", &format!("{POINT}=1*return(kill)"))]);
+    wait_for("it has its partitions again", PATIENCE, || has_partitions(arena, number).then_some(()))?;
+    for newcomer in CONSUMERS..2 * CONSUMERS {
+        arena.start_consumer(newcomer);
+        wait_for("the newcomer has a partition, or the one that should give it up is dead", PATIENCE, || {
+            (has_partitions(arena, newcomer) || !is_running(arena, number)).then_some(())
+        })?;
+        if !is_running(arena, number) {
+            break;
+        }
+    }
+    dies_at(arena.consumers[number].take().context("it was started")?, POINT, visits(&log, POINT))?;
+    arena.start_consumer(number);
+    arena.settle()?;
+    arena.resume_load();
+    // Every partition was read to its end, and this is why.
+    let dealt = |consumer: &Running| consumer.said().contains("the group has given partitions to nobody");
+    ensure!(arena.consumers.iter().flatten().any(dealt), "no consumer saw a partition without an owner");
+    arena.scale_back()
 }
 
 /// Waits until the program stands still at the point.
