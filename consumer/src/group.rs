@@ -47,6 +47,8 @@ struct State {
     /// Our member and generation as of the last change.
     metadata: Option<Arc<ConsumerGroupMetadata>>,
     failed: Option<Error>,
+    /// The client is being closed: it does not look for its coordinator any more, so offsets can't be looked up.
+    closing: bool,
     /// When a broker was last heard of.
     heard: Option<Instant>,
     /// Each partition as last seen.
@@ -106,7 +108,9 @@ impl ConsumerContext for Context {
         self.changed.send(()).unwrap_or_default();
         // Before the offsets are looked up: should the group move on meanwhile, commits are refused.
         let metadata = consumer.group_metadata().map(Arc::new);
-        let outcome = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+        let outcome = if self.state().closing {
+            self.let_go(consumer, kind, partitions)
+        } else if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.assign(consumer, partitions)
         } else {
             self.revoke(consumer, partitions).and_then(|()| self.keep(consumer))
@@ -144,6 +148,20 @@ impl Context {
         failpoint::at("consumer.revoking");
         self.state().committed.retain(|partition, _| !gone.contains(partition));
         consumer.incremental_unassign(partitions).map_err(unexpected)
+    }
+
+    /// What the client library waits for, and nothing more: these partitions will not be read.
+    fn let_go(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        kind: RDKafkaRespErr,
+        partitions: &TopicPartitionList,
+    ) -> Result<()> {
+        if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            consumer.incremental_assign(partitions).map_err(unexpected)
+        } else {
+            consumer.incremental_unassign(partitions).map_err(unexpected)
+        }
     }
 
     /// Looks up how far the group has come in the partitions that stay.
@@ -287,6 +305,12 @@ pub(crate) struct Group {
     partitions: i32,
     group_id: String,
     consumer: BaseConsumer<Context>,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.consumer.context().state().closing = true;
+    }
 }
 
 impl Group {

@@ -213,8 +213,20 @@ impl Worker {
             .spawn(move || settle::run(&kafka, &slots, &on_change, &shutdown))
             .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
         while !self.shutdown.is_cancelled() {
-            let ended = self.session(&slot, &changed, &mut backoff);
+            let opened = self.open(&slot, &changed);
+            let (session, ended) = match opened {
+                Ok(mut session) => {
+                    let ended = self.work_in(&mut session, &mut backoff);
+                    (Some(session), ended)
+                }
+                Err(setback) => (None, Err(setback)),
+            };
             self.readiness.kafka.rest();
+            // Before the clients are closed, which takes as long as Kafka does.
+            if let Err(Setback::Again(error) | Setback::Anew { error, .. }) = &ended {
+                self.tell(error);
+            }
+            self.readiness.while_waiting("the clients of Kafka are closed", || drop(session));
             match ended {
                 // Nothing is in flight and the log is cut: no neighbour needs to look. On a full disk one does.
                 Ok(()) => match slot.note_settled() {
@@ -222,15 +234,11 @@ impl Worker {
                     _ => break,
                 },
                 Err(Setback::Stop(error)) => return Err(error),
-                Err(Setback::Overtaken) => {}
-                Err(Setback::Again(error)) => self.tell(&error),
-                Err(Setback::Anew { error, fenced }) => {
-                    self.tell(&error);
-                    if fenced {
-                        self.numbers.fences.add(1);
-                        fences.note(slot.id(), Instant::now())?;
-                    }
+                Err(Setback::Anew { fenced: true, .. }) => {
+                    self.numbers.fences.add(1);
+                    fences.note(slot.id(), Instant::now())?;
                 }
+                Err(Setback::Overtaken | Setback::Again(_) | Setback::Anew { .. }) => {}
             }
             self.numbers.restarts.add(1);
             backoff.wait(&self.handle, &self.shutdown);
@@ -248,8 +256,8 @@ impl Worker {
         tracing::warn!(remedy = error.remedy(), "trying again: {error}");
     }
 
-    /// Makes the clients, settles what the last ones left, and works until it is stopped or they are of no use.
-    fn session(&mut self, slot: &Slot, changed: &Sender<()>, backoff: &mut Backoff) -> Result<(), Setback> {
+    /// Makes the clients, and settles what the last ones left.
+    fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, Setback> {
         let topics =
             [TopicSpec::products(&self.kafka), marker::topic(&self.kafka), TopicSpec::dead_letters(&self.kafka)];
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
@@ -259,23 +267,29 @@ impl Worker {
         let committed = marker::begin(&self.kafka, slot, &producer).map_err(Setback::at_start)?;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
-        let done = committed.offsets;
-        let mut session = Session { slot: slot.id(), producer, log, done, group, owners: Owners::new(), seen_changes: 0 };
+        // From now on a broker has to be heard of.
+        self.readiness.kafka.wait();
+        let (done, owners) = (committed.offsets, Owners::new());
+        Ok(Session { slot: slot.id(), producer, log, done, group, owners, seen_changes: 0 })
+    }
+
+    /// Works until it is stopped or the clients are of no use.
+    fn work_in(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), Setback> {
         while !self.shutdown.is_cancelled() {
-            match self.step(&mut session) {
+            match self.step(session) {
                 Ok(true) => backoff.reset(),
                 Ok(false) => {}
                 Err(Setback::Overtaken) => {
                     tracing::info!("a rebalance overtook the batch, it is put back");
                     self.numbers.dropped.add(1);
-                    self.roll_back(&mut session)?;
+                    self.roll_back(session)?;
                     // The next heartbeat tells of it; until then the same batch would be overtaken again and again.
                     Backoff::new().wait(&self.handle, &self.shutdown);
                 }
                 Err(Setback::Again(error)) => {
                     self.tell(&error);
                     self.numbers.setbacks.add(1);
-                    self.roll_back(&mut session)?;
+                    self.roll_back(session)?;
                     backoff.wait(&self.handle, &self.shutdown);
                 }
                 // The file stays as it is: whether its end is committed may be unknown, and the next session's marker tells.

@@ -64,6 +64,7 @@ pub struct Proxy {
 struct Shared {
     upstream: Mutex<u16>,
     accepted: AtomicU64,
+    answered: AtomicU64,
     burial: Notify,
 }
 
@@ -76,7 +77,12 @@ impl Proxy {
         let port = listener.local_addr().expect("an address").port();
         let (link, state) = watch::channel(Link::Open);
         let upstream = Mutex::new(upstream);
-        let shared = Arc::new(Shared { upstream, accepted: AtomicU64::new(0), burial: Notify::new() });
+        let shared = Arc::new(Shared {
+            upstream,
+            accepted: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            burial: Notify::new(),
+        });
         let ours = Arc::clone(&shared);
         runtime.spawn(async move {
             loop {
@@ -111,6 +117,11 @@ impl Proxy {
     /// How many connections have come so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of answers it has carried so far, on all connections.
+    pub fn answered(&self) -> u64 {
+        self.shared.answered.load(Ordering::Relaxed)
     }
 
     /// Resets the connections that lost something while the link was half open. Until then both of their ends believe in
@@ -167,7 +178,7 @@ async fn between(
     let (client_read, client_write) = client.split();
     let (server_read, server_write) = server.split();
     let spoiled = AtomicBool::new(false);
-    let carry = |from, to, direction| carry(from, to, Way { direction, link: link.clone(), spoiled: &spoiled });
+    let carry = |from, to, direction| carry(from, to, Way { direction, link: link.clone(), spoiled: &spoiled, shared });
     let mut requests = pin!(carry(client_read, server_write, Direction::Requests));
     let mut answers = pin!(carry(server_read, client_write, Direction::Answers));
     let both = async {
@@ -197,6 +208,7 @@ struct Way<'a> {
     link: watch::Receiver<Link>,
     /// The connection has lost something.
     spoiled: &'a AtomicBool,
+    shared: &'a Shared,
 }
 
 /// A piece with the time before which it must not arrive.
@@ -265,6 +277,9 @@ async fn write(mut pieces: mpsc::Receiver<Piece>, mut to: WriteHalf<'_>, mut way
         bytes.truncate(bytes.len().saturating_sub(over as usize));
         if to.write_all(&bytes).await.is_err() || over > 0 {
             return End::Broken;
+        }
+        if way.direction == Direction::Answers {
+            way.shared.answered.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// How long the report of a record that was refused may come after the refusal.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long one request for a group's offsets may take. Short, as a call that hangs holds up the consumer.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why a step of a transaction failed, and so what comes next.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -318,13 +321,13 @@ impl TransactionalProducer {
         let (answer, outcome) = std::sync::mpsc::channel();
         let (producer, offsets, group) = (Arc::clone(&self.producer), offsets.clone(), Arc::clone(group));
         let call = move || {
-            let outcome = producer.send_offsets_to_transaction(&offsets, &group, REQUEST_TIMEOUT);
+            let outcome = producer.send_offsets_to_transaction(&offsets, &group, OFFSETS_TIMEOUT);
             // Nobody waits for it any more when it took too long.
             answer.send(outcome).unwrap_or_default();
         };
         let hangs = || Failure::Broken(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
         std::thread::Builder::new().name("offsets".to_owned()).spawn(call).map_err(|_| hangs())?;
-        outcome.recv_timeout(REQUEST_TIMEOUT + Duration::from_secs(5)).map_err(|_| hangs())
+        outcome.recv_timeout(OFFSETS_TIMEOUT + Duration::from_secs(2)).map_err(|_| hangs())
     }
 
     /// Commits; when it returns `Ok`, everything that was sent is durable and visible.

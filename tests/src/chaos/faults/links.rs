@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
 use super::Fault;
+use crate::chaos::cluster::Cluster;
 use crate::chaos::{Arena, Servers, wait_for};
 use crate::{Direction, Link, Proxy, Running};
 
@@ -222,10 +223,17 @@ struct Links {
 }
 
 impl Links {
-    fn choose(arena: &mut Arena, to: To) -> Self {
-        let all = arena.servers.to_kafka.len();
-        let one = arena.chance.random_range(0..all);
-        Self { to, brokers: if to == To::Broker { one..one + 1 } else { 0..all } }
+    /// One broker is one that leads a partition of the topic, so that it is missed.
+    fn choose(arena: &mut Arena, to: To) -> Result<Self> {
+        let brokers = if to == To::Broker {
+            let partition = arena.chance.random_range(0..10);
+            let leader = Cluster::new(&arena.world.kafka())?.leader(arena.world.get("KAFKA_TOPIC"), partition)?;
+            let leader = leader.with_context(|| format!("partition {partition} has no leader"))?;
+            leader..leader + 1
+        } else {
+            0..arena.servers.to_kafka.len()
+        };
+        Ok(Self { to, brokers })
     }
 
     fn proxies<'a>(&self, servers: &'a Servers) -> &'a [Proxy] {
@@ -315,7 +323,7 @@ fn must_go_on(arena: &mut Arena) -> Result<()> {
 
 /// The link does not carry until that has been noticed, and a little longer.
 fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
-    let links = Links::choose(arena, to);
+    let links = Links::choose(arena, to)?;
     links.set(arena, link);
     links.must_be_missed(arena)?;
     sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
@@ -325,7 +333,7 @@ fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
 
 /// Connections end after a few bytes each, several times.
 fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
-    let links = Links::choose(arena, to);
+    let links = Links::choose(arena, to)?;
     let before = links.accepted(arena);
     let limit = arena.chance.random_range(1..if to == To::Registry { 200 } else { 5_000 });
     links.set(arena, Link::CutAfter(limit));
@@ -337,7 +345,7 @@ fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
 
 /// What a container engine does to programs that hang.
 fn stop_over_a_stalled_link(arena: &mut Arena) -> Result<()> {
-    let links = Links::choose(arena, To::Kafka);
+    let links = Links::choose(arena, To::Kafka)?;
     let consumer = arena.chance.random_range(0..arena.consumers.len());
     links.set(arena, Link::Stalled);
     sleep(Duration::from_millis(arena.chance.random_range(0..3_000)));
@@ -355,7 +363,7 @@ fn stop_over_a_stalled_link(arena: &mut Arena) -> Result<()> {
 }
 
 fn slow(arena: &mut Arena, to: To) -> Result<()> {
-    let links = Links::choose(arena, to);
+    let links = Links::choose(arena, to)?;
     links.set(arena, SLOW);
     links.bring_into_use(arena);
     let took = arena.probe()?;
@@ -370,7 +378,7 @@ fn slow(arena: &mut Arena, to: To) -> Result<()> {
 
 /// What goes in one direction or in both is lost; afterwards new connections work, and those of before never end.
 fn half_open(arena: &mut Arena, to: To) -> Result<()> {
-    let links = Links::choose(arena, to);
+    let links = Links::choose(arena, to)?;
     let directions = [Direction::Requests, Direction::Answers, Direction::Both];
     let direction = directions[arena.chance.random_range(0..directions.len())];
     if to == To::Postgres {
@@ -429,7 +437,7 @@ fn until_a_batch_has_locks(arena: &Arena) -> Result<()> {
 
 fn flapping(arena: &mut Arena) -> Result<()> {
     let to = [To::MySql, To::Kafka, To::Broker, To::Postgres][arena.chance.random_range(0..4)];
-    let links = Links::choose(arena, to);
+    let links = Links::choose(arena, to)?;
     let before = links.accepted(arena);
     for _ in 0..8 {
         links.set(arena, Link::Cut);
