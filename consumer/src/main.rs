@@ -4,6 +4,8 @@
 
 mod batch;
 mod change;
+mod command;
+mod commit;
 mod group;
 mod log_file;
 mod marker;

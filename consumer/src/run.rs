@@ -29,13 +29,11 @@ use pipeline::avro::Decoder;
 use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use pipeline::kafka::{self, Failure, TopicSpec, TransactionalProducer};
 use pipeline::program::Context;
 use pipeline::record::{Micros, SOURCE_HEADER};
 use pipeline::registry::Registry;
 use pipeline::transform::Rules;
-use rdkafka::Offset;
-use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
@@ -43,7 +41,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{self, Outcome};
 use crate::change::{Decoders, Polled};
-use crate::group::{self, Group};
+use crate::command;
+use crate::commit::Commit;
+use crate::group::Group;
 use crate::log_file::LogFile;
 use crate::marker::{self, Committed};
 use crate::numbers::Numbers;
@@ -78,9 +78,9 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     match context.arguments.subcommand() {
         Some(("accept-log", arguments)) => {
             let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
-            return accept_log(&kafka, &slots, name).await;
+            return command::accept_log(&kafka, &slots, name).await;
         }
-        Some(("restore-offsets", _)) => return restore_offsets(&kafka),
+        Some(("restore-offsets", _)) => return command::restore_offsets(&kafka),
         _ => {}
     }
     let mut worker = Worker::new(&context, kafka, slots)?;
@@ -101,36 +101,6 @@ pub(crate) async fn run(context: Context) -> Result<()> {
             Ok(())
         }
     }
-}
-
-/// Gives the group back the offsets that Kafka has dropped.
-fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
-    let restored = tokio::task::block_in_place(|| group::restore(kafka))?;
-    for (partition, offset) in &restored {
-        println!("partition {partition}: {offset}");
-    }
-    println!("{} offsets of group {} were missing and are there again", restored.len(), kafka.group_id);
-    Ok(())
-}
-
-/// Takes a slot's log as it is for what is committed.
-async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
-    let unknown = || Error::usage(format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
-    let id = SlotId::parse(name).ok_or_else(unknown)?;
-    let held =
-        || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
-    let slot = slots.take(id)?.ok_or_else(held)?;
-    kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, &slot))?;
-    slot.note_settled()?;
-    println!("{name}: {} bytes were committed, {} are from now on", accepted.before, accepted.after);
-    if accepted.after < accepted.before {
-        println!(
-            "warning: the lines of {} bytes are gone and will not be written again",
-            accepted.before - accepted.after
-        );
-    }
-    Ok(())
 }
 
 /// The consumer, apart from its clients, which come and go.
@@ -349,7 +319,19 @@ impl Worker {
         if !offsets.is_empty() {
             let mut next = Committed { length, offsets: done.clone() };
             next.offsets.extend(&offsets);
-            self.commit(producer, *slot, &next, &offsets, &records, &outcome, batch.metadata.as_ref())?;
+            let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
+            self.commit(
+                producer,
+                &Commit {
+                    settings: &self.kafka,
+                    slot: *slot,
+                    committed: &next,
+                    offsets: &offsets,
+                    metadata: batch.metadata.as_ref().ok_or_else(lost)?,
+                    records: &records,
+                    outcome: &outcome,
+                },
+            )?;
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
@@ -445,36 +427,8 @@ impl Worker {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn commit(
-        &self,
-        producer: &TransactionalProducer,
-        slot: SlotId,
-        committed: &Committed,
-        offsets: &BTreeMap<i32, i64>,
-        records: &[Polled<'_>],
-        outcome: &Outcome,
-        metadata: Option<&Arc<ConsumerGroupMetadata>>,
-    ) -> Result<(), Setback> {
-        let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
-        let metadata = metadata.ok_or_else(lost)?;
-        let transaction = || -> Result<(), Failure> {
-            producer.begin()?;
-            self.send_dead_letters(producer, records, outcome)?;
-            marker::send(producer, &self.kafka, slot, committed)?;
-            failpoint::at("consumer.marked");
-            let mut list = TopicPartitionList::new();
-            for (partition, offset) in offsets {
-                list.add_partition_offset(&self.kafka.topic, *partition, Offset::Offset(*offset))
-                    .map_err(Failure::of)?;
-            }
-            producer.send_offsets(&list, metadata)?;
-            failpoint::at("consumer.offsets-sent");
-            producer.commit()?;
-            failpoint::at("consumer.committed");
-            Ok(())
-        };
-        match self.readiness.while_waiting("Kafka commits the batch", transaction) {
+    fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), Setback> {
+        match self.readiness.while_waiting("Kafka commits the batch", || commit.run(producer)) {
             Ok(()) => Ok(()),
             Err(Failure::Abortable(reason)) => {
                 self.numbers.aborts.add(1);
@@ -487,28 +441,6 @@ impl Worker {
                 Err(Setback::broken(failure))
             }
         }
-    }
-
-    fn send_dead_letters(
-        &self,
-        producer: &TransactionalProducer,
-        records: &[Polled<'_>],
-        outcome: &Outcome,
-    ) -> Result<(), Failure> {
-        let topic = TopicSpec::dead_letters(&self.kafka).name;
-        for letter in &outcome.dead {
-            let Some(record) = records.get(letter.index) else { continue };
-            let (origin, value) = batch::dead_letter(&self.kafka.topic, record, &letter.reason);
-            let key = record.key.unwrap_or_default();
-            producer.send(&Record {
-                topic: &topic,
-                partition: Some(0),
-                key,
-                value,
-                header: Some(("origin", &origin)),
-            })?;
-        }
-        Ok(())
     }
 
     fn count(&self, outcome: &Outcome) {

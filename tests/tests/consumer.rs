@@ -11,19 +11,28 @@ use consumer_world::{
     append, assert_once, committed_everything, dead_letters, expected_lines, line_count, log_path, logs, owned, start,
     wait_until_committed,
 };
-use integration_tests::{Feed, World, eventually};
+use integration_tests::{Feed, Running, World, eventually};
 use pipeline::kafka;
 use pipeline::record::Op;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+/// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker looks
+/// every 10 s.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until each of them has so many partitions.
+fn all_have<'a>(partitions: usize, consumers: impl IntoIterator<Item = &'a Running> + Clone) {
+    eventually(&format!("each has {partitions} partitions"), PATIENCE, || {
+        consumers.clone().into_iter().all(|c| owned(c).len() == partitions).then_some(())
+    });
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {
     let world = World::new("five");
     let mut feed = Feed::new(&world).await;
     let consumers: Vec<_> = (1..=5).map(|n| start(&world, n)).collect();
-    eventually("two partitions each", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 2).then_some(()));
+    all_have(2, &consumers);
     for round in 0..5 {
         feed.update(1..=200, round);
     }
@@ -48,7 +57,7 @@ async fn a_killed_consumer_comes_back_and_nothing_is_lost_or_doubled() {
     world.set("CONSUMER_BATCH_ROWS", "40");
     let mut feed = Feed::new(&world).await;
     let mut consumers: Vec<_> = (1..=2).map(|n| start(&world, n)).collect();
-    eventually("both have partitions", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 5).then_some(()));
+    all_have(5, &consumers);
     let mut expected = 0;
     for round in 0..12 {
         feed.update(1..=500, round);
@@ -71,9 +80,7 @@ async fn a_neighbour_cuts_the_log_of_a_consumer_that_is_gone_for_good() {
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     let (first, second) = (start(&world, 1), start(&world, 2));
-    eventually("both have partitions", PATIENCE, || {
-        [&first, &second].iter().all(|c| owned(c).len() == 5).then_some(())
-    });
+    all_have(5, [&first, &second]);
     feed.update(1..=100, 0);
     wait_until_committed(&world);
     let slot = if first.log().contains("slot=consumer_1") { "consumer_1" } else { "consumer_2" };
@@ -97,18 +104,14 @@ async fn a_consumer_that_was_stopped_past_its_session_harms_nothing() {
     world.set("CONSUMER_BATCH_ROWS", "100");
     let mut feed = Feed::new(&world).await;
     let (zombie, other) = (start(&world, 1), start(&world, 2));
-    eventually("both have partitions", PATIENCE, || {
-        [&zombie, &other].iter().all(|c| owned(c).len() == 5).then_some(())
-    });
+    all_have(5, [&zombie, &other]);
     feed.update(1..=2000, 0);
     eventually("work under way", PATIENCE, || (line_count(&world) > 300).then_some(()));
     zombie.signal("STOP");
-    eventually("the other one has all", PATIENCE, || (owned(&other).len() == 10).then_some(()));
+    all_have(10, [&other]);
     feed.update(1..=500, 1);
     zombie.signal("CONT");
-    eventually("both have partitions", PATIENCE, || {
-        [&zombie, &other].iter().all(|c| owned(c).len() == 5).then_some(())
-    });
+    all_have(5, [&zombie, &other]);
     feed.update(1..=500, 2);
     wait_until_committed(&world);
     assert_once(&world);
@@ -121,7 +124,7 @@ async fn consumers_that_come_and_go_leave_each_record_once() {
     world.set("CONSUMER_BATCH_ROWS", "20");
     let mut feed = Feed::new(&world).await;
     let mut consumers: Vec<_> = (1..=5).map(|n| start(&world, n)).collect();
-    eventually("five", PATIENCE, || consumers.iter().all(|c| owned(c).len() == 2).then_some(()));
+    all_have(2, &consumers);
     feed.update(1..=400, 0);
     for consumer in consumers.drain(..2) {
         assert_eq!(consumer.stop().code, 0);

@@ -1,0 +1,65 @@
+//! The Kafka transaction that makes a batch count: its dead letters, the marker with the log's new length, and the group's
+//! offsets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pipeline::config::KafkaSettings;
+use pipeline::failpoint;
+use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::batch::{self, Outcome};
+use crate::change::Polled;
+use crate::marker::{self, Committed};
+use crate::slot::SlotId;
+
+/// What is committed together.
+pub(crate) struct Commit<'a> {
+    pub(crate) settings: &'a KafkaSettings,
+    pub(crate) slot: SlotId,
+    /// The slot's state with this batch.
+    pub(crate) committed: &'a Committed,
+    /// By partition, the offset after the batch's last record.
+    pub(crate) offsets: &'a BTreeMap<i32, i64>,
+    /// The member and generation that the batch was polled under.
+    pub(crate) metadata: &'a Arc<ConsumerGroupMetadata>,
+    pub(crate) records: &'a [Polled<'a>],
+    pub(crate) outcome: &'a Outcome,
+}
+
+impl Commit<'_> {
+    /// Runs the transaction; when it returns `Ok`, the batch is done.
+    ///
+    /// # Errors
+    /// See [`Failure`]; nothing was aborted yet.
+    pub(crate) fn run(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
+        producer.begin()?;
+        self.send_dead_letters(producer)?;
+        marker::send(producer, self.settings, self.slot, self.committed)?;
+        failpoint::at("consumer.marked");
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in self.offsets {
+            list.add_partition_offset(&self.settings.topic, *partition, Offset::Offset(*offset))
+                .map_err(Failure::of)?;
+        }
+        producer.send_offsets(&list, self.metadata)?;
+        failpoint::at("consumer.offsets-sent");
+        producer.commit()?;
+        failpoint::at("consumer.committed");
+        Ok(())
+    }
+
+    fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
+        let topic = TopicSpec::dead_letters(self.settings).name;
+        for letter in &self.outcome.dead {
+            let Some(record) = self.records.get(letter.index) else { continue };
+            let (origin, value) = batch::dead_letter(&self.settings.topic, record, &letter.reason);
+            let header = Some(("origin", &origin[..]));
+            let key = record.key.unwrap_or_default();
+            producer.send(&Record { topic: &topic, partition: Some(0), key, value, header })?;
+        }
+        Ok(())
+    }
+}
