@@ -24,6 +24,8 @@ use crate::watch::Folder;
 const GENERATED_CHUNK: usize = 5000;
 /// How long a chunk may take on after the program was asked to stop.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long a server that went away, or a lock, is waited for by a program that is to end by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Bad rows of one file that are reported one by one.
 const REPORTED_FAULTS: u64 = 20;
 
@@ -32,7 +34,8 @@ const REPORTED_FAULTS: u64 = 20;
 /// # Errors
 /// As the modules that it wires; with `--strict` also for the first bad row.
 pub(crate) async fn run(context: Context) -> Result<()> {
-    let store = Store::open(MySqlSettings::from(&context.settings)?).await?;
+    let patience = if context.arguments.get_flag("watch") { Duration::MAX } else { PATIENCE };
+    let store = Store::open(MySqlSettings::from(&context.settings)?, patience).await?;
     context.health.ready();
     let mysql = context.health.sign("MySQL", Duration::from_secs(5));
     let mut updater = Updater {

@@ -21,12 +21,10 @@ use crate::generate::Stock;
 
 /// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the same statement serves again.
 const STATEMENT_ROWS: usize = 1000;
-/// How long a server that went away is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The table `product`.
 pub(crate) struct Store {
     settings: MySqlSettings,
+    patience: Duration,
     conn: Option<Conn>,
     table: SourceTable,
     /// Whether the table of deleted products is there.
@@ -34,22 +32,23 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Connects, and makes database and table when they are missing.
+    /// Connects, and makes database and table when they are missing. `patience` is how long a server that went away later, or
+    /// a lock, is waited for.
     ///
     /// # Errors
     /// Transient when the server does not answer; definite when the user lacks a right or the table has other columns.
-    pub(crate) async fn open(settings: MySqlSettings) -> Result<Self> {
+    pub(crate) async fn open(settings: MySqlSettings, patience: Duration) -> Result<Self> {
         let mut conn = table::connect(&settings).await?;
         if !exists(&mut conn, &settings.database, &settings.table).await? {
             create(&mut conn, &settings).await?;
         }
         let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table).await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
-        Ok(Self { settings, conn: Some(conn), table, remembers })
+        Ok(Self { settings, patience, conn: Some(conn), table, remembers })
     }
 
     /// Applies a chunk in one transaction; the first change has the number `first`. Returns what each did. After an error
-    /// that may heal it tries again, for a minute; a chunk that was committed after all changes nothing the second time.
+    /// that may heal it tries again, within its patience; a chunk that was committed after all changes nothing the second time.
     ///
     /// # Errors
     /// Definite errors of the server; transient ones that lasted.
@@ -59,7 +58,7 @@ impl Store {
         let effects = loop {
             match self.try_apply(first, chunk, ties).await {
                 Ok(effects) => break effects,
-                Err(e) if !e.is_transient() || started.elapsed() > PATIENCE => return Err(e),
+                Err(e) if !e.is_transient() || started.elapsed() > self.patience => return Err(e),
                 Err(error) => {
                     tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
                     // A deadlock leaves the connection usable, but a new one is always in a known state.
