@@ -36,7 +36,7 @@ fn command() -> Command {
         )
         .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))
         .arg(flag("strict", "Stop at the first bad row"))
-        .arg(flag("watch", "Go on with files that appear or change, until stopped; a server that is away is waited for").conflicts_with("generate"))
+        .arg(flag("watch", "Go on with files that appear or change, until stopped").conflicts_with("generate"))
         .arg(
             Arg::new("generate")
                 .long("generate")
