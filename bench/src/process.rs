@@ -1,0 +1,62 @@
+//! What a process has used: proc_pid_stat(5), proc_pid_status(5).
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// What a running process has used since its start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time of all its threads, user and system, in seconds.
+    pub cpu_seconds: f64,
+    /// The most memory it ever had resident, in megabytes of 10^6 bytes.
+    pub peak_rss_mb: f64,
+    /// What it has resident now, in the same.
+    pub rss_mb: f64,
+}
+
+impl Usage {
+    /// Of a process that runs.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let folder = Path::new("/proc").join(pid.to_string());
+        let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid} is gone"))?;
+        // The name may hold spaces and brackets; after it come the fields from 3 on.
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or(&stat[..], |(_, rest)| rest).split_whitespace().collect();
+        let ticks = |field: usize| fields.get(field - 3).and_then(|f| f.parse::<f64>().ok()).context("no such field");
+        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
+        let status = fs::read_to_string(folder.join("status"))?;
+        let kb = |name: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+            let number = line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>()?;
+            anyhow::Ok(number * 1_024.0 / 1e6)
+        };
+        Ok(Self {
+            cpu_seconds: (ticks(14)? + ticks(15)?) / per_second,
+            peak_rss_mb: kb("VmHWM")?,
+            rss_mb: kb("VmRSS")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_usage_grows() {
+        let before = Usage::of(std::process::id()).expect("we run");
+        let filled = vec![1_u8; 64 << 20];
+        let mut sum = 0_u64;
+        while Usage::of(std::process::id()).expect("we run").cpu_seconds < before.cpu_seconds + 0.05 {
+            sum += filled.iter().map(|b| u64::from(*b)).sum::<u64>();
+        }
+        let after = Usage::of(std::process::id()).expect("we run");
+        assert!(sum > 0 && after.rss_mb > before.rss_mb + 60.0, "{before:?} {after:?}");
+        assert!(after.peak_rss_mb >= after.rss_mb);
+        assert!(Usage::of(u32::MAX - 1).is_err());
+    }
+}
