@@ -162,6 +162,11 @@ impl Program {
         }
     }
 
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
     /// Asks it to stop, without waiting.
     pub fn ask_to_stop(&self) {
         self.server.ask_to_stop();

@@ -1,0 +1,100 @@
+//! What is in a topic, and when it came: by the broker's clock, which is the machine's.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pipeline::config::{KafkaSettings, Program, Settings};
+use pipeline::kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The records of a topic.
+#[derive(Clone, Debug, Default)]
+pub struct Arrival {
+    /// Committed records with a value or a tombstone.
+    pub records: u64,
+    /// Bytes of keys, values and headers.
+    pub bytes: u64,
+    /// Milliseconds since 1970 of the first and the last.
+    pub first_ms: i64,
+    /// See `first_ms`.
+    pub last_ms: i64,
+    /// How many came in each second since the first.
+    pub seconds: BTreeMap<i64, u64>,
+}
+
+impl Arrival {
+    /// Records a second from the first to the last.
+    pub fn rate(&self) -> f64 {
+        self.records as f64 / ((self.last_ms - self.first_ms).max(1) as f64 / 1e3)
+    }
+
+    /// The most that came in a second.
+    pub fn best_second(&self) -> f64 {
+        self.seconds.values().copied().max().unwrap_or(0) as f64
+    }
+}
+
+/// Settings for a topic on this broker, all others as they are by default.
+///
+/// # Errors
+/// None that is expected.
+pub fn settings(bootstrap: &str, topic: &str) -> Result<KafkaSettings> {
+    let mut settings = KafkaSettings::from(&Settings::defaults(Program::CdcProducer))?;
+    settings.bootstrap_servers = bootstrap.to_owned();
+    settings.topic = topic.to_owned();
+    Ok(settings)
+}
+
+/// Waits until so many records are committed and nothing more comes; `check` says whether those who write still live.
+///
+/// # Errors
+/// What `check` says; when nothing new comes for a minute.
+pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() -> Result<()>) -> Result<Arrival> {
+    let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
+    let (mut ends, mut since) = (0, Instant::now());
+    loop {
+        check()?;
+        let mut now = 0;
+        for partition in 0..settings.partitions {
+            // Not there yet.
+            now += asking.fetch_watermarks(&settings.topic, partition, PATIENCE).map_or(0, |(_, high)| high);
+        }
+        if now != ends {
+            (ends, since) = (now, Instant::now());
+        }
+        if u64::try_from(ends).unwrap_or(0) >= records && since.elapsed() > Duration::from_millis(300) {
+            let arrival = read(settings)?;
+            if arrival.records >= records {
+                return Ok(arrival);
+            }
+        }
+        ensure!(since.elapsed() < Duration::from_secs(60), "{} stands still at offset {ends}", settings.topic);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// All of the topic.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub fn read(settings: &KafkaSettings) -> Result<Arrival> {
+    let mut arrival = Arrival { first_ms: i64::MAX, ..Arrival::default() };
+    let mut by_time: BTreeMap<i64, u64> = BTreeMap::new();
+    kafka::scan(settings, &settings.topic, &mut |message| {
+        let time = message.timestamp().to_millis().unwrap_or(0);
+        arrival.records += 1;
+        arrival.bytes += (message.key_len() + message.payload_len()) as u64;
+        *by_time.entry(time).or_default() += 1;
+        Ok(())
+    })?;
+    arrival.first_ms = *by_time.keys().next().context("the topic is empty")?;
+    arrival.last_ms = by_time.keys().next_back().copied().unwrap_or_default();
+    for (time, records) in by_time {
+        *arrival.seconds.entry((time - arrival.first_ms) / 1_000).or_default() += records;
+    }
+    Ok(arrival)
+}
