@@ -86,7 +86,12 @@ impl Backlog {
             self.changes
         );
         let seconds = |ms: i64| (ms - begun) as f64 / 1e3;
-        Ok(Run { first_s: seconds(arrival.first_ms), last_s: seconds(arrival.last_ms), usage: Usage::of(pid)?, arrival })
+        Ok(Run {
+            first_s: seconds(arrival.first_ms),
+            last_s: seconds(arrival.last_ms),
+            usage: Usage::of(pid)?,
+            arrival,
+        })
     }
 }
 

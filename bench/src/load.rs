@@ -81,10 +81,8 @@ impl Load {
             let inserts = if rows == 1 { u64::from(round % 10 < 4) } else { rows * 4 / 10 };
             let deletes = if rows == 1 { u64::from(round % 10 == 9) } else { rows / 10 };
             let updates = rows - inserts - deletes;
-            let statements: Vec<String> = [keys.insert(inserts), keys.update(updates), keys.delete(deletes)]
-                .into_iter()
-                .flatten()
-                .collect();
+            let statements: Vec<String> =
+                [keys.insert(inserts), keys.update(updates), keys.delete(deletes)].into_iter().flatten().collect();
             if rows > 1 {
                 conn.query_drop("BEGIN").await?;
             }

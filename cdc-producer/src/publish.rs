@@ -20,14 +20,15 @@ use crate::status::Status;
 /// How often Kafka is asked for a sign of life when nothing is to be sent.
 const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 
-/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source.
+/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source. Small and
+/// soon when nothing more waits, large when there is a backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Records.
     pub rows: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Time since its first record.
+    /// Time since its first record, when nothing more waits to be sent.
     pub linger: Duration,
 }
 
@@ -151,7 +152,9 @@ impl Publisher {
                 }
             }
             let full = |o: &Open| {
-                o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || o.since.elapsed() >= self.limits.linger
+                o.rows >= self.limits.rows
+                    || o.bytes >= self.limits.bytes
+                    || (self.batches.is_empty() && o.since.elapsed() >= self.limits.linger)
             };
             if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
                 self.commit_open(open)?;

@@ -31,6 +31,10 @@ use crate::transaction::{GtidMark, Meaning, meaning};
 const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 256 * 1024;
 
+fn is_full(batch: &Batch) -> bool {
+    batch.len() >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES
+}
+
 /// The reader of one run.
 pub struct Reader {
     /// The source.
@@ -331,12 +335,20 @@ impl Reader {
         })
         .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
         group.row = source.row;
-        if batch.len() >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES {
-            // What is complete before it does not wait for its end.
-            if let Some(start) = group.batch_start.take().filter(|start| *start > 0) {
-                let tail = state.batch.split_off(start);
-                self.hand_over(state, true).await?;
-                state.batch = tail;
+        if !is_full(batch) {
+            return Ok(());
+        }
+        // What is complete before it does not wait for its end.
+        if let Some(start) = group.batch_start.filter(|start| *start > 0) {
+            group.batch_start = Some(0);
+            let tail = batch.split_off(start);
+            self.hand_over(state, true).await?;
+            state.batch = tail;
+        }
+        // A transaction that is longer than a batch goes out in parts, which costs Kafka a transaction of its own.
+        if is_full(&state.batch) {
+            if let Some(group) = &mut state.group {
+                group.batch_start = None;
             }
             self.hand_over(state, false).await?;
         }
@@ -363,11 +375,7 @@ impl Reader {
         }
         state.moved = true;
         let overdue = state.handed_over.elapsed() > self.position_every;
-        if group.batch_start.is_none()
-            || state.batch.len() >= BATCH_ROWS
-            || state.batch.bytes() >= BATCH_BYTES
-            || overdue
-        {
+        if group.batch_start.is_none() || is_full(&state.batch) || overdue {
             self.hand_over(state, true).await?;
         }
         Ok(())

@@ -126,7 +126,8 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<()> {
-        let outcome = committed_offsets(consumer, partitions).and_then(|offsets| begun(&self.settings, offsets));
+        let outcome =
+            committed_offsets(&self.settings, consumer, partitions).and_then(|offsets| begun(&self.settings, offsets));
         if let Ok(offsets) = &outcome {
             for (topic, partition, offset) in offsets {
                 partitions.set_partition_offset(topic, *partition, start(*offset)).map_err(unexpected)?;
@@ -173,7 +174,7 @@ impl Context {
         if kept.count() == 0 {
             return Ok(());
         }
-        let offsets = begun(&self.settings, committed_offsets(consumer, &kept)?)?;
+        let offsets = begun(&self.settings, committed_offsets(&self.settings, consumer, &kept)?)?;
         let mut state = self.state();
         for (_, partition, offset) in offsets {
             let known = state.committed.get(&partition).copied().unwrap_or(0);
@@ -260,8 +261,19 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     Ok(offsets)
 }
 
+fn is_refused(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
+    matches!(error.rdkafka_error_code(), Some(TopicAuthorizationFailed | GroupAuthorizationFailed))
+}
+
+fn no_right(settings: &KafkaSettings) -> Error {
+    Error::definite(format!("Kafka does not let this user read topic {} in its group", settings.topic))
+        .with_remedy("allow it: ACL READ on the topic and on the group (kafka.group_id)")
+}
+
 /// The group's offsets of these partitions; `None` where it has none.
 fn committed_offsets(
+    settings: &KafkaSettings,
     consumer: &BaseConsumer<Context>,
     partitions: &TopicPartitionList,
 ) -> Result<Vec<(String, i32, Option<i64>)>> {
@@ -279,6 +291,7 @@ fn committed_offsets(
         });
         match answer {
             Ok(offsets) => return Ok(offsets),
+            Err(error) if is_refused(&error) => return Err(no_right(settings).with_source(error)),
             Err(error) if Instant::now() > deadline => {
                 return Err(Error::transient("cannot look up the group's offsets").with_source(error).with_remedy(
                     "a transaction of a consumer that is gone holds them back until the broker ends it \
@@ -413,14 +426,16 @@ impl Group {
             (KafkaError::MessageConsumptionFatal(code), _) => {
                 ended(matches!(code, RDKafkaErrorCode::FencedInstanceId), error)
             }
-            (_, Some(RDKafkaErrorCode::AutoOffsetReset)) => Err(Trouble::Definite(self.out_of_range())),
+            (_, Some(RDKafkaErrorCode::AutoOffsetReset)) => match self.out_of_range() {
+                Some(error) => Err(Trouble::Definite(error)),
+                // A look-up failed, of a topic that not all brokers know yet.
+                None => ended(false, error),
+            },
             (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
                 ended(false, error)
             }
-            (_, Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed)) => {
-                let text = format!("Kafka does not let this user read topic {} in its group", self.topic);
-                let remedy = "allow it: ACL READ on the topic and on the group (kafka.group_id)";
-                Err(Trouble::Definite(Error::definite(text).with_source(error).with_remedy(remedy)))
+            _ if is_refused(&error) => {
+                Err(Trouble::Definite(no_right(&self.consumer.context().settings).with_source(error)))
             }
             // A broker that takes our password or certificate no longer: a new start says so.
             _ if self.consumer.context().logging.refused().is_some() => ended(false, error),
@@ -464,7 +479,8 @@ impl Group {
         Some(unowned)
     }
 
-    /// Leaves the group, also as a static member, and joins it anew: the others are asked to join again as well.
+    /// Gives all partitions up and joins again. The metadata of that join, which partitions are owned and since which
+    /// generation, differs from the one before, and a broker then asks all others to join again as well.
     pub(crate) fn rejoin(&self) {
         self.consumer.unsubscribe();
         // Refused when the client is of no more use, which the next poll says.
@@ -483,22 +499,21 @@ impl Group {
         bounds.map_err(failed)
     }
 
-    fn out_of_range(&self) -> Error {
-        let mut text = format!("topic {} no longer has the records that the group comes to next", self.topic);
-        for (partition, offset) in self.committed() {
-            if let Ok((low, high)) = self.bounds(partition)
-                && !(low..=high).contains(&offset)
-            {
-                text = format!(
-                    "partition {partition} of topic {} has offsets {low} to {high}, but the group comes to {offset} next",
-                    self.topic
-                );
-            }
-        }
-        Error::definite(text).with_remedy(
+    /// The records that the group comes to next are not there; `None` when that can't be shown.
+    fn out_of_range(&self) -> Option<Error> {
+        let outside = |(partition, offset): (i32, i64)| {
+            let (low, high) = self.bounds(partition).ok()?;
+            (!(low..=high).contains(&offset)).then_some((partition, offset, low, high))
+        };
+        let (partition, offset, low, high) = self.committed().into_iter().find_map(outside)?;
+        let text = format!(
+            "partition {partition} of topic {} has offsets {low} to {high}, but the group comes to {offset} next",
+            self.topic
+        );
+        Some(Error::definite(text).with_remedy(
             "records were deleted before they were read (retention, or a topic that was made anew): begin a new replay at \
              the producer (cdc-producer checkpoint reset) and give this group the offsets to go on from \
              (kafka-consumer-groups --reset-offsets), or use a new group and a new log folder",
-        )
+        ))
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Numbers {
     pub(crate) setbacks: Counter,
     pub(crate) restarts: Counter,
     pub(crate) dropped: Counter,
+    pub(crate) rejoins: Counter,
+    pub(crate) unowned: Gauge,
     log_bytes: Gauge,
     last_event: Gauge,
     last_commit: Gauge,
@@ -84,6 +86,14 @@ impl Numbers {
             setbacks: count("consumer_setbacks_total", "Batches that were rolled back and read again."),
             restarts: count("consumer_restarts_total", "Times that the Kafka clients were made anew."),
             dropped: count("consumer_dropped_batches_total", "Batches that a rebalance put back."),
+            rejoins: count(
+                "consumer_rejoins_total",
+                "Times that this consumer joined again as partitions had no owner.",
+            ),
+            unowned: gauge(
+                "consumer_unowned_partitions",
+                "Partitions that the group has given to nobody, as last seen.",
+            ),
             log_bytes: gauge("consumer_log_bytes", "Committed length of the log."),
             last_event: gauge("consumer_last_event_timestamp_seconds", "When a record was last read."),
             last_commit: gauge("consumer_last_commit_timestamp_seconds", "When the last transaction was committed."),

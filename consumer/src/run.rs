@@ -239,7 +239,7 @@ impl Worker {
         let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
         // From now on a broker has to be heard of.
         self.readiness.kafka.wait();
-        let (done, owners) = (committed.offsets, Owners::new());
+        let (done, owners) = (committed.offsets, Owners::new(slot.id(), self.kafka.session_timeout));
         Ok(Session { slot: slot.id(), producer, log, done, group, owners, seen_changes: 0 })
     }
 
@@ -288,7 +288,7 @@ impl Worker {
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
         session.producer.may_begin().map_err(Setback::broken)?;
         self.catch_up(session)?;
-        session.owners.look(&session.group);
+        session.owners.look(&session.group, &self.numbers);
         let Session { slot, producer, log, done, group, .. } = session;
         let batch = self.poll_batch(group)?;
         self.readiness.heard(group.heard());
@@ -362,13 +362,11 @@ impl Worker {
             let offset = committed.get(&partition).copied().unwrap_or(0);
             if next < offset {
                 let (low, _) = session.group.bounds(partition)?;
+                if next > 0 && next < low {
+                    return Err(Setback::Stop(lacking(&self.kafka.topic, partition, next, low)));
+                }
                 if next < low {
-                    tracing::warn!(
-                        partition,
-                        from = next,
-                        to = low,
-                        "records that PostgreSQL lacks are not in the topic any more"
-                    );
+                    tracing::warn!(partition, to = low, "what PostgreSQL lacks is not in the topic any more");
                 }
                 tracing::info!(partition, from = next, to = offset, "PostgreSQL is behind the log and catches up");
                 behind.insert(partition, next);
@@ -472,6 +470,17 @@ impl Worker {
         self.numbers.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
         Ok(())
     }
+}
+
+/// PostgreSQL lacks records that the topic has no more.
+fn lacking(topic: &str, partition: i32, next: i64, low: i64) -> Error {
+    Error::definite(format!(
+        "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic begins at {low}: it would \
+         miss changes"
+    ))
+    .with_remedy(
+        "fill the tables anew: empty product and product_offsets, then ask for a snapshot (`cdc-producer checkpoint reset`)",
+    )
 }
 
 /// The topic ends before what PostgreSQL has of it: it is not the one that the rows came from.

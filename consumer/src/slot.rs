@@ -27,6 +27,8 @@ const OWNER_NAME: &str = ".owner";
 
 /// A neighbour that settles a slot is done within a second; one that has been stopped is not waited for.
 const SETTLING_LIMIT: Duration = Duration::from_secs(30);
+/// How long another process may hold the lock under which slots are taken.
+const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// The number of a slot, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -257,12 +259,24 @@ impl Slots {
         Ok(())
     }
 
-    /// Waits for the lock under which slots are taken; it is held for an instant only.
+    /// Waits for the lock under which slots are taken; it is held for an instant only, unless its holder is stopped there.
     fn claim_lock(&self) -> Result<File> {
         let path = self.root.join(CLAIM_NAME);
         let file = open_lock(&path)?;
-        FileExt::lock_exclusive(&file).map_err(|e| unlockable(&path, e))?;
-        Ok(file)
+        let deadline = Instant::now() + CLAIM_LIMIT;
+        loop {
+            match FileExt::try_lock_exclusive(&file) {
+                Ok(()) => return Ok(file),
+                Err(e) if e.kind() != fs2::lock_contended_error().kind() => return Err(unlockable(&path, e)),
+                Err(e) if Instant::now() > deadline => {
+                    let text = format!("another process holds {} for {} s", path.display(), CLAIM_LIMIT.as_secs());
+                    return Err(Error::transient(text).with_source(e).with_remedy(
+                        "is a consumer stopped (SIGSTOP), or does its disk hang? `fuser` on that file names it",
+                    ));
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// Locks a slot; when another process holds it, says what for.

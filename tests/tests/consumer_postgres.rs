@@ -11,6 +11,8 @@ use integration_tests::{Feed, World, eventually};
 use pipeline::avro;
 use pipeline::config::{Program, rules};
 use pipeline::kafka;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio_postgres::NoTls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -155,4 +157,37 @@ async fn what_cannot_go_on_stops_with_its_remedy() {
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("password authentication failed"), "{}", ended.err);
     assert!(ended.err.contains("check user, password and sslmode in postgres.url"), "{}", ended.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_misses_what_the_topic_has_no_more_is_refused() {
+    let world = World::new("pg_behind").with_postgres();
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=100, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    let client = connect(&world).await;
+    client.batch_execute("UPDATE product_offsets SET next_offset = 1").await.expect("as of a backup");
+    let kafka = world.kafka();
+    let mut before = TopicPartitionList::new();
+    for partition in 0..kafka.partitions {
+        before.add_partition_offset(&kafka.topic, partition, Offset::Offset(2)).unwrap();
+    }
+    let admin: AdminClient<_> = kafka::client_config(&kafka).create().unwrap();
+    admin.delete_records(&before, &AdminOptions::new()).await.expect("to delete records");
+
+    let ended = start(&world, 2).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    for part in ["up to offset 1, but the topic begins at 2", "empty product and product_offsets", "checkpoint reset"] {
+        assert!(ended.err.contains(part), "{part}\n{}", ended.err);
+    }
+    client.batch_execute("TRUNCATE product, product_offsets").await.expect("to empty the tables");
+    let mut consumer = start(&world, 3);
+    consumer.wait_for("what PostgreSQL lacks is not in the topic any more");
+    feed.update(101..=110, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    let rows = client.query_one("SELECT count(*) FROM product WHERE id > 100", &[]).await.unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 10);
 }
