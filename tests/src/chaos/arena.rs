@@ -412,16 +412,18 @@ impl Arena {
     }
 
     /// Stops all consumers and starts as many as there were at first. Faults count on a consumer to come back to its slot, so
-    /// none may sit behind a free one.
+    /// none may sit behind a free one, and to have its share: it returns when the others' partitions have gone over.
     ///
     /// # Errors
-    /// When one does not stop in order.
+    /// When one does not stop in order, or changes don't arrive.
     pub fn scale_back(&mut self) -> Result<()> {
         for consumer in self.consumers.drain(..) {
             let ended = consumer.context("a consumer does not run")?.stop();
             ensure!(ended.code == 0, "a consumer ended with {} after SIGTERM:\n{}", ended.code, ended.err);
         }
         self.start_all();
+        self.settle()?;
+        self.resume_load();
         Ok(())
     }
 
