@@ -17,6 +17,12 @@ use crate::progress::Say;
 pub const KAFKA: &str = "4.1.1";
 /// The registry that is fetched.
 pub const REGISTRY: &str = "3.0.9";
+/// The Debezium that is fetched to compare with.
+pub const DEBEZIUM: &str = "3.6.1.Final";
+/// The Kafka Connect that runs it: of the line that it is built with.
+const CONNECT: &str = "4.3.1";
+/// The Avro converter that its documentation names.
+const CONVERTER: &str = "2.6.13.Final";
 
 /// The folder of everything fetched: `$XDG_CACHE_HOME` or `~/.cache`, in it `product-stream`.
 ///
@@ -72,7 +78,8 @@ pub fn needs() -> Result<&'static [machine::Need]> {
 pub fn kafka(say: Say<'_>) -> Result<PathBuf> {
     cached(&format!("kafka-{KAFKA}"), |folder| {
         say(&format!("fetching Kafka {KAFKA}, 54 MB"));
-        fs::write(folder.join("pom.xml"), kafka_pom())?;
+        let jars = [("org.apache.kafka", "kafka_2.13", KAFKA), ("org.apache.kafka", "kafka-tools", KAFKA), SLF4J];
+        fs::write(folder.join("pom.xml"), pom(&jars))?;
         maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])
     })
 }
@@ -90,23 +97,63 @@ pub fn registry(say: Say<'_>) -> Result<PathBuf> {
     })
 }
 
+/// The folder with what runs Debezium: Kafka Connect in `libs`, the connector and an Avro converter in `plugins`.
+///
+/// # Errors
+/// When Maven fails.
+pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
+    cached(&format!("debezium-{DEBEZIUM}"), |folder| {
+        say(&format!("fetching Debezium {DEBEZIUM} and Kafka Connect {CONNECT}, 93 MB"));
+        let runtime = ["connect-runtime", "connect-json", "kafka-tools"].map(|jar| ("org.apache.kafka", jar, CONNECT));
+        fs::write(folder.join("pom.xml"), pom(&[&runtime[..], &[SLF4J]].concat()))?;
+        maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])?;
+        // What Connect itself has must come from Connect.
+        let converter = ["-f", "converter.xml", "-DexcludeGroupIds=org.apache.kafka,org.slf4j"];
+        fs::write(
+            folder.join("converter.xml"),
+            pom(&[("io.apicurio", "apicurio-registry-utils-converter", CONVERTER)]),
+        )?;
+        let copy = ["dependency:copy-dependencies", "-DoutputDirectory=plugins/apicurio-converter"];
+        maven(folder, &[&converter[..], &copy[..]].concat())?;
+        let artifact = format!("-Dartifact=io.debezium:debezium-connector-mysql:{DEBEZIUM}:tar.gz:plugin");
+        let target = format!("-DoutputDirectory={}", folder.join("unpacked").display());
+        maven(folder, &["dependency:unpack", &artifact, &target])?;
+        // Beside it the archive leaves headers in files that are named like jars.
+        let connector = "debezium-connector-mysql";
+        fs::rename(folder.join("unpacked").join(connector), folder.join("plugins").join(connector))?;
+        fs::remove_dir_all(folder.join("unpacked"))?;
+        name_plugins(folder)
+    })
+}
+
+/// Writes the manifests that some plugins lack: without them each start looks through all classes, for 9 s.
+fn name_plugins(folder: &Path) -> Result<()> {
+    let java = machine::java().context("Java 17 or later is not there: install one")?;
+    let tool =
+        ["-cp", "libs/*", "org.apache.kafka.tools.ConnectPluginPath", "sync-manifests", "--plugin-path", "plugins"];
+    machine::run(Command::new(java).current_dir(folder).args(tool))
+}
+
 fn maven(folder: &Path, arguments: &[&str]) -> Result<()> {
     machine::ensure(&[machine::Need::Java, machine::Need::Maven])?;
     machine::run(Command::new("mvn").current_dir(folder).args(["-B", "-ntp", "-q"]).args(arguments))
 }
 
-fn kafka_pom() -> String {
-    let dependency = |group: &str, artifact: &str, version: &str| {
+/// Group, artifact and version.
+type Jar<'a> = (&'a str, &'a str, &'a str);
+
+const SLF4J: Jar<'_> = ("org.slf4j", "slf4j-simple", "1.7.36");
+
+fn pom(jars: &[Jar<'_>]) -> String {
+    let dependency = |(group, artifact, version): &Jar<'_>| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
         )
     };
     format!(
         "<project><modelVersion>4.0.0</modelVersion><groupId>local</groupId><artifactId>servers</artifactId>\
-         <version>1</version><packaging>pom</packaging><dependencies>{}{}{}</dependencies></project>",
-        dependency("org.apache.kafka", "kafka_2.13", KAFKA),
-        dependency("org.apache.kafka", "kafka-tools", KAFKA),
-        dependency("org.slf4j", "slf4j-simple", "1.7.36"),
+         <version>1</version><packaging>pom</packaging><dependencies>{}</dependencies></project>",
+        jars.iter().map(dependency).collect::<String>()
     )
 }
 
