@@ -19,6 +19,7 @@ pub const HEAP_MB: u32 = 2_048;
 
 const TABLE: &str = "product";
 const CONNECTOR: &str = "debezium";
+const API_DEADLINE: Duration = Duration::from_secs(20);
 const POSITION_DEADLINE: Duration = Duration::from_secs(180);
 
 /// How Debezium writes its records.
@@ -87,7 +88,8 @@ impl Options {
 pub struct Debezium {
     server: Server,
     topic: String,
-    status_url: String,
+    /// The connector's address in Connect's REST API.
+    api: String,
 }
 
 impl Debezium {
@@ -115,8 +117,8 @@ impl Debezium {
         let log = folder.join("debezium.log");
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
-        let status_url = format!("http://127.0.0.1:{rest_port}/connectors/{CONNECTOR}/status");
-        Ok(Self { server: Server::start("Debezium", launch)?, topic: options.topic(), status_url })
+        let api = format!("http://127.0.0.1:{rest_port}/connectors/{CONNECTOR}");
+        Ok(Self { server: Server::start("Debezium", launch)?, topic: options.topic(), api })
     }
 
     /// Leaves a position in the empty folder, that of this moment, and stops again: what is written to the database
@@ -135,11 +137,18 @@ impl Debezium {
             debezium.check()?;
             if started.elapsed() > POSITION_DEADLINE {
                 let seconds = POSITION_DEADLINE.as_secs();
-                bail!("Debezium took no position within {seconds} s: see why{}", debezium.server.tail());
+                bail!("Debezium took no position within {seconds} s{}", debezium.reason());
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         debezium.stop()
+    }
+
+    /// What its log says of a failure; many lines follow the one that matters.
+    fn reason(&self) -> String {
+        let log = fs::read_to_string(self.server.log()).unwrap_or_default();
+        let failure = log.lines().rev().find(|line| line.starts_with("Caused by: ") || line.contains(" ERROR "));
+        format!(": {}{}", failure.unwrap_or("its log says why"), self.server.tail())
     }
 
     /// The process id, while it runs.
@@ -158,12 +167,13 @@ impl Debezium {
     /// When it has ended or its connector or task has failed, with the end of the log.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.server.try_status()? {
-            bail!("Debezium ended with {status}{}", self.server.tail());
+            bail!("Debezium ended with {status}{}", self.reason());
         }
         // Until its API is up there is nobody to ask.
-        let status = ureq::get(&self.status_url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+        let answer = agent().get(format!("{}/status", self.api)).call();
+        let status = answer.and_then(|mut answer| answer.body_mut().read_to_string());
         if status.is_ok_and(|status| status.contains("\"FAILED\"")) {
-            bail!("Debezium's task has failed{}", self.server.tail());
+            bail!("Debezium's task has failed{}", self.reason());
         }
         Ok(())
     }
@@ -173,8 +183,15 @@ impl Debezium {
     /// # Errors
     /// When the process cannot be waited for.
     pub fn stop(&mut self) -> Result<()> {
+        // On SIGTERM alone Jetty's end and Connect's own can meet, and then no position is saved. A connector that is
+        // not there yet has none.
+        agent().put(format!("{}/stop", self.api)).send_empty().ok();
         self.server.stop()
     }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().timeout_global(Some(API_DEADLINE)).build().into()
 }
 
 /// As in Kafka's `bin/kafka-run-class.sh` and `bin/connect-standalone.sh`.
