@@ -1,8 +1,8 @@
 //! Debezium's MySQL connector in a standalone Kafka Connect, tuned for throughput as its documentation and Kafka's advise.
 //!
 //! A folder holds all that one run leaves: its position in the binlog (`offsets`), the tables' history (`schema-history`)
-//! and the log. Started again in the folder, or in a copy of it, Debezium goes on from that position. It delivers at least
-//! once: a standalone Connect has nothing stronger.
+//! and the log of the last start. Started again in the folder, or in a copy of it, Debezium goes on from that position.
+//! It delivers at least once: a standalone Connect has nothing stronger.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -115,6 +115,9 @@ impl Debezium {
         let main = "org.apache.kafka.connect.cli.ConnectStandalone";
         command.extend([main, "worker.properties", "connector.properties"].map(str::to_owned));
         let log = folder.join("debezium.log");
+        if log.exists() {
+            fs::remove_file(&log)?;
+        }
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
         let api = format!("http://127.0.0.1:{rest_port}/connectors/{CONNECTOR}");
@@ -144,11 +147,12 @@ impl Debezium {
         debezium.stop()
     }
 
-    /// What its log says of a failure; many lines follow the one that matters.
+    /// The log's first complaints, since many more follow them, and its end.
     fn reason(&self) -> String {
         let log = fs::read_to_string(self.server.log()).unwrap_or_default();
-        let failure = log.lines().rev().find(|line| line.starts_with("Caused by: ") || line.contains(" ERROR "));
-        format!(": {}{}", failure.unwrap_or("its log says why"), self.server.tail())
+        let complaints = log.lines().filter(|line| line.contains(" ERROR ") || line.starts_with("Caused by: "));
+        let first: String = complaints.take(3).map(|line| format!("\n  | {line}")).collect();
+        format!("\n  its log's first errors:{first}{}", self.server.tail())
     }
 
     /// The process id, while it runs.
@@ -282,6 +286,7 @@ snapshot.mode={snapshot}
 include.schema.changes=false
 schema.history.internal=io.debezium.storage.file.history.FileSchemaHistory
 schema.history.internal.file.filename={history}
+schema.history.internal.store.only.captured.tables.ddl=true
 decimal.handling.mode=precise
 tombstones.on.delete=false
 max.batch.size=8192
