@@ -1,10 +1,13 @@
 //! A backlog that is already in the binlog, into Kafka as Avro: how fast, for how much CPU and memory.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
+use xtask::services::{DATABASE, copy_folder};
 
+use crate::debezium::{Debezium, Format, HEAP_MB, Options, Snapshot};
 use crate::load::{self, Load};
 use crate::process::Usage;
 use crate::stand::Stand;
@@ -42,23 +45,30 @@ pub struct Backlog {
     pub changes: u64,
     /// A time before all of them, RFC 3339.
     pub from: String,
+    /// Where Debezium's position before all of them lies.
+    debezium: Option<PathBuf>,
 }
 
 impl Backlog {
-    /// Makes it on a fresh table.
+    /// Makes it on a fresh table. Debezium has to take its position beforehand, which takes it ten seconds or more.
     ///
     /// # Errors
-    /// MySQL's own.
-    pub fn make(stand: &Stand, load: Load) -> Result<Self> {
+    /// MySQL's own, and Debezium's.
+    pub fn make(stand: &mut Stand, load: Load, with_debezium: bool) -> Result<Self> {
+        stand.runtime.block_on(load::prepare(&stand.stack.mysql))?;
+        let debezium =
+            with_debezium.then(|| stand.stack.dir().join("runs").join(stand.fresh_name("debezium_position")));
+        if let Some(folder) = &debezium {
+            Debezium::take_position(&options(stand, folder.clone(), Format::Avro))?;
+        }
         stand.runtime.block_on(async {
-            load::prepare(&stand.stack.mysql).await?;
             let mut conn = load::connect(&stand.stack.mysql, None).await?;
             conn.query_drop("DO SLEEP(1.1)").await?;
             let now: Option<String> =
                 conn.query_first("SELECT DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ')").await?;
             conn.query_drop("DO SLEEP(1.1)").await?;
             let changes = load.run(&stand.stack.mysql).await?;
-            Ok(Self { changes, from: now.context("MySQL gives no time")? })
+            Ok(Self { changes, from: now.context("MySQL gives no time")?, debezium })
         })
     }
 
@@ -75,6 +85,27 @@ impl Backlog {
         let arrival = topic::wait_for(&settings, self.changes, || producer.check())?;
         let run = self.run(begun, arrival, pid)?;
         producer.stop()?;
+        Ok(run)
+    }
+
+    /// One run of Debezium, from a copy of its position.
+    ///
+    /// # Errors
+    /// When it fails, stands still, or the backlog was made without it.
+    pub fn debezium(&self, stand: &mut Stand, format: Format) -> Result<Run> {
+        let position = self.debezium.as_ref().context("the backlog was made without Debezium")?;
+        let folder = stand.stack.dir().join("runs").join(stand.fresh_name("debezium"));
+        copy_folder(position, &folder)?;
+        let options = options(stand, folder, format);
+        let settings = topic::settings(&stand.kafka(), &options.topic())?;
+        // Its position belongs to the name of its topic.
+        stand.runtime.block_on(topic::make_anew(&settings))?;
+        let begun = now_ms()?;
+        let mut debezium = Debezium::start(&options)?;
+        let pid = debezium.pid().context("it was started")?;
+        let arrival = topic::wait_for(&settings, self.changes, || debezium.check())?;
+        let run = self.run(begun, arrival, pid)?;
+        debezium.stop()?;
         Ok(run)
     }
 
@@ -97,4 +128,18 @@ impl Backlog {
 
 fn now_ms() -> Result<i64> {
     Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
+fn options(stand: &Stand, folder: PathBuf, format: Format) -> Options {
+    Options {
+        folder,
+        mysql_port: stand.stack.mysql.port,
+        kafka: stand.kafka(),
+        registry_url: stand.stack.registry.url(),
+        database: DATABASE.to_owned(),
+        topic_prefix: "debezium".to_owned(),
+        format,
+        snapshot: Snapshot::NoData,
+        java_heap_mb: HEAP_MB,
+    }
 }

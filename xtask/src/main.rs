@@ -54,6 +54,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the pipeline beside Debezium on servers of its own
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// Arguments of the benchmark; see `cargo xtask bench --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Stop what runs in the background
     Down(Place),
     /// Remove the data of stopped servers
@@ -112,6 +119,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
     match chore {
         Chore::Test { arguments } => return Ok(code(tests::run(&arguments)?)),
         Chore::Chaos { arguments } => return Ok(code(tests::chaos(&arguments)?)),
+        Chore::Bench { arguments } => return Ok(code(tests::bench(&arguments)?)),
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Kafka { tool, arguments } => {

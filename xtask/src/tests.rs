@@ -1,4 +1,4 @@
-//! All tests on servers of their own, and the fault harness.
+//! All tests on servers of their own, the fault harness, and the benchmark.
 
 use std::process::{Command, ExitStatus};
 
@@ -39,5 +39,22 @@ pub fn chaos(arguments: &[String]) -> Result<ExitStatus> {
     progress::note("building the programs");
     let programs = cargo::build_programs(cargo::Build::Test)?;
     let mut command = Command::new(programs.join("chaos"));
+    cargo::run_through(command.args(arguments).env("PIPELINE_BIN_DIR", &programs))
+}
+
+/// Builds the programs as people use them, and the benchmark, and runs it; it starts servers of its own.
+///
+/// # Errors
+/// When something needed is not there or the programs don't compile. A failed run is no error but a status.
+pub fn bench(arguments: &[String]) -> Result<ExitStatus> {
+    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    progress::note("building the programs");
+    // One after the other: together they would share the features of both.
+    let programs = cargo::build_programs(cargo::Build::Release)?;
+    let status = cargo::run_through(&mut cargo::cargo(&["build", "--release", "--quiet", "--package", "bench"]))?;
+    if !status.success() {
+        return Ok(status);
+    }
+    let mut command = Command::new(programs.join("bench"));
     cargo::run_through(command.args(arguments).env("PIPELINE_BIN_DIR", &programs))
 }

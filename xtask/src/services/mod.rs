@@ -245,8 +245,11 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> 
     thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that starts a server panicked")))
 }
 
-/// Copies a folder with owners and rights.
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+/// Copies a folder with owners and rights, whole or not at all.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let part = to.with_extension("part");
     if part.exists() {
         fs::remove_dir_all(&part)?;
