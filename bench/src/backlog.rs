@@ -16,6 +16,8 @@ use crate::topic::{self, Arrival};
 /// One run of one program over the whole backlog.
 #[derive(Clone, Debug)]
 pub struct Run {
+    /// The topic that it wrote.
+    pub topic: String,
     /// Seconds from the start of the process to the first record.
     pub first_s: f64,
     /// Seconds from the start of the process to the last record.
@@ -83,7 +85,7 @@ impl Backlog {
         let mut producer = stand.replay(&topic, &self.from)?;
         let pid = producer.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.changes, || producer.check())?;
-        let run = self.run(begun, arrival, pid)?;
+        let run = self.run(&settings.topic, begun, arrival, pid)?;
         producer.stop()?;
         Ok(run)
     }
@@ -104,12 +106,12 @@ impl Backlog {
         let mut debezium = Debezium::start(&options)?;
         let pid = debezium.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.changes, || debezium.check())?;
-        let run = self.run(begun, arrival, pid)?;
+        let run = self.run(&settings.topic, begun, arrival, pid)?;
         debezium.stop()?;
         Ok(run)
     }
 
-    fn run(&self, begun: i64, arrival: Arrival, pid: u32) -> Result<Run> {
+    fn run(&self, topic: &str, begun: i64, arrival: Arrival, pid: u32) -> Result<Run> {
         ensure!(
             arrival.records == self.changes,
             "{} records of {} changes: not every change once",
@@ -118,6 +120,7 @@ impl Backlog {
         );
         let seconds = |ms: i64| (ms - begun) as f64 / 1e3;
         Ok(Run {
+            topic: topic.to_owned(),
             first_s: seconds(arrival.first_ms),
             last_s: seconds(arrival.last_ms),
             usage: Usage::of(pid)?,

@@ -2,7 +2,9 @@
 
 pub mod backlog;
 pub mod debezium;
+pub mod limits;
 pub mod load;
 pub mod process;
+pub mod report;
 pub mod stand;
 pub mod topic;

@@ -1,0 +1,137 @@
+//! The two limits of the producer, each alone on the same machine: our reader without Kafka, and the Kafka client with the
+//! same records in the same transactions and nothing else to do.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cdc_producer::locate;
+use cdc_producer::reader::Reader;
+use cdc_producer::server::{self, Server};
+use cdc_producer::snapshot::Alive;
+use cdc_producer::status::Status;
+use cdc_producer::stream::EventStream;
+use pipeline::config::{MySqlSettings, Program, Secret, Settings};
+use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
+use pipeline::position::Progress;
+use pipeline::record::{Micros, SOURCE_HEADER};
+use pipeline::table::SourceTable;
+use pipeline::telemetry::{Health, Metrics};
+use rdkafka::message::Message;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use xtask::services::{CDC, DATABASE};
+
+use crate::backlog::Backlog;
+use crate::stand::Stand;
+use crate::topic;
+
+const SERVER_ID: u32 = 4_242;
+/// As many records as a transaction of the producer has at the most.
+const TRANSACTION: usize = 10_000;
+
+/// Records a second that our reader decodes from the binlog and encodes as Avro, with nobody to send them.
+///
+/// # Errors
+/// MySQL's, or when the reader stops early.
+pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
+    let mut mysql = MySqlSettings::from(&Settings::defaults(Program::CdcProducer))?;
+    mysql.host = "127.0.0.1".to_owned();
+    mysql.port = stand.stack.mysql.port;
+    mysql.user = CDC.0.to_owned();
+    mysql.password = Some(Secret::new(CDC.1));
+    mysql.database = DATABASE.to_owned();
+    let from = Micros::parse(backlog.from.trim_end_matches('Z')).context("the backlog's time")?;
+    stand.runtime.block_on(async {
+        let mut conn = server::connect(&mysql).await?;
+        let server = Server::ask(&mut conn).await?;
+        let position = locate::position_at(&mysql, &server, SERVER_ID, from).await?;
+        let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table).await?;
+        let heartbeat = Duration::from_secs(5);
+        let stream = EventStream::open(server::connect(&mysql).await?, &position, SERVER_ID, heartbeat).await?;
+        let (batch_sender, mut batches) = mpsc::channel(32);
+        let (spare, spare_receiver) = mpsc::unbounded_channel();
+        let progress = Progress {
+            version: 1,
+            epoch: 1,
+            request: String::new(),
+            position,
+            snapshot: None,
+            prepared: Default::default(),
+        };
+        let reader = Reader {
+            table,
+            schema_id: 1,
+            progress,
+            stream,
+            conn,
+            chunk_rows: 1,
+            alive: Alive::default(),
+            batches: batch_sender,
+            spare: spare_receiver,
+            position_every: Duration::from_secs(1),
+            status: Status::new(&Metrics::default(), Health::new(heartbeat), heartbeat),
+        };
+        let stop = CancellationToken::new();
+        let begun = Instant::now();
+        let reading = tokio::spawn({
+            let stop = stop.clone();
+            async move { reader.run(&stop).await }
+        });
+        let mut records = 0;
+        while records < backlog.changes {
+            let mut batch = batches.recv().await.context("the reader stopped early")?;
+            records += batch.len() as u64;
+            batch.clear();
+            drop(spare.send(batch));
+        }
+        let rate = records as f64 / begun.elapsed().as_secs_f64();
+        stop.cancel();
+        // It has been told to stop.
+        drop(reading.await);
+        ensure!(records == backlog.changes, "{records} records of {} changes", backlog.changes);
+        Ok(rate)
+    })
+}
+
+/// Records a second that the Kafka client alone writes: those of the topic `from`, in transactions as the producer's.
+///
+/// # Errors
+/// Kafka's.
+pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
+    let mut bytes = Vec::new();
+    let mut records = Vec::new();
+    let source = topic::settings(&stand.kafka(), from)?;
+    kafka::scan(&source, from, &mut |message| {
+        let start = bytes.len();
+        bytes.extend_from_slice(message.key().unwrap_or_default());
+        let key = bytes.len();
+        bytes.extend_from_slice(message.payload().unwrap_or_default());
+        let value = bytes.len();
+        bytes.extend_from_slice(kafka::header(message, SOURCE_HEADER).unwrap_or_default());
+        records.push((start, key, value, bytes.len(), message.payload().is_some()));
+        Ok(())
+    })?;
+    let name = stand.fresh_name("client");
+    let settings = topic::settings(&stand.kafka(), &name)?;
+    let progress = TopicSpec::compacted(format!("{name}.checkpoint"), 1);
+    stand.runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings), progress.clone()]))?;
+    let producer = TransactionalProducer::new(&settings, &name)?;
+    let begun = Instant::now();
+    for part in records.chunks(TRANSACTION) {
+        producer.begin()?;
+        for (start, key, value, end, has_value) in part.iter().copied() {
+            producer.send(&Record {
+                topic: &name,
+                partition: None,
+                key: &bytes[start..key],
+                value: has_value.then(|| &bytes[key..value]),
+                header: Some((SOURCE_HEADER, &bytes[value..end])),
+            })?;
+        }
+        let position =
+            Record { topic: &progress.name, partition: Some(0), key: b"p", value: Some(b"{}"), header: None };
+        producer.send(&position)?;
+        producer.commit()?;
+    }
+    Ok(records.len() as f64 / begun.elapsed().as_secs_f64())
+}
