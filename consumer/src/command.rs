@@ -4,16 +4,16 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
 
-use crate::group;
 use crate::marker;
+use crate::offsets;
 use crate::slot::{SlotId, Slots};
 
 /// Gives the group back the offsets that Kafka has dropped.
 ///
 /// # Errors
-/// Those of [`group::restore`].
+/// Those of [`offsets::restore`].
 pub(crate) fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
-    let restored = tokio::task::block_in_place(|| group::restore(kafka))?;
+    let restored = tokio::task::block_in_place(|| offsets::restore(kafka))?;
     for (partition, offset) in &restored {
         println!("partition {partition}: {offset}");
     }

@@ -10,6 +10,7 @@ mod group;
 mod log_file;
 mod marker;
 mod numbers;
+mod offsets;
 mod owners;
 mod readiness;
 mod run;

@@ -51,7 +51,7 @@ use crate::owners::Owners;
 use crate::readiness::Readiness;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
-use crate::sink::Sink;
+use crate::sink::{self, Sink};
 use crate::slot::{Slot, SlotId, Slots, unwritable};
 
 /// What is not done by then after a signal is rolled back by the next start.
@@ -363,7 +363,7 @@ impl Worker {
             if next < offset {
                 let (low, _) = session.group.bounds(partition)?;
                 if next > 0 && next < low {
-                    return Err(Setback::Stop(lacking(&self.kafka.topic, partition, next, low)));
+                    return Err(Setback::Stop(sink::lacks(&self.kafka.topic, partition, next, low)));
                 }
                 if next < low {
                     tracing::warn!(partition, to = low, "what PostgreSQL lacks is not in the topic any more");
@@ -371,7 +371,10 @@ impl Worker {
                 tracing::info!(partition, from = next, to = offset, "PostgreSQL is behind the log and catches up");
                 behind.insert(partition, next);
             } else if next > offset {
-                refuse_another_topic(&session.group, &self.kafka.topic, partition, next)?;
+                let (_, end) = session.group.bounds(partition)?;
+                if next > end {
+                    return Err(Setback::Stop(sink::exceeds(&self.kafka.topic, partition, next, end)));
+                }
             }
         }
         session.group.seek(&behind).map_err(Setback::at_start)
@@ -470,34 +473,6 @@ impl Worker {
         self.numbers.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
         Ok(())
     }
-}
-
-/// PostgreSQL lacks records that the topic has no more.
-fn lacking(topic: &str, partition: i32, next: i64, low: i64) -> Error {
-    Error::definite(format!(
-        "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic begins at {low}: it would \
-         miss changes"
-    ))
-    .with_remedy(
-        "fill the tables anew: empty product and product_offsets, then ask for a snapshot (`cdc-producer checkpoint reset`)",
-    )
-}
-
-/// The topic ends before what PostgreSQL has of it: it is not the one that the rows came from.
-fn refuse_another_topic(group: &Group, topic: &str, partition: i32, next: i64) -> Result<(), Setback> {
-    let (_, end) = group.bounds(partition)?;
-    if next <= end {
-        return Ok(());
-    }
-    Err(Setback::Stop(
-        Error::definite(format!(
-            "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
-        ))
-        .with_remedy(
-            "the topic was made anew: drop the tables product and product_offsets (they are filled again from the topic), \
-             or name another database in postgres.url",
-        ),
-    ))
 }
 
 /// By partition, when the last of these records was written to Kafka.

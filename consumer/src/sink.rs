@@ -234,6 +234,28 @@ impl Sink {
     }
 }
 
+/// What to do when the topic no longer has what the table lacks.
+pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
+    Error::definite(format!(
+        "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic begins at {low}: it would \
+         miss changes"
+    ))
+    .with_remedy(
+        "fill the tables anew: empty product and product_offsets, then ask for a snapshot (`cdc-producer checkpoint reset`)",
+    )
+}
+
+/// What to do when the topic ends before what the table has of it: it is not the one that the rows came from.
+pub(crate) fn exceeds(topic: &str, partition: i32, next: i64, end: i64) -> Error {
+    Error::definite(format!(
+        "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
+    ))
+    .with_remedy(
+        "the topic was made anew: drop the tables product and product_offsets (they are filled again from the topic), \
+         or name another database in postgres.url",
+    )
+}
+
 impl Session {
     /// Returns a partition of which the table knows less than it did.
     async fn apply(
