@@ -29,6 +29,26 @@ pub struct Run {
 }
 
 impl Run {
+    /// What a process did that was started at `begun` (milliseconds since 1970) and has `expected` records to write.
+    ///
+    /// # Errors
+    /// When there are more or fewer of them, or the process is gone.
+    pub fn of(topic: &str, begun: i64, arrival: Arrival, pid: u32, expected: u64) -> Result<Self> {
+        ensure!(
+            arrival.records == expected,
+            "{} records instead of {expected}: not every change once",
+            arrival.records
+        );
+        let seconds = |ms: i64| (ms - begun) as f64 / 1e3;
+        Ok(Self {
+            topic: topic.to_owned(),
+            first_s: seconds(arrival.first_ms),
+            last_s: seconds(arrival.last_ms),
+            usage: Usage::of(pid)?,
+            arrival,
+        })
+    }
+
     /// CPU seconds for a million changes.
     pub fn cpu_per_million(&self) -> f64 {
         self.usage.cpu_seconds / (self.arrival.records as f64 / 1e6)
@@ -85,7 +105,7 @@ impl Backlog {
         let mut producer = stand.replay(&topic, &self.from)?;
         let pid = producer.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.changes, || producer.check())?;
-        let run = self.run(&settings.topic, begun, arrival, pid)?;
+        let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
         producer.stop()?;
         Ok(run)
     }
@@ -106,34 +126,18 @@ impl Backlog {
         let mut debezium = Debezium::start(&options)?;
         let pid = debezium.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.changes, || debezium.check())?;
-        let run = self.run(&settings.topic, begun, arrival, pid)?;
+        let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
         debezium.stop()?;
         Ok(run)
     }
-
-    fn run(&self, topic: &str, begun: i64, arrival: Arrival, pid: u32) -> Result<Run> {
-        ensure!(
-            arrival.records == self.changes,
-            "{} records of {} changes: not every change once",
-            arrival.records,
-            self.changes
-        );
-        let seconds = |ms: i64| (ms - begun) as f64 / 1e3;
-        Ok(Run {
-            topic: topic.to_owned(),
-            first_s: seconds(arrival.first_ms),
-            last_s: seconds(arrival.last_ms),
-            usage: Usage::of(pid)?,
-            arrival,
-        })
-    }
 }
 
-fn now_ms() -> Result<i64> {
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> Result<i64> {
     Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
-fn options(stand: &Stand, folder: PathBuf, format: Format) -> Options {
+pub(crate) fn options(stand: &Stand, folder: PathBuf, format: Format) -> Options {
     Options {
         folder,
         mysql_port: stand.stack.mysql.port,

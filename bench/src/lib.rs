@@ -1,10 +1,13 @@
 //! Measurements of the pipeline beside others on the same servers, called by `cargo xtask bench`.
 
 pub mod backlog;
+pub mod cases;
 pub mod debezium;
+pub mod drain;
 pub mod limits;
 pub mod load;
 pub mod process;
 pub mod report;
+pub mod snapshot;
 pub mod stand;
 pub mod topic;

@@ -35,6 +35,7 @@ pub struct MySql {
     pub port: u16,
     /// What it says its version is.
     pub version: String,
+    client: Vec<String>,
 }
 
 /// What a MySQL server is started with.
@@ -70,9 +71,22 @@ impl MySql {
         let log = folder.join("mysql.log");
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
-        let mut mysql = Self { server: Server::start("MySQL", launch)?, port, version: program.version };
+        let client = program.client();
+        let mut mysql = Self { server: Server::start("MySQL", launch)?, port, version: program.version, client };
         mysql.wait_ready()?;
         Ok(mysql)
+    }
+
+    /// The `mysql` client, logged in with all rights.
+    pub fn client(&self) -> Command {
+        let mut command = Command::new(&self.client[0]);
+        command.args(&self.client[1..]).args(["--no-defaults", "--host=127.0.0.1"]);
+        command.args([
+            format!("--port={}", self.port),
+            format!("--user={}", ADMIN.0),
+            format!("--password={}", ADMIN.1),
+        ]);
+        command
     }
 
     /// Stops in order and starts again on the same port.
@@ -189,6 +203,16 @@ impl Program {
         ];
         let version = machine::output_of(Command::new(&call[0]).args(&call[1..]).args(["--no-defaults", "--version"]))?;
         Ok(Self { call, shares, version: short(&version) })
+    }
+
+    /// The client of the same packages.
+    fn client(&self) -> Vec<String> {
+        let client = |server: &String| match server.strip_suffix("sbin/mysqld") {
+            Some(usr) => format!("{usr}bin/mysql"),
+            None => server.replace("mysqld", "mysql"),
+        };
+        let (server, before) = self.call.split_last().map_or((String::new(), &[][..]), |(s, b)| (client(s), b));
+        before.iter().cloned().chain([server]).collect()
     }
 
     fn command(&self, data: &Path) -> Vec<String> {

@@ -1,0 +1,192 @@
+//! The cases: what runs in turns, and which figures come of it.
+
+use anyhow::Result;
+
+use crate::backlog::{Backlog, Run};
+use crate::debezium::Format;
+use crate::load::Load;
+use crate::report::{Better, Figure, median};
+use crate::snapshot::Table;
+use crate::stand::Stand;
+use crate::{drain, limits};
+
+/// A value of a run.
+type Value = fn(&Run) -> f64;
+
+/// How much is run.
+#[derive(Clone, Debug)]
+pub struct Size {
+    /// Row changes or rows.
+    pub changes: u64,
+    /// Row changes in a transaction.
+    pub per_transaction: Vec<u64>,
+    /// Runs of each program.
+    pub runs: u32,
+    /// Leave Debezium out.
+    pub alone: bool,
+}
+
+/// A case by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Case {
+    /// Changes that are in the binlog already, to Kafka, beside Debezium and beside the producer's own limits
+    Backlog,
+    /// A table that is there already, to Kafka, beside Debezium and beside a SELECT
+    Snapshot,
+    /// Five consumers that drain a topic into their logs, beside kcat
+    Drain,
+}
+
+impl Case {
+    /// Runs it; `say` gets a line for each run.
+    ///
+    /// # Errors
+    /// When a program fails, stands still, or does not deliver everything once.
+    pub fn run(self, stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+        match self {
+            Self::Backlog => {
+                let sub = |rows: &u64| backlog(stand, size, *rows, say);
+                Ok(size.per_transaction.iter().map(sub).collect::<Result<Vec<_>>>()?.concat())
+            }
+            Self::Snapshot => snapshot(stand, size, say),
+            Self::Drain => drained(stand, size, say),
+        }
+    }
+}
+
+fn backlog(stand: &mut Stand, size: &Size, rows: u64, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let case = format!("Backlog, transactions of {rows}");
+    say(format!("{case}: {} changes", size.changes));
+    let load = Load { changes: size.changes, per_transaction: rows };
+    let backlog = Backlog::make(stand, load, !size.alone)?;
+    let (mut ours, mut theirs, mut reader, mut client) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..size.runs {
+        let run = backlog.ours(stand)?;
+        say(shown("ours", &run));
+        reader.push(limits::reader(stand, &backlog)?);
+        client.push(limits::client(stand, &run.topic)?);
+        say(format!("  alone: reader {:.0}/s, client {:.0}/s", median(&reader), median(&client)));
+        ours.push(run);
+        if !size.alone {
+            let run = backlog.debezium(stand, Format::Avro)?;
+            say(shown("Debezium", &run));
+            theirs.push(run);
+        }
+    }
+    let limit =
+        if median(&reader) < median(&client) { ("our reader alone", reader) } else { ("the client alone", client) };
+    let rates = ours.iter().map(|r| r.arrival.rate()).collect();
+    let mut figures = vec![
+        figure(
+            [&case, "rate, beside the best second of", "records/s", "≥ 12 ×"],
+            Better::More,
+            &ours,
+            &theirs,
+            (|r| r.arrival.rate(), |r| r.arrival.best_second()),
+        ),
+        Figure::new(
+            [&case, "rate, beside the lower limit", "records/s", limit.0, "≥ 0.8 ×"],
+            Better::More,
+            rates,
+            limit.1,
+        ),
+    ];
+    figures.extend(process_figures(&case, "≥ 25 ×", &ours, &theirs));
+    Ok(figures)
+}
+
+fn snapshot(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let case = "Snapshot";
+    say(format!("{case}: {} rows", size.changes));
+    let table = Table::make(stand, size.changes)?;
+    let (mut ours, mut theirs, mut select) = (vec![], vec![], vec![]);
+    for _ in 0..size.runs {
+        ours.push(table.ours(stand)?);
+        say(shown("ours", &ours[ours.len() - 1]));
+        select.push(table.select(stand)?);
+        say(format!("  SELECT alone {:.0}/s", median(&select)));
+        if !size.alone {
+            theirs.push(table.debezium(stand)?);
+            say(shown("Debezium", &theirs[theirs.len() - 1]));
+        }
+    }
+    let rates = ours.iter().map(|r| r.arrival.rate()).collect();
+    let mut figures = vec![
+        figure(
+            [case, "rate", "records/s", "≥ 10 ×"],
+            Better::More,
+            &ours,
+            &theirs,
+            (|r| r.arrival.rate(), |r| r.arrival.rate()),
+        ),
+        Figure::new(
+            [case, "rate, beside a SELECT", "rows/s", "mysql --quick to a pipe", "≥ 0.7 ×"],
+            Better::More,
+            rates,
+            select,
+        ),
+    ];
+    figures.extend(process_figures(case, "≥ 10 ×", &ours, &theirs));
+    Ok(figures)
+}
+
+fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let case = "Drain";
+    say(format!("{case}: {} records", size.changes));
+    let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
+    let filled = backlog.ours(stand)?;
+    let (mut ours, mut kcat) = (vec![], vec![]);
+    for _ in 0..size.runs {
+        let run = drain::consumers(stand, &filled.topic, backlog.changes)?;
+        say(format!("  {run:?}"));
+        ours.push(run);
+        kcat.push(drain::kcat(stand, &filled.topic, backlog.changes)?);
+        say(format!("  kcat {:.0}/s", median(&kcat)));
+    }
+    let of = |value: fn(&drain::Drained) -> f64| ours.iter().map(value).collect::<Vec<_>>();
+    let alone = |measure, unit, goal, value: fn(&drain::Drained) -> f64| {
+        Figure::new([case, measure, unit, "", goal], Better::Less, of(value), vec![])
+    };
+    Ok(vec![
+        Figure::new(
+            [case, "rate into five logs", "records/s", "kcat to a file", "≥ 0.8 ×"],
+            Better::More,
+            of(|d| d.rate),
+            kcat,
+        ),
+        alone("CPU for a million records, five together", "s", "", |d| d.cpu_per_million),
+        alone("most memory resident of a consumer", "MB", "≤ 48 MB", |d| d.peak_rss_mb),
+        alone("start of the processes to the first line", "s", "", |d| d.first_s),
+    ])
+}
+
+fn process_figures(case: &str, from_start: &str, ours: &[Run], theirs: &[Run]) -> Vec<Figure> {
+    let same = |measure, unit, goal, better, value: fn(&Run) -> f64| {
+        figure([case, measure, unit, goal], better, ours, theirs, (value, value))
+    };
+    vec![
+        same("rate from the start of the process", "records/s", from_start, Better::More, Run::rate_from_start),
+        same("start of the process to the first record", "s", "≤ 0.2 s", Better::Less, |r| r.first_s),
+        same("CPU for a million records", "s", "≤ 7 s", Better::Less, Run::cpu_per_million),
+        same("most memory resident", "MB", "≤ 64 MB", Better::Less, |r| r.usage.peak_rss_mb),
+    ]
+}
+
+/// `names` are case, measure, unit and goal.
+fn figure(names: [&str; 4], better: Better, ours: &[Run], theirs: &[Run], values: (Value, Value)) -> Figure {
+    let [case, measure, unit, goal] = names;
+    let (mine, other) = (ours.iter().map(values.0).collect(), theirs.iter().map(values.1).collect());
+    Figure::new([case, measure, unit, "Debezium", goal], better, mine, other)
+}
+
+fn shown(name: &str, run: &Run) -> String {
+    format!(
+        "  {name:8}  first {:7.3} s  {:8.0}/s  best second {:8.0}  from the start {:8.0}/s  {:7.2} CPU-s per million  {:7.1} MB",
+        run.first_s,
+        run.arrival.rate(),
+        run.arrival.best_second(),
+        run.rate_from_start(),
+        run.cpu_per_million(),
+        run.usage.peak_rss_mb
+    )
+}

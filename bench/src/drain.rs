@@ -1,0 +1,108 @@
+//! Five consumers that drain a topic into their logs.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use xtask::programs::CONSUMERS;
+
+use crate::process::Usage;
+use crate::stand::Stand;
+
+/// What five consumers did.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    /// Records a second, from the first line to the last.
+    pub rate: f64,
+    /// Seconds from the start of the processes to the first line: mostly the group's first assignment.
+    pub first_s: f64,
+    /// CPU seconds for a million records, all five together.
+    pub cpu_per_million: f64,
+    /// The most memory that one of them had resident, in megabytes.
+    pub peak_rss_mb: f64,
+}
+
+/// Five consumers of a new group, on a topic with so many records.
+///
+/// # Errors
+/// When one ends or they stand still.
+pub fn consumers(stand: &mut Stand, topic: &str, records: u64) -> Result<Drained> {
+    let name = stand.fresh_name("drain");
+    let logs = stand.stack.dir().join("runs").join(&name);
+    let programs = stand
+        .programs(topic)
+        .with("KAFKA_GROUP_ID", &name)
+        .with("CONSUMER_LOGS", &logs.display().to_string())
+        .with("POSTGRES_URL", "");
+    let begun = (Instant::now(), SystemTime::now());
+    let mut consumers = (1..=CONSUMERS).map(|n| programs.consumer(n)).collect::<Result<Vec<_>>>()?;
+    let (mut first, mut bytes, mut since) = (None, 0, Instant::now());
+    let last = loop {
+        consumers.iter_mut().try_for_each(xtask::programs::Program::check)?;
+        let (now, changed) = written(&logs)?;
+        if now > 0 {
+            first.get_or_insert(begun.0.elapsed());
+        }
+        if now != bytes {
+            (bytes, since) = (now, Instant::now());
+        }
+        if now > 0 && since.elapsed() > Duration::from_millis(500) && lines(&logs)? == records {
+            break changed;
+        }
+        ensure!(since.elapsed() < Duration::from_secs(60), "the consumers stand still after {} lines", lines(&logs)?);
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let first_s = first.context("no line was written")?.as_secs_f64();
+    let took = last.duration_since(begun.1)?.as_secs_f64() - first_s;
+    let mut drained = Drained { rate: records as f64 / took, first_s, cpu_per_million: 0.0, peak_rss_mb: 0.0 };
+    for consumer in &consumers {
+        let usage = Usage::of(consumer.pid().context("it runs")?)?;
+        drained.cpu_per_million += usage.cpu_seconds / (records as f64 / 1e6);
+        drained.peak_rss_mb = drained.peak_rss_mb.max(usage.peak_rss_mb);
+    }
+    consumers.iter_mut().try_for_each(xtask::programs::Program::stop)?;
+    Ok(drained)
+}
+
+/// Records a second that `kcat` writes to a file: committed records, as they come.
+///
+/// # Errors
+/// When it is not there or fails.
+pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
+    let path = stand.stack.dir().join("kcat.out");
+    let begun = Instant::now();
+    let mut kcat = Command::new("kcat");
+    kcat.args(["-C", "-q", "-e", "-u", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
+    kcat.args(["-X", "fetch.queue.backoff.ms=10", "-f", "%k %s\\n\\x1e"]).stdout(File::create(&path)?);
+    let status = kcat.status().context("cannot run kcat: install it (apt-get install kcat)")?;
+    let rate = records as f64 / begun.elapsed().as_secs_f64();
+    ensure!(status.success(), "kcat ended with {status}");
+    let got = fs::read(&path)?.iter().filter(|byte| **byte == 0x1e).count() as u64;
+    ensure!(got >= records, "kcat wrote {got} of {records} records");
+    Ok(rate)
+}
+
+/// Bytes of all logs, and when the last of them was written to.
+fn written(logs: &Path) -> Result<(u64, SystemTime)> {
+    let (mut bytes, mut last) = (0, SystemTime::UNIX_EPOCH);
+    for log in files(logs) {
+        let metadata = fs::metadata(log)?;
+        (bytes, last) = (bytes + metadata.len(), last.max(metadata.modified()?));
+    }
+    Ok((bytes, last))
+}
+
+fn lines(logs: &Path) -> Result<u64> {
+    let mut lines = 0;
+    for log in files(logs) {
+        lines += fs::read(log)?.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+    Ok(lines)
+}
+
+fn files(logs: &Path) -> Vec<std::path::PathBuf> {
+    let slots = (1..=CONSUMERS).map(|n| logs.join(format!("consumer_{n}")).join("consumer_log.json"));
+    slots.filter(|log| log.exists()).collect()
+}

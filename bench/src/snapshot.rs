@@ -1,0 +1,92 @@
+//! A table that is there, into Kafka as Avro.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable;
+use xtask::services::DATABASE;
+
+use crate::backlog::{Run, now_ms, options};
+use crate::debezium::{Debezium, Format, Snapshot};
+use crate::load;
+use crate::stand::Stand;
+use crate::topic;
+
+/// A table with so many rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Rows in it.
+    pub rows: u64,
+}
+
+impl Table {
+    /// Fills it.
+    ///
+    /// # Errors
+    /// MySQL's own.
+    pub fn make(stand: &Stand, rows: u64) -> Result<Self> {
+        const TOGETHER: u64 = 2_000;
+        stand.runtime.block_on(async {
+            load::prepare(&stand.stack.mysql).await?;
+            let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
+            for first in (0..rows).step_by(TOGETHER as usize) {
+                let row =
+                    |id: u64| format!("({id},'folding garden chair {id}','cat_{}',{}.25,NOW(6))", id % 20, id % 900);
+                let values: Vec<String> = (first..(first + TOGETHER).min(rows)).map(row).collect();
+                conn.query_drop(format!("INSERT INTO product VALUES {}", values.join(","))).await?;
+            }
+            Ok(Self { rows })
+        })
+    }
+
+    /// One run of ours.
+    ///
+    /// # Errors
+    /// When the producer ends or stands still.
+    pub fn ours(self, stand: &mut Stand) -> Result<Run> {
+        let settings = topic::settings(&stand.kafka(), &stand.fresh_name("snapshot"))?;
+        let begun = now_ms()?;
+        let mut producer = stand.programs(&settings.topic).producer()?;
+        let pid = producer.pid().context("it was started")?;
+        let arrival = topic::wait_for(&settings, self.rows, || producer.check())?;
+        let run = Run::of(&settings.topic, begun, arrival, pid, self.rows)?;
+        producer.stop()?;
+        Ok(run)
+    }
+
+    /// One run of Debezium.
+    ///
+    /// # Errors
+    /// When it fails or stands still.
+    pub fn debezium(self, stand: &mut Stand) -> Result<Run> {
+        let name = stand.fresh_name("debezium_snapshot");
+        let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+        (options.snapshot, options.topic_prefix) = (Snapshot::Initial, name);
+        let settings = topic::settings(&stand.kafka(), &options.topic())?;
+        stand.runtime.block_on(topic::make_anew(&settings))?;
+        let begun = now_ms()?;
+        let mut debezium = Debezium::start(&options)?;
+        let pid = debezium.pid().context("it was started")?;
+        let arrival = topic::wait_for(&settings, self.rows, || debezium.check())?;
+        let run = Run::of(&settings.topic, begun, arrival, pid, self.rows)?;
+        debezium.stop()?;
+        Ok(run)
+    }
+
+    /// Rows a second that `mysql --quick` streams into a pipe.
+    ///
+    /// # Errors
+    /// When the client fails.
+    pub fn select(self, stand: &Stand) -> Result<f64> {
+        let begun = Instant::now();
+        let mut client = stand.stack.mysql.client();
+        client.args(["--quick", "--batch", "--skip-column-names", "-e", "SELECT * FROM product", DATABASE]);
+        let mut client = client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run mysql")?;
+        let mut rows = client.stdout.take().context("its output")?;
+        let bytes = std::io::copy(&mut rows, &mut std::io::sink())?;
+        let status = client.wait()?;
+        ensure!(status.success() && bytes > self.rows * 30, "mysql ended with {status} after {bytes} bytes");
+        Ok(self.rows as f64 / begun.elapsed().as_secs_f64())
+    }
+}
