@@ -8,6 +8,7 @@ use crate::load::Load;
 use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
+use crate::start::Start;
 use crate::{drain, limits};
 
 /// A value of a run.
@@ -33,6 +34,8 @@ pub enum Case {
     Backlog,
     /// A table that is there already, to Kafka, beside Debezium and beside a SELECT
     Snapshot,
+    /// From the start of the process to the first record, beside Debezium
+    Start,
     /// Five consumers that drain a topic into their logs, beside kcat
     Drain,
 }
@@ -49,6 +52,7 @@ impl Case {
                 Ok(size.per_transaction.iter().map(sub).collect::<Result<Vec<_>>>()?.concat())
             }
             Self::Snapshot => snapshot(stand, size, say),
+            Self::Start => started(stand, size, say),
             Self::Drain => drained(stand, size, say),
         }
     }
@@ -128,6 +132,22 @@ fn snapshot(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
     ];
     figures.extend(process_figures(case, "≥ 10 ×", &ours, &theirs));
     Ok(figures)
+}
+
+fn started(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let case = "Start";
+    say(format!("{case}: one change was made while the program was stopped"));
+    let mut start = Start::make(stand, !size.alone)?;
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..size.runs {
+        ours.push(start.ours(stand)?);
+        if !size.alone {
+            theirs.push(start.debezium(stand)?);
+        }
+        say(format!("  ours {:.3} s, Debezium {:.3} s", ours[ours.len() - 1], theirs.last().unwrap_or(&0.0)));
+    }
+    let names = [case, "start of the process to the first record seen", "s", "Debezium", "≤ 0.2 s"];
+    Ok(vec![Figure::new(names, Better::Less, ours, theirs)])
 }
 
 fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {

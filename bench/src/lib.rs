@@ -10,4 +10,5 @@ pub mod process;
 pub mod report;
 pub mod snapshot;
 pub mod stand;
+pub mod start;
 pub mod topic;

@@ -4,6 +4,8 @@
 //! settles what it had in flight; only then is the position read back. What the checkpoint file refuses is found before
 //! that, so that it fences nobody.
 
+use std::time::Instant;
+
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
@@ -46,7 +48,20 @@ pub(crate) async fn prepare(
     let source = settings.source();
     let target = Target::new(&settings.kafka, source.clone());
 
-    let report = preflight::mysql(&settings.mysql, settings.server_id).await?;
+    let begun = Instant::now();
+    let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
+    let [products, checkpoints] = target.topics(&settings.kafka);
+    let register = async { Registry::new(settings.registry.clone())?.register().await };
+    let look_up = {
+        let (kafka, topics) = (settings.kafka.clone(), [products.clone(), checkpoints.clone()]);
+        blocking(move || kafka::check_topics(&kafka, &topics))
+    };
+    let report = preflight::mysql(&settings.mysql, settings.server_id);
+    let (report, schema_id, missing) = tokio::try_join!(
+        async { report.await.inspect(|_| done("MySQL is checked")) },
+        async { register.await.inspect(|_| done("the schema is registered")) },
+        async { look_up.await.inspect(|_| done("the topics are looked up")) },
+    )?;
     for check in report.checks.iter().filter(|c| c.outcome == preflight::Outcome::Warning) {
         tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
     }
@@ -54,14 +69,10 @@ pub(crate) async fn prepare(
     let (Some(server), Some(table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));
     };
-    let schema_id = Registry::new(settings.registry.clone())?.register().await?;
-    let [products, checkpoints] = target.topics(&settings.kafka);
-    ensure_topic(&settings.kafka, checkpoints).await?;
-    let topic_is_missing = {
-        let (kafka, topic) = (settings.kafka.clone(), products.clone());
-        !blocking(move || kafka::check_topics(&kafka, &[topic])).await?.is_empty()
-    };
-
+    if missing.contains(&checkpoints.name) {
+        ensure_topic(&settings.kafka, checkpoints).await?;
+    }
+    let topic_is_missing = missing.contains(&products.name);
     // The state of the file is looked at first: what it refuses must not fence anybody.
     let seen = file.text()?;
     let state = file.state(seen.as_deref())?;
@@ -75,6 +86,7 @@ pub(crate) async fn prepare(
         })
         .await?
     };
+    done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
 
     let mut conn = server::connect(&settings.mysql).await?;
@@ -136,6 +148,7 @@ pub(crate) async fn prepare(
     } else {
         Alive::default()
     };
+    done("the position is settled");
     let stream_conn = server::connect(&settings.mysql).await?;
     let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
     Ok(Some(Session { target, table, schema_id, producer, progress, view, alive, conn, stream }))

@@ -44,7 +44,7 @@ pub enum SslMode {
 }
 
 /// How to reach MySQL.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MySqlSettings {
     /// Host.
     pub host: String,

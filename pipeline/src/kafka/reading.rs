@@ -54,20 +54,42 @@ pub fn partition_count(
 /// Transient when Kafka can't be reached.
 pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
     let (consumer, logging) = reader(settings)?;
+    let found = last_record_by(settings, &consumer, &logging, topic, partition, key);
+    closed_aside(consumer);
+    found
+}
+
+/// To close a consumer takes 100 ms, for which nobody needs to wait.
+fn closed_aside(consumer: BaseConsumer<Logging>) {
+    let closing = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(consumer));
+    // Without a thread it is closed here.
+    drop(closing);
+}
+
+fn last_record_by(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>> {
     let what = format!("cannot read topic {topic}");
-    if partition_count(settings, &consumer, &logging, topic)?.is_none() {
+    if partition_count(settings, consumer, logging, topic)?.is_none() {
         return Ok(None);
     }
     let watermarks = |consumer: &BaseConsumer<Logging>| {
         let answer = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
-        answer.map_err(|e| unreachable(settings, &what, &e, &logging))
+        answer.map_err(|e| unreachable(settings, &what, &e, logging))
     };
     // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
     let all = reader_of(settings, "read_uncommitted")?.0;
-    let (_, written) = watermarks(&all)?;
+    let written = watermarks(&all);
+    closed_aside(all);
+    let (_, written) = written?;
     let deadline = Instant::now() + SETTLING;
     let (low, high) = loop {
-        let (low, high) = watermarks(&consumer)?;
+        let (low, high) = watermarks(consumer)?;
         if high >= written {
             break (low, high);
         }
@@ -89,8 +111,8 @@ pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(start))
             .and_then(|()| consumer.assign(&list))
-            .map_err(|e| unreachable(settings, &what, &e, &logging))?;
-        until_eof(settings, &consumer, &logging, topic, 1, &mut |message| {
+            .map_err(|e| unreachable(settings, &what, &e, logging))?;
+        until_eof(settings, consumer, logging, topic, 1, &mut |message| {
             if message.key() == Some(key) {
                 found = Some(message.payload().map(<[u8]>::to_vec));
             }

@@ -58,14 +58,14 @@ impl TopicSpec {
 /// or may not be created.
 pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<()> {
     let asking = Asking::new(settings)?;
-    let logging = Logging::default();
-    let admin: AdminClient<Logging> =
-        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
     for topic in topics {
         if let Some(count) = asking.partition_count(&topic.name)? {
             check_count(topic, count)?;
             continue;
         }
+        let logging = Logging::default();
+        let admin: AdminClient<Logging> =
+            client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
         let mut new =
             NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(settings.replication_factor));
         for (key, value) in &topic.config {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
@@ -27,8 +28,19 @@ pub fn opts(settings: &MySqlSettings) -> Result<Opts> {
     if let Some(path) = &settings.ssl_ca {
         std::fs::metadata(path).map_err(|e| Error::usage(format!("db.ssl_ca {}: {e}", path.display())))?;
     }
-    Ok(builder(settings, tls(settings)).into())
+    if !matches!(settings.ssl_mode, SslMode::Preferred | SslMode::Required) {
+        return Ok(builder(settings, tls(settings)).into());
+    }
+    let mut last = UNCHECKED.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((of, opts)) if of == settings => Ok(opts.clone()),
+        _ => Ok(last.insert((settings.clone(), builder(settings, tls(settings)).into())).1.clone()),
+    }
 }
+
+/// The last options by which no certificate is checked, with what they were made from. They keep their TLS client, and to
+/// make one takes 35 ms; where certificates are checked, their files are read anew for each connection.
+static UNCHECKED: Mutex<Option<(MySqlSettings, Opts)>> = Mutex::new(None);
 
 fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
     OptsBuilder::default()

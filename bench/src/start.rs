@@ -1,0 +1,120 @@
+//! From the start of a process to the first record that a reader of committed records sees, with the servers up and the
+//! topics there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable;
+use pipeline::config::KafkaSettings;
+use pipeline::kafka;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+use xtask::programs::Programs;
+use xtask::services::DATABASE;
+
+use crate::backlog::options;
+use crate::debezium::{Debezium, Format, Options};
+use crate::load;
+use crate::stand::Stand;
+use crate::topic;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A topic that a program has written to and will write to again.
+pub struct Start {
+    settings: KafkaSettings,
+    programs: Programs,
+    debezium: Option<Options>,
+    next_id: u64,
+}
+
+impl Start {
+    /// Makes table and topics, and lets each program take its position.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn make(stand: &mut Stand, with_debezium: bool) -> Result<Self> {
+        stand.runtime.block_on(load::prepare(&stand.stack.mysql))?;
+        let topic = stand.fresh_name("start");
+        let mut start = Self {
+            settings: topic::settings(&stand.kafka(), &topic)?,
+            programs: stand.programs(&topic),
+            debezium: None,
+            next_id: 1,
+        };
+        start.insert(stand)?;
+        let mut producer = start.programs.producer()?;
+        topic::wait_for(&start.settings, 1, || producer.check())?;
+        producer.stop()?;
+        if with_debezium {
+            let name = stand.fresh_name("debezium_start");
+            let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+            options.topic_prefix = name;
+            stand.runtime.block_on(topic::make_anew(&topic::settings(&stand.kafka(), &options.topic())?))?;
+            Debezium::take_position(&options)?;
+            start.debezium = Some(options);
+        }
+        Ok(start)
+    }
+
+    fn insert(&mut self, stand: &Stand) -> Result<()> {
+        let statement = format!("INSERT INTO product VALUES ({}, 'cup', 'cat_1', 1.25, NOW(6))", self.next_id);
+        self.next_id += 1;
+        stand.runtime.block_on(async {
+            let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
+            Ok(conn.query_drop(statement).await?)
+        })
+    }
+
+    /// Seconds from the start of our producer to the first record.
+    ///
+    /// # Errors
+    /// When none comes within two minutes.
+    pub fn ours(&mut self, stand: &Stand) -> Result<f64> {
+        let tail = tail(&self.settings)?;
+        self.insert(stand)?;
+        let begun = Instant::now();
+        let mut producer = self.programs.producer()?;
+        let seconds = first_record(&tail, begun)?;
+        producer.stop()?;
+        Ok(seconds)
+    }
+
+    /// The same for Debezium.
+    ///
+    /// # Errors
+    /// When none comes within two minutes, or it was left out.
+    pub fn debezium(&mut self, stand: &Stand) -> Result<f64> {
+        self.insert(stand)?;
+        let options = self.debezium.as_ref().context("Debezium was left out")?;
+        let tail = tail(&topic::settings(&stand.kafka(), &options.topic())?)?;
+        let begun = Instant::now();
+        let mut debezium = Debezium::start(options)?;
+        let seconds = first_record(&tail, begun)?;
+        debezium.stop()?;
+        Ok(seconds)
+    }
+}
+
+/// A reader that stands at the end of the topic.
+pub(crate) fn tail(settings: &KafkaSettings) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer =
+        kafka::consumer_config(settings, "bench").set("fetch.wait.max.ms", "5").create().context("a reader")?;
+    let mut partitions = TopicPartitionList::new();
+    for partition in 0..settings.partitions {
+        let (_, end) = consumer.fetch_watermarks(&settings.topic, partition, PATIENCE)?;
+        partitions.add_partition_offset(&settings.topic, partition, Offset::Offset(end))?;
+    }
+    consumer.assign(&partitions)?;
+    Ok(consumer)
+}
+
+fn first_record(tail: &BaseConsumer, begun: Instant) -> Result<f64> {
+    loop {
+        if let Some(record) = tail.poll(Duration::from_millis(100)) {
+            record?;
+            return Ok(begun.elapsed().as_secs_f64());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "no record within {PATIENCE:?}");
+    }
+}
