@@ -74,8 +74,8 @@ pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     let path = stand.stack.dir().join("kcat.out");
     let begun = Instant::now();
     let mut kcat = Command::new("kcat");
-    kcat.args(["-C", "-q", "-e", "-u", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
-    kcat.args(["-X", "fetch.queue.backoff.ms=10", "-f", "%k %s\\n\\x1e"]).stdout(File::create(&path)?);
+    kcat.args(["-C", "-q", "-e", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
+    kcat.args(["-f", "%k %s\\n\\x1e"]).stdout(File::create(&path)?);
     let status = kcat.status().context("cannot run kcat: install it (apt-get install kcat)")?;
     let rate = records as f64 / begun.elapsed().as_secs_f64();
     ensure!(status.success(), "kcat ended with {status}");

@@ -61,12 +61,12 @@ fn run(cli: Cli) -> Result<()> {
     let mut report = Report { setting: setting(&stand), ..Report::default() };
     for case in cases {
         report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
+        // Should a later case fail, what was measured is there.
+        if cli.write {
+            report.write(&background::root().join("docs"))?;
+        }
     }
-    stand.stack.kill()?;
-    if cli.write {
-        report.write(&background::root().join("docs"))?;
-    }
-    Ok(())
+    stand.stack.kill()
 }
 
 fn setting(stand: &Stand) -> BTreeMap<String, String> {
