@@ -167,7 +167,9 @@ impl Report {
                 ));
             }
             if let Some(first) = of_case.iter().find(|f| f.reference.is_some()) {
-                let file = format!("benchmarks-{}.svg", case.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+                let words: Vec<&str> =
+                    case.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| !w.is_empty()).collect();
+                let file = format!("benchmarks-{}.svg", words.join("-").to_lowercase());
                 chart(first, &folder.join(&file))?;
                 page.push_str(&format!("\n![{case}: {}]({file})\n", first.measure));
             }
