@@ -171,7 +171,7 @@ async fn stream(
 ) -> Result<End> {
     let Session { target, table, schema_id, producer, progress, view, alive, conn, stream } = session;
     let source = settings.source();
-    // A batch is at most a little over 256 KiB unless a single event is larger.
+    // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
     let (spare, spare_receiver) = mpsc::unbounded_channel();
     let (attempted, attempted_view) = watch::channel(None);
