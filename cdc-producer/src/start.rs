@@ -76,6 +76,12 @@ pub(crate) async fn prepare(
     // The state of the file is looked at first: what it refuses must not fence anybody.
     let seen = file.text()?;
     let state = file.state(seen.as_deref())?;
+    if memory.fenced > 0 {
+        // Whoever has to leave does so before it fences the other one once more.
+        let (kafka, target) = (settings.kafka.clone(), target.clone());
+        let committed = blocking(move || target.progress(&kafka)).await?;
+        memory.may_go_on(committed.as_ref(), settings)?;
+    }
     let (producer, committed) = {
         let (kafka, target) = (settings.kafka.clone(), target.clone());
         blocking(move || {
