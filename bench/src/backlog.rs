@@ -49,6 +49,23 @@ impl Run {
         })
     }
 
+    /// What Debezium does that is started with these options, into its topic made anew, as a position belongs to the name of a
+    /// topic.
+    ///
+    /// # Errors
+    /// When it fails, stands still, or does not write as many records as `expected`.
+    pub fn of_debezium(stand: &Stand, options: &Options, expected: u64) -> Result<Self> {
+        let settings = topic::settings(&stand.kafka(), &options.topic())?;
+        stand.runtime.block_on(topic::make_anew(&settings))?;
+        let begun = now_ms()?;
+        let mut debezium = Debezium::start(options)?;
+        let pid = debezium.pid().context("it was started")?;
+        let arrival = topic::wait_for(&settings, expected, || debezium.check())?;
+        let run = Self::of(&settings.topic, begun, arrival, pid, expected)?;
+        debezium.stop()?;
+        Ok(run)
+    }
+
     /// CPU seconds for a million changes.
     pub fn cpu_per_million(&self) -> f64 {
         self.usage.cpu_seconds / (self.arrival.records as f64 / 1e6)
@@ -119,16 +136,7 @@ impl Backlog {
         let folder = stand.stack.dir().join("runs").join(stand.fresh_name("debezium"));
         copy_folder(position, &folder)?;
         let options = options(stand, folder, format);
-        let settings = topic::settings(&stand.kafka(), &options.topic())?;
-        // Its position belongs to the name of its topic.
-        stand.runtime.block_on(topic::make_anew(&settings))?;
-        let begun = now_ms()?;
-        let mut debezium = Debezium::start(&options)?;
-        let pid = debezium.pid().context("it was started")?;
-        let arrival = topic::wait_for(&settings, self.changes, || debezium.check())?;
-        let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
-        debezium.stop()?;
-        Ok(run)
+        Run::of_debezium(stand, &options, self.changes)
     }
 }
 

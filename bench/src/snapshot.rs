@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 use xtask::services::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
-use crate::debezium::{Debezium, Format, Snapshot};
+use crate::debezium::{Format, Snapshot};
 use crate::load;
 use crate::stand::Stand;
 use crate::topic;
@@ -63,15 +63,7 @@ impl Table {
         let name = stand.fresh_name("debezium_snapshot");
         let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
         (options.snapshot, options.topic_prefix) = (Snapshot::Initial, name);
-        let settings = topic::settings(&stand.kafka(), &options.topic())?;
-        stand.runtime.block_on(topic::make_anew(&settings))?;
-        let begun = now_ms()?;
-        let mut debezium = Debezium::start(&options)?;
-        let pid = debezium.pid().context("it was started")?;
-        let arrival = topic::wait_for(&settings, self.rows, || debezium.check())?;
-        let run = Run::of(&settings.topic, begun, arrival, pid, self.rows)?;
-        debezium.stop()?;
-        Ok(run)
+        Run::of_debezium(stand, &options, self.rows)
     }
 
     /// Rows a second that `mysql --quick` streams into a pipe.
