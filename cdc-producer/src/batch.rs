@@ -4,6 +4,10 @@ use pipeline::avro;
 use pipeline::position::Progress;
 use pipeline::record::{Op, Product, Source};
 
+/// A batch is handed over when it has this many records or bytes, or when nothing more is there to read.
+const FULL_ROWS: usize = 1_000;
+const FULL_BYTES: usize = 256 * 1024;
+
 /// Records one after the other in one buffer, which is used again: nothing is allocated per record.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -59,6 +63,11 @@ impl Batch {
     /// Bytes of all records.
     pub fn bytes(&self) -> usize {
         self.data.len()
+    }
+
+    /// Whether it is large enough to be handed over.
+    pub fn is_full(&self) -> bool {
+        self.len() >= FULL_ROWS || self.bytes() >= FULL_BYTES
     }
 
     /// Appends a record.

@@ -27,14 +27,6 @@ use crate::status::Status;
 use crate::stream::EventStream;
 use crate::transaction::{GtidMark, Meaning, meaning};
 
-/// A batch is handed over when it has this many records or bytes, or when nothing more is there to read.
-const BATCH_ROWS: usize = 1_000;
-const BATCH_BYTES: usize = 256 * 1024;
-
-fn is_full(batch: &Batch) -> bool {
-    batch.len() >= BATCH_ROWS || batch.bytes() >= BATCH_BYTES
-}
-
 /// The reader of one run.
 pub struct Reader {
     /// The source.
@@ -123,7 +115,7 @@ impl Reader {
     async fn read(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
         loop {
             if state.group.is_none() {
-                self.snapshot(state).await?;
+                self.snapshot(state, shutdown).await?;
             }
             let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
             // Much may come that is not ours.
@@ -335,7 +327,7 @@ impl Reader {
         })
         .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
         group.row = source.row;
-        if !is_full(batch) {
+        if !batch.is_full() {
             return Ok(());
         }
         // What is complete before it does not wait for its end.
@@ -346,7 +338,7 @@ impl Reader {
             state.batch = tail;
         }
         // A transaction that is longer than a batch goes out in parts, which costs Kafka a transaction of its own.
-        if is_full(&state.batch) {
+        if state.batch.is_full() {
             if let Some(group) = &mut state.group {
                 group.batch_start = None;
             }
@@ -375,7 +367,7 @@ impl Reader {
         }
         state.moved = true;
         let overdue = state.handed_over.elapsed() > self.position_every;
-        if group.batch_start.is_none() || is_full(&state.batch) || overdue {
+        if group.batch_start.is_none() || state.batch.is_full() || overdue {
             self.hand_over(state, true).await?;
         }
         Ok(())
@@ -397,9 +389,9 @@ impl Reader {
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))
     }
 
-    /// Between two transactions: reads the next chunk, or lets it go out when the stream has got far enough.
-    async fn snapshot(&mut self, state: &mut State) -> Result<()> {
-        while let Some(snapshot) = &self.progress.snapshot {
+    /// Between two transactions: reads the next chunk, or lets it go out, batch by batch, when the stream has got far enough.
+    async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
+        while let (Some(snapshot), false) = (&self.progress.snapshot, shutdown.is_cancelled()) {
             let Some(chunk) = &state.chunk else {
                 let (after, limit) = (snapshot.after, self.chunk_rows);
                 let chunk =
@@ -413,12 +405,14 @@ impl Reader {
             if !self.stream.has_reached(file, offset) {
                 return Ok(());
             }
-            let (last, number) = (chunk.last(), snapshot.rows);
-            let Some(chunk) = state.chunk.take() else { return Ok(()) };
-            let rows = chunk.emit(&mut self.alive, self.progress.epoch, number, &mut state.batch);
-            self.progress.snapshot = last.map(|last| pipeline::position::SnapshotProgress { after: Some(last), rows });
-            if last.is_none() {
-                tracing::info!(rows, epoch = self.progress.epoch, "snapshot complete");
+            let Some(mut chunk) = state.chunk.take() else { return Ok(()) };
+            let emitted = chunk.emit(&mut self.alive, self.progress.epoch, snapshot.rows, &mut state.batch);
+            if !emitted.is_out {
+                state.chunk = Some(chunk);
+            }
+            self.progress.snapshot = emitted.progress;
+            if self.progress.snapshot.is_none() {
+                tracing::info!(rows = emitted.rows, epoch = self.progress.epoch, "snapshot complete");
             }
             state.moved = true;
             self.hand_over(state, true).await?;

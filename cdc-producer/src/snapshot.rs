@@ -17,8 +17,8 @@ use pipeline::avro;
 use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
 use pipeline::kafka;
-use pipeline::position::Position;
-use pipeline::record::{Micros, SOURCE_HEADER, Source};
+use pipeline::position::{Position, SnapshotProgress};
+use pipeline::record::{Micros, Op, SOURCE_HEADER, Source};
 use pipeline::table::{self, SourceTable};
 use rdkafka::Message;
 
@@ -30,9 +30,11 @@ use crate::server;
 pub struct Chunk {
     /// Rows in key order.
     rows: Vec<Row>,
+    /// Rows that have gone out.
+    out: usize,
     /// Their values in wire format.
     data: Vec<u8>,
-    /// The key range begins after this key.
+    /// The key range that has not gone out begins after this key.
     after: Option<i64>,
     /// It ends with this key; `None` at the end of the table.
     last: Option<i64>,
@@ -49,6 +51,17 @@ struct Row {
     end: usize,
     /// The stream has brought a newer state.
     superseded: bool,
+}
+
+/// What has been emitted.
+#[derive(Debug)]
+pub struct Emitted {
+    /// Nothing of the chunk is left.
+    pub is_out: bool,
+    /// Where the snapshot goes on; `None` when it is complete.
+    pub progress: Option<SnapshotProgress>,
+    /// Records of the snapshot so far.
+    pub rows: u64,
 }
 
 /// Ids that the topic holds alive from earlier epochs; about 20 bytes each.
@@ -75,6 +88,15 @@ impl Alive {
             Ok(())
         })?;
         Ok(Self(alive))
+    }
+
+    /// The first of them after `after` and up to `last`.
+    fn first_within(&self, after: Option<i64>, last: Option<i64>) -> Option<i64> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        if matches!((after, last), (Some(after), Some(last)) if after >= last) {
+            return None;
+        }
+        self.0.range((from, last.map_or(Bound::Unbounded, Bound::Included))).next().copied()
     }
 
     /// The stream has said what became of this row.
@@ -111,17 +133,12 @@ impl Chunk {
             Some(set) => set.to_string(),
             None => format!("{}:{}", position.file, position.offset),
         };
-        Ok(Self { rows, data, after, last, high, pos, read_at })
+        Ok(Self { rows, out: 0, data, after, last, high, pos, read_at })
     }
 
     /// Where the stream must get before the chunk goes out.
     pub fn high(&self) -> (&str, u64) {
         (&self.high.0, self.high.1)
-    }
-
-    /// The last key of the range; `None` when the table ends with it.
-    pub fn last(&self) -> Option<i64> {
-        self.last
     }
 
     /// The stream has brought a newer state of this row.
@@ -131,37 +148,43 @@ impl Chunk {
         }
     }
 
-    /// Appends what is left of the chunk to `batch`, numbering the records from `number`, and the deletes that `alive`
-    /// shows to be missing. Returns the next number.
-    pub fn emit(self, alive: &mut Alive, epoch: u64, mut number: u64, batch: &mut Batch) -> u64 {
-        let mut source = Source {
-            op: pipeline::record::Op::Snapshot,
-            ts_us: self.read_at.0,
-            pos: self.pos.into(),
-            row: number,
-            epoch,
-        };
-        let mut start = 0;
-        for row in &self.rows {
-            if !row.superseded {
-                source.row = number;
-                number += 1;
-                batch.push(Change::Encoded(row.id, &self.data[start..row.end]), &source);
-            }
-            alive.touch(row.id);
-            start = row.end;
-        }
-        let range =
-            (self.after.map_or(Bound::Unbounded, Bound::Excluded), self.last.map_or(Bound::Unbounded, Bound::Included));
-        source.op = pipeline::record::Op::Delete;
-        let gone: Vec<i64> = alive.0.range(range).copied().collect();
-        for id in gone {
-            source.row = number;
+    /// Appends what is left of the chunk to `batch`, in key order, until the batch is full: rows, and the deletes that `alive`
+    /// shows to be missing. Numbers the records from `number`. What is behind goes out with the next call, or is read again
+    /// after a kill.
+    pub fn emit(&mut self, alive: &mut Alive, epoch: u64, mut number: u64, batch: &mut Batch) -> Emitted {
+        let mut source =
+            Source { op: Op::Snapshot, ts_us: self.read_at.0, pos: self.pos.as_str().into(), row: number, epoch };
+        let mut put = |op: Op, change: Change<'_>| {
+            (source.op, source.row) = (op, number);
             number += 1;
-            batch.push(Change::Gone(id), &source);
-            alive.touch(id);
-        }
-        number
+            batch.push(change, &source);
+            batch.is_full()
+        };
+        let is_out = loop {
+            let row = self.rows.get(self.out);
+            let gone = alive.first_within(self.after, row.map(|r| r.id).or(self.last));
+            let is_full = match (row, gone) {
+                (Some(row), _) if gone.is_none_or(|id| id == row.id) => {
+                    let start = self.out.checked_sub(1).map_or(0, |before| self.rows[before].end);
+                    self.out += 1;
+                    self.after = Some(row.id);
+                    alive.touch(row.id);
+                    !row.superseded && put(Op::Snapshot, Change::Encoded(row.id, &self.data[start..row.end]))
+                }
+                (_, Some(id)) => {
+                    self.after = gone;
+                    alive.touch(id);
+                    put(Op::Delete, Change::Gone(id))
+                }
+                (_, None) => break true,
+            };
+            if is_full {
+                break false;
+            }
+        };
+        let after = if is_out { self.last } else { self.after };
+        let progress = after.map(|_| SnapshotProgress { after, rows: number });
+        Emitted { is_out, progress, rows: number }
     }
 }
 
@@ -173,6 +196,7 @@ mod tests {
         let rows = ids.iter().enumerate().map(|(i, id)| Row { id: *id, end: i + 1, superseded: false }).collect();
         Chunk {
             rows,
+            out: 0,
             data: vec![b'v'; ids.len()],
             after,
             last,
@@ -182,9 +206,11 @@ mod tests {
         }
     }
 
-    fn emitted(chunk: Chunk, alive: &mut Alive) -> Vec<String> {
+    fn emitted(mut chunk: Chunk, alive: &mut Alive) -> Vec<String> {
         let mut batch = Batch::default();
-        chunk.emit(alive, 2, 10, &mut batch);
+        let emitted = chunk.emit(alive, 2, 10, &mut batch);
+        assert!(emitted.is_out && emitted.rows == 10 + batch.len() as u64);
+        assert_eq!(emitted.progress.and_then(|p| p.after), chunk.last);
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let entries = batch.iter().map(|e| {
             let op = if e.value.is_some() { "r" } else { "d" };
@@ -206,8 +232,33 @@ mod tests {
     fn what_the_topic_has_and_the_table_has_not_is_deleted() {
         let mut alive = Alive(BTreeSet::from([-3, 1, 4, 5, 6, 7, 9]));
         alive.touch(6);
-        assert_eq!(emitted(chunk(&[1, 5], Some(0), Some(7)), &mut alive), ["r1 #10", "r5 #11", "d4 #12", "d7 #13"]);
+        assert_eq!(emitted(chunk(&[1, 5], Some(0), Some(7)), &mut alive), ["r1 #10", "d4 #11", "r5 #12", "d7 #13"]);
         assert_eq!(emitted(chunk(&[], Some(7), None), &mut alive), ["d9 #10"]);
         assert_eq!(alive.0, BTreeSet::from([-3]));
+    }
+
+    #[test]
+    fn a_chunk_larger_than_a_batch_goes_out_in_parts() {
+        let ids: Vec<i64> = (0..2_500).map(|i| i * 2).collect();
+        let mut chunk = chunk(&ids, None, None);
+        let mut alive = Alive((1_001..6_001).step_by(1_000).collect());
+        let (mut number, mut keys, mut parts) = (0, Vec::new(), 0);
+        loop {
+            let mut batch = Batch::default();
+            let emitted = chunk.emit(&mut alive, 2, number, &mut batch);
+            keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i64>().expect("an id")));
+            (number, parts) = (emitted.rows, parts + 1);
+            assert_eq!(number, keys.len() as u64);
+            if emitted.is_out {
+                assert!(emitted.progress.is_none());
+                break;
+            }
+            // A kill here reads the rest again, and nothing of what is out.
+            assert_eq!(emitted.progress.map(|p| (p.after, p.rows)), Some((keys.last().copied(), number)));
+            assert_eq!(batch.len(), 1_000);
+        }
+        let mut all = [ids, (1_001..6_001).step_by(1_000).collect()].concat();
+        all.sort_unstable();
+        assert_eq!((keys, parts), (all, 3));
     }
 }
