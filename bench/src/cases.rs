@@ -9,7 +9,7 @@ use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
 use crate::start::Start;
-use crate::{drain, limits};
+use crate::{drain, latency, limits};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
@@ -38,6 +38,8 @@ pub enum Case {
     Start,
     /// Five consumers that drain a topic into their logs, beside kcat
     Drain,
+    /// From a commit in MySQL to the line in the log and the row in PostgreSQL, at fixed rates, beside Debezium
+    Latency,
 }
 
 impl Case {
@@ -54,6 +56,7 @@ impl Case {
             Self::Snapshot => snapshot(stand, size, say),
             Self::Start => started(stand, size, say),
             Self::Drain => drained(stand, size, say),
+            Self::Latency => latency::run(stand, size, say),
         }
     }
 }

@@ -94,7 +94,13 @@ fn written(logs: &Path) -> Result<(u64, SystemTime)> {
     Ok((bytes, last))
 }
 
-fn lines(logs: &Path) -> Result<u64> {
+/// Whether each of the five has written something.
+pub(crate) fn each_has_lines(logs: &Path) -> bool {
+    files(logs).iter().filter(|log| fs::metadata(log).is_ok_and(|file| file.len() > 0)).count() == CONSUMERS
+}
+
+/// Lines of all logs.
+pub(crate) fn lines(logs: &Path) -> Result<u64> {
     let mut lines = 0;
     for log in files(logs) {
         lines += fs::read(log)?.iter().filter(|byte| **byte == b'\n').count() as u64;

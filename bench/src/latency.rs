@@ -1,0 +1,382 @@
+//! From a commit in MySQL to the line in the log, durable, and to the row in PostgreSQL; beside Debezium and a reader of
+//! committed records.
+//!
+//! All clocks are this machine's. A change begins with the commit time that MySQL writes into its GTID event, in
+//! microseconds, on its way into the binlog: before the binlog is synced and before any client hears of it, so no client's
+//! delay is counted away. Ours has it from the log line's `source_ts`, Debezium's from `source.ts_us`. A change ends
+//!
+//! - **in the log** when a reader of committed records sees the marker whose length covers its line: written, synced and
+//!   committed with the group's offsets. The reader's own delay counts too;
+//! - **in PostgreSQL** at the commit time that the server keeps for its transaction (`track_commit_timestamp`), taken just
+//!   before its WAL is synced;
+//! - **with Debezium** when a reader of committed records within this program has it from the topic; nothing is written.
+//!
+//! Nobody is asked anything during the run but that reader, and changes are inserts, so that each has a row of its own.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use hdrhistogram::Histogram;
+use mysql_async::prelude::Queryable;
+use pipeline::kafka;
+use pipeline::record::Micros;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::message::{BorrowedMessage, Message};
+use serde::Deserialize;
+use tokio_postgres::NoTls;
+use xtask::programs::{CONSUMERS, Program};
+use xtask::services::Postgres;
+
+use crate::backlog::options;
+use crate::cases::Size;
+use crate::debezium::{Debezium, Format};
+use crate::drain;
+use crate::load;
+use crate::pace::{Pace, Paced, Stretch};
+use crate::report::{Better, Figure};
+use crate::stand::Stand;
+use crate::start::tail;
+use crate::topic;
+
+const RATES: [u64; 3] = [100, 1_000, 10_000];
+const QUANTILES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
+const PATIENCE: Duration = Duration::from_secs(60);
+/// As long without a record and everything may be there.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// The times from commit to arrival in one stretch, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Latency {
+    /// Commits a second that MySQL made.
+    rate: f64,
+    quantiles: [f64; 3],
+}
+
+/// One change: microseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    id: u64,
+    committed: i64,
+    arrived: i64,
+}
+
+/// What a run saw, by rate.
+#[derive(Debug)]
+struct Seen {
+    paced: Vec<Paced>,
+    /// To the record in the topic, not yet committed there; by the broker's clock of whole milliseconds.
+    topic: Vec<Latency>,
+    log: Vec<Latency>,
+    postgres: Vec<Latency>,
+}
+
+/// Runs the case.
+///
+/// # Errors
+/// When a program fails or stands still, or a change does not arrive exactly once.
+pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let measured = if size.changes < 1_000_000 { 10 } else { 25 };
+    say(format!("Latency: single inserts at {RATES:?} a second, {measured} s each after a warm-up"));
+    let (mut seen, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..size.runs {
+        let run = ours(stand, measured)?;
+        tell(say, "to the topic", &run.paced, &run.topic);
+        tell(say, "to PostgreSQL", &run.paced, &run.postgres);
+        tell(say, "to the log", &run.paced, &run.log);
+        seen.push(run);
+        if !size.alone {
+            let (paced, latencies) = debezium(stand, measured)?;
+            tell(say, "Debezium", &paced, &latencies);
+            theirs.push(latencies);
+        }
+    }
+    Ok(RATES.iter().enumerate().flat_map(|(at, rate)| figures(*rate, at, &seen, &theirs)).collect())
+}
+
+fn tell(say: &dyn Fn(String), what: &str, paced: &[Paced], latencies: &[Latency]) {
+    for (paced, Latency { rate, quantiles: [p50, p99, p999] }) in paced.iter().zip(latencies) {
+        say(format!(
+            "  {what:13}  {:6}/s asked, {rate:7.0}/s made ({:6.1} ms late)  p50 {p50:7.1}  p99 {p99:7.1}  p99.9 {p999:7.1} ms",
+            paced.rate, paced.late_p99_ms
+        ));
+    }
+}
+
+fn figures(rate: u64, at: usize, seen: &[Seen], theirs: &[Vec<Latency>]) -> Vec<Figure> {
+    let case = format!("Latency at {rate} changes a second");
+    let of = |runs: &mut dyn Iterator<Item = &Latency>, q: usize| runs.map(|l| l.quantiles[q]).collect::<Vec<_>>();
+    let mut figures = Vec::new();
+    for (q, (_, name)) in QUANTILES.iter().enumerate() {
+        let is_goal = rate == 1_000 && *name == "p99";
+        let debezium = of(&mut theirs.iter().map(|run| &run[at]), q);
+        let log = of(&mut seen.iter().map(|run| &run.log[at]), q);
+        let goal = if is_goal { "≤ 40 ms, ≥ 5 ×" } else { "" };
+        let measure = format!("commit to the line in the log, durable, {name}");
+        figures.push(Figure::new([&case, &measure, "ms", "Debezium to a reader", goal], Better::Less, log, debezium));
+        let postgres = of(&mut seen.iter().map(|run| &run.postgres[at]), q);
+        let measure = format!("commit to the row in PostgreSQL, {name}");
+        figures.push(Figure::new([&case, &measure, "ms", "", ""], Better::Less, postgres, vec![]));
+        let topic = of(&mut seen.iter().map(|run| &run.topic[at]), q);
+        let measure = format!("of it to the record in the topic, {name}");
+        figures.push(Figure::new([&case, &measure, "ms", "", ""], Better::Less, topic, vec![]));
+    }
+    let made = seen.iter().map(|run| run.log[at].rate).collect();
+    figures.push(Figure::new([&case, "rate that MySQL reached", "commits/s", "", ""], Better::More, made, vec![]));
+    figures
+}
+
+/// The stretches, before them one that only warms up.
+fn stretches(measured: u64) -> impl Iterator<Item = Stretch> {
+    let warming = Stretch { rate: 1_000, warm_up: 0, measured: 5 };
+    let all = RATES.map(|rate| Stretch { rate, warm_up: 5, measured });
+    std::iter::once(warming).chain(all)
+}
+
+/// MySQL as a shop has it: what was committed is on the disk.
+fn prepare(stand: &Stand) -> Result<Pace> {
+    stand.runtime.block_on(async {
+        load::prepare(&stand.stack.mysql).await?;
+        let mut conn = load::connect(&stand.stack.mysql, None).await?;
+        conn.query_drop("SET GLOBAL sync_binlog = 1").await?;
+        conn.query_drop("SET GLOBAL innodb_flush_log_at_trx_commit = 1").await?;
+        Pace::new(&stand.stack.mysql).await
+    })
+}
+
+fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
+    let mut pace = prepare(stand)?;
+    note_commit_times(stand)?;
+    let name = stand.fresh_name("latency");
+    let programs = stand.programs(&name);
+    let logs = stand.stack.dir().join("runs").join(&name).join("consumer_logs");
+    let mut running = vec![programs.producer()?];
+    for number in 1..=CONSUMERS {
+        running.push(programs.consumer(number)?);
+    }
+    // Until the group has settled, and each of the five has had something to write.
+    let begun = Instant::now();
+    while !drain::each_has_lines(&logs) {
+        running.iter_mut().try_for_each(Program::check)?;
+        ensure!(begun.elapsed() < PATIENCE, "not all consumers have written a line within {PATIENCE:?}");
+        let stretch = Stretch { rate: 100, warm_up: 0, measured: 1 };
+        (pace, _) = stand.runtime.block_on(pace.run(stretch))?;
+    }
+    let settings = topic::settings(&stand.kafka(), &name)?;
+    let mut slots = settings.clone();
+    (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
+    let tail = tail(&slots)?;
+    let mut markers: BTreeMap<String, Vec<(u64, i64)>> = BTreeMap::new();
+    let mut paced = Vec::new();
+    for stretch in stretches(measured) {
+        let note = |at: i64, message: &BorrowedMessage<'_>| {
+            let marker: Marker = serde_json::from_slice(message.payload().unwrap_or_default())?;
+            markers.entry(marker.file).or_default().push((marker.length, at));
+            Ok(())
+        };
+        let part;
+        (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
+            running.iter_mut().try_for_each(Program::check)?;
+            Ok(drain::lines(&logs)? >= last_id)
+        })?;
+        paced.push(part);
+    }
+    paced.remove(0);
+    running.iter_mut().rev().try_for_each(Program::stop)?;
+    let (mut log, mut appended) = (Vec::new(), Vec::new());
+    let written = appended_at(&settings)?;
+    for (file, lengths) in &markers {
+        let mut end = 0;
+        for line in fs::read(logs.join(file))?.split_inclusive(|byte| *byte == b'\n') {
+            end += line.len() as u64;
+            let line: Line = serde_json::from_slice(line)?;
+            let committed = Micros::parse(&line.source_ts).context("a line's source_ts")?.0;
+            // Those before the first marker seen were there before it; they are not measured.
+            let arrived = lengths[lengths.partition_point(|(length, _)| *length < end).min(lengths.len() - 1)].1;
+            log.push(Arrival { id: line.id, committed, arrived });
+            let at = written.get(&(line.partition, line.offset)).context("a line without a record")?;
+            appended.push(Arrival { id: line.id, committed, arrived: *at });
+        }
+    }
+    let times: BTreeMap<u64, i64> = log.iter().map(|change| (change.id, change.committed)).collect();
+    let mut rows = Vec::new();
+    for (id, arrived) in commit_times(stand)? {
+        let committed = *times.get(&id).with_context(|| format!("product {id} is in PostgreSQL and in no log"))?;
+        rows.push(Arrival { id, committed, arrived });
+    }
+    let all = pace.last_id;
+    Ok(Seen {
+        topic: latencies(appended, all, &paced)?,
+        log: latencies(log, all, &paced)?,
+        postgres: latencies(rows, all, &paced)?,
+        paced,
+    })
+}
+
+fn debezium(stand: &mut Stand, measured: u64) -> Result<(Vec<Paced>, Vec<Latency>)> {
+    let mut pace = prepare(stand)?;
+    let name = stand.fresh_name("debezium_latency");
+    let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Json);
+    options.topic_prefix = name;
+    let settings = topic::settings(&stand.kafka(), &options.topic())?;
+    stand.runtime.block_on(topic::make_anew(&settings))?;
+    Debezium::take_position(&options)?;
+    let tail = tail(&settings)?;
+    let mut debezium = Debezium::start(&options)?;
+    let (mut arrivals, mut paced, count) = (Vec::new(), Vec::new(), Cell::new(0));
+    let first = Stretch { rate: 100, warm_up: 0, measured: 1 };
+    for stretch in std::iter::once(first).chain(stretches(measured)) {
+        let mut messages = Vec::new();
+        let note = |at: i64, message: &BorrowedMessage<'_>| {
+            messages.push((at, message.payload().unwrap_or_default().to_vec()));
+            count.set(count.get() + 1);
+            Ok(())
+        };
+        let part;
+        (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
+            debezium.check()?;
+            Ok(count.get() >= last_id)
+        })?;
+        for (arrived, payload) in messages {
+            let change: Envelope = serde_json::from_slice(&payload)?;
+            arrivals.push(Arrival { id: change.after.id, committed: change.source.ts_us, arrived });
+        }
+        paced.push(part);
+    }
+    debezium.stop()?;
+    let paced = paced.split_off(2);
+    let latencies = latencies(arrivals, pace.last_id, &paced)?;
+    Ok((paced, latencies))
+}
+
+/// Makes the changes of a stretch while the tail is read, until `done` says that all is there; it is asked when nothing
+/// comes any more.
+fn observe(
+    stand: &Stand,
+    pace: Pace,
+    stretch: Stretch,
+    tail: &BaseConsumer,
+    mut note: impl FnMut(i64, &BorrowedMessage<'_>) -> Result<()>,
+    mut done: impl FnMut(u64) -> Result<bool>,
+) -> Result<(Pace, Paced)> {
+    let last_id = pace.last_id + stretch.rate * (stretch.warm_up + stretch.measured);
+    let load = stand.runtime.spawn(pace.run(stretch));
+    let mut since = Instant::now();
+    loop {
+        xtask::interrupt::check()?;
+        if let Some(message) = tail.poll(SILENCE) {
+            note(Micros::now().0, &message?)?;
+            since = Instant::now();
+        } else if load.is_finished() {
+            if done(last_id)? {
+                break;
+            }
+            ensure!(since.elapsed() < PATIENCE, "nothing more comes, and not every change has arrived");
+        }
+    }
+    stand.runtime.block_on(load).context("the load died")?
+}
+
+/// Of each stretch; `all` changes must be there, from 1 on, and each once.
+fn latencies(mut arrivals: Vec<Arrival>, all: u64, paced: &[Paced]) -> Result<Vec<Latency>> {
+    arrivals.sort_by_key(|arrival| arrival.id);
+    if let Some((id, found)) = (1..).zip(&arrivals).find(|(id, found)| found.id != *id) {
+        bail!("change {id} is missing or twice: after it comes {}", found.id);
+    }
+    ensure!(arrivals.len() as u64 == all, "{} of {all} changes have arrived", arrivals.len());
+    paced.iter().map(|part| latency(&arrivals, &part.ids)).collect()
+}
+
+fn latency(arrivals: &[Arrival], ids: &RangeInclusive<u64>) -> Result<Latency> {
+    let part = &arrivals[*ids.start() as usize - 1..*ids.end() as usize];
+    let mut times = Histogram::<u64>::new(3)?;
+    for change in part {
+        times.record(u64::try_from(change.arrived - change.committed).unwrap_or(0))?;
+    }
+    let commits = || part.iter().map(|change| change.committed);
+    let span = commits().max().unwrap_or(0) - commits().min().unwrap_or(0);
+    let quantiles = QUANTILES.map(|(q, _)| times.value_at_quantile(q) as f64 / 1e3);
+    Ok(Latency { rate: part.len() as f64 / (span as f64 / 1e6), quantiles })
+}
+
+/// When the broker appended each record of the topic, by partition and offset, in microseconds since 1970.
+fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i32, i64), i64>> {
+    let mut times = BTreeMap::new();
+    kafka::scan(settings, &settings.topic, &mut |message| {
+        let at = message.timestamp().to_millis().unwrap_or(0) * 1_000;
+        times.insert((message.partition(), message.offset()), at);
+        Ok(())
+    })?;
+    Ok(times)
+}
+
+/// An empty database of the consumers, on a server that keeps commit times.
+fn note_commit_times(stand: &mut Stand) -> Result<()> {
+    let server = maintenance(stand);
+    stand.runtime.block_on(async {
+        let client = connected(&server).await?;
+        client.batch_execute("DROP DATABASE IF EXISTS products WITH (FORCE)").await?;
+        anyhow::Ok(client.batch_execute("ALTER SYSTEM SET track_commit_timestamp = on").await?)
+    })?;
+    stand.stack.postgres.restart()
+}
+
+/// By product, when PostgreSQL committed its row, in microseconds since 1970.
+fn commit_times(stand: &Stand) -> Result<Vec<(u64, i64)>> {
+    let url = stand.stack.postgres.url();
+    stand.runtime.block_on(async {
+        let client = connected(&url).await?;
+        let query = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint FROM product";
+        let rows = client.query(query, &[]).await.context("cannot read the commit times from PostgreSQL")?;
+        Ok(rows.iter().map(|row| (row.get::<_, i64>(0) as u64, row.get(1))).collect())
+    })
+}
+
+fn maintenance(stand: &Stand) -> String {
+    let (user, password) = Postgres::SUPERUSER;
+    format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", stand.stack.postgres.port)
+}
+
+async fn connected(url: &str) -> Result<tokio_postgres::Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// As the consumers make the topic of their markers.
+const SLOT_PARTITIONS: i32 = 16;
+
+/// How much of a log is committed.
+#[derive(Deserialize)]
+struct Marker {
+    file: String,
+    length: u64,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: u64,
+    source_ts: String,
+    partition: i32,
+    offset: i64,
+}
+
+/// A change as Debezium writes it.
+#[derive(Deserialize)]
+struct Envelope {
+    after: After,
+    source: Source,
+}
+
+#[derive(Deserialize)]
+struct After {
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    ts_us: i64,
+}
