@@ -9,7 +9,7 @@ use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
 use crate::start::Start;
-use crate::{drain, latency, limits};
+use crate::{drain, latency, limits, updater};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
@@ -40,6 +40,8 @@ pub enum Case {
     Drain,
     /// From a commit in MySQL to the line in the log and the row in PostgreSQL, at fixed rates, beside Debezium
     Latency,
+    /// CSV files into MySQL by product-updater, beside the mysql client
+    Updater,
 }
 
 impl Case {
@@ -57,6 +59,7 @@ impl Case {
             Self::Start => started(stand, size, say),
             Self::Drain => drained(stand, size, say),
             Self::Latency => latency::run(stand, size, say),
+            Self::Updater => updater::run(stand, size, say),
         }
     }
 }

@@ -21,7 +21,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use mysql_async::prelude::Queryable;
 use pipeline::kafka;
 use pipeline::record::Micros;
 use rdkafka::consumer::BaseConsumer;
@@ -136,13 +135,9 @@ fn stretches(measured: u64) -> impl Iterator<Item = Stretch> {
     std::iter::once(warming).chain(all)
 }
 
-/// MySQL as a shop has it: what was committed is on the disk.
 fn prepare(stand: &Stand) -> Result<Pace> {
     stand.runtime.block_on(async {
-        load::prepare(&stand.stack.mysql).await?;
-        let mut conn = load::connect(&stand.stack.mysql, None).await?;
-        conn.query_drop("SET GLOBAL sync_binlog = 1").await?;
-        conn.query_drop("SET GLOBAL innodb_flush_log_at_trx_commit = 1").await?;
+        load::prepare_durable(&stand.stack.mysql).await?;
         Pace::new(&stand.stack.mysql).await
     })
 }

@@ -14,3 +14,4 @@ pub mod snapshot;
 pub mod stand;
 pub mod start;
 pub mod topic;
+pub mod updater;

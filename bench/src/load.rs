@@ -54,6 +54,19 @@ pub async fn prepare(mysql: &MySql) -> Result<()> {
     Ok(())
 }
 
+/// Makes the table anew, on a server that keeps what it commits, as a shop's does.
+///
+/// # Errors
+/// MySQL's own.
+pub async fn prepare_durable(mysql: &MySql) -> Result<()> {
+    prepare(mysql).await?;
+    let mut conn = connect(mysql, None).await?;
+    for setting in ["sync_binlog", "innodb_flush_log_at_trx_commit", "local_infile"] {
+        conn.query_drop(format!("SET GLOBAL {setting} = 1")).await.context(setting)?;
+    }
+    Ok(())
+}
+
 impl Load {
     /// Makes them; returns how many row changes there were.
     ///
