@@ -17,13 +17,30 @@ use crate::sink::{LastState, Row, Rows};
 /// A value of this size may not fit a record of its own once more; it stays at its origin.
 const LARGEST_DEAD_VALUE: usize = 900_000;
 
-/// A record that can't be decoded.
+/// A record that can't be decoded, as it is put aside.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// Its place in the batch.
-    pub(crate) index: usize,
     /// Why.
     pub(crate) reason: String,
+    /// The record's own key.
+    pub(crate) key: Vec<u8>,
+    /// The header `origin`.
+    pub(crate) origin: Vec<u8>,
+    /// The record's own value, unless it is too large.
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// What a batch is made with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Making<'a> {
+    /// The topic that the records come from.
+    pub(crate) topic: &'a str,
+    pub(crate) decoders: &'a Decoders,
+    pub(crate) rules: &'a Rules,
+    /// By partition, the first offset that the log does not have yet.
+    pub(crate) log_from: &'a BTreeMap<i32, i64>,
+    /// Whether there is a table to be written.
+    pub(crate) with_rows: bool,
 }
 
 /// What a batch makes.
@@ -41,29 +58,18 @@ pub(crate) struct Outcome {
     pub(crate) rows: Rows,
 }
 
-/// Transforms a batch. `log_from` has, by partition, the first offset that the log does not have yet.
-pub(crate) fn transform(
-    records: &[Polled<'_>],
-    decoders: &Decoders,
-    rules: &Rules,
-    log_from: &BTreeMap<i32, i64>,
-    with_rows: bool,
-) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut scratch = Scratch::default();
-    for (index, record) in records.iter().enumerate() {
-        outcome.rows.next.insert(record.partition, record.offset + 1);
-        let new_to_the_log = log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
-        match change::read(record, decoders, &mut scratch) {
-            Ok(change) => outcome.add(record, &change, rules, new_to_the_log, with_rows),
-            Err(reason) if new_to_the_log => outcome.dead.push(DeadLetter { index, reason }),
+impl Outcome {
+    /// Takes one more record, whose schema has been looked up.
+    pub(crate) fn take(&mut self, record: &Polled<'_>, making: Making<'_>, scratch: &mut Scratch) {
+        self.rows.next.insert(record.partition, record.offset + 1);
+        let new_to_the_log = making.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
+        match change::read(record, making.decoders, scratch) {
+            Ok(change) => self.add(record, &change, making.rules, new_to_the_log, making.with_rows),
+            Err(reason) if new_to_the_log => self.dead.push(DeadLetter::of(making.topic, record, reason)),
             Err(_) => {}
         }
     }
-    outcome
-}
 
-impl Outcome {
     fn add(&mut self, record: &Polled<'_>, change: &Change<'_>, rules: &Rules, new_to_the_log: bool, with_rows: bool) {
         let Polled { partition, offset, .. } = *record;
         let origin = Origin { op: change.op, partition, offset, source_ts: change.source_ts };
@@ -109,19 +115,22 @@ struct DeadOrigin<'a> {
     value_left_out: bool,
 }
 
-/// The header and the value of a dead letter.
-pub(crate) fn dead_letter<'a>(topic: &str, record: &Polled<'a>, reason: &str) -> (Vec<u8>, Option<&'a [u8]>) {
-    let value = record.value.filter(|v| v.len() <= LARGEST_DEAD_VALUE);
-    let origin = DeadOrigin {
-        topic,
-        partition: record.partition,
-        offset: record.offset,
-        reason,
-        header: record.source.map(String::from_utf8_lossy),
-        value_left_out: value.is_none() && record.value.is_some(),
-    };
-    // A record of texts and numbers always has a JSON form.
-    (serde_json::to_vec(&origin).unwrap_or_default(), value)
+impl DeadLetter {
+    fn of(topic: &str, record: &Polled<'_>, reason: String) -> Self {
+        let value = record.value.filter(|v| v.len() <= LARGEST_DEAD_VALUE);
+        let origin = DeadOrigin {
+            topic,
+            partition: record.partition,
+            offset: record.offset,
+            reason: &reason,
+            header: record.source.map(String::from_utf8_lossy),
+            value_left_out: value.is_none() && record.value.is_some(),
+        };
+        // A record of texts and numbers always has a JSON form.
+        let origin = serde_json::to_vec(&origin).unwrap_or_default();
+        let key = record.key.unwrap_or_default().to_vec();
+        Self { reason, key, origin, value: value.map(<[u8]>::to_vec) }
+    }
 }
 
 #[cfg(test)]
@@ -151,7 +160,11 @@ mod tests {
         let decoders = HashMap::from([(1, Ok(Decoder::new(SCHEMA).expect("our schema")))]);
         let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
         let rules = Rules { drop, ..Rules::default() };
-        transform(records, &decoders, &rules, &BTreeMap::from([(4, log_from)]), true)
+        let log_from = BTreeMap::from([(4, log_from)]);
+        let making = Making { topic: "t", decoders: &decoders, rules: &rules, log_from: &log_from, with_rows: true };
+        let (mut outcome, mut scratch) = (Outcome::default(), Scratch::default());
+        records.iter().for_each(|record| outcome.take(record, making, &mut scratch));
+        outcome
     }
 
     #[test]
@@ -168,7 +181,7 @@ mod tests {
         let outcome = run(&records, 0);
         assert_eq!((outcome.written, outcome.filtered, outcome.dead.len()), (4, 1, 1));
         assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
-        assert_eq!(outcome.dead[0].index, 4);
+        assert_eq!((outcome.dead[0].key.as_slice(), outcome.dead[0].value.as_deref()), (&b"3"[..], Some(&b"junk"[..])));
         assert_eq!(outcome.rows.next, BTreeMap::from([(4, 17)]));
         let state =
             |id: i64| outcome.rows.last.get(&id).map(|s| (s.offset, s.row.as_ref().and_then(|r| r.discount_price)));
@@ -189,15 +202,15 @@ mod tests {
     #[test]
     fn a_dead_letter_tells_its_origin() {
         let record = Polled { partition: 1, offset: 2, key: None, value: Some(b"{}"), source: None };
-        let (header, value) = dead_letter("t", &record, "it has no key");
+        let letter = DeadLetter::of("t", &record, "it has no key".to_owned());
         assert_eq!(
-            (String::from_utf8_lossy(&header).as_ref(), value),
+            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
             (r#"{"topic":"t","partition":1,"offset":2,"reason":"it has no key"}"#, Some(b"{}".as_slice()))
         );
         let large = vec![0; LARGEST_DEAD_VALUE + 1];
-        let (header, value) = dead_letter("t", &Polled { value: Some(&large), source: Some(b"x"), ..record }, "r");
+        let letter = DeadLetter::of("t", &Polled { value: Some(&large), source: Some(b"x"), ..record }, "r".to_owned());
         assert_eq!(
-            (String::from_utf8_lossy(&header).as_ref(), value),
+            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
             (r#"{"topic":"t","partition":1,"offset":2,"reason":"r","header":"x","value_left_out":true}"#, None)
         );
     }

@@ -10,8 +10,7 @@ use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::batch::{self, Outcome};
-use crate::change::Polled;
+use crate::batch::Outcome;
 use crate::marker::{self, Committed};
 use crate::slot::SlotId;
 
@@ -25,7 +24,6 @@ pub(crate) struct Commit<'a> {
     pub(crate) offsets: &'a BTreeMap<i32, i64>,
     /// The member and generation that the batch was polled under.
     pub(crate) metadata: &'a Arc<ConsumerGroupMetadata>,
-    pub(crate) records: &'a [Polled<'a>],
     pub(crate) outcome: &'a Outcome,
 }
 
@@ -54,10 +52,8 @@ impl Commit<'_> {
     fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
         let topic = TopicSpec::dead_letters(self.settings).name;
         for letter in &self.outcome.dead {
-            let Some(record) = self.records.get(letter.index) else { continue };
-            let (origin, value) = batch::dead_letter(&self.settings.topic, record, &letter.reason);
-            let header = Some(("origin", &origin[..]));
-            let key = record.key.unwrap_or_default();
+            let header = Some(("origin", &letter.origin[..]));
+            let (key, value) = (&letter.key, letter.value.as_deref());
             producer.send(&Record { topic: &topic, partition: Some(0), key, value, header })?;
         }
         Ok(())

@@ -233,7 +233,7 @@ impl Group {
             .set("group.instance.id", slot.to_string())
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
-            .set("heartbeat.interval.ms", (settings.session_timeout / 10).as_millis().clamp(100, 3_000).to_string())
+            .set("heartbeat.interval.ms", (settings.session_timeout / 10).as_millis().clamp(100, 1_000).to_string())
             // Where to begin is always said; what is not in the topic any more must not be jumped over.
             .set("auto.offset.reset", "error")
             .set("statistics.interval.ms", "2000")

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use pipeline::avro::Decoder;
+use pipeline::avro::{Decoder, Scratch};
 use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
@@ -39,7 +39,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{self, Outcome};
+use crate::batch::{Making, Outcome};
 use crate::change::{Decoders, Polled};
 use crate::command;
 use crate::commit::Commit;
@@ -134,14 +134,16 @@ struct Session {
     seen_changes: u64,
 }
 
-/// Records that were polled together.
+/// Records that were polled together, as what they make: the records themselves are let go one by one.
 #[derive(Default)]
-struct Batch<'a> {
-    messages: Vec<BorrowedMessage<'a>>,
+struct Batch {
+    outcome: Outcome,
     /// The member and generation that it was polled under.
     metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// The group's offsets of our partitions at that time.
     committed: BTreeMap<i32, i64>,
+    /// By partition, when the last record was written to Kafka.
+    newest: BTreeMap<i32, Micros>,
 }
 
 impl Worker {
@@ -293,17 +295,14 @@ impl Worker {
         let batch = self.poll_batch(group)?;
         self.readiness.heard(group.heard());
         log.check()?;
-        if batch.messages.is_empty() {
+        let Batch { outcome, metadata, committed, newest } = batch;
+        if outcome.rows.next.is_empty() {
             self.idle(group)?;
             return Ok(false);
         }
         self.readiness.busy();
         self.numbers.polled();
         failpoint::at("consumer.polled");
-        let records: Vec<Polled<'_>> = batch.messages.iter().map(polled).collect();
-        self.look_up_schemas(&records)?;
-        let outcome = batch::transform(&records, &self.decoders, &self.rules, &batch.committed, self.sink.is_some());
-        self.decoders.retain(|_, decoder| decoder.is_ok());
         if let Some(sink) = &mut self.sink {
             self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows)))?;
             self.pinged = Instant::now();
@@ -312,7 +311,7 @@ impl Worker {
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
         let length = appended.map_err(|e| unwritable(log.path(), e))?;
         let ahead = |(partition, next): (&i32, &i64)| {
-            batch.committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
+            committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
         };
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
@@ -327,15 +326,14 @@ impl Worker {
                     slot: *slot,
                     committed: &next,
                     offsets: &offsets,
-                    metadata: batch.metadata.as_ref().ok_or_else(lost)?,
-                    records: &records,
+                    metadata: metadata.as_ref().ok_or_else(lost)?,
                     outcome: &outcome,
                 },
             )?;
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
-            self.numbers.committed(length, &newest(&batch.messages));
+            self.numbers.committed(length, &newest);
             self.count(&outcome);
         }
         self.readiness.done();
@@ -380,30 +378,47 @@ impl Worker {
         session.group.seek(&behind).map_err(Setback::at_start)
     }
 
-    /// Polls until there are enough records, or the time is over. A rebalance meanwhile puts the batch back.
-    fn poll_batch<'a>(&self, group: &'a Group) -> Result<Batch<'a>, Setback> {
+    /// Polls until there are enough records, or the time is over and no more are there. A rebalance meanwhile puts the batch
+    /// back.
+    fn poll_batch(&mut self, group: &Group) -> Result<Batch, Setback> {
         let changes = group.changes();
-        let mut batch = Batch { messages: Vec::new(), metadata: group.metadata(), committed: group.committed() };
-        let mut bytes = 0;
-        let mut deadline = None;
-        while batch.messages.len() < self.batch_rows && bytes < BATCH_BYTES {
+        let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
+        let mut scratch = Scratch::default();
+        let (mut records, mut bytes, mut deadline) = (0, 0, None);
+        while records < self.batch_rows && bytes < BATCH_BYTES {
             let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
             let message = group.poll(wait)?;
             if group.changes() != changes {
-                return self.put_back(group, batch);
+                return self.put_back(group, &batch);
             }
             let Some(message) = message else { break };
             deadline.get_or_insert_with(|| Instant::now() + self.batch_linger);
-            bytes += message.key().map_or(0, <[u8]>::len) + message.payload().map_or(0, <[u8]>::len);
-            if batch.committed.contains_key(&message.partition()) {
-                batch.messages.push(message);
+            bytes += message.key_len() + message.payload_len();
+            if !batch.committed.contains_key(&message.partition()) {
+                continue;
+            }
+            records += 1;
+            let record = polled(&message);
+            self.look_up_schema(&record)?;
+            let making = Making {
+                topic: &self.kafka.topic,
+                decoders: &self.decoders,
+                rules: &self.rules,
+                log_from: &batch.committed,
+                with_rows: self.sink.is_some(),
+            };
+            batch.outcome.take(&record, making, &mut scratch);
+            if let Some(written) = message.timestamp().to_millis() {
+                batch.newest.insert(message.partition(), Micros(written * 1_000));
             }
         }
+        // What the registry did not know may be there next time.
+        self.decoders.retain(|_, decoder| decoder.is_ok());
         Ok(batch)
     }
 
-    fn put_back<'a>(&self, group: &Group, batch: Batch<'_>) -> Result<Batch<'a>, Setback> {
-        let mut again: BTreeSet<i32> = batch.messages.iter().map(|m| m.partition()).collect();
+    fn put_back(&self, group: &Group, batch: &Batch) -> Result<Batch, Setback> {
+        let mut again: BTreeSet<i32> = batch.outcome.rows.next.keys().copied().collect();
         self.numbers.dropped.add(u64::from(!again.is_empty()));
         again.extend(group.take_moved());
         let mut starts = self.starts(&group.committed());
@@ -412,19 +427,14 @@ impl Worker {
         Ok(Batch::default())
     }
 
-    fn look_up_schemas(&mut self, records: &[Polled<'_>]) -> Result<(), Setback> {
-        let ids: BTreeSet<u32> = records.iter().filter_map(Polled::schema_id).collect();
-        for id in ids {
-            if self.decoders.contains_key(&id) {
-                continue;
-            }
-            let found = self.readiness.registry.during(|| self.handle.block_on(self.registry.find_schema(id)))?;
-            let decoder = match found {
-                Some(text) => Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")),
-                None => Err(format!("the registry has no schema {id}")),
-            };
-            self.decoders.insert(id, decoder);
-        }
+    fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<(), Setback> {
+        let Some(id) = record.schema_id().filter(|id| !self.decoders.contains_key(id)) else { return Ok(()) };
+        let found = self.readiness.registry.during(|| self.handle.block_on(self.registry.find_schema(id)))?;
+        let decoder = match found {
+            Some(text) => Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")),
+            None => Err(format!("the registry has no schema {id}")),
+        };
+        self.decoders.insert(id, decoder);
         Ok(())
     }
 
@@ -473,12 +483,6 @@ impl Worker {
         self.numbers.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
         Ok(())
     }
-}
-
-/// By partition, when the last of these records was written to Kafka.
-fn newest(messages: &[BorrowedMessage<'_>]) -> BTreeMap<i32, Micros> {
-    let time = |m: &BorrowedMessage<'_>| Some((m.partition(), Micros(m.timestamp().to_millis()? * 1_000)));
-    messages.iter().filter_map(time).collect()
 }
 
 fn polled<'a>(message: &'a BorrowedMessage<'_>) -> Polled<'a> {

@@ -106,7 +106,12 @@ async fn a_late_end_of_a_transaction_does_not_end_the_next_one() {
     let port = free_port().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let advertised = listener.local_addr().unwrap().port();
-    let options = KafkaOptions { folder: world.folder.join("kafka"), port: Some(port), advertised: Some(advertised) };
+    let options = KafkaOptions {
+        folder: world.folder.join("kafka"),
+        port: Some(port),
+        advertised: Some(advertised),
+        ..KafkaOptions::default()
+    };
     let _kafka = Kafka::start(&options, &|_| {}).expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{advertised}"));
     let settings = world.kafka();

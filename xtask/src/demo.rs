@@ -89,7 +89,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let programs_folder = prepared()?;
     background::clean(&dir)?;
     outputs.empty(options.fresh)?;
-    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
+    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
     background::announce(&stack)?;
     // The person's own settings file stays out of the demo: it may name other servers.
     let settings = stack.dir().join("config.yaml");
@@ -163,7 +163,7 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
         fs::write(&known, &id)?;
     }
     outputs.claim(&id)?;
-    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, mysql_flags: vec![] })?;
+    let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
     let programs = Programs::new(programs_folder, &stack);
     let result = kept_up(&mut stack, &programs, &data, &id);
     background::withdraw(&dir);

@@ -150,7 +150,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
 }
 
 fn keep_services(services: &Services) -> Result<()> {
-    let options = StackOptions { dir: services.place.dir(), ports: services.ports, mysql_flags: vec![] };
+    let options = StackOptions { dir: services.place.dir(), ports: services.ports, ..StackOptions::default() };
     let mut stack = Stack::start(&options)?;
     background::announce(&stack)?;
     print!("{}", background::env_lines(&stack.env()));

@@ -16,7 +16,7 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let dir = cargo::target().join("test-stack");
     background::clean(&dir)?;
-    let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), mysql_flags: vec![] })?;
+    let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), ..StackOptions::default() })?;
     progress::note("building the programs");
     let programs = cargo::build_programs(cargo::Build::Test)?;
     // One run tells of everything that is wrong.

@@ -80,7 +80,12 @@ impl Servers {
             let port = free_port()?;
             let proxy = Proxy::start(port);
             let folder = folder.join(format!("kafka-{broker}"));
-            options.push(KafkaOptions { folder, port: Some(port), advertised: Some(proxy.port()) });
+            options.push(KafkaOptions {
+                folder,
+                port: Some(port),
+                advertised: Some(proxy.port()),
+                ..KafkaOptions::default()
+            });
             to_kafka.push(proxy);
         }
         let mysql = MySqlOptions { folder: folder.join("mysql"), ..MySqlOptions::default() };

@@ -38,6 +38,8 @@ pub struct KafkaOptions {
     pub port: Option<u16>,
     /// The port that it tells its clients, when they come through a proxy.
     pub advertised: Option<u16>,
+    /// More lines of its configuration, which count before ours.
+    pub settings: Vec<String>,
 }
 
 impl Kafka {
@@ -94,6 +96,7 @@ impl Kafka {
         let between = free_port()?;
         let mut text = settings(&data.display().to_string(), [port, advertised, between], node, controllers);
         text.push_str(&security.map_or_else(|| PLAIN_CLIENTS.to_owned(), KafkaSecurity::properties));
+        options.settings.iter().for_each(|line| text.extend([line, "\n"]));
         fs::write(&properties, text)?;
         let properties = properties.display().to_string();
         if !data.join("meta.properties").exists() {

@@ -36,6 +36,8 @@ pub struct StackOptions {
     pub ports: Ports,
     /// More flags for mysqld.
     pub mysql_flags: Vec<String>,
+    /// More lines of Kafka's configuration.
+    pub kafka_settings: Vec<String>,
 }
 
 /// The ports asked for.
@@ -121,7 +123,12 @@ impl Stack {
             flags: options.mysql_flags.clone(),
         };
         let ports = options.ports;
-        let kafka_options = KafkaOptions { folder: dir.join("kafka"), port: ports.kafka_port, advertised: None };
+        let kafka_options = KafkaOptions {
+            folder: dir.join("kafka"),
+            port: ports.kafka_port,
+            settings: options.kafka_settings.clone(),
+            ..KafkaOptions::default()
+        };
         ports.check()?;
         let (mysql, kafka, registry, postgres) = std::thread::scope(|scope| {
             let mysql = scope.spawn(|| {
