@@ -195,7 +195,7 @@ static TABLE: &[Setting] = &[
 
     common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs"),
     common("consumer.slots", Number(1, 1_000), Text("5"), SINKS, "Slots (folders consumer_1 …) that are there from the start"),
-    more("consumer.batch_rows", Number(1, 1_000_000), Text("5000"), CONSUMER, "Records after which a batch is committed"),
+    more("consumer.batch_rows", Number(1, 1_000_000), Text("15000"), CONSUMER, "Records after which a batch is committed"),
     more("consumer.batch_linger", Duration(0), Text("50ms"), CONSUMER, "Time after which it is committed"),
 
     common("postgres.url", Secret, None, SINKS, "PostgreSQL, postgres://user:password@host/database; unset is off"),
