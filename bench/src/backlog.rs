@@ -5,11 +5,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
-use xtask::services::{DATABASE, copy_folder};
+use pipeline::config::KafkaSettings;
+use xtask::services::{DATABASE, MySql, copy_folder};
 
 use crate::debezium::{Debezium, Format, HEAP_MB, Options, Snapshot};
 use crate::load::{self, Load};
-use crate::process::Usage;
+use crate::process::{Peaks, Usage, Watch};
 use crate::stand::Stand;
 use crate::topic::{self, Arrival};
 
@@ -26,6 +27,8 @@ pub struct Run {
     pub arrival: Arrival,
     /// What the process has used by then.
     pub usage: Usage,
+    /// How its memory grew; only of ours.
+    pub peaks: Peaks,
 }
 
 impl Run {
@@ -45,6 +48,7 @@ impl Run {
             first_s: seconds(arrival.first_ms),
             last_s: seconds(arrival.last_ms),
             usage: Usage::of(pid)?,
+            peaks: Peaks::default(),
             arrival,
         })
     }
@@ -71,6 +75,12 @@ impl Run {
         self.usage.cpu_seconds / (self.arrival.records as f64 / 1e6)
     }
 
+    /// The most memory resident in the first tenth of the time from the first record to the last, in megabytes.
+    pub fn early_peak_mb(&self) -> f64 {
+        let Arrival { first_ms, last_ms, .. } = self.arrival;
+        self.peaks.until(first_ms + (last_ms - first_ms) / 10)
+    }
+
     /// Records a second from the start of the process to the last.
     pub fn rate_from_start(&self) -> f64 {
         self.arrival.records as f64 / self.last_s
@@ -94,6 +104,14 @@ impl Backlog {
     /// # Errors
     /// MySQL's own, and Debezium's.
     pub fn make(stand: &mut Stand, load: Load, with_debezium: bool) -> Result<Self> {
+        Self::of(stand, with_debezium, async |mysql| load.run(mysql).await)
+    }
+
+    /// The same of what `work` does, which says how many row changes that are.
+    ///
+    /// # Errors
+    /// MySQL's own, and Debezium's.
+    pub fn of(stand: &mut Stand, with_debezium: bool, work: impl AsyncFnOnce(&MySql) -> Result<u64>) -> Result<Self> {
         stand.runtime.block_on(load::prepare(&stand.stack.mysql))?;
         let debezium =
             with_debezium.then(|| stand.stack.dir().join("runs").join(stand.fresh_name("debezium_position")));
@@ -106,7 +124,7 @@ impl Backlog {
             let now: Option<String> =
                 conn.query_first("SELECT DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ')").await?;
             conn.query_drop("DO SLEEP(1.1)").await?;
-            let changes = load.run(&stand.stack.mysql).await?;
+            let changes = work(&stand.stack.mysql).await?;
             Ok(Self { changes, from: now.context("MySQL gives no time")?, debezium })
         })
     }
@@ -118,13 +136,22 @@ impl Backlog {
     pub fn ours(&self, stand: &mut Stand) -> Result<Run> {
         let topic = stand.fresh_name("ours");
         let settings = topic::settings(&stand.kafka(), &topic)?;
+        self.ours_into(stand, &settings)
+    }
+
+    /// The same into a topic with these settings.
+    ///
+    /// # Errors
+    /// When the producer ends or stands still.
+    pub fn ours_into(&self, stand: &Stand, settings: &KafkaSettings) -> Result<Run> {
         let begun = now_ms()?;
-        let mut producer = stand.replay(&topic, &self.from)?;
+        let mut producer = stand.replay(settings, &self.from)?;
         let pid = producer.pid().context("it was started")?;
-        let arrival = topic::wait_for(&settings, self.changes, || producer.check())?;
+        let watch = Watch::start(pid);
+        let arrival = topic::wait_for(settings, self.changes, || producer.check())?;
         let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
         producer.stop()?;
-        Ok(run)
+        Ok(Run { peaks: watch.end()?, ..run })
     }
 
     /// One run of Debezium, from a copy of its position.

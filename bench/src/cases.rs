@@ -1,5 +1,7 @@
 //! The cases: what runs in turns, and which figures come of it.
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use crate::backlog::{Backlog, Run};
@@ -9,7 +11,7 @@ use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
 use crate::start::Start;
-use crate::{drain, latency, limits, updater};
+use crate::{busy_snapshot, drain, drain_postgres, growth, latency, limits, memory, updater};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
@@ -23,8 +25,17 @@ pub struct Size {
     pub per_transaction: Vec<u64>,
     /// Runs of each program.
     pub runs: u32,
+    /// Row changes or rows where more of them are run, once.
+    pub large: u64,
     /// Leave Debezium out.
     pub alone: bool,
+}
+
+impl Size {
+    /// The size of cases that are run once more with more, if there is more.
+    pub fn larger(&self) -> Option<Self> {
+        (self.large > self.changes).then(|| Self { changes: self.large, runs: 1, ..self.clone() })
+    }
 }
 
 /// A case by its name.
@@ -42,6 +53,14 @@ pub enum Case {
     Latency,
     /// CSV files into MySQL by product-updater, beside the mysql client
     Updater,
+    /// A table that is written to meanwhile, to Kafka, beside Debezium
+    BusySnapshot,
+    /// Five consumers that drain a topic into their logs and PostgreSQL, beside one COPY
+    DrainPostgres,
+    /// Our producer's memory when it is idle and at one large transaction
+    Memory,
+    /// Ours with ever more changes, columns and partitions
+    Growth,
 }
 
 impl Case {
@@ -52,23 +71,39 @@ impl Case {
     pub fn run(self, stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
         match self {
             Self::Backlog => {
-                let sub = |rows: &u64| backlog(stand, size, *rows, say);
-                Ok(size.per_transaction.iter().map(sub).collect::<Result<Vec<_>>>()?.concat())
+                let mut figures = Vec::new();
+                for rows in &size.per_transaction {
+                    figures.extend(backlog(stand, size, &format!("Backlog, transactions of {rows}"), *rows, say)?);
+                }
+                if let Some(large) = size.larger().filter(|large| large.per_transaction.contains(&500)) {
+                    let case = format!("Backlog of {} changes, transactions of 500", large.changes);
+                    figures.extend(backlog(stand, &large, &case, 500, say)?);
+                }
+                Ok(figures)
             }
             Self::Snapshot => snapshot(stand, size, say),
             Self::Start => started(stand, size, say),
             Self::Drain => drained(stand, size, say),
             Self::Latency => latency::run(stand, size, say),
             Self::Updater => updater::run(stand, size, say),
+            Self::DrainPostgres => drain_postgres::case(stand, size, say),
+            Self::BusySnapshot => {
+                let sizes = [Some(size.clone()), size.larger()];
+                let sub = |size: &Size| busy_snapshot::case(stand, size, say);
+                Ok(sizes.iter().flatten().map(sub).collect::<Result<Vec<_>>>()?.concat())
+            }
+            Self::Memory => memory::case(stand, size, say),
+            Self::Growth => growth::case(stand, size, say),
         }
     }
 }
 
-fn backlog(stand: &mut Stand, size: &Size, rows: u64, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
-    let case = format!("Backlog, transactions of {rows}");
+fn backlog(stand: &mut Stand, size: &Size, case: &str, rows: u64, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     say(format!("{case}: {} changes", size.changes));
     let load = Load { changes: size.changes, per_transaction: rows };
+    let begun = Instant::now();
     let backlog = Backlog::make(stand, load, !size.alone)?;
+    say(format!("  made in {:.0} s", begun.elapsed().as_secs_f64()));
     let (mut ours, mut theirs, mut reader, mut client) = (vec![], vec![], vec![], vec![]);
     for _ in 0..size.runs {
         let run = backlog.ours(stand)?;
@@ -88,20 +123,20 @@ fn backlog(stand: &mut Stand, size: &Size, rows: u64, say: &dyn Fn(String)) -> R
     let rates = ours.iter().map(|r| r.arrival.rate()).collect();
     let mut figures = vec![
         figure(
-            [&case, "rate, beside the best second of", "records/s", "≥ 12 ×"],
+            [case, "rate, beside the best second of", "records/s", "≥ 12 ×"],
             Better::More,
             &ours,
             &theirs,
             (|r| r.arrival.rate(), |r| r.arrival.best_second()),
         ),
         Figure::new(
-            [&case, "rate, beside the lower limit", "records/s", limit.0, "≥ 0.8 ×"],
+            [case, "rate, beside the lower limit", "records/s", limit.0, "≥ 0.8 ×"],
             Better::More,
             rates,
             limit.1,
         ),
     ];
-    figures.extend(process_figures(&case, "≥ 25 ×", &ours, &theirs));
+    figures.extend(process_figures(case, "≥ 25 ×", &ours, &theirs));
     Ok(figures)
 }
 
@@ -163,7 +198,7 @@ fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     let filled = backlog.ours(stand)?;
     let (mut ours, mut kcat) = (vec![], vec![]);
     for _ in 0..size.runs {
-        let run = drain::consumers(stand, &filled.topic, backlog.changes)?;
+        let run = drain::consumers(stand, &filled.topic, backlog.changes, "")?;
         say(format!("  {run:?}"));
         ours.push(run);
         kcat.push(drain::kcat(stand, &filled.topic, backlog.changes)?);

@@ -1,14 +1,14 @@
-//! Five consumers that drain a topic into their logs.
+//! Five consumers that drain a topic into their logs, and into PostgreSQL.
 
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use xtask::programs::CONSUMERS;
 
-use crate::process::Usage;
+use crate::process::{Usage, Watch};
 use crate::stand::Stand;
 
 /// What five consumers did.
@@ -22,28 +22,33 @@ pub struct Drained {
     pub cpu_per_million: f64,
     /// The most memory that one of them had resident, in megabytes.
     pub peak_rss_mb: f64,
+    /// The same in the first tenth of the time from the first line to the last.
+    pub early_peak_mb: f64,
 }
 
-/// Five consumers of a new group, on a topic with so many records.
+/// Five consumers of a new group, on a topic with so many records; `postgres` is where they write to besides, if anywhere.
 ///
 /// # Errors
 /// When one ends or they stand still.
-pub fn consumers(stand: &mut Stand, topic: &str, records: u64) -> Result<Drained> {
+pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -> Result<Drained> {
     let name = stand.fresh_name("drain");
     let logs = stand.stack.dir().join("runs").join(&name);
     let programs = stand
         .programs(topic)
         .with("KAFKA_GROUP_ID", &name)
         .with("CONSUMER_LOGS", &logs.display().to_string())
-        .with("POSTGRES_URL", "");
+        .with("POSTGRES_URL", postgres);
     let begun = (Instant::now(), SystemTime::now());
     let mut consumers = (1..=CONSUMERS).map(|n| programs.consumer(n)).collect::<Result<Vec<_>>>()?;
+    let pids = consumers.iter().map(|consumer| consumer.pid().context("it was started"));
+    let pids = pids.collect::<Result<Vec<_>>>()?;
+    let watches: Vec<Watch> = pids.iter().copied().map(Watch::start).collect();
     let (mut first, mut bytes, mut since) = (None, 0, Instant::now());
     let last = loop {
         consumers.iter_mut().try_for_each(xtask::programs::Program::check)?;
         let (now, changed) = written(&logs)?;
         if now > 0 {
-            first.get_or_insert(begun.0.elapsed());
+            first.get_or_insert((begun.0.elapsed(), now));
         }
         if now != bytes {
             (bytes, since) = (now, Instant::now());
@@ -54,11 +59,17 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64) -> Result<Drained
         ensure!(since.elapsed() < Duration::from_secs(60), "the consumers stand still after {} lines", lines(&logs)?);
         std::thread::sleep(Duration::from_millis(10));
     };
-    let first_s = first.context("no line was written")?.as_secs_f64();
+    let (first, at_first) = first.context("no line was written")?;
+    let first_s = first.as_secs_f64();
     let took = last.duration_since(begun.1)?.as_secs_f64() - first_s;
-    let mut drained = Drained { rate: records as f64 / took, first_s, cpu_per_million: 0.0, peak_rss_mb: 0.0 };
-    for consumer in &consumers {
-        let usage = Usage::of(consumer.pid().context("it runs")?)?;
+    // What was there when the first line was seen took no part of that time.
+    let rate = records as f64 * (1.0 - at_first as f64 / bytes as f64) / took;
+    let tenth = begun.1 + first + Duration::from_secs_f64(took / 10.0);
+    let tenth = i64::try_from(tenth.duration_since(UNIX_EPOCH)?.as_millis())?;
+    let mut drained = Drained { rate, first_s, cpu_per_million: 0.0, peak_rss_mb: 0.0, early_peak_mb: 0.0 };
+    for (pid, watch) in pids.into_iter().zip(watches) {
+        let usage = Usage::of(pid)?;
+        drained.early_peak_mb = drained.early_peak_mb.max(watch.end()?.until(tenth));
         drained.cpu_per_million += usage.cpu_seconds / (records as f64 / 1e6);
         drained.peak_rss_mb = drained.peak_rss_mb.max(usage.peak_rss_mb);
     }

@@ -1,12 +1,16 @@
 //! Measurements of the pipeline beside others on the same servers, called by `cargo xtask bench`.
 
 pub mod backlog;
+pub mod busy_snapshot;
 pub mod cases;
 pub mod debezium;
 pub mod drain;
+pub mod drain_postgres;
+pub mod growth;
 pub mod latency;
 pub mod limits;
 pub mod load;
+pub mod memory;
 pub mod pace;
 pub mod process;
 pub mod report;

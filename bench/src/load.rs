@@ -33,6 +33,9 @@ pub async fn connect(mysql: &MySql, database: Option<&str>) -> Result<Conn> {
     Conn::new(options).await.context("cannot connect to MySQL")
 }
 
+/// The columns of the contract, as statements name them: a table may have more.
+pub const COLUMNS: &str = "(id, name, category, price, last_updated)";
+
 /// Makes the table anew, and the server fast and forgetful while a load is made: what is measured comes afterwards.
 ///
 /// # Errors
@@ -133,7 +136,7 @@ impl Keys {
         };
         let rows: Vec<String> = (self.high..self.high + count).map(row).collect();
         self.high += count;
-        (count > 0).then(|| format!("INSERT INTO product VALUES {}", rows.join(",")))
+        (count > 0).then(|| format!("INSERT INTO product {COLUMNS} VALUES {}", rows.join(",")))
     }
 
     fn update(&mut self, count: u64) -> Option<String> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Result;
 use bench::cases::{Case, Size};
@@ -28,6 +29,10 @@ struct Cli {
     /// Runs of each program, in turns
     #[arg(long, value_name = "N", default_value_t = 3)]
     runs: u32,
+    /// Row changes or rows of the backlog in transactions of 500 and of the busy snapshot once more, in a single run of each
+    /// program; none when that is no more than in the others
+    #[arg(long, value_name = "N", default_value_t = 5_000_000)]
+    large: u64,
     /// In about ten minutes: 300,000 changes, in transactions of 500 only
     #[arg(long)]
     quick: bool,
@@ -50,23 +55,29 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<()> {
-    let Cli { changes, per_transaction, runs, alone, .. } = cli;
-    let mut size = Size { changes, per_transaction, runs, alone };
+    let Cli { changes, per_transaction, runs, large, alone, .. } = cli;
+    let mut size = Size { changes, per_transaction, runs, large, alone };
     if cli.quick {
-        (size.changes, size.per_transaction) = (300_000, vec![500]);
+        (size.changes, size.per_transaction, size.large) = (300_000, vec![500], 0);
     }
     let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
     let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
     let mut report = Report { setting: setting(&stand), ..Report::default() };
     for case in cases {
+        let begun = Instant::now();
         report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
+        println!("{} took {:.0} s", name(case), begun.elapsed().as_secs_f64());
         // Should a later case fail, what was measured is there.
         if cli.write {
             report.write(&background::root().join("docs"))?;
         }
     }
     stand.stack.kill()
+}
+
+fn name(case: Case) -> String {
+    case.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 fn setting(stand: &Stand) -> BTreeMap<String, String> {

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
@@ -39,6 +42,54 @@ impl Usage {
             peak_rss_mb: kb("VmHWM")?,
             rss_mb: kb("VmRSS")?,
         })
+    }
+}
+
+/// The most memory that a process had resident, as it grew.
+#[derive(Clone, Debug, Default)]
+pub struct Peaks(Vec<(i64, f64)>);
+
+impl Peaks {
+    /// The most up to a time in milliseconds since 1970, in megabytes; 0 when nobody had asked by then.
+    pub fn until(&self, ms: i64) -> f64 {
+        self.0.iter().take_while(|(time, _)| *time <= ms).last().map_or(0.0, |(_, megabytes)| *megabytes)
+    }
+}
+
+/// Asks a process for its [`Peaks`] while it runs, on a thread of its own.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Sender<()>,
+    thread: JoinHandle<Peaks>,
+}
+
+impl Watch {
+    const EVERY: Duration = Duration::from_millis(20);
+
+    /// Begins.
+    pub fn start(pid: u32) -> Self {
+        let (stop, told) = channel();
+        let ask = move || {
+            let mut peaks = Peaks::default();
+            loop {
+                let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+                let Ok(usage) = Usage::of(pid) else { return peaks };
+                peaks.0.push((time, usage.peak_rss_mb));
+                if told.recv_timeout(Self::EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return peaks;
+                }
+            }
+        };
+        Self { stop, thread: std::thread::spawn(ask) }
+    }
+
+    /// Ends, with what was seen.
+    ///
+    /// # Errors
+    /// When its thread has died.
+    pub fn end(self) -> Result<Peaks> {
+        drop(self.stop);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the thread that asks for memory has died"))
     }
 }
 

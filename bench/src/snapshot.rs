@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use xtask::services::DATABASE;
 
@@ -20,22 +21,30 @@ pub struct Table {
     pub rows: u64,
 }
 
+/// Inserts so many rows into the table, with ids from 0 on.
+///
+/// # Errors
+/// MySQL's own.
+pub async fn fill(conn: &mut Conn, rows: u64) -> Result<()> {
+    const TOGETHER: u64 = 2_000;
+    for first in (0..rows).step_by(TOGETHER as usize) {
+        let row = |id: u64| format!("({id},'folding garden chair {id}','cat_{}',{}.25,NOW(6))", id % 20, id % 900);
+        let values: Vec<String> = (first..(first + TOGETHER).min(rows)).map(row).collect();
+        conn.query_drop(format!("INSERT INTO product VALUES {}", values.join(","))).await?;
+    }
+    Ok(())
+}
+
 impl Table {
     /// Fills it.
     ///
     /// # Errors
     /// MySQL's own.
     pub fn make(stand: &Stand, rows: u64) -> Result<Self> {
-        const TOGETHER: u64 = 2_000;
         stand.runtime.block_on(async {
             load::prepare(&stand.stack.mysql).await?;
             let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
-            for first in (0..rows).step_by(TOGETHER as usize) {
-                let row =
-                    |id: u64| format!("({id},'folding garden chair {id}','cat_{}',{}.25,NOW(6))", id % 20, id % 900);
-                let values: Vec<String> = (first..(first + TOGETHER).min(rows)).map(row).collect();
-                conn.query_drop(format!("INSERT INTO product VALUES {}", values.join(","))).await?;
-            }
+            fill(&mut conn, rows).await?;
             Ok(Self { rows })
         })
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use pipeline::config::KafkaSettings;
 use tokio::runtime::Runtime;
 use xtask::background;
 use xtask::programs::{Program, Programs};
@@ -61,11 +62,12 @@ impl Stand {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn replay(&self, topic: &str, from: &str) -> Result<Program> {
+    pub fn replay(&self, settings: &KafkaSettings, from: &str) -> Result<Program> {
+        let topic = &settings.topic;
         let folder = self.stack.dir().join("runs").join(topic).join("time_track");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let file = folder.join("last_read_timestamp.json");
         fs::write(&file, format!("{{\"last_read_timestamp\": \"{from}\"}}\n"))?;
-        self.programs(topic).producer()
+        self.programs(topic).with("KAFKA_PARTITIONS", &settings.partitions.to_string()).producer()
     }
 }

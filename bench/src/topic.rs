@@ -8,7 +8,7 @@ use pipeline::config::{KafkaSettings, Program, Settings};
 use pipeline::kafka::{self, TopicSpec};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,6 +23,8 @@ pub struct Arrival {
     pub first_ms: i64,
     /// See `first_ms`.
     pub last_ms: i64,
+    /// How many came in the millisecond of the first: the first batch, with which the clock starts.
+    pub at_first: u64,
     /// How many came in each second since the first.
     pub seconds: BTreeMap<i64, u64>,
 }
@@ -31,6 +33,11 @@ impl Arrival {
     /// Records a second from the first to the last.
     pub fn rate(&self) -> f64 {
         self.records as f64 / ((self.last_ms - self.first_ms).max(1) as f64 / 1e3)
+    }
+
+    /// The same without the first batch, which took no part of that time: for comparing few records with many.
+    pub fn steady_rate(&self) -> f64 {
+        (self.records - self.at_first) as f64 / ((self.last_ms - self.first_ms).max(1) as f64 / 1e3)
     }
 
     /// The most that came in a second.
@@ -81,11 +88,7 @@ pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() 
             check()?;
             checked = Instant::now();
         }
-        let mut now = 0;
-        for partition in 0..settings.partitions {
-            // Not there yet.
-            now += asking.fetch_watermarks(&settings.topic, partition, PATIENCE).map_or(0, |(_, high)| high);
-        }
+        let now = ends_by(&asking, settings);
         if now != ends {
             (ends, since) = (now, Instant::now());
         }
@@ -100,11 +103,25 @@ pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() 
     }
 }
 
+/// The sum of the ends of all partitions, markers of transactions among them; 0 when there is no such topic yet.
+pub(crate) fn ends_by(asking: &BaseConsumer, settings: &KafkaSettings) -> i64 {
+    let end = |partition| asking.fetch_watermarks(&settings.topic, partition, PATIENCE).map_or(0, |(_, high)| high);
+    (0..settings.partitions).map(end).sum()
+}
+
 /// All of the topic.
 ///
 /// # Errors
 /// When Kafka does not answer.
 pub fn read(settings: &KafkaSettings) -> Result<Arrival> {
+    read_with(settings, |_| {})
+}
+
+/// The same, with each record handed to `each` in the order of its partition.
+///
+/// # Errors
+/// When Kafka does not answer.
+pub fn read_with(settings: &KafkaSettings, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<Arrival> {
     let mut arrival = Arrival { first_ms: i64::MAX, ..Arrival::default() };
     let mut by_time: BTreeMap<i64, u64> = BTreeMap::new();
     kafka::scan(settings, &settings.topic, &mut |message| {
@@ -112,10 +129,12 @@ pub fn read(settings: &KafkaSettings) -> Result<Arrival> {
         arrival.records += 1;
         arrival.bytes += (message.key_len() + message.payload_len()) as u64;
         *by_time.entry(time).or_default() += 1;
+        each(message);
         Ok(())
     })?;
     arrival.first_ms = *by_time.keys().next().context("the topic is empty")?;
     arrival.last_ms = by_time.keys().next_back().copied().unwrap_or_default();
+    arrival.at_first = by_time.get(&arrival.first_ms).copied().unwrap_or_default();
     for (time, records) in by_time {
         *arrival.seconds.entry((time - arrival.first_ms) / 1_000).or_default() += records;
     }

@@ -1,0 +1,278 @@
+//! A snapshot while the table is written to: every row's last state must be in the topic, and no row that is gone.
+//!
+//! Each name says which row it is and which state of it: `folding garden chair ID#STATE`. So the last record of each key
+//! tells what the topic knows of it, whoever wrote it, and is compared with the table's own names.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable;
+use pipeline::config::KafkaSettings;
+use pipeline::kafka;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::message::Message;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use xtask::services::{DATABASE, MySql};
+
+use crate::backlog::{Run, now_ms, options};
+use crate::cases::Size;
+use crate::debezium::{Debezium, Format, Snapshot};
+use crate::load;
+use crate::process::Watch;
+use crate::report::{Better, Figure};
+use crate::snapshot::Table;
+use crate::stand::Stand;
+use crate::topic::{self, Arrival};
+
+/// Row changes a second, in a hundred transactions; of twenty changes twelve update, six insert, two delete.
+const RATE: u64 = 2_000;
+const STANDSTILL: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_millis(300);
+const NAME: &[u8] = b"folding garden chair ";
+
+/// The case.
+///
+/// # Errors
+/// When a program fails, stands still, or the topic does not hold what the table does.
+pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let rows = size.changes;
+    let case = format!("Snapshot of {rows} rows with writes");
+    say(format!("{case}: {RATE} changes a second meanwhile"));
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..size.runs {
+        let table = Table::make(stand, rows)?;
+        let settings = topic::settings(&stand.kafka(), &stand.fresh_name("busy_snapshot"))?;
+        let begun = now_ms()?;
+        let mut producer = stand.programs(&settings.topic).producer()?;
+        let pid = producer.pid().context("it was started")?;
+        let watch = Watch::start(pid);
+        let arrival = complete(stand, table, &settings, Of::Ours, || producer.check())?;
+        ours.push(run(&settings, begun, arrival, pid, watch)?);
+        producer.stop()?;
+        say(shown("ours", &ours));
+        if !size.alone {
+            let table = Table::make(stand, rows)?;
+            let name = stand.fresh_name("debezium_busy");
+            let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+            (options.snapshot, options.topic_prefix) = (Snapshot::Initial, name);
+            let settings = topic::settings(&stand.kafka(), &options.topic())?;
+            stand.runtime.block_on(topic::make_anew(&settings))?;
+            let begun = now_ms()?;
+            let mut debezium = Debezium::start(&options)?;
+            let pid = debezium.pid().context("it was started")?;
+            let watch = Watch::start(pid);
+            let arrival = complete(stand, table, &settings, Of::Debezium, || debezium.check())?;
+            theirs.push(run(&settings, begun, arrival, pid, watch)?);
+            debezium.stop()?;
+            say(shown("Debezium", &theirs));
+        }
+    }
+    let figure = |measure: &str, unit: &str, goal: &str, better, value: fn(&Run) -> f64| {
+        let of = |runs: &[Run]| runs.iter().map(value).collect();
+        Figure::new([&case, measure, unit, "Debezium", goal], better, of(&ours), of(&theirs))
+    };
+    Ok(vec![
+        figure("rate of rows and changes", "records/s", "≥ 10 ×", Better::More, |r| r.arrival.rate()),
+        figure("rate from the start of the process", "records/s", "≥ 10 ×", Better::More, Run::rate_from_start),
+        figure("CPU for a million records", "s", "≤ 7 s", Better::Less, Run::cpu_per_million),
+        figure("most memory resident", "MB", "≤ 64 MB", Better::Less, |r| r.usage.peak_rss_mb),
+    ])
+}
+
+fn shown(name: &str, runs: &[Run]) -> String {
+    let Some(run) = runs.last() else { return String::new() };
+    let (records, rate, memory) = (run.arrival.records, run.arrival.rate(), run.usage.peak_rss_mb);
+    format!("  {name:8}  {records} records, {rate:8.0}/s, {memory:.1} MB; every row's last state is there")
+}
+
+fn run(settings: &KafkaSettings, begun: i64, arrival: Arrival, pid: u32, watch: Watch) -> Result<Run> {
+    let records = arrival.records;
+    let run = Run::of(&settings.topic, begun, arrival, pid, records)?;
+    Ok(Run { peaks: watch.end()?, ..run })
+}
+
+/// Writes to the table until the topic has as many records as it had rows, and waits until the topic has all.
+fn complete(
+    stand: &Stand,
+    table: Table,
+    settings: &KafkaSettings,
+    of: Of,
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<Arrival> {
+    let writes = Writes::start(stand, table.rows)?;
+    let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
+    let rows = i64::try_from(table.rows)?;
+    let (mut end, mut since, mut checked) = (0, Instant::now(), Instant::now());
+    let mut until = |enough: &dyn Fn(i64, Duration) -> bool| -> Result<()> {
+        loop {
+            if checked.elapsed() > Duration::from_secs(1) {
+                check()?;
+                checked = Instant::now();
+            }
+            let now = topic::ends_by(&asking, settings);
+            if now != end {
+                (end, since) = (now, Instant::now());
+            }
+            if enough(end, since.elapsed()) {
+                return Ok(());
+            }
+            ensure!(since.elapsed() < STANDSTILL, "{} stands still at offset {end}", settings.topic);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until(&|end, _| end >= rows)?;
+    let changes = writes.end(stand)?;
+    let mine = stand.runtime.block_on(names(&stand.stack.mysql))?;
+    let begun = Instant::now();
+    loop {
+        until(&|_, quiet| quiet > QUIET)?;
+        let (known, arrival) = states(settings, of)?;
+        if known == mine {
+            return Ok(arrival);
+        }
+        let wrong = mine.iter().filter(|(id, state)| known.get(id) != Some(state)).count();
+        let more = known.keys().filter(|id| !mine.contains_key(id)).count();
+        ensure!(
+            begun.elapsed() < STANDSTILL * 10,
+            "after {changes} changes {} lacks the last state of {wrong} rows and has {more} that are gone",
+            settings.topic
+        );
+        // More is to come, or it stands still.
+        let seen = topic::ends_by(&asking, settings);
+        until(&|end, _| end > seen)?;
+    }
+}
+
+/// Who wrote a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Ours,
+    Debezium,
+}
+
+/// The state of each row that the topic knows of, and when its records came.
+fn states(settings: &KafkaSettings, of: Of) -> Result<(HashMap<u64, u32>, Arrival)> {
+    let mut last: HashMap<Vec<u8>, Option<(u64, u32)>> = HashMap::new();
+    let arrival = topic::read_with(settings, |message| {
+        let key = message.key().unwrap_or_default().to_vec();
+        last.insert(key, state(message.payload(), of));
+    })?;
+    Ok((last.into_values().flatten().collect(), arrival))
+}
+
+/// Row and state that a record tells of, `None` when the row is gone. An envelope of Debezium's with a row before (the
+/// second branch of its first union, after the five bytes that name the schema) and no other one is a deletion.
+fn state(payload: Option<&[u8]>, of: Of) -> Option<(u64, u32)> {
+    let payload = payload?;
+    let names = payload.windows(NAME.len()).enumerate().filter(|(_, bytes)| *bytes == NAME).map(|(at, _)| at);
+    let names: Vec<usize> = names.collect();
+    if of == Of::Debezium && payload.get(5) == Some(&2) && names.len() == 1 {
+        return None;
+    }
+    parse(&payload[names.last()? + NAME.len()..])
+}
+
+/// Reads `ID` or `ID#STATE`; the state is 0 at first.
+fn parse(text: &[u8]) -> Option<(u64, u32)> {
+    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
+    let (id, rest) = text.split_at(digits(text));
+    let state = match rest.strip_prefix(b"#") {
+        Some(rest) => u32::try_from(number(&rest[..digits(rest)])?).ok()?,
+        None => 0,
+    };
+    Some((number(id)?, state))
+}
+
+/// The same of the table.
+async fn names(mysql: &MySql) -> Result<HashMap<u64, u32>> {
+    let mut conn = load::connect(mysql, Some(DATABASE)).await?;
+    let mut names = HashMap::new();
+    let mut result = conn.query_iter("SELECT name FROM product").await?;
+    while let Some(row) = result.next().await? {
+        let (name,): (String,) = mysql_async::from_row(row);
+        let state = name.as_bytes().strip_prefix(NAME).and_then(parse);
+        names.extend([state.with_context(|| format!("the table has the name {name}"))?]);
+    }
+    Ok(names)
+}
+
+/// Writes at a fixed rate.
+struct Writes {
+    stop: CancellationToken,
+    task: JoinHandle<Result<u64>>,
+}
+
+impl Writes {
+    fn start(stand: &Stand, rows: u64) -> Result<Self> {
+        let stop = CancellationToken::new();
+        let conn = stand.runtime.block_on(load::connect(&stand.stack.mysql, Some(DATABASE)))?;
+        let task = stand.runtime.spawn({
+            let (stop, mut conn) = (stop.clone(), conn);
+            async move {
+                let mut tick = tokio::time::interval(Duration::from_millis(10));
+                // A transaction that was late is made up for.
+                tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+                let mut round = 0;
+                while !stop.is_cancelled() {
+                    tick.tick().await;
+                    for statement in statements(round, rows) {
+                        conn.query_drop(statement).await?;
+                    }
+                    round += 1;
+                }
+                Ok(round * RATE / 100)
+            }
+        });
+        Ok(Self { stop, task })
+    }
+
+    /// Ends them; returns how many row changes there were at the most, as a row may have been gone.
+    fn end(self, stand: &Stand) -> Result<u64> {
+        self.stop.cancel();
+        stand.runtime.block_on(self.task)?
+    }
+}
+
+/// One transaction on a table that had so many rows at first.
+fn statements(round: u64, rows: u64) -> [String; 5] {
+    // A prime step comes by everywhere, in no order of the key's.
+    let place = |n: u64| (round * 14 + n) * 7_368_787 % rows;
+    let list = |from: u64, to: u64| (from..to).map(|n| place(n).to_string()).collect::<Vec<_>>().join(",");
+    let name = String::from_utf8_lossy(NAME);
+    let row = |n: u64| {
+        let id = rows + round * 6 + n;
+        format!("({id},'{name}{id}','cat_5',1.25,NOW(6))")
+    };
+    [
+        "BEGIN".to_owned(),
+        format!(
+            "UPDATE product SET name = CONCAT('{name}', id, '#{}'), price = price + 0.01, last_updated = NOW(6) \
+             WHERE id IN ({})",
+            round + 1,
+            list(0, 12)
+        ),
+        format!("DELETE FROM product WHERE id IN ({})", list(12, 14)),
+        format!("INSERT INTO product VALUES {}", (0..6).map(row).collect::<Vec<_>>().join(",")),
+        "COMMIT".to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_of_row_and_state() {
+        let of = |payload: &[u8]| state(Some(payload), Of::Debezium);
+        let (old, new) = ("folding garden chair 7", "folding garden chair 7#12\u{6}cat");
+        assert_eq!(of(format!("\0\0\0\0\x01\0{old}\u{2}").as_bytes()), Some((7, 0)));
+        assert_eq!(of(format!("\0\0\0\0\x01\x02{old}\x02{new}").as_bytes()), Some((7, 12)));
+        assert_eq!(of(format!("\0\0\0\0\x01\x02{new}\0").as_bytes()), None);
+        assert_eq!(state(Some(format!("\0\0\0\0\x01\x02{new}").as_bytes()), Of::Ours), Some((7, 12)));
+        assert_eq!(state(None, Of::Ours), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! What the rate and the memory of ours do when there is more: more changes, more columns, more partitions.
+
+use anyhow::Result;
+use mysql_async::prelude::Queryable;
+use xtask::services::DATABASE;
+
+use crate::backlog::{Backlog, Run};
+use crate::cases::Size;
+use crate::load::{self, Load};
+use crate::report::{Better, Figure};
+use crate::stand::Stand;
+use crate::{drain, topic};
+
+/// Columns of the table, of which five are the contract's; a row image has them all.
+const COLUMNS: [u64; 3] = [5, 10, 50];
+const PARTITIONS: [i32; 3] = [1, 10, 100];
+
+/// The case.
+///
+/// # Errors
+/// When a program fails, stands still, or does not deliver everything once.
+pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    Ok([changes(stand, size, say)?, columns(stand, size, say)?, partitions(stand, size, say)?].concat())
+}
+
+fn changes(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let case = "Growth of the backlog";
+    let mut steps = Vec::new();
+    let mut largest = None;
+    for changes in [size.changes / 10, size.changes, size.changes * 10] {
+        let backlog = Backlog::make(stand, Load { changes, per_transaction: 500 }, false)?;
+        let name = format!("{} changes", backlog.changes);
+        steps.push(runs(stand, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
+        largest = steps.last().and_then(|(_, runs)| runs.last()).map(|run| run.topic.clone());
+    }
+    let mut figures = compared(case, &steps);
+    if let (Some((name, runs)), Some(topic)) = (steps.last(), largest) {
+        let records = runs.last().map_or(0, |run| run.arrival.records);
+        let drained = drain::consumers(stand, &topic, records, "")?;
+        say(format!("  {drained:?}"));
+        let mut flat = |who: &str, goal: &str, most: Vec<f64>, early: Vec<f64>| {
+            let measure = format!("most resident of {who}, {name}");
+            figures.push(Figure::new([case, &measure, "MB", "in the first tenth", goal], Better::Less, most, early));
+        };
+        let (most, early) = runs.iter().map(|run| (run.usage.peak_rss_mb, run.early_peak_mb())).unzip();
+        flat("the producer", "≤ 64 MB, ≥ 0.9 ×", most, early);
+        flat("a consumer", "≤ 48 MB, ≥ 0.9 ×", vec![drained.peak_rss_mb], vec![drained.early_peak_mb]);
+    }
+    Ok(figures)
+}
+
+fn columns(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let mut steps = Vec::new();
+    for columns in COLUMNS {
+        let load = Load { changes: size.changes, per_transaction: 500 };
+        let backlog = Backlog::of(stand, false, async |mysql| {
+            let mut conn = load::connect(mysql, Some(DATABASE)).await?;
+            for more in 5..columns {
+                let kind = ["VARCHAR(40) DEFAULT 'stackable'", "INT DEFAULT 7", "DECIMAL(10,2) DEFAULT 1.5"]
+                    [more as usize % 3];
+                conn.query_drop(format!("ALTER TABLE product ADD COLUMN more_{more} {kind}")).await?;
+            }
+            load.run(mysql).await
+        })?;
+        let name = format!("{columns} columns");
+        steps.push(runs(stand, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
+    }
+    Ok(compared("Growth of the table's width, the topic's five columns the same", &steps))
+}
+
+fn partitions(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
+    let mut steps = Vec::new();
+    for partitions in PARTITIONS {
+        let name = format!("{partitions} partition{}", if partitions == 1 { "" } else { "s" });
+        steps.push(runs(stand, &backlog, &name, size.runs, partitions, say)?);
+    }
+    Ok(compared("Growth of the topic", &steps))
+}
+
+type Step = (String, Vec<Run>);
+
+fn runs(
+    stand: &mut Stand,
+    backlog: &Backlog,
+    name: &str,
+    count: u32,
+    partitions: i32,
+    say: &dyn Fn(String),
+) -> Result<Step> {
+    let mut runs = Vec::new();
+    for _ in 0..count {
+        let mut settings = topic::settings(&stand.kafka(), &stand.fresh_name("growth"))?;
+        settings.partitions = partitions;
+        let run = backlog.ours_into(stand, &settings)?;
+        say(format!(
+            "  {name}: {:.0}/s, {:.2} CPU-s per million, {:.1} MB, {:.1} MB in the first tenth",
+            run.arrival.steady_rate(),
+            run.cpu_per_million(),
+            run.usage.peak_rss_mb,
+            run.early_peak_mb()
+        ));
+        runs.push(run);
+    }
+    Ok((name.to_owned(), runs))
+}
+
+/// Each step beside the first.
+fn compared(case: &str, steps: &[Step]) -> Vec<Figure> {
+    let Some(((first, base), others)) = steps.split_first() else { return vec![] };
+    let values: [(&str, &str, &str, Better, fn(&Run) -> f64); 2] = [
+        ("rate", "records/s", "≥ 0.9 ×", Better::More, |run| run.arrival.steady_rate()),
+        ("most resident of the producer", "MB", "≤ 64 MB", Better::Less, |run| run.usage.peak_rss_mb),
+    ];
+    let mut figures = Vec::new();
+    for (measure, unit, goal, better, value) in values {
+        for (name, runs) in others {
+            let of = |runs: &[Run]| runs.iter().map(value).collect();
+            let measure = format!("{measure}, {name}");
+            figures.push(Figure::new([case, &measure, unit, first, goal], better, of(runs), of(base)));
+        }
+    }
+    figures
+}
