@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -63,7 +63,7 @@ fn run(cli: Cli) -> Result<()> {
     let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
     let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
-    let mut report = Report { setting: setting(&stand), ..Report::default() };
+    let mut report = Report { setting: setting(&stand), commit: commit(), ..Report::default() };
     for case in cases {
         let begun = Instant::now();
         report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
@@ -78,6 +78,16 @@ fn run(cli: Cli) -> Result<()> {
 
 fn name(case: Case) -> String {
     case.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// The commit, with `-dirty` when files other than documents have been changed since; empty without git.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let git = Command::new("git").args(arguments).current_dir(background::root()).output();
+        git.map(|git| String::from_utf8_lossy(&git.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]);
+    git(&["rev-parse", "--short", "HEAD"]) + if changed.is_empty() { "" } else { "-dirty" }
 }
 
 fn setting(stand: &Stand) -> BTreeMap<String, String> {

@@ -36,6 +36,9 @@ pub struct Figure {
     pub ratio: Option<f64>,
     /// What is aimed at.
     pub goal: String,
+    /// What was measured: the commit, and whether files had been changed since; empty before a report is written.
+    #[serde(default)]
+    pub commit: String,
     /// Each run, in the order in which they were made, ours and the reference in turns.
     pub runs: Runs,
 }
@@ -65,6 +68,7 @@ impl Figure {
             reference_name: compared.map(|_| reference_name.to_owned()),
             ratio,
             goal: goal.to_owned(),
+            commit: String::new(),
             runs: Runs { ours, reference },
         }
     }
@@ -118,6 +122,8 @@ fn spread(values: &[f64]) -> String {
 pub struct Report {
     /// Machine, versions, settings, by name.
     pub setting: BTreeMap<String, String>,
+    /// The commit that is measured.
+    pub commit: String,
     /// The figures.
     pub figures: Vec<Figure>,
 }
@@ -135,7 +141,8 @@ impl Report {
             Err(_) => Vec::new(),
         };
         figures.retain(|old| !self.figures.iter().any(|new| new.case == old.case));
-        figures.extend(self.figures.clone());
+        let measured = |figure: &Figure| Figure { commit: self.commit.clone(), ..figure.clone() };
+        figures.extend(self.figures.iter().map(measured));
         figures.sort_by(|a, b| a.case.cmp(&b.case));
         fs::write(&json, serde_json::to_string_pretty(&figures)? + "\n")?;
         let mut page = String::from(
@@ -144,6 +151,13 @@ impl Report {
              of the runs; the ratio says how many times better ours is. Ratios count: the figures themselves are of this \
              machine, on which servers and programs share the cores.\n\n",
         );
+        let mut commits: Vec<&str> = figures.iter().map(|f| f.commit.as_str()).collect();
+        commits.sort_unstable();
+        commits.dedup();
+        match commits[..] {
+            [commit] => page.push_str(&format!("- Commit: {commit}; the cases need not be of one run\n")),
+            _ => page.push_str("- Commit: not the same for all cases, each has its own below\n"),
+        }
         for (name, value) in &self.setting {
             page.push_str(&format!("- {name}: {value}\n"));
         }
@@ -151,9 +165,12 @@ impl Report {
         cases.dedup();
         for case in cases {
             let of_case: Vec<&Figure> = figures.iter().filter(|f| f.case == case).collect();
-            page.push_str(&format!(
-                "\n## {case}\n\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n"
-            ));
+            page.push_str(&format!("\n## {case}\n"));
+            if let Some(first) = of_case.first().filter(|_| commits.len() > 1) {
+                let commit = if first.commit.is_empty() { "not noted" } else { &first.commit };
+                page.push_str(&format!("\nCommit: {commit}\n"));
+            }
+            page.push_str(&format!("\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n"));
             for figure in &of_case {
                 let name = figure.reference_name.as_deref().unwrap_or_default();
                 page.push_str(&format!(
@@ -213,6 +230,26 @@ mod tests {
         let time = Figure::new(["c", "m", "s", "r", ""], Better::Less, vec![2.0], vec![10.0, 20.0]);
         assert_eq!(time.ratio, Some(7.5));
         assert_eq!(Figure::new(["c", "m", "s", "r", ""], Better::Less, vec![2.0], vec![]).reference_name, None);
+    }
+
+    #[test]
+    fn a_part_of_the_cases_takes_the_place_of_their_older_figures() -> Result<()> {
+        let folder = std::env::temp_dir().join(format!("bench-report-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let write = |case: &str, value: f64, commit: &str| {
+            let figure = Figure::new([case, "m", "s", "", ""], Better::Less, vec![value], vec![]);
+            Report { figures: vec![figure], commit: commit.to_owned(), ..Report::default() }.write(&folder)
+        };
+        write("b", 1.0, "one")?;
+        write("a", 2.0, "one")?;
+        assert!(fs::read_to_string(folder.join("benchmarks.md"))?.contains("- Commit: one; the cases"));
+        write("b", 3.0, "two")?;
+        let page = fs::read_to_string(folder.join("benchmarks.md"))?;
+        let figures: Vec<Figure> = serde_json::from_str(&fs::read_to_string(folder.join("benchmarks.json"))?)?;
+        let figures: Vec<_> = figures.iter().map(|f| (f.case.as_str(), f.ours, f.commit.as_str())).collect();
+        assert_eq!(figures, [("a", 2.0, "one"), ("b", 3.0, "two")]);
+        assert!(page.contains("not the same for all") && page.contains("## b\n\nCommit: two\n"), "{page}");
+        Ok(fs::remove_dir_all(folder)?)
     }
 
     #[test]
