@@ -108,17 +108,16 @@ fn runs(
 /// Each step beside the first.
 fn compared(case: &str, steps: &[Step]) -> Vec<Figure> {
     let Some(((first, base), others)) = steps.split_first() else { return vec![] };
-    let values: [(&str, &str, &str, Better, fn(&Run) -> f64); 2] = [
-        ("rate", "records/s", "≥ 0.9 ×", Better::More, |run| run.arrival.steady_rate()),
-        ("most resident of the producer", "MB", "≤ 64 MB", Better::Less, |run| run.usage.peak_rss_mb),
-    ];
     let mut figures = Vec::new();
-    for (measure, unit, goal, better, value) in values {
+    let mut each = |names: [&str; 3], better, value: fn(&Run) -> f64| {
+        let [measure, unit, goal] = names;
         for (name, runs) in others {
             let of = |runs: &[Run]| runs.iter().map(value).collect();
             let measure = format!("{measure}, {name}");
             figures.push(Figure::new([case, &measure, unit, first, goal], better, of(runs), of(base)));
         }
-    }
+    };
+    each(["rate", "records/s", "≥ 0.9 ×"], Better::More, |run| run.arrival.steady_rate());
+    each(["most resident of the producer", "MB", "≤ 64 MB"], Better::Less, |run| run.usage.peak_rss_mb);
     figures
 }

@@ -170,7 +170,7 @@ impl Report {
                 let commit = if first.commit.is_empty() { "not noted" } else { &first.commit };
                 page.push_str(&format!("\nCommit: {commit}\n"));
             }
-            page.push_str(&format!("\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n"));
+            page.push_str("\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n");
             for figure in &of_case {
                 let name = figure.reference_name.as_deref().unwrap_or_default();
                 page.push_str(&format!(
