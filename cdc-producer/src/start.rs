@@ -51,7 +51,10 @@ pub(crate) async fn prepare(
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
     let [products, checkpoints] = target.topics(&settings.kafka);
-    let register = async { Registry::new(settings.registry.clone())?.register().await };
+    let registry = settings.registry.clone();
+    // As a task of its own: to begin with TLS keeps a core busy for a while, here and for MySQL.
+    let registering = tokio::spawn(async move { Registry::new(registry)?.register().await });
+    let register = async { registering.await.map_err(|e| panicked("registering the schema", &e))? };
     let look_up = {
         let (kafka, topics) = (settings.kafka.clone(), [products.clone(), checkpoints.clone()]);
         blocking(move || kafka::check_topics(&kafka, &topics))

@@ -144,7 +144,7 @@ impl TransactionalProducer {
             .set("acks", "all")
             .set("partitioner", "murmur2_random")
             .set("compression.type", &settings.compression)
-            .set("linger.ms", "5")
+            .set("linger.ms", "1")
             .set("delivery.report.only.error", "true")
             .set("transaction.timeout.ms", millis(timeout))
             // Must end before the transaction does.
@@ -154,6 +154,9 @@ impl TransactionalProducer {
         let logging = Logging::default();
         let producer: BaseProducer<Logging> =
             config.create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        // Asked for before a broker is connected, the transactions' coordinator is looked for after another 500 ms only. The
+        // cluster's identity is known as soon as one is.
+        producer.client().fetch_cluster_id(Duration::from_secs(2));
         let deadline = Instant::now() + timeout;
         loop {
             match producer.init_transactions(REQUEST_TIMEOUT) {

@@ -66,7 +66,9 @@ fn tls(settings: &MySqlSettings) -> Option<SslOpts> {
     match settings.ssl_mode {
         SslMode::Disabled => None,
         SslMode::Preferred | SslMode::Required => {
-            Some(SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
+            // No certificate is checked, so none needs to be read.
+            let unchecked = SslOpts::default().with_disable_built_in_roots(true);
+            Some(unchecked.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
         }
         SslMode::VerifyCa => Some(checked().with_danger_skip_domain_validation(true)),
         SslMode::VerifyIdentity => Some(checked()),
