@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use pipeline::avro::Scratch;
 use pipeline::log_line::{self, Origin};
-use pipeline::record::Price;
 use pipeline::transform::{Rules, Transformed};
 use serde::Serialize;
 
 use crate::change::{self, Change, Decoders, Polled};
 use crate::sink::{LastState, Row, Rows};
+use crate::sql_value::{Amount, Time};
 
 /// A value of this size may not fit a record of its own once more; it stays at its origin.
 const LARGEST_DEAD_VALUE: usize = 900_000;
@@ -94,9 +94,9 @@ fn row(product: &Transformed<'_>) -> Row {
     Row {
         name: product.name.as_deref().map(str::to_owned),
         category: product.category.as_deref().map(str::to_owned),
-        price: product.price.map(Price::hundredths),
-        discount_price: product.discount_price.map(Price::hundredths),
-        last_updated: product.last_updated.map(|t| t.to_string()),
+        price: product.price.map(Amount),
+        discount_price: product.discount_price.map(Amount),
+        last_updated: product.last_updated.map(Time),
     }
 }
 
@@ -137,7 +137,7 @@ impl DeadLetter {
 mod tests {
     use super::*;
     use pipeline::avro::{self, Decoder};
-    use pipeline::record::{Product, SCHEMA};
+    use pipeline::record::{Price, Product, SCHEMA};
     use pipeline::transform::{Filter, TextField};
     use std::collections::HashMap;
 

@@ -18,6 +18,7 @@ mod setback;
 mod settle;
 mod sink;
 mod slot;
+mod sql_value;
 
 use std::process::ExitCode;
 

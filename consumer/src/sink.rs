@@ -4,15 +4,24 @@
 //! records below it are in the table already and are passed by. So a batch that is applied twice, or by a zombie, changes
 //! nothing. Each row is guarded by the offset it came from besides.
 //!
+//! Of a large batch, the products that the table lacks are copied into it, which takes PostgreSQL half the time of an upsert.
+//! Nobody else can add them meanwhile, as a product's records are all in one partition, whose row in `product_offsets` is
+//! locked; should the topic's partitions have become more, the copy may fail, and the next try upserts.
+//!
 //! Not here: when to try again ([`crate::run`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use pipeline::config::PostgresSettings;
 use pipeline::error::{Error, Result};
 use pipeline::postgres::{Target, failed};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Statement, Transaction};
+
+use crate::sql_value::{Amount, Time};
 
 /// A batch that takes longer than this has lost its server.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,11 +63,23 @@ const BEGIN_PARTITIONS: &str = "INSERT INTO product_offsets (topic, partition, n
 const ADVANCE: &str = "UPDATE product_offsets o SET next_offset = GREATEST(o.next_offset, n.next_offset)
     FROM UNNEST($2::int[], $3::bigint[]) AS n (partition, next_offset) WHERE o.topic = $1 AND o.partition = n.partition";
 
+const PRESENT: &str = "SELECT id FROM product WHERE id = ANY($1)";
+
+const COPY: &str =
+    "COPY product (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
+    FROM STDIN (FORMAT binary)";
+
+/// The types of these columns.
+const TYPES: [Type; 8] =
+    [Type::INT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::NUMERIC, Type::TIMESTAMPTZ, Type::INT4, Type::INT8];
+
+/// With fewer rows than this the way there and back counts, and an upsert is one.
+const FEW: usize = 32;
+
 const UPSERT: &str = "INSERT INTO product
     (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
-    SELECT id, name, category, price * 0.01, discount * 0.01, updated::timestamptz, partition, \"offset\"
-    FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::int[], $8::bigint[])
-        AS n (id, name, category, price, discount, updated, partition, \"offset\")
+    SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::numeric[], $6::timestamptz[],
+        $7::int[], $8::bigint[])
     ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, category = EXCLUDED.category, price = EXCLUDED.price,
         discount_price = EXCLUDED.discount_price, last_updated = EXCLUDED.last_updated,
         source_partition = EXCLUDED.source_partition, source_offset = EXCLUDED.source_offset
@@ -73,12 +94,9 @@ const DELETE: &str =
 pub(crate) struct Row {
     pub(crate) name: Option<String>,
     pub(crate) category: Option<String>,
-    /// Hundredths.
-    pub(crate) price: Option<i64>,
-    /// Hundredths.
-    pub(crate) discount_price: Option<i64>,
-    /// RFC 3339.
-    pub(crate) last_updated: Option<String>,
+    pub(crate) price: Option<Amount>,
+    pub(crate) discount_price: Option<Amount>,
+    pub(crate) last_updated: Option<Time>,
 }
 
 /// The last state of one product in a batch, and the record that gave it.
@@ -114,6 +132,8 @@ struct Session {
     lock: Statement,
     begin: Statement,
     advance: Statement,
+    present: Statement,
+    copy: Statement,
     upsert: Statement,
     delete: Statement,
 }
@@ -126,12 +146,13 @@ impl Session {
             client.batch_execute(LET_GO).await?;
             client.batch_execute(TABLES).await?;
             let (next, lock, begin) = (prepare(NEXT).await?, prepare(LOCK).await?, prepare(BEGIN_PARTITIONS).await?);
-            let (advance, upsert, delete) = (prepare(ADVANCE).await?, prepare(UPSERT).await?, prepare(DELETE).await?);
-            Ok((next, lock, begin, advance, upsert, delete))
+            let (advance, present, copy) = (prepare(ADVANCE).await?, prepare(PRESENT).await?, prepare(COPY).await?);
+            let (upsert, delete) = (prepare(UPSERT).await?, prepare(DELETE).await?);
+            Ok((next, lock, begin, advance, present, copy, upsert, delete))
         };
         let prepared = prepared.await.map_err(|e| failed("cannot prepare the tables product and product_offsets", e));
-        let (next, lock, begin, advance, upsert, delete) = prepared?;
-        Ok(Self { client, next, lock, begin, advance, upsert, delete })
+        let (next, lock, begin, advance, present, copy, upsert, delete) = prepared?;
+        Ok(Self { client, next, lock, begin, advance, present, copy, upsert, delete })
     }
 }
 
@@ -281,16 +302,26 @@ impl Session {
         if let Some(partition) = partitions.iter().find(|p| known.get(p).is_some_and(|k| at(p) < *k)) {
             return Ok(Some(*partition));
         }
+        // In the order of the index.
         let missing = rows.last.iter().filter(|(_, state)| state.offset >= at(&state.partition));
-        let columns = Columns::of(missing);
+        let mut missing: Vec<(&i64, &LastState)> = missing.collect();
+        missing.sort_unstable_by_key(|(id, _)| **id);
+        if missing.len() >= FEW {
+            let ids: Vec<i64> = missing.iter().map(|(id, _)| **id).collect();
+            let present = transaction.query(&self.present, &[&ids]).await?;
+            let present: HashSet<i64> = present.iter().map(|row| row.get(0)).collect();
+            copy(&transaction, &self.copy, &missing, &present).await?;
+            missing.retain(|(id, _)| present.contains(id));
+        }
+        let columns = Columns::of(missing.into_iter());
         if !columns.upserts.ids.is_empty() {
             let u = &columns.upserts;
-            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+            let parameters: [&(dyn ToSql + Sync); 8] =
                 [&u.ids, &u.names, &u.categories, &u.prices, &u.discounts, &u.updated, &u.partitions, &u.offsets];
             transaction.execute(&self.upsert, &parameters).await?;
         }
         if !columns.deleted.is_empty() {
-            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            let parameters: [&(dyn ToSql + Sync); 3] =
                 [&columns.deleted, &columns.deleted_partitions, &columns.deleted_offsets];
             transaction.execute(&self.delete, &parameters).await?;
         }
@@ -298,6 +329,35 @@ impl Session {
         transaction.commit().await?;
         Ok(None)
     }
+}
+
+/// Copies the products that are not present into the table; there is nothing to delete of them.
+async fn copy(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+    states: &[(&i64, &LastState)],
+    present: &HashSet<i64>,
+) -> Result<(), tokio_postgres::Error> {
+    let new = states.iter().filter(|(id, _)| !present.contains(id));
+    let mut new = new.filter_map(|(id, state)| Some((*id, *state, state.row.as_ref()?))).peekable();
+    if new.peek().is_none() {
+        return Ok(());
+    }
+    let mut writer = pin!(BinaryCopyInWriter::new(transaction.copy_in(statement).await?, &TYPES));
+    for (id, state, row) in new {
+        let values: [&(dyn ToSql + Sync); 8] = [
+            id,
+            &row.name,
+            &row.category,
+            &row.price,
+            &row.discount_price,
+            &row.last_updated,
+            &state.partition,
+            &state.offset,
+        ];
+        writer.as_mut().write(&values).await?;
+    }
+    writer.finish().await.map(drop)
 }
 
 /// A batch as arrays, one a column.
@@ -314,9 +374,9 @@ struct Upserts<'a> {
     ids: Vec<i64>,
     names: Vec<Option<&'a str>>,
     categories: Vec<Option<&'a str>>,
-    prices: Vec<Option<i64>>,
-    discounts: Vec<Option<i64>>,
-    updated: Vec<Option<&'a str>>,
+    prices: Vec<Option<Amount>>,
+    discounts: Vec<Option<Amount>>,
+    updated: Vec<Option<Time>>,
     partitions: Vec<i32>,
     offsets: Vec<i64>,
 }
@@ -337,7 +397,7 @@ impl<'a> Columns<'a> {
             u.categories.push(row.category.as_deref());
             u.prices.push(row.price);
             u.discounts.push(row.discount_price);
-            u.updated.push(row.last_updated.as_deref());
+            u.updated.push(row.last_updated);
             u.partitions.push(state.partition);
             u.offsets.push(state.offset);
         }

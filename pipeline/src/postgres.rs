@@ -169,10 +169,11 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
 
 /// Whether an error with this SQLSTATE may heal by itself: no answer at all, a broken link, a serialization failure, too few
 /// resources, a lock, a shutdown, the system under the server. Of the class 25, a server that is read-only during a failover
-/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03).
+/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03). Of the class 23, a
+/// row that somebody else has just inserted (23505): the next try finds it.
 fn heals(state: &str) -> bool {
     const CLASSES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
-    matches!(state, "" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
+    matches!(state, "" | "23505" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
 }
 
 /// An error with its causes.
@@ -206,6 +207,7 @@ mod tests {
             (SqlState::CONNECTION_FAILURE, true),
             (SqlState::T_R_SERIALIZATION_FAILURE, true),
             (SqlState::ADMIN_SHUTDOWN, true),
+            (SqlState::UNIQUE_VIOLATION, true),
             (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, true),
             (SqlState::READ_ONLY_SQL_TRANSACTION, true),
             (SqlState::IN_FAILED_SQL_TRANSACTION, false),
