@@ -163,17 +163,22 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
         _ => "see the server's log",
     };
     // The library's own text says only "db error"; the server's message is its cause.
-    let sorted = if heals(state) { Error::transient(what) } else { Error::definite(what) };
+    let sorted = if heals(state) || is_there_already(&error) { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
+}
+
+/// Whether somebody else has just inserted a row with this primary key: the next try finds it.
+fn is_there_already(error: &tokio_postgres::Error) -> bool {
+    let refused = error.as_db_error().filter(|e| e.code() == &SqlState::UNIQUE_VIOLATION);
+    refused.and_then(|e| e.constraint()).is_some_and(|name| name.ends_with("_pkey"))
 }
 
 /// Whether an error with this SQLSTATE may heal by itself: no answer at all, a broken link, a serialization failure, too few
 /// resources, a lock, a shutdown, the system under the server. Of the class 25, a server that is read-only during a failover
-/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03). Of the class 23, a
-/// row that somebody else has just inserted (23505): the next try finds it.
+/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03).
 fn heals(state: &str) -> bool {
     const CLASSES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
-    matches!(state, "" | "23505" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
+    matches!(state, "" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
 }
 
 /// An error with its causes.
@@ -207,7 +212,7 @@ mod tests {
             (SqlState::CONNECTION_FAILURE, true),
             (SqlState::T_R_SERIALIZATION_FAILURE, true),
             (SqlState::ADMIN_SHUTDOWN, true),
-            (SqlState::UNIQUE_VIOLATION, true),
+            (SqlState::UNIQUE_VIOLATION, false),
             (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, true),
             (SqlState::READ_ONLY_SQL_TRANSACTION, true),
             (SqlState::IN_FAILED_SQL_TRANSACTION, false),
