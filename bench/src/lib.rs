@@ -7,6 +7,8 @@ pub mod debezium;
 pub mod drain;
 pub mod drain_postgres;
 pub mod growth;
+pub mod hot_paths;
+pub mod instructions;
 pub mod latency;
 pub mod limits;
 pub mod load;

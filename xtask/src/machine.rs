@@ -23,6 +23,8 @@ pub enum Need {
     Maven,
     /// PostgreSQL's server programs.
     PostgreSql,
+    /// Valgrind, which counts instructions.
+    Valgrind,
 }
 
 impl Need {
@@ -37,6 +39,7 @@ impl Need {
             Self::Java => java().is_some(),
             Self::Maven => find_program("mvn").is_some(),
             Self::PostgreSql => postgres_programs().is_some(),
+            Self::Valgrind => find_program("valgrind").is_some(),
         }
     }
 
@@ -47,6 +50,8 @@ impl Need {
             Self::Java => &["default-jre-headless"],
             Self::Maven => &["maven"],
             Self::PostgreSql => &["postgresql"],
+            // With the C library's symbols, without which it does not start on some systems.
+            Self::Valgrind => &["valgrind", "libc6-dbg"],
         }
     }
 }

@@ -61,6 +61,13 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Count the instructions that a row costs on each hot path, and compare them with the baseline
+    #[command(disable_help_flag = true)]
+    Instructions {
+        /// Arguments of the program that counts; see `cargo xtask instructions --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Stop what runs in the background
     Down(Place),
     /// Remove the data of stopped servers
@@ -120,6 +127,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Test { arguments } => return Ok(code(tests::run(&arguments)?)),
         Chore::Chaos { arguments } => return Ok(code(tests::chaos(&arguments)?)),
         Chore::Bench { arguments } => return Ok(code(tests::bench(&arguments)?)),
+        Chore::Instructions { arguments } => return Ok(code(tests::instructions(&arguments)?)),
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Kafka { tool, arguments } => {

@@ -1,4 +1,4 @@
-//! All tests on servers of their own, the fault harness, and the benchmark.
+//! All tests on servers of their own, the fault harness, the benchmark, and the count of instructions.
 
 use std::process::{Command, ExitStatus};
 
@@ -57,4 +57,28 @@ pub fn bench(arguments: &[String]) -> Result<ExitStatus> {
     }
     let mut command = Command::new(programs.join("bench"));
     cargo::run_through(command.args(arguments).env("PIPELINE_BIN_DIR", &programs))
+}
+
+/// Builds the program that counts instructions and runs it; it needs no servers.
+///
+/// Our two libraries are compiled as in a release, all else is what the tests have built already: of the hot paths only generic
+/// code is not ours, and that is compiled with ours. A release build of everything would take minutes.
+///
+/// # Errors
+/// When Valgrind is not there or the program does not compile. A difference is no error but a status.
+pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
+    machine::ensure(&[Need::Compiler, Need::Libraries, Need::Valgrind])?;
+    progress::note("building the hot paths");
+    // The selection of packages decides on the features of what they share.
+    let mut command = cargo::cargo(&["build", "--quiet", "--workspace", "--exclude", "xtask", "--bin", "instructions"]);
+    for package in ["pipeline", "cdc-producer", "bench"] {
+        for setting in ["opt-level=3", "codegen-units=1", "debug-assertions=false", "overflow-checks=false"] {
+            command.args(["--config", &format!("profile.dev.package.{package}.{setting}")]);
+        }
+    }
+    let status = cargo::run_through(&mut command)?;
+    if !status.success() {
+        return Ok(status);
+    }
+    cargo::run_through(Command::new(cargo::target().join("debug/instructions")).args(arguments))
 }

@@ -83,7 +83,7 @@ pub fn needs() -> Result<Vec<Need>> {
 /// # Errors
 /// When something cannot be installed or fetched.
 pub fn fetch() -> Result<()> {
-    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    machine::ensure(&[&[Need::Compiler, Need::Libraries, Need::Valgrind], needs()?.as_slice()].concat())?;
     let place = |folder: &PathBuf| folder.display().to_string();
     shown("Kafka", |say| downloads::kafka(say), place)?;
     shown("Registry", |say| downloads::registry(say), place)?;

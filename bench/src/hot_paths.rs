@@ -1,0 +1,165 @@
+//! The four stretches of code that each change passes, each over the same thousand rows: what `cargo bench -p bench` times and
+//! `cargo xtask instructions` counts. They are the functions that the programs call; nothing is copied here.
+
+pub mod rows;
+
+use std::hint::black_box;
+
+use anyhow::{Context, Result, ensure};
+use cdc_producer::batch::{Batch, Change};
+use cdc_producer::plan::Plan;
+use pipeline::avro::{self, Decoder, Scratch};
+use pipeline::log_line::{self, Origin};
+use pipeline::record::{Micros, Op, SCHEMA, Source};
+use pipeline::transform::{Rules, Transformed};
+
+use self::rows::{ROWS, Rows};
+
+const SCHEMA_ID: u32 = 1;
+
+/// A stretch of code by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HotPath {
+    /// Rows events of the binlog to products
+    Decode,
+    /// Products to the producer's batch: key, Avro value, header `source`
+    Encode,
+    /// Values and headers as a consumer polls them to transformed products
+    Transform,
+    /// Transformed products to lines of the log
+    Line,
+}
+
+/// Passes all rows over a path once, and says how many there were.
+pub type Pass<'a> = Box<dyn FnMut() -> Result<usize> + 'a>;
+
+impl HotPath {
+    /// All of them, in the order in which a change passes them.
+    pub const ALL: [Self; 4] = [Self::Decode, Self::Encode, Self::Transform, Self::Line];
+
+    /// Its name in commands and in the baseline.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Encode => "encode",
+            Self::Transform => "transform",
+            Self::Line => "line",
+        }
+    }
+
+    /// Prepares what the path reads. Memory that the programs use again is used again by the next pass too.
+    ///
+    /// # Errors
+    /// When the rows can't be prepared, or, in a pass, are not carried.
+    pub fn pass(self, rows: &Rows) -> Result<Pass<'_>> {
+        Ok(match self {
+            Self::Decode => {
+                let plan = Plan::new(&rows.table_map, &rows.table)?;
+                Box::new(move || {
+                    let mut count = 0;
+                    for event in &rows.events {
+                        plan.each_row(event, |change| {
+                            black_box(change);
+                            count += 1;
+                            Ok(())
+                        })?;
+                    }
+                    Ok(count)
+                })
+            }
+            Self::Encode => {
+                let mut batch = Batch::default();
+                Box::new(move || {
+                    batch.clear();
+                    encode(rows, &mut batch);
+                    Ok(black_box(&batch).len())
+                })
+            }
+            Self::Transform => {
+                let mut batch = Batch::default();
+                encode(rows, &mut batch);
+                let (decoder, rules) = (Decoder::new(SCHEMA)?, Rules::default());
+                let mut scratch = Scratch::default();
+                Box::new(move || {
+                    let mut count = 0;
+                    for record in batch.iter() {
+                        let (_, value) = avro::split(record.value.context("a record without a value")?)?;
+                        black_box(Source::parse(record.header)?);
+                        let product = decoder.decode(value, &mut scratch)?;
+                        count += usize::from(black_box(rules.apply(&product)).is_some());
+                    }
+                    Ok(count)
+                })
+            }
+            Self::Line => {
+                let rules = Rules::default();
+                let products: Vec<Transformed<'_>> = rows.products.iter().filter_map(|p| rules.apply(p)).collect();
+                let mut lines = Vec::new();
+                Box::new(move || {
+                    lines.clear();
+                    for (offset, product) in (1_000_000..).zip(&products) {
+                        let origin = Origin { op: Op::Update, partition: 7, offset, source_ts: rows::COMMITTED_AT };
+                        log_line::write(product, origin, &mut lines);
+                    }
+                    black_box(&lines);
+                    Ok(products.len())
+                })
+            }
+        })
+    }
+}
+
+fn encode(rows: &Rows, batch: &mut Batch) {
+    let Micros(ts_us) = rows::COMMITTED_AT;
+    let pos = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1000023";
+    for (row, product) in (0..).zip(&rows.products) {
+        let source = Source { op: Op::Update, ts_us, pos: pos.into(), row, epoch: 1 };
+        batch.push(Change::State(SCHEMA_ID, product), &source);
+    }
+}
+
+/// Runs a path so many times, and checks that every row went through.
+///
+/// # Errors
+/// When one did not.
+pub fn run(path: HotPath, passes: usize) -> Result<()> {
+    let rows = Rows::make()?;
+    let mut pass = path.pass(&rows)?;
+    for _ in 0..passes {
+        let count = pass()?;
+        ensure!(count == ROWS, "{} of {ROWS} rows came through {}", count, path.name());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cdc_producer::plan::RowChange;
+
+    use super::*;
+
+    #[test]
+    fn every_row_goes_through_every_path() {
+        for path in HotPath::ALL {
+            run(path, 2).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_events_hold_the_rows() {
+        let rows = Rows::make().unwrap();
+        let plan = Plan::new(&rows.table_map, &rows.table).unwrap();
+        let mut products = rows.products.iter();
+        let (mut created, mut updated) = (0, 0);
+        for event in &rows.events {
+            plan.each_row(event, |change| {
+                let (RowChange::Created(product) | RowChange::Updated(_, product)) = change else { unreachable!() };
+                assert_eq!(Some(product), products.next());
+                if matches!(change, RowChange::Created(_)) { created += 1 } else { updated += 1 }
+                Ok(())
+            })
+            .unwrap();
+        }
+        assert_eq!((products.next(), created, updated), (None, ROWS / 2, ROWS / 2));
+    }
+}
