@@ -11,7 +11,7 @@ use cdc_producer::plan::Plan;
 use pipeline::avro::{self, Decoder, Scratch};
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, Op, SCHEMA, Source};
-use pipeline::transform::{Rules, Transformed};
+use pipeline::transform::{Capitals, Rules, Transformed};
 
 use self::rows::{ROWS, Rows};
 
@@ -79,21 +79,24 @@ impl HotPath {
                 let mut batch = Batch::default();
                 encode(rows, &mut batch);
                 let (decoder, rules) = (Decoder::new(SCHEMA)?, Rules::default());
-                let mut scratch = Scratch::default();
+                let (mut scratch, mut capitals) = (Scratch::default(), Capitals::default());
                 Box::new(move || {
                     let mut count = 0;
                     for record in batch.iter() {
                         let (_, value) = avro::split(record.value.context("a record without a value")?)?;
                         black_box(Source::parse(record.header)?);
                         let product = decoder.decode(value, &mut scratch)?;
-                        count += usize::from(black_box(rules.apply(&product)).is_some());
+                        count += usize::from(black_box(rules.apply(&product, &mut capitals)).is_some());
                     }
                     Ok(count)
                 })
             }
             Self::Line => {
                 let rules = Rules::default();
-                let products: Vec<Transformed<'_>> = rows.products.iter().filter_map(|p| rules.apply(p)).collect();
+                // Their text in capitals is kept as long as the program runs.
+                let room = |_| &mut *Box::leak(Box::<Capitals>::default());
+                let transformed = rows.products.iter().map(|p| rules.apply(p, room(p)));
+                let products: Vec<Transformed<'_>> = transformed.flatten().collect();
                 let mut lines = Vec::new();
                 Box::new(move || {
                     lines.clear();
@@ -155,7 +158,11 @@ mod tests {
             plan.each_row(event, |change| {
                 let (RowChange::Created(product) | RowChange::Updated(_, product)) = change else { unreachable!() };
                 assert_eq!(Some(product), products.next());
-                if matches!(change, RowChange::Created(_)) { created += 1 } else { updated += 1 }
+                if matches!(change, RowChange::Created(_)) {
+                    created += 1
+                } else {
+                    updated += 1
+                }
                 Ok(())
             })
             .unwrap();

@@ -135,11 +135,17 @@ mod tests {
     #[test]
     fn three_percent_either_way_is_the_limit() {
         let baseline = counts(&[("decode", 200.0)]);
-        for (now, want) in [(200.0, None), (205.9, None), (194.1, None), (206.1, Some("more")), (193.9, Some("fewer"))] {
+        for (now, want) in [(200.0, None), (205.9, None), (194.1, None), (206.1, Some("more")), (193.9, Some("fewer"))]
+        {
             let (table, wrong) = counts(&[("decode", now)]).against(&baseline);
             assert!(table.contains("decode") && table.contains("200.0"), "{table}");
-            let named = want.map(|way| wrong[0].contains("decode") && wrong[0].contains(way) && wrong[1].contains(BLESS));
-            assert_eq!((named, wrong.len()), (want.map(|_| true), if want.is_some() { 2 } else { 0 }), "{now} {wrong:?}");
+            let named =
+                want.map(|way| wrong[0].contains("decode") && wrong[0].contains(way) && wrong[1].contains(BLESS));
+            assert_eq!(
+                (named, wrong.len()),
+                (want.map(|_| true), if want.is_some() { 2 } else { 0 }),
+                "{now} {wrong:?}"
+            );
         }
     }
 

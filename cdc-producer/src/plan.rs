@@ -12,7 +12,7 @@ use pipeline::error::{Error, Result};
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{ColumnType, Field, SourceTable, check};
 
-use crate::binlog::{ColumnKind, DecodeError, Projection, Row, RowChanges, RowOperation, TableLayout, Value};
+use crate::binlog::{ColumnKind, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 
 /// A changed table does not change the rows that were written before.
 const BEHIND_IT: &str =
@@ -35,6 +35,8 @@ pub struct Plan {
     table: SourceTable,
     layout: TableLayout,
     projection: Projection,
+    /// Of the image before, only the id is wanted.
+    id: Projection,
 }
 
 impl Plan {
@@ -76,7 +78,8 @@ impl Plan {
                 Refusal::new("it is not the table's whole primary key any more", "make id the primary key again");
             return Err(refused(table, Field::Id, None, &refusal));
         }
-        Ok(Self { table: table.clone(), layout, projection })
+        let id = layout.project(&names[..1]).map_err(|e| undecodable(&e))?;
+        Ok(Self { table: table.clone(), layout, projection, id })
     }
 
     /// Hands each row of the event to `each`.
@@ -86,35 +89,37 @@ impl Plan {
     pub fn each_row(&self, event: &Event, mut each: impl FnMut(RowChange<'_>) -> Result<()>) -> Result<()> {
         let kind = event.header().event_type_raw();
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
-        let mut rows = changes.rows(&self.layout, &self.projection).map_err(|e| undecodable(&e))?;
-        let mut row = Row::default();
-        while rows.read(&mut row).map_err(|e| undecodable(&e))? {
+        let mut rows = changes.rows_of(&self.layout, &self.id, &self.projection).map_err(|e| undecodable(&e))?;
+        let mut id_before = Value::Null;
+        let mut values = [const { Value::Null }; 5];
+        while rows
+            .read_each(|_, id| id_before = id, |place, value| values[place] = value)
+            .map_err(|e| undecodable(&e))?
+        {
             match changes.operation {
-                RowOperation::Insert => each(RowChange::Created(&self.product(&row.after)?))?,
+                RowOperation::Insert => each(RowChange::Created(&self.product(&values)?))?,
                 RowOperation::Update => {
-                    let before = self.id(&row.before)?;
-                    each(RowChange::Updated(before, &self.product(&row.after)?))?;
+                    let before = self.id(&id_before)?;
+                    each(RowChange::Updated(before, &self.product(&values)?))?;
                 }
-                RowOperation::Delete => each(RowChange::Deleted(self.id(&row.before)?))?,
+                RowOperation::Delete => each(RowChange::Deleted(self.id(&id_before)?))?,
             }
         }
         Ok(())
     }
 
-    fn id(&self, values: &[Value<'_>]) -> Result<i64> {
-        let id = match values.first() {
-            Some(Value::Int(id)) => Ok(*id),
-            Some(Value::UInt(id)) => convert::id_from_u64(*id),
+    fn id(&self, value: &Value<'_>) -> Result<i64> {
+        let id = match value {
+            Value::Int(id) => Ok(*id),
+            Value::UInt(id) => convert::id_from_u64(*id),
             other => Err(unexpected(other)),
         };
         id.map_err(|r| refused(&self.table, Field::Id, None, &r))
     }
 
-    fn product<'v>(&self, values: &'v [Value<'_>]) -> Result<Product<'v>> {
-        let id = self.id(values)?;
-        let [_, name, category, price, last_updated] = values else {
-            return Err(refused(&self.table, Field::Id, Some(id), &unexpected(None)));
-        };
+    fn product<'v>(&self, values: &'v [Value<'_>; 5]) -> Result<Product<'v>> {
+        let [id, name, category, price, last_updated] = values;
+        let id = self.id(id)?;
         let at = |field| move |r: Refusal| refused(&self.table, field, Some(id), &r);
         Ok(Product {
             id,
@@ -137,9 +142,9 @@ fn undecodable(error: &DecodeError) -> Error {
     Error::definite(error.to_string()).with_remedy(remedy)
 }
 
-fn unexpected(value: Option<&Value<'_>>) -> Refusal {
-    let what = value.map_or_else(|| "nothing".to_owned(), |v| format!("{:?}", std::mem::discriminant(v)));
-    Refusal::new(format!("the row has a value of another kind ({what})"), "report it with the table's definition")
+fn unexpected(value: &Value<'_>) -> Refusal {
+    let what = std::mem::discriminant(value);
+    Refusal::new(format!("the row has a value of another kind ({what:?})"), "report it with the table's definition")
 }
 
 fn text<'v>(value: &'v Value<'_>) -> Result<Option<&'v str>, Refusal> {
@@ -148,7 +153,7 @@ fn text<'v>(value: &'v Value<'_>) -> Result<Option<&'v str>, Refusal> {
         Value::Text(Cow::Borrowed(text)) => Ok(Some(text)),
         Value::Text(Cow::Owned(text)) => Ok(Some(text)),
         Value::Enum { label, .. } => Ok(Some(label)),
-        other => Err(unexpected(Some(other))),
+        other => Err(unexpected(other)),
     }
 }
 
@@ -163,7 +168,7 @@ fn price_of(value: &Value<'_>) -> Result<Option<Price>, Refusal> {
         Value::UInt(n) => convert::price_from_u64(*n),
         Value::Float(f) => convert::price_from_f32(*f),
         Value::Double(f) => convert::price_from_f64(*f),
-        other => Err(unexpected(Some(other))),
+        other => Err(unexpected(other)),
     }
     .map(Some)
 }
@@ -190,7 +195,7 @@ fn time_of(value: &Value<'_>) -> Result<Option<Micros>, Refusal> {
             second: 0,
             micros: 0,
         }),
-        other => Err(unexpected(Some(other))),
+        other => Err(unexpected(other)),
     }
     .map(Some)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use pipeline::avro::Scratch;
 use pipeline::log_line::{self, Origin};
-use pipeline::transform::{Rules, Transformed};
+use pipeline::transform::{Capitals, Rules, Transformed};
 use serde::Serialize;
 
 use crate::change::{self, Change, Decoders, Polled};
@@ -56,6 +56,7 @@ pub(crate) struct Outcome {
     pub(crate) dead: Vec<DeadLetter>,
     /// What happens to the table.
     pub(crate) rows: Rows,
+    capitals: Capitals,
 }
 
 impl Outcome {
@@ -73,7 +74,7 @@ impl Outcome {
     fn add(&mut self, record: &Polled<'_>, change: &Change<'_>, rules: &Rules, new_to_the_log: bool, with_rows: bool) {
         let Polled { partition, offset, .. } = *record;
         let origin = Origin { op: change.op, partition, offset, source_ts: change.source_ts };
-        let transformed = change.product.as_ref().map(|product| rules.apply(product));
+        let transformed = change.product.as_ref().map(|product| rules.apply(product, &mut self.capitals));
         if new_to_the_log {
             match &transformed {
                 Some(None) => self.filtered += 1,
@@ -92,8 +93,8 @@ impl Outcome {
 
 fn row(product: &Transformed<'_>) -> Row {
     Row {
-        name: product.name.as_deref().map(str::to_owned),
-        category: product.category.as_deref().map(str::to_owned),
+        name: product.name.map(str::to_owned),
+        category: product.category.map(str::to_owned),
         price: product.price.map(Amount),
         discount_price: product.discount_price.map(Amount),
         last_updated: product.last_updated.map(Time),

@@ -50,11 +50,36 @@ pub fn encode_value(product: &Product<'_>, out: &mut Vec<u8>) {
 /// Zigzag, then seven bits a byte, lowest first.
 fn long(n: i64, out: &mut Vec<u8>) {
     let mut z = ((n << 1) ^ (n >> 63)) as u64;
-    while z >= 0x80 {
-        out.push(z as u8 | 0x80);
-        z >>= 7;
+    if z < 0x80 {
+        return out.push(z as u8);
     }
-    out.push(z as u8);
+    let len = (70 - z.leading_zeros() as usize) / 7;
+    if len > 8 {
+        for _ in 1..len {
+            out.push(z as u8 | 0x80);
+            z >>= 7;
+        }
+        return out.push(z as u8);
+    }
+    // All bytes but the last have the highest bit. Appended as eight, then cut: one check of the room.
+    let more = 0x8080_8080_8080_8080 & ((1 << (8 * (len - 1))) - 1);
+    let end = out.len() + len;
+    out.extend_from_slice(&(spread(z) | more).to_le_bytes());
+    out.truncate(end);
+}
+
+/// The low 56 bits, seven to a byte: halves, quarters and eighths move apart.
+fn spread(n: u64) -> u64 {
+    let n = (n & 0x00ff_ffff_f000_0000) << 4 | n & 0x0000_0000_0fff_ffff;
+    let n = (n & 0x0fff_c000_0fff_c000) << 2 | n & 0x0000_3fff_0000_3fff;
+    (n & 0x3f80_3f80_3f80_3f80) << 1 | n & 0x007f_007f_007f_007f
+}
+
+/// The way back from [`spread`]; the highest bit of each byte does not count.
+fn gather(n: u64) -> u64 {
+    let n = (n & 0x7f00_7f00_7f00_7f00) >> 1 | n & 0x007f_007f_007f_007f;
+    let n = (n & 0x3fff_0000_3fff_0000) >> 2 | n & 0x0000_3fff_0000_3fff;
+    (n & 0x0fff_ffff_0000_0000) >> 4 | n & 0x0000_0000_0fff_ffff
 }
 
 fn text(value: Option<&str>, out: &mut Vec<u8>) {
@@ -70,9 +95,10 @@ fn text(value: Option<&str>, out: &mut Vec<u8>) {
 
 /// The shortest two's complement of a big-endian integer; zero is one byte.
 fn shortest(bytes: &[u8; 8]) -> &[u8] {
-    let redundant = |i: usize| matches!((bytes[i], bytes[i + 1] >> 7), (0, 0) | (0xff, 1));
-    let skip = (0..7).take_while(|i| redundant(*i)).count();
-    &bytes[skip..]
+    let n = i64::from_be_bytes(*bytes);
+    // Bits that only repeat the sign, less the one that tells it.
+    let redundant = (n ^ (n >> 63)).leading_zeros() - 1;
+    &bytes[(redundant / 8) as usize..]
 }
 
 /// Splits Confluent's wire format into the schema id and the Avro value.
@@ -173,7 +199,28 @@ pub fn decode_value(bytes: &[u8]) -> Result<Product<'_>, DecodeError> {
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    #[inline]
     fn long(&mut self) -> Result<i64, DecodeError> {
+        // Most are branches of unions and lengths.
+        match self.0 {
+            [short @ 0..0x80, rest @ ..] => {
+                self.0 = rest;
+                Ok(i64::from(short >> 1) ^ -i64::from(short & 1))
+            }
+            _ => self.longer(),
+        }
+    }
+
+    fn longer(&mut self) -> Result<i64, DecodeError> {
+        if let Some(bytes) = self.0.first_chunk() {
+            let bytes = u64::from_le_bytes(*bytes);
+            let last = !bytes & 0x8080_8080_8080_8080;
+            if last != 0 {
+                let z = gather(bytes & (last ^ (last - 1)));
+                self.0 = &self.0[last.trailing_zeros() as usize / 8 + 1..];
+                return Ok((z >> 1) as i64 ^ -((z & 1) as i64));
+            }
+        }
         let mut z: u64 = 0;
         for (i, byte) in self.0.iter().enumerate().take(10) {
             z |= u64::from(byte & 0x7f) << (7 * i);
@@ -185,6 +232,7 @@ impl<'a> Reader<'a> {
         Err(DecodeError::new("an integer ends too early or is too long"))
     }
 
+    #[inline]
     fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.long()?;
         match usize::try_from(len).ok().and_then(|len| self.0.split_at_checked(len)) {
@@ -204,6 +252,7 @@ impl<'a> Reader<'a> {
         price_of(self.bytes()?)
     }
 
+    #[inline]
     fn nullable<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
@@ -217,6 +266,14 @@ impl<'a> Reader<'a> {
 }
 
 fn price_of(bytes: &[u8]) -> Result<Price, DecodeError> {
+    if let 1..=7 = bytes.len() {
+        let number = bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
+        let unused = 64 - 8 * bytes.len();
+        // Seven bytes may hold more than a price does.
+        if let Some(price) = Price::from_hundredths(number << unused >> unused) {
+            return Ok(price);
+        }
+    }
     let sign = if bytes.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
     let mut wide = [sign; 16];
     (1..=16)

@@ -2,7 +2,6 @@
 //!
 //! Pure: a product goes in, the transformed one comes out. `verify` applies the same rules to check the result.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::record::{Price, Product};
@@ -46,15 +45,15 @@ impl Default for Rules {
     }
 }
 
-/// A product after the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A product after the rules; its text is borrowed from the product, or from [`Capitals`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transformed<'a> {
     /// Primary key.
     pub id: i64,
     /// Name.
-    pub name: Option<Cow<'a, str>>,
+    pub name: Option<&'a str>,
     /// Category.
-    pub category: Option<Cow<'a, str>>,
+    pub category: Option<&'a str>,
     /// Price, unchanged.
     pub price: Option<Price>,
     /// The price less the category's discount, where it has one.
@@ -63,9 +62,16 @@ pub struct Transformed<'a> {
     pub last_updated: Option<crate::record::Micros>,
 }
 
+/// Room for a product's text in capitals, which the next product uses again.
+#[derive(Clone, Debug, Default)]
+pub struct Capitals {
+    name: String,
+    category: String,
+}
+
 impl Rules {
     /// Applies the rules; `None` when a filter leaves the record out.
-    pub fn apply<'a>(&self, product: &Product<'a>) -> Option<Transformed<'a>> {
+    pub fn apply<'a>(&self, product: &Product<'a>, capitals: &'a mut Capitals) -> Option<Transformed<'a>> {
         let text = |field| match field {
             TextField::Name => product.name,
             TextField::Category => product.category,
@@ -73,15 +79,17 @@ impl Rules {
         if self.drop.iter().any(|f| text(f.field) == Some(f.equals.as_str())) {
             return None;
         }
-        let capitals = |field| {
-            let text = text(field)?;
-            Some(if self.capitalise.contains(&field) { upper(text) } else { Cow::Borrowed(text) })
+        let capitalise = |field| self.capitalise.contains(&field);
+        let name = match product.name {
+            Some(name) if capitalise(TextField::Name) => Some(upper(name, &mut capitals.name)),
+            name => name,
         };
-        let discount = product.category.and_then(|c| self.discounts.get(upper(c).as_ref()));
+        let upper_category = product.category.map(|category| upper(category, &mut capitals.category));
+        let discount = upper_category.and_then(|category| self.discounts.get(category));
         Some(Transformed {
             id: product.id,
-            name: capitals(TextField::Name),
-            category: capitals(TextField::Category),
+            name,
+            category: if capitalise(TextField::Category) { upper_category } else { product.category },
             price: product.price,
             discount_price: discount.and_then(|d| product.price.map(|p| less(p, *d))),
             last_updated: product.last_updated,
@@ -89,21 +97,27 @@ impl Rules {
     }
 }
 
-fn upper(text: &str) -> Cow<'_, str> {
-    if text.chars().any(|c| !c.is_ascii() || c.is_ascii_lowercase()) {
-        Cow::Owned(text.to_uppercase())
-    } else {
-        Cow::Borrowed(text)
+fn upper<'a>(text: &'a str, room: &'a mut String) -> &'a str {
+    if !text.bytes().any(|b| b >= 0x80 || b.is_ascii_lowercase()) {
+        return text;
     }
+    room.clear();
+    if text.is_ascii() {
+        room.push_str(text);
+        room.make_ascii_uppercase();
+    } else {
+        room.extend(text.chars().flat_map(char::to_uppercase));
+    }
+    room
 }
 
 /// The price less `discount` hundredths of a percent, rounded half away from zero to hundredths.
 fn less(price: Price, discount: u16) -> Price {
-    let scaled = i128::from(price.hundredths()) * i128::from(10_000 - discount.min(10_000));
+    // At most ten digits by five: it fits.
+    let scaled = price.hundredths() * i64::from(10_000 - discount.min(10_000));
     let half = if scaled < 0 { -5_000 } else { 5_000 };
-    let rounded = (scaled + half) / 10_000;
     // A discount never makes an amount larger, so it stays in range.
-    i64::try_from(rounded).ok().and_then(Price::from_hundredths).unwrap_or(price)
+    Price::from_hundredths((scaled + half) / 10_000).unwrap_or(price)
 }
 
 #[cfg(test)]
@@ -131,28 +145,38 @@ mod tests {
             (0, Some(0)),
             (Price::MAX, Some(7_999_999_999)),
         ] {
-            let got = Rules::default().apply(&product("cat_5", price)).and_then(|t| t.discount_price);
+            let mut capitals = Capitals::default();
+            let got = Rules::default().apply(&product("cat_5", price), &mut capitals).and_then(|t| t.discount_price);
             assert_eq!(got.map(Price::hundredths), want, "{price}");
         }
         let exact_half = Rules { discounts: BTreeMap::from([("X".to_owned(), 5000)]), ..Rules::default() };
         for (price, want) in [(5, 3), (-5, -3), (3, 2), (-3, -2)] {
-            let got = exact_half.apply(&product("x", price)).and_then(|t| t.discount_price);
+            let mut capitals = Capitals::default();
+            let got = exact_half.apply(&product("x", price), &mut capitals).and_then(|t| t.discount_price);
             assert_eq!(got.map(Price::hundredths), Some(want), "{price}");
         }
     }
 
     #[test]
     fn others_are_only_capitalised() {
-        let got = Rules::default().apply(&product("Straße", 999));
-        let got = got.as_ref().map(|t| (t.category.as_deref(), t.name.as_deref(), t.discount_price));
-        assert_eq!(got, Some((Some("STRASSE"), Some("mug"), None)));
+        let mut capitals = Capitals::default();
+        for (category, want) in [("Straße", "STRASSE"), ("CAT_1", "CAT_1"), ("ὀδός", "ὈΔΌΣ"), ("cat_2", "CAT_2")]
+        {
+            assert_eq!(category.to_uppercase(), want);
+            let got = Rules::default().apply(&product(category, 999), &mut capitals);
+            let got = got.map(|t| (t.category, t.name, t.discount_price));
+            assert_eq!(got, Some((Some(want), Some("mug"), None)));
+        }
+        let all = Rules { capitalise: vec![TextField::Name], ..Rules::default() };
+        let got = all.apply(&product("cat_5", 1000), &mut capitals).map(|t| (t.category, t.name, t.discount_price));
+        assert_eq!(got, Some((Some("cat_5"), Some("MUG"), Price::from_hundredths(800))));
     }
 
     #[test]
     fn a_filter_leaves_out_what_equals() {
         let rules =
             Rules { drop: vec![Filter { field: TextField::Category, equals: "test".to_owned() }], ..Rules::default() };
-        assert_eq!(rules.apply(&product("test", 1)), None);
-        assert!(rules.apply(&product("TEST", 1)).is_some());
+        assert_eq!(rules.apply(&product("test", 1), &mut Capitals::default()), None);
+        assert!(rules.apply(&product("TEST", 1), &mut Capitals::default()).is_some());
     }
 }

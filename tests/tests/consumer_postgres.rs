@@ -11,6 +11,7 @@ use integration_tests::{Feed, World, eventually};
 use pipeline::avro;
 use pipeline::config::{Program, rules};
 use pipeline::kafka;
+use pipeline::transform::Capitals;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio_postgres::NoTls;
@@ -41,12 +42,13 @@ fn expected(world: &World) -> Table {
         use rdkafka::Message as _;
         let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
         table.remove(&id);
+        let mut capitals = Capitals::default();
         let value = message.payload().map(|v| avro::decode_value(avro::split(v).unwrap().1).unwrap());
-        if let Some(t) = value.and_then(|product| rules.apply(&product)) {
-            let text = |t: &Option<std::borrow::Cow<'_, str>>| t.as_deref().map(str::to_owned);
+        if let Some(t) = value.and_then(|product| rules.apply(&product, &mut capitals)) {
+            let text = |t: Option<&str>| t.map(str::to_owned);
             let price = |p: Option<pipeline::record::Price>| p.map(|p| p.to_string());
             let updated = t.last_updated.map(|t| t.to_string());
-            table.insert(id, [text(&t.name), text(&t.category), price(t.price), price(t.discount_price), updated]);
+            table.insert(id, [text(t.name), text(t.category), price(t.price), price(t.discount_price), updated]);
         }
         Ok(())
     })

@@ -5,7 +5,7 @@ use mysql_async::prelude::Queryable as _;
 use pipeline::error::Result;
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{self, SourceTable};
-use pipeline::transform::{Rules, Transformed};
+use pipeline::transform::{Capitals, Rules, Transformed};
 
 use crate::findings::{Check, Finding, Findings};
 use crate::postgres::{self, Rows, StoredProduct};
@@ -84,7 +84,8 @@ pub(crate) async fn compare(
             let product = row.borrow();
             with_topic(&product, topic, first_offsets, &mut scratch, findings);
             if let Some(stored) = stored.as_deref_mut() {
-                with_postgres(row.id, rules.apply(&product).as_ref(), stored, findings).await?;
+                with_postgres(row.id, rules.apply(&product, &mut Capitals::default()).as_ref(), stored, findings)
+                    .await?;
             }
             status.one_more();
         }

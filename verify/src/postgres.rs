@@ -104,8 +104,8 @@ impl StoredProduct {
     pub(crate) fn equals(&self, other: &Transformed<'_>) -> bool {
         let price = |text: &Option<String>| text.as_deref().map(Price::parse);
         self.id == other.id
-            && self.name.as_deref() == other.name.as_deref()
-            && self.category.as_deref() == other.category.as_deref()
+            && self.name.as_deref() == other.name
+            && self.category.as_deref() == other.category
             && price(&self.price) == other.price.map(Some)
             && price(&self.discount_price) == other.discount_price.map(Some)
             && self.last_updated.map(Micros) == other.last_updated
@@ -126,8 +126,8 @@ impl StoredProduct {
 /// A transformed product for a person to read.
 pub(crate) fn describe(product: &Transformed<'_>) -> String {
     text(
-        product.name.as_deref(),
-        product.category.as_deref(),
+        product.name,
+        product.category,
         product.price.map(|p| p.to_string()),
         product.discount_price.map(|p| p.to_string()),
         product.last_updated.map(|t| t.to_string()),

@@ -8,7 +8,7 @@ use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, Op, Product, SOURCE_HEADER, Source};
 use pipeline::registry::Registry;
-use pipeline::transform::Rules;
+use pipeline::transform::{Capitals, Rules};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 use tokio::runtime::Handle;
@@ -104,7 +104,7 @@ impl Change<'_> {
         let origin = Origin { op: self.source.op, partition, offset, source_ts: Micros(self.source.ts_us) };
         match &self.product {
             None => log_line::write_delete(self.id, origin, out),
-            Some(product) => match rules.apply(product) {
+            Some(product) => match rules.apply(product, &mut Capitals::default()) {
                 Some(transformed) => log_line::write(&transformed, origin, out),
                 None => return false,
             },

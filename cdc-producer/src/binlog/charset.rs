@@ -44,6 +44,7 @@ impl Charset {
     }
 
     /// Converts `bytes` to text; borrows where the bytes are UTF-8 already.
+    #[inline]
     pub(super) fn decode(self, bytes: &[u8]) -> Result<Cow<'_, str>, Fault> {
         match self {
             Self::Utf8 | Self::Binary => match std::str::from_utf8(bytes) {

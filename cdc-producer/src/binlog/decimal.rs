@@ -10,6 +10,9 @@ use super::{cursor::Cursor, error::Fault};
 const DIGITS_PER_GROUP: u8 = 9;
 /// Bytes that 0..=9 digits take.
 const BYTES_FOR_DIGITS: [u8; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
+/// What 0..=9 digits stay below.
+const POWERS_OF_TEN: [u32; 10] =
+    [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 const MAX_PRECISION: u8 = 65;
 const MAX_SCALE: u8 = 30;
 /// Precision up to which the unscaled number fits an `i64`.
@@ -69,7 +72,7 @@ impl<'a> Decimal<'a> {
         let mut unscaled = 0_i64;
         for group in Groups::new(bytes, precision, scale) {
             let group = group?;
-            unscaled = unscaled * 10_i64.pow(u32::from(group.digits)) + i64::from(group.number);
+            unscaled = unscaled * i64::from(POWERS_OF_TEN[usize::from(group.digits)]) + i64::from(group.number);
         }
         if is_negative(bytes) {
             unscaled = -unscaled;
@@ -119,15 +122,16 @@ impl<'a> Groups<'a> {
         Self { bytes: Cursor::new(bytes), mask, sign: 0x80, whole: precision - scale, fraction: scale }
     }
 
+    #[inline]
     fn group(&mut self, digits: u8) -> Result<Group, Fault> {
         let len = BYTES_FOR_DIGITS[usize::from(digits)];
         let bytes = self.bytes.take(usize::from(len))?;
-        let mut number = 0_u32;
-        for byte in bytes {
-            number = number << 8 | u32::from(byte ^ self.sign ^ self.mask as u8);
-            self.sign = 0;
-        }
-        if number >= 10_u32.pow(u32::from(digits)) {
+        let number = bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
+        // A whole number's bits, of which the mask inverts as many as there are, and the sign the highest.
+        let bits = 8 * u32::from(len);
+        let sign = if bits > 0 { u32::from(std::mem::take(&mut self.sign)) << (bits - 8) } else { 0 };
+        let number = number ^ sign ^ (self.mask.checked_shr(32 - bits).unwrap_or(0));
+        if number >= POWERS_OF_TEN[usize::from(digits)] {
             return Err(Fault("a group of decimal digits that is too large"));
         }
         Ok(Group { digits, number })

@@ -52,7 +52,8 @@ pub struct Row<'a> {
 pub struct Rows<'a> {
     changes: RowChanges<'a>,
     layout: &'a TableLayout,
-    projection: &'a Projection,
+    before: &'a Projection,
+    after: &'a Projection,
 }
 
 impl<'a> RowChanges<'a> {
@@ -97,17 +98,31 @@ impl<'a> RowChanges<'a> {
     /// The rows, decoded as `layout` says, for the columns of `projection` (one of the same layout).
     ///
     /// # Errors
+    /// As [`Self::rows_of`].
+    pub fn rows(&self, layout: &'a TableLayout, projection: &'a Projection) -> Result<Rows<'a>, DecodeError> {
+        self.rows_of(layout, projection, projection)
+    }
+
+    /// The same with a projection for the images before and one for those after; what neither wants is not decoded.
+    ///
+    /// # Errors
     /// [`DecodeError::ColumnNotInImage`] when a wanted column is left out (`binlog_row_image` is not FULL),
     /// [`DecodeError::Damaged`] when the event and the layout don't belong together.
-    pub fn rows(&self, layout: &'a TableLayout, projection: &'a Projection) -> Result<Rows<'a>, DecodeError> {
-        let rows = Rows { changes: *self, layout, projection };
+    pub fn rows_of(
+        &self,
+        layout: &'a TableLayout,
+        before: &'a Projection,
+        after: &'a Projection,
+    ) -> Result<Rows<'a>, DecodeError> {
+        let rows = Rows { changes: *self, layout, before, after };
         if self.table_id != layout.table_id || self.columns != layout.columns.len() {
             return Err(rows.damaged(None, Fault("the event does not fit the table map before it")));
         }
-        if projection.slots.len() != layout.columns.len() {
-            return Err(rows.damaged(None, Fault("the projection is of another table map")));
-        }
-        for image in [self.before, self.after].into_iter().flatten() {
+        for (image, projection) in [(self.before, before), (self.after, after)] {
+            if projection.slots.len() != layout.columns.len() {
+                return Err(rows.damaged(None, Fault("the projection is of another table map")));
+            }
+            let Some(image) = image else { continue };
             for column in projection.columns() {
                 if !is_set(image, *column) {
                     return Err(DecodeError::ColumnNotInImage {
@@ -127,12 +142,37 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// [`DecodeError::Damaged`]; `row` is then of no use, and further calls fail or give rubbish.
     pub fn read(&mut self, row: &mut Row<'a>) -> Result<bool, DecodeError> {
+        let Row { before, after } = row;
+        for (image, values, projection) in
+            [(self.changes.before, &mut *before, self.before), (self.changes.after, &mut *after, self.after)]
+        {
+            let len = if image.is_some() { projection.columns().len() } else { 0 };
+            values.resize(len, Value::Null);
+        }
+        self.read_each(|slot, value| before[slot] = value, |slot, value| after[slot] = value)
+    }
+
+    /// Reads the next row: hands over each wanted value of the image before, then of the image after, with its place among
+    /// the columns of its projection. False: there was none left.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    #[inline]
+    pub fn read_each(
+        &mut self,
+        before: impl FnMut(usize, Value<'a>),
+        after: impl FnMut(usize, Value<'a>),
+    ) -> Result<bool, DecodeError> {
         if self.changes.rows.is_empty() {
             return Ok(false);
         }
         let left = self.changes.rows.len();
-        self.image(self.changes.before, &mut row.before)?;
-        self.image(self.changes.after, &mut row.after)?;
+        if let Some(present) = self.changes.before {
+            self.image(present, self.before, before)?;
+        }
+        if let Some(present) = self.changes.after {
+            self.image(present, self.after, after)?;
+        }
         if self.changes.rows.len() == left {
             return Err(self.damaged(None, Fault("a row of no bytes")));
         }
@@ -140,38 +180,42 @@ impl<'a> Rows<'a> {
     }
 
     #[inline]
-    fn image(&mut self, present: Option<&[u8]>, values: &mut Vec<Value<'a>>) -> Result<(), DecodeError> {
-        let Some(present) = present else {
-            values.clear();
-            return Ok(());
-        };
-        let (layout, projection) = (self.layout, self.projection);
-        values.resize(projection.columns().len(), Value::Null);
-        let count = (0..layout.columns.len()).filter(|index| is_set(present, *index)).count();
+    fn image(
+        &mut self,
+        present: &[u8],
+        projection: &Projection,
+        mut put: impl FnMut(usize, Value<'a>),
+    ) -> Result<(), DecodeError> {
+        let columns = &self.layout.columns;
+        let count = count_set(present, columns.len());
         let nulls = match self.changes.rows.take(count.div_ceil(8)) {
             Ok(nulls) => nulls,
             Err(fault) => return Err(self.damaged(None, fault)),
         };
+        // Read on in a register.
+        let mut bytes = self.changes.rows;
         let mut place = 0;
-        for (index, (column, slot)) in layout.columns.iter().zip(&projection.slots).enumerate() {
-            if !is_set(present, index) {
+        for (index, (column, slot)) in columns.iter().zip(&projection.slots).enumerate() {
+            if count < columns.len() && !is_set(present, index) {
                 continue;
             }
             let is_null = is_set(nulls, place);
             place += 1;
             let result = match slot {
                 Some(slot) if is_null => {
-                    values[*slot] = Value::Null;
+                    put(*slot, Value::Null);
                     Ok(())
                 }
-                Some(slot) => column.decode(&mut self.changes.rows).map(|value| values[*slot] = value),
+                Some(slot) => column.decode(&mut bytes).map(|value| put(*slot, value)),
                 None if is_null => Ok(()),
-                None => column.skip(&mut self.changes.rows),
+                None => column.skip(&mut bytes),
             };
             if let Err(fault) = result {
+                self.changes.rows = bytes;
                 return Err(self.damaged(Some(column), fault));
             }
         }
+        self.changes.rows = bytes;
         Ok(())
     }
 
@@ -183,18 +227,6 @@ impl<'a> Rows<'a> {
             None => format!("rows event of table {table}"),
         };
         damaged(object, fault, self.changes.body_len - self.changes.rows.len())
-    }
-}
-
-impl<'a> Row<'a> {
-    /// This row's memory, empty, for the rows of another event.
-    pub fn recycle<'b>(self) -> Row<'b> {
-        // Collecting an emptied vector into one of the same layout keeps its memory.
-        let empty = |mut values: Vec<Value<'a>>| {
-            values.clear();
-            values.into_iter().map(|_| Value::Null).collect()
-        };
-        Row { before: empty(self.before), after: empty(self.after) }
     }
 }
 
@@ -215,6 +247,7 @@ impl Column {
         }
     }
 
+    #[inline]
     fn decode<'a>(&'a self, bytes: &mut Cursor<'a>) -> Result<Value<'a>, Fault> {
         Ok(match &self.kind {
             ColumnKind::Int { bytes: len, unsigned } => int(bytes, *len, *unsigned)?,
@@ -306,6 +339,15 @@ fn enumerated(index: u64, labels: &[String]) -> Result<Value<'_>, Fault> {
 #[inline]
 fn is_set(bits: &[u8], place: usize) -> bool {
     bits.get(place / 8).is_some_and(|byte| byte >> (place % 8) & 1 == 1)
+}
+
+/// How many of the first `len` bits are set.
+#[inline]
+fn count_set(bits: &[u8], len: usize) -> usize {
+    match bits {
+        [byte] if len <= 8 => (u32::from(*byte) & ((1 << len) - 1)).count_ones() as usize,
+        _ => (0..len).filter(|place| is_set(bits, *place)).count(),
+    }
 }
 
 fn damaged(object: String, Fault(reason): Fault, at: usize) -> DecodeError {

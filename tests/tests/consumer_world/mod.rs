@@ -13,6 +13,7 @@ use pipeline::config::{Program, rules};
 use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, SOURCE_HEADER, Source};
+use pipeline::transform::Capitals;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
@@ -125,7 +126,8 @@ pub(crate) fn expected_lines(world: &World) -> Vec<String> {
             (None, Ok(id)) => log_line::write_delete(id, origin, &mut line),
             (Some(value), Ok(id)) => {
                 let body = avro::split(value).and_then(|(_, body)| avro::decode_value(body));
-                if let Some(product) = body.ok().filter(|p| p.id == id).and_then(|p| rules.apply(&p)) {
+                let mut capitals = Capitals::default();
+                if let Some(product) = body.ok().filter(|p| p.id == id).and_then(|p| rules.apply(&p, &mut capitals)) {
                     log_line::write(&product, origin, &mut line);
                 }
             }

@@ -11,7 +11,7 @@ use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
 use pipeline::registry::Registry;
-use pipeline::transform::Rules;
+use pipeline::transform::{Capitals, Rules};
 
 pub(crate) const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const TS: i64 = 1_763_697_600_000_000;
@@ -97,7 +97,8 @@ impl Scene {
                               discount_price numeric(10,2), last_updated timestamptz(6));"
                 .to_owned();
         for p in Self::alive() {
-            let t = Rules::default().apply(&p).unwrap();
+            let mut capitals = Capitals::default();
+            let t = Rules::default().apply(&p, &mut capitals).unwrap();
             let discount = t.discount_price.map_or_else(|| "NULL".to_owned(), |d| d.to_string());
             statements.push_str(&format!(
                 "INSERT INTO product VALUES ({}, '{}', '{}', {}, {discount}, '{}');",
@@ -126,7 +127,7 @@ impl Scene {
                 None => log_line::write_delete(r.key.parse().unwrap(), origin, line),
                 Some(value) => {
                     let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
-                    log_line::write(&Rules::default().apply(&product).unwrap(), origin, line);
+                    log_line::write(&Rules::default().apply(&product, &mut Capitals::default()).unwrap(), origin, line);
                 }
             }
         }

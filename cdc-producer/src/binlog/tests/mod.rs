@@ -265,14 +265,6 @@ fn a_year_has_a_sign_bit_like_a_number() {
     );
 }
 
-#[test]
-fn memory_is_used_again() {
-    let row = Row { before: Vec::with_capacity(100), after: vec![Value::Null; 50] };
-    let recycled: Row<'static> = row.recycle();
-    assert_eq!(recycled, Row::default());
-    assert_eq!((recycled.before.capacity(), recycled.after.capacity()), (100, 50));
-}
-
 proptest! {
     #[test]
     fn chance_bytes_never_panic(
