@@ -50,8 +50,7 @@ impl Need {
             Self::Java => &["default-jre-headless"],
             Self::Maven => &["maven"],
             Self::PostgreSql => &["postgresql"],
-            // With the C library's symbols, without which it does not start on some systems.
-            Self::Valgrind => &["valgrind", "libc6-dbg"],
+            Self::Valgrind => &["valgrind"],
         }
     }
 }

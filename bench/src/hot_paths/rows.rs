@@ -1,5 +1,5 @@
 //! A thousand rows of `product`, always the same, as a shop has them: names in several scripts and with quotes, categories with
-//! and without a discount, one value in forty NULL. And the binlog events that MySQL writes for them.
+//! and without a discount, a NULL in one row of ten. And the binlog events that MySQL writes for them.
 
 use anyhow::Result;
 use mysql_async::binlog::events::{Event, FormatDescriptionEvent};
