@@ -295,7 +295,7 @@ fn whole_number(digits: &[u8]) -> Option<u64> {
 
 /// ASCII that JSON does not escape. All bytes are looked at, which the compiler does many at a time.
 fn plain_text(bytes: &[u8]) -> Option<&str> {
-    let other = bytes.iter().fold(false, |other, b| other | !(b' '..=b'~').contains(&b) | (*b == b'"') | (*b == b'\\'));
+    let other = bytes.iter().fold(false, |other, b| other | !(b' '..=b'~').contains(b) | (*b == b'"') | (*b == b'\\'));
     if other { None } else { std::str::from_utf8(bytes).ok() }
 }
 
