@@ -149,7 +149,7 @@ impl TransactionalProducer {
             .set("transaction.timeout.ms", millis(timeout))
             // Must end before the transaction does.
             .set("message.timeout.ms", millis(timeout * 3 / 4))
-            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.messages", "30000")
             .set("queue.buffering.max.kbytes", "65536");
         let logging = Logging::default();
         let producer: BaseProducer<Logging> =
