@@ -21,7 +21,7 @@ use crate::report::{Better, Figure};
 use crate::stand::Stand;
 
 const FILES: u64 = 4;
-/// Rows in a transaction of ours, and in a statement of the client.
+/// Rows in a transaction of ours.
 const CHUNK: &str = "5000";
 const STATEMENT: u64 = 1_000;
 /// The first row's time.

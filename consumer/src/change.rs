@@ -88,7 +88,8 @@ fn key_id(key: Option<&[u8]>) -> Result<i64, String> {
     let key = key.ok_or("it has no key")?;
     let text = std::str::from_utf8(key).map_err(|_| "its key is not UTF-8")?;
     let id: Option<i64> = text.parse().ok();
-    id.filter(|id| id.to_string() == text).ok_or_else(|| format!("its key {text:?} is not a whole number"))
+    id.filter(|id| itoa::Buffer::new().format(*id) == text)
+        .ok_or_else(|| format!("its key {text:?} is not a whole number"))
 }
 
 /// A time that JSON lines and PostgreSQL can hold: the years 1 to 9999.

@@ -62,7 +62,7 @@ pub fn bench(arguments: &[String]) -> Result<ExitStatus> {
 /// Builds the program that counts instructions and runs it; it needs no servers.
 ///
 /// Our libraries are compiled as in a release, and generic code of others with them; all else is what the tests have built already,
-/// at `opt-level` 1. Of the hot paths that is how numbers become digits: a whole release takes 2 to 12 % fewer instructions, but seven
+/// at `opt-level` 1. Of the hot paths that is how numbers become digits: a whole release takes 2 to 14 % fewer instructions, but seven
 /// minutes of CPU time to build instead of one.
 ///
 /// # Errors
