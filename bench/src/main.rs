@@ -13,6 +13,10 @@ use bench::stand::Stand;
 use clap::{Parser, ValueEnum};
 use xtask::{background, cargo, downloads, interrupt};
 
+// The limits that are measured in here have the programs' allocator.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measure the pipeline beside Debezium and others, on servers of its own
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 100)]
