@@ -74,6 +74,21 @@ impl Figure {
     }
 }
 
+impl Figure {
+    /// Whether the goal is met, of which each part is a bound on ours or, in `×`, on the ratio: `≤ 40 ms, ≥ 5 ×`. `None`
+    /// without a goal, or without anything to compare.
+    fn meets_its_goal(&self) -> Option<bool> {
+        let part = |part: &str| {
+            let (sign, bound) = part.split_once(' ')?;
+            let (bound, unit) = bound.split_once(' ')?;
+            let bound: f64 = bound.parse().ok()?;
+            let value = if unit == "×" { self.ratio? } else { self.ours };
+            Some(if sign == "≤" { value <= bound } else { value >= bound })
+        };
+        self.goal.split(", ").map(part).try_fold(true, |all, this| Some(all & this?))
+    }
+}
+
 /// The middle value; of an even number the mean of the two in the middle. 0 of none.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -148,7 +163,7 @@ impl Report {
         let mut page = String::from(
             "# Benchmarks\n\nMade by `cargo xtask bench`; every figure with its runs is in [benchmarks.json](benchmarks.json). \
              Exactly once is on in all of ours: transactions, `acks=all`, idempotence. A median, with the least and the most \
-             of the runs; the ratio says how many times better ours is. Ratios count: the figures themselves are of this \
+             of the runs; the ratio says how many times better ours is, ✓ and ✗ whether the goal is met. Ratios count: the figures themselves are of this \
              machine, on which servers and programs share the cores.\n\n",
         );
         let mut commits: Vec<&str> = figures.iter().map(|f| f.commit.as_str()).collect();
@@ -180,7 +195,11 @@ impl Report {
                     spread(&figure.runs.ours),
                     spread(&figure.runs.reference),
                     figure.ratio.map(shown).unwrap_or_default(),
-                    figure.goal
+                    match figure.meets_its_goal() {
+                        Some(true) => format!("✓ {}", figure.goal),
+                        Some(false) => format!("✗ {}", figure.goal),
+                        None => figure.goal.clone(),
+                    }
                 ));
             }
             if let Some(first) = of_case.iter().find(|f| f.reference.is_some()) {
@@ -230,6 +249,18 @@ mod tests {
         let time = Figure::new(["c", "m", "s", "r", ""], Better::Less, vec![2.0], vec![10.0, 20.0]);
         assert_eq!(time.ratio, Some(7.5));
         assert_eq!(Figure::new(["c", "m", "s", "r", ""], Better::Less, vec![2.0], vec![]).reference_name, None);
+    }
+
+    #[test]
+    fn each_part_of_a_goal_counts() {
+        let met = |goal: &str, theirs: Vec<f64>| {
+            Figure::new(["c", "m", "ms", "r", goal], Better::Less, vec![30.0], theirs).meets_its_goal()
+        };
+        assert_eq!(met("≤ 40 ms", vec![]), Some(true));
+        assert_eq!(met("≤ 20 ms", vec![]), Some(false));
+        assert_eq!(met("≤ 40 ms, ≥ 5 ×", vec![300.0]), Some(true));
+        assert_eq!(met("≤ 40 ms, ≥ 5 ×", vec![60.0]), Some(false));
+        assert_eq!((met("≥ 5 ×", vec![]), met("", vec![])), (None, None));
     }
 
     #[test]
