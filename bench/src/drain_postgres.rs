@@ -5,16 +5,16 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 use mysql_async::prelude::Queryable;
-use tokio_postgres::{Client, NoTls};
 use xtask::services::DATABASE;
 
 use crate::cases::Size;
 use crate::drain::{self, Drained};
 use crate::load;
+use crate::postgres;
 use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
@@ -32,7 +32,7 @@ pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
     let filled = Table::make(stand, size.changes)?.ours(stand)?;
     let (mut ours, mut copied) = (vec![], vec![]);
     for _ in 0..size.runs {
-        forget(stand)?;
+        postgres::forget(stand)?;
         let url = stand.stack.postgres.url();
         let run = drain::consumers(stand, &filled.topic, size.changes, &url)?;
         check(stand, "product")?;
@@ -57,28 +57,10 @@ pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
     ])
 }
 
-async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
-    // It ends with the client, whose calls tell of its errors.
-    drop(tokio::spawn(connection));
-    Ok(client)
-}
-
-/// Drops the consumers' database: they make it anew.
-fn forget(stand: &Stand) -> Result<()> {
-    let url = stand.stack.postgres.url();
-    let (server, database) = url.rsplit_once('/').context("PostgreSQL's address has no database")?;
-    stand.runtime.block_on(async {
-        let client = connect(&format!("{server}/postgres")).await?;
-        client.batch_execute(&format!("DROP DATABASE IF EXISTS {database} WITH (FORCE)")).await?;
-        Ok(client.batch_execute("CHECKPOINT").await?)
-    })
-}
-
 /// Rows a second of one COPY of the consumers' rows into a table of the same definition.
 fn copy(stand: &Stand) -> Result<f64> {
     let rate = stand.runtime.block_on(async {
-        let client = connect(&stand.stack.postgres.url()).await?;
+        let client = postgres::connect(&stand.stack.postgres.url()).await?;
         let (mut bytes, mut pieces) = (BytesMut::new(), Vec::new());
         let mut out = std::pin::pin!(client.copy_out("COPY product TO STDOUT").await?);
         while let Some(row) = out.try_next().await? {
@@ -114,7 +96,7 @@ fn check(stand: &Stand, table: &str) -> Result<()> {
                  FROM product",
             )
             .await?;
-        let postgres = connect(&stand.stack.postgres.url()).await?;
+        let postgres = postgres::connect(&stand.stack.postgres.url()).await?;
         let row = postgres
             .query_one(
                 &format!(

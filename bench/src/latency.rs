@@ -26,7 +26,6 @@ use pipeline::record::Micros;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use serde::Deserialize;
-use tokio_postgres::NoTls;
 use xtask::programs::{CONSUMERS, Program};
 use xtask::services::Postgres;
 
@@ -36,6 +35,7 @@ use crate::debezium::{Debezium, Format};
 use crate::drain;
 use crate::load;
 use crate::pace::{Pace, Paced, Stretch};
+use crate::postgres;
 use crate::report::{Better, Figure};
 use crate::stand::Stand;
 use crate::start::tail;
@@ -310,10 +310,10 @@ fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i
 
 /// An empty database of the consumers, on a server that keeps commit times.
 fn note_commit_times(stand: &mut Stand) -> Result<()> {
+    postgres::forget(stand)?;
     let server = maintenance(stand);
     stand.runtime.block_on(async {
-        let client = connected(&server).await?;
-        client.batch_execute("DROP DATABASE IF EXISTS products WITH (FORCE)").await?;
+        let client = postgres::connect(&server).await?;
         anyhow::Ok(client.batch_execute("ALTER SYSTEM SET track_commit_timestamp = on").await?)
     })?;
     stand.stack.postgres.restart()
@@ -323,7 +323,7 @@ fn note_commit_times(stand: &mut Stand) -> Result<()> {
 fn commit_times(stand: &Stand) -> Result<Vec<(u64, i64)>> {
     let url = stand.stack.postgres.url();
     stand.runtime.block_on(async {
-        let client = connected(&url).await?;
+        let client = postgres::connect(&url).await?;
         let query = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint FROM product";
         let rows = client.query(query, &[]).await.context("cannot read the commit times from PostgreSQL")?;
         Ok(rows.iter().map(|row| (row.get::<_, i64>(0) as u64, row.get(1))).collect())
@@ -333,12 +333,6 @@ fn commit_times(stand: &Stand) -> Result<Vec<(u64, i64)>> {
 fn maintenance(stand: &Stand) -> String {
     let (user, password) = Postgres::SUPERUSER;
     format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", stand.stack.postgres.port)
-}
-
-async fn connected(url: &str) -> Result<tokio_postgres::Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
-    tokio::spawn(connection);
-    Ok(client)
 }
 
 /// As the consumers make the topic of their markers.

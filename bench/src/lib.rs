@@ -14,6 +14,7 @@ pub mod limits;
 pub mod load;
 pub mod memory;
 pub mod pace;
+mod postgres;
 pub mod process;
 pub mod report;
 pub mod snapshot;

@@ -278,6 +278,7 @@ fn as_written(bytes: &[u8]) -> Option<Source<'_>> {
     let pos = rest.strip_suffix(b"\",\"row\":")?;
     Some(Source { op, ts_us: ts_us as i64, pos: plain_text(pos)?.into(), row, epoch })
 }
+
 fn number_at_end(text: &[u8]) -> Option<(u64, &[u8])> {
     let digits = text.iter().rev().take_while(|b| b.is_ascii_digit()).count();
     let (rest, digits) = text.split_at(text.len() - digits);
