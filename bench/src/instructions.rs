@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use xtask::machine::output_of;
 
@@ -66,9 +66,11 @@ impl Counts {
     /// # Errors
     /// When there is none, or it is not one; the message says how to make it.
     pub fn read(file: &Path) -> Result<Self> {
-        let what_to_do = || format!("{}: no baseline can be read there\n  what to do: {BLESS}", file.display());
-        let text = fs::read_to_string(file).with_context(what_to_do)?;
-        serde_json::from_str(&text).with_context(what_to_do)
+        let unreadable = |e: &dyn std::fmt::Display| {
+            anyhow!("cannot read the baseline {}: {e}\n  what to do: {BLESS}", file.display())
+        };
+        let text = fs::read_to_string(file).map_err(|e| unreadable(&e))?;
+        serde_json::from_str(&text).map_err(|e| unreadable(&e))
     }
 
     /// Makes these the baseline.

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bench::cases::{Case, Size};
 use bench::report::Report;
 use bench::stand::Stand;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, value_parser};
 use xtask::{background, cargo, downloads, interrupt};
 
 // The limits that are measured in here have the programs' allocator.
@@ -25,13 +25,19 @@ struct Cli {
     #[arg(value_name = "CASE")]
     cases: Vec<Case>,
     /// Row changes, rows or records in each case
-    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = value_parser!(u64).range(10_000..))]
     changes: u64,
     /// Row changes in a transaction of the backlog; may be given several times [default: 500, 10 and 1]
-    #[arg(long, value_name = "N", default_values_t = [500, 10, 1], hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_values_t = [500, 10, 1],
+        hide_default_value = true,
+        value_parser = value_parser!(u64).range(1..)
+    )]
     per_transaction: Vec<u64>,
     /// Runs of each program, in turns
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     runs: u32,
     /// Row changes or rows of the backlog in transactions of 500 and of the busy snapshot once more, in a single run of each
     /// program; none when that is no more than in the others
@@ -66,6 +72,10 @@ fn run(cli: Cli) -> Result<()> {
     }
     let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
+    for program in ["cdc-producer", "consumer", "product-updater"] {
+        let path = programs.join(program);
+        ensure!(path.is_file(), "there is no {}: `cargo xtask bench` builds it", path.display());
+    }
     let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
     let mut report = Report { setting: setting(&stand), commit: commit(), ..Report::default() };
     for case in cases {

@@ -28,7 +28,7 @@ pub struct Limits {
     pub rows: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Time since its first record, when nothing more waits to be sent.
+    /// Time since the last commit, when nothing more waits to be sent: a change after a quiet moment goes out at once.
     pub linger: Duration,
 }
 
@@ -125,10 +125,11 @@ impl Publisher {
     }
 
     fn publish(&mut self, runtime: &Handle, open: &mut Option<Open>) -> Result<(), Failure> {
+        let mut committed_at = Instant::now();
         loop {
             // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
             let to_commit = open.as_ref().filter(|o| o.end.is_some());
-            let wait = to_commit.map_or(ASK_KAFKA_EVERY, |o| self.limits.linger.saturating_sub(o.since.elapsed()));
+            let wait = to_commit.map_or(ASK_KAFKA_EVERY, |_| self.limits.linger.saturating_sub(committed_at.elapsed()));
             let batch = runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await.ok() });
             match batch {
                 Some(Some(batch)) => {
@@ -144,7 +145,8 @@ impl Publisher {
                     // Half a transaction stays open; the next producer's init aborts it.
                     return self.commit_open(open);
                 }
-                None if to_commit.is_some() => self.commit_open(open)?,
+                // The linger is over; below it is committed.
+                None if to_commit.is_some() => {}
                 None => {
                     if self.producer.answers(&self.target.topic, ASK_KAFKA_EVERY) {
                         self.status.kafka_answered();
@@ -154,10 +156,11 @@ impl Publisher {
             let full = |o: &Open| {
                 o.rows >= self.limits.rows
                     || o.bytes >= self.limits.bytes
-                    || (self.batches.is_empty() && o.since.elapsed() >= self.limits.linger)
+                    || (self.batches.is_empty() && committed_at.elapsed() >= self.limits.linger)
             };
             if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
                 self.commit_open(open)?;
+                committed_at = Instant::now();
             }
         }
     }

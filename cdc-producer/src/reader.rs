@@ -4,10 +4,9 @@
 //! goes out only there. The reader never decides that something is durable, it only says how far its batches reach.
 
 use std::collections::HashSet;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use mysql_async::Conn;
 use mysql_async::binlog::events::Event;
 use pipeline::error::{Error, Result};
@@ -67,6 +66,8 @@ struct State {
     handed_over_to: Place,
     events: u32,
     handed_over: Instant,
+    /// The place has to be handed over at the next end of a transaction, full or not.
+    overdue: bool,
 }
 
 /// A transaction that is being read.
@@ -99,6 +100,7 @@ impl Reader {
             events: 0,
             handed_over_to: (self.progress.position.file.clone(), self.progress.position.offset),
             handed_over: Instant::now(),
+            overdue: false,
         };
         let ended = self.read(&mut state, shutdown).await;
         // What is complete goes out, whatever stops the stream behind it.
@@ -121,26 +123,20 @@ impl Reader {
             // Much may come that is not ours.
             state.events = state.events.wrapping_add(1);
             if state.events.is_multiple_of(1024) {
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
                 self.status.heard();
+                state.overdue = state.handed_over.elapsed() > self.position_every;
             }
             self.take(state, &event).await?;
         }
     }
 
-    /// The next event; hands over what is ready whenever it has to wait. `None` when it is cancelled.
+    /// The next event; hands over what is ready whenever it has to wait. `None` when it is cancelled meanwhile.
     async fn next(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<Option<Event>> {
-        let ready = {
-            let mut next = pin!(self.stream.next());
-            std::future::poll_fn(|cx| {
-                Poll::Ready(match next.as_mut().poll(cx) {
-                    Poll::Ready(event) => Some(event),
-                    Poll::Pending => None,
-                })
-            })
-            .await
-        };
-        if let Some(event) = ready {
-            return if shutdown.is_cancelled() { Ok(None) } else { event.map(Some) };
+        if let Some(event) = self.stream.next().now_or_never() {
+            return event.map(Some);
         }
         if state.group.is_none() && !state.batch.is_empty() {
             self.hand_over(state, true).await?;
@@ -183,7 +179,10 @@ impl Reader {
                     .with_remedy("its events may be lost or damaged: check the server's binlog with mysqlbinlog, then `cdc-producer checkpoint reset`"));
                 }
                 let pos = match &mark.gtid {
-                    Some((source, number)) => format!("{source}:{number}"),
+                    Some((source, number)) => {
+                        let mut digits = itoa::Buffer::new();
+                        [source, ":", digits.format(*number)].concat()
+                    }
                     // Behind its first event, so that it differs from the end of the transaction before, which is a
                     // snapshot's position.
                     None => {
@@ -366,8 +365,7 @@ impl Reader {
             set.insert(source, *number);
         }
         state.moved = true;
-        let overdue = state.handed_over.elapsed() > self.position_every;
-        if group.batch_start.is_none() || state.batch.is_full() || overdue {
+        if group.batch_start.is_none() || state.batch.is_full() || state.overdue {
             self.hand_over(state, true).await?;
         }
         Ok(())
@@ -385,13 +383,16 @@ impl Reader {
             state.moved = false;
             state.handed_over_to = (self.progress.position.file.clone(), self.progress.position.offset);
             state.handed_over = Instant::now();
+            state.overdue = false;
         }
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))
     }
 
     /// Between two transactions: reads the next chunk, or lets it go out, batch by batch, when the stream has got far enough.
     async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
-        while let (Some(snapshot), false) = (&self.progress.snapshot, shutdown.is_cancelled()) {
+        while let Some(snapshot) = &self.progress.snapshot
+            && !shutdown.is_cancelled()
+        {
             let Some(chunk) = &state.chunk else {
                 let (after, limit) = (snapshot.after, self.chunk_rows);
                 let chunk =

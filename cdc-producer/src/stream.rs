@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mysql_async::binlog::events::{Event, RotateEvent};
 use mysql_async::binlog::{BinlogChecksumAlg, EventType};
 use mysql_async::prelude::Queryable;
@@ -70,7 +70,13 @@ impl EventStream {
     /// Transient when the link is silent or broken; definite when the server refuses or an event is damaged. After an
     /// error the stream must be dropped.
     pub async fn next(&mut self) -> Result<Event> {
-        let event = match tokio::time::timeout(self.patience, self.stream.next()).await {
+        // Most events are there already; a timer for each would cost more than a short event does.
+        let ready = self.stream.next().now_or_never();
+        let event = match ready {
+            Some(event) => Ok(event),
+            None => tokio::time::timeout(self.patience, self.stream.next()).await,
+        };
+        let event = match event {
             Err(_) => {
                 return Err(Error::transient(format!(
                     "the binlog stream is silent: not even a heartbeat for {} s after {}:{}",

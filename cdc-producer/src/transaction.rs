@@ -8,6 +8,7 @@ use mysql_async::binlog::{EventFlags, EventType};
 use pipeline::error::{Error, Result};
 use pipeline::record::Micros;
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::statement::{self, Effect};
 use crate::stream::{HEARTBEAT_V2, damaged};
@@ -38,10 +39,11 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
         event.read_event().map_err(unreadable)?
     };
     let gtid = (!anonymous).then(|| {
-        let uuid = Uuid::from_bytes(parsed.sid()).hyphenated().to_string();
+        let mut text = [0; Hyphenated::LENGTH];
+        let uuid = Uuid::from_bytes(parsed.sid()).hyphenated().encode_lower(&mut text);
         let source = match parsed.tag() {
             Some(tag) if !tag.as_str().is_empty() => format!("{uuid}:{}", tag.as_str()),
-            _ => uuid,
+            _ => uuid.to_owned(),
         };
         (source, parsed.gno())
     });

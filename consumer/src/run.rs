@@ -115,6 +115,8 @@ struct Worker {
     decoders: Decoders,
     numbers: Numbers,
     readiness: Readiness,
+    /// When the last batch was done; one that comes after a quiet moment does not wait for more records.
+    finished: Instant,
     /// When PostgreSQL last answered.
     pinged: Instant,
     handle: Handle,
@@ -159,6 +161,7 @@ impl Worker {
             decoders: Decoders::new(),
             numbers: Numbers::new(context.metrics.clone()),
             readiness: Readiness::new(context.health.clone()),
+            finished: Instant::now(),
             pinged: Instant::now(),
             handle: Handle::current(),
             shutdown: context.shutdown.clone(),
@@ -337,6 +340,7 @@ impl Worker {
             self.count(&outcome);
         }
         self.readiness.done();
+        self.finished = Instant::now();
         self.numbers.show_lag(&group.lag(), group.heard());
         Ok(true)
     }
@@ -392,7 +396,7 @@ impl Worker {
                 return self.put_back(group, &batch);
             }
             let Some(message) = message else { break };
-            deadline.get_or_insert_with(|| Instant::now() + self.batch_linger);
+            deadline.get_or_insert_with(|| self.finished + self.batch_linger);
             bytes += message.key_len() + message.payload_len();
             if !batch.committed.contains_key(&message.partition()) {
                 continue;

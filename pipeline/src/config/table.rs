@@ -187,7 +187,7 @@ static TABLE: &[Setting] = &[
     common("producer.time_track", Path, Text("time_track"), PRODUCER, "Folder of the checkpoint file"),
     more("producer.batch_rows", Number(1, 10_000_000), Text("50000"), PRODUCER, "Rows after which a Kafka transaction is committed"),
     more("producer.batch_bytes", Size, Text("16MiB"), PRODUCER, "Bytes after which it is committed"),
-    more("producer.linger", Duration(0), Text("5ms"), PRODUCER, "Time after which it is committed"),
+    more("producer.linger", Duration(0), Text("5ms"), PRODUCER, "Least time from one commit to the next, unless it is full"),
     more("producer.heartbeat", Duration(100), Text("5s"), PRODUCER, "How often MySQL says that it is there when nothing happens"),
     more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot"),
     more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
@@ -195,8 +195,8 @@ static TABLE: &[Setting] = &[
 
     common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs"),
     common("consumer.slots", Number(1, 1_000), Text("5"), SINKS, "Slots (folders consumer_1 …) that are there from the start"),
-    more("consumer.batch_rows", Number(1, 1_000_000), Text("15000"), CONSUMER, "Records after which a batch is committed"),
-    more("consumer.batch_linger", Duration(0), Text("5ms"), CONSUMER, "Time after which it is committed"),
+    more("consumer.batch_rows", Number(1, 1_000_000), Text("10000"), CONSUMER, "Records after which a batch is committed"),
+    more("consumer.batch_linger", Duration(0), Text("5ms"), CONSUMER, "Least time from one batch to the next, unless it is full"),
 
     common("postgres.url", Secret, None, SINKS, "PostgreSQL, postgres://user:password@host/database; unset is off"),
 
