@@ -3,6 +3,7 @@
 use clap::{Arg, Command};
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
+use pipeline::kafka::LastRecords;
 use pipeline::program::Context;
 use pipeline::record::Micros;
 use pipeline::registry::Registry;
@@ -101,7 +102,7 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
     }
     let (kafka, target) = (settings.kafka.clone(), Target::new(&settings.kafka, settings.source()));
     let topic = target.checkpoint_topic.clone();
-    let progress = tokio::task::spawn_blocking(move || target.progress(&kafka))
+    let progress = tokio::task::spawn_blocking(move || target.progress(LastRecords::new(&kafka)?))
         .await
         .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))??;
     match progress {

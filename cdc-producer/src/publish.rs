@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use pipeline::kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::SOURCE_HEADER;
 use tokio::runtime::Handle;
@@ -59,10 +59,8 @@ impl Target {
     ///
     /// # Errors
     /// Transient when Kafka can't be reached; definite when the record is of another form.
-    pub fn progress(&self, settings: &KafkaSettings) -> Result<Option<Progress>> {
-        let Some(bytes) = kafka::last_record(settings, &self.checkpoint_topic, 0, self.source.as_bytes())? else {
-            return Ok(None);
-        };
+    pub fn progress(&self, records: LastRecords) -> Result<Option<Progress>> {
+        let Some(bytes) = records.find(&self.checkpoint_topic, 0, self.source.as_bytes())? else { return Ok(None) };
         let unreadable = |reason: String| {
             Error::definite(format!("the progress of {} in {}: {reason}", self.source, self.checkpoint_topic))
                 .with_remedy("was it written by a newer version of this program?")

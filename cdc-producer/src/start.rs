@@ -9,7 +9,7 @@ use std::time::Instant;
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use pipeline::kafka::{self, Failure, LastRecords, Record, TopicSpec, TransactionalProducer, Unfenced};
 use pipeline::position::{Progress, SnapshotProgress};
 use pipeline::registry::Registry;
 use pipeline::table::SourceTable;
@@ -59,11 +59,21 @@ pub(crate) async fn prepare(
         let (kafka, topics) = (settings.kafka.clone(), [products.clone(), checkpoints.clone()]);
         blocking(move || kafka::check_topics(&kafka, &topics))
     };
+    // Made meanwhile; nobody is fenced yet.
+    let connect = {
+        let (kafka, topic) = (settings.kafka.clone(), target.checkpoint_topic.clone());
+        blocking(move || {
+            let (producer, records) = (Unfenced::new(&kafka, &kafka.transactional_id)?, LastRecords::new(&kafka)?);
+            records.connect(&topic);
+            Ok((producer, records))
+        })
+    };
     let report = preflight::mysql(&settings.mysql, settings.server_id);
-    let (report, schema_id, missing) = tokio::try_join!(
+    let (report, schema_id, missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },
         async { look_up.await.inspect(|_| done("the topics are looked up")) },
+        async { connect.await.inspect(|_| done("Kafka's clients are connected")) },
     )?;
     for check in report.checks.iter().filter(|c| c.outcome == preflight::Outcome::Warning) {
         tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
@@ -82,15 +92,16 @@ pub(crate) async fn prepare(
     if memory.fenced > 0 {
         // Whoever has to leave does so before it fences the other one once more.
         let (kafka, target) = (settings.kafka.clone(), target.clone());
-        let committed = blocking(move || target.progress(&kafka)).await?;
+        let committed = blocking(move || target.progress(LastRecords::new(&kafka)?)).await?;
         memory.may_go_on(committed.as_ref(), settings)?;
     }
     let (producer, committed) = {
-        let (kafka, target) = (settings.kafka.clone(), target.clone());
+        let target = target.clone();
         blocking(move || {
-            let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id)?;
+            producer.connect(&target.checkpoint_topic);
+            let producer = producer.initialise()?;
             failpoint::at("producer.initialised");
-            let committed = target.progress(&kafka)?;
+            let committed = target.progress(records)?;
             Ok((producer, committed))
         })
         .await?

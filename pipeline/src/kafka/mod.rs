@@ -12,7 +12,7 @@ mod transactions;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -22,12 +22,14 @@ use rdkafka::producer::ProducerContext;
 use crate::config::KafkaSettings;
 use crate::error::Error;
 
-pub use reading::{last_record, partition_count, scan};
+pub use reading::{LastRecords, last_record, partition_count, scan};
 pub use topics::{TopicSpec, check_topics, ensure_topics};
-pub use transactions::{Failure, Record, TransactionalProducer};
+pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 
 /// How long one request may take before the program says that Kafka can't be reached.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a client that was just made is given to connect.
+const CONNECTING: Duration = Duration::from_secs(2);
 
 /// Passes librdkafka's log on to `tracing` and keeps its last error, which says more than a call that timed out.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +65,12 @@ impl Logging {
     fn broken_connections(&self) -> u64 {
         self.0.lock().map_or(0, |last| last.broken_connections)
     }
+}
+
+/// Connects a client by a look at the topic, if a broker answers soon: what comes after it waits for as long as it has to,
+/// and fails if it has to. A client that nothing is asked of may take a second to connect.
+fn connect(client: &Client<Logging>, topic: &str) {
+    drop(client.fetch_metadata(Some(topic), CONNECTING));
 }
 
 impl ClientContext for Logging {

@@ -8,7 +8,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::topics::{self, LISTENING};
-use super::{Logging, REQUEST_TIMEOUT, consumer_config, misconfigured, unreachable};
+use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -47,84 +47,106 @@ pub fn partition_count(
     topics::partition_count(settings, consumer.client(), &listen, logging, topic)
 }
 
-/// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when there
-/// is none, or no such topic.
+/// The last committed record of `partition` that has the key; see [`LastRecords::find`]. Blocks.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached.
 pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
-    let (consumer, logging) = reader(settings)?;
-    let found = last_record_by(settings, &consumer, &logging, topic, partition, key);
-    closed_aside(consumer);
-    found
+    LastRecords::new(settings)?.find(topic, partition, key)
 }
 
-/// To close a consumer takes 100 ms, for which nobody needs to wait.
-fn closed_aside(consumer: BaseConsumer<Logging>) {
-    let closing = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(consumer));
-    // Without a thread it is closed here.
-    drop(closing);
+/// Finds the last record of a key. Its clients can be made before there is anything to be found.
+pub struct LastRecords {
+    settings: KafkaSettings,
+    logging: Logging,
+    /// Reads what is committed.
+    committed: BaseConsumer<Logging>,
+    /// Sees how much is written.
+    written: BaseConsumer<Logging>,
 }
 
-fn last_record_by(
-    settings: &KafkaSettings,
-    consumer: &BaseConsumer<Logging>,
-    logging: &Logging,
-    topic: &str,
-    partition: i32,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>> {
-    let what = format!("cannot read topic {topic}");
-    if partition_count(settings, consumer, logging, topic)?.is_none() {
-        return Ok(None);
+impl LastRecords {
+    /// Makes the clients.
+    ///
+    /// # Errors
+    /// Usage when the configuration is refused.
+    pub fn new(settings: &KafkaSettings) -> Result<Self> {
+        let (committed, logging) = reader(settings)?;
+        let (written, _) = reader_of(settings, "read_uncommitted")?;
+        Ok(Self { settings: settings.clone(), logging, committed, written })
     }
-    let watermarks = |consumer: &BaseConsumer<Logging>| {
-        let answer = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
-        answer.map_err(|e| unreachable(settings, &what, &e, logging))
-    };
-    // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
-    let all = reader_of(settings, "read_uncommitted")?.0;
-    let written = watermarks(&all);
-    closed_aside(all);
-    let (_, written) = written?;
-    let deadline = Instant::now() + SETTLING;
-    let (low, high) = loop {
-        let (low, high) = watermarks(consumer)?;
-        if high >= written {
-            break (low, high);
-        }
-        if Instant::now() > deadline {
-            return Err(Error::transient(format!("{what}: another client's transaction stays open in it")).with_remedy(
-                "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
-            ));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let mut back = 8;
-    // The last offsets are transaction markers and aborted records, so the first look may find nothing.
-    if low >= high {
-        return Ok(None);
+
+    /// Connects the clients by a look at the topic, if a broker answers soon. Blocks.
+    pub fn connect(&self, topic: &str) {
+        connect(self.committed.client(), topic);
+        connect(self.written.client(), topic);
     }
-    loop {
-        let start = (high - back).max(low);
-        let mut found = None;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(start))
-            .and_then(|()| consumer.assign(&list))
-            .map_err(|e| unreachable(settings, &what, &e, logging))?;
-        until_eof(settings, consumer, logging, topic, 1, &mut |message| {
-            if message.key() == Some(key) {
-                found = Some(message.payload().map(<[u8]>::to_vec));
-            }
-            Ok(())
-        })?;
-        if let Some(value) = found {
-            return Ok(value);
-        }
-        if start == low {
+
+    /// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when
+    /// there is none, or no such topic.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub fn find(self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = self.find_by(topic, partition, key);
+        // To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
+        let closing = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self));
+        drop(closing);
+        found
+    }
+
+    fn find_by(&self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let Self { settings, logging, committed, written } = self;
+        let what = format!("cannot read topic {topic}");
+        if partition_count(settings, committed, logging, topic)?.is_none() {
             return Ok(None);
         }
-        back *= 8;
+        let watermarks = |consumer: &BaseConsumer<Logging>| {
+            let answer = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
+            answer.map_err(|e| unreachable(settings, &what, &e, logging))
+        };
+        // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
+        let (_, end) = watermarks(written)?;
+        let deadline = Instant::now() + SETTLING;
+        let (low, high) = loop {
+            let (low, high) = watermarks(committed)?;
+            if high >= end {
+                break (low, high);
+            }
+            if Instant::now() > deadline {
+                return Err(Error::transient(format!("{what}: another client's transaction stays open in it"))
+                    .with_remedy(
+                        "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+                    ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let mut back = 8;
+        // The last offsets are transaction markers and aborted records, so the first look may find nothing.
+        if low >= high {
+            return Ok(None);
+        }
+        loop {
+            let start = (high - back).max(low);
+            let mut found = None;
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, Offset::Offset(start))
+                .and_then(|()| committed.assign(&list))
+                .map_err(|e| unreachable(settings, &what, &e, logging))?;
+            until_eof(settings, committed, logging, topic, 1, &mut |message| {
+                if message.key() == Some(key) {
+                    found = Some(message.payload().map(<[u8]>::to_vec));
+                }
+                Ok(())
+            })?;
+            if let Some(value) = found {
+                return Ok(value);
+            }
+            if start == low {
+                return Ok(None);
+            }
+            back *= 8;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
+use super::{CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -124,12 +124,19 @@ pub struct TransactionalProducer {
     stale: Cell<bool>,
 }
 
-impl TransactionalProducer {
-    /// Makes the producer and initialises its transactions, which fences every earlier producer with this id and settles
-    /// what it had in flight.
+/// A transactional producer that has not made itself known yet: nobody is fenced.
+pub struct Unfenced {
+    producer: BaseProducer<Logging>,
+    logging: Logging,
+    settings: KafkaSettings,
+    transactional_id: String,
+}
+
+impl Unfenced {
+    /// Makes the producer.
     ///
     /// # Errors
-    /// Transient when Kafka does not answer; usage when the configuration is refused.
+    /// Usage when the configuration is refused.
     pub fn new(settings: &KafkaSettings, transactional_id: &str) -> Result<Self> {
         let timeout = settings.transaction_timeout;
         let millis = |d: Duration| d.as_millis().to_string();
@@ -154,14 +161,30 @@ impl TransactionalProducer {
         let logging = Logging::default();
         let producer: BaseProducer<Logging> =
             config.create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        Ok(Self { producer, logging, settings: settings.clone(), transactional_id: transactional_id.to_owned() })
+    }
+
+    /// Connects it by a look at the topic, which must be there, if a broker answers soon. Blocks.
+    pub fn connect(&self, topic: &str) {
+        connect(self.producer.client(), topic);
+    }
+
+    /// Initialises its transactions, which fences every earlier producer with this id and settles what it had in flight.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer; definite when it refuses.
+    pub fn initialise(self) -> Result<TransactionalProducer> {
+        let Self { producer, logging, settings, transactional_id } = self;
         // Asked for before a broker is connected, the transactions' coordinator is looked for after another 500 ms only. The
         // cluster's identity is known as soon as one is.
-        producer.client().fetch_cluster_id(Duration::from_secs(2));
+        producer.client().fetch_cluster_id(CONNECTING);
+        let timeout = settings.transaction_timeout;
         let deadline = Instant::now() + timeout;
         loop {
             match producer.init_transactions(REQUEST_TIMEOUT) {
                 Ok(()) => {
-                    return Ok(Self {
+                    return Ok(TransactionalProducer {
                         producer: Arc::new(producer),
                         timeout,
                         broken_before: Cell::new(0),
@@ -174,10 +197,20 @@ impl TransactionalProducer {
                     if let Some(remedy) = refusal(e.rdkafka_error_code()) {
                         return Err(Error::definite(format!("{what}: {e}")).with_remedy(remedy));
                     }
-                    return Err(unreachable(settings, &what, &e, &logging));
+                    return Err(unreachable(&settings, &what, &e, &logging));
                 }
             }
         }
+    }
+}
+
+impl TransactionalProducer {
+    /// Makes the producer and initialises its transactions: see [`Unfenced`]. Blocks.
+    ///
+    /// # Errors
+    /// Usage when the configuration is refused; see [`Unfenced::initialise`].
+    pub fn new(settings: &KafkaSettings, transactional_id: &str) -> Result<Self> {
+        Unfenced::new(settings, transactional_id)?.initialise()
     }
 
     fn failure(&self, error: KafkaError) -> Failure {
