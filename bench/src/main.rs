@@ -43,7 +43,7 @@ struct Cli {
     /// program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
-    /// In about ten minutes: 300,000 changes, in transactions of 500 only
+    /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs
     #[arg(long)]
     quick: bool,
     /// Leave Debezium out
@@ -68,7 +68,7 @@ fn run(cli: Cli) -> Result<()> {
     let Cli { changes, per_transaction, runs, large, alone, .. } = cli;
     let mut size = Size { changes, per_transaction, runs, large, alone };
     if cli.quick {
-        (size.changes, size.per_transaction, size.large) = (300_000, vec![500], 0);
+        (size.changes, size.per_transaction, size.runs, size.large) = (300_000, vec![500], runs.min(2), 0);
     }
     let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
