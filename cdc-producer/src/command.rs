@@ -2,8 +2,7 @@
 
 use clap::{Arg, Command};
 use pipeline::error::{Error, Result};
-use pipeline::kafka;
-use pipeline::kafka::LastRecords;
+use pipeline::kafka::{self, LastRecords};
 use pipeline::program::Context;
 use pipeline::record::Micros;
 use pipeline::registry::Registry;
