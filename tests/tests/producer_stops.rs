@@ -214,9 +214,10 @@ async fn a_time_on_a_server_that_was_restored_from_a_backup() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
     let mut world = World::new("away");
-    let mut kafka =
-        Kafka::start(&KafkaOptions { folder: world.folder.join("kafka"), ..KafkaOptions::default() }, &|_| {})
-            .expect("a broker");
+    // As Kafka is when nobody sets it: who looks for a topic must not make it, with one partition and no compaction.
+    let settings = vec!["auto.create.topics.enable=true".to_owned()];
+    let options = KafkaOptions { folder: world.folder.join("kafka"), settings, ..KafkaOptions::default() };
+    let mut kafka = Kafka::start(&options, &|_| {}).expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     let mut conn = world.table().await;
     run(&mut conn, &[INSERT_1]).await;
@@ -280,7 +281,7 @@ async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
     let mut conn = world.table().await;
     // The broker looks every ten seconds for transactions that are too old.
     world.set("KAFKA_TRANSACTION_TIMEOUT", "1s");
-    let mut producer = world.start("cdc-producer", &["--linger", "12s"]);
+    let mut producer = world.start("cdc-producer", &["--linger", "15s"]);
     producer.wait_for("snapshot complete");
     run(&mut conn, &[INSERT_1]).await;
     // Nothing more happens on the source: the reader must notice by itself that its publisher is gone.

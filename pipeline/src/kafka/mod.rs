@@ -129,6 +129,8 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     for (key, value) in &settings.client {
         config.set(key, value);
     }
+    // A producer that looks for a topic would make it, as the broker sees fit: the programs make theirs themselves.
+    config.set("allow.auto.create.topics", "false");
     config
 }
 
