@@ -72,9 +72,7 @@ impl Figure {
             runs: Runs { ours, reference },
         }
     }
-}
 
-impl Figure {
     /// Whether the goal is met, of which each part is a bound on ours or, in `×`, on the ratio: `≤ 40 ms, ≥ 5 ×`. `None`
     /// without a goal, or without anything to compare.
     fn meets_its_goal(&self) -> Option<bool> {

@@ -270,6 +270,11 @@ fn every_wrong_value_is_named_with_its_origin() {
         ),
         (
             "KAFKA_LIBRDKAFKA",
+            "allow.auto.create.topics=true",
+            "kafka.librdkafka: allow.auto.create.topics must stay as the programs set it (environment KAFKA_LIBRDKAFKA)\nremove it: changing it would break exactly once",
+        ),
+        (
+            "KAFKA_LIBRDKAFKA",
             "group.id=x",
             "kafka.librdkafka: group.id has a setting of its own, kafka.group_id (environment KAFKA_LIBRDKAFKA)\nset kafka.group_id instead",
         ),

@@ -169,6 +169,7 @@ const OWN_OPTIONS: &[(&str, &str)] = &[
 ];
 /// Options that a user must not pass on because exactly once rests on them.
 const EXACTLY_ONCE_OPTIONS: &[&str] = &[
+    "allow.auto.create.topics",
     "enable.idempotence",
     "enable.gapless.guarantee",
     "acks",

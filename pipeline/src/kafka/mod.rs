@@ -125,12 +125,12 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
         .set("bootstrap.servers", &settings.bootstrap_servers)
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
+        // A producer that looks for a topic would make it, as the broker sees fit: the programs make theirs themselves.
+        .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
     for (key, value) in &settings.client {
         config.set(key, value);
     }
-    // A producer that looks for a topic would make it, as the broker sees fit: the programs make theirs themselves.
-    config.set("allow.auto.create.topics", "false");
     config
 }
 
