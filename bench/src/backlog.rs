@@ -8,6 +8,7 @@ use mysql_async::prelude::Queryable;
 use pipeline::config::KafkaSettings;
 use xtask::services::{DATABASE, MySql, copy_folder};
 
+use crate::complete::{self, Of};
 use crate::debezium::{Debezium, Format, HEAP_MB, Options, Snapshot};
 use crate::load::{self, Load};
 use crate::process::{Peaks, Usage, Watch};
@@ -66,6 +67,7 @@ impl Run {
         let pid = debezium.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, expected, || debezium.check())?;
         let run = Self::of(&settings.topic, begun, arrival, pid, expected)?;
+        complete::check(stand, &settings, Of::Debezium)?;
         debezium.stop()?;
         Ok(run)
     }
@@ -150,6 +152,7 @@ impl Backlog {
         let watch = Watch::start(pid);
         let arrival = topic::wait_for(settings, self.changes, || producer.check())?;
         let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
+        complete::check(stand, settings, Of::Ours)?;
         producer.stop()?;
         Ok(Run { peaks: watch.end()?, ..run })
     }

@@ -1,24 +1,20 @@
 //! A snapshot while the table is written to: every row's last state must be in the topic, and no row that is gone.
-//!
-//! Each name says which row it is and which state of it: `folding garden chair ID#STATE`. So the last record of each key
-//! tells what the topic knows of it, whoever wrote it, and is compared with the table's own names.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mysql_async::prelude::Queryable;
 use pipeline::config::KafkaSettings;
 use pipeline::kafka;
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::message::Message;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use xtask::services::{DATABASE, MySql};
+use xtask::services::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
 use crate::cases::Size;
+use crate::complete::{self, NAME, Of};
 use crate::debezium::{Debezium, Format, Snapshot};
 use crate::load;
 use crate::process::Watch;
@@ -31,7 +27,6 @@ use crate::topic::{self, Arrival};
 const RATE: u64 = 2_000;
 const STANDSTILL: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(300);
-const NAME: &[u8] = b"folding garden chair ";
 
 /// The case.
 ///
@@ -125,79 +120,20 @@ fn complete(
     };
     until(&|end, _| end >= rows)?;
     let changes = writes.end(stand)?;
-    let mine = stand.runtime.block_on(names(&stand.stack.mysql))?;
+    let table = stand.runtime.block_on(complete::table(&stand.stack.mysql))?;
     let begun = Instant::now();
     loop {
         until(&|_, quiet| quiet > QUIET)?;
-        let (known, arrival) = states(settings, of)?;
-        if known == mine {
-            return Ok(arrival);
+        let told = complete::told(settings, of)?;
+        ensure!(told.doubled == 0, "{} records are in {} twice", told.doubled, settings.topic);
+        let Some(difference) = complete::difference(&told.rows, &table) else { return Ok(told.arrival) };
+        if begun.elapsed() > STANDSTILL * 10 {
+            bail!("after {changes} changes {} {difference}", settings.topic);
         }
-        let wrong = mine.iter().filter(|(id, state)| known.get(id) != Some(state)).count();
-        let more = known.keys().filter(|id| !mine.contains_key(id)).count();
-        ensure!(
-            begun.elapsed() < STANDSTILL * 10,
-            "after {changes} changes {} lacks the last state of {wrong} rows and has {more} that are gone",
-            settings.topic
-        );
         // More is to come, or it stands still.
         let seen = topic::ends_by(&asking, settings);
         until(&|end, _| end > seen)?;
     }
-}
-
-/// Who wrote a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Of {
-    Ours,
-    Debezium,
-}
-
-/// The state of each row that the topic knows of, and when its records came.
-fn states(settings: &KafkaSettings, of: Of) -> Result<(HashMap<u64, u32>, Arrival)> {
-    let mut last: HashMap<Vec<u8>, Option<(u64, u32)>> = HashMap::new();
-    let arrival = topic::read_with(settings, |message| {
-        let key = message.key().unwrap_or_default().to_vec();
-        last.insert(key, state(message.payload(), of));
-    })?;
-    Ok((last.into_values().flatten().collect(), arrival))
-}
-
-/// Row and state that a record tells of, `None` when the row is gone. An envelope of Debezium's with a row before (the
-/// second branch of its first union, after the five bytes that name the schema) and no other one is a deletion.
-fn state(payload: Option<&[u8]>, of: Of) -> Option<(u64, u32)> {
-    let payload = payload?;
-    let names = payload.windows(NAME.len()).enumerate().filter(|(_, bytes)| *bytes == NAME).map(|(at, _)| at);
-    let names: Vec<usize> = names.collect();
-    if of == Of::Debezium && payload.get(5) == Some(&2) && names.len() == 1 {
-        return None;
-    }
-    parse(&payload[names.last()? + NAME.len()..])
-}
-
-/// Reads `ID` or `ID#STATE`; the state is 0 at first.
-fn parse(text: &[u8]) -> Option<(u64, u32)> {
-    let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
-    let (id, rest) = text.split_at(digits(text));
-    let state = match rest.strip_prefix(b"#") {
-        Some(rest) => u32::try_from(number(&rest[..digits(rest)])?).ok()?,
-        None => 0,
-    };
-    Some((number(id)?, state))
-}
-
-/// The same of the table.
-async fn names(mysql: &MySql) -> Result<HashMap<u64, u32>> {
-    let mut conn = load::connect(mysql, Some(DATABASE)).await?;
-    let mut names = HashMap::new();
-    let mut result = conn.query_iter("SELECT name FROM product").await?;
-    while let Some(row) = result.next().await? {
-        let (name,): (String,) = mysql_async::from_row(row);
-        let state = name.as_bytes().strip_prefix(NAME).and_then(parse);
-        names.extend([state.with_context(|| format!("the table has the name {name}"))?]);
-    }
-    Ok(names)
 }
 
 /// Writes at a fixed rate.
@@ -242,15 +178,14 @@ fn statements(round: u64, rows: u64) -> [String; 5] {
     // A prime step comes by everywhere, in no order of the key's.
     let place = |n: u64| (round * 14 + n) * 7_368_787 % rows;
     let list = |from: u64, to: u64| (from..to).map(|n| place(n).to_string()).collect::<Vec<_>>().join(",");
-    let name = String::from_utf8_lossy(NAME);
     let row = |n: u64| {
         let id = rows + round * 6 + n;
-        format!("({id},'{name}{id}','cat_5',1.25,NOW(6))")
+        format!("({id},'{NAME}{id}','cat_5',1.25,NOW(6))")
     };
     [
         "BEGIN".to_owned(),
         format!(
-            "UPDATE product SET name = CONCAT('{name}', id, '#{}'), price = price + 0.01, last_updated = NOW(6) \
+            "UPDATE product SET name = CONCAT('{NAME}', id, '#{}'), price = price + 0.01, last_updated = NOW(6) \
              WHERE id IN ({})",
             round + 1,
             list(0, 12)
@@ -259,20 +194,4 @@ fn statements(round: u64, rows: u64) -> [String; 5] {
         format!("INSERT INTO product VALUES {}", (0..6).map(row).collect::<Vec<_>>().join(",")),
         "COMMIT".to_owned(),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_tells_of_row_and_state() {
-        let of = |payload: &[u8]| state(Some(payload), Of::Debezium);
-        let (old, new) = ("folding garden chair 7", "folding garden chair 7#12\u{6}cat");
-        assert_eq!(of(format!("\0\0\0\0\x01\0{old}\u{2}").as_bytes()), Some((7, 0)));
-        assert_eq!(of(format!("\0\0\0\0\x01\x02{old}\x02{new}").as_bytes()), Some((7, 12)));
-        assert_eq!(of(format!("\0\0\0\0\x01\x02{new}\0").as_bytes()), None);
-        assert_eq!(state(Some(format!("\0\0\0\0\x01\x02{new}").as_bytes()), Of::Ours), Some((7, 12)));
-        assert_eq!(state(None, Of::Ours), None);
-    }
 }

@@ -1,15 +1,20 @@
 //! Five consumers that drain a topic into their logs, and into PostgreSQL.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use xtask::programs::CONSUMERS;
+use xtask::programs::{CONSUMERS, Program};
 
 use crate::process::{Usage, Watch};
 use crate::stand::Stand;
+
+/// How often a file is looked at while it is written.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What five consumers did.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +34,7 @@ pub struct Drained {
 /// Five consumers of a new group, on a topic with so many records; `postgres` is where they write to besides, if anywhere.
 ///
 /// # Errors
-/// When one ends or they stand still.
+/// When one ends, they stand still, or `verify` finds that table, topic, logs and PostgreSQL do not agree.
 pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -> Result<Drained> {
     let name = stand.fresh_name("drain");
     let logs = stand.stack.dir().join("runs").join(&name);
@@ -45,7 +50,7 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
     let watches: Vec<Watch> = pids.iter().copied().map(Watch::start).collect();
     let (mut first, mut bytes, mut since) = (None, 0, Instant::now());
     let last = loop {
-        consumers.iter_mut().try_for_each(xtask::programs::Program::check)?;
+        consumers.iter_mut().try_for_each(Program::check)?;
         let (now, changed) = written(&logs)?;
         if now > 0 {
             first.get_or_insert((begun.0.elapsed(), now));
@@ -57,7 +62,7 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
             break changed;
         }
         ensure!(since.elapsed() < Duration::from_secs(60), "the consumers stand still after {} lines", lines(&logs)?);
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(LOOK_EVERY);
     };
     let (first, at_first) = first.context("no line was written")?;
     let first_s = first.as_secs_f64();
@@ -73,26 +78,41 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
         drained.cpu_per_million += usage.cpu_seconds / (records as f64 / 1e6);
         drained.peak_rss_mb = drained.peak_rss_mb.max(usage.peak_rss_mb);
     }
-    consumers.iter_mut().try_for_each(xtask::programs::Program::stop)?;
+    consumers.iter_mut().try_for_each(Program::stop)?;
+    let verdict = programs.verify(&[])?.wait(|| Ok(()));
+    verdict.with_context(|| programs.output("verify").unwrap_or_default())?;
     Ok(drained)
 }
 
-/// Records a second that `kcat` writes to a file: committed records, as they come.
+/// Records a second that `kcat` writes to a file: committed records, as they come, from the first to the last.
 ///
 /// # Errors
 /// When it is not there or fails.
 pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     let path = stand.stack.dir().join("kcat.out");
-    let begun = Instant::now();
     let mut kcat = Command::new("kcat");
     kcat.args(["-C", "-q", "-e", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
-    kcat.args(["-f", "%k %s\\n\\x1e"]).stdout(File::create(&path)?);
-    let status = kcat.status().context("cannot run kcat: install it (apt-get install kcat)")?;
-    let rate = records as f64 / begun.elapsed().as_secs_f64();
+    // No text and no length of one has these two bytes behind each other.
+    kcat.arg("-f").arg(OsStr::from_bytes(b"%k %s\xff\xff")).stdout(File::create(&path)?);
+    let mut kcat = kcat.spawn().context("cannot run kcat: install it (apt-get install kcat)")?;
+    let mut first = None;
+    let status = loop {
+        let bytes = fs::metadata(&path)?.len();
+        if bytes > 0 {
+            first.get_or_insert((SystemTime::now(), bytes));
+        }
+        if let Some(status) = kcat.try_wait()? {
+            break status;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    };
     ensure!(status.success(), "kcat ended with {status}");
-    let got = fs::read(&path)?.iter().filter(|byte| **byte == 0x1e).count() as u64;
-    ensure!(got >= records, "kcat wrote {got} of {records} records");
-    Ok(rate)
+    let written = fs::read(&path)?;
+    let got = written.windows(2).filter(|bytes| *bytes == [0xff; 2]).count() as u64;
+    ensure!(got == records, "kcat wrote {got} of {records} records");
+    let (first, at_first) = first.context("kcat wrote nothing")?;
+    let took = fs::metadata(&path)?.modified()?.duration_since(first)?.as_secs_f64();
+    Ok(records as f64 * (1.0 - at_first as f64 / written.len() as f64) / took)
 }
 
 /// Bytes of all logs, and when the last of them was written to.

@@ -11,7 +11,7 @@ use crate::report::{Better, Figure};
 use crate::stand::Stand;
 use crate::{drain, topic};
 
-/// Columns of the table, of which five are the contract's; a row image has them all.
+/// Columns of the table; a row image has them all, and the topic the contract's five.
 const COLUMNS: [u64; 3] = [5, 10, 50];
 const PARTITIONS: [i32; 3] = [1, 10, 100];
 
@@ -65,7 +65,7 @@ fn columns(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
         let name = format!("{columns} columns");
         steps.push(runs(stand, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
     }
-    Ok(compared("Growth of the table's width, the topic's five columns the same", &steps))
+    Ok(compared("Growth of the table's columns", &steps))
 }
 
 fn partitions(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
@@ -75,7 +75,7 @@ fn partitions(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Ve
         let name = format!("{partitions} partition{}", if partitions == 1 { "" } else { "s" });
         steps.push(runs(stand, &backlog, &name, size.runs, partitions, say)?);
     }
-    Ok(compared("Growth of the topic", &steps))
+    Ok(compared("Growth of the partitions", &steps))
 }
 
 type Step = (String, Vec<Run>);

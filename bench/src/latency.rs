@@ -13,10 +13,11 @@
 //!
 //! Nobody is asked anything during the run but that reader, and changes are inserts, so that each has a row of its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -97,6 +98,18 @@ pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     Ok(RATES.iter().enumerate().flat_map(|(at, rate)| figures(*rate, at, &seen, &theirs)).collect())
 }
 
+/// Whether the last marker of each of the five logs covers all of it.
+fn all_committed(logs: &Path, markers: &BTreeMap<String, Vec<(u64, i64)>>) -> Result<bool> {
+    for (file, lengths) in markers {
+        let path = logs.join(file);
+        let length = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
+        if lengths.last().is_none_or(|(covered, _)| *covered < length) {
+            return Ok(false);
+        }
+    }
+    Ok(markers.len() == CONSUMERS)
+}
+
 fn tell(say: &dyn Fn(String), what: &str, paced: &[Paced], latencies: &[Latency]) {
     for (paced, Latency { rate, quantiles: [p50, p99, p999] }) in paced.iter().zip(latencies) {
         say(format!(
@@ -125,7 +138,9 @@ fn figures(rate: u64, at: usize, seen: &[Seen], theirs: &[Vec<Latency>]) -> Vec<
         figures.push(Figure::new([&case, &measure, "ms", "", ""], Better::Less, topic, vec![]));
     }
     let made = seen.iter().map(|run| run.log[at].rate).collect();
-    figures.push(Figure::new([&case, "rate that MySQL reached", "commits/s", "", ""], Better::More, made, vec![]));
+    let beside = theirs.iter().map(|run| run[at].rate).collect();
+    let names = [&case, "rate that MySQL reached", "commits/s", "with Debezium", ""];
+    figures.push(Figure::new(names, Better::More, made, beside));
     figures
 }
 
@@ -165,18 +180,18 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     let mut slots = settings.clone();
     (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
     let tail = tail(&slots)?;
-    let mut markers: BTreeMap<String, Vec<(u64, i64)>> = BTreeMap::new();
+    let markers: RefCell<BTreeMap<String, Vec<(u64, i64)>>> = RefCell::default();
     let mut paced = Vec::new();
     for stretch in stretches(measured) {
         let note = |at: i64, message: &BorrowedMessage<'_>| {
             let marker: Marker = serde_json::from_slice(message.payload().unwrap_or_default())?;
-            markers.entry(marker.file).or_default().push((marker.length, at));
+            markers.borrow_mut().entry(marker.file).or_default().push((marker.length, at));
             Ok(())
         };
         let part;
         (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
             running.iter_mut().try_for_each(Program::check)?;
-            Ok(drain::lines(&logs)? >= last_id)
+            Ok(drain::lines(&logs)? >= last_id && all_committed(&logs, &markers.borrow())?)
         })?;
         paced.push(part);
     }
@@ -184,14 +199,15 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     running.iter_mut().rev().try_for_each(Program::stop)?;
     let (mut log, mut appended) = (Vec::new(), Vec::new());
     let written = appended_at(&settings)?;
-    for (file, lengths) in &markers {
+    for (file, lengths) in markers.into_inner() {
         let mut end = 0;
-        for line in fs::read(logs.join(file))?.split_inclusive(|byte| *byte == b'\n') {
+        for line in fs::read(logs.join(&file))?.split_inclusive(|byte| *byte == b'\n') {
             end += line.len() as u64;
             let line: Line = serde_json::from_slice(line)?;
             let committed = Micros::parse(&line.source_ts).context("a line's source_ts")?.0;
             // Those before the first marker seen were there before it; they are not measured.
-            let arrived = lengths[lengths.partition_point(|(length, _)| *length < end).min(lengths.len() - 1)].1;
+            let marker = lengths.get(lengths.partition_point(|(length, _)| *length < end));
+            let (_, arrived) = *marker.with_context(|| format!("{file}: no marker covers product {}", line.id))?;
             log.push(Arrival { id: line.id, committed, arrived });
             let at = written.get(&(line.partition, line.offset)).context("a line without a record")?;
             appended.push(Arrival { id: line.id, committed, arrived: *at });
@@ -289,8 +305,11 @@ fn latencies(mut arrivals: Vec<Arrival>, all: u64, paced: &[Paced]) -> Result<Ve
 fn latency(arrivals: &[Arrival], ids: &RangeInclusive<u64>) -> Result<Latency> {
     let part = &arrivals[*ids.start() as usize - 1..*ids.end() as usize];
     let mut times = Histogram::<u64>::new(3)?;
-    for change in part {
-        times.record(u64::try_from(change.arrived - change.committed).unwrap_or(0))?;
+    for Arrival { id, committed, arrived } in part {
+        // The broker's clock has whole milliseconds, and may seem to be earlier by less than one.
+        let time = arrived - committed;
+        ensure!(time > -1_000, "change {id} arrived {} µs before its commit: was the clock set?", -time);
+        times.record(time.max(0).unsigned_abs())?;
     }
     let commits = || part.iter().map(|change| change.committed);
     let span = commits().max().unwrap_or(0) - commits().min().unwrap_or(0);

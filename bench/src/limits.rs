@@ -133,5 +133,8 @@ pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
         producer.send(&position)?;
         producer.commit()?;
     }
-    Ok(records.len() as f64 / begun.elapsed().as_secs_f64())
+    let rate = records.len() as f64 / begun.elapsed().as_secs_f64();
+    let written = topic::read(&settings)?.records;
+    ensure!(written == records.len() as u64, "the client alone wrote {written} of {} records", records.len());
+    Ok(rate)
 }

@@ -5,6 +5,8 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use xtask::services::{ADMIN, DATABASE, MySql};
 
+use crate::complete::NAME;
+
 /// Writers at once; each has keys of its own.
 const WRITERS: u64 = 4;
 const KEYS_EACH: u64 = 100_000_000;
@@ -89,7 +91,7 @@ impl Load {
     }
 
     async fn write(self, mut conn: Conn, writer: u64) -> Result<u64> {
-        let mut keys = Keys { low: 0, high: 0, next: 0, base: writer * KEYS_EACH };
+        let mut keys = Keys { low: 0, high: 0, next: 0, updates: 0, base: writer * KEYS_EACH };
         let (share, rows) = (self.changes.div_ceil(WRITERS), self.per_transaction);
         let mut done = 0;
         let mut round = 0;
@@ -124,6 +126,8 @@ struct Keys {
     high: u64,
     /// The next one to update.
     next: u64,
+    /// Statements that have updated some.
+    updates: u64,
     base: u64,
 }
 
@@ -132,7 +136,7 @@ impl Keys {
         let row = |key: u64| {
             let (id, category) = (self.base + key, key % 20);
             let price = (key * 37 % 900_000) as f64 / 100.0;
-            format!("({id},'folding garden chair {key}','cat_{category}',{price:.2},NOW(6))")
+            format!("({id},'{NAME}{id}','cat_{category}',{price:.2},NOW(6))")
         };
         let rows: Vec<String> = (self.high..self.high + count).map(row).collect();
         self.high += count;
@@ -145,7 +149,9 @@ impl Keys {
         }
         let (from, to) = (self.base + self.next, self.base + self.next + count);
         self.next += count;
-        let set = "UPDATE product SET price = price + 0.01, last_updated = NOW(6)";
+        self.updates += u64::from(count > 0);
+        let name = format!("CONCAT('{NAME}', id, '#{}')", self.updates);
+        let set = format!("UPDATE product SET name = {name}, price = price + 0.01, last_updated = NOW(6)");
         (count > 0).then(|| format!("{set} WHERE id >= {from} AND id < {to}"))
     }
 

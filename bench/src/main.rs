@@ -72,12 +72,13 @@ fn run(cli: Cli) -> Result<()> {
     }
     let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
-    for program in ["cdc-producer", "consumer", "product-updater"] {
+    for program in ["cdc-producer", "consumer", "product-updater", "verify"] {
         let path = programs.join(program);
         ensure!(path.is_file(), "there is no {}: `cargo xtask bench` builds it", path.display());
     }
     let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
-    let mut report = Report { setting: setting(&stand), commit: commit(), ..Report::default() };
+    let setting = setting(&stand);
+    let mut report = Report { setting, commit: commit(), command: command(), ..Report::default() };
     for case in cases {
         let begun = Instant::now();
         report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
@@ -104,6 +105,11 @@ fn commit() -> String {
     git(&["rev-parse", "--short", "HEAD"]) + if changed.is_empty() { "" } else { "-dirty" }
 }
 
+/// As it was typed.
+fn command() -> String {
+    ["cargo xtask bench".to_owned()].into_iter().chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+}
+
 fn setting(stand: &Stand) -> BTreeMap<String, String> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let settings = [
@@ -124,7 +130,12 @@ fn setting(stand: &Stand) -> BTreeMap<String, String> {
              32,768, heap of 2 GB"
                 .to_owned(),
         ),
-        ("Load", "of ten row changes five update, four insert, one deletes; full row images".to_owned()),
+        (
+            "Load",
+            "a million row changes, rows or records, or with --quick 300,000, where the case or its command names no other \
+             number; of ten row changes five update, four insert, one deletes; full row images"
+                .to_owned(),
+        ),
     ];
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

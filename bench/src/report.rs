@@ -39,6 +39,9 @@ pub struct Figure {
     /// What was measured: the commit, and whether files had been changed since; empty before a report is written.
     #[serde(default)]
     pub commit: String,
+    /// The command; empty before a report is written.
+    #[serde(default)]
+    pub command: String,
     /// Each run, in the order in which they were made, ours and the reference in turns.
     pub runs: Runs,
 }
@@ -69,6 +72,7 @@ impl Figure {
             ratio,
             goal: goal.to_owned(),
             commit: String::new(),
+            command: String::new(),
             runs: Runs { ours, reference },
         }
     }
@@ -137,6 +141,8 @@ pub struct Report {
     pub setting: BTreeMap<String, String>,
     /// The commit that is measured.
     pub commit: String,
+    /// The command that measures.
+    pub command: String,
     /// The figures.
     pub figures: Vec<Figure>,
 }
@@ -154,7 +160,8 @@ impl Report {
             Err(_) => Vec::new(),
         };
         figures.retain(|old| !self.figures.iter().any(|new| new.case == old.case));
-        let measured = |figure: &Figure| Figure { commit: self.commit.clone(), ..figure.clone() };
+        let measured =
+            |figure: &Figure| Figure { commit: self.commit.clone(), command: self.command.clone(), ..figure.clone() };
         figures.extend(self.figures.iter().map(measured));
         figures.sort_by(|a, b| a.case.cmp(&b.case));
         fs::write(&json, serde_json::to_string_pretty(&figures)? + "\n")?;
@@ -162,15 +169,10 @@ impl Report {
             "# Benchmarks\n\nMade by `cargo xtask bench`; every figure with its runs is in [benchmarks.json](benchmarks.json). \
              Exactly once is on in all of ours: transactions, `acks=all`, idempotence. A median, with the least and the most \
              of the runs; the ratio says how many times better ours is, ✓ and ✗ whether the goal is met. Ratios count: the figures themselves are of this \
-             machine, on which servers and programs share the cores.\n\n",
+             machine, on which servers and programs share the cores. Rates are from the first record to the last, by the broker's time of each append or the logs' \
+             last write. What was measured was whole: each topic holds every change once and each row's last state, or \
+             `verify` found topic, logs and tables equal.\n\n",
         );
-        let mut commits: Vec<&str> = figures.iter().map(|f| f.commit.as_str()).collect();
-        commits.sort_unstable();
-        commits.dedup();
-        match commits[..] {
-            [commit] => page.push_str(&format!("- Commit: {commit}; the cases need not be of one run\n")),
-            _ => page.push_str("- Commit: not the same for all cases, each has its own below\n"),
-        }
         for (name, value) in &self.setting {
             page.push_str(&format!("- {name}: {value}\n"));
         }
@@ -179,9 +181,12 @@ impl Report {
         for case in cases {
             let of_case: Vec<&Figure> = figures.iter().filter(|f| f.case == case).collect();
             page.push_str(&format!("\n## {case}\n"));
-            if let Some(first) = of_case.first().filter(|_| commits.len() > 1) {
-                let commit = if first.commit.is_empty() { "not noted" } else { &first.commit };
-                page.push_str(&format!("\nCommit: {commit}\n"));
+            if let Some(Figure { commit, command, runs, .. }) = of_case.first() {
+                let runs = match runs.ours.len() {
+                    1 => "1 run".to_owned(),
+                    more => format!("{more} runs"),
+                };
+                page.push_str(&format!("\n{runs} of `{command}` at commit {commit}\n"));
             }
             page.push_str("\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n");
             for figure in &of_case {
@@ -267,17 +272,18 @@ mod tests {
         fs::create_dir_all(&folder)?;
         let write = |case: &str, value: f64, commit: &str| {
             let figure = Figure::new([case, "m", "s", "", ""], Better::Less, vec![value], vec![]);
-            Report { figures: vec![figure], commit: commit.to_owned(), ..Report::default() }.write(&folder)
+            let command = format!("bench {case}");
+            Report { figures: vec![figure], commit: commit.to_owned(), command, ..Report::default() }.write(&folder)
         };
         write("b", 1.0, "one")?;
         write("a", 2.0, "one")?;
-        assert!(fs::read_to_string(folder.join("benchmarks.md"))?.contains("- Commit: one; the cases"));
         write("b", 3.0, "two")?;
         let page = fs::read_to_string(folder.join("benchmarks.md"))?;
         let figures: Vec<Figure> = serde_json::from_str(&fs::read_to_string(folder.join("benchmarks.json"))?)?;
         let figures: Vec<_> = figures.iter().map(|f| (f.case.as_str(), f.ours, f.commit.as_str())).collect();
         assert_eq!(figures, [("a", 2.0, "one"), ("b", 3.0, "two")]);
-        assert!(page.contains("not the same for all") && page.contains("## b\n\nCommit: two\n"), "{page}");
+        assert!(page.contains("## a\n\n1 run of `bench a` at commit one\n"), "{page}");
+        assert!(page.contains("## b\n\n1 run of `bench b` at commit two\n"), "{page}");
         Ok(fs::remove_dir_all(folder)?)
     }
 

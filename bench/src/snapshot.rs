@@ -9,6 +9,7 @@ use mysql_async::prelude::Queryable;
 use xtask::services::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
+use crate::complete::{self, NAME, Of};
 use crate::debezium::{Format, Snapshot};
 use crate::load;
 use crate::stand::Stand;
@@ -28,7 +29,7 @@ pub struct Table {
 pub async fn fill(conn: &mut Conn, rows: u64) -> Result<()> {
     const TOGETHER: u64 = 2_000;
     for first in (0..rows).step_by(TOGETHER as usize) {
-        let row = |id: u64| format!("({id},'folding garden chair {id}','cat_{}',{}.25,NOW(6))", id % 20, id % 900);
+        let row = |id: u64| format!("({id},'{NAME}{id}','cat_{}',{}.25,NOW(6))", id % 20, id % 900);
         let values: Vec<String> = (first..(first + TOGETHER).min(rows)).map(row).collect();
         conn.query_drop(format!("INSERT INTO product VALUES {}", values.join(","))).await?;
     }
@@ -60,6 +61,7 @@ impl Table {
         let pid = producer.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.rows, || producer.check())?;
         let run = Run::of(&settings.topic, begun, arrival, pid, self.rows)?;
+        complete::check(stand, &settings, Of::Ours)?;
         producer.stop()?;
         Ok(run)
     }

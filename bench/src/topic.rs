@@ -114,24 +114,31 @@ pub(crate) fn ends_by(asking: &BaseConsumer, settings: &KafkaSettings) -> i64 {
 /// # Errors
 /// When Kafka does not answer.
 pub fn read(settings: &KafkaSettings) -> Result<Arrival> {
-    read_with(settings, |_| {})
+    read_with(settings, |_| Ok(()))
 }
 
 /// The same, with each record handed to `each` in the order of its partition.
 ///
 /// # Errors
-/// When Kafka does not answer.
-pub fn read_with(settings: &KafkaSettings, mut each: impl FnMut(&BorrowedMessage<'_>)) -> Result<Arrival> {
+/// When Kafka does not answer; what `each` says of the first record that it can't take.
+pub fn read_with(
+    settings: &KafkaSettings,
+    mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<Arrival> {
     let mut arrival = Arrival { first_ms: i64::MAX, ..Arrival::default() };
     let mut by_time: BTreeMap<i64, u64> = BTreeMap::new();
+    let mut outcome = Ok(());
     kafka::scan(settings, &settings.topic, &mut |message| {
         let time = message.timestamp().to_millis().unwrap_or(0);
         arrival.records += 1;
         arrival.bytes += (message.key_len() + message.payload_len()) as u64;
         *by_time.entry(time).or_default() += 1;
-        each(message);
+        if outcome.is_ok() {
+            outcome = each(message);
+        }
         Ok(())
     })?;
+    outcome?;
     arrival.first_ms = *by_time.keys().next().context("the topic is empty")?;
     arrival.last_ms = by_time.keys().next_back().copied().unwrap_or_default();
     arrival.at_first = by_time.get(&arrival.first_ms).copied().unwrap_or_default();

@@ -135,6 +135,7 @@ impl Publisher {
                     // come to its end, what was complete before it is not held up.
                     if batch.end.is_none() && open.as_ref().is_some_and(|o| o.end.is_some()) {
                         self.commit_open(open)?;
+                        committed_at = Instant::now();
                     }
                     let status = self.status.clone();
                     status.while_waiting("Kafka takes the records", || self.add(batch, open))?;

@@ -26,6 +26,9 @@ use crate::status::Status;
 use crate::stream::EventStream;
 use crate::transaction::{GtidMark, Meaning, meaning};
 
+/// Events.
+const LOOK_EVERY: u32 = 1_024;
+
 /// The reader of one run.
 pub struct Reader {
     /// The source.
@@ -64,7 +67,8 @@ struct State {
     moved: bool,
     /// The place that was handed over last.
     handed_over_to: Place,
-    events: u32,
+    /// Events until a look at the clock and at whether it shall stop: each costs more than a short event does.
+    until_look: u32,
     handed_over: Instant,
     /// The place has to be handed over at the next end of a transaction, full or not.
     overdue: bool,
@@ -97,7 +101,7 @@ impl Reader {
             plan: None,
             others: HashSet::new(),
             moved: false,
-            events: 0,
+            until_look: LOOK_EVERY,
             handed_over_to: (self.progress.position.file.clone(), self.progress.position.offset),
             handed_over: Instant::now(),
             overdue: false,
@@ -121,8 +125,9 @@ impl Reader {
             }
             let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
             // Much may come that is not ours.
-            state.events = state.events.wrapping_add(1);
-            if state.events.is_multiple_of(1024) {
+            state.until_look = state.until_look.saturating_sub(1);
+            if state.until_look == 0 {
+                state.until_look = LOOK_EVERY;
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
@@ -377,6 +382,8 @@ impl Reader {
             return Ok(());
         }
         self.status.heard();
+        // To hand over may take as long as Kafka does.
+        state.until_look = 0;
         let mut batch = std::mem::replace(&mut state.batch, self.spare.try_recv().unwrap_or_default());
         if complete {
             batch.end = Some(self.progress.clone());
