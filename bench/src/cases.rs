@@ -185,7 +185,8 @@ fn started(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
         if !size.alone {
             theirs.push(start.debezium(stand)?);
         }
-        say(format!("  ours {:.3} s, Debezium {:.3} s", ours[ours.len() - 1], theirs.last().unwrap_or(&0.0)));
+        let beside = theirs.last().map_or(String::new(), |theirs| format!(", Debezium {theirs:.3} s"));
+        say(format!("  ours {:.3} s{beside}", ours[ours.len() - 1]));
     }
     let names = [case, "start of the process to the first record seen", "s", "Debezium", "≤ 0.2 s"];
     Ok(vec![Figure::new(names, Better::Less, ours, theirs)])

@@ -12,6 +12,9 @@ use pipeline::table::{SourceTable, answered};
 use crate::server::{self, Server};
 use crate::stream::failed;
 
+/// The server ends the stream of an earlier reader with the same id, except of this one.
+const NOBODY: u32 = 0;
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -72,7 +75,7 @@ pub struct MySqlReport {
 ///
 /// # Errors
 /// Transient when the link breaks; what is wrong on the server is in the report.
-pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlReport> {
+pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
     let mut conn = server::connect(settings).await?;
     let mut report = MySqlReport { checks: Vec::new(), server: None, table: None };
     let version: Option<String> =
@@ -100,7 +103,7 @@ pub async fn mysql(settings: &MySqlSettings, server_id: u32) -> Result<MySqlRepo
         }
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
-    rights(&mut conn, settings, server_id, &mut report.checks).await?;
+    rights(&mut conn, settings, &mut report.checks).await?;
     let (database, table) = (&settings.database, &settings.table);
     if !SourceTable::exists(&mut conn, database, table).await? {
         report.checks.push(Check::warning(
@@ -170,7 +173,7 @@ async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
 }
 
 /// The rights are tried out, so that roles and proxies count as they are.
-async fn rights(conn: &mut Conn, settings: &MySqlSettings, server_id: u32, checks: &mut Vec<Check>) -> Result<()> {
+async fn rights(conn: &mut Conn, settings: &MySqlSettings, checks: &mut Vec<Check>) -> Result<()> {
     let (major, minor, _) = conn.server_version();
     let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let grant = |right: &str| format!("GRANT {right} ON *.* TO the user of DB_USER");
@@ -193,7 +196,7 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, server_id: u32, check
     };
     let name = "REPLICATION SLAVE";
     let probe = server::connect(settings).await?;
-    let request = BinlogStreamRequest::new(server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
+    let request = BinlogStreamRequest::new(NOBODY).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
     let refused = match answered(probe.get_binlog_stream(request)).await {
         Err(e) => Some(e),
         Ok(mut events) => match tokio::time::timeout(Duration::from_secs(10), events.next()).await {

@@ -68,7 +68,7 @@ pub(crate) async fn prepare(
             Ok((producer, records))
         })
     };
-    let report = preflight::mysql(&settings.mysql, settings.server_id);
+    let report = preflight::mysql(&settings.mysql);
     let (report, schema_id, missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },

@@ -122,6 +122,13 @@ async fn a_snapshot_and_then_every_change() {
     // Rows of one statement are numbered within their transaction.
     let rows: Vec<u64> = ["4", "5"].iter().map(|k| records.iter().find(|r| r.key == *k).unwrap().source.row).collect();
     assert_eq!(rows, [0, 1]);
+    // Doctor reads the binlog as well, and takes nobody's place.
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert_eq!(doctor.code, 0, "{}", doctor.out);
+    run(&mut conn, &["DELETE FROM product WHERE id = 7"]).await;
+    wait_for_records(&world, 12);
+    let log = producer.log();
+    assert!(!log.contains("trying again"), "{log}");
     let ended = producer.stop();
     assert_eq!(ended.code, 0, "{}", ended.err);
 }

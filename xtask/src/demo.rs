@@ -85,6 +85,16 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     let data = checked_data(&options.data)?;
     let dir = cargo::target().join("demo-stack");
     let outputs = Outputs::default();
+    let _held = outputs.hold()?;
+    // The logs of servers that `up` can go on with are of no use without each other.
+    let kept = fs::read_to_string(cargo::target().join("stack/id")).ok();
+    if kept.is_some() && kept == outputs.owner() && !options.fresh {
+        bail!(
+            "consumer_logs/ and time_track/ belong to the servers of `cargo xtask up`, whose data is kept\n  \
+             what to do: `cargo xtask up` goes on with both; `cargo xtask clean` deletes the servers' data, after which a \
+             demo may begin"
+        );
+    }
     outputs.check(options.fresh)?;
     let programs_folder = prepared()?;
     background::clean(&dir)?;
@@ -140,6 +150,7 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
 pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let data = checked_data(&options.data)?;
     let outputs = Outputs::default();
+    let _held = outputs.hold()?;
     let known = dir.join("id");
     let id = fs::read_to_string(&known).ok();
     // Logs and servers belong together: both are kept, or both begin anew.
@@ -263,15 +274,14 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str) -> Result
     let consumers = (1..=CONSUMERS).map(|number| programs.consumer(number)).collect::<Result<_>>()?;
     let mut running =
         Running { producer, consumers, outputs: Outputs::default(), owner: owner.to_owned(), claimed: Instant::now() };
-    let checkpoint = background::root().join("time_track/last_read_timestamp.json");
     let since = Instant::now();
-    while !(checkpoint.exists() && settled(stack, CONSUMERS)?) {
+    while !(running.producer.has_logged(" reading ") && settled(stack, CONSUMERS)?) {
         interrupt::check()?;
         running.check()?;
         stack.check()?;
         if since.elapsed() > PRODUCER_READY {
             bail!(
-                "the producer has no checkpoint, or the five consumers do not share the partitions, after {} s: see {}",
+                "the producer does not read, or the five consumers do not share the partitions, after {} s: see {}",
                 since.elapsed().as_secs(),
                 programs.logs().display()
             );

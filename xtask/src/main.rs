@@ -151,7 +151,9 @@ fn run(chore: Chore) -> Result<ExitCode> {
             Ok(())
         }
         Chore::Clean(place) => {
-            place.dirs(&["stack", "demo-stack", "test-stack"]).iter().try_for_each(|dir| background::clean(dir))
+            place.dirs(&["stack", "demo-stack", "test-stack"]).iter().try_for_each(|dir| background::clean(dir))?;
+            progress::note("no server's data is left");
+            Ok(())
         }
     }?;
     Ok(ExitCode::SUCCESS)

@@ -5,12 +5,13 @@
 //! person's.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::services::lock;
 use crate::{background, cargo};
 
 const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
@@ -21,15 +22,36 @@ const LISTED: usize = 5;
 pub struct Outputs {
     root: PathBuf,
     list: PathBuf,
+    /// The folder of the lock.
+    held: PathBuf,
 }
 
 impl Default for Outputs {
     fn default() -> Self {
-        Self { root: background::root(), list: cargo::target().join("outputs.json") }
+        Self {
+            root: background::root(),
+            list: cargo::target().join("outputs.json"),
+            held: cargo::target().join("outputs"),
+        }
     }
 }
 
 impl Outputs {
+    /// Keeps others from the folders, until it is dropped.
+    ///
+    /// # Errors
+    /// When another run is writing to them.
+    pub fn hold(&self) -> Result<File> {
+        fs::create_dir_all(&self.held).with_context(|| format!("cannot create {}", self.held.display()))?;
+        lock(&self.held)?.with_context(|| {
+            let run = fs::read_to_string(self.held.join("lock")).unwrap_or_default();
+            format!(
+                "a demo or `cargo xtask up` (process {run}) is writing to consumer_logs/ and time_track/\n  \
+                 what to do: wait for its end, or stop it by Ctrl-C in its terminal or by `cargo xtask down`"
+            )
+        })
+    }
+
     /// Whether a new run may empty the folders.
     ///
     /// # Errors
@@ -140,7 +162,18 @@ mod tests {
         let root = std::env::temp_dir().join(format!("xtask-outputs-{name}-{}", std::process::id()));
         fs::create_dir_all(root.join("time_track")).unwrap();
         fs::write(root.join("time_track/.gitkeep"), "").unwrap();
-        Outputs { list: root.join("list.json"), root }
+        Outputs { list: root.join("list.json"), held: root.join("held"), root }
+    }
+
+    #[test]
+    fn one_run_at_a_time() {
+        let outputs = outputs("held");
+        let held = outputs.hold().unwrap();
+        let error = outputs.hold().unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(held);
+        drop(outputs.hold().unwrap());
+        fs::remove_dir_all(&outputs.root).unwrap();
     }
 
     #[test]

@@ -162,6 +162,11 @@ impl Program {
         }
     }
 
+    /// Whether its log says this since it was started, not too long ago.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.server.logged().contains(text)
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.server.pid()

@@ -73,7 +73,7 @@ fn argument(names: &'static Names) -> Arg {
 
 fn value_name(kind: Kind) -> &'static str {
     match kind {
-        Kind::Text | Kind::Secret => "TEXT",
+        Kind::Text | Kind::Secret | Kind::LogFilter => "TEXT",
         Kind::Path => "PATH",
         Kind::Url => "URL",
         Kind::Listen => "IP:PORT",

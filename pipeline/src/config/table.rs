@@ -205,7 +205,7 @@ static TABLE: &[Setting] = &[
     more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
 
     more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health and /ready; unset is off"),
-    common("log.level", Kind::Text, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),
+    common("log.level", Kind::LogFilter, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),
     more("log.format", Choice(&["text", "json"]), Text("text"), ALL, "text or json"),
 ];
 

@@ -244,6 +244,11 @@ fn every_wrong_value_is_named_with_its_origin() {
             "schema_registry.url: *** holds a user: that belongs into schema_registry.user and schema_registry.secret (environment SCHEMA_REGISTRY_URL)\n",
         ),
         (
+            "LOG_LEVEL",
+            "info,loud",
+            "log.level: \"info,loud\" is none of error, warn, info, debug, trace, and no filter such as info,rdkafka=debug (environment LOG_LEVEL)\n",
+        ),
+        (
             "METRICS_LISTEN",
             "9100",
             "metrics.listen: \"9100\" is not an IP address with a port, e.g. 127.0.0.1:9100 (environment METRICS_LISTEN)\n",

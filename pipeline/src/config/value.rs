@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::{Span, SpanRelativeTo};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::yaml::Node;
 
@@ -29,6 +31,8 @@ pub(super) enum Kind {
     Pause,
     /// A number of bytes, at least one.
     Size,
+    /// What is logged: levels, alone or for a target.
+    LogFilter,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// A YAML list; JSON text on the command line.
@@ -69,6 +73,16 @@ impl Kind {
                 Some(n) if n > 0 => Ok(()),
                 _ => Err("is not a size, e.g. 65536, 512KiB or 64MiB".to_owned()),
             },
+            // A lone word that is no level would be a target that nothing has, and the program mute.
+            Self::LogFilter
+                if EnvFilter::try_new(text).is_ok()
+                    && text.split(',').all(|part| part.contains(['=', '[', ']']) || is_level(part)) =>
+            {
+                Ok(())
+            }
+            Self::LogFilter => {
+                Err("is none of error, warn, info, debug, trace, and no filter such as info,rdkafka=debug".to_owned())
+            }
             Self::Choice(words) => match choice(text, words) {
                 Some(_) => Ok(()),
                 None => Err(format!("is none of {}", words.join(", "))),
@@ -77,6 +91,10 @@ impl Kind {
             Self::Map => Node::parse_map(text).map(drop),
         }
     }
+}
+
+fn is_level(word: &str) -> bool {
+    word.trim().parse::<LevelFilter>().is_ok()
 }
 
 /// The word as the table spells it; capitals don't matter.

@@ -155,6 +155,9 @@ impl<'a> Asking<'a> {
     }
 }
 
+/// A Kafka that has not answered a request for so long is told of, before it counts as not reachable.
+const TELL_AFTER: Duration = Duration::from_secs(2);
+
 /// How long a client listens for what it complains of.
 pub(super) const LISTENING: Duration = Duration::from_millis(10);
 
@@ -170,6 +173,7 @@ pub(super) fn partition_count(
     let what = format!("cannot look up topic {topic}");
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     let mut patience = Duration::from_millis(500);
+    let mut silent = false;
     let metadata = loop {
         match client.fetch_metadata(Some(topic), patience) {
             Ok(metadata) => break metadata,
@@ -177,6 +181,10 @@ pub(super) fn partition_count(
                 listen();
                 if logging.refused().is_some() || Instant::now() > deadline {
                     return Err(unreachable(settings, &what, &error, logging));
+                }
+                if patience >= TELL_AFTER && !std::mem::replace(&mut silent, true) {
+                    let error = unreachable(settings, &what, &error, logging);
+                    tracing::warn!(remedy = error.remedy(), "{error}; asked on for {} s", REQUEST_TIMEOUT.as_secs());
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use clap::builder::RangedU64ValueParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use integration_tests::chaos::{self, Event, Options, Report};
 use rand::Rng;
@@ -20,7 +21,7 @@ struct Cli {
     #[arg(long)]
     seed: Option<u64>,
     /// How many faults; 100 by default, as many as fit with --minutes
-    #[arg(long)]
+    #[arg(long, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     faults: Option<usize>,
     /// Begin no fault after so many minutes
     #[arg(long)]
@@ -69,10 +70,11 @@ fn brokers(text: &str) -> Result<usize, String> {
 
 fn run(cli: &Cli) -> Result<ExitCode> {
     if cli.list {
-        for fault in chaos::all() {
+        let line = |fault: &chaos::Fault| {
             let quick = if fault.quick { "quick" } else { "" };
-            println!("{:32} {:>2} {quick:5} {}", fault.name, fault.weight, fault.expects);
-        }
+            format!("{:32} {:>2} {quick:5} {}\n", fault.name, fault.weight, fault.expects)
+        };
+        print!("{}", chaos::all().map(line).collect::<String>());
         return Ok(ExitCode::SUCCESS);
     }
     let report = if cli.merge.is_empty() {
@@ -97,6 +99,7 @@ fn write(cli: &Cli, report: &Report) -> Result<()> {
 
 /// The report of a run; `None` when it failed and that has been said.
 fn injected(cli: &Cli) -> Result<Option<Report>> {
+    cli.only.iter().try_for_each(|name| chaos::named(name).map(drop))?;
     let seed = cli.seed.unwrap_or_else(|| u64::from(rand::rng().random::<u32>()));
     let folder = cargo::target().join("chaos").join(seed.to_string());
     if folder.exists() {

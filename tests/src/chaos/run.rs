@@ -75,10 +75,10 @@ pub struct Failure {
 /// The fault of this name.
 ///
 /// # Errors
-/// When there is none; all names are listed.
+/// When there is none.
 pub fn named(name: &str) -> Result<&'static Fault> {
-    let names = || all().map(|fault| fault.name).collect::<Vec<_>>().join(", ");
-    all().find(|fault| fault.name == name).ok_or_else(|| anyhow!("there is no fault {name}; there are: {}", names()))
+    let unknown = || anyhow!("there is no fault {name}: `cargo xtask chaos --list` shows them all");
+    all().find(|fault| fault.name == name).ok_or_else(unknown)
 }
 
 /// Every fault.

@@ -43,10 +43,13 @@ pub struct Server {
     name: String,
     launch: Launch,
     child: Option<Child>,
+    /// Bytes in the log before this start.
+    log_before: u64,
 }
 
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const LOG_TAIL_LINES: usize = 20;
+const LOG_TAIL_BYTES: u64 = 16 * 1024;
 
 impl Server {
     /// Starts the process. It may not be ready yet: see [`Server::wait_ready`].
@@ -54,8 +57,9 @@ impl Server {
     /// # Errors
     /// When the log cannot be opened or the program is not there.
     pub fn start(name: &str, launch: Launch) -> Result<Self> {
+        let log_before = fs::metadata(&launch.log).map_or(0, |log| log.len());
         let child = spawn(name, &launch)?;
-        Ok(Self { name: name.to_owned(), launch, child: Some(child) })
+        Ok(Self { name: name.to_owned(), launch, child: Some(child), log_before })
     }
 
     /// The process id, while it runs.
@@ -166,13 +170,19 @@ impl Server {
     /// As [`Server::start`].
     pub fn start_again(&mut self) -> Result<()> {
         self.kill()?;
+        self.log_before = fs::metadata(&self.launch.log).map_or(0, |log| log.len());
         self.child = Some(spawn(&self.name, &self.launch)?);
         Ok(())
     }
 
-    /// The end of the log, for an error message.
+    /// The end of the log since the start, at most 16 KiB.
+    pub fn logged(&self) -> String {
+        last_bytes(&self.launch.log, self.log_before, LOG_TAIL_BYTES).unwrap_or_default()
+    }
+
+    /// The end of the log since the start, for an error message.
     pub fn tail(&self) -> String {
-        tail_of(&self.launch.log)
+        tail_from(&self.launch.log, self.log_before)
     }
 }
 
@@ -185,7 +195,11 @@ impl Drop for Server {
 
 /// The last lines of a log and where it is, for an error message.
 pub fn tail_of(log: &Path) -> String {
-    let text = last_bytes(log, 16 * 1024).unwrap_or_default();
+    tail_from(log, 0)
+}
+
+fn tail_from(log: &Path, start: u64) -> String {
+    let text = last_bytes(log, start, LOG_TAIL_BYTES).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
     let mut message = String::from("\n  the end of its log:");
@@ -197,10 +211,10 @@ pub fn tail_of(log: &Path) -> String {
     message
 }
 
-fn last_bytes(path: &Path, count: u64) -> std::io::Result<String> {
+fn last_bytes(path: &Path, start: u64, count: u64) -> std::io::Result<String> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(count)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(count).max(start)))?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
