@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 /// How long the report of a record that was refused may come after the refusal.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a full queue is left alone: for as long as Kafka takes some hundred of its records.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_micros(500);
+
 /// How long one request for a group's offsets may take. Short, as a call that hangs holds up the consumer.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -298,7 +301,12 @@ impl TransactionalProducer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     base = back;
-                    self.producer.poll(Duration::from_millis(1));
+                    // A poll with a timeout takes all of it, whatever comes, and spins for its last millisecond.
+                    let full = self.in_flight();
+                    self.producer.poll(Duration::ZERO);
+                    if self.in_flight() >= full {
+                        std::thread::sleep(QUEUE_FULL_PAUSE);
+                    }
                 }
                 Err((error, _)) => return Err(self.failure(error)),
             }
