@@ -1,8 +1,6 @@
 //! Five consumers that drain a topic into their logs, and into PostgreSQL.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,6 +13,9 @@ use crate::stand::Stand;
 
 /// How often a file is looked at while it is written.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// What kcat writes behind each record; no product is called so.
+const END: &str = "<end>";
 
 /// What five consumers did.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +93,7 @@ pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     let path = stand.stack.dir().join("kcat.out");
     let mut kcat = Command::new("kcat");
     kcat.args(["-C", "-q", "-e", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
-    // No text and no length of one has these two bytes behind each other.
-    kcat.arg("-f").arg(OsStr::from_bytes(b"%k %s\xff\xff")).stdout(File::create(&path)?);
+    kcat.args(["-f", &format!("%k %s{END}")]).stdout(File::create(&path)?);
     let mut kcat = kcat.spawn().context("cannot run kcat: install it (apt-get install kcat)")?;
     let mut first = None;
     let status = loop {
@@ -108,7 +108,7 @@ pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     };
     ensure!(status.success(), "kcat ended with {status}");
     let written = fs::read(&path)?;
-    let got = written.windows(2).filter(|bytes| *bytes == [0xff; 2]).count() as u64;
+    let got = written.windows(END.len()).filter(|bytes| *bytes == END.as_bytes()).count() as u64;
     ensure!(got == records, "kcat wrote {got} of {records} records");
     let (first, at_first) = first.context("kcat wrote nothing")?;
     let took = fs::metadata(&path)?.modified()?.duration_since(first)?.as_secs_f64();
