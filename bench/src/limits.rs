@@ -27,7 +27,7 @@ use crate::topic;
 
 const SERVER_ID: u32 = 4_242;
 /// As many records as a transaction of the producer has at the most.
-const TRANSACTION: usize = 50_000;
+const TRANSACTION: usize = 200_000;
 
 /// Records a second that our reader decodes from the binlog and encodes as Avro, with nobody to send them.
 ///

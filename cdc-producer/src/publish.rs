@@ -20,7 +20,10 @@ use crate::status::Status;
 /// How often Kafka is asked for a sign of life when nothing is to be sent.
 const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 
-/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source. Small and
+/// How long a Kafka transaction gathers records over a slow link, far below `kafka.transaction_timeout`.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// When a Kafka transaction is committed: whichever comes first, or after 5 s, at the next end of a transaction of the source. Small and
 /// soon when nothing more waits, large when there is a backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -155,6 +158,7 @@ impl Publisher {
             let full = |o: &Open| {
                 o.rows >= self.limits.rows
                     || o.bytes >= self.limits.bytes
+                    || o.since.elapsed() >= LONGEST
                     || (self.batches.is_empty() && committed_at.elapsed() >= self.limits.linger)
             };
             if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {

@@ -185,8 +185,8 @@ static TABLE: &[Setting] = &[
     more("schema_registry.ca_location", Path, None, KAFKA, "CA certificate of the registry (PEM)"),
 
     common("producer.time_track", Path, Text("time_track"), PRODUCER, "Folder of the checkpoint file"),
-    more("producer.batch_rows", Number(1, 10_000_000), Text("50000"), PRODUCER, "Rows after which a Kafka transaction is committed"),
-    more("producer.batch_bytes", Size, Text("16MiB"), PRODUCER, "Bytes after which it is committed"),
+    more("producer.batch_rows", Number(1, 10_000_000), Text("200000"), PRODUCER, "Rows after which a Kafka transaction is committed"),
+    more("producer.batch_bytes", Size, Text("64MiB"), PRODUCER, "Bytes after which it is committed"),
     more("producer.linger", Duration(0), Text("5ms"), PRODUCER, "Least time from one commit to the next, unless it is full"),
     more("producer.heartbeat", Duration(100), Text("5s"), PRODUCER, "How often MySQL says that it is there when nothing happens"),
     more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot"),
