@@ -20,10 +20,10 @@ use crate::status::Status;
 /// How often Kafka is asked for a sign of life when nothing is to be sent.
 const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a Kafka transaction gathers records over a slow link, far below `kafka.transaction_timeout`.
+/// How long a Kafka transaction gathers records while more wait, as over a slow link: far below `kafka.transaction_timeout`.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// When a Kafka transaction is committed: whichever comes first, or after 5 s, at the next end of a transaction of the source. Small and
+/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source. Small and
 /// soon when nothing more waits, large when there is a backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -155,12 +155,11 @@ impl Publisher {
                     }
                 }
             }
-            let full = |o: &Open| {
-                o.rows >= self.limits.rows
-                    || o.bytes >= self.limits.bytes
-                    || o.since.elapsed() >= LONGEST
-                    || (self.batches.is_empty() && committed_at.elapsed() >= self.limits.linger)
+            let in_time = |o: &Open| match self.batches.is_empty() {
+                true => committed_at.elapsed() >= self.limits.linger,
+                false => o.since.elapsed() >= LONGEST,
             };
+            let full = |o: &Open| o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || in_time(o);
             if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
                 self.commit_open(open)?;
                 committed_at = Instant::now();
