@@ -26,8 +26,6 @@ use crate::stand::Stand;
 use crate::topic;
 
 const SERVER_ID: u32 = 4_242;
-/// As many records as a transaction of the producer has at the most.
-const TRANSACTION: usize = 200_000;
 
 /// Records a second that our reader decodes from the binlog and encodes as Avro, with nobody to send them.
 ///
@@ -116,8 +114,9 @@ pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
     let progress = TopicSpec::compacted(format!("{name}.checkpoint"), 1);
     stand.runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings), progress.clone()]))?;
     let producer = TransactionalProducer::new(&settings, &name)?;
+    let most: usize = Settings::defaults(Program::CdcProducer).number("producer.batch_rows")?;
     let begun = Instant::now();
-    for part in records.chunks(TRANSACTION) {
+    for part in records.chunks(most) {
         producer.begin()?;
         for (start, key, value, end, has_value) in part.iter().copied() {
             producer.send(&Record {
