@@ -198,12 +198,14 @@ fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
     let filled = backlog.ours(stand)?;
     let (mut ours, mut kcat) = (vec![], vec![]);
-    for _ in 0..size.runs {
+    // A run takes a second, and kcat's rate is one of two, by half apart: its fetch is put off for a second or it is not.
+    for _ in 0..2 * size.runs {
         let run = drain::consumers(stand, &filled.topic, backlog.changes, "")?;
         say(format!("  {run:?}"));
         ours.push(run);
-        kcat.push(drain::kcat(stand, &filled.topic, backlog.changes)?);
-        say(format!("  kcat {:.0}/s", median(&kcat)));
+        let run = drain::kcat(stand, &filled.topic, backlog.changes)?;
+        say(format!("  kcat {run:.0}/s"));
+        kcat.push(run);
     }
     let of = |value: fn(&drain::Drained) -> f64| ours.iter().map(value).collect::<Vec<_>>();
     let alone = |measure, unit, goal, value: fn(&drain::Drained) -> f64| {

@@ -32,8 +32,8 @@ impl Stand {
         background::clean(&folder)?;
         // Binlogs are kept, and caches hold what is measured.
         let mysql_flags = vec!["--innodb-buffer-pool-size=1G".to_owned(), "--max-binlog-size=1G".to_owned()];
-        // Members that come together are dealt their partitions together.
-        let kafka_settings = vec!["group.initial.rebalance.delay.ms=500".to_owned()];
+        // Five members that come together are dealt their partitions together (the default is 3 s).
+        let kafka_settings = vec!["group.initial.rebalance.delay.ms=1500".to_owned()];
         let stack = Stack::start(&StackOptions { dir: folder, ports: Ports::default(), mysql_flags, kafka_settings })?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let stand = Self { stack, runtime, programs, names: 0 };

@@ -52,6 +52,16 @@ pub(crate) enum Line {
     Bad(Fault, ByteRecord),
 }
 
+/// Rows of a file that come one after another.
+pub(crate) struct Chunk {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) bad: Vec<(Fault, ByteRecord)>,
+    /// The share of the file that was read up to here, in bytes.
+    pub(crate) read_bytes: u64,
+    /// Nothing comes after it.
+    pub(crate) at_end: bool,
+}
+
 /// An open file.
 pub(crate) struct CsvFile {
     name: String,
@@ -123,9 +133,21 @@ impl CsvFile {
         }))
     }
 
-    /// A share of the file that is read, in bytes.
-    pub(crate) fn read_bytes(&self) -> u64 {
-        self.reader.position().byte()
+    /// The next rows, at most so many, bad ones among them.
+    ///
+    /// # Errors
+    /// Definite when the file can't be read on.
+    pub(crate) fn next_chunk(&mut self, rows: usize) -> Result<Chunk> {
+        let mut chunk = Chunk { changes: Vec::with_capacity(rows), bad: Vec::new(), read_bytes: 0, at_end: false };
+        while chunk.changes.len() + chunk.bad.len() < rows && !chunk.at_end {
+            match self.next()? {
+                Some(Line::Change(change)) => chunk.changes.push(change),
+                Some(Line::Bad(fault, record)) => chunk.bad.push((fault, record)),
+                None => chunk.at_end = true,
+            }
+        }
+        chunk.read_bytes = self.reader.position().byte();
+        Ok(chunk)
     }
 
     fn read_record(&mut self) -> Result<bool> {

@@ -8,6 +8,7 @@ mod progress;
 mod rejects;
 mod run;
 mod store;
+mod ties;
 mod watch;
 
 use std::process::ExitCode;

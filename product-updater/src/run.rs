@@ -9,15 +9,17 @@ use pipeline::program::Context;
 use pipeline::record::Micros;
 use pipeline::telemetry::Sign;
 use rand::Rng;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::change::{Change, Ties};
-use crate::csv_file::{CsvFile, Fault, Line};
+use crate::change::Change;
+use crate::csv_file::{Chunk, CsvFile, Fault};
 use crate::generate::{Generator, Mix};
 use crate::outcome::{self, Outcome};
 use crate::progress::Progress;
 use crate::rejects::Rejects;
 use crate::store::Store;
+use crate::ties::Ties;
 use crate::watch::Folder;
 
 /// Rows in a transaction of random changes, unless asked for otherwise.
@@ -44,6 +46,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
             false => Some(context.settings.pause("updater.pause")?),
         },
         chunk_rows: context.settings.number("updater.chunk_size")?,
+        begun: false,
         strict: context.arguments.get_flag("strict"),
         rejects: context.settings.path("updater.rejects"),
         files: Vec::new(),
@@ -71,6 +74,8 @@ struct Updater {
     mysql: Sign,
     chunk_rows: usize,
     pause: Option<Pause>,
+    /// A chunk of these files was applied.
+    begun: bool,
     strict: bool,
     rejects: PathBuf,
     /// What became of each file.
@@ -100,26 +105,19 @@ impl Updater {
         Ok(())
     }
 
-    /// Applies files in their order. They are read twice: first for rows of the same product and time, of which the last
-    /// one counts.
+    /// Applies files in their order, each of which must be readable before the first one is begun.
     async fn apply_files(&mut self, files: &[PathBuf]) -> Result<()> {
-        let mut ties = Ties::default();
-        let mut number = 0;
         for path in files {
-            let Ok(mut file) = CsvFile::open(path)? else { continue };
-            while let Some(line) = file.next()? {
-                if let Line::Change(change) = line {
-                    ties.foresee(number, &change);
-                    number += 1;
-                }
-            }
+            drop(CsvFile::open(path)?);
         }
-        let mut number = 0;
-        for path in files {
+        self.begun = false;
+        let mut ties = Ties::of(files);
+        for (file, path) in files.iter().enumerate() {
             let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let mut outcome = Outcome::default();
             let mut rejects = Rejects::new(&self.rejects, &name)?;
-            let result = self.apply_file(path, &mut rejects, &mut ties, &mut number, &mut outcome).await;
+            let number = Ties::first_number(file);
+            let result = self.apply_file(path, &mut rejects, &mut ties, number, &mut outcome).await;
             if outcome.rejected > 0 {
                 self.left_out.push(rejects.path().to_owned());
             }
@@ -138,10 +136,10 @@ impl Updater {
         path: &Path,
         rejects: &mut Rejects,
         ties: &mut Ties,
-        number: &mut u64,
+        mut number: u64,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let mut file = match CsvFile::open(path)? {
+        let file = match CsvFile::open(path)? {
             Ok(file) => file,
             Err((fault, header)) => {
                 self.reject(path, &fault, outcome)?;
@@ -150,26 +148,24 @@ impl Updater {
         };
         let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let progress = Progress::new(name, std::fs::metadata(path).map_or(0, |m| m.len()));
-        let mut chunk = Vec::with_capacity(self.chunk_rows);
+        let mut reading = self.read_chunk(file);
         loop {
-            let line = file.next()?;
-            let at_end = line.is_none();
-            match line {
-                Some(Line::Change(change)) => chunk.push(change),
-                Some(Line::Bad(fault, record)) => {
-                    self.reject(path, &fault, outcome)?;
-                    rejects.add(&fault, &record)?;
-                }
-                None => {}
+            let died = |_| Err(Error::definite(format!("the thread that reads {} has died", path.display())));
+            let (file, chunk) = reading.await.unwrap_or_else(died)?;
+            let at_end = chunk.at_end;
+            // While this one is applied.
+            reading = self.read_chunk(file);
+            for (fault, record) in &chunk.bad {
+                self.reject(path, fault, outcome)?;
+                rejects.add(fault, record)?;
             }
-            if chunk.len() == self.chunk_rows || (at_end && !chunk.is_empty()) {
-                if !self.pause_before_next_chunk(*number).await {
+            if !chunk.changes.is_empty() {
+                if !self.pause_before_next_chunk().await {
                     break;
                 }
-                self.apply_chunk(*number, &chunk, ties, outcome).await?;
-                *number += chunk.len() as u64;
-                chunk.clear();
-                progress.show(file.read_bytes(), outcome);
+                self.apply_chunk(number, &chunk.changes, ties, outcome).await?;
+                number += chunk.changes.len() as u64;
+                progress.show(chunk.read_bytes, outcome);
             }
             if at_end || self.context.shutdown.is_cancelled() {
                 break;
@@ -177,6 +173,12 @@ impl Updater {
         }
         progress.end(outcome);
         Ok(())
+    }
+
+    /// Reads on in a thread of its own.
+    fn read_chunk(&self, mut file: CsvFile) -> JoinHandle<Result<(CsvFile, Chunk)>> {
+        let rows = self.chunk_rows;
+        tokio::task::spawn_blocking(move || file.next_chunk(rows).map(|chunk| (file, chunk)))
     }
 
     async fn apply_chunk(
@@ -260,7 +262,7 @@ impl Updater {
             let rows = usize::try_from(count - done).unwrap_or(chunk_rows).min(chunk_rows);
             let chunk = (0..rows).map(|_| generator.next(now)).collect::<Result<Vec<_>>>()?;
             // Times only grow, so there are no ties.
-            self.apply_chunk(done, &chunk, &mut Ties::default(), &mut outcome).await?;
+            self.apply_chunk(done, &chunk, &mut Ties::none(), &mut outcome).await?;
             done += rows as u64;
             progress.show(done, &outcome);
             if let Some(rate) = rate {
@@ -274,9 +276,9 @@ impl Updater {
     }
 
     /// Waits between two chunks; false when it was stopped meanwhile.
-    async fn pause_before_next_chunk(&self, number: u64) -> bool {
+    async fn pause_before_next_chunk(&mut self) -> bool {
         match self.pause {
-            Some(pause) if number > 0 => {
+            Some(pause) if std::mem::replace(&mut self.begun, true) => {
                 let millis = |d: Duration| d.as_millis() as u64;
                 let pause = rand::rng().random_range(millis(pause.from)..=millis(pause.to));
                 self.sleep(Duration::from_millis(pause)).await

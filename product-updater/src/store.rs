@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::Offset;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
 use pipeline::config::MySqlSettings;
@@ -16,8 +17,9 @@ use pipeline::record::Micros;
 use pipeline::table::{self, SourceTable, answered, failed, product_from_row, quoted};
 use tokio::time::Instant;
 
-use crate::change::{Change, Effect, Row, State, Ties};
+use crate::change::{Change, Effect, Row, State};
 use crate::generate::Stock;
+use crate::ties::Ties;
 
 /// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the same statement serves again.
 const STATEMENT_ROWS: usize = 1000;
@@ -57,7 +59,8 @@ impl Store {
         let mut pause = Duration::from_millis(50);
         let effects = loop {
             match self.try_apply(first, chunk, ties).await {
-                Ok(effects) => break effects,
+                Ok(Some(effects)) => break effects,
+                Ok(None) => ties.foresee().await?,
                 Err(e) if !e.is_transient() || started.elapsed() > self.patience => return Err(e),
                 Err(error) => {
                     tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
@@ -76,7 +79,8 @@ impl Store {
         Ok(effects)
     }
 
-    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties) -> Result<Vec<Effect>> {
+    /// `None`, and nothing is locked or written, when there is a tie that has to be foreseen.
+    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties) -> Result<Option<Vec<Effect>>> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => table::connect(&self.settings).await?,
@@ -89,21 +93,34 @@ impl Store {
         let options = TxOpts::new().with_isolation_level(IsolationLevel::RepeatableRead).clone();
         let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| failed(&what, e))?;
         let states = self.lock(&mut transaction, chunk).await?;
-        let (effects, plan) = decide(states, first, chunk, ties);
-        for step in &plan {
-            self.write(&mut transaction, step).await.map_err(|e| failed(&what, e))?;
+        let Some((effects, plan)) = decide(states, first, chunk, ties) else {
+            answered(transaction.rollback()).await.map_err(|e| failed(&what, e))?;
+            self.conn = Some(conn);
+            return Ok(None);
+        };
+        let mut statements = plan.iter().flat_map(|step| self.statements(step));
+        let mut next = statements.next();
+        while let Some((query, params)) = next {
+            // The next one is made while the server works on this one.
+            let (done, made) =
+                tokio::join!(answered(transaction.exec_drop(query, params)), async { statements.next() });
+            done.map_err(|e| failed(&what, e))?;
+            next = made;
         }
+        drop(statements);
         answered(transaction.commit()).await.map_err(|e| failed(&what, e))?;
         self.conn = Some(conn);
-        Ok(effects)
+        Ok(Some(effects))
     }
 
     /// The states of the chunk's products, locked until the transaction ends.
     async fn lock(&self, transaction: &mut Transaction<'_>, chunk: &[Change]) -> Result<HashMap<i32, State>> {
         let what = format!("read {}.{}", self.table.database, self.table.table);
-        let ids: BTreeSet<i32> = chunk.iter().map(|c| c.id).collect();
-        let ids: Vec<i32> = ids.into_iter().collect();
+        let mut ids: Vec<i32> = chunk.iter().map(|c| c.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
         let mut states = HashMap::with_capacity(ids.len());
+        let mut rows: Vec<mysql_async::Row> = Vec::new();
         for part in ids.chunks(STATEMENT_ROWS) {
             let params = || Params::Positional(part.iter().map(|id| Value::from(*id)).collect());
             let marks = marks("?", part.len());
@@ -117,25 +134,31 @@ impl Store {
             }
             let (columns, key) = (self.table.select_list(), quoted(&self.table.columns[0].name));
             let query = format!("SELECT {columns} FROM {} WHERE {key} IN ({marks}) FOR UPDATE", self.name());
-            let rows: Vec<mysql_async::Row> =
-                answered(transaction.exec(query, params())).await.map_err(|e| failed(&what, e))?;
-            for row in &rows {
-                let product = product_from_row(&self.table, row)?;
-                let Ok(id) = i32::try_from(product.id) else { continue };
-                let columns = product.name.zip(product.category).zip(product.price);
-                let columns = columns.map(|((name, category), price)| Row {
-                    name: name.into(),
-                    category: category.into(),
-                    price,
-                });
-                states.insert(id, State::Present(product.last_updated, columns));
-            }
+            // The rows of the part before are taken while the server works on this one.
+            let (found, taken) =
+                tokio::join!(answered(transaction.exec(query, params())), async { self.take(&rows, &mut states) });
+            taken?;
+            rows = found.map_err(|e| failed(&what, e))?;
         }
+        self.take(&rows, &mut states)?;
         Ok(states)
     }
 
-    async fn write(&self, transaction: &mut Transaction<'_>, step: &Step<'_>) -> mysql_async::Result<()> {
-        for part in step.upserts.chunks(STATEMENT_ROWS) {
+    fn take(&self, rows: &[mysql_async::Row], states: &mut HashMap<i32, State>) -> Result<()> {
+        for row in rows {
+            let product = product_from_row(&self.table, row)?;
+            let Ok(id) = i32::try_from(product.id) else { continue };
+            let columns = product.name.zip(product.category).zip(product.price);
+            let columns =
+                columns.map(|((name, category), price)| Row { name: name.into(), category: category.into(), price });
+            states.insert(id, State::Present(product.last_updated, columns));
+        }
+        Ok(())
+    }
+
+    /// The statements of a step, each made when it is asked for.
+    fn statements<'a>(&'a self, step: &'a Step<'_>) -> impl Iterator<Item = (String, Params)> + 'a {
+        let upserts = step.upserts.chunks(STATEMENT_ROWS).map(|part| {
             let [_, name, category, price, at] = [0, 1, 2, 3, 4].map(|i| quoted(&self.table.columns[i].name));
             let set = [name, category, price, at].map(|c| format!("{c} = VALUES({c})")).join(", ");
             let query = format!(
@@ -148,29 +171,26 @@ impl Store {
                 let texts = [row.name.as_str().into(), row.category.as_str().into(), row.price.to_string().into()];
                 [Value::from(change.id)].into_iter().chain(texts).chain([literal(change.at)])
             });
-            answered(transaction.exec_drop(query, Params::Positional(params.collect()))).await?;
-        }
-        for part in step.deletes.chunks(STATEMENT_ROWS) {
+            (query, Params::Positional(params.collect()))
+        });
+        let deletes = step.deletes.chunks(STATEMENT_ROWS).map(|part| {
             let key = quoted(&self.table.columns[0].name);
             let query = format!("DELETE FROM {} WHERE {key} IN ({})", self.name(), marks("?", part.len()));
-            answered(transaction.exec_drop(query, Params::Positional(part.iter().map(|c| c.id.into()).collect())))
-                .await?;
-        }
-        for part in step.remembered.chunks(STATEMENT_ROWS) {
+            (query, Params::Positional(part.iter().map(|c| c.id.into()).collect()))
+        });
+        let remembered = step.remembered.chunks(STATEMENT_ROWS).map(|part| {
             let query = format!(
                 "INSERT INTO {} (id, last_updated) VALUES {} ON DUPLICATE KEY UPDATE last_updated = VALUES(last_updated)",
                 self.memory(),
                 marks("(?, ?)", part.len())
             );
-            let params = part.iter().flat_map(|c| [c.id.into(), literal(c.at)]);
-            answered(transaction.exec_drop(query, Params::Positional(params.collect()))).await?;
-        }
-        for part in step.forgotten.chunks(STATEMENT_ROWS) {
+            (query, Params::Positional(part.iter().flat_map(|c| [c.id.into(), literal(c.at)]).collect()))
+        });
+        let forgotten = step.forgotten.chunks(STATEMENT_ROWS).map(|part| {
             let query = format!("DELETE FROM {} WHERE id IN ({})", self.memory(), marks("?", part.len()));
-            answered(transaction.exec_drop(query, Params::Positional(part.iter().map(|id| (*id).into()).collect())))
-                .await?;
-        }
-        Ok(())
+            (query, Params::Positional(part.iter().map(|id| (*id).into()).collect()))
+        });
+        upserts.chain(deletes).chain(remembered).chain(forgotten)
     }
 
     /// What is in the table already, for random changes to go on from.
@@ -245,20 +265,21 @@ struct Step<'a> {
     removed: BTreeSet<i32>,
 }
 
-/// What each change does, and the writes for it, in order.
+/// What each change does, and the writes for it, in order; `None` when there is a tie that has to be foreseen.
 fn decide<'a>(
     mut states: HashMap<i32, State>,
     first: u64,
     chunk: &'a [Change],
     ties: &Ties,
-) -> (Vec<Effect>, Vec<Step<'a>>) {
+) -> Option<(Vec<Effect>, Vec<Step<'a>>)> {
     // Later rows of the chunk meet what earlier ones did.
     let mut written = HashSet::new();
     let mut plan = vec![Step::default()];
     let mut effects = Vec::with_capacity(chunk.len());
     for (number, change) in (first..).zip(chunk) {
         let state = states.entry(change.id).or_default();
-        let effect = state.effect(change, || written.contains(&change.id) || ties.wins(number, change));
+        let wins = || if written.contains(&change.id) { Some(true) } else { ties.wins(number, change) };
+        let effect = state.effect(change, wins)?;
         effects.push(effect);
         if matches!(effect, Effect::Unchanged | Effect::Older) {
             continue;
@@ -291,17 +312,21 @@ fn decide<'a>(
             }
         }
     }
-    (effects, plan)
+    Some((effects, plan))
 }
 
 fn marks(group: &str, count: usize) -> String {
     vec![group; count].join(", ")
 }
 
-/// A time as MySQL reads it in a session in UTC.
+/// A time of a session in UTC.
 fn literal(at: Micros) -> Value {
     let time = Timestamp::from_microsecond(at.0).unwrap_or(Timestamp::UNIX_EPOCH);
-    time.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string().into()
+    let (time, small) = (Offset::UTC.to_datetime(time), |n: i8| n.unsigned_abs());
+    let [month, day, hour, minute, second] =
+        [time.month(), time.day(), time.hour(), time.minute(), time.second()].map(small);
+    let micros = time.subsec_nanosecond().unsigned_abs() / 1_000;
+    Value::Date(time.year().unsigned_abs(), month, day, hour, minute, second, micros)
 }
 
 /// A `TIMESTAMP(6)` of a session in UTC, over the binary protocol.

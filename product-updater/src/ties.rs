@@ -1,0 +1,165 @@
+//! Rows of the same product with the same time: the last one counts.
+//!
+//! Within a run that needs no knowledge: what it wrote itself, it wrote before. A state of the same time that was there
+//! before may come from a later row of the same data, applied by an earlier run; the rows before that one must not come
+//! back. Only then, which is when data is applied once more after some of it was corrected, the files are read as a whole.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use pipeline::error::{Error, Result};
+use pipeline::record::Micros;
+
+use crate::change::Change;
+use crate::csv_file::{CsvFile, Line};
+
+/// Product → its last time in the data, and the number of the last change with this time.
+type Last = HashMap<i32, (Micros, u64)>;
+
+/// Decides between two rows of the same product with the same time.
+#[derive(Debug)]
+pub(crate) struct Ties {
+    files: Vec<PathBuf>,
+    /// What the files say, once it was needed.
+    last: Option<Last>,
+    /// Products whose state was written by this run.
+    written: HashSet<i32>,
+}
+
+impl Ties {
+    /// Those of these files, which are applied in this order.
+    pub(crate) fn of(files: &[PathBuf]) -> Self {
+        Self { files: files.to_vec(), last: None, written: HashSet::new() }
+    }
+
+    /// There are none: times only grow.
+    pub(crate) fn none() -> Self {
+        Self { files: Vec::new(), last: Some(HashMap::new()), written: HashSet::new() }
+    }
+
+    /// The number of the first change of a file; the others of the file count on from it.
+    pub(crate) fn first_number(file: usize) -> u64 {
+        (file as u64) << 40
+    }
+
+    /// The state of this product now comes from this run.
+    pub(crate) fn wrote(&mut self, id: i32) {
+        self.written.insert(id);
+    }
+
+    /// Whether the change with this number may replace a state of the same time; `None` when that takes
+    /// [`Ties::foresee`] first.
+    pub(crate) fn wins(&self, number: u64, change: &Change) -> Option<bool> {
+        if self.written.contains(&change.id) {
+            return Some(true);
+        }
+        let last = self.last.as_ref()?.get(&change.id);
+        Some(!last.is_some_and(|(at, last)| *at == change.at && *last > number))
+    }
+
+    /// Reads the files as a whole.
+    ///
+    /// # Errors
+    /// Definite when one can't be read.
+    pub(crate) async fn foresee(&mut self) -> Result<()> {
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || read(&files)).await;
+        self.last = Some(read.unwrap_or_else(|_| Err(Error::definite("the thread that reads the files has died")))?);
+        Ok(())
+    }
+}
+
+fn read(files: &[PathBuf]) -> Result<Last> {
+    let mut last = Last::new();
+    for (file, path) in files.iter().enumerate() {
+        let Ok(mut rows) = CsvFile::open(path)? else { continue };
+        let mut number = Ties::first_number(file);
+        while let Some(line) = rows.next()? {
+            if let Line::Change(change) = line {
+                note(&mut last, number, &change);
+                number += 1;
+            }
+        }
+    }
+    Ok(last)
+}
+
+fn note(last: &mut Last, number: u64, change: &Change) {
+    let last = last.entry(change.id).or_insert((change.at, number));
+    if change.at >= last.0 {
+        *last = (change.at, number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::record::Price;
+
+    use super::*;
+    use crate::change::{Effect, Row, State};
+
+    fn upsert(id: i32, at: i64, name: &str) -> Change {
+        let price = Price::from_hundredths(100).expect("in range");
+        Change { id, at: Micros(at), row: Some(Row { name: name.to_owned(), category: "C".to_owned(), price }) }
+    }
+
+    fn delete(id: i32, at: i64) -> Change {
+        Change { id, at: Micros(at), row: None }
+    }
+
+    /// Applies the data as one run does; returns what each change did.
+    fn run(table: &mut HashMap<i32, State>, data: &[Change]) -> Vec<Effect> {
+        let mut last = Last::new();
+        (0..).zip(data).for_each(|(number, change)| note(&mut last, number, change));
+        let mut ties = Ties { last: Some(last), ..Ties::none() };
+        let mut effects = Vec::new();
+        for (number, change) in (0..).zip(data) {
+            let state = table.entry(change.id).or_default();
+            let effect = state.effect(change, || ties.wins(number, change)).expect("all was foreseen");
+            if !matches!(effect, Effect::Unchanged | Effect::Older) {
+                *state = State::after(change);
+                ties.wrote(change.id);
+            }
+            effects.push(effect);
+        }
+        effects
+    }
+
+    #[test]
+    fn the_first_run_applies_and_the_second_changes_nothing() {
+        use Effect::{Delete, Insert, Older, Remember, Unchanged, Update};
+        for (data, first) in [
+            (vec![upsert(1, 1, "a"), upsert(1, 2, "b")], vec![Insert, Update]),
+            (vec![upsert(1, 2, "b"), upsert(1, 1, "a")], vec![Insert, Older]),
+            (vec![upsert(1, 1, "a"), delete(1, 2)], vec![Insert, Delete]),
+            (vec![delete(1, 2), upsert(1, 1, "a")], vec![Remember, Older]),
+            (vec![upsert(1, 1, "a"), delete(1, 2), upsert(1, 3, "c")], vec![Insert, Delete, Insert]),
+            (vec![upsert(1, 1, "a"), upsert(1, 1, "b"), upsert(1, 1, "c")], vec![Insert, Update, Update]),
+            (vec![upsert(1, 1, "a"), upsert(1, 1, "a")], vec![Insert, Unchanged]),
+            (vec![upsert(1, 1, "a"), delete(1, 1)], vec![Insert, Delete]),
+            (vec![upsert(1, 1, "a"), delete(1, 1), upsert(1, 1, "a")], vec![Insert, Delete, Insert]),
+            (vec![upsert(1, 1, "a"), upsert(1, 1, "b"), delete(1, 2)], vec![Insert, Update, Delete]),
+        ] {
+            let mut table = HashMap::new();
+            assert_eq!(run(&mut table, &data), first, "{data:?}");
+            let after = table.clone();
+            let second = run(&mut table, &data);
+            assert!(second.iter().all(|e| matches!(e, Unchanged | Older)), "{data:?}: {second:?}");
+            assert_eq!(table, after);
+            // A run that was cut off anywhere, then run again, ends with the same table.
+            for cut in 0..data.len() {
+                let mut table = HashMap::new();
+                run(&mut table, &data[..cut]);
+                run(&mut table, &data);
+                assert_eq!(table, after, "{data:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_corrected_row_of_the_same_time_is_applied() {
+        let mut table = HashMap::new();
+        run(&mut table, &[upsert(1, 1, "a")]);
+        assert_eq!(run(&mut table, &[upsert(1, 1, "b")]), [Effect::Update]);
+    }
+}
