@@ -133,7 +133,8 @@ pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
         producer.commit()?;
     }
     let rate = records.len() as f64 / begun.elapsed().as_secs_f64();
-    let written = topic::read(&settings)?.records;
+    // Its last markers may come after the answer to the commit.
+    let written = topic::wait_for(&settings, records.len() as u64, || Ok(()))?.records;
     ensure!(written == records.len() as u64, "the client alone wrote {written} of {} records", records.len());
     Ok(rate)
 }

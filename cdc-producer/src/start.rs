@@ -50,14 +50,19 @@ pub(crate) async fn prepare(
 
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
-    let [products, checkpoints] = target.topics(&settings.kafka);
     let registry = settings.registry.clone();
     // As a task of its own: to begin with TLS keeps a core busy for a while, here and for MySQL.
     let registering = tokio::spawn(async move { Registry::new(registry)?.register().await });
     let register = async { registering.await.map_err(|e| panicked("registering the schema", &e))? };
-    let look_up = {
-        let (kafka, topics) = (settings.kafka.clone(), [products.clone(), checkpoints.clone()]);
-        blocking(move || kafka::check_topics(&kafka, &topics))
+    let look_up = async {
+        let (kafka, topics) = (settings.kafka.clone(), target.topics(&settings.kafka));
+        let missing = blocking(move || kafka::check_topics(&kafka, &topics)).await?;
+        // Without progress nothing was written yet: both are made, and none is missing then.
+        if missing.contains(&target.checkpoint_topic) {
+            ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
+            return Ok(false);
+        }
+        Ok(missing.contains(&target.topic))
     };
     // Made meanwhile; nobody is fenced yet.
     let connect = {
@@ -69,7 +74,7 @@ pub(crate) async fn prepare(
         })
     };
     let report = preflight::mysql(&settings.mysql);
-    let (report, schema_id, missing, (producer, records)) = tokio::try_join!(
+    let (report, schema_id, topic_is_missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },
         async { look_up.await.inspect(|_| done("the topics are looked up")) },
@@ -82,10 +87,6 @@ pub(crate) async fn prepare(
     let (Some(server), Some(table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));
     };
-    if missing.contains(&checkpoints.name) {
-        ensure_topic(&settings.kafka, checkpoints).await?;
-    }
-    let topic_is_missing = missing.contains(&products.name);
     // The state of the file is looked at first: what it refuses must not fence anybody.
     let seen = file.text()?;
     let state = file.state(seen.as_deref())?;
@@ -130,7 +131,9 @@ pub(crate) async fn prepare(
             (producer, *progress)
         }
         Start::Begin { epoch, request } => {
-            ensure_topic(&settings.kafka, products).await?;
+            if topic_is_missing {
+                ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
+            }
             let Some(progress) = begin(settings, &mut conn, &server, file, epoch, request, &mut seen).await? else {
                 return Ok(None);
             };
@@ -226,10 +229,10 @@ fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Pr
     producer.commit()
 }
 
-/// Looking a topic up blocks for as long as Kafka does not answer, so it has a thread of its own.
-async fn ensure_topic(settings: &KafkaSettings, topic: TopicSpec) -> Result<()> {
+/// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.
+async fn ensure_topics(settings: &KafkaSettings, topics: [TopicSpec; 2]) -> Result<()> {
     let (settings, runtime) = (settings.clone(), Handle::current());
-    blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &[topic]))).await
+    blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &topics))).await
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -1,12 +1,18 @@
 //! Records put into a topic by the test itself, as the producer would write them.
 
+use std::time::Duration;
+
 use pipeline::avro;
 use pipeline::config::{KafkaSettings, Program, RegistrySettings};
-use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
+use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
 use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
 use pipeline::registry::Registry;
 
-use crate::World;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+use crate::{World, eventually};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Writes changes to a world's topic, each call one transaction.
 pub struct Feed {
@@ -14,6 +20,8 @@ pub struct Feed {
     producer: TransactionalProducer,
     schema: u32,
     transaction: u64,
+    /// See what is committed, and what is written.
+    readers: [BaseConsumer; 2],
 }
 
 impl Feed {
@@ -24,7 +32,11 @@ impl Feed {
         let schema = Registry::new(registry).expect("a client").register().await.expect("a schema id");
         ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("the topic");
         let producer = TransactionalProducer::new(&settings, &settings.transactional_id).expect("a producer");
-        Self { settings, producer, schema, transaction: 0 }
+        let readers = ["read_committed", "read_uncommitted"].map(|level| {
+            let mut config = consumer_config(&settings, "feed");
+            config.set("isolation.level", level).create().expect("a reader")
+        });
+        Self { settings, producer, schema, transaction: 0, readers }
     }
 
     /// The number of our schema in the registry.
@@ -88,5 +100,12 @@ impl Feed {
                 .expect("to send");
         });
         self.producer.commit().expect("to commit");
+        // The answer to a commit comes before its markers are in all partitions: a reader would not see all of it.
+        let Self { settings, readers: [committed, written], .. } = self;
+        let ends = |reader: &BaseConsumer| {
+            let end = |partition| reader.fetch_watermarks(&settings.topic, partition, PATIENCE).expect("the ends").1;
+            (0..settings.partitions).map(end).collect::<Vec<i64>>()
+        };
+        eventually("the markers are in all partitions", PATIENCE, || (ends(written) == ends(committed)).then_some(()));
     }
 }

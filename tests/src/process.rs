@@ -145,6 +145,10 @@ impl Drop for Running {
         // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
+        // A test that fails shows what its programs were doing.
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}'s log\n{}", self.name, self.log_end());
+        }
     }
 }
 

@@ -7,13 +7,16 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::topics::{self, LISTENING};
+use super::topics::{self, LISTENING, LOOK_EVERY};
 use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
 /// How long a look at the last record waits for other clients' transactions.
 const SETTLING: Duration = Duration::from_secs(60);
+
+/// How long the news of a new topic may take to all brokers.
+const SPREADING: Duration = Duration::from_secs(5);
 
 fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
     reader_of(settings, "read_committed")
@@ -101,9 +104,13 @@ impl LastRecords {
         if partition_count(settings, committed, logging, topic)?.is_none() {
             return Ok(None);
         }
-        let watermarks = |consumer: &BaseConsumer<Logging>| {
-            let answer = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT);
-            answer.map_err(|e| unreachable(settings, &what, &e, logging))
+        let spread = Instant::now() + SPREADING;
+        let watermarks = |consumer: &BaseConsumer<Logging>| loop {
+            match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+                // The topic is there, as was just said, but new: not every broker and client knows its leader yet.
+                Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
+                answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
+            }
         };
         // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
         let (_, end) = watermarks(written)?;
@@ -171,6 +178,20 @@ pub fn scan(
     consumer.assign(&list).map_err(|e| unreachable(settings, &what, &e, &logging))?;
     until_eof(settings, &consumer, &logging, topic, partitions, each)?;
     Ok(partitions)
+}
+
+fn is_new(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+        )
+    )
 }
 
 fn until_eof(

@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
+
+/// How often a broker is asked whether it knows of a topic that was created.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// One topic as a program wants it.
 #[derive(Clone, Debug)]
@@ -58,53 +61,71 @@ impl TopicSpec {
 /// or may not be created.
 pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<()> {
     let asking = Asking::new(settings)?;
+    let mut missing = Vec::new();
     for topic in topics {
-        if let Some(count) = asking.partition_count(&topic.name)? {
-            check_count(topic, count)?;
-            continue;
+        match asking.partition_count(&topic.name)? {
+            Some(count) => check_count(topic, count)?,
+            None => missing.push(topic),
         }
-        let logging = Logging::default();
-        let admin: AdminClient<Logging> =
-            client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
-        let mut new =
-            NewTopic::new(&topic.name, topic.partitions, TopicReplication::Fixed(settings.replication_factor));
-        for (key, value) in &topic.config {
-            new = new.set(key, value);
-        }
-        let options =
-            AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
-        let results = admin.create_topics([&new], &options).await;
-        let results =
-            results.map_err(|e| unreachable(settings, &format!("cannot create topic {}", topic.name), &e, &logging))?;
-        match results.into_iter().next() {
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
-            Some(Err((_, code))) if missing_right(Some(code)).is_some() => {
-                return Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(format!(
-                    "create it yourself with {} partitions, or allow the user of kafka.sasl_username to: ACL CREATE on the topic",
-                    topic.partitions
-                )));
-            }
-            Some(Err((_, code))) => {
-                return Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(format!(
-                    "create it yourself with {} partitions, or correct kafka.replication_factor ({}), kafka.retention or \
-                     kafka.cleanup_policy",
-                    topic.partitions, settings.replication_factor
-                )));
-            }
-            _ => tracing::info!(topic = topic.name, partitions = topic.partitions, "topic created"),
-        }
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");
+    let logging = Logging::default();
+    let admin: AdminClient<Logging> =
+        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    let mut new = Vec::with_capacity(missing.len());
+    for topic in &missing {
+        let replication = TopicReplication::Fixed(settings.replication_factor);
+        let plain = NewTopic::new(&topic.name, topic.partitions, replication);
+        new.push(topic.config.iter().fold(plain, |new, (key, value)| new.set(key, value)));
+    }
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
+    let results = admin.create_topics(&new, &options).await;
+    // Its thread looks every 100 ms whether it is to end; nobody has to wait for that.
+    drop(tokio::task::spawn_blocking(move || drop(admin)));
+    let unreachable = |e| unreachable(settings, &format!("cannot create topic {names}"), &e, &logging);
+    for (topic, result) in missing.iter().zip(results.map_err(unreachable)?) {
+        created(settings, topic, result)?;
+    }
+    let deadline = Instant::now() + REQUEST_TIMEOUT;
+    for topic in missing {
         loop {
             match asking.partition_count(&topic.name)? {
                 Some(count) => break check_count(topic, count)?,
                 None if Instant::now() > deadline => {
                     return Err(Error::transient(format!("topic {} was created but does not appear", topic.name)));
                 }
-                None => tokio::time::sleep(Duration::from_millis(50)).await,
+                None => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
     }
     Ok(())
+}
+
+fn created(settings: &KafkaSettings, topic: &TopicSpec, result: TopicResult) -> Result<()> {
+    let code = match result {
+        Ok(name) => {
+            tracing::info!(topic = name, partitions = topic.partitions, "topic created");
+            return Ok(());
+        }
+        Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(()),
+        Err((_, code)) => code,
+    };
+    let remedy = if missing_right(Some(code)).is_some() {
+        format!(
+            "create it yourself with {} partitions, or allow the user of kafka.sasl_username to: ACL CREATE on the topic",
+            topic.partitions
+        )
+    } else {
+        format!(
+            "create it yourself with {} partitions, or correct kafka.replication_factor ({}), kafka.retention or \
+             kafka.cleanup_policy",
+            topic.partitions, settings.replication_factor
+        )
+    };
+    Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(remedy))
 }
 
 /// The names of the topics that are missing; changes nothing. Blocks.
