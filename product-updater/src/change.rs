@@ -91,8 +91,12 @@ mod tests {
 
     #[test]
     fn a_time_of_null_is_older_than_any() {
-        let change = Change { id: 1, at: Micros(1), row: None };
-        assert_eq!(State::Present(None, None).effect(&change, || Some(false)), Some(Effect::Delete));
+        let price = Price::from_hundredths(100).expect("in range");
+        let row = Row { name: "a".to_owned(), category: "C".to_owned(), price };
+        for (row, effect) in [(Some(row), Effect::Update), (None, Effect::Delete)] {
+            let change = Change { id: 1, at: Micros(1), row };
+            assert_eq!(State::Present(None, None).effect(&change, || Some(false)), Some(effect));
+        }
     }
 
     #[test]
