@@ -8,6 +8,8 @@
 mod reading;
 mod topics;
 mod transactions;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod waits;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -162,7 +162,8 @@ fn clock_set_back(arena: &mut Arena) -> Result<()> {
     }
     let producer = arena.producer.as_ref().context("it runs")?;
     for running in [producer, arena.consumers[number].as_ref().context("it runs")?] {
-        ensure!(ready(running), "{} is not ready: {:?}", running.name(), running.http("/ready"));
+        wait_for("it is ready", SOON, || ready(running).then_some(()))
+            .with_context(|| format!("{} is not ready: {:?}", running.name(), running.http("/ready")))?;
     }
     stop_producer(arena)?;
     let ended = arena.consumers[number].take().context("it runs")?.stop();
