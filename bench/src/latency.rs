@@ -160,7 +160,8 @@ fn prepare(stand: &Stand) -> Result<Pace> {
 
 fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     let mut pace = prepare(stand)?;
-    note_commit_times(stand)?;
+    postgres::forget(stand)?;
+    keep_commit_times(stand, true)?;
     let name = stand.fresh_name("latency");
     let programs = stand.programs(&name);
     let logs = stand.stack.dir().join("runs").join(&name).join("consumer_logs");
@@ -219,6 +220,7 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
         let committed = *times.get(&id).with_context(|| format!("product {id} is in PostgreSQL and in no log"))?;
         rows.push(Arrival { id, committed, arrived });
     }
+    keep_commit_times(stand, false)?;
     let all = pace.last_id;
     Ok(Seen {
         topic: latencies(appended, all, &paced)?,
@@ -328,13 +330,13 @@ fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i
     Ok(times)
 }
 
-/// An empty database of the consumers, on a server that keeps commit times.
-fn note_commit_times(stand: &mut Stand) -> Result<()> {
-    postgres::forget(stand)?;
+/// Whether PostgreSQL keeps commit times, which it does not by default.
+fn keep_commit_times(stand: &mut Stand, keep: bool) -> Result<()> {
     let server = maintenance(stand);
+    let statement = format!("ALTER SYSTEM SET track_commit_timestamp = {keep}");
     stand.runtime.block_on(async {
         let client = postgres::connect(&server).await?;
-        anyhow::Ok(client.batch_execute("ALTER SYSTEM SET track_commit_timestamp = on").await?)
+        anyhow::Ok(client.batch_execute(&statement).await?)
     })?;
     stand.stack.postgres.restart()
 }

@@ -113,7 +113,7 @@ impl Updater {
         self.begun = false;
         let mut ties = Ties::of(files);
         for (file, path) in files.iter().enumerate() {
-            let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let name = name_of(path);
             let mut outcome = Outcome::default();
             let mut rejects = Rejects::new(&self.rejects, &name)?;
             let number = Ties::first_number(file);
@@ -146,8 +146,7 @@ impl Updater {
                 return rejects.add(&fault, &header);
             }
         };
-        let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-        let progress = Progress::new(name, std::fs::metadata(path).map_or(0, |m| m.len()));
+        let progress = Progress::new(name_of(path), std::fs::metadata(path).map_or(0, |m| m.len()));
         let mut reading = self.read_chunk(file);
         loop {
             let died = |_| Err(Error::definite(format!("the thread that reads {} has died", path.display())));
@@ -304,4 +303,9 @@ impl Updater {
             println!("rejected rows: {}", path.display());
         }
     }
+}
+
+/// The file's name alone.
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
