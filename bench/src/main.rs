@@ -2,11 +2,11 @@
 #![allow(clippy::print_stdout, reason = "its output")]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bench::cases::{Case, Size};
 use bench::report::Report;
 use bench::stand::Stand;
@@ -70,13 +70,17 @@ fn run(cli: Cli) -> Result<()> {
     if cli.quick {
         (size.changes, size.per_transaction, size.runs, size.large) = (300_000, vec![500], runs.min(2), 0);
     }
-    let cases = if cli.cases.is_empty() { Case::value_variants().to_vec() } else { cli.cases };
+    let all = cli.cases.is_empty();
+    let cases = if all { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
     for program in ["cdc-producer", "consumer", "product-updater", "verify"] {
         let path = programs.join(program);
         ensure!(path.is_file(), "there is no {}: `cargo xtask bench` builds it", path.display());
     }
     let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
+    if all {
+        check_room(stand.stack.dir(), &size)?;
+    }
     let setting = setting(&stand);
     let mut report = Report { setting, commit: commit(), command: command(), ..Report::default() };
     for case in cases {
@@ -89,6 +93,21 @@ fn run(cli: Cli) -> Result<()> {
         }
     }
     stand.stack.kill()
+}
+
+/// All cases together leave 13 GB with a million changes, of which the growth case, with ten times as many, is the largest.
+fn check_room(folder: &Path, size: &Size) -> Result<()> {
+    let free = fs2::available_space(folder).with_context(|| folder.display().to_string())?;
+    let needed = 2_000_000_000 + size.changes.max(size.large / 5) * 12_000;
+    let gb = |bytes: u64| bytes.div_ceil(1_000_000_000);
+    ensure!(
+        free >= needed,
+        "the disk of {} has {} GB free, and all cases take {}: make room, or name some cases, or give fewer --changes",
+        folder.display(),
+        gb(free),
+        gb(needed)
+    );
+    Ok(())
 }
 
 fn name(case: Case) -> String {
