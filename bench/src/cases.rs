@@ -36,6 +36,12 @@ impl Size {
     pub fn larger(&self) -> Option<Self> {
         (self.large > self.changes).then(|| Self { changes: self.large, runs: 1, ..self.clone() })
     }
+
+    /// Runs a case in this size and, if there is one, the larger.
+    fn each(&self, run: impl FnMut(&Self) -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
+        let sizes = [Some(self.clone()), self.larger()];
+        Ok(sizes.iter().flatten().map(run).collect::<Result<Vec<_>>>()?.concat())
+    }
 }
 
 /// A case by its name.
@@ -81,17 +87,13 @@ impl Case {
                 }
                 Ok(figures)
             }
-            Self::Snapshot => snapshot(stand, size, say),
+            Self::Snapshot => size.each(|size| snapshot(stand, size, say)),
             Self::Start => started(stand, size, say),
             Self::Drain => drained(stand, size, say),
             Self::Latency => latency::run(stand, size, say),
             Self::Updater => updater::run(stand, size, say),
             Self::DrainPostgres => drain_postgres::case(stand, size, say),
-            Self::BusySnapshot => {
-                let sizes = [Some(size.clone()), size.larger()];
-                let sub = |size: &Size| busy_snapshot::case(stand, size, say);
-                Ok(sizes.iter().flatten().map(sub).collect::<Result<Vec<_>>>()?.concat())
-            }
+            Self::BusySnapshot => size.each(|size| busy_snapshot::case(stand, size, say)),
             Self::Memory => memory::case(stand, size, say),
             Self::Growth => growth::case(stand, size, say),
         }
@@ -149,8 +151,8 @@ fn backlog(stand: &mut Stand, size: &Size, case: &str, rows: u64, say: &dyn Fn(S
 }
 
 fn snapshot(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
-    let case = "Snapshot";
-    say(format!("{case}: {} rows", size.changes));
+    let case = &format!("Snapshot of {} rows", size.changes);
+    say(case.clone());
     let table = Table::make(stand, size.changes)?;
     let (mut ours, mut theirs, mut select) = (vec![], vec![], vec![]);
     for _ in 0..size.runs {

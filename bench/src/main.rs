@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "its output")]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -39,7 +40,7 @@ struct Cli {
     /// Runs of each program, in turns
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     runs: u32,
-    /// Row changes or rows of the backlog in transactions of 500 and of the busy snapshot once more, in a single run of each
+    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of each
     /// program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
@@ -129,10 +130,21 @@ fn command() -> String {
     ["cargo xtask bench".to_owned()].into_iter().chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
-fn setting(stand: &Stand) -> BTreeMap<String, String> {
+/// Its cores and its memory.
+fn machine() -> String {
+    let field = |file: &str, name: &str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or_else(String::new, |(_, value)| value.trim().to_owned())
+    };
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kib = field("/proc/meminfo", "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0_u64);
+    format!("{cores} cores ({}), {} GiB", field("/proc/cpuinfo", "model name"), kib.div_ceil(1 << 20))
+}
+
+fn setting(stand: &Stand) -> BTreeMap<String, String> {
     let settings = [
-        ("Cores, for servers and programs together", cores.to_string()),
+        ("Machine, for servers and programs together", machine()),
         (
             "MySQL",
             format!(
