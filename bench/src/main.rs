@@ -99,7 +99,7 @@ fn run(cli: Cli) -> Result<()> {
 /// All cases together leave 13 GB with a million changes, of which the growth case, with ten times as many, is the largest.
 fn check_room(folder: &Path, size: &Size) -> Result<()> {
     let free = fs2::available_space(folder).with_context(|| folder.display().to_string())?;
-    let needed = 2_000_000_000 + size.changes.max(size.large / 5) * 12_000;
+    let needed = size.changes.max(size.large / 5).saturating_mul(12_000).saturating_add(2_000_000_000);
     let gb = |bytes: u64| bytes.div_ceil(1_000_000_000);
     ensure!(
         free >= needed,

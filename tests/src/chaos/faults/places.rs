@@ -160,10 +160,12 @@ fn clock_set_back(arena: &mut Arena) -> Result<()> {
         clock.set_back(back)?;
         arena.probe().with_context(|| format!("set back to {back:?} behind"))?;
     }
+    // In every partition: this consumer's too.
+    arena.settle()?;
+    arena.resume_load();
     let producer = arena.producer.as_ref().context("it runs")?;
     for running in [producer, arena.consumers[number].as_ref().context("it runs")?] {
-        wait_for("it is ready", SOON, || ready(running).then_some(()))
-            .with_context(|| format!("{} is not ready: {:?}", running.name(), running.http("/ready")))?;
+        ensure!(ready(running), "{} is not ready: {:?}", running.name(), running.http("/ready"));
     }
     stop_producer(arena)?;
     let ended = arena.consumers[number].take().context("it runs")?.stop();
