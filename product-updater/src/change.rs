@@ -14,6 +14,17 @@ pub(crate) struct Change {
     pub(crate) at: Micros,
     /// `None` deletes the product.
     pub(crate) row: Option<Row>,
+    /// Where it stands in its file.
+    pub(crate) place: Place,
+}
+
+/// Where a row stands in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Place {
+    /// The line of its first byte, from 1.
+    pub(crate) line: u64,
+    /// The place of its first byte.
+    pub(crate) byte: u64,
 }
 
 /// A product's columns apart from key and time.
@@ -48,6 +59,13 @@ pub(crate) enum Effect {
     Unchanged,
     /// Something newer is in force.
     Older,
+}
+
+impl Effect {
+    /// Whether something is written.
+    pub(crate) fn writes(self) -> bool {
+        !matches!(self, Self::Unchanged | Self::Older)
+    }
 }
 
 impl State {
@@ -94,14 +112,14 @@ mod tests {
         let price = Price::from_hundredths(100).expect("in range");
         let row = Row { name: "a".to_owned(), category: "C".to_owned(), price };
         for (row, effect) in [(Some(row), Effect::Update), (None, Effect::Delete)] {
-            let change = Change { id: 1, at: Micros(1), row };
+            let change = Change { id: 1, at: Micros(1), row, place: Place::default() };
             assert_eq!(State::Present(None, None).effect(&change, || Some(false)), Some(effect));
         }
     }
 
     #[test]
     fn a_tie_that_nobody_decides_has_no_effect_yet() {
-        let change = Change { id: 1, at: Micros(1), row: None };
+        let change = Change { id: 1, at: Micros(1), row: None, place: Place::default() };
         assert_eq!(State::Present(Some(Micros(1)), None).effect(&change, || None), None);
     }
 }

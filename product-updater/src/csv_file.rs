@@ -1,17 +1,18 @@
 //! A CSV file, row by row: each row is a [`Change`] or is refused with line, column and reason.
 //!
-//! RFC 4180 with LF or CRLF, quoted fields, line breaks inside of quotes, and a byte order mark if there is one. Each row
-//! is checked for itself, bytes that are not UTF-8 included, so that one bad row costs nothing but itself.
+//! Each row is checked for itself, bytes that are not UTF-8 included, so that one bad row costs nothing but itself. What is a
+//! row, [`crate::records`] says.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use csv::ByteRecord;
 use pipeline::error::{Error, Result};
 use pipeline::record::{Micros, Price};
 
-use crate::change::{Change, Row};
+use crate::change::{Change, Place, Row};
+use crate::precision::Precision;
+use crate::records::Records;
 
 /// The first and the last moment that `TIMESTAMP(6)` holds (reference manual, "The DATE, DATETIME, and TIMESTAMP Types").
 const TIMES: [Micros; 2] = [Micros(1_000_000), Micros(2_147_483_647_499_999)];
@@ -46,28 +47,36 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// A row of the file: a change, or what is wrong and the row itself.
+/// A row of the file: a change, or what is wrong and the row's bytes.
 pub(crate) enum Line {
     Change(Change),
-    Bad(Fault, ByteRecord),
+    Bad(Fault, Vec<u8>),
 }
 
 /// Rows of a file that come one after another.
 pub(crate) struct Chunk {
     pub(crate) changes: Vec<Change>,
-    pub(crate) bad: Vec<(Fault, ByteRecord)>,
+    pub(crate) bad: Vec<(Fault, Vec<u8>)>,
     /// The share of the file that was read up to here, in bytes.
     pub(crate) read_bytes: u64,
     /// Nothing comes after it.
     pub(crate) at_end: bool,
 }
 
+/// How rows are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// Bytes that a row may have.
+    pub(crate) row_bytes: usize,
+    /// What the table keeps of `last_updated`.
+    pub(crate) precision: Precision,
+}
+
 /// An open file.
 pub(crate) struct CsvFile {
     name: String,
-    reader: csv::Reader<BufReader<File>>,
-    lines: Lines,
-    record: ByteRecord,
+    records: Records<BufReader<File>>,
+    precision: Precision,
     /// Where each of [`COLUMNS`] stands.
     places: [Option<usize>; 6],
     width: usize,
@@ -78,29 +87,33 @@ impl CsvFile {
     ///
     /// # Errors
     /// Definite when it can't be read.
-    pub(crate) fn open(path: &Path) -> Result<std::result::Result<Self, (Fault, ByteRecord)>> {
+    pub(crate) fn open(path: &Path, format: Format) -> Result<std::result::Result<Self, (Fault, Vec<u8>)>> {
         let name = path.display().to_string();
-        let (file, second, mark) = open_twice(path).map_err(|e| unreadable(&name, e))?;
+        let (file, begin, mark) = open(path).map_err(|e| unreadable(&name, e))?;
         if matches!(mark, [0xFF, 0xFE, _] | [0xFE, 0xFF, _]) {
-            return Ok(Err((fault("", "the file is UTF-16; save it as UTF-8").at(1), ByteRecord::new())));
+            return Ok(Err((fault("", "the file is UTF-16; save it as UTF-8").at(1), Vec::new())));
         }
-        let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(BufReader::new(file));
-        let lines = Lines { reader: BufReader::new(second), byte: 0, line: 1, after_return: false };
-        let mut file = Self { name, reader, lines, record: ByteRecord::new(), places: [None; 6], width: 0 };
+        let records = Records::new(BufReader::new(file), begin, format.row_bytes);
+        let mut file = Self { name, records, precision: format.precision, places: [None; 6], width: 0 };
         Ok(match file.read_header()? {
             None => Ok(file),
-            Some(fault) => Err((fault, file.record)),
+            Some(fault) => Err((fault, file.records.record.raw)),
         })
     }
 
     fn read_header(&mut self) -> Result<Option<Fault>> {
         let header = COLUMNS[..5].join(",");
-        if !self.read_record()? {
-            return Ok(Some(fault("", format!("the file is empty; its first line must be {header}")).at(1)));
+        match self.read_record()? {
+            Ok(true) => {}
+            Ok(false) => {
+                return Ok(Some(fault("", format!("the file is empty; its first line must be {header}")).at(1)));
+            }
+            Err(fault) => return Ok(Some(fault)),
         }
-        let line = self.line()?;
-        self.width = self.record.len();
-        for (place, field) in self.record.iter().enumerate() {
+        let record = &self.records.record;
+        let line = record.line;
+        self.width = record.len();
+        for (place, field) in record.iter().enumerate() {
             let name = String::from_utf8_lossy(field).trim().to_ascii_lowercase();
             let Some(column) = COLUMNS.iter().position(|c| *c == name) else {
                 let separator = [';', '\t', '|'].into_iter().find(|s| self.width == 1 && name.contains(*s));
@@ -124,53 +137,65 @@ impl CsvFile {
     /// # Errors
     /// Definite when the file can't be read on.
     pub(crate) fn next(&mut self) -> Result<Option<Line>> {
-        if !self.read_record()? {
-            return Ok(None);
-        }
-        Ok(Some(match self.change() {
+        let read = match self.read_record()? {
+            Ok(false) => return Ok(None),
+            Ok(true) => self.change(),
+            Err(fault) => Err(fault),
+        };
+        let record = &self.records.record;
+        Ok(Some(match read {
             Ok(change) => Line::Change(change),
-            Err(fault) => Line::Bad(fault.at(self.line()?), self.record.clone()),
+            Err(fault) => Line::Bad(fault.at(record.line), record.raw.clone()),
         }))
     }
 
-    /// The next rows, at most so many, bad ones among them.
+    /// The next rows, at most so many, bad ones among them; fewer when the bad ones are long.
     ///
     /// # Errors
     /// Definite when the file can't be read on.
     pub(crate) fn next_chunk(&mut self, rows: usize) -> Result<Chunk> {
+        const MOST_BAD_BYTES: usize = 1 << 20;
         let mut chunk = Chunk { changes: Vec::with_capacity(rows), bad: Vec::new(), read_bytes: 0, at_end: false };
-        while chunk.changes.len() + chunk.bad.len() < rows && !chunk.at_end {
+        let mut bad_bytes = 0;
+        while chunk.changes.len() + chunk.bad.len() < rows && bad_bytes < MOST_BAD_BYTES && !chunk.at_end {
             match self.next()? {
                 Some(Line::Change(change)) => chunk.changes.push(change),
-                Some(Line::Bad(fault, record)) => chunk.bad.push((fault, record)),
+                Some(Line::Bad(fault, row)) => {
+                    bad_bytes += row.len();
+                    chunk.bad.push((fault, row));
+                }
                 None => chunk.at_end = true,
             }
         }
-        chunk.read_bytes = self.reader.position().byte();
+        chunk.read_bytes = self.records.position();
         Ok(chunk)
     }
 
-    fn read_record(&mut self) -> Result<bool> {
-        self.reader.read_byte_record(&mut self.record).map_err(|e| unreadable(&self.name, e))
-    }
-
-    /// The line where the record begins; each record may be asked for once.
-    fn line(&mut self) -> Result<u64> {
-        let byte = self.record.position().map_or(0, csv::Position::byte);
-        self.lines.of(byte).map_err(|e| unreadable(&self.name, e))
+    /// False at the end; the inner error when the record is malformed.
+    fn read_record(&mut self) -> Result<std::result::Result<bool, Fault>> {
+        let read = self.records.next().map_err(|e| unreadable(&self.name, e))?;
+        Ok(read.map_err(|malformed| {
+            let column = |field| self.places.iter().position(|place| *place == Some(field)).map_or("", |c| COLUMNS[c]);
+            fault(malformed.field.map_or("", column), malformed.reason).at(self.records.record.line)
+        }))
     }
 
     fn change(&self) -> Result<Change, Fault> {
-        if self.record.len() != self.width {
-            let mut reason = format!("the row has {} columns, the header has {}", self.record.len(), self.width);
-            let breaks = self.record.as_slice().iter().filter(|b| **b == b'\n').count();
+        let record = &self.records.record;
+        if record.len() != self.width {
+            let mut reason = format!("the row has {} columns, the header has {}", record.len(), self.width);
+            let breaks = record.raw.iter().filter(|b| **b == b'\n').count();
             if breaks > 0 {
                 reason.push_str(&format!(" (it holds {breaks} line breaks: is a quote left open?)"));
             }
             return Err(fault("", reason));
         }
         let text = |column: usize| -> Result<&str, Fault> {
-            let Some(field) = self.places[column].and_then(|place| self.record.get(place)) else { return Ok("") };
+            let Some(field) = self.places[column].and_then(|place| record.get(place)) else { return Ok("") };
+            if let Some(at) = field.iter().position(|b| *b == 0) {
+                let reason = format!("byte {} of the field is the character NUL, which no text holds", at + 1);
+                return Err(fault(COLUMNS[column], reason));
+            }
             std::str::from_utf8(field).map_err(|e| {
                 let reason = format!("byte {} of the field is not UTF-8", e.valid_up_to() + 1);
                 fault(COLUMNS[column], reason)
@@ -181,14 +206,15 @@ impl CsvFile {
         let id = id.parse::<i32>().map_err(|_| {
             bad(0, format!("{:?} is not a whole number from {} to {}", shortened(id), i32::MIN, i32::MAX))
         })?;
-        let at = timestamp(text(4)?.trim()).map_err(|reason| bad(4, reason))?;
+        let at = self.precision.stored(timestamp(text(4)?.trim()).map_err(|reason| bad(4, reason))?);
         let delete = match text(5)?.trim().to_ascii_lowercase().as_str() {
             "" | "upsert" => false,
             "delete" => true,
             other => return Err(bad(5, format!("{:?} is neither upsert nor delete", shortened(other)))),
         };
+        let place = Place { line: record.line, byte: record.byte };
         if delete {
-            return Ok(Change { id, at, row: None });
+            return Ok(Change { id, at, row: None, place });
         }
         let limited = |column: usize, most: usize| {
             let value = text(column)?;
@@ -203,48 +229,36 @@ impl CsvFile {
             NO_CATEGORY.clone_into(&mut category);
         }
         let price = price(text(3)?.trim()).map_err(|reason| bad(3, reason))?;
-        Ok(Change { id, at, row: Some(Row { name, category, price }) })
+        Ok(Change { id, at, row: Some(Row { name, category, price }), place })
     }
 }
 
-/// Counts lines up to a byte of a file. (The reader's own count is off by one after CRLF and after empty lines.)
-struct Lines {
-    reader: BufReader<File>,
-    byte: u64,
-    line: u64,
-    after_return: bool,
+/// The bytes of the row that begins at this byte of the file.
+///
+/// # Errors
+/// Definite when the file can't be read.
+pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> {
+    let read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(byte))?;
+        let mut records = Records::new(BufReader::new(file), byte, format.row_bytes);
+        // It was well-formed when it was read first; if it is not any more, its bytes are what is there.
+        drop(records.next()?);
+        Ok(records.record.raw)
+    };
+    read().map_err(|e: io::Error| unreadable(&path.display().to_string(), e))
 }
 
-impl Lines {
-    /// The line of the record that begins at this byte or, after line ends and empty lines, behind it. Bytes must be asked
-    /// for in their order.
-    fn of(&mut self, byte: u64) -> io::Result<u64> {
-        loop {
-            let Some(next) = self.reader.fill_buf()?.first().copied() else { return Ok(self.line) };
-            if self.byte >= byte && !matches!(next, b'\r' | b'\n') {
-                return Ok(self.line);
-            }
-            if next == b'\r' || (next == b'\n' && !self.after_return) {
-                self.line += 1;
-            }
-            self.after_return = next == b'\r';
-            self.byte += 1;
-            self.reader.consume(1);
-        }
-    }
-}
-
-/// The file twice, behind its byte order mark, and its first three bytes.
-fn open_twice(path: &Path) -> io::Result<(File, File, [u8; 3])> {
-    let mut files = (File::open(path)?, File::open(path)?);
+/// The file behind its byte order mark, where that is, and its first three bytes.
+fn open(path: &Path) -> io::Result<(File, u64, [u8; 3])> {
+    let mut file = File::open(path)?;
     let mut mark = Vec::new();
-    (&files.0).take(3).read_to_end(&mut mark)?;
+    (&file).take(3).read_to_end(&mut mark)?;
     mark.resize(3, 0);
     let mark = [mark[0], mark[1], mark[2]];
     let begin = if mark == *b"\xEF\xBB\xBF" { 3 } else { 0 };
-    files.0.seek(SeekFrom::Start(begin))?;
-    files.1.seek(SeekFrom::Start(begin))?;
-    Ok((files.0, files.1, mark))
+    file.seek(SeekFrom::Start(begin))?;
+    Ok((file, begin, mark))
 }
 
 fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

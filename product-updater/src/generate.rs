@@ -5,7 +5,7 @@ use pipeline::record::{Micros, Price};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::change::{Change, Row};
+use crate::change::{Change, Place, Row};
 
 const ADJECTIVES: [&str; 12] =
     ["blue", "folding", "wooden", "silent", "spare", "großer", "petit", "warm", "steel", "tiny", "plain", "new"];
@@ -57,19 +57,19 @@ impl Generator {
         let draw = self.rng.random_range(0..100);
         if draw < self.mix.deletes && !self.ids.is_empty() {
             let place = self.rng.random_range(0..self.ids.len());
-            return Ok(Change { id: self.ids.swap_remove(place), at, row: None });
+            return Ok(Change { id: self.ids.swap_remove(place), at, row: None, place: Place::default() });
         }
         if draw < self.mix.deletes + self.mix.updates && !self.ids.is_empty() {
             // The smaller of two draws: some products change more often than others, as in a shop.
             let place = self.rng.random_range(0..self.ids.len()).min(self.rng.random_range(0..self.ids.len()));
-            return Ok(Change { id: self.ids[place], at, row: Some(self.row()?) });
+            return Ok(Change { id: self.ids[place], at, row: Some(self.row()?), place: Place::default() });
         }
         let id = self.next_id;
         self.next_id = id.checked_add(1).ok_or_else(|| {
             Error::definite("the ids of INT are used up").with_remedy("begin with an empty table, or fewer inserts")
         })?;
         self.ids.push(id);
-        Ok(Change { id, at, row: Some(self.row()?) })
+        Ok(Change { id, at, row: Some(self.row()?), place: Place::default() })
     }
 
     fn row(&mut self) -> Result<Row> {

@@ -1,9 +1,9 @@
-//! Bad rows, kept for a person: `FILE.rejects.csv` with line, column, reason and the row as it was.
+//! Bad rows, kept for a person: `FILE.rejects.csv` with line, column, reason and the row's bytes as they were.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use csv::{ByteRecord, Writer};
+use csv::Writer;
 use pipeline::error::{Error, Result};
 
 use crate::csv_file::Fault;
@@ -42,12 +42,12 @@ impl Rejects {
     ///
     /// # Errors
     /// Definite when it can't be written.
-    pub(crate) fn add(&mut self, fault: &Fault, record: &ByteRecord) -> Result<()> {
-        let written = self.write(fault, record);
+    pub(crate) fn add(&mut self, fault: &Fault, row: &[u8]) -> Result<()> {
+        let written = self.write(fault, row);
         written.map_err(|e| unwritable(&self.path, e))
     }
 
-    fn write(&mut self, fault: &Fault, record: &ByteRecord) -> std::io::Result<()> {
+    fn write(&mut self, fault: &Fault, row: &[u8]) -> std::io::Result<()> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => {
@@ -59,16 +59,8 @@ impl Rejects {
                 writer
             }
         };
-        let mut row = Writer::from_writer(Vec::new());
-        row.write_byte_record(record)?;
-        let row = row.into_inner().map_err(|e| e.into_error())?;
         let line = fault.line.to_string();
-        writer.write_record([
-            line.as_bytes(),
-            fault.column.as_bytes(),
-            fault.reason.as_bytes(),
-            row.trim_ascii_end(),
-        ])?;
+        writer.write_record([line.as_bytes(), fault.column.as_bytes(), fault.reason.as_bytes(), row])?;
         Ok(())
     }
 

@@ -13,10 +13,11 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::change::Change;
-use crate::csv_file::{Chunk, CsvFile, Fault};
+use crate::csv_file::{self, Chunk, CsvFile, Fault, Format};
 use crate::generate::{Generator, Mix};
 use crate::outcome::{self, Outcome};
 use crate::progress::Progress;
+use crate::refusal::Refusal;
 use crate::rejects::Rejects;
 use crate::store::Store;
 use crate::ties::Ties;
@@ -37,7 +38,9 @@ const REPORTED_FAULTS: u64 = 20;
 /// As the modules that it wires; with `--strict` also for the first bad row.
 pub(crate) async fn run(context: Context) -> Result<()> {
     let patience = if context.arguments.get_flag("watch") { Duration::MAX } else { PATIENCE };
-    let store = Store::open(MySqlSettings::from(&context.settings)?, patience).await?;
+    let strict = context.arguments.get_flag("strict");
+    let store = Store::open(MySqlSettings::from(&context.settings)?, patience, strict).await?;
+    let format = Format { row_bytes: context.settings.bytes("updater.row_bytes")?, precision: store.precision() };
     context.health.ready();
     let mysql = context.health.sign("MySQL", Duration::from_secs(5));
     let mut updater = Updater {
@@ -47,7 +50,8 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         },
         chunk_rows: context.settings.number("updater.chunk_size")?,
         begun: false,
-        strict: context.arguments.get_flag("strict"),
+        strict,
+        format,
         rejects: context.settings.path("updater.rejects"),
         files: Vec::new(),
         left_out: Vec::new(),
@@ -77,6 +81,7 @@ struct Updater {
     /// A chunk of these files was applied.
     begun: bool,
     strict: bool,
+    format: Format,
     rejects: PathBuf,
     /// What became of each file.
     files: Vec<(String, Outcome)>,
@@ -108,10 +113,10 @@ impl Updater {
     /// Applies files in their order, each of which must be readable before the first one is begun.
     async fn apply_files(&mut self, files: &[PathBuf]) -> Result<()> {
         for path in files {
-            drop(CsvFile::open(path)?);
+            drop(CsvFile::open(path, self.format)?);
         }
         self.begun = false;
-        let mut ties = Ties::of(files);
+        let mut ties = Ties::of(files, self.format);
         for (file, path) in files.iter().enumerate() {
             let name = name_of(path);
             let mut outcome = Outcome::default();
@@ -139,7 +144,7 @@ impl Updater {
         mut number: u64,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let file = match CsvFile::open(path)? {
+        let file = match CsvFile::open(path, self.format)? {
             Ok(file) => file,
             Err((fault, header)) => {
                 self.reject(path, &fault, outcome)?;
@@ -162,7 +167,13 @@ impl Updater {
                 if !self.pause_before_next_chunk().await {
                     break;
                 }
-                self.apply_chunk(number, &chunk.changes, ties, outcome).await?;
+                let refused = self.apply_chunk(number, &chunk.changes, ties, outcome).await;
+                let refused = refused.map_err(|e| e.at(&path.display().to_string()))?;
+                for (change, Refusal { column, reason }) in refused {
+                    let fault = Fault { line: change.place.line, column, reason };
+                    self.reject(path, &fault, outcome)?;
+                    rejects.add(&fault, &csv_file::row_at(path, change.place.byte, self.format)?)?;
+                }
                 number += chunk.changes.len() as u64;
                 progress.show(chunk.read_bytes, outcome);
             }
@@ -180,28 +191,37 @@ impl Updater {
         tokio::task::spawn_blocking(move || file.next_chunk(rows).map(|chunk| (file, chunk)))
     }
 
-    async fn apply_chunk(
+    /// Applies a chunk; returns the changes that the table refuses.
+    async fn apply_chunk<'a>(
         &mut self,
         number: u64,
-        chunk: &[Change],
+        chunk: &'a [Change],
         ties: &mut Ties,
         outcome: &mut Outcome,
-    ) -> Result<()> {
+    ) -> Result<Vec<(&'a Change, Refusal)>> {
         let before = *outcome;
         let out_of_time = async {
             self.context.shutdown.cancelled().await;
             tokio::time::sleep(GRACE).await;
         };
         self.mysql.wait();
-        let effects = tokio::select! {
-            effects = self.store.apply(number, chunk, ties) => effects?,
+        let applied = tokio::select! {
+            applied = self.store.apply(number, chunk, ties) => applied?,
             () = out_of_time => {
                 tracing::warn!("stopped while the server did not answer; the last chunk may be missing, run again");
-                return Ok(());
+                return Ok(Vec::new());
             }
         };
         self.mysql.rest();
-        effects.into_iter().for_each(|effect| outcome.count(effect));
+        let is_undone = self.strict && applied.iter().any(std::result::Result::is_err);
+        let mut refused = Vec::new();
+        for (change, applied) in chunk.iter().zip(applied) {
+            match applied {
+                Err(refusal) => refused.push((change, refusal)),
+                Ok(effect) if !is_undone => outcome.count(effect),
+                Ok(_) => {}
+            }
+        }
         let metrics = &self.context.metrics;
         let count = |effect, n| {
             metrics
@@ -213,7 +233,7 @@ impl Updater {
         count("deleted", outcome.deleted - before.deleted);
         count("skipped", outcome.unchanged + outcome.older - before.unchanged - before.older);
         self.context.health.progress();
-        Ok(())
+        Ok(refused)
     }
 
     fn reject(&self, path: &Path, fault: &Fault, outcome: &mut Outcome) -> Result<()> {
@@ -261,7 +281,11 @@ impl Updater {
             let rows = usize::try_from(count - done).unwrap_or(chunk_rows).min(chunk_rows);
             let chunk = (0..rows).map(|_| generator.next(now)).collect::<Result<Vec<_>>>()?;
             // Times only grow, so there are no ties.
-            self.apply_chunk(done, &chunk, &mut Ties::none(), &mut outcome).await?;
+            let refused = self.apply_chunk(done, &chunk, &mut Ties::none(), &mut outcome).await?;
+            if let Some((change, refusal)) = refused.first() {
+                return Err(Error::definite(format!("random change of product {}: {}", change.id, refusal.reason))
+                    .with_remedy("random changes need a table that takes any name, category and price"));
+            }
             done += rows as u64;
             progress.show(done, &outcome);
             if let Some(rate) = rate {

@@ -3,6 +3,9 @@
 //! Each row of the data that takes effect is a change of its own in the binlog, also when one chunk holds a product twice.
 //! Deleted products are remembered in a second table, `product_deleted` (made with the first delete), in the same
 //! transaction.
+//!
+//! A change goes to the row of its primary key and to no other, whatever other unique keys the table has. When the table refuses a row, the chunk is applied once more with care: part by part
+//! behind a savepoint, and a part with a refused row in it row by row, in the order of the data.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -19,14 +22,38 @@ use tokio::time::Instant;
 
 use crate::change::{Change, Effect, Row, State};
 use crate::generate::Stock;
+use crate::precision::Precision;
+use crate::refusal::Refusal;
 use crate::ties::Ties;
 
 /// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the same statement serves again.
 const STATEMENT_ROWS: usize = 1000;
+
+/// What became of a change: its effect, or why the table does not take it.
+pub(crate) type Applied = Result<Effect, Refusal>;
+
+/// How an attempt at a chunk ended.
+enum Attempt {
+    Done(Vec<Applied>),
+    /// Nothing is locked or written: there is a tie that has to be foreseen.
+    Tie,
+    /// Nothing is locked or written: the table refuses a row.
+    Refused,
+}
+
+/// Why statements were not executed.
+enum Failed {
+    /// A row is to blame.
+    Row(Refusal),
+    Other(Error),
+}
+
 /// The table `product`.
 pub(crate) struct Store {
     settings: MySqlSettings,
     patience: Duration,
+    /// A refused row undoes its chunk.
+    strict: bool,
     conn: Option<Conn>,
     table: SourceTable,
     /// Whether the table of deleted products is there.
@@ -35,32 +62,41 @@ pub(crate) struct Store {
 
 impl Store {
     /// Connects, and makes database and table when they are missing. `patience` is how long a server that went away later, or
-    /// a lock, is waited for.
+    /// a lock, is waited for; with `strict` a row that the table refuses undoes its chunk.
     ///
     /// # Errors
     /// Transient when the server does not answer; definite when the user lacks a right or the table has other columns.
-    pub(crate) async fn open(settings: MySqlSettings, patience: Duration) -> Result<Self> {
+    pub(crate) async fn open(settings: MySqlSettings, patience: Duration, strict: bool) -> Result<Self> {
         let mut conn = table::connect(&settings).await?;
         if !exists(&mut conn, &settings.database, &settings.table).await? {
             create(&mut conn, &settings).await?;
         }
         let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table).await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
-        Ok(Self { settings, patience, conn: Some(conn), table, remembers })
+        Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers })
+    }
+
+    /// What the table keeps of `last_updated`.
+    pub(crate) fn precision(&self) -> Precision {
+        Precision::of(&self.table.columns[4].full_type)
     }
 
     /// Applies a chunk in one transaction; the first change has the number `first`. Returns what each did. After an error
     /// that may heal it tries again, within its patience; a chunk that was committed after all changes nothing the second time.
     ///
+    /// A strict store commits nothing of a chunk with a refused row, and returns what each change up to this row did.
+    ///
     /// # Errors
     /// Definite errors of the server; transient ones that lasted.
-    pub(crate) async fn apply(&mut self, first: u64, chunk: &[Change], ties: &mut Ties) -> Result<Vec<Effect>> {
+    pub(crate) async fn apply(&mut self, first: u64, chunk: &[Change], ties: &mut Ties) -> Result<Vec<Applied>> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(50);
-        let effects = loop {
-            match self.try_apply(first, chunk, ties).await {
-                Ok(Some(effects)) => break effects,
-                Ok(None) => ties.foresee().await?,
+        let mut with_care = false;
+        let applied = loop {
+            match self.try_apply(first, chunk, ties, with_care).await {
+                Ok(Attempt::Done(applied)) => break applied,
+                Ok(Attempt::Tie) => ties.foresee().await?,
+                Ok(Attempt::Refused) => with_care = true,
                 Err(e) if !e.is_transient() || started.elapsed() > self.patience => return Err(e),
                 Err(error) => {
                     tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
@@ -71,16 +107,15 @@ impl Store {
                 }
             }
         };
-        for (change, effect) in chunk.iter().zip(&effects) {
-            if !matches!(effect, Effect::Unchanged | Effect::Older) {
+        for (change, applied) in chunk.iter().zip(&applied) {
+            if applied.as_ref().is_ok_and(|effect| effect.writes()) {
                 ties.wrote(change.id);
             }
         }
-        Ok(effects)
+        Ok(applied)
     }
 
-    /// `None`, and nothing is locked or written, when there is a tie that has to be foreseen.
-    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties) -> Result<Option<Vec<Effect>>> {
+    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties, with_care: bool) -> Result<Attempt> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => table::connect(&self.settings).await?,
@@ -89,28 +124,105 @@ impl Store {
             self.create_memory(&mut conn).await?;
             self.remembers = true;
         }
-        let what = format!("write to {}.{}", self.table.database, self.table.table);
         let options = TxOpts::new().with_isolation_level(IsolationLevel::RepeatableRead).clone();
-        let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| failed(&what, e))?;
-        let states = self.lock(&mut transaction, chunk).await?;
-        let Some((effects, plan)) = decide(states, first, chunk, ties) else {
-            answered(transaction.rollback()).await.map_err(|e| failed(&what, e))?;
-            self.conn = Some(conn);
-            return Ok(None);
+        let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| self.failed(e))?;
+        let known = Known { states: self.lock(&mut transaction, chunk).await?, written: HashSet::new() };
+        let attempt = if with_care {
+            self.apply_with_care(&mut transaction, known, first, chunk, ties).await?
+        } else {
+            self.apply_at_once(&mut transaction, known, first, chunk, ties).await?
         };
+        let commit = match &attempt {
+            Attempt::Done(applied) => !self.strict || applied.iter().all(Result::is_ok),
+            Attempt::Tie | Attempt::Refused => false,
+        };
+        let ended = if commit { answered(transaction.commit()).await } else { answered(transaction.rollback()).await };
+        ended.map_err(|e| self.failed(e))?;
+        self.conn = Some(conn);
+        Ok(attempt)
+    }
+
+    async fn apply_at_once(
+        &self,
+        transaction: &mut Transaction<'_>,
+        mut known: Known,
+        first: u64,
+        chunk: &[Change],
+        ties: &Ties,
+    ) -> Result<Attempt> {
+        let Some((effects, plan)) = known.decide(first, chunk, ties) else { return Ok(Attempt::Tie) };
+        match self.execute(transaction, &plan).await {
+            Ok(()) => Ok(Attempt::Done(effects.into_iter().map(Ok).collect())),
+            Err(Failed::Row(_)) => Ok(Attempt::Refused),
+            Err(Failed::Other(error)) => Err(error),
+        }
+    }
+
+    /// Finds the rows that the table refuses, and applies the others.
+    async fn apply_with_care(
+        &self,
+        transaction: &mut Transaction<'_>,
+        mut known: Known,
+        first: u64,
+        chunk: &[Change],
+        ties: &Ties,
+    ) -> Result<Attempt> {
+        let mut applied = Vec::with_capacity(chunk.len());
+        for (start, part) in (first..).step_by(STATEMENT_ROWS).zip(chunk.chunks(STATEMENT_ROWS)) {
+            answered(transaction.query_drop("SAVEPOINT part")).await.map_err(|e| self.failed(e))?;
+            let mut after = known.of(part);
+            let Some((effects, plan)) = after.decide(start, part, ties) else { return Ok(Attempt::Tie) };
+            match self.execute(transaction, &plan).await {
+                Ok(()) => {
+                    known.take(after);
+                    applied.extend(effects.into_iter().map(Ok));
+                    continue;
+                }
+                Err(Failed::Row(_)) => {}
+                Err(Failed::Other(error)) => return Err(error),
+            }
+            answered(transaction.query_drop("ROLLBACK TO SAVEPOINT part")).await.map_err(|e| self.failed(e))?;
+            for (number, change) in (start..).zip(part) {
+                let one = std::slice::from_ref(change);
+                let mut after = known.of(one);
+                let Some((effects, plan)) = after.decide(number, one, ties) else { return Ok(Attempt::Tie) };
+                match self.execute(transaction, &plan).await {
+                    Ok(()) => {
+                        known.take(after);
+                        applied.extend(effects.into_iter().map(Ok));
+                    }
+                    Err(Failed::Row(refusal)) => {
+                        applied.push(Err(refusal));
+                        if self.strict {
+                            return Ok(Attempt::Done(applied));
+                        }
+                    }
+                    Err(Failed::Other(error)) => return Err(error),
+                }
+            }
+        }
+        Ok(Attempt::Done(applied))
+    }
+
+    /// Executes the statements of the steps in their order, up to the first one that fails.
+    async fn execute(&self, transaction: &mut Transaction<'_>, plan: &[Step<'_>]) -> Result<(), Failed> {
         let mut statements = plan.iter().flat_map(|step| self.statements(step));
         let mut next = statements.next();
         while let Some((query, params)) = next {
             // The next one is made while the server works on this one.
             let (done, made) =
                 tokio::join!(answered(transaction.exec_drop(query, params)), async { statements.next() });
-            done.map_err(|e| failed(&what, e))?;
+            done.map_err(|e| match Refusal::of(&e) {
+                Some(refusal) => Failed::Row(refusal),
+                None => Failed::Other(self.failed(e)),
+            })?;
             next = made;
         }
-        drop(statements);
-        answered(transaction.commit()).await.map_err(|e| failed(&what, e))?;
-        self.conn = Some(conn);
-        Ok(Some(effects))
+        Ok(())
+    }
+
+    fn failed(&self, error: mysql_async::Error) -> Error {
+        failed(&format!("write to {}.{}", self.table.database, self.table.table), error)
     }
 
     /// The states of the chunk's products, locked until the transaction ends.
@@ -158,16 +270,21 @@ impl Store {
 
     /// The statements of a step, each made when it is asked for.
     fn statements<'a>(&'a self, step: &'a Step<'_>) -> impl Iterator<Item = (String, Params)> + 'a {
-        let upserts = step.upserts.chunks(STATEMENT_ROWS).map(|part| {
-            let [_, name, category, price, at] = [0, 1, 2, 3, 4].map(|i| quoted(&self.table.columns[i].name));
-            let set = [name, category, price, at].map(|c| format!("{c} = VALUES({c})")).join(", ");
+        let [id, name, category, price, at] = [0, 1, 2, 3, 4].map(|i| quoted(&self.table.columns[i].name));
+        // A present row is met by its primary key before any other. A new one that another unique key meets is an error: NULL
+        // is no id.
+        let set = [name, category, price, at].map(|c| format!("{c} = VALUES({c})")).join(", ");
+        let update = format!(" ON DUPLICATE KEY UPDATE {id} = IF({id} = VALUES({id}), {id}, NULL), {set}");
+        let upserts = step.upserts.chunks(STATEMENT_ROWS).map(move |part| {
+            let all_are_new = part.iter().all(|upsert| upsert.is_new);
             let query = format!(
-                "INSERT INTO {} ({}) VALUES {} ON DUPLICATE KEY UPDATE {set}",
+                "INSERT INTO {} ({}) VALUES {}{}",
                 self.name(),
                 self.table.select_list(),
-                marks("(?, ?, ?, ?, ?)", part.len())
+                marks("(?, ?, ?, ?, ?)", part.len()),
+                if all_are_new { "" } else { &update }
             );
-            let params = part.iter().flat_map(|(change, row)| {
+            let params = part.iter().flat_map(|Upsert { change, row, .. }| {
                 let texts = [row.name.as_str().into(), row.category.as_str().into(), row.price.to_string().into()];
                 [Value::from(change.id)].into_iter().chain(texts).chain([literal(change.at)])
             });
@@ -257,7 +374,7 @@ impl Store {
 /// Writes that may stand in any order, since no product is both written and deleted here.
 #[derive(Debug, Default)]
 struct Step<'a> {
-    upserts: Vec<(&'a Change, &'a Row)>,
+    upserts: Vec<Upsert<'a>>,
     deletes: Vec<&'a Change>,
     remembered: Vec<&'a Change>,
     forgotten: Vec<i32>,
@@ -265,54 +382,85 @@ struct Step<'a> {
     removed: BTreeSet<i32>,
 }
 
-/// What each change does, and the writes for it, in order; `None` when there is a tie that has to be foreseen.
-fn decide<'a>(
-    mut states: HashMap<i32, State>,
-    first: u64,
-    chunk: &'a [Change],
-    ties: &Ties,
-) -> Option<(Vec<Effect>, Vec<Step<'a>>)> {
-    // Later rows of the chunk meet what earlier ones did.
-    let mut written = HashSet::new();
-    let mut plan = vec![Step::default()];
-    let mut effects = Vec::with_capacity(chunk.len());
-    for (number, change) in (first..).zip(chunk) {
-        let state = states.entry(change.id).or_default();
-        let wins = || if written.contains(&change.id) { Some(true) } else { ties.wins(number, change) };
-        let effect = state.effect(change, wins)?;
-        effects.push(effect);
-        if matches!(effect, Effect::Unchanged | Effect::Older) {
-            continue;
-        }
-        let was_deleted = matches!(state, State::Deleted(_));
-        *state = State::after(change);
-        written.insert(change.id);
-        let conflicts = |step: &Step<'_>| match change.row {
-            Some(_) => step.removed.contains(&change.id),
-            None => step.written.contains(&change.id),
-        };
-        if plan.last().is_none_or(conflicts) {
-            plan.push(Step::default());
-        }
-        let Some(step) = plan.last_mut() else { continue };
-        match &change.row {
-            Some(row) => {
-                step.upserts.push((change, row));
-                step.written.insert(change.id);
-                if was_deleted {
-                    step.forgotten.push(change.id);
-                }
-            }
-            None => {
-                if effect == Effect::Delete {
-                    step.deletes.push(change);
-                }
-                step.remembered.push(change);
-                step.removed.insert(change.id);
+/// A product's new state.
+#[derive(Debug)]
+struct Upsert<'a> {
+    change: &'a Change,
+    row: &'a Row,
+    /// The table does not hold the product yet.
+    is_new: bool,
+}
+
+/// What is known of products, as the changes up to here leave them.
+#[derive(Default)]
+struct Known {
+    states: HashMap<i32, State>,
+    /// Products that this chunk has written.
+    written: HashSet<i32>,
+}
+
+impl Known {
+    /// What is known of the products of these changes.
+    fn of(&self, changes: &[Change]) -> Self {
+        let mut part = Self::default();
+        for Change { id, .. } in changes {
+            part.states.insert(*id, self.states.get(id).cloned().unwrap_or_default());
+            if self.written.contains(id) {
+                part.written.insert(*id);
             }
         }
+        part
     }
-    Some((effects, plan))
+
+    fn take(&mut self, part: Self) {
+        self.states.extend(part.states);
+        self.written.extend(part.written);
+    }
+
+    /// What each change does, and the writes for it, in order; `None` when there is a tie that has to be foreseen.
+    fn decide<'a>(&mut self, first: u64, chunk: &'a [Change], ties: &Ties) -> Option<(Vec<Effect>, Vec<Step<'a>>)> {
+        let Self { states, written } = self;
+        let mut plan = vec![Step::default()];
+        let mut effects = Vec::with_capacity(chunk.len());
+        for (number, change) in (first..).zip(chunk) {
+            // Later rows of the chunk meet what earlier ones did.
+            let state = states.entry(change.id).or_default();
+            let wins = || if written.contains(&change.id) { Some(true) } else { ties.wins(number, change) };
+            let effect = state.effect(change, wins)?;
+            effects.push(effect);
+            if !effect.writes() {
+                continue;
+            }
+            let was_deleted = matches!(state, State::Deleted(_));
+            *state = State::after(change);
+            written.insert(change.id);
+            let conflicts = |step: &Step<'_>| match change.row {
+                Some(_) => step.removed.contains(&change.id),
+                None => step.written.contains(&change.id),
+            };
+            if plan.last().is_none_or(conflicts) {
+                plan.push(Step::default());
+            }
+            let Some(step) = plan.last_mut() else { continue };
+            match &change.row {
+                Some(row) => {
+                    step.upserts.push(Upsert { change, row, is_new: effect == Effect::Insert });
+                    step.written.insert(change.id);
+                    if was_deleted {
+                        step.forgotten.push(change.id);
+                    }
+                }
+                None => {
+                    if effect == Effect::Delete {
+                        step.deletes.push(change);
+                    }
+                    step.remembered.push(change);
+                    step.removed.insert(change.id);
+                }
+            }
+        }
+        Some((effects, plan))
+    }
 }
 
 fn marks(group: &str, count: usize) -> String {

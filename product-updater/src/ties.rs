@@ -11,7 +11,7 @@ use pipeline::error::{Error, Result};
 use pipeline::record::Micros;
 
 use crate::change::Change;
-use crate::csv_file::{CsvFile, Line};
+use crate::csv_file::{CsvFile, Format, Line};
 
 /// Product → its last time in the data, and the number of the last change with this time.
 type Last = HashMap<i32, (Micros, u64)>;
@@ -20,6 +20,8 @@ type Last = HashMap<i32, (Micros, u64)>;
 #[derive(Debug)]
 pub(crate) struct Ties {
     files: Vec<PathBuf>,
+    /// How the files are read; `None` when there are none.
+    format: Option<Format>,
     /// What the files say, once it was needed.
     last: Option<Last>,
     /// Products whose state was written by this run.
@@ -28,13 +30,13 @@ pub(crate) struct Ties {
 
 impl Ties {
     /// Those of these files, which are applied in this order.
-    pub(crate) fn of(files: &[PathBuf]) -> Self {
-        Self { files: files.to_vec(), last: None, written: HashSet::new() }
+    pub(crate) fn of(files: &[PathBuf], format: Format) -> Self {
+        Self { files: files.to_vec(), format: Some(format), last: None, written: HashSet::new() }
     }
 
     /// There are none: times only grow.
     pub(crate) fn none() -> Self {
-        Self { files: Vec::new(), last: Some(HashMap::new()), written: HashSet::new() }
+        Self { files: Vec::new(), format: None, last: Some(HashMap::new()), written: HashSet::new() }
     }
 
     /// The number of the first change of a file; the others of the file count on from it.
@@ -62,17 +64,17 @@ impl Ties {
     /// # Errors
     /// Definite when one can't be read.
     pub(crate) async fn foresee(&mut self) -> Result<()> {
-        let files = self.files.clone();
-        let read = tokio::task::spawn_blocking(move || read(&files)).await;
+        let (files, Some(format)) = (self.files.clone(), self.format) else { return Ok(()) };
+        let read = tokio::task::spawn_blocking(move || read(&files, format)).await;
         self.last = Some(read.unwrap_or_else(|_| Err(Error::definite("the thread that reads the files has died")))?);
         Ok(())
     }
 }
 
-fn read(files: &[PathBuf]) -> Result<Last> {
+fn read(files: &[PathBuf], format: Format) -> Result<Last> {
     let mut last = Last::new();
     for (file, path) in files.iter().enumerate() {
-        let Ok(mut rows) = CsvFile::open(path)? else { continue };
+        let Ok(mut rows) = CsvFile::open(path, format)? else { continue };
         let mut number = Ties::first_number(file);
         while let Some(line) = rows.next()? {
             if let Line::Change(change) = line {
@@ -96,15 +98,20 @@ mod tests {
     use pipeline::record::Price;
 
     use super::*;
-    use crate::change::{Effect, Row, State};
+    use crate::change::{Effect, Place, Row, State};
 
     fn upsert(id: i32, at: i64, name: &str) -> Change {
         let price = Price::from_hundredths(100).expect("in range");
-        Change { id, at: Micros(at), row: Some(Row { name: name.to_owned(), category: "C".to_owned(), price }) }
+        Change {
+            id,
+            at: Micros(at),
+            row: Some(Row { name: name.to_owned(), category: "C".to_owned(), price }),
+            place: Place::default(),
+        }
     }
 
     fn delete(id: i32, at: i64) -> Change {
-        Change { id, at: Micros(at), row: None }
+        Change { id, at: Micros(at), row: None, place: Place::default() }
     }
 
     /// Applies the data as one run does; returns what each change did.

@@ -129,7 +129,7 @@ async fn each_bad_row_is_reported_and_put_aside_and_the_rest_goes_on() {
         (b"6,n,c,99999999.99,2038-01-19 03:14:07.499999".into(), ""),
         (
             b"3,\"open,c,1.00,2026\n1,2\n".into(),
-            "the row has 2 columns, the header has 5 (it holds 3 line breaks: is a quote left open?)",
+            "column name: the quote that opens the field is never closed; the quote in line 28 makes lines 28 to 30 one row: is a quote missing?",
         ),
     ];
     let mut file = format!("\n{HEADER}\n").into_bytes();

@@ -149,6 +149,7 @@ static TABLE: &[Setting] = &[
     common("updater.data", Path, Text("data"), UPDATER, "Folder of the CSV files"),
     common("updater.chunk_size", Number(1, 100_000), Text("15"), UPDATER, "Rows in one transaction"),
     common("updater.pause", Kind::Pause, Text("1s..10s"), UPDATER, "Pause between two chunks, at random between two bounds"),
+    more("updater.row_bytes", Size, Text("1MiB"), UPDATER, "Bytes that a row of a CSV file may have; a longer one is rejected"),
     common("updater.rejects", Path, Text("rejects"), UPDATER, "Folder that bad rows are written to"),
 
     common("DB_HOST", Kind::Text, Text("127.0.0.1"), MYSQL, "MySQL host"),
