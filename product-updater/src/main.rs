@@ -4,6 +4,7 @@ mod change;
 mod csv_file;
 mod generate;
 mod outcome;
+mod plan;
 mod precision;
 mod progress;
 mod records;

@@ -7,7 +7,7 @@
 //! A change goes to the row of its primary key and to no other, whatever other unique keys the table has. When the table refuses a row, the chunk is applied once more with care: part by part
 //! behind a savepoint, and a part with a refused row in it row by row, in the order of the data.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::change::{Change, Effect, Row, State};
 use crate::generate::Stock;
+use crate::plan::{Known, Step, Upsert};
 use crate::precision::Precision;
 use crate::refusal::Refusal;
 use crate::ties::Ties;
@@ -126,7 +127,7 @@ impl Store {
         }
         let options = TxOpts::new().with_isolation_level(IsolationLevel::RepeatableRead).clone();
         let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| self.failed(e))?;
-        let known = Known { states: self.lock(&mut transaction, chunk).await?, written: HashSet::new() };
+        let known = Known::new(self.lock(&mut transaction, chunk).await?);
         let attempt = if with_care {
             self.apply_with_care(&mut transaction, known, first, chunk, ties).await?
         } else {
@@ -368,98 +369,6 @@ impl Store {
         {
             tracing::debug!(%error, "closing the connection");
         }
-    }
-}
-
-/// Writes that may stand in any order, since no product is both written and deleted here.
-#[derive(Debug, Default)]
-struct Step<'a> {
-    upserts: Vec<Upsert<'a>>,
-    deletes: Vec<&'a Change>,
-    remembered: Vec<&'a Change>,
-    forgotten: Vec<i32>,
-    written: BTreeSet<i32>,
-    removed: BTreeSet<i32>,
-}
-
-/// A product's new state.
-#[derive(Debug)]
-struct Upsert<'a> {
-    change: &'a Change,
-    row: &'a Row,
-    /// The table does not hold the product yet.
-    is_new: bool,
-}
-
-/// What is known of products, as the changes up to here leave them.
-#[derive(Default)]
-struct Known {
-    states: HashMap<i32, State>,
-    /// Products that this chunk has written.
-    written: HashSet<i32>,
-}
-
-impl Known {
-    /// What is known of the products of these changes.
-    fn of(&self, changes: &[Change]) -> Self {
-        let mut part = Self::default();
-        for Change { id, .. } in changes {
-            part.states.insert(*id, self.states.get(id).cloned().unwrap_or_default());
-            if self.written.contains(id) {
-                part.written.insert(*id);
-            }
-        }
-        part
-    }
-
-    fn take(&mut self, part: Self) {
-        self.states.extend(part.states);
-        self.written.extend(part.written);
-    }
-
-    /// What each change does, and the writes for it, in order; `None` when there is a tie that has to be foreseen.
-    fn decide<'a>(&mut self, first: u64, chunk: &'a [Change], ties: &Ties) -> Option<(Vec<Effect>, Vec<Step<'a>>)> {
-        let Self { states, written } = self;
-        let mut plan = vec![Step::default()];
-        let mut effects = Vec::with_capacity(chunk.len());
-        for (number, change) in (first..).zip(chunk) {
-            // Later rows of the chunk meet what earlier ones did.
-            let state = states.entry(change.id).or_default();
-            let wins = || if written.contains(&change.id) { Some(true) } else { ties.wins(number, change) };
-            let effect = state.effect(change, wins)?;
-            effects.push(effect);
-            if !effect.writes() {
-                continue;
-            }
-            let was_deleted = matches!(state, State::Deleted(_));
-            *state = State::after(change);
-            written.insert(change.id);
-            let conflicts = |step: &Step<'_>| match change.row {
-                Some(_) => step.removed.contains(&change.id),
-                None => step.written.contains(&change.id),
-            };
-            if plan.last().is_none_or(conflicts) {
-                plan.push(Step::default());
-            }
-            let Some(step) = plan.last_mut() else { continue };
-            match &change.row {
-                Some(row) => {
-                    step.upserts.push(Upsert { change, row, is_new: effect == Effect::Insert });
-                    step.written.insert(change.id);
-                    if was_deleted {
-                        step.forgotten.push(change.id);
-                    }
-                }
-                None => {
-                    if effect == Effect::Delete {
-                        step.deletes.push(change);
-                    }
-                    step.remembered.push(change);
-                    step.removed.insert(change.id);
-                }
-            }
-        }
-        Some((effects, plan))
     }
 }
 
