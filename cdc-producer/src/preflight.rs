@@ -88,6 +88,7 @@ pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
     }
     report.checks.push(Check::good("server", format!("MySQL {version}")));
     variables(&mut conn, &mut report.checks).await?;
+    session_defaults(&mut conn, &mut report.checks).await?;
     match Server::ask(&mut conn).await {
         Ok(server) => {
             report.checks.push(if server.gtids {
@@ -168,6 +169,44 @@ async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
             format!("binlogs are kept for {seconds} s only: after a longer stop a new snapshot is needed"),
             "SET GLOBAL binlog_expire_logs_seconds = 259200 or more",
         ),
+    });
+    Ok(())
+}
+
+/// Server-wide defaults that change what a session reads or writes. The programs here set their own values; other clients
+/// may not.
+async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
+    const USUAL: [(&str, &str); 10] = [
+        ("autocommit", "ON"),
+        ("completion_type", "NO_CHAIN"),
+        ("foreign_key_checks", "ON"),
+        ("init_connect", ""),
+        ("max_execution_time", "0"),
+        ("sql_safe_updates", "OFF"),
+        ("sql_select_limit", "18446744073709551615"),
+        ("transaction_isolation", "REPEATABLE-READ"),
+        ("transaction_read_only", "OFF"),
+        ("unique_checks", "ON"),
+    ];
+    let names = USUAL.map(|(name, _)| format!("'{name}'")).join(", ");
+    let rows: Vec<(String, String)> =
+        answered(conn.query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")))
+            .await
+            .map_err(|e| failed("read the server's settings", e))?;
+    let usual = |row: &(String, String)| USUAL.contains(&(row.0.as_str(), row.1.as_str()));
+    // Reading less than REPEATABLE-READ promises is a choice that many make, and harms nobody's writes.
+    let chosen = |row: &(String, String)| row.0 == "transaction_isolation" && row.1 != "READ-UNCOMMITTED";
+    let other: Vec<String> =
+        rows.iter().filter(|r| !usual(r) && !chosen(r)).map(|(name, value)| format!("{name} = {value}")).collect();
+    let name = "session defaults";
+    checks.push(if other.is_empty() {
+        Check::good(name, "as usual")
+    } else {
+        Check::warning(
+            name,
+            format!("new sessions get {}", other.join(", ")),
+            "these programs set their own; check that each other program that writes to the table is made for it",
+        )
     });
     Ok(())
 }

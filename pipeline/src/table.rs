@@ -13,7 +13,7 @@ use crate::record::{Micros, Price, Product};
 
 mod connection;
 
-pub use connection::{answered, connect, failed, opts};
+pub use connection::{answered, connect, failed, opts, require_logged_rows};
 
 /// A field of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

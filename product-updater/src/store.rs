@@ -68,7 +68,7 @@ impl Store {
     /// # Errors
     /// Transient when the server does not answer; definite when the user lacks a right or the table has other columns.
     pub(crate) async fn open(settings: MySqlSettings, patience: Duration, strict: bool) -> Result<Self> {
-        let mut conn = table::connect(&settings).await?;
+        let mut conn = connect(&settings).await?;
         if !exists(&mut conn, &settings.database, &settings.table).await? {
             create(&mut conn, &settings).await?;
         }
@@ -119,7 +119,7 @@ impl Store {
     async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties, with_care: bool) -> Result<Attempt> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => table::connect(&self.settings).await?,
+            None => connect(&self.settings).await?,
         };
         if !self.remembers && chunk.iter().any(|c| c.row.is_none()) {
             self.create_memory(&mut conn).await?;
@@ -319,7 +319,7 @@ impl Store {
         let what = format!("read {}.{}", self.table.database, self.table.table);
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => table::connect(&self.settings).await?,
+            None => connect(&self.settings).await?,
         };
         let [id, at] = [0, 4].map(|i| quoted(&self.table.columns[i].name));
         let mut stock = Stock { ids: Vec::new(), highest: 0, latest: Micros(0) };
@@ -391,6 +391,13 @@ fn time(value: &Value) -> Micros {
     let Value::Date(year, month, day, hour, minute, second, micros) = *value else { return Micros(0) };
     let civil = pipeline::convert::CivilTime { year, month, day, hour, minute, second, micros };
     pipeline::convert::time_from_civil(civil).unwrap_or(Micros(0))
+}
+
+/// A session whose writes the binlog holds as rows.
+async fn connect(settings: &MySqlSettings) -> Result<Conn> {
+    let mut conn = table::connect(settings).await?;
+    table::require_logged_rows(&mut conn).await?;
+    Ok(conn)
 }
 
 async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
 
 use crate::config::{MySqlSettings, SslMode};
@@ -15,9 +16,33 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait for an answer, or for the next row of one. Nothing that is asked takes the server seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One statement of setup for every session: times in UTC, text in utf8mb4, no mode that changes what a SELECT returns.
-const SESSION: &str = "SET NAMES utf8mb4, time_zone = '+00:00', \
-                       sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'";
+/// Every session variable that changes what our statements read or write, with the value that we rely on. `DEFAULT` would
+/// be the server-wide value, which anybody may change. What MySQL 8.0 has not from its first version on stands behind its
+/// version; MariaDB passes over all of these, and the checks at the start refuse it by name.
+const VARIABLES: &str = concat!(
+    // Text as we send and read it, compared byte by byte; times in UTC; no mode that changes what a SELECT returns.
+    "NAMES utf8mb4 COLLATE utf8mb4_bin, time_zone = '+00:00', ",
+    "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', ",
+    // NOW() and CURRENT_TIMESTAMP follow the clock.
+    "timestamp = DEFAULT, ",
+    // Each read sees the present, holds no lock on the table's definition afterwards, and a COMMIT only commits.
+    "autocommit = 1, completion_type = 0, ",
+    // A result has all its rows, whatever it costs.
+    "sql_select_limit = 18446744073709551615, max_join_size = 18446744073709551615, sql_big_selects = 1, ",
+    // Writes are checked as usual, and go into a table with transactions.
+    "sql_safe_updates = 0, foreign_key_checks = 1, unique_checks = 1, default_storage_engine = InnoDB, ",
+    // Seconds that the server waits for us: a full Kafka may hold the reader up, and some sessions are idle for long.
+    "wait_timeout = 86400, net_read_timeout = 600, net_write_timeout = 600 ",
+    // Only what is committed is read, and a statement takes as long as it takes.
+    "/*!80000 , transaction_isolation = 'REPEATABLE-READ', transaction_read_only = 0, max_execution_time = 0 */ ",
+    // A secondary engine answers from a copy that is behind.
+    "/*!80013 , use_secondary_engine = OFF */",
+);
+
+/// The statements that prepare every session. `init_connect` has run before, and may have left a transaction or locks.
+fn session() -> String {
+    format!("SET {VARIABLES}; ROLLBACK AND NO CHAIN NO RELEASE; UNLOCK TABLES")
+}
 
 /// The options of a connection. With [`SslMode::Preferred`] they demand TLS: [`connect`] falls back where the server has
 /// none.
@@ -54,7 +79,7 @@ fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
         .tcp_keepalive(Some(Duration::from_secs(30)))
         // The largest row that MySQL can send; the default ends at 64 MiB.
         .max_allowed_packet(Some(1 << 30))
-        .setup(vec![SESSION])
+        .setup(vec![session()])
 }
 
 fn tls(settings: &MySqlSettings) -> Option<SslOpts> {
@@ -75,7 +100,7 @@ fn tls(settings: &MySqlSettings) -> Option<SslOpts> {
     }
 }
 
-/// Connects; the session is in UTC and utf8mb4, in no database.
+/// Connects. The session is in no database, and none of its settings that matter is the server's default ([`VARIABLES`]).
 ///
 /// # Errors
 /// Transient when the server can't be reached; definite when it lets this user in only after a person acted.
@@ -91,6 +116,32 @@ pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
                 .with_remedy("turn TLS on in the server, or set db.ssl_mode to preferred or disabled")),
         },
         result => result.map_err(|e| failed(&what, e)),
+    }
+}
+
+/// Whether what this session writes gets into the binlog as whole rows. The server-wide settings decide; to set these for a
+/// session of one's own takes a right that no program here has.
+///
+/// # Errors
+/// Definite when it does not; else as [`failed`].
+pub async fn require_logged_rows(conn: &mut Conn) -> Result<()> {
+    let query = "SELECT @@SESSION.sql_log_bin, @@SESSION.binlog_format, @@SESSION.binlog_row_image";
+    let found: Option<(bool, String, String)> =
+        answered(conn.query_first(query)).await.map_err(|e| failed("ask how changes are logged", e))?;
+    let refused = |found: &str, remedy: &str| {
+        let message =
+            format!("the server gives new sessions {found}: the binlog would not hold the rows that are written");
+        Err(Error::definite(message).with_remedy(remedy))
+    };
+    match found {
+        Some((false, ..)) => refused("sql_log_bin = OFF", "take sql_log_bin out of the server's init_connect"),
+        Some((_, format, _)) if format != "ROW" => {
+            refused(&format!("binlog_format = {format}"), "SET GLOBAL binlog_format = ROW, then start again")
+        }
+        Some((.., image)) if image != "FULL" => {
+            refused(&format!("binlog_row_image = {image}"), "SET GLOBAL binlog_row_image = FULL, then start again")
+        }
+        _ => Ok(()),
     }
 }
 
