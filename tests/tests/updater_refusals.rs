@@ -252,7 +252,7 @@ async fn what_the_table_refuses_is_named_and_the_rest_applied() {
             "latin",
             &["ALTER TABLE product MODIFY name VARCHAR(300) CHARACTER SET latin1"],
             format!("1495,☃,C,1.00,{at}"),
-            ": the table refuses the row: Conversion from collation utf8mb4_0900_ai_ci into latin1_swedish_ci impossible for parameter (MySQL error 3988)",
+            ": the table refuses the row: Conversion from collation ",
         ),
         (
             "narrow",
