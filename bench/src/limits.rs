@@ -7,17 +7,17 @@ use anyhow::{Context, Result, ensure};
 use cdc_producer::locate;
 use cdc_producer::reader::Reader;
 use cdc_producer::server::{self, Server};
-use cdc_producer::snapshot::Alive;
 use cdc_producer::status::Status;
 use cdc_producer::stream::EventStream;
-use pipeline::config::{MySqlSettings, Program, Secret, Settings};
+use cdc_producer::sweep::Sweep;
+use pipeline::config::{KafkaSettings, MySqlSettings, Program, Secret, Settings};
 use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::Progress;
 use pipeline::record::{Micros, SOURCE_HEADER};
 use pipeline::table::SourceTable;
 use pipeline::telemetry::{Health, Metrics};
 use rdkafka::message::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use xtask::services::{CDC, DATABASE};
 
@@ -32,7 +32,8 @@ const SERVER_ID: u32 = 4_242;
 /// # Errors
 /// MySQL's, or when the reader stops early.
 pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
-    let mut mysql = MySqlSettings::from(&Settings::defaults(Program::CdcProducer))?;
+    let defaults = Settings::defaults(Program::CdcProducer);
+    let mut mysql = MySqlSettings::from(&defaults)?;
     mysql.host = "127.0.0.1".to_owned();
     mysql.port = stand.stack.mysql.port;
     mysql.user = CDC.0.to_owned();
@@ -55,6 +56,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             position,
             snapshot: None,
             prepared: Default::default(),
+            ends: None,
+            complete: None,
         };
         let reader = Reader {
             table,
@@ -63,7 +66,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             stream,
             conn,
             chunk_rows: 1,
-            alive: Alive::default(),
+            sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),
             batches: batch_sender,
             spare: spare_receiver,
             position_every: Duration::from_secs(1),

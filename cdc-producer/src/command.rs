@@ -8,6 +8,7 @@ use pipeline::record::Micros;
 use pipeline::registry::Registry;
 
 use crate::checkpoint::{self, FILE, Request, State};
+use crate::epoch;
 use crate::preflight::{self, Check, Outcome};
 use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
@@ -123,11 +124,18 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         Err(e) => vec![Check::failed("MySQL", &e)],
     };
     let target = Target::new(&settings.kafka, settings.source());
-    checks.push(match kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka)) {
+    let topics = kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka));
+    let is_there = topics.as_ref().is_ok_and(|missing| !missing.contains(&target.topic));
+    checks.push(match topics {
         Ok(missing) if missing.is_empty() => Check::good("Kafka", format!("topic {} is there", target.topic)),
         Ok(missing) => Check::good("Kafka", format!("to be created: {}", missing.join(", "))),
         Err(e) => Check::failed("Kafka", &e),
     });
+    if is_there {
+        let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
+        let bounds = LastRecords::new(&settings.kafka)?.bounds(&target.topic, partitions);
+        checks.push(bounds.map_or_else(|e| Check::failed("Kafka", &e), |b| epoch::expired(&target.topic, &b)));
+    }
     checks.push(match Registry::new(settings.registry.clone())?.check().await {
         Ok(found) => Check::good("registry", found),
         Err(e) => Check::failed("registry", &e),

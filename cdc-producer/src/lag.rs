@@ -199,6 +199,8 @@ mod tests {
             },
             snapshot: None,
             prepared: Default::default(),
+            ends: None,
+            complete: None,
         }
     }
 
@@ -245,7 +247,7 @@ mod tests {
     fn nothing_is_complete_before_the_snapshot_is() {
         let mut lag = Lag::default();
         let mut first = progress("b.000001", 100, 1_000);
-        first.snapshot = Some(SnapshotProgress { after: None, rows: 0 });
+        first.snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None });
         lag.committed(&first);
         first.position.committed_at = Micros(1_030 * SECOND);
         lag.committed(&first);

@@ -173,8 +173,11 @@ impl Publisher {
             failpoint::at("producer.begun");
         }
         let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, bytes: 0, end: None });
-        let in_snapshot = batch.end.as_ref().is_some_and(|end| end.snapshot.is_some());
-        let point = if in_snapshot { "producer.chunk-sending" } else { "producer.sending" };
+        let point = match batch.end.as_ref().and_then(|end| end.snapshot.as_ref()) {
+            None => "producer.sending",
+            Some(snapshot) if snapshot.sweep.is_none() => "producer.chunk-sending",
+            Some(_) => "producer.sweep-sending",
+        };
         for (index, entry) in batch.iter().enumerate() {
             self.producer.send(&Record {
                 topic: &self.target.topic,

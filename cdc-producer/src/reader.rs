@@ -21,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::batch::{Batch, Change};
 use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
-use crate::snapshot::{Alive, Chunk};
+use crate::snapshot::{Chunk, pos_of};
 use crate::status::Status;
 use crate::stream::EventStream;
+use crate::sweep::{Candidates, Step, Sweep};
 use crate::transaction::{GtidMark, Meaning, meaning};
 
 /// Events.
@@ -43,8 +44,8 @@ pub struct Reader {
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
-    /// Ids that are alive in the topic from earlier epochs.
-    pub alive: Alive,
+    /// Deletes in the topic what is gone from the table, at the end of a snapshot.
+    pub sweep: Sweep,
     /// To the publisher.
     pub batches: mpsc::Sender<Batch>,
     /// Empty batches from the publisher.
@@ -156,6 +157,7 @@ impl Reader {
                 () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
                 () = tokio::time::sleep_until(due), if wait_for_due => self.hand_over(state, true).await?,
+                () = self.sweep.ready(), if state.group.is_none() => self.snapshot(state, shutdown).await?,
             }
         }
     }
@@ -304,32 +306,37 @@ impl Reader {
             row: group.row,
             epoch: self.progress.epoch,
         };
-        let (alive, schema_id) = (&mut self.alive, self.schema_id);
-        let mut put = |op: Op, change: Change<'_>, id: i64| {
-            source.op = op;
-            batch.push(change, &source);
-            source.row += 1;
-            alive.touch(id);
-            if let Some(chunk) = chunk {
-                chunk.touch(id);
-            }
-        };
-        plan.each_row(event, |change| {
-            match change {
-                RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id),
-                RowChange::Updated(before, after) if before == after.id => {
-                    put(Op::Update, Change::State(schema_id, after), after.id);
+        let schema_id = self.schema_id;
+        {
+            let mut candidates = self.sweep.candidates();
+            let mut put = |op: Op, change: Change<'_>, id: i64| {
+                source.op = op;
+                batch.push(change, &source);
+                source.row += 1;
+                if let Some(candidates) = &mut candidates {
+                    candidates.remove(&id);
                 }
-                // A changed key is the end of one product and the beginning of another.
-                RowChange::Updated(before, after) => {
-                    put(Op::Delete, Change::Gone(before), before);
-                    put(Op::Create, Change::State(schema_id, after), after.id);
+                if let Some(chunk) = chunk {
+                    chunk.touch(id);
                 }
-                RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before),
-            }
-            Ok(())
-        })
-        .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
+            };
+            plan.each_row(event, |change| {
+                match change {
+                    RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id),
+                    RowChange::Updated(before, after) if before == after.id => {
+                        put(Op::Update, Change::State(schema_id, after), after.id);
+                    }
+                    // A changed key is the end of one product and the beginning of another.
+                    RowChange::Updated(before, after) => {
+                        put(Op::Delete, Change::Gone(before), before);
+                        put(Op::Create, Change::State(schema_id, after), after.id);
+                    }
+                    RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before),
+                }
+                Ok(())
+            })
+            .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
+        }
         group.row = source.row;
         if !batch.is_full() {
             return Ok(());
@@ -395,12 +402,16 @@ impl Reader {
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))
     }
 
-    /// Between two transactions: reads the next chunk, or lets it go out, batch by batch, when the stream has got far enough.
+    /// Between two transactions: reads the next chunk, or lets it go out, batch by batch, when the stream has got far enough;
+    /// then deletes what is gone.
     async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
-        while let Some(snapshot) = &self.progress.snapshot
+        while let Some(snapshot) = &mut self.progress.snapshot
             && !shutdown.is_cancelled()
         {
-            let Some(chunk) = &state.chunk else {
+            if snapshot.sweep.is_some() {
+                return self.sweep(state).await;
+            }
+            let Some(chunk) = &mut state.chunk else {
                 let (after, limit) = (snapshot.after, self.chunk_rows);
                 let chunk =
                     Chunk::read(&mut self.conn, &self.table, &self.progress.position, after, limit, self.schema_id)
@@ -413,18 +424,73 @@ impl Reader {
             if !self.stream.has_reached(file, offset) {
                 return Ok(());
             }
-            let Some(mut chunk) = state.chunk.take() else { return Ok(()) };
-            let emitted = chunk.emit(&mut self.alive, self.progress.epoch, snapshot.rows, &mut state.batch);
-            if !emitted.is_out {
-                state.chunk = Some(chunk);
+            let emitted = chunk.emit(self.progress.epoch, snapshot.rows, &mut state.batch);
+            snapshot.rows = emitted.rows;
+            if !emitted.is_out || emitted.after.is_some() {
+                snapshot.after = emitted.after;
+            } else if let Some(read) = self.progress.snapshot.take() {
+                self.progress.snapshot = read.swept();
+                self.log_snapshot(emitted.rows);
             }
-            self.progress.snapshot = emitted.progress;
-            if self.progress.snapshot.is_none() {
-                tracing::info!(rows = emitted.rows, epoch = self.progress.epoch, "snapshot complete");
+            if emitted.is_out {
+                state.chunk = None;
             }
             state.moved = true;
             self.hand_over(state, true).await?;
         }
         Ok(())
     }
+
+    /// Between two transactions: the next step of the sweep; see [`crate::sweep`].
+    async fn sweep(&mut self, state: &mut State) -> Result<()> {
+        let Progress { epoch, position, .. } = &self.progress;
+        let (epoch, pos, ts_us) = (*epoch, pos_of(position), position.committed_at.0);
+        let Some(snapshot) = &mut self.progress.snapshot else { return Ok(()) };
+        let (Some(begin), Some(cursor)) = (&snapshot.begin, snapshot.sweep) else { return Ok(()) };
+        match self.sweep.step(epoch, begin, cursor).await? {
+            Step::Wait => return Ok(()),
+            Step::Commit => {
+                failpoint::at("producer.sweep-collected");
+                let begin = begin.clone();
+                state.moved = true;
+                self.hand_over(state, true).await?;
+                self.sweep.compare(&begin, self.progress.clone());
+                return Ok(());
+            }
+            Step::Delete(gone) => {
+                let source = Source { op: Op::Delete, ts_us, pos: pos.into(), row: snapshot.rows, epoch };
+                snapshot.rows = delete(&gone, source, &mut state.batch);
+            }
+            Step::Advance(next) => snapshot.sweep = Some(next),
+            Step::Complete(complete) => {
+                let rows = snapshot.rows;
+                (self.progress.snapshot, self.progress.complete) = (None, Some(complete));
+                self.log_snapshot(rows);
+            }
+        }
+        state.moved = true;
+        self.hand_over(state, true).await
+    }
+
+    fn log_snapshot(&self, rows: u64) {
+        let epoch = self.progress.epoch;
+        match self.progress.snapshot {
+            Some(_) => {
+                tracing::info!(rows, epoch, "every row is read; keys of the topic that are gone are deleted next")
+            }
+            None => tracing::info!(rows, epoch, "snapshot complete"),
+        }
+    }
+}
+
+/// Moves keys from `gone` into `batch` as deletes with this source, until it is full; returns the number of the next record.
+fn delete(gone: &Candidates, mut source: Source<'_>, batch: &mut Batch) -> u64 {
+    let mut gone = gone.lock();
+    while !batch.is_full()
+        && let Some(id) = gone.pop_first()
+    {
+        batch.push(Change::Gone(id), &source);
+        source.row += 1;
+    }
+    source.row
 }

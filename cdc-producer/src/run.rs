@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CheckpointFile;
+use crate::epoch;
 use crate::fencing::Memory;
 use crate::lag;
 use crate::publish::{Limits, Publisher, Stopped};
@@ -21,6 +22,7 @@ use crate::reader::Reader;
 use crate::server;
 use crate::start::{Session, prepare};
 use crate::status::Status;
+use crate::sweep::Sweep;
 use crate::view::watch_file;
 
 /// How long a producer that was asked to stop waits for Kafka. Container engines kill after ten seconds, and blocked
@@ -169,7 +171,7 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, table, schema_id, producer, progress, view, alive, conn, stream } = session;
+    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
@@ -193,13 +195,13 @@ async fn stream(
         stream,
         conn,
         chunk_rows: settings.chunk_rows,
-        alive,
+        sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
         batches: batch_sender,
         spare: spare_receiver,
         position_every: Duration::from_secs(1),
         status: status.clone(),
     };
-    status.streaming(&reader.progress);
+    status.streaming(&reader.progress, epoch::cut_partitions(&bounds));
 
     // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits what is
     // complete. A failed publisher ends the reader the same way.

@@ -5,22 +5,14 @@
 //! transactions between S and H; so while the stream goes from S to H, each row that it touches is taken out of the chunk:
 //! the stream has the newer state. At H the rest goes out. It is exact at S, and at every position up to H.
 //!
-//! A later epoch finds rows in the topic that are gone from the table, deleted while nobody read. The ids that the topic
-//! holds alive from earlier epochs are collected at the start; those in a chunk's key range that are neither in the chunk
-//! nor touched by the stream are deleted in the topic too.
-
-use std::collections::BTreeSet;
-use std::ops::Bound;
+//! What is gone from the table is deleted in the topic afterwards: [`crate::sweep`].
 
 use mysql_async::Conn;
 use pipeline::avro;
-use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
-use pipeline::kafka;
-use pipeline::position::{Position, SnapshotProgress};
-use pipeline::record::{Micros, Op, SOURCE_HEADER, Source};
+use pipeline::position::Position;
+use pipeline::record::{Micros, Op, Source};
 use pipeline::table::{self, SourceTable};
-use rdkafka::Message;
 
 use crate::batch::{Batch, Change};
 use crate::server;
@@ -58,51 +50,11 @@ struct Row {
 pub struct Emitted {
     /// Nothing of the chunk is left.
     pub is_out: bool,
-    /// Where the snapshot goes on; `None` when it is complete.
-    pub progress: Option<SnapshotProgress>,
+    /// The key range that has not gone out begins after this key; `None` before the first key, or when the chunk is out and
+    /// was the last one.
+    pub after: Option<i64>,
     /// Records of the snapshot so far.
     pub rows: u64,
-}
-
-/// Ids that the topic holds alive from earlier epochs; about 20 bytes each.
-#[derive(Debug, Default)]
-pub struct Alive(BTreeSet<i64>);
-
-impl Alive {
-    /// Reads the topic: the ids whose last record is a value from an epoch before `epoch`. Blocks.
-    ///
-    /// # Errors
-    /// Transient when Kafka can't be reached.
-    pub fn from_topic(settings: &KafkaSettings, epoch: u64) -> Result<Self> {
-        let mut alive = BTreeSet::new();
-        kafka::scan(settings, &settings.topic, &mut |message| {
-            let id = message.key().and_then(|k| std::str::from_utf8(k).ok()).and_then(|k| k.parse::<i64>().ok());
-            let source = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
-            if let (Some(id), Some(source)) = (id, source) {
-                if message.payload().is_some() && source.epoch < epoch {
-                    alive.insert(id);
-                } else {
-                    alive.remove(&id);
-                }
-            }
-            Ok(())
-        })?;
-        Ok(Self(alive))
-    }
-
-    /// The first of them after `after` and up to `last`.
-    fn first_within(&self, after: Option<i64>, last: Option<i64>) -> Option<i64> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        if matches!((after, last), (Some(after), Some(last)) if after >= last) {
-            return None;
-        }
-        self.0.range((from, last.map_or(Bound::Unbounded, Bound::Included))).next().copied()
-    }
-
-    /// The stream has said what became of this row.
-    pub fn touch(&mut self, id: i64) {
-        self.0.remove(&id);
-    }
 }
 
 impl Chunk {
@@ -129,11 +81,7 @@ impl Chunk {
         .await?;
         let high = server::binlog_end(conn).await?;
         let last = if rows.len() < limit { None } else { rows.last().map(|r| r.id) };
-        let pos = match &position.gtid_set {
-            Some(set) => set.to_string(),
-            None => format!("{}:{}", position.file, position.offset),
-        };
-        Ok(Self { rows, out: 0, data, after, last, high, pos, read_at })
+        Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at })
     }
 
     /// Where the stream must get before the chunk goes out.
@@ -148,43 +96,33 @@ impl Chunk {
         }
     }
 
-    /// Appends what is left of the chunk to `batch`, in key order, until the batch is full: rows, and the deletes that `alive`
-    /// shows to be missing. Numbers the records from `number`. What is behind goes out with the next call, or is read again
-    /// after a kill.
-    pub fn emit(&mut self, alive: &mut Alive, epoch: u64, mut number: u64, batch: &mut Batch) -> Emitted {
-        let mut source =
-            Source { op: Op::Snapshot, ts_us: self.read_at.0, pos: self.pos.as_str().into(), row: number, epoch };
-        let mut put = |op: Op, change: Change<'_>| {
-            (source.op, source.row) = (op, number);
-            number += 1;
-            batch.push(change, &source);
-            batch.is_full()
-        };
-        let is_out = loop {
-            let row = self.rows.get(self.out);
-            let gone = alive.first_within(self.after, row.map(|r| r.id).or(self.last));
-            let is_full = match (row, gone) {
-                (Some(row), _) if gone.is_none_or(|id| id == row.id) => {
-                    let start = self.out.checked_sub(1).map_or(0, |before| self.rows[before].end);
-                    self.out += 1;
-                    self.after = Some(row.id);
-                    alive.touch(row.id);
-                    !row.superseded && put(Op::Snapshot, Change::Encoded(row.id, &self.data[start..row.end]))
-                }
-                (_, Some(id)) => {
-                    self.after = gone;
-                    alive.touch(id);
-                    put(Op::Delete, Change::Gone(id))
-                }
-                (_, None) => break true,
-            };
-            if is_full {
-                break false;
+    /// Appends what is left of the chunk to `batch`, in key order, until the batch is full. Numbers the records from `number`.
+    /// What is behind goes out with the next call, or is read again after a kill.
+    pub fn emit(&mut self, epoch: u64, number: u64, batch: &mut Batch) -> Emitted {
+        let (op, pos) = (Op::Snapshot, self.pos.as_str().into());
+        let mut source = Source { op, ts_us: self.read_at.0, pos, row: number, epoch };
+        while let Some(row) = self.rows.get(self.out) {
+            if batch.is_full() {
+                break;
             }
-        };
-        let after = if is_out { self.last } else { self.after };
-        let progress = after.map(|_| SnapshotProgress { after, rows: number });
-        Emitted { is_out, progress, rows: number }
+            let start = self.out.checked_sub(1).map_or(0, |before| self.rows[before].end);
+            self.out += 1;
+            self.after = Some(row.id);
+            if !row.superseded {
+                batch.push(Change::Encoded(row.id, &self.data[start..row.end]), &source);
+                source.row += 1;
+            }
+        }
+        let is_out = self.out == self.rows.len();
+        Emitted { is_out, after: if is_out { self.last } else { self.after }, rows: source.row }
+    }
+}
+
+/// The position that a record of a snapshot is exact at, as its header says it.
+pub fn pos_of(position: &Position) -> String {
+    match &position.gtid_set {
+        Some(set) => set.to_string(),
+        None => format!("{}:{}", position.file, position.offset),
     }
 }
 
@@ -206,59 +144,39 @@ mod tests {
         }
     }
 
-    fn emitted(mut chunk: Chunk, alive: &mut Alive) -> Vec<String> {
-        let mut batch = Batch::default();
-        let emitted = chunk.emit(alive, 2, 10, &mut batch);
-        assert!(emitted.is_out && emitted.rows == 10 + batch.len() as u64);
-        assert_eq!(emitted.progress.and_then(|p| p.after), chunk.last);
-        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-        let entries = batch.iter().map(|e| {
-            let op = if e.value.is_some() { "r" } else { "d" };
-            assert!(text(e.header).contains(&format!("\"op\":\"{op}\"")));
-            format!("{op}{} #{}", text(e.key), text(e.header).split("\"row\":").nth(1).map_or("", |t| &t[..2]))
-        });
-        entries.collect()
-    }
-
     #[test]
     fn what_the_stream_touched_stays_out() {
         let mut chunk = chunk(&[1, 2, 5], None, Some(5));
         chunk.touch(2);
         chunk.touch(3);
-        assert_eq!(emitted(chunk, &mut Alive::default()), ["r1 #10", "r5 #11"]);
-    }
-
-    #[test]
-    fn what_the_topic_has_and_the_table_has_not_is_deleted() {
-        let mut alive = Alive(BTreeSet::from([-3, 1, 4, 5, 6, 7, 9]));
-        alive.touch(6);
-        assert_eq!(emitted(chunk(&[1, 5], Some(0), Some(7)), &mut alive), ["r1 #10", "d4 #11", "r5 #12", "d7 #13"]);
-        assert_eq!(emitted(chunk(&[], Some(7), None), &mut alive), ["d9 #10"]);
-        assert_eq!(alive.0, BTreeSet::from([-3]));
+        let mut batch = Batch::default();
+        let emitted = chunk.emit(2, 10, &mut batch);
+        assert_eq!((emitted.is_out, emitted.after, emitted.rows), (true, Some(5), 12));
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        let entries: Vec<String> = batch.iter().map(|e| text(e.key) + " " + &text(e.header)).collect();
+        let header = |row| format!(r#"{{"op":"r","ts_us":1,"pos":"set","row":{row},"epoch":2}}"#);
+        assert_eq!(entries, [format!("1 {}", header(10)), format!("5 {}", header(11))]);
     }
 
     #[test]
     fn a_chunk_larger_than_a_batch_goes_out_in_parts() {
         let ids: Vec<i64> = (0..2_500).map(|i| i * 2).collect();
         let mut chunk = chunk(&ids, None, None);
-        let mut alive = Alive((1_001..6_001).step_by(1_000).collect());
         let (mut number, mut keys, mut parts) = (0, Vec::new(), 0);
         loop {
             let mut batch = Batch::default();
-            let emitted = chunk.emit(&mut alive, 2, number, &mut batch);
+            let emitted = chunk.emit(2, number, &mut batch);
             keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i64>().expect("an id")));
             (number, parts) = (emitted.rows, parts + 1);
             assert_eq!(number, keys.len() as u64);
             if emitted.is_out {
-                assert!(emitted.progress.is_none());
+                assert_eq!(emitted.after, None);
                 break;
             }
             // A kill here reads the rest again, and nothing of what is out.
-            assert_eq!(emitted.progress.map(|p| (p.after, p.rows)), Some((keys.last().copied(), number)));
+            assert_eq!(emitted.after, keys.last().copied());
             assert_eq!(batch.len(), 1_000);
         }
-        let mut all = [ids, (1_001..6_001).step_by(1_000).collect()].concat();
-        all.sort_unstable();
-        assert_eq!((keys, parts), (all, 3));
+        assert_eq!((keys, parts), (ids, 3));
     }
 }

@@ -9,20 +9,19 @@ use std::time::Instant;
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, LastRecords, Record, TopicSpec, TransactionalProducer, Unfenced};
-use pipeline::position::{Progress, SnapshotProgress};
+use pipeline::kafka::{self, Bounds, LastRecords, TopicSpec, TransactionalProducer, Unfenced};
+use pipeline::position::Progress;
 use pipeline::registry::Registry;
 use pipeline::table::SourceTable;
 use tokio::runtime::Handle;
 
-use crate::checkpoint::{CheckpointFile, Request, Start, Written, decide};
+use crate::checkpoint::{CheckpointFile, Start, Written, decide};
+use crate::epoch::{self, Before};
 use crate::fencing::Memory;
-use crate::locate;
 use crate::preflight;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, panicked};
-use crate::server::{self, Server};
-use crate::snapshot::Alive;
+use crate::server;
 use crate::stream::EventStream;
 
 /// A session that is ready to stream.
@@ -34,7 +33,8 @@ pub(crate) struct Session {
     pub(crate) progress: Progress,
     /// What the checkpoint file says.
     pub(crate) view: String,
-    pub(crate) alive: Alive,
+    /// What the topic held at the start.
+    pub(crate) bounds: Vec<Bounds>,
     pub(crate) conn: mysql_async::Conn,
     pub(crate) stream: EventStream,
 }
@@ -96,17 +96,21 @@ pub(crate) async fn prepare(
         let committed = blocking(move || target.progress(LastRecords::new(&kafka)?)).await?;
         memory.may_go_on(committed.as_ref(), settings)?;
     }
-    let (producer, committed) = {
+    let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
+    let (producer, committed, bounds) = {
         let target = target.clone();
         blocking(move || {
             producer.connect(&target.checkpoint_topic);
             let producer = producer.initialise()?;
             failpoint::at("producer.initialised");
+            // Whatever an earlier producer wrote is settled now, and nobody else writes.
+            let bounds = if topic_is_missing { Vec::new() } else { records.bounds(&target.topic, partitions)? };
             let committed = target.progress(records)?;
-            Ok((producer, committed))
+            Ok((producer, committed, bounds))
         })
         .await?
     };
+    let bounds = if topic_is_missing { vec![Bounds { begin: 0, end: 0 }; partitions] } else { bounds };
     done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
 
@@ -121,6 +125,8 @@ pub(crate) async fn prepare(
             .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
         }
         Start::Resume(mut progress) => {
+            epoch::check_topic(&progress, &bounds, &target)?;
+            epoch::resume(&mut progress, &bounds);
             server.can_resume(&mut conn, &progress.position).await?;
             if progress.position.server_uuid != server.uuid {
                 // After a failover the GTIDs count; file and offset are those of the other server.
@@ -134,22 +140,17 @@ pub(crate) async fn prepare(
             if topic_is_missing {
                 ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
             }
-            let Some(progress) = begin(settings, &mut conn, &server, file, epoch, request, &mut seen).await? else {
-                return Ok(None);
-            };
-            let first = progress.clone();
-            let (producer, progress) = {
-                let target = target.clone();
-                blocking(move || {
-                    failpoint::at("producer.identified");
-                    let what = format!("cannot begin epoch {epoch} in {}", target.checkpoint_topic);
-                    commit_first(&producer, &target, &first).map_err(|e| e.into_error(&what))?;
-                    failpoint::at("producer.epoch-committed");
-                    Ok((producer, first))
-                })
-                .await?
-            };
-            (producer, progress)
+            let before = committed.clone();
+            let (before_bounds, before_settings) = (bounds.clone(), settings.clone());
+            let highest = blocking(move || {
+                Before { progress: before.as_ref(), bounds: &before_bounds }.next_epoch(&before_settings)
+            });
+            let epoch = highest.await?.max(epoch);
+            let before = Before { progress: committed.as_ref(), bounds: &bounds };
+            let begun = epoch::begin(settings, &mut conn, &server, file, (epoch, before), request, &mut seen).await?;
+            let Some(first) = begun else { return Ok(None) };
+            let target = target.clone();
+            blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }
     };
     let view = Written::of(&progress, &source).text();
@@ -165,68 +166,10 @@ pub(crate) async fn prepare(
     memory.ours = [progress.clone()].into_iter().chain(committed).collect();
     memory.has_run = true;
 
-    let alive = if progress.snapshot.is_some() && progress.epoch > 1 {
-        let (kafka, epoch) = (settings.kafka.clone(), progress.epoch);
-        blocking(move || Alive::from_topic(&kafka, epoch)).await?
-    } else {
-        Alive::default()
-    };
     done("the position is settled");
     let stream_conn = server::connect(&settings.mysql).await?;
     let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, view, alive, conn, stream }))
-}
-
-/// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
-async fn begin(
-    settings: &ProducerSettings,
-    conn: &mut mysql_async::Conn,
-    server: &Server,
-    file: &CheckpointFile,
-    epoch: u64,
-    request: Request,
-    seen: &mut Option<String>,
-) -> Result<Option<Progress>> {
-    let (position, snapshot) = match request.from {
-        Some(at) => {
-            let found = locate::position_at(&settings.mysql, server, settings.server_id, at).await;
-            (found.map_err(|e| e.at(&file.path().display().to_string()))?, None)
-        }
-        None => {
-            let position = server::snapshot_start(conn, server).await?;
-            // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
-            // that comes is in the stream.
-            let (database, table) = (&settings.mysql.database, &settings.mysql.table);
-            let exists = SourceTable::exists(conn, database, table).await?;
-            (position, exists.then_some(SnapshotProgress { after: None, rows: 0 }))
-        }
-    };
-    let identified = file.identify(request, seen.as_deref())?;
-    Ok(identified.map(|request| {
-        *seen = Some(request.text());
-        Progress {
-            version: 1,
-            epoch,
-            request: request.id.unwrap_or_default(),
-            position,
-            snapshot,
-            prepared: Default::default(),
-        }
-    }))
-}
-
-/// Commits the progress of a new epoch before its first record. Blocks.
-fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<(), Failure> {
-    let value = serde_json::to_vec(progress).unwrap_or_default();
-    producer.begin()?;
-    producer.send(&Record {
-        topic: &target.checkpoint_topic,
-        partition: Some(0),
-        key: target.source.as_bytes(),
-        value: Some(&value),
-        header: None,
-    })?;
-    producer.commit()
+    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream }))
 }
 
 /// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.

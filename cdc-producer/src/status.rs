@@ -34,6 +34,7 @@ pub struct Status {
     committed_at: Gauge,
     epoch: Gauge,
     snapshot_rows: Gauge,
+    cut_partitions: Gauge,
     view_outdated: Gauge,
 }
 
@@ -90,6 +91,10 @@ impl Status {
             ),
             epoch: gauge("producer_epoch_number", "Replays, from 1."),
             snapshot_rows: gauge("producer_snapshot_rows", "Rows read by the running snapshot, 0 without one."),
+            cut_partitions: gauge(
+                "producer_topic_cut_partitions",
+                "Partitions of the topic whose first records have expired, as the last start found them.",
+            ),
             view_outdated: gauge(
                 "producer_checkpoint_file_outdated",
                 "1 while the checkpoint file can't be written, else 0.",
@@ -120,8 +125,9 @@ impl Status {
         self.kafka.wait();
     }
 
-    /// The stream begins behind what is committed.
-    pub fn streaming(&self, progress: &Progress) {
+    /// The stream begins behind what is committed; retention has cut so many partitions of the topic.
+    pub fn streaming(&self, progress: &Progress, cut_partitions: usize) {
+        self.cut_partitions.set(i64::try_from(cut_partitions).unwrap_or(i64::MAX));
         self.show(progress);
         self.kafka.wait();
         self.mysql.wait();

@@ -47,6 +47,48 @@ pub struct SnapshotProgress {
     pub after: Option<i64>,
     /// Records that the snapshot has emitted so far; the next one has this number.
     pub rows: u64,
+    /// By partition, the topic's end when the epoch began: each record of the snapshot is at or behind it. `None` when a
+    /// version of the program began the snapshot that did not note it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub begin: Option<Vec<i64>>,
+    /// Every row is in the topic, and what is gone from the table is being deleted there; `None` before that.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sweep: Option<SweepCursor>,
+}
+
+impl SnapshotProgress {
+    /// A snapshot of which nothing has been read, in a topic with these ends; its records are numbered from `rows`.
+    pub fn new(ends: Vec<i64>, rows: u64) -> Self {
+        Self { after: None, rows, begin: Some(ends), sweep: None }
+    }
+
+    /// Every row has been emitted: what is to be done next, if the topic has records from before the snapshot.
+    pub fn swept(mut self) -> Option<Self> {
+        self.sweep = Some(SweepCursor::default());
+        self.begin.as_ref().is_some_and(|begin| begin.iter().any(|end| *end > 0)).then_some(self)
+    }
+}
+
+/// How far the deletes of a snapshot have come: what is before it, in the order of partition and key, is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepCursor {
+    /// The partition, from 0.
+    pub partition: usize,
+    /// The last key of it that is done; `None` before the first one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub after: Option<i64>,
+}
+
+/// A complete snapshot. Each key that was in the table has a record in `begin..end` of its partition; of any other key, what
+/// stands before `begin` no longer holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompleteSnapshot {
+    /// The epoch that it began.
+    pub epoch: u64,
+    /// By partition, the first offset that the snapshot may have written to.
+    pub begin: Vec<i64>,
+    /// By partition, an offset behind all rows of the snapshot, directly behind some record; 0 without one.
+    pub end: Vec<i64>,
 }
 
 /// The value of the checkpoint topic; its key is the source, `database.table`.
@@ -67,6 +109,13 @@ pub struct Progress {
     /// identities as the binlog prints them.
     #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
     pub prepared: BTreeSet<String>,
+    /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier is not the one that
+    /// was written to. `None` when an earlier version of the program wrote this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ends: Option<Vec<i64>>,
+    /// The last complete snapshot in this topic.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub complete: Option<CompleteSnapshot>,
 }
 
 /// The `pos` of a record, read back for comparison.

@@ -71,6 +71,18 @@ impl Feed {
         });
     }
 
+    /// Writes a record for each of these ids, all with the same value, which is what a test needs that wants many keys soon.
+    pub fn keys(&mut self, ids: impl IntoIterator<Item = i64>) {
+        let product = Product { id: 0, name: Some("a"), category: Some("b"), price: None, last_updated: None };
+        let mut value = Vec::new();
+        avro::encode(self.schema, &product, &mut value);
+        self.transaction(|send| {
+            for id in ids {
+                send(id.to_string().as_bytes(), Some(&value), Some(Op::Update));
+            }
+        });
+    }
+
     /// Writes deletes.
     pub fn delete(&mut self, ids: impl IntoIterator<Item = i64>) {
         self.transaction(|send| ids.into_iter().for_each(|id| send(id.to_string().as_bytes(), None, Some(Op::Delete))));

@@ -219,6 +219,8 @@ mod tests {
             position,
             snapshot: None,
             prepared: Default::default(),
+            ends: None,
+            complete: None,
         }
     }
 
@@ -251,7 +253,7 @@ mod tests {
         let text = file.missing(Some(&progress(None, "binlog.000009", 900)));
         assert_eq!(text.as_deref(), Some("the producer stands at binlog.000009:900, the server at binlog.000010:500"));
         let mut early = progress(Some(&format!("{A}:1-10")), "", 0);
-        early.snapshot = Some(SnapshotProgress { after: None, rows: 7 });
+        early.snapshot = Some(SnapshotProgress { after: None, rows: 7, begin: None, sweep: None });
         assert_eq!(gtids.missing(Some(&early)).as_deref(), Some("the producer's snapshot is at row 7"));
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
+mod ranges;
 mod reading;
 mod topics;
 mod transactions;
@@ -24,6 +25,7 @@ use rdkafka::producer::ProducerContext;
 use crate::config::KafkaSettings;
 use crate::error::Error;
 
+pub use ranges::Bounds;
 pub use reading::{LastRecords, last_record, partition_count, scan};
 pub use topics::{TopicSpec, check_topics, ensure_topics};
 pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};

@@ -1,5 +1,6 @@
 //! Reading back what is committed: the last record of a key, or a whole topic.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -12,11 +13,11 @@ use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, u
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// How long a look at the last record waits for other clients' transactions.
-const SETTLING: Duration = Duration::from_secs(60);
+/// How long a look at what is committed waits for other clients' transactions.
+pub(super) const SETTLING: Duration = Duration::from_secs(60);
 
 /// How long the news of a new topic may take to all brokers.
-const SPREADING: Duration = Duration::from_secs(5);
+pub(super) const SPREADING: Duration = Duration::from_secs(5);
 
 fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
     reader_of(settings, "read_committed")
@@ -60,12 +61,12 @@ pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &
 
 /// Finds the last record of a key. Its clients can be made before there is anything to be found.
 pub struct LastRecords {
-    settings: KafkaSettings,
-    logging: Logging,
+    pub(super) settings: KafkaSettings,
+    pub(super) logging: Logging,
     /// Reads what is committed.
-    committed: BaseConsumer<Logging>,
+    pub(super) committed: BaseConsumer<Logging>,
     /// Sees how much is written.
-    written: BaseConsumer<Logging>,
+    pub(super) written: BaseConsumer<Logging>,
 }
 
 impl LastRecords {
@@ -144,7 +145,7 @@ impl LastRecords {
                 if message.key() == Some(key) {
                     found = Some(message.payload().map(<[u8]>::to_vec));
                 }
-                Ok(())
+                Ok(ControlFlow::Continue(()))
             })?;
             if let Some(value) = found {
                 return Ok(value);
@@ -176,11 +177,13 @@ pub fn scan(
             .map_err(|e| unreachable(settings, &what, &e, &logging))?;
     }
     consumer.assign(&list).map_err(|e| unreachable(settings, &what, &e, &logging))?;
-    until_eof(settings, &consumer, &logging, topic, partitions, each)?;
+    until_eof(settings, &consumer, &logging, topic, partitions, &mut |message| {
+        each(message).map(|()| ControlFlow::Continue(()))
+    })?;
     Ok(partitions)
 }
 
-fn is_new(error: &KafkaError) -> bool {
+pub(super) fn is_new(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         error.rdkafka_error_code(),
@@ -194,13 +197,14 @@ fn is_new(error: &KafkaError) -> bool {
     )
 }
 
-fn until_eof(
+/// Reads what is assigned to its ends, or until `each` breaks off.
+pub(super) fn until_eof(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<Logging>,
     logging: &Logging,
     topic: &str,
     partitions: usize,
-    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let what = format!("cannot read topic {topic}");
     let mut ended = vec![false; partitions];
@@ -212,8 +216,8 @@ fn until_eof(
                 last_sign = Instant::now();
                 // A record after an end has been reached belongs to what came meanwhile.
                 let index = if single { 0 } else { message.partition() as usize };
-                if !ended.get(index).copied().unwrap_or(true) {
-                    each(&message)?;
+                if !ended.get(index).copied().unwrap_or(true) && each(&message)?.is_break() {
+                    return Ok(());
                 }
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {

@@ -2,7 +2,8 @@
 //!
 //! Two keys, each a chunk of its own. Clients write while the producer reads: a write is in the binlog first and becomes
 //! visible to queries after that, in any order between keys; one key's writes wait for each other, as rows are locked. The
-//! topic holds a second key from an earlier epoch, which is gone from the table unless it is written again.
+//! topic holds a second key from an earlier epoch, which is gone from the table unless it is written again. When all rows are
+//! out, the sweep looks for such keys in the topic; what was handed to Kafka can be read there later.
 
 use stateright::{Model, Property};
 
@@ -28,9 +29,15 @@ enum Without {
     /// The stream's position is taken after the first chunk was read.
     PositionFirst,
     /// What is gone from the table is not deleted from the topic.
-    Alive,
-    /// What the stream brought back is deleted from the topic all the same.
-    AliveTouch,
+    Sweep,
+    /// The sweep begins before every row is out.
+    SweepLast,
+    /// The sweep does not look at what this epoch has written.
+    SweepCompare,
+    /// The sweep looks at it before it can be read.
+    SweepMark,
+    /// What the stream brings back meanwhile is deleted from the topic all the same.
+    SweepTouch,
 }
 
 /// A state of a key and the number of the write that made it: 0 for what the table had at the beginning.
@@ -57,10 +64,31 @@ struct State {
     /// Keys that the snapshot is through with.
     done: usize,
     chunk: Option<Chunk>,
-    /// Keys that the topic holds alive from an earlier epoch, and nothing newer.
-    alive: [bool; KEYS],
+    /// Keys whose last record was handed to Kafka and can't be read yet.
+    unread: [bool; KEYS],
+    sweep: Sweep,
     crashes: u8,
 }
+
+/// The pass of the sweep; it has room for all keys.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+enum Sweep {
+    Waits,
+    /// Keys that were alive before the epoch, and of which nothing newer is known, as the stream goes on; and those whose
+    /// newer records could not be read when it began.
+    Collected {
+        gone: [bool; KEYS],
+        pending: [bool; KEYS],
+    },
+    /// What the epoch had written was looked at.
+    Compared {
+        gone: [bool; KEYS],
+    },
+    Done,
+}
+
+/// Keys that the topic holds alive from before the epoch.
+const OLD: [bool; KEYS] = [false, true];
 
 /// One key on its way out.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -84,6 +112,12 @@ enum Action {
     ReadEnd,
     Emit,
     Stream,
+    /// What was handed to Kafka can be read.
+    Settle,
+    /// Steps of the sweep.
+    Collect,
+    Compare,
+    Delete,
     Crash,
 }
 
@@ -100,6 +134,43 @@ impl State {
         let before = self.topic[key].replace(value).map_or(-1, |v| i16::from(v.write));
         let least = before + i16::from(streamed);
         self.wrong |= i16::from(value.write) < least;
+        self.unread[key] = true;
+    }
+
+    /// The sweep's turn.
+    fn sweep(&mut self, without: Without, action: Action) -> Option<()> {
+        self.position?;
+        self.sweep = match (self.sweep, action) {
+            (Sweep::Waits, Action::Collect) if self.done + usize::from(without == Without::SweepLast) >= KEYS => {
+                Sweep::Collected { gone: OLD, pending: self.unread }
+            }
+            (Sweep::Collected { mut gone, pending }, Action::Compare) => {
+                if pending.contains(&true) && without != Without::SweepMark {
+                    return None;
+                }
+                let newer = |key: usize| self.topic[key].is_some() && !self.unread[key];
+                (0..KEYS).for_each(|key| gone[key] &= !newer(key) || without == Without::SweepCompare);
+                Sweep::Compared { gone }
+            }
+            (Sweep::Compared { gone }, Action::Delete) => {
+                for key in (0..KEYS).filter(|key| gone[*key]) {
+                    self.put(key, Value { write: 0, exists: false }, false);
+                }
+                Sweep::Done
+            }
+            _ => return None,
+        };
+        Some(())
+    }
+
+    /// The stream has brought a newer state of the key.
+    fn touch(&mut self, key: usize) {
+        if let Sweep::Collected { gone, .. } | Sweep::Compared { gone } = &mut self.sweep {
+            gone[key] = false;
+        }
+        if let Some(chunk) = self.chunk.as_mut().filter(|_| key == self.done) {
+            chunk.touched = true;
+        }
     }
 }
 
@@ -116,7 +187,8 @@ impl Model for Without {
             position: None,
             done: 0,
             chunk: None,
-            alive: [false, *self != Self::Alive],
+            unread: [false; KEYS],
+            sweep: if *self == Self::Sweep { Sweep::Done } else { Sweep::Waits },
             crashes: CRASHES,
         }]
     }
@@ -129,6 +201,7 @@ impl Model for Without {
         actions.extend((0..state.binlog.len()).map(Action::Show));
         use Action as A;
         actions.extend([A::Begin, A::ReadRow, A::ReadEnd, A::Emit, A::Stream, A::Crash]);
+        actions.extend([A::Settle, A::Collect, A::Compare, A::Delete]);
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
@@ -185,12 +258,9 @@ impl Model for Without {
                 if state.position? < high && *self != Self::HighMark {
                     return None;
                 }
-                let key = state.done;
-                let gone = !row.exists && std::mem::take(&mut state.alive[key]);
-                if (row.exists && (!touched || *self == Self::Touch)) || gone {
-                    state.put(key, row, false);
+                if row.exists && (!touched || *self == Self::Touch) {
+                    state.put(state.done, row, false);
                 }
-                state.alive[key] = false;
                 state.done += 1;
             }
             Action::Stream => {
@@ -204,18 +274,35 @@ impl Model for Without {
                 for (key, exists) in write.into_iter().enumerate() {
                     let Some(exists) = exists else { continue };
                     state.put(key, Value { write: position as u8 + 1, exists }, true);
-                    if *self != Self::AliveTouch {
-                        state.alive[key] = false;
-                    }
-                    if let Some(chunk) = state.chunk.as_mut().filter(|_| key == state.done) {
-                        chunk.touched = true;
+                    let swept = state.sweep;
+                    state.touch(key);
+                    if *self == Self::SweepTouch {
+                        state.sweep = swept;
                     }
                 }
                 state.position = Some(position + 1);
             }
+            Action::Settle => {
+                // Before the sweep nobody reads the topic.
+                let reads = state.done == KEYS || state.sweep != Sweep::Waits;
+                if !reads || std::mem::take(&mut state.unread) == [false; KEYS] {
+                    return None;
+                }
+                if let Sweep::Collected { pending, .. } = &mut state.sweep {
+                    *pending = [false; KEYS];
+                }
+            }
+            Action::Collect | Action::Compare | Action::Delete => state.sweep(*self, action)?,
             Action::Crash => {
-                // What went out is committed with the position and the last key; the chunk is gone.
-                state.chunk.take()?;
+                // What went out is committed with the position and the last key; the chunk or the pass is gone.
+                let in_pass = matches!(state.sweep, Sweep::Collected { .. } | Sweep::Compared { .. });
+                if state.chunk.take().is_none() && !in_pass {
+                    return None;
+                }
+                if in_pass {
+                    state.sweep = Sweep::Waits;
+                }
+                state.unread = [false; KEYS];
                 state.crashes = state.crashes.checked_sub(1)?;
             }
         }
@@ -228,10 +315,10 @@ impl Model for Without {
             Property::always(EQUAL, |model, s: &State| {
                 // A key that is not in the topic is one that is not in the table; the second is there from before.
                 let equal = |key: usize| {
-                    let topic = s.topic[key].unwrap_or(Value { write: 0, exists: key == 1 });
+                    let topic = s.topic[key].unwrap_or(Value { write: 0, exists: OLD[key] });
                     topic.exists == s.seen(key).exists && (!topic.exists || topic.write == s.seen(key).write)
                 };
-                (s.done == KEYS && (0..KEYS).all(equal)) || !is_quiet(model, s)
+                (s.done == KEYS && s.sweep == Sweep::Done && (0..KEYS).all(equal)) || !is_quiet(model, s)
             }),
             Property::sometimes("a chunk shows a write that the stream has not come to", |_, s: &State| {
                 let ahead = |c: &Chunk| c.row.is_some_and(|r| usize::from(r.write) > s.position.unwrap_or(0));
@@ -245,6 +332,15 @@ impl Model for Without {
             }),
             Property::sometimes("the stream brings back what is gone", |_, s: &State| {
                 s.done == 1 && s.topic[1].is_some_and(|v| v.exists)
+            }),
+            Property::sometimes("the stream takes a key out of a pass", |_, s: &State| {
+                matches!(s.sweep, Sweep::Compared { gone } if gone == [false; KEYS]) && s.unread[1]
+            }),
+            Property::sometimes("what is brought back is deleted before", |_, s: &State| {
+                s.sweep == Sweep::Done && s.topic[1] == Some(Value { write: 0, exists: false }) && s.seen(1).exists
+            }),
+            Property::sometimes("a crash loses a pass", |_, s: &State| {
+                s.crashes == 0 && s.done == KEYS && s.sweep == Sweep::Waits
             }),
             Property::sometimes("a crash loses a touched chunk", |_, s: &State| {
                 s.crashes == 0 && s.chunk.is_none() && s.done == 0 && s.topic[0].is_some()
@@ -268,6 +364,9 @@ fn each_guard_of_the_snapshot_is_needed() {
     breaks("a chunk goes out at once", Without::HighMark, ORDER);
     breaks("what the stream touched stays in the chunk", Without::Touch, ORDER);
     breaks("the position taken after the first chunk", Without::PositionFirst, EQUAL);
-    breaks("what is gone stays in the topic", Without::Alive, EQUAL);
-    breaks("what came back is deleted", Without::AliveTouch, EQUAL);
+    breaks("what is gone stays in the topic", Without::Sweep, EQUAL);
+    breaks("the sweep begins before every row is out", Without::SweepLast, EQUAL);
+    breaks("the sweep does not look at what the epoch has written", Without::SweepCompare, EQUAL);
+    breaks("the sweep looks before what was handed over can be read", Without::SweepMark, EQUAL);
+    breaks("what the stream brings back is deleted", Without::SweepTouch, EQUAL);
 }

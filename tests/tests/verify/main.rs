@@ -123,6 +123,8 @@ async fn it_waits_for_producer_and_consumers() {
             },
             snapshot: None,
             prepared: Default::default(),
+            ends: None,
+            complete: None,
         };
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();
         producer.begin().unwrap();

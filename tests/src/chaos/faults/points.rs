@@ -83,6 +83,21 @@ pub(super) const FAULTS: &[Fault] = &[
         |arena| kill_in_snapshot(arena, "producer.chunk-sending", 4),
     ),
     killed(
+        "kill-producer-sweep-collected",
+        "killed when the keys that may be gone are known: the pass is made again after the last committed one",
+        |arena| kill_in_snapshot(arena, "producer.sweep-collected", 0),
+    ),
+    killed(
+        "kill-producer-sweep-compared",
+        "killed when the keys that are gone are known, before a tombstone: the pass is made again",
+        |arena| kill_in_snapshot(arena, "producer.sweep-compared", 0),
+    ),
+    killed(
+        "kill-producer-sweep-sending",
+        "killed in the middle of the tombstones of what is gone: they are aborted, or found when the pass is made again",
+        |arena| kill_in_snapshot(arena, "producer.sweep-sending", 0),
+    ),
+    killed(
         "kill-consumer-initialised",
         "killed after init_transactions, before the log's committed length is read: the next start reads it",
         |arena| kill_consumer(arena, "consumer.initialised", 0),
@@ -225,7 +240,11 @@ fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     let before = visits(&end_producer(arena), point);
     let asked = arena.world.run("cdc-producer", &["checkpoint", "reset"]);
     ensure!(asked.code == 0, "checkpoint reset: {}", asked.err);
+    let committed = |arena: &Arena| arena.load.ledger().transactions();
+    let transactions = committed(arena) + 100;
     arena.resume_load();
+    // What they delete is gone when the epoch begins.
+    wait_for("the load's transactions", PATIENCE, || (committed(arena) >= transactions).then_some(()))?;
     let failpoints = after_passes(arena, point, passes, "kill");
     arena.start_producer_with(&[("FAILPOINTS", &failpoints), SMALL_CHUNKS]);
     dies_at(arena.producer.take().context("it was started")?, point, before)?;

@@ -1,0 +1,340 @@
+//! The beginning of an epoch: its number, its position, and what the topic holds from before it.
+
+use pipeline::error::{Error, Result};
+use pipeline::failpoint;
+use pipeline::kafka::{self, Bounds, Failure, Record, TransactionalProducer};
+use pipeline::position::{Position, Progress, SnapshotProgress, compare_files};
+use pipeline::record::{SOURCE_HEADER, Source};
+use pipeline::table::{SourceTable, answered};
+
+use crate::checkpoint::{CheckpointFile, Request};
+use crate::locate;
+use crate::preflight::Check;
+use crate::publish::Target;
+use crate::run::ProducerSettings;
+use crate::server::{self, Server};
+use crate::stream::failed;
+
+/// What is known of the topic when an epoch begins.
+pub(crate) struct Before<'a> {
+    /// The committed progress; `None` when there is none.
+    pub(crate) progress: Option<&'a Progress>,
+    /// The topic's partitions.
+    pub(crate) bounds: &'a [Bounds],
+}
+
+impl Before<'_> {
+    fn ends(&self) -> Vec<i64> {
+        self.bounds.iter().map(|b| b.end).collect()
+    }
+
+    /// The progress, if it belongs to this topic.
+    fn of_this_topic(&self, target: &Target) -> Option<&Progress> {
+        self.progress.filter(|progress| check_topic(progress, self.bounds, target).is_ok())
+    }
+
+    /// The first number that no epoch of the topic has. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub(crate) fn next_epoch(&self, settings: &ProducerSettings) -> Result<u64> {
+        let known = self.progress.map_or(0, |p| p.epoch);
+        // With the progress of this version, whose epochs only grow, the topic holds no higher one.
+        if self.progress.is_some_and(|p| p.ends.is_some()) || self.bounds.iter().all(|b| b.begin == b.end) {
+            return Ok(known + 1);
+        }
+        let topic = &settings.kafka.topic;
+        tracing::info!(topic, "looking for the topic's last epoch, as no position tells it");
+        let mut highest = known;
+        kafka::scan(&settings.kafka, topic, &mut |message| {
+            let header = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
+            highest = highest.max(header.map_or(0, |source| source.epoch));
+            Ok(())
+        })?;
+        Ok(highest + 1)
+    }
+}
+
+/// Refuses a topic that ends before what is known to have been written to it.
+///
+/// # Errors
+/// Definite, with the partition and both offsets.
+pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Target) -> Result<()> {
+    let snapshot = progress.snapshot.as_ref().and_then(|s| s.begin.as_ref());
+    let known = [progress.ends.as_ref(), progress.complete.as_ref().map(|c| &c.end), snapshot];
+    for ends in known.into_iter().flatten() {
+        for (partition, (end, now)) in ends.iter().zip(bounds).enumerate() {
+            if now.end < *end {
+                return Err(Error::definite(format!(
+                    "partition {partition} of topic {} ends at offset {}, but the position in {} says that it was written up to \
+                     {end}: the topic was deleted and created again, or Kafka has lost records",
+                    target.topic, now.end, target.checkpoint_topic
+                ))
+                .with_remedy("to write the table into it as it is now: `cdc-producer checkpoint reset`"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether retention has taken records that a new epoch would have to know: the check of `doctor` and of each start.
+pub(crate) fn expired(topic: &str, bounds: &[Bounds]) -> Check {
+    const NAME: &str = "topic history";
+    let cut: Vec<String> =
+        (0..).zip(bounds).filter(|(_, b)| b.begin > 0).map(|(p, _): (usize, _)| p.to_string()).collect();
+    if cut.is_empty() {
+        return Check::good(NAME, format!("no record of {topic} has expired"));
+    }
+    Check::warning(
+        NAME,
+        format!(
+            "the first records of partitions {} of topic {topic} have expired: a new epoch cannot delete in the topic a product \
+             whose only records they were",
+            cut.join(", ")
+        ),
+        "PostgreSQL deletes such a row when the epoch's snapshot is complete, and other readers must do the same; so that the \
+         topic keeps every product, set its cleanup.policy to compact",
+    )
+}
+
+/// How many partitions retention has cut.
+pub(crate) fn cut_partitions(bounds: &[Bounds]) -> usize {
+    bounds.iter().filter(|b| b.begin > 0).count()
+}
+
+/// Notes in the progress what the topic has now. A snapshot of a version that did not note
+/// where it began is made once more from the first key, since nothing else tells which keys it has written.
+pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
+    let ends: Vec<i64> = bounds.iter().map(|b| b.end).collect();
+    if let Some(snapshot) = &mut progress.snapshot
+        && snapshot.begin.is_none()
+    {
+        tracing::info!(rows = snapshot.rows, "an earlier version began this snapshot: it is made from the first row");
+        *snapshot = SnapshotProgress::new(ends.clone(), snapshot.rows);
+    }
+    progress.ends = Some(ends);
+}
+
+/// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
+///
+/// # Errors
+/// As the questions to the server; definite when the position for a time can't be found.
+pub(crate) async fn begin(
+    settings: &ProducerSettings,
+    conn: &mut mysql_async::Conn,
+    server: &Server,
+    file: &CheckpointFile,
+    (epoch, before): (u64, Before<'_>),
+    request: Request,
+    seen: &mut Option<String>,
+) -> Result<Option<Progress>> {
+    let target = Target::new(&settings.kafka, settings.source());
+    let (position, snapshot, complete) = match request.from {
+        Some(at) => {
+            let found = locate::position_at(&settings.mysql, server, settings.server_id, at).await;
+            let position = found.map_err(|e| e.at(&file.path().display().to_string()))?;
+            warn_of_gap(before.progress, &position);
+            // A snapshot that is not complete continues: nothing else brings what it has not read.
+            let unfinished = before.progress.and_then(|p| p.snapshot.as_ref());
+            let same = before.of_this_topic(&target);
+            let snapshot = match same.and_then(|p| p.snapshot.clone()).filter(|s| s.begin.is_some()) {
+                None => unfinished.map(|s| SnapshotProgress::new(before.ends(), s.rows)),
+                snapshot => snapshot,
+            };
+            (position, snapshot, same.and_then(|p| p.complete.clone()))
+        }
+        None => {
+            let position = server::snapshot_start(conn, server).await?;
+            let snapshot = SnapshotProgress::new(before.ends(), 0);
+            // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
+            // that comes is in the stream.
+            let exists = exists(conn, &settings.mysql.database, &settings.mysql.table).await?;
+            (position, if exists { Some(snapshot) } else { snapshot.swept() }, None)
+        }
+    };
+    let check = expired(&target.topic, before.bounds);
+    if !check.remedy.is_empty() {
+        tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
+    }
+    let identified = file.identify(request, seen.as_deref())?;
+    Ok(identified.map(|request| {
+        *seen = Some(request.text());
+        Progress {
+            version: 1,
+            epoch,
+            request: request.id.unwrap_or_default(),
+            position,
+            snapshot,
+            prepared: Default::default(),
+            ends: Some(before.ends()),
+            complete,
+        }
+    }))
+}
+
+/// Whether the table exists. Unlike [`SourceTable::exists`] it does not take a table for missing that this user may not
+/// see: all of its products would be deleted in the topic.
+///
+/// # Errors
+/// Definite when the user may not read the table.
+async fn exists(conn: &mut mysql_async::Conn, database: &str, table: &str) -> Result<bool> {
+    use mysql_async::prelude::Queryable;
+    const NO_SUCH_DATABASE: u16 = 1049;
+    const NO_SUCH_TABLE: u16 = 1146;
+    if SourceTable::exists(conn, database, table).await? {
+        return Ok(true);
+    }
+    let quoted = |name: &str| name.replace('`', "``");
+    let query = format!("SELECT 1 FROM `{}`.`{}` LIMIT 0", quoted(database), quoted(table));
+    match answered(conn.query_drop(query)).await {
+        Ok(()) => Ok(true),
+        Err(mysql_async::Error::Server(e)) if [NO_SUCH_DATABASE, NO_SUCH_TABLE].contains(&e.code) => {
+            tracing::warn!(
+                table = format!("{database}.{table}"),
+                "the table does not exist: its products are deleted in the topic"
+            );
+            Ok(false)
+        }
+        Err(e) => Err(failed(&format!("see whether the table {database}.{table} exists"), e)),
+    }
+}
+
+/// Warns when a person asks for changes from a time that lies behind the committed position.
+fn warn_of_gap(before: Option<&Progress>, position: &Position) {
+    if let Some(before) = before
+        && leaves_gap(&before.position, position)
+    {
+        tracing::warn!(
+            published_until = %before.position.committed_at,
+            from = %position.committed_at,
+            what_to_do = "`cdc-producer checkpoint reset` brings the table as it is now",
+            "changes between the committed position and this time are left out: what they changed or deleted stays in the \
+             topic as it was"
+        );
+    }
+}
+
+/// Whether `next` lies behind `before`, with transactions in between. Positions of two servers without common GTIDs can't
+/// be compared.
+fn leaves_gap(before: &Position, next: &Position) -> bool {
+    match (&before.gtid_set, &next.gtid_set) {
+        (Some(before), Some(next)) => !before.contains_all(next),
+        _ => {
+            before.server_uuid == next.server_uuid
+                && compare_files(&before.file, &next.file).then(before.offset.cmp(&next.offset)).is_lt()
+        }
+    }
+}
+
+/// Commits the progress of a new epoch before its first record. Blocks.
+///
+/// # Errors
+/// Those of the transaction.
+pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<()> {
+    failpoint::at("producer.identified");
+    let commit = || -> Result<(), Failure> {
+        let value = serde_json::to_vec(progress).unwrap_or_default();
+        producer.begin()?;
+        producer.send(&Record {
+            topic: &target.checkpoint_topic,
+            partition: Some(0),
+            key: target.source.as_bytes(),
+            value: Some(&value),
+            header: None,
+        })?;
+        producer.commit()
+    };
+    let what = format!("cannot begin epoch {} in {}", progress.epoch, target.checkpoint_topic);
+    commit().map_err(|e| e.into_error(&what))?;
+    failpoint::at("producer.epoch-committed");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::position::CompleteSnapshot;
+    use pipeline::record::Micros;
+
+    use super::*;
+
+    const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    fn position(gtids: Option<&str>, file: &str, offset: u64) -> Position {
+        Position {
+            server_uuid: UUID.to_owned(),
+            gtid_set: gtids.map(|numbers| format!("{UUID}:{numbers}").parse().expect("a set")),
+            file: file.to_owned(),
+            offset,
+            committed_at: Micros(0),
+        }
+    }
+
+    fn progress(snapshot: Option<SnapshotProgress>) -> Progress {
+        Progress {
+            version: 1,
+            epoch: 2,
+            request: String::new(),
+            position: position(None, "binlog.000002", 4),
+            snapshot,
+            prepared: Default::default(),
+            ends: None,
+            complete: None,
+        }
+    }
+
+    fn bounds(of: &[(i64, i64)]) -> Vec<Bounds> {
+        of.iter().map(|(begin, end)| Bounds { begin: *begin, end: *end }).collect()
+    }
+
+    #[test]
+    fn a_topic_that_ends_too_early_is_another_one() {
+        let target = Target { topic: "t".into(), checkpoint_topic: "t.checkpoint".into(), source: "d.product".into() };
+        let check = |progress: &Progress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), &target).is_ok();
+        let old = progress(Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None }));
+        assert!(check(&old, &[(0, 0), (0, 0)]), "an earlier version noted nothing");
+        let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
+        assert!(check(&begun, &[(0, 0), (7, 7)]) && !check(&begun, &[(0, 9), (0, 6)]));
+        let complete = Some(CompleteSnapshot { epoch: 2, begin: vec![0, 0], end: vec![3, 0] });
+        let complete = Progress { complete, ..progress(None) };
+        assert!(check(&complete, &[(0, 3), (0, 0)]) && !check(&complete, &[(0, 2), (0, 5)]));
+        let started = Progress { ends: Some(vec![5, 5]), ..progress(None) };
+        assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
+    }
+
+    #[test]
+    fn expired_records_are_named_by_partition() {
+        assert_eq!(expired("t", &bounds(&[(0, 5), (0, 0)])).remedy, "");
+        let check = expired("t", &bounds(&[(0, 5), (2, 5), (9, 9)]));
+        assert!(check.found.contains("partitions 1, 2 of topic t"), "{}", check.found);
+        assert_eq!(cut_partitions(&bounds(&[(0, 5), (2, 5), (9, 9)])), 2);
+    }
+
+    #[test]
+    fn a_snapshot_whose_beginning_is_unknown_is_made_again() {
+        let (old, now) = (SnapshotProgress { after: Some(9), rows: 9, begin: None, sweep: None }, [(0, 5), (0, 8)]);
+        let mut resumed = progress(Some(old));
+        resume(&mut resumed, &bounds(&now));
+        assert_eq!(resumed.snapshot, Some(SnapshotProgress::new(vec![5, 8], 9)));
+        let known = SnapshotProgress { after: Some(9), ..SnapshotProgress::new(vec![1, 2], 9) };
+        let mut resumed = progress(Some(known.clone()));
+        resume(&mut resumed, &bounds(&now));
+        assert_eq!((resumed.snapshot, resumed.ends), (Some(known), Some(vec![5, 8])));
+    }
+
+    #[test]
+    fn a_gap_is_what_lies_between_two_positions() {
+        let gtid = |numbers| position(Some(numbers), "binlog.000009", 4);
+        let file = |file, offset| position(None, file, offset);
+        for (before, next, want) in [
+            (gtid("1-5"), gtid("1-7"), true),
+            (gtid("1-5"), gtid("1-5"), false),
+            (gtid("1-5"), gtid("1-3"), false),
+            (file("binlog.000009", 4), file("binlog.000010", 4), true),
+            (file("binlog.000009", 4), file("binlog.000009", 4), false),
+            (file("binlog.000009", 9), file("binlog.000009", 4), false),
+            (Position { server_uuid: "other".into(), ..file("a.1", 4) }, file("b.2", 4), false),
+        ] {
+            assert_eq!(leaves_gap(&before, &next), want, "{before} {next}");
+        }
+    }
+}

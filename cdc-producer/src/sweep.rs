@@ -1,0 +1,404 @@
+//! The end of a snapshot: deletes in the topic what is gone from the table, with bounded memory, while the stream continues.
+//!
+//! When an epoch begins, the end of each of the topic's partitions is noted: `begin`. Once the snapshot's last row is
+//! committed, each key of the table has a record at or behind `begin`. So a key is gone when its newest record lies before
+//! `begin` and has a value. The sweep looks for such keys in passes, in the order of partition and key:
+//!
+//! 1. *Collect*: the records before `begin` are read. A pass keeps the smallest keys that are alive there, as many as
+//!    memory allows, and ends before the first one that it has no room for.
+//! 2. From now on the stream takes each key that it touches out of the pass, and the progress of this moment is committed.
+//! 3. *Compare*: when that is committed, the records from `begin` to the end are read, and their keys leave the pass too.
+//! 4. *Delete*: what is left is gone. Its tombstones go out between two transactions of the stream, in parts, and then the
+//!    progress moves behind the pass.
+//!
+//! Whatever was written before step 2 is read in step 3, and the stream itself takes out the rest. A crash repeats the pass:
+//! it reads the tombstones that it has already written, and writes none twice. Neither the number of the epoch nor the
+//! table matters here, so a table that does not exist is empty.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::failpoint;
+use pipeline::kafka::LastRecords;
+use pipeline::position::{CompleteSnapshot, Progress, SweepCursor, compare_files};
+use rdkafka::Message;
+use rdkafka::message::BorrowedMessage;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::run::panicked;
+
+/// Bytes that a key takes in a pass, at most.
+const KEY_BYTES: usize = 32;
+
+/// How often a quiet stream looks whether the background has come to its end.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The keys of a pass that are alive before `begin` and of which nothing newer is known. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Candidates(Arc<Mutex<BTreeSet<i64>>>);
+
+impl Candidates {
+    /// The keys, for as long as the answer is held.
+    pub fn lock(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Chooses the keys of a pass from the records before `begin`, which come partition by partition.
+#[derive(Debug)]
+struct Collector {
+    limit: usize,
+    /// Keys that are alive, of the partitions that were read to their end.
+    earlier: BTreeSet<i64>,
+    /// Keys that are alive, of the partition that is being read.
+    current: BTreeSet<i64>,
+    /// What has come before is done; of its partition, keys up to `after`.
+    cursor: SweepCursor,
+    /// The smallest key of this partition that there was no room for.
+    excluded: Option<i64>,
+}
+
+impl Collector {
+    /// A pass that begins at `cursor` and keeps at most `limit` keys.
+    fn new(cursor: SweepCursor, limit: usize) -> Self {
+        let (earlier, current) = (BTreeSet::new(), BTreeSet::new());
+        Self { limit: limit.max(2), earlier, current, cursor, excluded: None }
+    }
+
+    /// Takes the next record of the partition: its key, and whether it has a value.
+    fn take(&mut self, key: i64, is_alive: bool) {
+        if self.cursor.after.is_some_and(|after| key <= after) || self.excluded.is_some_and(|first| key >= first) {
+            return;
+        }
+        if !is_alive {
+            self.current.remove(&key);
+            return;
+        }
+        self.current.insert(key);
+        if self.earlier.len() + self.current.len() > self.limit {
+            self.excluded = self.current.pop_last();
+        }
+    }
+
+    /// The partition has been read to its end. Whether the pass continues with the next one: there must be room for more
+    /// than a few of its keys.
+    fn end_partition(&mut self) -> bool {
+        self.earlier.append(&mut self.current);
+        match self.excluded.take() {
+            Some(first) => self.cursor.after = first.checked_sub(1),
+            None => self.cursor = SweepCursor { partition: self.cursor.partition + 1, after: None },
+        }
+        self.cursor.after.is_none() && self.earlier.len() <= self.limit / 2
+    }
+}
+
+/// One pass.
+#[derive(Clone, Debug)]
+struct Pass {
+    gone: Candidates,
+    /// Where it began, and where the next one begins.
+    from: SweepCursor,
+    next: SweepCursor,
+}
+
+/// What happens to the pass in the background.
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    Collecting(JoinHandle<Result<Pass>>),
+    Collected(Pass),
+    /// With it come the offsets behind the last records, when the pass is the last one.
+    Comparing(Pass, JoinHandle<Result<Vec<i64>>>),
+    Deleting(Pass, Vec<i64>),
+}
+
+/// What the reader shall do next, between two transactions.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing: the pass is being worked on.
+    Wait,
+    /// Commit the progress as it is, then call [`Sweep::compare`] with it.
+    Commit,
+    /// Delete some of these keys, which are gone, taking them out; then ask again.
+    Delete(Candidates),
+    /// Every key before this cursor is done.
+    Advance(SweepCursor),
+    /// Every key is done.
+    Complete(CompleteSnapshot),
+}
+
+/// The sweep of one session.
+#[derive(Debug)]
+pub struct Sweep {
+    topic: Arc<Topic>,
+    committed: watch::Receiver<Option<Progress>>,
+    /// Keys in a pass, at most.
+    limit: usize,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+struct Topic {
+    settings: KafkaSettings,
+    partitions: usize,
+    /// The session has ended: whoever reads leaves.
+    stop: AtomicBool,
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        self.topic.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Sweep {
+    /// A sweep that keeps at most `memory` bytes of keys; `committed` is the progress that Kafka has.
+    pub fn new(settings: KafkaSettings, committed: watch::Receiver<Option<Progress>>, memory: usize) -> Self {
+        let partitions = usize::try_from(settings.partitions).unwrap_or(0);
+        let topic = Arc::new(Topic { settings, partitions, stop: AtomicBool::new(false) });
+        Self { topic, committed, limit: memory / KEY_BYTES, stage: Stage::Idle }
+    }
+
+    /// The keys that the stream must take out when it touches them; `None` while there are none.
+    pub fn candidates(&self) -> Option<MutexGuard<'_, BTreeSet<i64>>> {
+        match &self.stage {
+            Stage::Idle | Stage::Collecting(_) => None,
+            Stage::Collected(pass) | Stage::Comparing(pass, _) | Stage::Deleting(pass, _) => Some(pass.gone.lock()),
+        }
+    }
+
+    /// Returns when [`Sweep::step`] has something else to say than to wait; never while nothing is under way.
+    pub async fn ready(&self) {
+        loop {
+            // What the background says is looked at by `step`; a handle that has ended may be asked only once.
+            match &self.stage {
+                Stage::Idle => pending().await,
+                Stage::Collecting(task) if !task.is_finished() => {}
+                Stage::Comparing(_, task) if !task.is_finished() => {}
+                _ => return,
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// The next step of the sweep that stands at `cursor`, of the snapshot that began `epoch` at `begin`.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached, definite when it refuses.
+    pub async fn step(&mut self, epoch: u64, begin: &[i64], cursor: SweepCursor) -> Result<Step> {
+        let (stage, step) = match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle => (Stage::Collecting(self.spawn_collect(begin.to_vec(), cursor)), Step::Wait),
+            Stage::Collecting(task) if task.is_finished() => {
+                let pass = task.await.map_err(|e| panicked("reading the topic", &e))??;
+                (Stage::Collected(pass), Step::Commit)
+            }
+            Stage::Comparing(pass, task) if task.is_finished() => {
+                let ends = task.await.map_err(|e| panicked("reading the topic", &e))??;
+                failpoint::at("producer.sweep-compared");
+                (Stage::Deleting(pass, ends), Step::Wait)
+            }
+            Stage::Deleting(pass, ends) => {
+                if !pass.gone.lock().is_empty() {
+                    let step = Step::Delete(pass.gone.clone());
+                    (Stage::Deleting(pass, ends), step)
+                } else if pass.next.partition < self.topic.partitions {
+                    (Stage::Idle, Step::Advance(pass.next))
+                } else {
+                    let complete = CompleteSnapshot { epoch, begin: begin.to_vec(), end: ends };
+                    (Stage::Idle, Step::Complete(complete))
+                }
+            }
+            waiting => (waiting, Step::Wait),
+        };
+        self.stage = stage;
+        Ok(step)
+    }
+
+    /// The progress `marked` was handed over after [`Step::Commit`], and the stream takes out what it touches: compares the
+    /// keys with what was written since `begin`, as soon as the progress is committed.
+    pub fn compare(&mut self, begin: &[i64], marked: Progress) {
+        if let Stage::Collected(pass) = std::mem::replace(&mut self.stage, Stage::Idle) {
+            let task = self.spawn_compare(begin.to_vec(), pass.clone(), marked);
+            self.stage = Stage::Comparing(pass, task);
+        }
+    }
+
+    fn spawn_collect(&self, begin: Vec<i64>, from: SweepCursor) -> JoinHandle<Result<Pass>> {
+        let (topic, limit) = (Arc::clone(&self.topic), self.limit);
+        tokio::task::spawn_blocking(move || {
+            let records = LastRecords::new(&topic.settings)?;
+            let mut collector = Collector::new(from, limit);
+            while let Some(end) = begin.get(collector.cursor.partition) {
+                topic.read(&records, collector.cursor.partition, 0..*end, &mut |key, message| {
+                    collector.take(key, message.payload().is_some());
+                })?;
+                if !collector.end_partition() {
+                    break;
+                }
+            }
+            let gone = Candidates(Arc::new(Mutex::new(collector.earlier)));
+            Ok(Pass { gone, from, next: collector.cursor })
+        })
+    }
+
+    fn spawn_compare(&self, begin: Vec<i64>, pass: Pass, marked: Progress) -> JoinHandle<Result<Vec<i64>>> {
+        let (topic, mut committed) = (Arc::clone(&self.topic), self.committed.clone());
+        tokio::spawn(async move {
+            let reached = committed.wait_for(|c| c.as_ref().is_some_and(|c| includes(c, &marked))).await.map(drop);
+            reached.map_err(|_| Error::transient("the publisher has stopped"))?;
+            let read = tokio::task::spawn_blocking(move || {
+                let records = LastRecords::new(&topic.settings)?;
+                // Asked for after the commit: whatever it holds lies before these.
+                let bounds = records.bounds(&topic.settings.topic, topic.partitions)?;
+                let behind = pass.next.partition + usize::from(pass.next.after.is_some());
+                for partition in pass.from.partition..behind {
+                    if pass.gone.lock().is_empty() {
+                        break;
+                    }
+                    topic.read(&records, partition, begin[partition]..bounds[partition].end, &mut |key, _| {
+                        pass.gone.lock().remove(&key);
+                    })?;
+                }
+                let is_last = pass.next.partition == topic.partitions;
+                let partitions = (0..).zip(bounds).filter(|_| is_last);
+                partitions.map(|(partition, bounds)| topic.behind_last(&records, partition, bounds.end)).collect()
+            });
+            read.await.map_err(|e| panicked("reading the topic", &e))?
+        })
+    }
+}
+
+impl Topic {
+    /// Hands the committed records of a partition whose key is an id to `each`.
+    fn read(
+        &self,
+        records: &LastRecords,
+        partition: usize,
+        range: Range<i64>,
+        each: &mut dyn FnMut(i64, &BorrowedMessage<'_>),
+    ) -> Result<()> {
+        let stops = || self.stop.load(Ordering::Relaxed);
+        records.read_range(&self.settings.topic, partition as i32, range, &stops, &mut |message| {
+            let key = message.key().and_then(|k| std::str::from_utf8(k).ok()).and_then(|k| k.parse().ok());
+            if let Some(key) = key {
+                each(key, message);
+            }
+            Ok(())
+        })?;
+        if stops() { Err(Error::transient("the session has ended")) } else { Ok(()) }
+    }
+
+    /// The offset behind the last committed record before `end`; 0 without one.
+    fn behind_last(&self, records: &LastRecords, partition: usize, end: i64) -> Result<i64> {
+        let (stops, take) =
+            (|| self.stop.load(Ordering::Relaxed), |message: &BorrowedMessage<'_>| Some(message.offset() + 1));
+        let last = records.last_before(&self.settings.topic, partition as i32, end, &stops, &take)?;
+        if stops() { Err(Error::transient("the session has ended")) } else { Ok(last.unwrap_or(0)) }
+    }
+}
+
+/// Whether everything that was handed over up to `marked` is committed with `committed`: the stream has come as far, and
+/// the snapshot too, which does not move while a pass is compared.
+fn includes(committed: &Progress, marked: &Progress) -> bool {
+    let (a, b) = (&committed.position, &marked.position);
+    committed.snapshot == marked.snapshot && compare_files(&a.file, &b.file).then(a.offset.cmp(&b.offset)).is_ge()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pipeline::position::{Position, SnapshotProgress};
+    use pipeline::record::Micros;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The keys of each pass over these partitions, with at most `limit` keys in a pass.
+    fn passes(partitions: &[Vec<(i64, bool)>], limit: usize) -> Vec<Vec<i64>> {
+        let (mut passes, mut cursor) = (Vec::new(), SweepCursor::default());
+        while cursor.partition < partitions.len() {
+            let mut collector = Collector::new(cursor, limit);
+            while let Some(records) = partitions.get(collector.cursor.partition) {
+                records.iter().for_each(|(key, is_alive)| collector.take(*key, *is_alive));
+                if !collector.end_partition() {
+                    break;
+                }
+            }
+            assert!((collector.cursor.partition, collector.cursor.after) > (cursor.partition, cursor.after));
+            cursor = collector.cursor;
+            passes.push(collector.earlier.into_iter().collect());
+        }
+        passes
+    }
+
+    #[test]
+    fn small_partitions_share_a_pass_and_large_ones_are_split() {
+        let alive = |keys: &[i64]| keys.iter().map(|k| (*k, true)).collect::<Vec<_>>();
+        assert_eq!(passes(&[alive(&[3, 1]), vec![(5, true), (5, false)], alive(&[2])], 100), [[1, 2, 3]]);
+        assert_eq!(passes(&[alive(&[9, 7, 5, 3, 1])], 2), [vec![1, 3], vec![5, 7], vec![9]]);
+        assert_eq!(passes(&[vec![], vec![]], 2), [Vec::<i64>::new()]);
+    }
+
+    proptest! {
+        #[test]
+        fn each_key_that_is_alive_is_in_one_pass(
+            records in prop::collection::vec((0_i64..60, any::<bool>()), 0..300), limit in 2_usize..20,
+        ) {
+            let mut partitions = vec![Vec::new(); 3];
+            let mut alive = BTreeMap::new();
+            for (key, is_alive) in records {
+                partitions[key as usize % 3].push((key, is_alive));
+                alive.insert(key, is_alive);
+            }
+            let passes = passes(&partitions, limit);
+            prop_assert!(passes.iter().all(|pass| pass.len() <= limit));
+            let mut keys: Vec<i64> = passes.concat();
+            keys.sort_unstable();
+            let want: Vec<i64> = alive.into_iter().filter(|(_, is_alive)| *is_alive).map(|(key, _)| key).collect();
+            prop_assert_eq!(keys, want);
+        }
+    }
+
+    #[test]
+    fn a_commit_includes_what_was_handed_over_before_it() {
+        let progress = |file: &str, offset, partition| Progress {
+            version: 1,
+            epoch: 2,
+            request: String::new(),
+            position: Position {
+                server_uuid: String::new(),
+                gtid_set: None,
+                file: file.to_owned(),
+                offset,
+                committed_at: Micros(0),
+            },
+            snapshot: Some(SnapshotProgress {
+                after: None,
+                rows: 0,
+                begin: None,
+                sweep: Some(SweepCursor { partition, after: None }),
+            }),
+            prepared: BTreeSet::new(),
+            ends: None,
+            complete: None,
+        };
+        let marked = progress("binlog.000009", 700, 4);
+        for (committed, want) in [
+            (progress("binlog.000009", 700, 4), true),
+            (progress("binlog.000010", 4, 4), true),
+            (progress("binlog.000009", 699, 4), false),
+            // The stream stood still, and the pass before has not been committed yet.
+            (progress("binlog.000009", 700, 3), false),
+        ] {
+            assert_eq!(includes(&committed, &marked), want, "{committed:?}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Where a topic's partitions begin and end, and the records of a part of one.
+
+use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::reading::{SETTLING, SPREADING, is_new, until_eof};
+use super::topics::LOOK_EVERY;
+use super::{LastRecords, Logging, REQUEST_TIMEOUT, unreachable};
+use crate::error::{Error, Result};
+
+/// The offsets of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first one that retention has left.
+    pub begin: i64,
+    /// The one behind the last record, committed or not.
+    pub end: i64,
+}
+
+impl LastRecords {
+    /// The bounds of each partition of a topic that is there. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub fn bounds(&self, topic: &str, partitions: usize) -> Result<Vec<Bounds>> {
+        let deadline = Instant::now() + SPREADING;
+        let offsets = |which: Offset| loop {
+            match self.offsets(topic, partitions, which) {
+                Err(e) if is_new(&e) && Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+                answer => break answer.map_err(|e| self.failed(topic, &e)),
+            }
+        };
+        let begins = offsets(Offset::Beginning)?;
+        let ends = offsets(Offset::End)?;
+        Ok(begins.into_iter().zip(ends).map(|(begin, end)| Bounds { begin, end }).collect())
+    }
+
+    fn offsets(&self, topic: &str, partitions: usize, which: Offset) -> Result<Vec<i64>, KafkaError> {
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition as i32, which)?;
+        }
+        // The first and the last offset are times too, by Kafka's protocol (ListOffsets).
+        let found = self.written.offsets_for_times(list, REQUEST_TIMEOUT)?;
+        let elements = found.elements();
+        let offsets = elements.iter().map(|element| match (element.error(), element.offset()) {
+            (Ok(()), Offset::Offset(offset)) => Ok(offset),
+            (Ok(()), _) => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition)),
+            (Err(e), _) => Err(e),
+        });
+        offsets.collect()
+    }
+
+    /// Hands the committed records of `range` in a partition to `each`, in order, until it breaks off. It waits for
+    /// transactions that are open within the range, whosever they are, and asks `stops` meanwhile whether to leave. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; whatever `each` returns.
+    pub fn read_range(
+        &self,
+        topic: &str,
+        partition: i32,
+        range: Range<i64>,
+        stops: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Self { settings, logging, committed, .. } = self;
+        let begun = Instant::now();
+        let mut told = false;
+        let low = loop {
+            let (low, high) = watermarks(committed, topic, partition).map_err(|e| self.failed(topic, &e))?;
+            if high >= range.end {
+                break low;
+            }
+            if stops() {
+                return Ok(());
+            }
+            if begun.elapsed() > SETTLING && !std::mem::replace(&mut told, true) {
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "a transaction stays open in this partition, and what is behind it cannot be read; \
+                     kafka-transactions.sh finds one that hangs"
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let start = range.start.max(low);
+        if start >= range.end {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(start))
+            .and_then(|()| committed.assign(&list))
+            .map_err(|e| self.failed(topic, &e))?;
+        until_eof(settings, committed, logging, topic, 1, &mut |message| {
+            let offset = message.offset();
+            if offset < range.end && message.partition() == partition {
+                each(message)?;
+            }
+            let is_done = offset + 1 >= range.end || stops();
+            Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })
+    }
+
+    /// What `take` makes of the last record before `end` that it makes something of; reads backwards in growing steps, since
+    /// the last offsets are transaction markers. Blocks.
+    ///
+    /// # Errors
+    /// As [`LastRecords::read_range`].
+    pub fn last_before<T>(
+        &self,
+        topic: &str,
+        partition: i32,
+        end: i64,
+        stops: &dyn Fn() -> bool,
+        take: &dyn Fn(&BorrowedMessage<'_>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let mut back = 8;
+        loop {
+            let (start, mut last) = ((end - back).max(0), None);
+            self.read_range(topic, partition, start..end, stops, &mut |message| {
+                last = take(message).or(last.take());
+                Ok(())
+            })?;
+            if last.is_some() || start == 0 || stops() {
+                return Ok(last);
+            }
+            back *= 8;
+        }
+    }
+
+    fn failed(&self, topic: &str, error: &KafkaError) -> Error {
+        unreachable(&self.settings, &format!("cannot read topic {topic}"), error, &self.logging)
+    }
+}
+
+fn watermarks(consumer: &BaseConsumer<Logging>, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+    consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)
+}

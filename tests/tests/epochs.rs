@@ -1,0 +1,548 @@
+//! A new epoch: every key that was ever published and is not in the table any more is deleted in the topic, whatever
+//! happened to the checkpoint topic, the number of the epoch, the table or the topic; and what the topic can't tell is said.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::time::{Duration, Instant};
+
+use integration_tests::{Ended, Feed, Running, World, eventually, read_topic};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
+use pipeline::config::KafkaSettings;
+use pipeline::kafka::{self, Record, TransactionalProducer};
+use pipeline::position::Progress;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio_postgres::NoTls;
+use xtask::services::{MySql, MySqlOptions};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+async fn run(conn: &mut Conn, statements: &[&str]) {
+    for statement in statements {
+        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
+}
+
+/// `INSERT` of products with these ids, `price = id`.
+fn insert(ids: impl IntoIterator<Item = i64>) -> String {
+    let rows: Vec<String> = ids.into_iter().map(|id| format!("({id},'p{id}','c',{id},'2026-01-01')")).collect();
+    format!("INSERT INTO product VALUES {}", rows.join(","))
+}
+
+async fn ids_of_table(conn: &mut Conn) -> BTreeSet<i64> {
+    let ids: Vec<i64> = conn.query("SELECT id FROM product").await.unwrap();
+    ids.into_iter().collect()
+}
+
+/// The keys whose last record has a value. No position may stand twice in an epoch.
+fn ids_of_topic(world: &World) -> BTreeSet<i64> {
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for record in read_topic(&world.kafka()) {
+        let place = (record.source.epoch, record.source.pos.to_string(), record.source.row);
+        assert!(places.insert(place.clone()), "twice: {place:?}");
+        let id: i64 = record.key.parse().unwrap();
+        if record.value.is_some() {
+            ids.insert(id)
+        } else {
+            ids.remove(&id)
+        };
+    }
+    ids
+}
+
+/// What happened to a key: `d.2` for a delete in epoch 2.
+fn operations(world: &World, key: &str) -> Vec<String> {
+    let records = read_topic(&world.kafka());
+    let of_key = records.iter().filter(|r| r.key == key);
+    of_key.map(|r| format!("{}.{}", r.source.op.letter(), r.source.epoch)).collect()
+}
+
+fn checkpoint_topic(world: &World) -> String {
+    format!("{}.checkpoint", world.kafka().topic)
+}
+
+fn progress(world: &World) -> Progress {
+    let key = format!("{}.product", world.name);
+    let value = kafka::last_record(&world.kafka(), &checkpoint_topic(world), 0, key.as_bytes()).unwrap();
+    serde_json::from_slice(&value.expect("a progress")).unwrap()
+}
+
+/// Writes a progress as an earlier version of the program, or a person, might have.
+fn put_progress(world: &World, value: &serde_json::Value) {
+    let settings = world.kafka();
+    let producer = TransactionalProducer::new(&settings, &settings.transactional_id).unwrap();
+    producer.begin().unwrap();
+    let (topic, key) = (checkpoint_topic(world), format!("{}.product", world.name));
+    let value = serde_json::to_vec(value).unwrap();
+    let record = Record { topic: &topic, partition: Some(0), key: key.as_bytes(), value: Some(&value), header: None };
+    producer.send(&record).unwrap();
+    producer.commit().unwrap();
+}
+
+async fn delete_topic(settings: &KafkaSettings, topic: &str) {
+    let admin: AdminClient<_> = kafka::client_config(settings).create().unwrap();
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new()).await.unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    eventually("the topic is gone", PATIENCE, || {
+        let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10)).unwrap();
+        (!metadata.topics().iter().any(|t| t.name() == topic)).then_some(())
+    });
+}
+
+fn reset(world: &World) {
+    let ended = world.run("cdc-producer", &["checkpoint", "reset"]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+/// Starts the producer and waits until its snapshot is complete.
+fn start(world: &World, log: &str, arguments: &[&str]) -> Running {
+    let mut producer = world.start_as("cdc-producer", log, arguments);
+    producer.wait_for_within("snapshot complete", PATIENCE);
+    producer
+}
+
+fn stop(producer: Running) {
+    let ended = producer.stop();
+    assert_eq!(ended.code, 0, "{}", ended.err);
+}
+
+/// A table with the products 1 to 20, all published, and nobody running.
+async fn published(test: &str) -> (World, Conn) {
+    let world = World::new(test);
+    let mut conn = world.table().await;
+    run(&mut conn, &[&insert(1..=20)]).await;
+    stop(start(&world, "first", &[]));
+    assert_eq!(ids_of_topic(&world).len(), 20);
+    (world, conn)
+}
+
+fn refuses(ended: &Ended, texts: &[&str]) {
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    for text in texts.iter().chain(&["what to do: "]) {
+        assert!(ended.err.contains(text), "{text:?} in\n{}", ended.err);
+    }
+}
+
+/// Waits until the topic has the table's keys; nothing may be doubled on the way.
+async fn equal(world: &World, conn: &mut Conn) {
+    let table = ids_of_table(conn).await;
+    eventually("the topic has the table's keys", PATIENCE, || (ids_of_topic(world) == table).then_some(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_checkpoint_topic_is_deleted() {
+    let (world, mut conn) = published("no_checkpoint").await;
+    reset(&world);
+    stop(start(&world, "second", &[]));
+    delete_topic(&world.kafka(), &checkpoint_topic(&world)).await;
+    run(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
+    refuses(&world.run("cdc-producer", &[]), &["Kafka holds no position", "checkpoint reset"]);
+    reset(&world);
+    let producer = start(&world, "third", &[]);
+    assert_eq!(operations(&world, "9"), ["r.1", "r.2", "d.3"]);
+    equal(&world, &mut conn).await;
+    // Once more, and by a time this time: no epoch has the number of an earlier one.
+    stop(producer);
+    delete_topic(&world.kafka(), &checkpoint_topic(&world)).await;
+    let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut conn, &["UPDATE product SET price = 5 WHERE id = 1", "DELETE FROM product WHERE id = 2"]).await;
+    let ended = world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let producer = world.start_as("cdc-producer", "fourth", &[]);
+    equal(&world, &mut conn).await;
+    assert_eq!(operations(&world, "1"), ["r.1", "r.2", "r.3", "u.4"]);
+    assert_eq!(operations(&world, "2"), ["r.1", "r.2", "r.3", "d.4"]);
+    stop(producer);
+}
+
+/// What the previous version left behind when the checkpoint topic was deleted: two epochs of the same number.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_the_epoch_is_lower_than_the_topics() {
+    let (world, mut conn) = published("low_epoch").await;
+    reset(&world);
+    stop(start(&world, "second", &[]));
+    let mut old = serde_json::to_value(progress(&world)).unwrap();
+    old["epoch"] = 1.into();
+    for field in ["ends", "complete"] {
+        old.as_object_mut().unwrap().remove(field);
+    }
+    put_progress(&world, &old);
+    run(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
+    reset(&world);
+    stop(start(&world, "third", &[]));
+    assert_eq!(operations(&world, "9"), ["r.1", "r.2", "d.3"]);
+    equal(&world, &mut conn).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_does_not_exist() {
+    let (world, mut conn) = published("dropped").await;
+    let mut producer = world.start_as("cdc-producer", "second", &[]);
+    producer.wait_for("reading");
+    run(&mut conn, &["DROP TABLE product"]).await;
+    refuses(&producer.wait(), &["DROP TABLE", "checkpoint reset"]);
+    reset(&world);
+    let mut producer = start(&world, "third", &[]);
+    assert!(producer.said().contains("its products are deleted in the topic"), "{}", producer.said());
+    assert_eq!(ids_of_topic(&world), BTreeSet::new());
+    assert_eq!(operations(&world, "9"), ["r.1", "d.2"]);
+    let mut conn = world.table().await;
+    run(&mut conn, &[&insert([7, 30, 31])]).await;
+    equal(&world, &mut conn).await;
+    assert_eq!(operations(&world, "7"), ["r.1", "d.2", "c.2"]);
+    assert!(producer.is_running());
+    stop(producer);
+}
+
+/// A table that the user may not see any more is not taken for one that does not exist.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_can_not_be_seen() {
+    let (mut world, mut conn) = published("unseen").await;
+    let user = format!("blind_{}", std::process::id());
+    run(
+        &mut conn,
+        &[
+            &format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'blind'"),
+            &format!("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{user}'@'%'"),
+        ],
+    )
+    .await;
+    world.set("DB_USER", user.as_str());
+    world.set("DB_PASSWORD", "blind");
+    reset(&world);
+    refuses(&world.run("cdc-producer", &[]), &["see whether the table", "denied"]);
+    assert_eq!(ids_of_topic(&world).len(), 20);
+    run(&mut conn, &[&format!("GRANT SELECT ON `{}`.* TO '{user}'@'%'", world.name.replace('_', r"\_"))]).await;
+    stop(start(&world, "second", &[]));
+    equal(&world, &mut conn).await;
+    run(&mut conn, &[&format!("DROP USER '{user}'@'%'")]).await;
+}
+
+/// The database is another one, by name: what the topic has of the old one goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_has_another_name() {
+    let (mut world, _) = published("renamed").await;
+    let mut other = World::new("renamed_to");
+    let mut conn = other.table().await;
+    run(&mut conn, &[&insert([3, 40])]).await;
+    other.set("KAFKA_TOPIC", world.get("KAFKA_TOPIC").to_owned());
+    other.set("PRODUCER_TIME_TRACK", world.get("PRODUCER_TIME_TRACK").to_owned());
+    refuses(&other.run("cdc-producer", &[]), &["it belongs to", "checkpoint reset"]);
+    reset(&other);
+    stop(start(&other, "second", &[]));
+    equal(&other, &mut conn).await;
+    world.set("KAFKA_GROUP_ID", "unused");
+    assert_eq!(operations(&world, "3"), ["r.1", "r.2"]);
+    assert_eq!(operations(&world, "4"), ["r.1", "d.2"]);
+}
+
+/// The topic is deleted and created again by somebody, so that it is there and empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topic_is_created_again() {
+    let (world, mut conn) = published("created_again").await;
+    // What a start notes is committed with the next change.
+    let producer = world.start_as("cdc-producer", "second", &[]);
+    run(&mut conn, &["UPDATE product SET price = 33 WHERE id = 3"]).await;
+    eventually("the change", PATIENCE, || (read_topic(&world.kafka()).len() == 21).then_some(()));
+    stop(producer);
+    let settings = world.kafka();
+    delete_topic(&settings, &settings.topic).await;
+    kafka::ensure_topics(&settings, &[kafka::TopicSpec::products(&settings)]).await.unwrap();
+    refuses(&world.run("cdc-producer", &[]), &["the topic was deleted and created again", "checkpoint reset"]);
+    run(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
+    reset(&world);
+    stop(start(&world, "third", &[]));
+    equal(&world, &mut conn).await;
+    assert_eq!(operations(&world, "3"), ["r.2"]);
+}
+
+/// A snapshot that the previous version began, in its first or a later epoch, is made to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_the_previous_version_is_finished() {
+    let (world, mut conn) = published("migrated").await;
+    let mut old = serde_json::to_value(progress(&world)).unwrap();
+    for field in ["ends", "complete"] {
+        old.as_object_mut().unwrap().remove(field);
+    }
+    // It has read up to 5 in epoch 2, and nothing tells which records are its.
+    old["epoch"] = 2.into();
+    old["snapshot"] = serde_json::json!({"after": 5, "rows": 5});
+    put_progress(&world, &old);
+    run(&mut conn, &["DELETE FROM product WHERE id IN (3, 9)", &insert([30])]).await;
+    let mut producer = start(&world, "second", &[]);
+    equal(&world, &mut conn).await;
+    assert_eq!(operations(&world, "9").last().map(String::as_str), Some("d.2"));
+    assert_eq!(operations(&world, "3").last().map(String::as_str), Some("d.2"));
+    assert!(producer.is_running());
+    stop(producer);
+    let now = progress(&world);
+    assert!(now.epoch == 2 && now.snapshot.is_none() && now.complete.is_some(), "{now:?}");
+}
+
+/// A replay from a time begins while a snapshot is not complete: the snapshot goes on in the new epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_from_a_time_interrupts_a_snapshot() {
+    let (mut world, mut conn) = published("interrupted").await;
+    let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut conn, &["DELETE FROM product WHERE id = 9", &insert(100..600)]).await;
+    reset(&world);
+    world.set("FAILPOINTS", "producer.committed=1*off->1*return(kill)");
+    let killed = world.start_as("cdc-producer", "killed", &["--snapshot-chunk", "4"]).wait();
+    assert_eq!(killed.code, -1, "{}", killed.err);
+    world.set("FAILPOINTS", "");
+    let before = progress(&world);
+    assert!(before.epoch == 2 && before.snapshot.as_ref().is_some_and(|s| s.after.is_some()), "{before:?}");
+    // The binlog of the epochs before is gone: only the snapshot has what it held.
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
+    let producer = start(&world, "third", &["--snapshot-chunk", "40"]);
+    equal(&world, &mut conn).await;
+    assert_eq!(progress(&world).epoch, 3);
+    stop(producer);
+}
+
+/// A time behind the committed position leaves changes out, as asked, and the program says so; a reset brings them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_from_a_later_time_says_what_it_leaves_out() {
+    let (world, mut conn) = published("gap").await;
+    run(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut conn, &[&insert([30])]).await;
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
+    let mut producer = world.start_as("cdc-producer", "second", &[]);
+    producer.wait_for("are left out: what they changed or deleted stays in the topic");
+    eventually("what came after the time", PATIENCE, || ids_of_topic(&world).contains(&30).then_some(()));
+    assert!(ids_of_topic(&world).contains(&9));
+    reset(&world);
+    equal(&world, &mut conn).await;
+    assert_eq!(operations(&world, "9").last().map(String::as_str), Some("d.3"));
+    stop(producer);
+}
+
+/// Passes that hold few keys each, under a load that takes keys away and brings them back, and kills at each step.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_passes_under_load_and_kills() {
+    const OLD: i64 = 30_000;
+    let mut world = World::new("passes");
+    Feed::new(&world).await.keys(0..OLD);
+    let mut conn = world.table().await;
+    run(&mut conn, &[&insert((0..OLD).step_by(10))]).await;
+    // 2,048 keys in a pass.
+    world.set("PRODUCER_MEMORY", "64KiB");
+    let load = tokio::spawn({
+        let mut conn = world.mysql().await;
+        async move {
+            for round in 0..400_i64 {
+                let id = |n: i64| (round * 7_919 + n * 13) % OLD;
+                let ids: Vec<String> = (0..20).map(|n| id(n).to_string()).collect();
+                let replaced: Vec<String> = (0..20).map(|n| format!("({},'l','c',{round},NULL)", id(n))).collect();
+                let statement = match round % 2 {
+                    0 => format!("REPLACE INTO product VALUES {}", replaced.join(",")),
+                    _ => format!("DELETE FROM product WHERE id IN ({})", ids.join(",")),
+                };
+                conn.query_drop(statement).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    });
+    let points = [
+        "producer.epoch-committed",
+        "producer.sweep-collected",
+        "producer.sweep-compared",
+        "producer.sweep-sending",
+        "producer.committed",
+    ];
+    for (run, point) in points.into_iter().enumerate() {
+        let off = if run < 2 { String::new() } else { format!("{}*off->", run * 2) };
+        world.set("FAILPOINTS", format!("{point}={off}1*return(kill)"));
+        let killed = world.start_as("cdc-producer", &format!("killed{run}"), &[]).wait();
+        assert_eq!(killed.code, -1, "{point}: {}", killed.err);
+    }
+    world.set("FAILPOINTS", "");
+    let producer = start(&world, "last", &[]);
+    load.await.unwrap();
+    equal(&world, &mut conn).await;
+    // No key is deleted twice by the snapshot of one epoch without a change of it in between.
+    let mut last: BTreeMap<String, bool> = BTreeMap::new();
+    for record in read_topic(&world.kafka()) {
+        let is_delete = record.value.is_none();
+        let was = last.insert(record.key.clone(), is_delete);
+        assert!(!(is_delete && was == Some(true)), "{} is deleted twice", record.key);
+    }
+    assert_eq!(progress(&world).epoch, 2);
+    stop(producer);
+}
+
+/// An epoch interrupts the one before it again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn epochs_follow_each_other_quickly() {
+    let (world, mut conn) = published("quickly").await;
+    let mut producer = world.start_as("cdc-producer", "second", &["--snapshot-chunk", "3"]);
+    producer.wait_for("reading");
+    for id in 1..=8 {
+        run(&mut conn, &[&format!("DELETE FROM product WHERE id = {id}"), &insert([id + 100])]).await;
+        let epoch = progress(&world).epoch;
+        reset(&world);
+        eventually("the next epoch", PATIENCE, || (progress(&world).epoch > epoch).then_some(()));
+    }
+    eventually("the last snapshot", PATIENCE, || progress(&world).snapshot.is_none().then_some(()));
+    equal(&world, &mut conn).await;
+    assert!(progress(&world).epoch >= 9);
+    stop(producer);
+}
+
+/// The products that PostgreSQL has; an error while it has no such table or database.
+async fn ids_of_postgres(world: &World) -> Result<BTreeSet<i64>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client.query("SELECT id FROM product", &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn postgres_has(world: &World, want: &BTreeSet<i64>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let has = ids_of_postgres(world).await;
+        if has.as_ref().is_ok_and(|has| has == want) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "PostgreSQL has {has:?} instead of {want:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Lets every record of the topic expire.
+async fn expire(world: &World) {
+    let settings = world.kafka();
+    let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
+    let mut all = TopicPartitionList::new();
+    for partition in 0..settings.partitions {
+        all.add_partition_offset(&settings.topic, partition, Offset::End).unwrap();
+    }
+    let deleted = admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
+    assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
+}
+
+/// A world whose producer and consumer have brought the products 1 to 20 into PostgreSQL, on a MySQL server of its own.
+async fn in_postgres(test: &str) -> (World, MySql, Conn, Running, Running) {
+    let mut world = World::new(test).with_postgres();
+    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags: Vec::new() };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+    let mut conn = world.table().await;
+    run(&mut conn, &[&insert(1..=20)]).await;
+    let producer = start(&world, "first", &[]);
+    let consumer = world.start("consumer", &[]);
+    postgres_has(&world, &(1..=20).collect()).await;
+    (world, mysql, conn, producer, consumer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topics_records_have_expired() {
+    let (world, _mysql, mut conn, producer, consumer) = in_postgres("expired").await;
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.out.contains(&format!("no record of {} has expired", world.name)), "{}", doctor.out);
+    stop(producer);
+    expire(&world).await;
+    // In most partitions nothing is written any more.
+    run(&mut conn, &["DELETE FROM product WHERE id > 2", "FLUSH BINARY LOGS"]).await;
+    let last: Row = conn.query_first("SHOW BINARY LOG STATUS").await.unwrap().unwrap();
+    run(&mut conn, &[&format!("PURGE BINARY LOGS TO '{}'", last.get::<String, _>(0).unwrap())]).await;
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.out.contains("warn  topic history") && doctor.out.contains("have expired"), "{}", doctor.out);
+    refuses(&world.run("cdc-producer", &[]), &["purged", "checkpoint reset"]);
+    reset(&world);
+    let producer = start(&world, "second", &["--metrics-listen", "127.0.0.1:0"]);
+    assert!(producer.said().contains("a new epoch cannot delete in the topic a product"), "{}", producer.said());
+    assert!(producer.metric("producer_topic_cut_partitions").unwrap() >= 9.0);
+    assert_eq!(ids_of_topic(&world), BTreeSet::from([1, 2]));
+    postgres_has(&world, &BTreeSet::from([1, 2])).await;
+    // What comes afterwards stays.
+    run(&mut conn, &[&insert([9, 30])]).await;
+    postgres_has(&world, &BTreeSet::from([1, 2, 9, 30])).await;
+    stop(producer);
+    stop(consumer);
+}
+
+/// The consumers are behind when the epoch's snapshot is complete: nothing is deleted before they have come to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_topics_records_have_expired_and_postgresql_is_behind() {
+    let (world, _mysql, mut conn, producer, consumer) = in_postgres("behind").await;
+    consumer.signal("STOP");
+    stop(producer);
+    expire(&world).await;
+    run(&mut conn, &["DELETE FROM product WHERE id > 2", &insert(100..200)]).await;
+    reset(&world);
+    let producer = start(&world, "second", &[]);
+    // From a time: what the snapshot has found is known in the next epoch too.
+    let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
+    run(&mut conn, &[&insert([300])]).await;
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
+    eventually("the third epoch", PATIENCE, || (progress(&world).epoch == 3).then_some(()));
+    postgres_has(&world, &(1..=20).collect()).await;
+    consumer.signal("CONT");
+    let want: BTreeSet<i64> = (1..=2).chain(100..200).chain([300]).collect();
+    postgres_has(&world, &want).await;
+    stop(producer);
+    stop(consumer);
+}
+
+/// The table is dropped, and its name is given to one with other products.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_is_dropped_and_postgresql_follows() {
+    let (world, _mysql, mut conn, producer, consumer) = in_postgres("dropped_pg").await;
+    run(&mut conn, &["DROP TABLE product"]).await;
+    refuses(&producer.wait(), &["DROP TABLE", "checkpoint reset"]);
+    reset(&world);
+    let producer = start(&world, "second", &[]);
+    postgres_has(&world, &BTreeSet::new()).await;
+    let mut conn2 = world.table().await;
+    run(&mut conn2, &[&insert([7, 30, 31])]).await;
+    postgres_has(&world, &BTreeSet::from([7, 30, 31])).await;
+    world.verify();
+    stop(producer);
+    stop(consumer);
+}
+
+/// The most memory that it ever held, in MB.
+fn peak_memory(producer: &Running) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// Two million keys; with `EPOCH_KEYS=5000000` as many as that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_of_millions_of_keys_within_the_limit() {
+    let keys: i64 = std::env::var("EPOCH_KEYS").map_or(2_000_000, |keys| keys.parse().unwrap());
+    let world = World::new("keys");
+    let mut feed = Feed::new(&world).await;
+    for first in (0..keys).step_by(100_000) {
+        feed.keys(first..keys.min(first + 100_000));
+    }
+    let mut conn = world.table().await;
+    run(&mut conn, &[&insert([1, keys - 1])]).await;
+    let producer = world.start_as("cdc-producer", "only", &[]);
+    eventually("the snapshot is complete", PATIENCE * 4, || {
+        producer.said().contains("snapshot complete").then_some(())
+    });
+    let (mut alive, mut deletes) = (BTreeSet::new(), 0);
+    kafka::scan(&world.kafka(), &world.kafka().topic, &mut |message| {
+        use rdkafka::Message as _;
+        let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
+        deletes += i64::from(message.payload().is_none());
+        if message.payload().is_some() {
+            alive.insert(id)
+        } else {
+            alive.remove(&id)
+        };
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((deletes, alive), (keys - 2, BTreeSet::from([1, keys - 1])));
+    let peak = peak_memory(&producer);
+    println!("{keys} keys: {peak} MB");
+    assert!(peak < 150, "{peak} MB");
+    stop(producer);
+}
