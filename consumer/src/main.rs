@@ -19,6 +19,7 @@ mod settle;
 mod sink;
 mod slot;
 mod sql_value;
+mod stale_rows;
 
 use std::process::ExitCode;
 

@@ -53,6 +53,7 @@ use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
 use crate::sink::{self, Sink};
 use crate::slot::{Slot, SlotId, Slots, unwritable};
+use crate::stale_rows;
 
 /// What is not done by then after a signal is rolled back by the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
@@ -82,6 +83,9 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         }
         Some(("restore-offsets", _)) => return command::restore_offsets(&kafka),
         _ => {}
+    }
+    if let Some(postgres) = PostgresSettings::from(settings)? {
+        stale_rows::start(kafka.clone(), postgres, context.shutdown.clone())?;
     }
     let mut worker = Worker::new(&context, kafka, slots)?;
     let (done, outcome) = tokio::sync::oneshot::channel();

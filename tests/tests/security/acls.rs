@@ -45,6 +45,11 @@ pub(crate) fn of_consumer(topic: &str, group: &str) -> Vec<Right> {
     ]
 }
 
+/// What the consumers need besides when they write to PostgreSQL; without it they only warn.
+pub(crate) fn of_sink(topic: &str) -> Vec<Right> {
+    vec![right("Read", "--topic", format!("{topic}.checkpoint"))]
+}
+
 /// What verify needs.
 pub(crate) fn of_verify(topic: &str, group: &str) -> Vec<Right> {
     vec![
@@ -95,7 +100,7 @@ pub(crate) fn give_all(kafka: &Kafka, world: &World) {
     let mut all: Vec<(Right, Vec<String>)> = Vec::new();
     for (user, rights) in [
         ("producer", [of_producer(topic), producers].concat()),
-        ("consumer", [of_consumer(topic, group), consumers].concat()),
+        ("consumer", [of_consumer(topic, group), of_sink(topic), consumers].concat()),
         ("verify", of_verify(topic, group)),
     ] {
         for right in rights {

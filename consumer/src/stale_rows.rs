@@ -1,0 +1,121 @@
+//! Deletes rows of PostgreSQL that no record of the topic deletes: the records of their products have expired.
+//!
+//! A topic whose records expire cannot tell which products it once held, so a new epoch has no tombstones for all that are
+//! gone. But its complete snapshot says from which offset on each product of the table has a record
+//! ([`CompleteSnapshot`]), and each row says which record it came from. Once PostgreSQL has come to the end of the snapshot in
+//! a partition, a row from before its beginning is gone from the table. The row of a record that was parked stays.
+//!
+//! Every consumer looks now and then; to delete twice changes nothing. Logs keep their lines: which of them are of products
+//! that are gone can't be known from the topic.
+
+use std::time::Duration;
+
+use pipeline::config::{KafkaSettings, PostgresSettings};
+use pipeline::error::{Error, Result};
+use pipeline::kafka::LastRecords;
+use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot, Progress};
+use pipeline::postgres::{Target, failed};
+use rdkafka::Message;
+use tokio::runtime::Handle;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_util::sync::CancellationToken;
+
+/// How often it looks for a new snapshot.
+const EVERY: Duration = Duration::from_secs(5);
+/// A statement that takes longer has lost its server.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Rows that a statement deletes at most.
+const ROWS: i64 = 20_000;
+
+/// Deletes some rows from before the snapshot, of the partitions that have come to its end; gives their number, and that of
+/// these partitions. A row that is written meanwhile is compared again.
+const DELETE: &str = "WITH snapshot AS (
+        SELECT s.partition, s.first FROM UNNEST($2::int[], $3::bigint[], $4::bigint[]) AS s (partition, first, next)
+        LEFT JOIN product_offsets o ON o.topic = $1 AND o.partition = s.partition
+        WHERE coalesce(o.next_offset, 0) >= s.next
+    ), stale AS (
+        SELECT p.id, s.first FROM product p JOIN snapshot s ON p.source_partition = s.partition AND p.source_offset < s.first
+        LIMIT $5
+    ), deleted AS (
+        DELETE FROM product p USING stale s WHERE p.id = s.id AND p.source_offset < s.first RETURNING p.id
+    )
+    SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM snapshot)";
+
+/// Looks for complete snapshots until it is shut down, on another thread.
+///
+/// # Errors
+/// Definite when there is no thread.
+pub(crate) fn start(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: CancellationToken) -> Result<()> {
+    let handle = Handle::current();
+    let thread = std::thread::Builder::new().name("stale-rows".to_owned());
+    let started = thread.spawn(move || run(&kafka, &postgres, &handle, &shutdown));
+    started.map(drop).map_err(|e| Error::definite("cannot start a thread").with_source(e))
+}
+
+fn run(kafka: &KafkaSettings, postgres: &PostgresSettings, handle: &Handle, shutdown: &CancellationToken) {
+    let (mut records, mut done, mut told) = (None, None, String::new());
+    // A timeout is made within the runtime.
+    while handle.block_on(async { tokio::time::timeout(EVERY, shutdown.cancelled()).await }).is_err() {
+        let Err(error) = look(kafka, postgres, handle, shutdown, &mut records, &mut done) else { continue };
+        records = None;
+        // A server that is away is told of by those who need it.
+        if !error.is_transient() && told != error.to_string() {
+            told = error.to_string();
+            tracing::warn!(%error, what_to_do = error.remedy(), "rows whose records have expired stay in PostgreSQL");
+        }
+    }
+}
+
+fn look(
+    kafka: &KafkaSettings,
+    postgres: &PostgresSettings,
+    handle: &Handle,
+    shutdown: &CancellationToken,
+    records: &mut Option<LastRecords>,
+    done: &mut Option<CompleteSnapshot>,
+) -> Result<()> {
+    let records = match records {
+        Some(records) => records,
+        None => records.insert(LastRecords::new(kafka)?),
+    };
+    let topic = format!("{}{CHECKPOINT_SUFFIX}", kafka.topic);
+    let end = records.bounds(&topic, 1)?.first().map_or(0, |b| b.end);
+    let stops = || shutdown.is_cancelled();
+    let last = records.last_before(&topic, 0, end, &stops, &|message| message.payload().map(<[u8]>::to_vec))?;
+    let progress = last.and_then(|value| serde_json::from_slice::<Progress>(&value).ok());
+    let Some(complete) = progress.and_then(|p| p.complete).filter(|c| Some(c) != done.as_ref()) else { return Ok(()) };
+    let (rows, all) = handle.block_on(delete(postgres, &kafka.topic, &complete))?;
+    if rows > 0 {
+        tracing::info!(rows, epoch = complete.epoch, "rows that are not in the snapshot are deleted in PostgreSQL");
+    }
+    if all {
+        *done = Some(complete);
+    }
+    Ok(())
+}
+
+/// Deletes the rows from before the snapshot; their number, and whether PostgreSQL has come to its end in all partitions.
+async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSnapshot) -> Result<(i64, bool)> {
+    const WHAT: &str = "cannot delete rows that are gone from the table product";
+    let target = Target::from(settings, "consumer")?;
+    let client = target.connect().await.map_err(|e| failed(&target.what(), e))?;
+    let partitions: Vec<i32> = (0..).take(complete.begin.len()).collect();
+    let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+        (&topic, Type::TEXT),
+        (&partitions, Type::INT4_ARRAY),
+        (&complete.begin, Type::INT8_ARRAY),
+        (&complete.end, Type::INT8_ARRAY),
+        (&ROWS, Type::INT8),
+    ];
+    let mut rows = 0;
+    loop {
+        let answer = tokio::time::timeout(TIMEOUT, client.query_typed(DELETE, &parameters)).await;
+        let answer = answer.map_err(|_| Error::transient(format!("{WHAT}: no answer within {TIMEOUT:?}")))?;
+        let answer = answer.map_err(|e| failed(WHAT, e))?;
+        let (deleted, ready) = answer.first().map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
+        rows += deleted;
+        if deleted < ROWS {
+            return Ok((rows, ready == partitions.len() as i64));
+        }
+    }
+}
