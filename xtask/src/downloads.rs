@@ -238,3 +238,18 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 "#
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::KAFKA;
+
+    /// Containers run the broker that the tests have run.
+    #[test]
+    fn compose_and_documents_name_the_kafka_of_the_tests() {
+        let compose = include_str!("../../docker-compose.yml");
+        let image = compose.lines().find(|line| line.trim_start().starts_with("image: apache/kafka:"));
+        assert_eq!(image.map(str::trim), Some(format!("image: apache/kafka:${{KAFKA_VERSION:-{KAFKA}}}").as_str()));
+        assert!(include_str!("../../README.md").contains(&format!("{KAFKA}, which containers and tests use")));
+        assert!(include_str!("../../ARCHITECTURE.md").contains(&format!("Tests, demo and containers use {KAFKA}.")));
+    }
+}
