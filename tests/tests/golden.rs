@@ -81,6 +81,9 @@ fn help_of_each_program() {
         let unknown = world.run(program, &["--no-such-flag"]);
         assert_eq!(unknown.code, 2, "{program}");
     }
+    // A flag that a program has no use for is refused.
+    let slots = world.run("verify", &["--slots", "3"]);
+    assert!(slots.code == 2 && slots.err.contains("unexpected argument '--slots'"), "{}", slots.err);
 }
 
 /// The one place where what differs from run to run is made equal: times that the servers' clocks set.
