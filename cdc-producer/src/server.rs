@@ -253,16 +253,5 @@ pub async fn make_visible(conn: &mut Conn, position: &Position, database: &str, 
             _ => Err(Error::transient("the server's reads are more than ten seconds behind its binlog")),
         };
     }
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let lock = format!("SET SESSION lock_wait_timeout = 1; LOCK TABLES `{database}`.`{table}` READ; UNLOCK TABLES");
-        match answered(conn.query_drop(lock)).await {
-            Ok(()) => return Ok(()),
-            // 1205: somebody's write transaction is open; it is not held up by more than this one second.
-            Err(mysql_async::Error::Server(e)) if e.code == 1205 && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            Err(e) => return Err(failed("lock the table for a moment (the server has no GTIDs)", e)),
-        }
-    }
+    table::wait_for_writers(conn, database, table).await
 }

@@ -12,8 +12,10 @@ use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
 
 mod connection;
+mod visible;
 
 pub use connection::{answered, connect, failed, opts, require_logged_rows};
+pub use visible::wait_for_writers;
 
 /// A field of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

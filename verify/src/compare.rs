@@ -1,15 +1,22 @@
-//! The table against the topic's last states, and PostgreSQL against the table: one pass over the table in key order.
+//! The table against the topic's states, and PostgreSQL against the table: one pass over the table in key order.
+//!
+//! PostgreSQL is read after the table, so rows of keys that were written to meanwhile are put by for [`crate::rechecks`].
 
 use mysql_async::Conn;
-use mysql_async::prelude::Queryable as _;
 use pipeline::error::Result;
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::{Capitals, Rules, Transformed};
 
+use crate::arrival::Consumed;
+use crate::cut::Cut;
 use crate::findings::{Check, Finding, Findings};
+use crate::gaps::{Gap, Gaps};
 use crate::postgres::{self, Rows, StoredProduct};
 use crate::reading::describe;
+use crate::recent::Match;
+use crate::rechecks::Rechecks;
+use crate::span::Span;
 use crate::status::Status;
 use crate::topic::{Topic, state_hash};
 
@@ -47,132 +54,178 @@ impl OwnedProduct {
     }
 }
 
-/// Opens one snapshot of the table for all that follows on this connection.
-///
-/// # Errors
-/// As [`table::failed`].
-pub(crate) async fn begin(conn: &mut Conn) -> Result<()> {
-    table::answered(conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"))
-        .await
-        .map_err(|e| table::failed("begin a read-only transaction", e))
+/// What the rows are compared with.
+pub(crate) struct Comparison<'a> {
+    pub(crate) topic: &'a mut Topic,
+    /// The part of the topic that was read.
+    pub(crate) span: &'a Span,
+    pub(crate) cut: &'a Cut,
+    pub(crate) consumed: &'a Consumed,
+    pub(crate) rules: &'a Rules,
+    /// Where the topic ended after PostgreSQL's snapshot had been taken; later than the span when it is written to.
+    pub(crate) ends: &'a Span,
+    pub(crate) findings: &'a mut Findings,
+    pub(crate) gaps: &'a mut Gaps,
+    pub(crate) rechecks: &'a mut Rechecks,
 }
 
-/// Compares; returns the number of the table's rows. `first_offsets` are those of the partitions: what is before them may
-/// have held a key's last record.
-///
-/// # Errors
-/// As [`table::each_row`] and [`Rows::next_up_to`].
-pub(crate) async fn compare(
-    conn: &mut Conn,
-    source: &SourceTable,
-    topic: &mut Topic,
-    first_offsets: &[i64],
-    mut stored: Option<&mut Rows>,
-    rules: &Rules,
-    findings: &mut Findings,
-) -> Result<u64> {
-    let (mut count, mut after, mut scratch) = (0, None, Vec::new());
-    let mut status = Status::new("rows compared");
-    loop {
-        let mut chunk = Vec::new();
-        table::each_row(conn, source, after, Some(CHUNK), |product| {
-            chunk.push(OwnedProduct::of(product));
-            Ok(())
-        })
-        .await?;
-        for row in &chunk {
-            let product = row.borrow();
-            with_topic(&product, topic, first_offsets, &mut scratch, findings);
-            if let Some(stored) = stored.as_deref_mut() {
-                with_postgres(row.id, rules.apply(&product, &mut Capitals::default()).as_ref(), stored, findings)
-                    .await?;
+impl Comparison<'_> {
+    /// Compares; returns the number of the table's rows.
+    ///
+    /// # Errors
+    /// As [`table::each_row`] and [`Rows::next_up_to`].
+    pub(crate) async fn run(
+        &mut self,
+        conn: &mut Conn,
+        source: &SourceTable,
+        mut stored: Option<&mut Rows>,
+    ) -> Result<u64> {
+        let (mut count, mut after, mut scratch) = (0, None, Vec::new());
+        let mut status = Status::new("rows compared");
+        loop {
+            let mut chunk = Vec::new();
+            table::each_row(conn, source, after, Some(CHUNK), |product| {
+                chunk.push(OwnedProduct::of(product));
+                Ok(())
+            })
+            .await?;
+            for row in &chunk {
+                let product = row.borrow();
+                self.with_topic(&product, &mut scratch);
+                if let Some(stored) = stored.as_deref_mut() {
+                    let mut capitals = Capitals::default();
+                    let expected = self.rules.apply(&product, &mut capitals);
+                    self.with_postgres(row.id, expected.as_ref(), stored).await?;
+                }
+                status.one_more();
             }
-            status.one_more();
+            count += chunk.len() as u64;
+            after = chunk.last().map(|row| row.id);
+            if chunk.len() < CHUNK {
+                break;
+            }
         }
-        count += chunk.len() as u64;
-        after = chunk.last().map(|row| row.id);
-        if chunk.len() < CHUNK {
-            break;
+        if let Some(stored) = stored {
+            self.with_postgres(i64::MAX, None, stored).await?;
+            self.without_row();
         }
+        self.left_over();
+        Ok(count)
     }
-    if let Some(stored) = stored {
-        with_postgres(i64::MAX, None, stored, findings).await?;
-    }
-    left_over(topic, findings);
-    Ok(count)
-}
 
-fn with_topic(
-    product: &Product<'_>,
-    topic: &mut Topic,
-    first_offsets: &[i64],
-    scratch: &mut Vec<u8>,
-    findings: &mut Findings,
-) {
-    let id = product.id;
-    let Some(key) = topic.keys.get_mut(&id) else {
-        let home = crate::partitioner::partition_of(id.to_string().as_bytes(), topic.partitions.len());
-        if first_offsets.get(home).is_none_or(|first| *first == 0) {
-            findings.add(Check::Table, || {
-                let text = "the row is in the table, but no record of it is in the topic";
-                Finding::new(Check::Table, text).key(id).expected(describe(product)).found("nothing")
+    fn with_topic(&mut self, product: &Product<'_>, scratch: &mut Vec<u8>) {
+        let id = product.id;
+        let state = state_hash(product, scratch);
+        let outcome = self.topic.judge(id, Some(state), self.cut, self.span);
+        let place = self.topic.keys.get_mut(&id).map(|key| {
+            key.in_table = true;
+            (key.partition, key.offset, key.state)
+        });
+        match outcome {
+            Match::Equal => {}
+            Match::Expired => self.gaps.add(Gap::Rows, 1),
+            Match::Passed => self.gaps.add(Gap::PassedRows, 1),
+            Match::Different => self.findings.add(Check::Table, || match place {
+                None => {
+                    let text = "the row is in the table, but no record of it is in the topic";
+                    Finding::new(Check::Table, text).key(id).expected(describe(product)).found("nothing")
+                }
+                Some((partition, offset, state)) => {
+                    let deleted = "the row is in the table, but its last record is a delete";
+                    let text = if state.is_none() { deleted } else { "the row differs from its last record" };
+                    Finding::new(Check::Table, text).key(id).at(partition, offset).expected(describe(product))
+                }
+            }),
+        }
+    }
+
+    /// Keys that are alive in the topic and not in the table.
+    fn left_over(&mut self) {
+        let alive = self.topic.keys.iter().filter(|(_, key)| key.state.is_some() && !key.in_table);
+        let mut ids: Vec<i64> = alive.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            match self.topic.judge(id, None, self.cut, self.span) {
+                Match::Equal => {}
+                Match::Expired => self.gaps.add(Gap::Rows, 1),
+                Match::Passed => self.gaps.add(Gap::PassedRows, 1),
+                Match::Different => self.findings.add(Check::Table, || {
+                    let text = "the table has no such row, but its last record is no delete";
+                    let finding = Finding::new(Check::Table, text).key(id).expected("nothing");
+                    let place = self.topic.keys.get(&id).map(|key| (key.partition, key.offset));
+                    place.map_or(finding.clone(), |(partition, offset)| finding.at(partition, offset))
+                }),
+            }
+        }
+    }
+
+    /// Takes PostgreSQL's rows up to `id`, of which `expected` is the row with this id.
+    async fn with_postgres(&mut self, id: i64, expected: Option<&Transformed<'_>>, stored: &mut Rows) -> Result<()> {
+        let mut met: Option<StoredProduct> = None;
+        while let Some(row) = stored.next_up_to(id).await? {
+            if self.is_behind(row.id) {
+                continue;
+            }
+            let later = row.place().filter(|(p, o)| self.is_moving(row.id) || self.span.is_later(*p, *o));
+            if let Some(place) = later {
+                self.rechecks.row(&row, place, self.topic.keys.get(&row.id), self.findings);
+                continue;
+            }
+            if row.id == id && expected.is_some() {
+                met = Some(row);
+                break;
+            }
+            self.findings.add(Check::Postgres, || {
+                let text = "PostgreSQL has a row that it should not have";
+                Finding::new(Check::Postgres, text).key(row.id).expected("nothing").found(row.describe())
             });
         }
-        return;
-    };
-    key.in_table = true;
-    let reason = match key.state {
-        None => "the row is in the table, but its last record is a delete",
-        Some(state) if state != state_hash(product, scratch) => "the row differs from its last record",
-        Some(_) => return,
-    };
-    let (partition, offset) = (key.partition, key.offset);
-    findings.add(Check::Table, || {
-        Finding::new(Check::Table, reason).key(id).at(partition, offset).expected(describe(product))
-    });
-}
-
-/// Keys that are alive in the topic and not in the table.
-fn left_over(topic: &Topic, findings: &mut Findings) {
-    let mut keys: Vec<_> = topic.keys.iter().filter(|(_, key)| key.state.is_some() && !key.in_table).collect();
-    keys.sort_unstable_by_key(|(id, _)| **id);
-    for (id, key) in keys {
-        findings.add(Check::Table, || {
-            let text = "the table has no such row, but its last record is no delete";
-            Finding::new(Check::Table, text).key(*id).at(key.partition, key.offset).expected("nothing")
-        });
-    }
-}
-
-/// Takes PostgreSQL's rows up to `id`, of which `expected` is the row with this id.
-async fn with_postgres(
-    id: i64,
-    expected: Option<&Transformed<'_>>,
-    stored: &mut Rows,
-    findings: &mut Findings,
-) -> Result<()> {
-    let mut met: Option<StoredProduct> = None;
-    while let Some(row) = stored.next_up_to(id).await? {
-        if row.id == id && expected.is_some() {
-            met = Some(row);
-            break;
+        let Some(expected) = expected else { return Ok(()) };
+        match met {
+            Some(row) if row.equals(expected) => {}
+            Some(row) => self.findings.add(Check::Postgres, || {
+                let text = "PostgreSQL's row differs from the table's after the rules";
+                Finding::new(Check::Postgres, text).key(id).expected(postgres::describe(expected)).found(row.describe())
+            }),
+            None if self.rechecks.has(id) || self.is_moving(id) || self.is_behind(id) => {}
+            // It may have been deleted since.
+            None if self.ends.end != self.span.end => {
+                let place = self.place(id);
+                self.rechecks.no_row(id, place);
+            }
+            None => self.findings.add(Check::Postgres, || {
+                let text = "PostgreSQL lacks the row";
+                Finding::new(Check::Postgres, text).key(id).expected(postgres::describe(expected)).found("nothing")
+            }),
         }
-        findings.add(Check::Postgres, || {
-            let text = "PostgreSQL has a row that it should not have";
-            Finding::new(Check::Postgres, text).key(row.id).expected("nothing").found(row.describe())
-        });
+        Ok(())
     }
-    let Some(expected) = expected else { return Ok(()) };
-    match met {
-        Some(row) if row.equals(expected) => {}
-        Some(row) => findings.add(Check::Postgres, || {
-            let text = "PostgreSQL's row differs from the table's after the rules";
-            Finding::new(Check::Postgres, text).key(id).expected(postgres::describe(expected)).found(row.describe())
-        }),
-        None => findings.add(Check::Postgres, || {
-            let text = "PostgreSQL lacks the row";
-            Finding::new(Check::Postgres, text).key(id).expected(postgres::describe(expected)).found("nothing")
-        }),
+
+    /// Keys that were written to and have no row in PostgreSQL: it must have been deleted.
+    fn without_row(&mut self) {
+        for id in self.topic.recent_keys(self.cut) {
+            if !self.rechecks.has(id) && !self.is_behind(id) {
+                let place = self.place(id);
+                self.rechecks.no_row(id, place);
+            }
+        }
     }
-    Ok(())
+
+    /// Whether the key was written to since the table's snapshot.
+    fn is_moving(&self, id: i64) -> bool {
+        self.topic.recent(id, self.cut).is_some()
+    }
+
+    /// Whether the consumers have still to read the key's last record.
+    fn is_behind(&self, id: i64) -> bool {
+        let key = self.topic.keys.get(&id);
+        key.is_some_and(|key| self.consumed.is_behind(key.partition as usize, key.offset))
+    }
+
+    /// Where the key's last record is; without one, where a later one would be.
+    fn place(&self, id: i64) -> (i32, i64) {
+        let home = self.topic.home(id);
+        let key = self.topic.keys.get(&id);
+        key.map_or((home as i32, self.span.end[home]), |key| (key.partition, key.offset))
+    }
 }

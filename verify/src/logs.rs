@@ -1,14 +1,22 @@
 //! The consumers' logs, line by line: each belongs to exactly one record, byte for byte.
+//!
+//! Consumers may append meanwhile: lines of records after the span's end are left to the next run, as long as the topic has
+//! come that far by then.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pipeline::error::{Error, Result};
 
 use crate::findings::{Check, Finding, Findings};
+use crate::span::Span;
 use crate::status::Status;
 use crate::topic::{FILTERED, Fate, LAST_LOG, Topic, UNREADABLE, UNSEEN, hash};
+
+/// How long, and how often, a line without its end is looked at again: a consumer may be appending it.
+const APPENDING: (u32, Duration) = (20, Duration::from_millis(100));
 
 /// The logs that there are.
 #[derive(Debug, Default)]
@@ -16,6 +24,8 @@ pub(crate) struct Logs {
     pub(crate) logs: Vec<Log>,
     /// Lines of records that are no longer in the topic (retention, compaction) and so can't be checked.
     pub(crate) expired: u64,
+    /// Lines of records after the span's end.
+    pub(crate) later: u64,
 }
 
 /// One log.
@@ -28,124 +38,240 @@ pub(crate) struct Log {
     pub(crate) partitions: Vec<u64>,
 }
 
-/// What is still in the topic.
-pub(crate) struct Kept<'a> {
-    /// First offset of each partition.
-    pub(crate) from: &'a [i64],
+/// What the lines are compared with.
+pub(crate) struct Judge<'a> {
+    pub(crate) topic: &'a mut Topic,
+    /// The part of the topic that was read.
+    pub(crate) span: &'a Span,
     /// Older records of a key may be gone.
     pub(crate) compacted: bool,
+    /// Asks where the topic is now.
+    pub(crate) ask: &'a mut dyn FnMut() -> Result<Span>,
+    pub(crate) findings: &'a mut Findings,
+}
+
+/// A log that is being read.
+struct Reading {
+    log: Log,
+    /// As records name it as their fate.
+    number: Fate,
+    /// The last offset of each partition.
+    last: Vec<i64>,
+    /// Bytes.
+    read: u64,
+    /// Where the topic ended, asked when the log had so many bytes.
+    ends: Option<(Span, u64)>,
+}
+
+/// What became of a line without its end.
+enum Tail {
+    /// It has its end by now.
+    Whole,
+    /// It is gone: what was not committed is cut away.
+    Cut,
+    Torn,
 }
 
 impl Logs {
     /// Reads every `consumer_*/consumer_log.json` in `folder`.
     ///
     /// # Errors
-    /// Definite when a file can't be read.
-    pub(crate) fn read(folder: &Path, topic: &mut Topic, kept: &Kept<'_>, findings: &mut Findings) -> Result<Self> {
+    /// Definite when a file can't be read; what `judge.ask` returns.
+    pub(crate) fn read(folder: &Path, judge: &mut Judge<'_>) -> Result<Self> {
         let mut all = Self::default();
         let mut status = Status::new("lines read");
+        let partitions = judge.topic.partitions.len();
         for (name, path) in files(folder)? {
             let number = all.logs.len() as Fate + 1;
             if number > LAST_LOG {
                 return Err(Error::definite(format!("{} holds more than {LAST_LOG} logs", folder.display())));
             }
-            let mut log = Log { name, lines: 0, partitions: vec![0; topic.partitions.len()] };
-            all.read_one(&path, &mut log, number, topic, kept, findings, &mut status)?;
+            let log = Log { name, lines: 0, partitions: vec![0; partitions] };
+            let reading = Reading { log, number, last: vec![-1; partitions], read: 0, ends: None };
+            let log = all.read_one(&path, reading, judge, &mut status)?;
             all.logs.push(log);
         }
         Ok(all)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one pass that touches all of them")]
     fn read_one(
         &mut self,
         path: &Path,
-        log: &mut Log,
-        number: Fate,
-        topic: &mut Topic,
-        kept: &Kept<'_>,
-        findings: &mut Findings,
+        mut reading: Reading,
+        judge: &mut Judge<'_>,
         status: &mut Status,
-    ) -> Result<()> {
+    ) -> Result<Log> {
         let file = File::open(path).map_err(|e| unreadable(path, e))?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
-        let mut last = vec![-1; topic.partitions.len()];
         let mut line = Vec::new();
         loop {
             line.clear();
             if reader.read_until(b'\n', &mut line).map_err(|e| unreadable(path, e))? == 0 {
-                return Ok(());
+                return Ok(reading.log);
             }
-            let number_of_line = log.lines + 1;
-            let place = format!("{} line {number_of_line}", log.name);
-            let found = || String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line)).into_owned();
             if line.last() != Some(&b'\n') {
-                findings.add(Check::Torn, || {
-                    let text = format!("{place} has no end ({} bytes)", line.len());
-                    Finding::new(Check::Torn, text).found(found())
-                });
-                return Ok(());
+                match tail(&mut reader, &mut line, reading.read).map_err(|e| unreadable(path, e))? {
+                    Tail::Whole => {}
+                    Tail::Cut => return Ok(reading.log),
+                    Tail::Torn => {
+                        judge.findings.add(Check::Torn, || {
+                            let place = format!("{} line {}", reading.log.name, reading.log.lines + 1);
+                            let text = format!("{place} has no end ({} bytes)", line.len());
+                            Finding::new(Check::Torn, text).found(shown(&line))
+                        });
+                        return Ok(reading.log);
+                    }
+                }
             }
             status.one_more();
-            log.lines += 1;
-            let mut stranger = |reason: &str, at: Option<(i32, i64)>| {
-                findings.add(Check::Stranger, || {
-                    let finding = Finding::new(Check::Stranger, format!("{place} {reason}")).found(found());
-                    match at {
-                        Some((partition, offset)) => finding.at(partition, offset),
-                        None => finding,
-                    }
-                });
-            };
-            let Some((partition, offset)) = origin(&line) else {
-                stranger("is not a line of a consumer: it names no partition and offset", None);
-                continue;
-            };
-            let index = usize::try_from(partition).unwrap_or(usize::MAX);
-            let Some(records) = topic.partitions.get_mut(index) else {
-                stranger("is of a partition that the topic has not", None);
-                continue;
-            };
-            log.partitions[index] += 1;
-            let Ok(i) = records.offsets.binary_search(&offset) else {
-                let end = records.offsets.last().copied().unwrap_or(-1);
-                if offset < kept.from.get(index).copied().unwrap_or(0) || (kept.compacted && offset < end) {
-                    self.expired += 1;
-                } else {
-                    stranger("is of an offset where the topic has no record", Some((partition, offset)));
-                }
-                continue;
-            };
-            match records.fates[i] {
-                UNSEEN => {
-                    records.fates[i] = number;
-                    if offset < last[index] {
-                        findings.add(Check::LineOrder, || {
-                            let text = format!("{place} comes after the line of offset {}", last[index]);
-                            Finding::new(Check::LineOrder, text).at(partition, offset)
-                        });
-                    }
-                }
-                FILTERED => stranger("is of a record that a rule leaves out", Some((partition, offset))),
-                UNREADABLE => stranger("is of a record that can't be read", Some((partition, offset))),
-                fate => findings.add(Check::Doubled, || {
-                    let before = match self.logs.get(usize::from(fate) - 1) {
-                        Some(other) => format!("is in {} already", other.name),
-                        None if fate == number => "is in this log already".to_owned(),
-                        None => "is a dead letter too".to_owned(),
-                    };
-                    Finding::new(Check::Doubled, format!("{place}: the record {before}")).at(partition, offset)
-                }),
-            }
-            last[index] = last[index].max(offset);
-            if records.fates[i] <= LAST_LOG && records.lines[i] != hash(&line) {
-                findings.add(Check::Wrong, || {
-                    let text = format!("{place} differs from what its record gives");
-                    Finding::new(Check::Wrong, text).at(partition, offset).found(found())
-                });
-            }
+            reading.log.lines += 1;
+            let length = || reader.get_ref().metadata().map(|m| m.len()).map_err(|e| unreadable(path, e));
+            self.judge(&line, &mut reading, judge, length)?;
+            reading.read += line.len() as u64;
         }
     }
+
+    /// Judges one line; `length` is the log's in bytes.
+    fn judge(
+        &mut self,
+        line: &[u8],
+        reading: &mut Reading,
+        judge: &mut Judge<'_>,
+        length: impl Fn() -> Result<u64>,
+    ) -> Result<()> {
+        let place = format!("{} line {}", reading.log.name, reading.log.lines);
+        let Some((partition, offset)) = origin(line) else {
+            judge.unknown(&place, "is not a line of a consumer: it names no partition and offset", line, None);
+            return Ok(());
+        };
+        let at = Some((partition, offset));
+        let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        let Some(records) = judge.topic.partitions.get(index) else {
+            judge.unknown(&place, "is of a partition that the topic has not", line, None);
+            return Ok(());
+        };
+        reading.log.partitions[index] += 1;
+        if let Ok(i) = records.offsets.binary_search(&offset) {
+            self.of_record(&place, line, (index, i), reading, judge);
+            return Ok(());
+        }
+        let end = records.offsets.last().copied().unwrap_or(-1);
+        if offset < judge.span.first[index] || (judge.compacted && offset < end) {
+            self.expired += 1;
+        } else if judge.span.is_later(partition, offset) && reading.has_come(judge, partition, offset, length)? {
+            self.later += 1;
+        } else {
+            judge.unknown(&place, "is of an offset where the topic has no record", line, at);
+        }
+        Ok(())
+    }
+
+    /// Judges the line of record `i` of partition `index`.
+    fn of_record(
+        &self,
+        place: &str,
+        line: &[u8],
+        (index, i): (usize, usize),
+        reading: &mut Reading,
+        judge: &mut Judge<'_>,
+    ) {
+        let records = &mut judge.topic.partitions[index];
+        let (partition, offset) = (index as i32, records.offsets[i]);
+        let last = &mut reading.last[index];
+        match records.fates[i] {
+            UNSEEN => {
+                records.fates[i] = reading.number;
+                if offset < *last {
+                    judge.findings.add(Check::LineOrder, || {
+                        let text = format!("{place} comes after the line of offset {last}");
+                        Finding::new(Check::LineOrder, text).at(partition, offset)
+                    });
+                }
+            }
+            FILTERED | UNREADABLE => {
+                let filtered = records.fates[i] == FILTERED;
+                let reason = if filtered {
+                    "is of a record that a rule leaves out"
+                } else {
+                    "is of a record that can't be read"
+                };
+                judge.unknown(place, reason, line, Some((partition, offset)));
+                *last = (*last).max(offset);
+                return;
+            }
+            fate => judge.findings.add(Check::Doubled, || {
+                let before = match self.logs.get(usize::from(fate) - 1) {
+                    Some(other) => format!("is in {} already", other.name),
+                    None if fate == reading.number => "is in this log already".to_owned(),
+                    None => "is a dead letter too".to_owned(),
+                };
+                Finding::new(Check::Doubled, format!("{place}: the record {before}")).at(partition, offset)
+            }),
+        }
+        *last = (*last).max(offset);
+        if records.fates[i] <= LAST_LOG && records.lines[i] != hash(line) {
+            judge.findings.add(Check::Wrong, || {
+                let text = format!("{place} differs from what its record gives");
+                Finding::new(Check::Wrong, text).at(partition, offset).found(shown(line))
+            });
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// A line that belongs to no record.
+    fn unknown(&mut self, place: &str, reason: &str, line: &[u8], at: Option<(i32, i64)>) {
+        self.findings.add(Check::Stranger, || {
+            let finding = Finding::new(Check::Stranger, format!("{place} {reason}")).found(shown(line));
+            match at {
+                Some((partition, offset)) => finding.at(partition, offset),
+                None => finding,
+            }
+        });
+    }
+}
+
+impl Reading {
+    /// Whether the topic has come to this offset by now. What the log held when the topic was asked is of records that it
+    /// had then, so it is asked again only for lines that were appended since.
+    fn has_come(
+        &mut self,
+        judge: &mut Judge<'_>,
+        partition: i32,
+        offset: i64,
+        length: impl Fn() -> Result<u64>,
+    ) -> Result<bool> {
+        if let Some((ends, asked_at)) = &self.ends
+            && (self.read < *asked_at || !ends.is_later(partition, offset))
+        {
+            return Ok(!ends.is_later(partition, offset));
+        }
+        let asked_at = length()?;
+        let ends = (judge.ask)()?;
+        let has_come = !ends.is_later(partition, offset);
+        self.ends = Some((ends, asked_at));
+        Ok(has_come)
+    }
+}
+
+/// Waits until a line is whole, gone, or stays torn; `before` is the number of bytes before it.
+fn tail(reader: &mut BufReader<File>, line: &mut Vec<u8>, before: u64) -> std::io::Result<Tail> {
+    let (times, pause) = APPENDING;
+    for _ in 0..times {
+        std::thread::sleep(pause);
+        reader.read_until(b'\n', line)?;
+        if line.last() == Some(&b'\n') {
+            return Ok(Tail::Whole);
+        }
+        if reader.get_ref().metadata()?.len() < before + line.len() as u64 {
+            return Ok(Tail::Cut);
+        }
+    }
+    Ok(Tail::Torn)
+}
+
+fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line)).into_owned()
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {

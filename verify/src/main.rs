@@ -5,19 +5,27 @@
 //! - topic ↔ logs: each record in exactly one log, its line byte for byte right; one that can't be read is a dead letter;
 //! - table ↔ PostgreSQL: each row after the rules, and no other.
 //!
+//! All may be written to meanwhile: it fixes a position of the source, and judges up to it. What it could not compare, as
+//! records that have expired, it counts and names; only when it compared everything does it say that all agree.
+//!
 //! It only reads. It streams: memory grows by some 26 to 52 bytes a record and 90 to 180 a key, never with
 //! the text of lines.
 
 mod arrival;
 mod compare;
+mod cut;
 mod findings;
+mod gaps;
 mod logs;
 mod partitioner;
 mod place;
 mod postgres;
 mod reading;
+mod recent;
+mod rechecks;
 mod report;
 mod run;
+mod span;
 mod status;
 mod topic;
 
@@ -30,20 +38,28 @@ use pipeline::config::Program;
 use pipeline::error::{Error, Result};
 use pipeline::program::{self, Context};
 
-const JSON: &str = "Print one JSON object instead of tables: agree, topic, table, records, per_partition [{partition, records, \
+const JSON: &str = "Print one JSON object instead of tables: verdict (agree, agree_as_far_as_compared, \
+                    nothing_compared, behind, different), agree (true for the first only), topic, table, position, \
+                    not_compared [{what, count, why}], records, per_partition [{partition, records, \
                     last_offset, logs}], epochs, ops {r, c, u, d}, keys, logs {consumer_1: lines, …}, lines, dead_letters, \
-                    filtered, expired_lines, table_rows, postgres_rows, lost, doubled, out_of_order, torn, counts {check: \
+                    filtered, expired_lines, later_lines, table_rows, postgres_rows, lost, doubled, out_of_order, torn, counts {check: \
                     number}, differences [{check, text, key, partition, offset, expected, found}], notes";
 
 fn main() -> ExitCode {
     let command = Command::new("verify")
-        .about("Compares table, topic, logs and PostgreSQL; exits 0 only when all agree, 1 when they differ")
+        .about("Compares table, topic, logs and PostgreSQL; exits 0 when all that can be compared agrees, 1 when not")
         .arg(
             Arg::new("wait")
                 .long("wait")
                 .value_name("TIME")
                 .value_parser(duration)
                 .help("First wait until all that is in MySQL now has arrived in the logs, e.g. 60s at most"),
+        )
+        .arg(
+            Arg::new("complete")
+                .long("complete")
+                .action(ArgAction::SetTrue)
+                .help("Exit with 1 also when something could not be compared, as records that have expired"),
         )
         .arg(
             Arg::new("json")
@@ -70,7 +86,8 @@ async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
     } else {
         print!("{}", report.render(&findings));
     }
-    different.store(!report.agree, Ordering::Relaxed);
+    let complete = context.arguments.get_flag("complete");
+    different.store(!report.verdict.is_success(complete), Ordering::Relaxed);
     Ok(())
 }
 

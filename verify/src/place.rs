@@ -38,8 +38,8 @@ impl Places {
             Op::Create | Op::Update => RecordPosition::parse(pos, false),
         };
         Some(match position? {
-            RecordPosition::Gtid(source, number) => Place::Gtid(self.name(source), number),
-            RecordPosition::File(file, offset) => Place::File(self.name(file), offset),
+            RecordPosition::Gtid(source, number) => Place::Gtid(self.number(source), number),
+            RecordPosition::File(file, offset) => Place::File(self.number(file), offset),
             RecordPosition::Contains(set) => {
                 let sets = &mut self.sets;
                 Place::Contains(*self.set_numbers.entry(pos.to_owned()).or_insert_with(|| {
@@ -50,7 +50,7 @@ impl Places {
         })
     }
 
-    fn name(&mut self, text: &str) -> u32 {
+    fn number(&mut self, text: &str) -> u32 {
         if let Some(number) = self.name_numbers.get(text) {
             return *number;
         }
@@ -60,11 +60,21 @@ impl Places {
         number
     }
 
+    /// The source or file of a place.
+    pub(crate) fn name(&self, number: u32) -> &str {
+        &self.names[number as usize]
+    }
+
+    /// The set of a place that contains many transactions.
+    pub(crate) fn set(&self, number: u32) -> &GtidSet {
+        &self.sets[number as usize]
+    }
+
     fn position(&self, place: Place) -> RecordPosition<'_> {
         match place {
-            Place::Gtid(name, number) => RecordPosition::Gtid(&self.names[name as usize], number),
-            Place::File(name, offset) => RecordPosition::File(&self.names[name as usize], offset),
-            Place::Contains(set) => RecordPosition::Contains(self.sets[set as usize].clone()),
+            Place::Gtid(name, number) => RecordPosition::Gtid(self.name(name), number),
+            Place::File(name, offset) => RecordPosition::File(self.name(name), offset),
+            Place::Contains(set) => RecordPosition::Contains(self.set(set).clone()),
         }
     }
 

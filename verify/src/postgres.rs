@@ -29,8 +29,11 @@ pub(crate) struct StoredProduct {
     price: Option<String>,
     discount_price: Option<String>,
     last_updated: Option<i64>,
+    source: (Option<i32>, Option<i64>),
 }
 
+const COLUMNS: &str = "id::bigint, name::text, category::text, price::text, discount_price::text, \
+    (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint, source_partition, source_offset";
 const BLOCK: &str = "FETCH 5000 FROM rows";
 const UNREAD: &str = "cannot read PostgreSQL's table product";
 /// A link that died without a word brings no answer, and the system notices that after hours only.
@@ -47,10 +50,11 @@ impl Rows {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
             other => other.map_err(|e| failed(&target.what(), e))?,
         };
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-            DECLARE rows NO SCROLL CURSOR FOR SELECT id::bigint, name::text, category::text, price::text, discount_price::text, \
-            (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint FROM product ORDER BY id";
-        match answered(UNREAD, client.batch_execute(begin)).await? {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+             DECLARE rows NO SCROLL CURSOR FOR SELECT {COLUMNS} FROM product ORDER BY id"
+        );
+        match answered(UNREAD, client.batch_execute(&begin)).await? {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
             other => other.map_err(|e| failed(UNREAD, e))?,
         }
@@ -65,9 +69,7 @@ impl Rows {
         if self.block.is_empty() && !self.ended {
             let rows = answered(UNREAD, self.client.query(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
             self.ended = rows.is_empty();
-            self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(|e| {
-                Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(e)
-            })?;
+            self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(other_columns)?;
         }
         if self.block.front().is_none_or(|row| row.id > id) {
             return Ok(None);
@@ -75,6 +77,23 @@ impl Rows {
         self.count += 1;
         Ok(self.block.pop_front())
     }
+
+    /// The row with this id once more, for a person to read.
+    ///
+    /// # Errors
+    /// As [`Rows::next_up_to`].
+    pub(crate) async fn describe(&self, id: i64) -> Result<Option<String>> {
+        let query = format!("SELECT {COLUMNS} FROM product WHERE id::bigint = $1");
+        let row = answered(UNREAD, self.client.query_opt(&query, &[&id])).await?.map_err(|e| failed(UNREAD, e))?;
+        Ok(match row {
+            Some(row) => Some(StoredProduct::of(&row).map_err(other_columns)?.describe()),
+            None => None,
+        })
+    }
+}
+
+fn other_columns(error: tokio_postgres::Error) -> Error {
+    Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(error)
 }
 
 /// What the server answers, unless it is silent for too long.
@@ -97,7 +116,28 @@ impl StoredProduct {
             price: row.try_get(3)?,
             discount_price: row.try_get(4)?,
             last_updated: row.try_get(5)?,
+            source: (row.try_get(6)?, row.try_get(7)?),
         })
+    }
+
+    /// Partition and offset of the record that it came from.
+    pub(crate) fn place(&self) -> Option<(i32, i64)> {
+        self.source.0.zip(self.source.1)
+    }
+
+    /// Equal for rows that are equal to the same transformed product, as [`state_hash`] of it.
+    pub(crate) fn state_hash(&self) -> u64 {
+        let price = |text: &Option<String>| {
+            let read = text.as_deref().map(|text| Price::parse(text).map(|p| p.to_string()));
+            read.map(|read| read.unwrap_or_else(|| "not an amount".to_owned()))
+        };
+        hash(&text(
+            self.name.as_deref(),
+            self.category.as_deref(),
+            price(&self.price),
+            price(&self.discount_price),
+            self.last_updated.map(|t| Micros(t).to_string()),
+        ))
     }
 
     /// Whether it is what the transformation gives.
@@ -121,6 +161,15 @@ impl StoredProduct {
             self.last_updated.map(|t| Micros(t).to_string()),
         )
     }
+}
+
+/// The hash of the row that a product must give.
+pub(crate) fn state_hash(product: &Transformed<'_>) -> u64 {
+    hash(&describe(product))
+}
+
+fn hash(text: &str) -> u64 {
+    crate::topic::hash(text.as_bytes())
 }
 
 /// A transformed product for a person to read.

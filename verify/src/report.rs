@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::findings::{Check, Finding, Findings};
+use crate::gaps::{Gap, Gaps, NotCompared};
 use crate::logs::Logs;
 use crate::topic::Topic;
 
@@ -22,14 +23,43 @@ impl FromIterator<(String, u64)> for Counts {
     }
 }
 
+/// The result in a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    /// Everything was compared and agrees.
+    Agree,
+    /// What could be compared agrees; the report says what could not.
+    AgreeAsFarAsCompared,
+    /// Nothing could be compared.
+    #[default]
+    NothingCompared,
+    /// Something has not arrived yet; all else agrees.
+    Behind,
+    /// Something differs.
+    Different,
+}
+
+impl Verdict {
+    /// Whether the program ends with 0; with `complete` only if everything was compared.
+    pub(crate) fn is_success(self, complete: bool) -> bool {
+        self == Self::Agree || (self == Self::AgreeAsFarAsCompared && !complete)
+    }
+}
+
 /// Everything that was counted. This is the form of `--json`; its keys stay.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
-    /// Everything agrees.
+    pub(crate) verdict: Verdict,
+    /// Everything was compared and agrees.
     pub(crate) agree: bool,
     pub(crate) topic: String,
     /// `database.table`
     pub(crate) table: String,
+    /// What is judged: everything up to here, as a GTID set, or as file and offset on a server without GTIDs.
+    pub(crate) position: String,
+    /// What could not be compared, and why.
+    pub(crate) not_compared: Vec<NotCompared>,
     pub(crate) records: u64,
     pub(crate) per_partition: Vec<PartitionReport>,
     pub(crate) epochs: Vec<u64>,
@@ -44,6 +74,8 @@ pub(crate) struct Report {
     pub(crate) filtered: u64,
     /// Lines of records that are no longer in the topic: not checked.
     pub(crate) expired_lines: u64,
+    /// Lines of records after the position: left to the next run.
+    pub(crate) later_lines: u64,
     pub(crate) table_rows: u64,
     /// `null` when PostgreSQL is off.
     pub(crate) postgres_rows: Option<u64>,
@@ -110,11 +142,14 @@ impl Report {
         self.dead_letters = topic.dead_letters;
         self.filtered = topic.filtered;
         self.expired_lines = logs.expired;
+        self.later_lines = logs.later;
     }
 
-    /// Takes over what was found.
-    pub(crate) fn conclude(&mut self, findings: &Findings) {
-        self.agree = findings.is_empty();
+    /// Takes over what was found, and what could not be compared.
+    pub(crate) fn conclude(&mut self, findings: &Findings, gaps: &Gaps) {
+        self.verdict = self.judge(findings, gaps);
+        self.agree = self.verdict == Verdict::Agree;
+        self.not_compared = gaps.list();
         self.lost = findings.count(Check::Lost);
         self.doubled = findings.count(Check::Doubled) + findings.count(Check::Repeated);
         self.out_of_order = findings.count(Check::Order) + findings.count(Check::LineOrder);
@@ -124,7 +159,24 @@ impl Report {
         self.differences = findings.first().cloned().collect();
     }
 
-    /// The text for a person, with its last line `OK: …` or `DIFFERENT: …`.
+    fn judge(&self, findings: &Findings, gaps: &Gaps) -> Verdict {
+        if findings.counts().any(|(check, _)| check != Check::Waiting) {
+            return Verdict::Different;
+        }
+        if !findings.is_empty() {
+            return Verdict::Behind;
+        }
+        if gaps.list().is_empty() {
+            return Verdict::Agree;
+        }
+        // PostgreSQL's rows are compared with the table's.
+        let rows = self.postgres_rows.is_some_and(|rows| rows > 0)
+            || self.table_rows > gaps.count(Gap::Rows) + gaps.count(Gap::PassedRows);
+        if self.records > 0 || rows { Verdict::AgreeAsFarAsCompared } else { Verdict::NothingCompared }
+    }
+
+    /// The text for a person; its last line begins with `OK:`, `AS FAR AS COMPARED:`, `NOTHING COMPARED:`, `BEHIND:` or
+    /// `DIFFERENT:`.
     pub(crate) fn render(&self, findings: &Findings) -> String {
         let mut text = String::new();
         if !self.per_partition.is_empty() {
@@ -145,6 +197,9 @@ impl Report {
                 text.push_str(&format!("  … and {} more\n", count - shown));
             }
             text.push('\n');
+        }
+        for NotCompared { what, count, why } in &self.not_compared {
+            text.push_str(&format!("not compared: {what}: {count} ({why})\n"));
         }
         for note in &self.notes {
             text.push_str(&format!("note: {note}\n"));
@@ -187,6 +242,7 @@ impl Report {
             ("dead letters", self.dead_letters, "parked, in no log"),
             ("left out by rules", self.filtered, "in no log"),
             ("lines of expired records", self.expired_lines, "not checked"),
+            ("lines written meanwhile", self.later_lines, "after the position that is judged up to"),
         ] {
             if count > 0 {
                 rows.push((what.to_owned(), count, remark.to_owned()));
@@ -205,17 +261,30 @@ impl Report {
     }
 
     fn verdict(&self, findings: &Findings) -> String {
-        if self.agree {
-            let postgres = if self.postgres_rows.is_some() { ", logs and PostgreSQL" } else { " and logs" };
-            let (times, parked) = match self.dead_letters {
-                0 => ("each in exactly one log", String::new()),
-                n => ("each in exactly one log or parked", format!(" ({n} dead letters)")),
-            };
-            return format!("OK: {} changes, {times}{parked}; table, topic{postgres} agree\n", self.records);
+        let gaps: Vec<String> = self.not_compared.iter().map(|gap| format!("{}: {}", gap.what, gap.count)).collect();
+        let gaps = gaps.join("; ");
+        let (times, parked) = match self.dead_letters {
+            0 => ("each in exactly one log", String::new()),
+            n => ("each in exactly one log or parked", format!(" ({n} dead letters)")),
+        };
+        let postgres = if self.postgres_rows.is_some() { ", logs and PostgreSQL" } else { " and logs" };
+        let changes = format!("{} changes, {times}{parked}", self.records);
+        match self.verdict {
+            Verdict::Agree => format!("OK: {changes}; table, topic{postgres} agree\n"),
+            Verdict::AgreeAsFarAsCompared => {
+                format!("AS FAR AS COMPARED: {changes}; table, topic{postgres} agree; not compared: {gaps}\n")
+            }
+            Verdict::NothingCompared => format!("NOTHING COMPARED: {gaps}\n"),
+            Verdict::Behind => {
+                let texts: Vec<&str> = findings.first().map(|finding| finding.text.as_str()).collect();
+                format!("BEHIND: {}\n", texts.join("; "))
+            }
+            Verdict::Different => {
+                let parts: Vec<String> =
+                    findings.counts().map(|(check, count)| format!("{}: {count}", check.title())).collect();
+                format!("DIFFERENT: {}\n", parts.join("; "))
+            }
         }
-        let parts: Vec<String> =
-            findings.counts().map(|(check, count)| format!("{}: {count}", check.title())).collect();
-        format!("DIFFERENT: {}\n", parts.join("; "))
     }
 }
 
@@ -298,7 +367,7 @@ mod tests {
             keys: 20,
             ..Report::default()
         };
-        report.conclude(&findings);
+        report.conclude(&findings, &Gaps::default());
         let text = report.render(&findings);
         for part in [
             "partition   records   last offset   lines in\n─────────   ───────   ───────────   ──────────\n        3        20            25   consumer_1\n",
@@ -314,8 +383,37 @@ mod tests {
     #[test]
     fn agreement_is_one_line_at_the_end() {
         let mut report = Report { records: 50, postgres_rows: Some(44), ..Report::default() };
-        report.conclude(&Findings::default());
+        report.conclude(&Findings::default(), &Gaps::default());
         let want = "OK: 50 changes, each in exactly one log; table, topic, logs and PostgreSQL agree\n";
         assert_eq!(report.render(&Findings::default()), want);
+    }
+
+    #[test]
+    fn what_was_not_compared_is_named_and_agreement_is_not_claimed() {
+        let mut gaps = Gaps::default();
+        gaps.add(Gap::Rows, 11);
+        let mut report = Report { records: 1, table_rows: 12, ..Report::default() };
+        report.conclude(&Findings::default(), &gaps);
+        let want = "not compared: rows of the table whose last record has expired: 11 (the topic tells nothing of them)\n\
+                    AS FAR AS COMPARED: 1 changes, each in exactly one log; table, topic and logs agree; \
+                    not compared: rows of the table whose last record has expired: 11\n";
+        assert_eq!(report.render(&Findings::default()), want);
+        assert_eq!(
+            (report.agree, report.verdict.is_success(false), report.verdict.is_success(true)),
+            (false, true, false)
+        );
+        let mut report = Report { table_rows: 11, ..Report::default() };
+        report.conclude(&Findings::default(), &gaps);
+        assert_eq!((report.verdict, report.verdict.is_success(false)), (Verdict::NothingCompared, false));
+    }
+
+    #[test]
+    fn lag_is_no_difference() {
+        let mut findings = Findings::default();
+        findings.add(Check::Waiting, || Finding::new(Check::Waiting, "the group g has 3 records to read"));
+        let mut report = Report::default();
+        report.conclude(&findings, &Gaps::default());
+        assert!(report.render(&findings).ends_with("\nBEHIND: the group g has 3 records to read\n"));
+        assert_eq!((report.agree, report.verdict.is_success(false)), (false, false));
     }
 }

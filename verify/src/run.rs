@@ -1,21 +1,27 @@
-//! The steps in their order: wait, read the topic, the dead letters, the logs, the table with PostgreSQL; then explain.
+//! The steps in their order: fix a position, wait, read the topic, the dead letters, the logs, the table with PostgreSQL;
+//! then explain.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mysql_async::Conn;
 use pipeline::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::registry::Registry;
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::Rules;
 
-use crate::arrival::{self, End};
-use crate::compare;
+use crate::arrival::{self, Consumed, Patience};
+use crate::compare::Comparison;
+use crate::cut::{BinlogEnd, Cut};
 use crate::findings::{Check, Finding, Findings};
-use crate::logs::{Kept, Logs};
+use crate::gaps::{Gap, Gaps};
+use crate::logs::{Judge, Logs};
 use crate::postgres::Rows;
 use crate::reading::Reader;
+use crate::rechecks::{self, Rechecks};
 use crate::report::Report;
+use crate::span::{Bounds, Span};
 use crate::topic::{self, Topic};
 
 /// What is compared.
@@ -46,88 +52,208 @@ impl Parts {
     }
 }
 
-/// Compares everything; with `wait` it first lets everything arrive, so long at most.
+/// Without `--wait`, so long for what is on its way already.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+/// So long for open transactions, at least.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// Compares everything up to one position of the source, which it fixes; with `wait` it first lets everything arrive, so
+/// long at most.
 ///
 /// # Errors
 /// Transient when a server can't be reached; definite when something can't be read at all.
 pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report, Findings)> {
-    let deadline = wait.map(|wait| Instant::now() + wait);
-    let MySqlSettings { database, table, .. } = &parts.mysql;
-    let source = format!("{database}.{table}");
-    let mut report = Report { topic: parts.kafka.topic.clone(), table: source.clone(), ..Report::default() };
-    let mut findings = Findings::default();
-
-    let mut conn = table::connect(&parts.mysql).await?;
+    let mut run = Run::new(parts, wait);
+    let mut conn = table::connect(&run.parts.mysql).await?;
+    let MySqlSettings { database, table, .. } = &run.parts.mysql;
     let inspected = SourceTable::inspect(&mut conn, database, table).await?;
-    let end = End::ask(&mut conn).await?;
-    if let Some(deadline) = deadline {
-        let (kafka, end) = (parts.kafka.clone(), end.clone());
-        if let Some(missing) = blocking(move || arrival::of_producer(&kafka, &source, &end, deadline)).await? {
-            return Ok(not_arrived(report, findings, missing));
-        }
-    }
-
-    let step = parts.clone();
-    let registry = Registry::new(parts.registry.clone())?;
-    let (mut topic, logs, first_offsets, missing, found, mut reader) = blocking(move || {
-        let bounds = arrival::bounds(&step.kafka)?;
-        let first_offsets: Vec<i64> = bounds.iter().map(|(first, _)| *first).collect();
-        let mut reader = Reader::new(registry);
-        let mut topic = Topic::read(&step.kafka, bounds.len(), &step.rules, &mut reader, &mut findings)?;
-        let missing = match deadline {
-            Some(deadline) => arrival::of_consumers(&step.kafka, &topic, deadline)?,
-            None => None,
-        };
-        topic.read_dead_letters(&step.kafka, &mut findings)?;
-        let kept = Kept { from: &first_offsets, compacted: step.kafka.cleanup_policy.contains("compact") };
-        let logs = Logs::read(&step.logs, &mut topic, &kept, &mut findings)?;
-        topic.report_missing(&mut findings);
-        Ok((topic, logs, first_offsets, missing, findings, reader))
-    })
-    .await?;
-    findings = found;
-    if let Some(missing) = missing {
-        findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
-    }
-
-    compare::begin(&mut conn).await?;
-    let mut stored = match &parts.postgres {
-        Some(settings) => Rows::open(settings).await?,
-        None => None,
+    let (mut cut, producer) = match run.fix(&mut conn, &inspected).await? {
+        Ok(fixed) => fixed,
+        Err(missing) => return Ok(run.not_arrived(missing)),
     };
-    let rows = stored.as_mut();
-    report.table_rows =
-        compare::compare(&mut conn, &inspected, &mut topic, &first_offsets, rows, &parts.rules, &mut findings).await?;
-    if parts.postgres.is_some() {
-        report.postgres_rows = Some(stored.as_ref().map_or(0, |rows| rows.count));
-        if stored.is_none() && report.table_rows > 0 {
-            findings.add(Check::Postgres, || Finding::new(Check::Postgres, "PostgreSQL has no table product"));
-        }
+    let mut read = run.read_topic(&cut).await?;
+    cut.close(&mut conn).await?;
+    let logs;
+    (read, logs) = run.read_logs(read).await?;
+    let (rechecks, stored) = run.compare(&mut conn, &inspected, &cut, &mut read).await?;
+    run.report.count(&read.topic, &logs);
+    run.explain(read, rechecks).await?;
+    if let Some(stored) = &stored {
+        rechecks::describe(stored, &mut run.findings).await?;
     }
-
-    let repeated = topic.repeated();
-    report.count(&topic, &logs);
-    drop(topic);
-    let step = parts.clone();
-    findings = blocking(move || {
-        topic::explain(&step.kafka, &step.rules, &mut reader, &repeated, &mut findings)?;
-        Ok(findings)
-    })
-    .await?;
-    if !findings.is_empty() && End::ask(&mut conn).await? != end {
-        report
-            .notes
-            .push("MySQL was written to while this ran: run it again when it is quiet, or with --wait".to_owned());
+    if let Some(producer) = producer.filter(|_| run.findings.count(Check::Table) > 0) {
+        run.report.notes.push(format!("{producer}: rows that are not published yet differ from the topic"));
     }
-    report.conclude(&findings);
-    Ok((report, findings))
+    Ok(run.conclude())
 }
 
-fn not_arrived(mut report: Report, mut findings: Findings, missing: String) -> (Report, Findings) {
-    findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
-    report.notes.push("nothing was compared: see whether the producer runs, and what it says".to_owned());
-    report.conclude(&findings);
-    (report, findings)
+/// One comparison.
+struct Run {
+    parts: Parts,
+    begun: Instant,
+    wait: Option<Duration>,
+    report: Report,
+    findings: Findings,
+    gaps: Gaps,
+}
+
+/// The topic, and what reads it.
+struct Read {
+    topic: Topic,
+    /// The part of it that is judged.
+    span: Span,
+    bounds: Bounds,
+    reader: Reader,
+    consumed: Consumed,
+}
+
+impl Run {
+    fn new(parts: Parts, wait: Option<Duration>) -> Self {
+        let table = format!("{}.{}", parts.mysql.database, parts.mysql.table);
+        let report = Report { topic: parts.kafka.topic.clone(), table, ..Report::default() };
+        let (findings, gaps) = (Findings::default(), Gaps::default());
+        Self { parts, begun: Instant::now(), wait, report, findings, gaps }
+    }
+
+    fn patience(&self, least: Duration) -> Patience {
+        let until = (self.begun + self.wait.unwrap_or_default()).max(Instant::now() + least);
+        Patience { until, asked: self.wait.is_some() }
+    }
+
+    async fn of_producer(&self, end: &BinlogEnd, patience: Patience) -> Result<Option<String>> {
+        let (kafka, source, end) = (self.parts.kafka.clone(), self.report.table.clone(), end.clone());
+        blocking(move || arrival::of_producer(&kafka, &source, &end, patience)).await
+    }
+
+    /// Fixes the position that is judged up to, when the producer is there or nearly so; else says what is missing. What is
+    /// missing without `--wait` comes beside it.
+    async fn fix(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<Result<(Cut, Option<String>), String>> {
+        if self.wait.is_some() {
+            // Most of the wait is over before the snapshot is opened, as it keeps the server from forgetting old rows.
+            let end = BinlogEnd::ask(conn).await?;
+            if let Some(missing) = self.of_producer(&end, self.patience(Duration::ZERO)).await? {
+                return Ok(Err(missing));
+            }
+        }
+        let cut = Cut::open(conn, table).await?;
+        self.report.position = cut.high().describe();
+        let missing = self.of_producer(cut.high(), self.patience(ON_ITS_WAY)).await?;
+        Ok(match (self.wait, missing) {
+            (Some(_), Some(missing)) => Err(missing),
+            (_, missing) => Ok((cut, missing)),
+        })
+    }
+
+    async fn read_topic(&mut self, cut: &Cut) -> Result<Read> {
+        let registry = Registry::new(self.parts.registry.clone())?;
+        let (parts, cut, deadline) = (self.parts.clone(), cut.clone(), self.patience(SETTLING).until);
+        let mut findings = std::mem::take(&mut self.findings);
+        let (read, findings) = blocking(move || {
+            let mut reader = Reader::new(registry);
+            let bounds = Bounds::required(&parts.kafka)?;
+            let (mut span, open) = bounds.settled(deadline)?;
+            if let Some(open) = open {
+                findings.add(Check::Waiting, || Finding::new(Check::Waiting, open));
+            }
+            let topic = Topic::read(&parts.kafka, &span, &cut, &parts.rules, &mut reader, &mut findings)?;
+            // Records may have expired while the topic was read.
+            span.first = bounds.now()?.first;
+            Ok((Read { topic, span, bounds, reader, consumed: Consumed::default() }, findings))
+        })
+        .await?;
+        self.findings = findings;
+        Ok(read)
+    }
+
+    /// Waits for the consumers; then reads the dead letters and the logs.
+    async fn read_logs(&mut self, mut read: Read) -> Result<(Read, Logs)> {
+        let (parts, patience, settling) =
+            (self.parts.clone(), self.patience(ON_ITS_WAY), self.patience(SETTLING).until);
+        let mut findings = std::mem::take(&mut self.findings);
+        let (read, logs, findings) = blocking(move || {
+            let Read { topic, span, bounds, consumed, .. } = &mut read;
+            *consumed = arrival::of_consumers(&parts.kafka, topic, patience)?;
+            topic.read_dead_letters(&parts.kafka, settling, &mut findings)?;
+            let compacted = parts.kafka.cleanup_policy.contains("compact");
+            let ask = &mut || bounds.now();
+            let mut judge = Judge { topic, span, compacted, ask, findings: &mut findings };
+            let logs = Logs::read(&parts.logs, &mut judge)?;
+            let behind = topic.report_missing(consumed, &mut findings);
+            if let Some(missing) = consumed.missing.as_ref().filter(|_| behind > 0 || patience.asked) {
+                findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
+            }
+            Ok((read, logs, findings))
+        })
+        .await?;
+        self.findings = findings;
+        self.gaps.add(Gap::Partitions, read.span.first.iter().filter(|first| **first > 0).count() as u64);
+        self.gaps.add(Gap::Lines, logs.expired);
+        Ok((read, logs))
+    }
+
+    /// The table against the topic and PostgreSQL. The rows of PostgreSQL that are left to be compared with their records
+    /// come with the connection that has them.
+    async fn compare(
+        &mut self,
+        conn: &mut Conn,
+        table: &SourceTable,
+        cut: &Cut,
+        read: &mut Read,
+    ) -> Result<(Rechecks, Option<Rows>)> {
+        let mut stored = match &self.parts.postgres {
+            Some(settings) => Rows::open(settings).await?,
+            None => None,
+        };
+        let ends = tokio::task::block_in_place(|| read.bounds.now())?;
+        let mut rechecks = Rechecks::default();
+        let mut comparison = Comparison {
+            topic: &mut read.topic,
+            span: &read.span,
+            cut,
+            consumed: &read.consumed,
+            rules: &self.parts.rules,
+            ends: &ends,
+            findings: &mut self.findings,
+            gaps: &mut self.gaps,
+            rechecks: &mut rechecks,
+        };
+        let rows = comparison.run(conn, table, stored.as_mut()).await?;
+        self.report.table_rows = rows;
+        if self.parts.postgres.is_some() {
+            self.report.postgres_rows = Some(stored.as_ref().map_or(0, |rows| rows.count));
+            if stored.is_none() && rows > 0 {
+                self.findings.add(Check::Postgres, || Finding::new(Check::Postgres, "PostgreSQL has no table product"));
+            }
+        }
+        Ok((rechecks, stored))
+    }
+
+    /// Looks into the topic once more for what was found.
+    async fn explain(&mut self, mut read: Read, mut rechecks: Rechecks) -> Result<()> {
+        let repeated = read.topic.repeated();
+        let Read { span, mut reader, topic, .. } = read;
+        drop(topic);
+        let (parts, mut findings) = (self.parts.clone(), std::mem::take(&mut self.findings));
+        let mut gaps = std::mem::take(&mut self.gaps);
+        (self.findings, self.gaps) = blocking(move || {
+            rechecks.read(&parts.kafka, &span, &parts.rules, &mut reader, &mut findings, &mut gaps)?;
+            topic::explain(&parts.kafka, &span, &parts.rules, &mut reader, &repeated, &mut findings)?;
+            Ok((findings, gaps))
+        })
+        .await?;
+        Ok(())
+    }
+
+    fn not_arrived(mut self, missing: String) -> (Report, Findings) {
+        self.findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
+        self.report.notes.push("nothing was compared: see whether the producer runs, and what it says".to_owned());
+        self.conclude()
+    }
+
+    fn conclude(mut self) -> (Report, Findings) {
+        self.report.conclude(&self.findings, &self.gaps);
+        (self.report, self.findings)
+    }
 }
 
 /// Kafka's client blocks, so it gets a thread of its own.

@@ -168,12 +168,25 @@ pub fn scan(
     topic: &str,
     each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<usize> {
+    scan_from(settings, topic, &|_| Offset::Beginning, each)
+}
+
+/// As [`scan`], but each partition from the offset that `start` gives for it.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_from(
+    settings: &KafkaSettings,
+    topic: &str,
+    start: &dyn Fn(i32) -> Offset,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
     let (consumer, logging) = reader(settings)?;
     let what = format!("cannot read topic {topic}");
     let Some(partitions) = partition_count(settings, &consumer, &logging, topic)? else { return Ok(0) };
     let mut list = TopicPartitionList::new();
-    for partition in 0..partitions {
-        list.add_partition_offset(topic, partition as i32, Offset::Beginning)
+    for partition in 0..partitions as i32 {
+        list.add_partition_offset(topic, partition, start(partition))
             .map_err(|e| unreachable(settings, &what, &e, &logging))?;
     }
     consumer.assign(&list).map_err(|e| unreachable(settings, &what, &e, &logging))?;

@@ -1,9 +1,11 @@
 //! The reconciler on real servers: what agrees agrees, and each single fault is found and named.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod expired;
 mod places;
 mod scene;
 mod topic;
+mod writes;
 
 use std::collections::BTreeMap;
 
@@ -88,7 +90,8 @@ async fn what_has_left_the_topic_is_not_missed() {
     let gone = records.iter().filter(|r| r.partition == first.partition && r.offset <= first.offset).count();
     let text = scene.agrees();
     assert!(text.contains("not checked\n"), "{text}");
-    assert!(text.contains(&format!("OK: {} changes", 12 - gone)), "{text}");
+    assert!(text.contains(&format!("\nAS FAR AS COMPARED: {} changes", 12 - gone)), "{text}");
+    assert!(text.contains("not compared: rows of the table whose last record has expired: 1 ("), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,7 @@ impl Scene {
         postgres(&format!("{server}/postgres"), &format!("CREATE DATABASE {}", self.world.name)).await;
         let mut statements =
             "CREATE TABLE product (id bigint PRIMARY KEY, name text, category text, price numeric(10,2), \
-                              discount_price numeric(10,2), last_updated timestamptz(6));"
+                              discount_price numeric(10,2), last_updated timestamptz(6), source_partition int, source_offset bigint);"
                 .to_owned();
         for p in Self::alive() {
             let mut capitals = Capitals::default();

@@ -1,0 +1,34 @@
+//! Waiting for a table's transactions that stand in the binlog already and can't be seen yet.
+
+use std::time::Duration;
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable as _;
+use tokio::time::{Instant, sleep};
+
+use super::{answered, failed, quoted};
+use crate::error::Result;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until no transaction that wrote to the table is still being committed: an empty moment of `LOCK TABLES … READ`. The
+/// lock is granted when their metadata locks are gone, and released at once. For servers without GTIDs, where nothing
+/// else tells whether what stands in the binlog is visible.
+///
+/// # Errors
+/// Transient when it takes longer than ten seconds; definite when the user has not the right `LOCK TABLES`.
+pub async fn wait_for_writers(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let table = format!("{}.{}", quoted(database), quoted(table));
+    let lock = format!("SET SESSION lock_wait_timeout = 1; LOCK TABLES {table} READ; UNLOCK TABLES");
+    loop {
+        match answered(conn.query_drop(&lock)).await {
+            Ok(()) => return Ok(()),
+            // 1205: somebody's write transaction is open; it is not held up by more than this one second.
+            Err(mysql_async::Error::Server(e)) if e.code == 1205 && Instant::now() < deadline => {
+                sleep(Duration::from_millis(200)).await;
+            }
+            Err(e) => return Err(failed("lock the table for a moment (the server has no GTIDs)", e)),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The place in the source that everything is judged up to, so that a table may be written to meanwhile.
+//!
+//! The table is read in one consistent snapshot. Which transactions that snapshot contains is known to within a few: all of
+//! [`Cut::low`], which was read before it, and none after [`Cut::high`], which was read after it. So a row that no later
+//! transaction touched must be equal to its last record, and a row that a transaction after `low` touched must be one of the
+//! states that its records say it had since then.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Row};
+use pipeline::error::{Error, Result};
+use pipeline::gtid::GtidSet;
+use pipeline::position::{Progress, compare_files};
+use pipeline::table::{self, SourceTable, answered};
+
+use crate::place::{Place, Places};
+
+/// How long a transaction that stands in the binlog may take until its rows can be seen.
+const COMMITTING: Duration = Duration::from_secs(2);
+
+/// Where a server's binlog ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BinlogEnd {
+    /// `gtid_mode` is `ON`: every transaction has a GTID.
+    pub(crate) has_gtids: bool,
+    /// Everything that the server has executed, as far as it has GTIDs.
+    pub(crate) executed: GtidSet,
+    pub(crate) file: String,
+    /// Offset in the file, bytes.
+    pub(crate) offset: u64,
+}
+
+impl BinlogEnd {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// As [`table::failed`]; definite when it has no binlog.
+    pub(crate) async fn ask(conn: &mut Conn) -> Result<Self> {
+        let failed = |e| table::failed("ask where the binlog ends", e);
+        let (major, minor, _) = conn.server_version();
+        let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
+        let status: Option<Row> = answered(conn.query_first(query)).await.map_err(failed)?;
+        let (file, offset) = status
+            .and_then(|row| Some((row.get(0)?, row.get(1)?)))
+            .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))?;
+        let query = "SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed";
+        let row: Option<(String, String)> = answered(conn.query_first(query)).await.map_err(failed)?;
+        let (mode, executed) = row.unwrap_or_default();
+        Ok(Self { has_gtids: mode == "ON", executed: set(&executed)?, file, offset })
+    }
+
+    /// Whether the transaction of a record, or everything that a snapshot's record contains, is before here.
+    fn contains(&self, places: &Places, place: Place) -> bool {
+        match place {
+            Place::Gtid(source, number) => self.executed.contains(places.name(source), number),
+            Place::Contains(set) => self.executed.contains_all(places.set(set)),
+            Place::File(file, offset) => {
+                compare_files(places.name(file), &self.file).then(offset.cmp(&self.offset)).is_le()
+            }
+        }
+    }
+
+    /// Whether the place is of a source whose transactions the server has at all.
+    fn knows(&self, places: &Places, place: Place) -> bool {
+        let knows = |source: &str| self.executed.sources().any(|(known, _)| known == source);
+        match place {
+            Place::Gtid(source, _) => knows(places.name(source)),
+            Place::Contains(set) => places.set(set).sources().any(|(source, _)| knows(source)),
+            Place::File(..) => true,
+        }
+    }
+
+    /// What the producer has still to do; `None` when it has come here.
+    pub(crate) fn missing(&self, progress: Option<&Progress>) -> Option<String> {
+        let Some(progress) = progress else { return Some("the producer has not begun".to_owned()) };
+        if let Some(snapshot) = &progress.snapshot {
+            return Some(format!("the producer's snapshot is at row {}", snapshot.rows));
+        }
+        let position = &progress.position;
+        if let Some(set) = position.gtid_set.as_ref().filter(|_| self.has_gtids) {
+            let left = count_missing(&self.executed, set);
+            let all = &self.executed;
+            return (left > 0).then(|| {
+                format!("the producer is {left} transactions behind (it stands at {set}, the server at {all})")
+            });
+        }
+        let Self { file, offset, .. } = self;
+        let order = compare_files(&position.file, file).then(position.offset.cmp(offset));
+        order.is_lt().then(|| {
+            format!("the producer stands at {}:{}, the server at {file}:{offset}", position.file, position.offset)
+        })
+    }
+
+    /// For a person: the GTID set, or file and offset where the server has no GTIDs.
+    pub(crate) fn describe(&self) -> String {
+        if self.has_gtids { self.executed.to_string() } else { format!("{}:{}", self.file, self.offset) }
+    }
+}
+
+/// How many GTIDs of `all` are not in `have`.
+fn count_missing(all: &GtidSet, have: &GtidSet) -> u64 {
+    let mut missing = 0;
+    for (source, wanted) in all.sources() {
+        let held = have.sources().find(|(s, _)| *s == source).map_or(&[][..], |(_, intervals)| intervals);
+        for (start, end) in wanted {
+            let covered: u64 = held.iter().map(|(s, e)| (*e).min(*end).saturating_sub((*s).max(*start))).sum();
+            missing += end - start - covered;
+        }
+    }
+    missing
+}
+
+fn set(text: &str) -> Result<GtidSet> {
+    text.parse().map_err(|e| Error::definite("the server's set of GTIDs can't be read").with_source(e))
+}
+
+/// GTIDs of transactions that are being committed: they may stand in the binlog, and be visible, before `gtid_executed` has
+/// them.
+async fn in_commit(conn: &mut Conn) -> Result<GtidSet> {
+    let failed = |e| table::failed("ask which transactions are being committed", e);
+    let owned: Option<String> = answered(conn.query_first("SELECT @@GLOBAL.gtid_owned")).await.map_err(failed)?;
+    set(&without_threads(&owned.unwrap_or_default()))
+}
+
+/// `gtid_owned` names the thread behind each number: `uuid:5#12:6#13`.
+fn without_threads(owned: &str) -> String {
+    let mut in_thread = false;
+    let mut keep = |c: char| {
+        in_thread = c == '#' || (in_thread && c.is_ascii_digit());
+        !in_thread
+    };
+    owned.chars().filter(|c| keep(*c)).collect()
+}
+
+/// The position that is judged up to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cut {
+    /// The table's snapshot contains everything up to here.
+    low: BinlogEnd,
+    /// It contains nothing after here.
+    high: BinlogEnd,
+    /// What the server had executed when the topic had been read.
+    last: BinlogEnd,
+}
+
+impl Cut {
+    /// Opens one snapshot of the table for all that is read on this connection from now on.
+    ///
+    /// # Errors
+    /// As [`table::failed`].
+    pub(crate) async fn open(conn: &mut Conn, source: &SourceTable) -> Result<Self> {
+        let low = BinlogEnd::ask(conn).await?;
+        if !low.has_gtids {
+            // What stands in the binlog is visible an instant later; `gtid_executed` has only what is visible.
+            table::wait_for_writers(conn, &source.database, &source.table).await?;
+        }
+        let begun = answered(conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")).await;
+        begun.map_err(|e| table::failed("begin a read-only transaction", e))?;
+        let visible = in_commit(conn).await?;
+        let deadline = tokio::time::Instant::now() + COMMITTING;
+        let high = loop {
+            let pending = in_commit(conn).await?;
+            let end = BinlogEnd::ask(conn).await?;
+            // A transaction that takes longer is not in its commit: it holds its GTID by SET gtid_next.
+            if !overlap(&visible, &pending) || tokio::time::Instant::now() > deadline {
+                break end;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        Ok(Self { last: high.clone(), low, high })
+    }
+
+    /// Where the producer must get before the topic can be compared with the table.
+    pub(crate) fn high(&self) -> &BinlogEnd {
+        &self.high
+    }
+
+    /// The topic has been read: looks what the server has executed by now.
+    ///
+    /// # Errors
+    /// As [`table::failed`].
+    pub(crate) async fn close(&mut self, conn: &mut Conn) -> Result<()> {
+        let in_commit = in_commit(conn).await?;
+        self.last = BinlogEnd::ask(conn).await?;
+        self.last.executed.insert_all(&in_commit);
+        Ok(())
+    }
+
+    /// Whether the table's snapshot need not contain this change.
+    pub(crate) fn is_after_low(&self, places: &Places, place: Place) -> bool {
+        !self.low.contains(places, place) && self.high.knows(places, place)
+    }
+
+    /// Whether the server has made this change after [`Cut::low`]. A change that is not in its history it has not made.
+    pub(crate) fn is_recent(&self, places: &Places, place: Place) -> bool {
+        self.is_after_low(places, place) && self.last.contains(places, place)
+    }
+}
+
+fn overlap(a: &GtidSet, b: &GtidSet) -> bool {
+    a.sources().any(|(source, ours)| {
+        let theirs = b.sources().find(|(s, _)| *s == source).map_or(&[][..], |(_, intervals)| intervals);
+        ours.iter().any(|(start, end)| theirs.iter().any(|(s, e)| s < end && start < e))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use pipeline::position::{Position, SnapshotProgress};
+    use pipeline::record::{Micros, Op};
+
+    use super::*;
+
+    const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+    const B: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+
+    fn gtids(text: &str) -> GtidSet {
+        text.parse().expect("a set")
+    }
+
+    fn end(executed: &str, file: &str, offset: u64) -> BinlogEnd {
+        BinlogEnd { has_gtids: !executed.is_empty(), executed: gtids(executed), file: file.to_owned(), offset }
+    }
+
+    fn progress(set: Option<&str>, file: &str, offset: u64) -> Progress {
+        let gtid_set = set.map(gtids);
+        let position =
+            Position { server_uuid: A.to_owned(), gtid_set, file: file.to_owned(), offset, committed_at: Micros(0) };
+        Progress {
+            version: 1,
+            epoch: 1,
+            request: String::new(),
+            position,
+            snapshot: None,
+            prepared: Default::default(),
+            ends: None,
+            complete: None,
+        }
+    }
+
+    #[test]
+    fn missing_transactions_are_counted() {
+        for (all, have, want) in [
+            (format!("{A}:1-10"), format!("{A}:1-10"), 0),
+            (format!("{A}:1-10"), format!("{A}:1-20,{B}:1"), 0),
+            (format!("{A}:1-10:15"), format!("{A}:2-4:9-11"), 6),
+            (format!("{A}:1-2,{B}:1-3"), String::new(), 5),
+        ] {
+            assert_eq!(count_missing(&gtids(&all), &gtids(&have)), want, "{all} {have}");
+        }
+    }
+
+    #[test]
+    fn the_producer_has_arrived_or_something_is_missing() {
+        let all = end(&format!("{A}:1-10"), "binlog.000010", 500);
+        let file = end("", "binlog.000010", 500);
+        assert_eq!(all.missing(None).as_deref(), Some("the producer has not begun"));
+        assert_eq!(all.missing(Some(&progress(Some(&format!("{A}:1-11")), "", 0))), None);
+        // A position that was begun before the server had GTIDs.
+        assert_eq!(all.missing(Some(&progress(None, "binlog.000010", 500))), None);
+        let text = all.missing(Some(&progress(Some(&format!("{A}:1-7")), "", 0))).unwrap_or_default();
+        assert!(text.starts_with("the producer is 3 transactions behind"), "{text}");
+        assert_eq!(file.missing(Some(&progress(None, "binlog.000010", 500))), None);
+        assert_eq!(file.missing(Some(&progress(None, "binlog.000011", 4))), None);
+        let text = file.missing(Some(&progress(None, "binlog.000009", 900)));
+        assert_eq!(text.as_deref(), Some("the producer stands at binlog.000009:900, the server at binlog.000010:500"));
+        let mut early = progress(Some(&format!("{A}:1-10")), "", 0);
+        early.snapshot = Some(SnapshotProgress { after: None, rows: 7, begin: None, sweep: None });
+        assert_eq!(all.missing(Some(&early)).as_deref(), Some("the producer's snapshot is at row 7"));
+    }
+
+    #[test]
+    fn a_change_is_before_the_cut_or_recent_or_no_change_of_this_server() {
+        let cut = Cut {
+            low: end(&format!("{A}:1-10"), "binlog.000002", 500),
+            high: end(&format!("{A}:1-12"), "binlog.000002", 600),
+            last: end(&format!("{A}:1-14"), "binlog.000003", 100),
+        };
+        let mut places = Places::default();
+        for (pos, op, after_low, recent) in [
+            (format!("{A}:10"), Op::Update, false, false),
+            (format!("{A}:11"), Op::Update, true, true),
+            (format!("{A}:14"), Op::Update, true, true),
+            (format!("{A}:15"), Op::Update, true, false),
+            (format!("{B}:1"), Op::Update, false, false),
+            (format!("{A}:1-10"), Op::Snapshot, false, false),
+            (format!("{A}:1-11"), Op::Snapshot, true, true),
+            (format!("{B}:1-11"), Op::Snapshot, false, false),
+            ("binlog.000002:500".to_owned(), Op::Update, false, false),
+            ("binlog.000002:501".to_owned(), Op::Update, true, true),
+            ("binlog.000003:101".to_owned(), Op::Snapshot, true, false),
+        ] {
+            let place = places.place(&pos, op).expect("a place");
+            assert_eq!((cut.is_after_low(&places, place), cut.is_recent(&places, place)), (after_low, recent), "{pos}");
+        }
+    }
+
+    #[test]
+    fn owned_gtids_are_read_without_their_threads() {
+        let owned = format!("{A}:5#12:6#13,\n{B}:tag:7#8");
+        assert_eq!(gtids(&without_threads(&owned)), gtids(&format!("{A}:5-6,{B}:tag:7")));
+        assert!(overlap(&gtids(&format!("{A}:5-6")), &gtids(&format!("{A}:6"))));
+        assert!(!overlap(&gtids(&format!("{A}:5")), &gtids(&format!("{A}:6,{B}:5"))));
+    }
+}

@@ -1,0 +1,70 @@
+//! What could not be compared, and why: it is neither equal nor different.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Kinds of what could not be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Gap {
+    /// Partitions whose older records have expired.
+    Partitions,
+    /// Lines of records that have expired.
+    Lines,
+    /// Rows of the table whose record has expired.
+    Rows,
+    /// Rows that a snapshot passed while this ran.
+    PassedRows,
+    /// Rows of PostgreSQL whose record has expired.
+    PostgresRows,
+}
+
+impl Gap {
+    fn what(self) -> &'static str {
+        match self {
+            Self::Partitions => "partitions that no longer begin at offset 0",
+            Self::Lines => "lines of expired records",
+            Self::Rows => "rows of the table whose last record has expired",
+            Self::PassedRows => "rows of the table that a snapshot passed meanwhile",
+            Self::PostgresRows => "rows of PostgreSQL whose last record has expired",
+        }
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Self::Partitions => "their older records have expired, so nothing tells whether each of these is in a log",
+            Self::Lines | Self::Rows | Self::PostgresRows => "the topic tells nothing of them",
+            Self::PassedRows => "the topic does not have each of their changes",
+        }
+    }
+}
+
+/// One kind with its number, as it is printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct NotCompared {
+    pub(crate) what: &'static str,
+    pub(crate) count: u64,
+    pub(crate) why: &'static str,
+}
+
+/// Numbers by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps(BTreeMap<Gap, u64>);
+
+impl Gaps {
+    /// Adds `count` of a kind.
+    pub(crate) fn add(&mut self, gap: Gap, count: u64) {
+        if count > 0 {
+            *self.0.entry(gap).or_default() += count;
+        }
+    }
+
+    pub(crate) fn count(&self, gap: Gap) -> u64 {
+        self.0.get(&gap).copied().unwrap_or(0)
+    }
+
+    /// Each kind that there is.
+    pub(crate) fn list(&self) -> Vec<NotCompared> {
+        self.0.iter().map(|(gap, count)| NotCompared { what: gap.what(), count: *count, why: gap.why() }).collect()
+    }
+}

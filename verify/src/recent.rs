@@ -1,0 +1,94 @@
+//! The states that a key had while this ran: one of them is its row in the table's snapshot.
+
+/// What the key was at [`crate::cut::Cut`]'s low end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// The hash of its value; `None` when it was deleted.
+    Record(Option<u64>),
+    /// The topic has no older record: there was no row, unless its record has expired.
+    Nothing,
+    /// Nobody can tell: a snapshot of the producer passed the key, or compaction may have taken its record.
+    Unknown,
+}
+
+/// Whether a row is what the topic's records allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Match {
+    Equal,
+    Different,
+    /// It is not the last state, and the one before has expired.
+    Expired,
+    /// It is not the last state, and the one before can't be known.
+    Passed,
+}
+
+/// A key with records after the low end.
+#[derive(Debug)]
+pub(crate) struct Recent {
+    before: Before,
+    /// Its states after each of these records, but the last one.
+    since: Vec<Option<u64>>,
+}
+
+impl Recent {
+    /// The first record after the low end has been read; `old` is the state by the record before it, if there is one.
+    pub(crate) fn new(old: Option<Option<u64>>, compacted: bool) -> Self {
+        let before = match old {
+            Some(state) => Before::Record(state),
+            None if compacted => Before::Unknown,
+            None => Before::Nothing,
+        };
+        Self { before, since: Vec::new() }
+    }
+
+    /// A further record has been read; `old` is the state before it.
+    pub(crate) fn push(&mut self, old: Option<u64>) {
+        self.since.push(old);
+    }
+
+    /// A snapshot's record has been read: changes before it need have no record.
+    pub(crate) fn passed_by_snapshot(&mut self) {
+        self.before = Before::Unknown;
+    }
+
+    /// Whether the row, which is not the key's last state, is one of the others. `may_have_expired` says that records of
+    /// this key's partition have.
+    pub(crate) fn judge(&self, row: Option<u64>, may_have_expired: bool) -> Match {
+        if self.since.contains(&row) {
+            return Match::Equal;
+        }
+        match self.before {
+            Before::Record(state) if state == row => Match::Equal,
+            Before::Record(_) => Match::Different,
+            Before::Nothing if row.is_none() => Match::Equal,
+            Before::Nothing if may_have_expired => Match::Expired,
+            Before::Nothing => Match::Different,
+            Before::Unknown => Match::Passed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_one_of_the_states_since_the_low_end() {
+        let mut updated = Recent::new(Some(Some(1)), false);
+        updated.push(Some(2));
+        updated.push(None);
+        for (row, want) in
+            [(Some(1), Match::Equal), (Some(2), Match::Equal), (None, Match::Equal), (Some(7), Match::Different)]
+        {
+            assert_eq!(updated.judge(row, true), want, "{row:?}");
+        }
+        let created = Recent::new(None, false);
+        assert_eq!(created.judge(None, false), Match::Equal);
+        assert_eq!(created.judge(Some(7), false), Match::Different);
+        assert_eq!(created.judge(Some(7), true), Match::Expired);
+        assert_eq!(Recent::new(None, true).judge(Some(7), false), Match::Passed);
+        updated.passed_by_snapshot();
+        assert_eq!(updated.judge(Some(7), false), Match::Passed);
+        assert_eq!(updated.judge(Some(2), false), Match::Equal);
+    }
+}

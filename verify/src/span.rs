@@ -1,0 +1,122 @@
+//! The part of a topic that is judged: from where its partitions begin to where they ended at one moment.
+
+use std::time::{Duration, Instant};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Logging};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the ends are asked for while a transaction is open.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Offsets by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The first offset that the partition still has.
+    pub(crate) first: Vec<i64>,
+    /// The offset after the last one that is committed.
+    pub(crate) end: Vec<i64>,
+}
+
+impl Span {
+    /// Whether the record is at or after the end: it came later, and is not judged.
+    pub(crate) fn is_later(&self, partition: i32, offset: i64) -> bool {
+        usize::try_from(partition).ok().and_then(|i| self.end.get(i)).is_none_or(|end| offset >= *end)
+    }
+
+    /// Whether a record of this partition may have expired: the partition no longer begins at 0.
+    pub(crate) fn has_expired(&self, partition: usize) -> bool {
+        self.first.get(partition).is_some_and(|first| *first > 0)
+    }
+}
+
+/// Asks where a topic's partitions begin and end. It blocks.
+pub(crate) struct Bounds {
+    settings: KafkaSettings,
+    topic: String,
+    logging: Logging,
+    partitions: i32,
+    /// Sees what is committed.
+    committed: BaseConsumer<Logging>,
+    /// Sees what is written.
+    written: BaseConsumer<Logging>,
+}
+
+impl Bounds {
+    /// Looks the topic up; `None` when there is none.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; definite when it refuses.
+    pub(crate) fn of(settings: &KafkaSettings, topic: &str) -> Result<Option<Self>> {
+        let logging = Logging::default();
+        let what = format!("cannot look up topic {topic}");
+        let client = |isolation: &str| {
+            kafka::consumer_config(settings, &format!("{topic}.reader"))
+                .set("isolation.level", isolation)
+                .create_with_context(logging.clone())
+                .map_err(|e| kafka::unreachable(settings, &what, &e, &logging))
+        };
+        let (committed, written) = (client("read_committed")?, client("read_uncommitted")?);
+        let Some(partitions) = kafka::partition_count(settings, &committed, &logging, topic)? else { return Ok(None) };
+        let partitions = partitions as i32;
+        let (settings, topic) = (settings.clone(), topic.to_owned());
+        Ok(Some(Self { settings, topic, logging, partitions, committed, written }))
+    }
+
+    /// As [`Bounds::of`], of a topic that must be there.
+    ///
+    /// # Errors
+    /// As [`Bounds::of`]; definite when there is no such topic.
+    pub(crate) fn required(settings: &KafkaSettings) -> Result<Self> {
+        Self::of(settings, &settings.topic)?.ok_or_else(|| {
+            Error::definite(format!("there is no topic {} at {}", settings.topic, settings.bootstrap_servers))
+                .with_remedy("start the producer, which creates it, or correct kafka.topic")
+        })
+    }
+
+    /// What is committed now.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub(crate) fn now(&self) -> Result<Span> {
+        self.ask(&self.committed)
+    }
+
+    /// What is written now, as soon as all of it is committed or aborted: an open transaction hides what was committed
+    /// after it began, and the markers of a commit come after its answer. At the deadline, what is committed then; the
+    /// text names the partitions in which a transaction stays open.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub(crate) fn settled(&self, deadline: Instant) -> Result<(Span, Option<String>)> {
+        let written = self.ask(&self.written)?;
+        loop {
+            let committed = self.now()?;
+            let ends = committed.end.iter().zip(&written.end).enumerate();
+            let open: Vec<String> = ends.filter(|(_, (c, w))| c < w).map(|(p, _)| p.to_string()).collect();
+            if open.is_empty() {
+                return Ok((committed, None));
+            }
+            if Instant::now() >= deadline {
+                let (topic, open) = (&self.topic, open.join(", "));
+                return Ok((committed, Some(format!("a transaction is open in topic {topic}; partitions: {open}"))));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn ask(&self, consumer: &BaseConsumer<Logging>) -> Result<Span> {
+        let what = format!("cannot look up topic {}", self.topic);
+        let mut span = Span::default();
+        for partition in 0..self.partitions {
+            let (first, end) = consumer
+                .fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT)
+                .map_err(|e| kafka::unreachable(&self.settings, &what, &e, &self.logging))?;
+            span.first.push(first);
+            span.end.push(end);
+        }
+        Ok(span)
+    }
+}
