@@ -1,18 +1,31 @@
 //! What a person asks of a consumer that does not run.
 
+use clap::ArgMatches;
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
+use pipeline::slots::FolderId;
 
 use crate::marker;
 use crate::offsets;
 use crate::slot::{SlotId, Slots};
 
+/// Does what a subcommand asks for; `None` when there is none.
+pub(crate) async fn asked(arguments: &ArgMatches, kafka: &KafkaSettings, slots: &Slots) -> Option<Result<()>> {
+    let (command, arguments) = arguments.subcommand()?;
+    let text = |id| arguments.get_one::<String>(id).map_or("", String::as_str);
+    Some(match command {
+        "accept-log" => accept_log(kafka, slots, text("slot")).await,
+        "forget-folder" => forget_folder(kafka, slots, text("folder")),
+        _ => restore_offsets(kafka),
+    })
+}
+
 /// Gives the group back the offsets that Kafka has dropped.
 ///
 /// # Errors
 /// Those of [`offsets::restore`].
-pub(crate) fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
+fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
     let restored = tokio::task::block_in_place(|| offsets::restore(kafka))?;
     for (partition, offset) in &restored {
         println!("partition {partition}: {offset}");
@@ -21,11 +34,33 @@ pub(crate) fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
     Ok(())
 }
 
+/// Declares a logs folder of the group lost.
+///
+/// # Errors
+/// Usage when the text is no identity or this folder's own, and those of [`marker::forget`].
+fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
+    let unknown = || {
+        Error::usage(format!("{id:?} is no identity of a logs folder"))
+            .with_remedy("name the 8 characters that stand in the file .folder of a logs folder, e.g. k7x2m9qa")
+    };
+    let folder = FolderId::parse(id).ok_or_else(unknown)?;
+    if slots.identity().id == folder {
+        return Err(Error::usage(format!("{folder} is the logs folder {}, which is not lost", slots.place()))
+            .with_remedy("name the folder that is gone"));
+    }
+    let forgotten = tokio::task::block_in_place(|| marker::forget(kafka, &folder, slots.place()))?;
+    for (slot, bytes) in &forgotten {
+        println!("{slot} of folder {folder}: {bytes} committed bytes");
+    }
+    println!("folder {folder} is declared lost: its lines are not expected any more, and will not be written again");
+    Ok(())
+}
+
 /// Takes a slot's log as it is for what is committed.
 ///
 /// # Errors
 /// Usage when there is no such slot, definite when its consumer runs, transient when Kafka does not answer.
-pub(crate) async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
+async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
     let unknown = || Error::usage(format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
     let id = SlotId::parse(name).ok_or_else(unknown)?;
     let held =

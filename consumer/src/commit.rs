@@ -11,13 +11,13 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::batch::Outcome;
-use crate::marker::{self, Committed};
-use crate::slot::SlotId;
+use crate::marker::{Committed, OpenMarker};
 
 /// What is committed together.
 pub(crate) struct Commit<'a> {
     pub(crate) settings: &'a KafkaSettings,
-    pub(crate) slot: SlotId,
+    /// The slot's marker.
+    pub(crate) marker: &'a OpenMarker,
     /// The slot's state with this batch.
     pub(crate) committed: &'a Committed,
     /// By partition, the offset after the batch's last record.
@@ -35,7 +35,7 @@ impl Commit<'_> {
     pub(crate) fn run(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
         producer.begin()?;
         self.send_dead_letters(producer)?;
-        marker::send(producer, self.settings, self.slot, self.committed)?;
+        self.marker.send(producer, self.committed)?;
         failpoint::at("consumer.marked");
         let mut list = TopicPartitionList::new();
         for (partition, offset) in self.offsets {

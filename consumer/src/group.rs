@@ -28,9 +28,9 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
+use crate::lineage::Name;
 use crate::offsets;
 use crate::owners;
-use crate::slot::SlotId;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -193,6 +193,20 @@ fn unexpected(error: KafkaError) -> Error {
     Error::transient("the Kafka client refuses the assignment").with_source(error)
 }
 
+/// The ids of the members that the group has, as far as its coordinator knows. Blocks.
+///
+/// # Errors
+/// Transient when Kafka does not answer.
+pub(crate) fn members(settings: &KafkaSettings) -> Result<Vec<String>> {
+    let logging = Logging::default();
+    let what = format!("cannot look up the members of group {}", settings.group_id);
+    let failed = |e: KafkaError| kafka::unreachable(settings, &what, &e, &logging);
+    let config = kafka::consumer_config(settings, &settings.group_id);
+    let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
+    let groups = consumer.fetch_group_list(Some(&settings.group_id), REQUEST_TIMEOUT).map_err(failed)?;
+    Ok(groups.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect())
+}
+
 /// What polling found wrong.
 #[derive(Debug)]
 pub(crate) enum Trouble {
@@ -217,11 +231,11 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// Joins the group under the slot's name; `changed` is told whenever the assignment changes.
+    /// Joins the group under the slot's name, which no slot of another folder has; `changed` is told whenever the assignment changes.
     ///
     /// # Errors
     /// Usage when the client refuses its configuration.
-    pub(crate) fn join(settings: &KafkaSettings, slot: SlotId, changed: Sender<()>) -> Result<Self> {
+    pub(crate) fn join(settings: &KafkaSettings, slot: &Name, changed: Sender<()>) -> Result<Self> {
         let context =
             Context { logging: Logging::default(), settings: settings.clone(), state: Mutex::default(), changed };
         let refused = |e| {

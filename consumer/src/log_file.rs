@@ -130,6 +130,14 @@ impl LogFile {
         Ok(self.committed + lines.len() as u64)
     }
 
+    /// See [`tail`], of the file as it is now.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub(crate) fn tail(&self, length: u64) -> io::Result<u64> {
+        tail_of(&self.file, length)
+    }
+
     /// Notes that a transaction committed this length.
     pub(crate) fn note_committed(&mut self, length: u64) {
         self.committed = length;
@@ -154,18 +162,52 @@ fn ends_a_line(file: &File, committed: u64) -> io::Result<bool> {
     Ok(byte == *b"\n")
 }
 
-/// Whether a log still has its first `committed` bytes, as far as its length and the last of these lines tell.
+/// Looks whether a log still has its first `committed` bytes, as far as its length, the end of their last line and the hash
+/// of their end tell; changes nothing. A missing file has none.
 ///
 /// # Errors
-/// Whatever the file system says.
-pub(crate) fn has_whole_lines(path: &Path, committed: u64) -> io::Result<bool> {
-    match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(committed == 0),
-        file => {
-            let file = file?;
-            Ok(file.metadata()?.len() >= committed && ends_a_line(&file, committed)?)
-        }
+/// Definite when committed bytes are gone or others, or when the file can't be read.
+pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u64>) -> Result<()> {
+    let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && committed == 0 => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(shorter(slot, path, 0, committed, committed)),
+        file => file.map_err(unreadable)?,
+    };
+    let length = file.metadata().map_err(unreadable)?.len();
+    if let Settlement::Lost(bytes) = Settlement::of(length, committed) {
+        return Err(shorter(slot, path, length, committed, bytes));
     }
+    if !ends_a_line(&file, committed).map_err(unreadable)? {
+        return Err(edited(slot, path, committed));
+    }
+    match tail {
+        Some(tail) if tail_of(&file, committed).map_err(unreadable)? != tail => Err(other_lines(slot, path, committed)),
+        _ => Ok(()),
+    }
+}
+
+/// A hash (FNV-1a) of the last 256 of the first `length` bytes of a log. Each line ends with partition and offset of its
+/// record, so logs of different records have different ones.
+///
+/// # Errors
+/// Whatever the file system says; a missing file has no bytes.
+pub(crate) fn tail(path: &Path, length: u64) -> io::Result<u64> {
+    match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && length == 0 => Ok(hash(&[])),
+        file => tail_of(&file?, length),
+    }
+}
+
+fn tail_of(file: &File, length: u64) -> io::Result<u64> {
+    let mut bytes = [0; 256];
+    let bytes = &mut bytes[..length.min(256) as usize];
+    file.read_exact_at(bytes, length - bytes.len() as u64)?;
+    Ok(hash(bytes))
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The length of the whole lines of a log: what lies behind its last newline is torn. A missing file has none.
@@ -203,6 +245,14 @@ fn shorter(slot: SlotId, path: &Path, length: u64, committed: u64, lost: u64) ->
 fn edited(slot: SlotId, path: &Path, committed: u64) -> Error {
     Error::definite(format!(
         "{} was edited: no line ends after the {committed} bytes that were committed",
+        path.display()
+    ))
+    .with_remedy(ways_out(slot))
+}
+
+fn other_lines(slot: SlotId, path: &Path, committed: u64) -> Error {
+    Error::definite(format!(
+        "{} has other lines than those of the {committed} bytes that were committed",
         path.display()
     ))
     .with_remedy(ways_out(slot))
@@ -299,6 +349,25 @@ mod tests {
         let error = LogFile::open(SLOT, &path, 8).expect_err("edited");
         assert!(error.to_string().contains("log was edited"), "{error}");
         assert_eq!(std::fs::read(&path).expect("the file"), b"one more\ntwo\n");
+    }
+
+    #[test]
+    fn a_log_is_told_from_another_of_the_same_length() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("log");
+        assert!(examine(SLOT, &path, 0, Some(tail(&path, 0).expect("no file"))).is_ok());
+        assert!(examine(SLOT, &path, 4, None).expect_err("no file").to_string().contains("4 bytes are gone"));
+        let long = [vec![b'x'; 300], b"\none\n".to_vec()].concat();
+        std::fs::write(&path, &long).expect("written");
+        let length = long.len() as u64;
+        let known = tail(&path, length).expect("the file");
+        std::fs::write(&path, [&long[..], b"more"].concat()).expect("written");
+        assert!(examine(SLOT, &path, length, Some(known)).is_ok());
+        std::fs::write(&path, [vec![b'x'; 300], b"\ntwo\n".to_vec()].concat()).expect("written");
+        let text = format!("{:?}", examine(SLOT, &path, length, Some(known)).expect_err("another"));
+        assert!(text.contains("has other lines than those of the 305 bytes"), "{text}");
+        assert!(text.contains("consumer accept-log consumer_1"), "{text}");
+        assert!(examine(SLOT, &path, length, None).is_ok());
     }
 
     #[test]

@@ -6,13 +6,16 @@ mod batch;
 mod change;
 mod command;
 mod commit;
+mod folder;
 mod group;
+mod lineage;
 mod log_file;
 mod marker;
 mod numbers;
 mod offsets;
 mod owners;
 mod readiness;
+mod refusal;
 mod run;
 mod setback;
 mod settle;
@@ -37,10 +40,14 @@ fn main() -> ExitCode {
         .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
     let restore_offsets = Command::new("restore-offsets")
         .about("Give the group its offsets back from what the logs have, after Kafka has dropped them");
+    let forget_folder = Command::new("forget-folder")
+        .about("Declare a logs folder of the group lost, after its disk or machine is gone for good")
+        .arg(Arg::new("folder").required(true).value_name("ID").help("the folder's identity, e.g. k7x2m9qa"));
     let command = Command::new("consumer")
         .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand(accept_log)
-        .subcommand(restore_offsets);
+        .subcommand(restore_offsets)
+        .subcommand(forget_folder);
     program::start(Program::Consumer, command, run::run)
 }

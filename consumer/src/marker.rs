@@ -2,229 +2,301 @@
 //! group's offsets.
 //!
 //! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of
-//! it is in flight, so the marker read then is the last word. Each group has markers and transactional ids of its own: its
-//! slots bear the same names as another group's, in another folder. A folder's slot keeps the name of the topic and group
-//! whose lines it holds, so that no other cuts them by its own marker.
+//! it is in flight, so the marker read then is the last word. Each group and each logs folder has markers and transactional
+//! ids of its own. Whether the log beside a marker is the one that the marker means is decided in [`crate::lineage`], before
+//! another process is fenced and before the log is touched.
 //!
 //! A marker also has the offsets that its slot committed for the group. Kafka drops a group's offsets when nobody was in it
 //! for a week; without them the topic would be read from its beginning, and every line written twice.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
+use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
-use rdkafka::Message as _;
-use serde::{Deserialize, Serialize};
+use pipeline::slots::{self, FolderId, Marker, VERSION};
 
-use crate::slot::{LOG_NAME, Slot, SlotId};
+use crate::folder;
+use crate::lineage::{self, Key, Log, Note, Owner, Step};
+use crate::log_file;
+use crate::refusal;
+use crate::slot::{LOG_NAME, Slot};
 
-const VERSION: u32 = 1;
-/// Slots share a partition from the seventeenth on; a reader waits for the other's transaction then.
-const PARTITIONS: u32 = 16;
-/// The group that `kafka.group_id` names by itself; its slots' names in Kafka are the plain ones, any other group's bear
-/// the group.
-const DEFAULT_GROUP: &str = "product_consumers";
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Marker {
-    version: u32,
-    slot: String,
-    file: String,
-    length: u64,
-    /// The consumer group that the lines were written for.
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    offsets: BTreeMap<i32, i64>,
-}
+/// How long the first look at a marker waits for open transactions: those of a living neighbour are shorter.
+const GLANCE: Duration = Duration::from_millis(300);
 
 /// What is committed of a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Committed {
     /// Length of the log, bytes.
     pub(crate) length: u64,
+    /// [`log_file::tail`] at that length; `None` in markers of the version before.
+    pub(crate) tail: Option<u64>,
     /// The offset after the last record that this slot has done, by partition; another slot may be further.
     pub(crate) offsets: BTreeMap<i32, i64>,
 }
 
+impl From<&Marker> for Committed {
+    fn from(marker: &Marker) -> Self {
+        Self { length: marker.length, tail: marker.tail, offsets: marker.offsets.clone() }
+    }
+}
+
 /// The topic of the markers.
 pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
-    TopicSpec::compacted(format!("{}.slots", settings.topic), PARTITIONS as i32)
+    TopicSpec::compacted(slots::topic(settings), lineage::PARTITIONS as i32)
 }
 
-/// The identity of the producer of a group's slot.
-pub(crate) fn transactional_id(settings: &KafkaSettings, slot: SlotId) -> String {
-    format!("{}.{}", settings.topic, name(&settings.group_id, slot))
+/// An open log's marker, but for what is committed.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenMarker {
+    topic: String,
+    key: Key,
+    marker: Marker,
 }
 
-/// What a group's slot is called in Kafka.
-fn name(group: &str, slot: SlotId) -> String {
-    if group == DEFAULT_GROUP { slot.to_string() } else { format!("{slot}.{group}") }
-}
-
-/// Whose lines a slot's folder holds.
-fn owner(settings: &KafkaSettings) -> String {
-    format!("topic {} for group {}", settings.topic, settings.group_id)
-}
-
-fn partition(slot: SlotId) -> i32 {
-    ((slot.0 - 1) % PARTITIONS) as i32
-}
-
-fn encode(slot: SlotId, group: &str, committed: &Committed) -> Vec<u8> {
-    let (file, offsets) = (format!("{slot}/{LOG_NAME}"), committed.offsets.clone());
-    let (slot, group, length) = (slot.to_string(), group.to_owned(), committed.length);
-    let marker = Marker { version: VERSION, slot, file, length, group, offsets };
-    // A record of texts and numbers always has a JSON form.
-    serde_json::to_vec(&marker).unwrap_or_default()
-}
-
-/// `None` when it is another group's.
-fn decode(slot: &str, group: &str, value: &[u8]) -> Result<Option<Committed>> {
-    let broken = |reason: String| {
-        Error::definite(format!("the marker of {slot} can't be read: {reason}"))
-            .with_remedy(format!("take the file as it is: consumer accept-log {slot}"))
-    };
-    let marker: Marker = serde_json::from_slice(value).map_err(|e| broken(e.to_string()))?;
-    if marker.version != VERSION {
-        return Err(broken(format!("it has version {}, this program knows {VERSION}", marker.version)));
+impl OpenMarker {
+    fn new(settings: &KafkaSettings, slot: &Slot, session: &str) -> Self {
+        let id = slot.id();
+        let marker = Marker {
+            version: VERSION,
+            slot: id.to_string(),
+            file: format!("{id}/{LOG_NAME}"),
+            group: settings.group_id.clone(),
+            folder: slot.name().folder.as_ref().map_or_else(String::new, ToString::to_string),
+            session: session.to_owned(),
+            place: slot.place().to_owned(),
+            ..Marker::default()
+        };
+        Self { topic: slots::topic(settings), key: slot.name().key(&settings.group_id), marker }
     }
-    let ours = marker.group.is_empty() || marker.group == group;
-    Ok(ours.then_some(Committed { length: marker.length, offsets: marker.offsets }))
+
+    /// Adds the marker to the open transaction of the slot's producer.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub(crate) fn send(&self, producer: &TransactionalProducer, committed: &Committed) -> Result<(), Failure> {
+        let Committed { length, tail, offsets } = committed.clone();
+        let marker = Marker { length, tail, offsets, ..self.marker.clone() };
+        send(producer, &self.topic, &self.key, &marker)
+    }
 }
 
-/// Adds the marker to the open transaction of the slot's producer.
-///
-/// # Errors
-/// See [`Failure`].
-pub(crate) fn send(
-    producer: &TransactionalProducer,
-    settings: &KafkaSettings,
-    slot: SlotId,
-    committed: &Committed,
-) -> Result<(), Failure> {
+fn send(producer: &TransactionalProducer, topic: &str, key: &Key, marker: &Marker) -> Result<(), Failure> {
     producer.send(&Record {
-        topic: &topic(settings).name,
-        partition: Some(partition(slot)),
-        key: name(&settings.group_id, slot).as_bytes(),
-        value: Some(&encode(slot, &settings.group_id, committed)),
+        topic,
+        partition: Some(key.partition()),
+        key: key.0.as_bytes(),
+        value: Some(&marker.encode()),
         header: None,
     })
 }
 
-/// What is committed of the slot's log; to be called after `init_transactions` of its producer. `None` when the slot
-/// has never been used with this topic and group.
+/// The offsets that the group's slots have committed in all their folders, by partition, as the markers tell.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when the marker can't be read.
-pub(crate) fn committed(settings: &KafkaSettings, slot: SlotId) -> Result<Option<Committed>> {
-    look_up(settings, slot)?
-}
-
-/// The same; the inner error is that of a marker that is there but can't be read.
-fn look_up(settings: &KafkaSettings, slot: SlotId) -> Result<Result<Option<Committed>>> {
-    let plain = slot.to_string();
-    let last = |key: &str| -> Result<Result<Option<Committed>>> {
-        let value = kafka::last_record(settings, &topic(settings).name, partition(slot), key.as_bytes())?;
-        Ok(value.map(|value| decode(&plain, &settings.group_id, &value)).transpose().map(Option::flatten))
-    };
-    let own = name(&settings.group_id, slot);
-    match last(&own)? {
-        Ok(None) if own != plain => {}
-        found => return Ok(found),
-    }
-    // Markers bore the plain name for every group once. One that is ours may have a successor in flight under that name.
-    if matches!(last(&plain)?, Ok(None)) {
-        return Ok(Ok(None));
-    }
-    drop(TransactionalProducer::new(settings, &format!("{}.{plain}", settings.topic))?);
-    last(&plain)
-}
-
-/// The offsets that the slots have committed for the group, by partition, as their markers tell.
-///
-/// # Errors
-/// As [`committed`].
+/// Transient when Kafka can't be reached; definite when a marker can't be read.
 pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     let mut offsets = BTreeMap::new();
-    kafka::scan(settings, &topic(settings).name, &mut |message| {
-        let key = String::from_utf8_lossy(message.key().unwrap_or_default());
-        let (slot, group) = key.split_once('.').unwrap_or((&key, &settings.group_id));
-        if group != settings.group_id {
-            return Ok(());
-        }
-        let marker = decode(slot, group, message.payload().unwrap_or_default())?.unwrap_or_default();
-        for (partition, next) in marker.offsets {
-            let known = offsets.entry(partition).or_insert(next);
-            *known = next.max(*known);
-        }
-        Ok(())
-    })?;
+    for marker in slots::markers(settings)?.values() {
+        furthest(&mut offsets, &marker.offsets);
+    }
     Ok(offsets)
 }
 
-/// As [`committed`], for a slot that is to be used. Its first use writes a marker before the first line, so a log that has
-/// lines but no marker is another topic's, group's or cluster's, and is not cut but refused.
-///
-/// # Errors
-/// As [`committed`], and definite for such a log.
-pub(crate) fn begin(settings: &KafkaSettings, slot: &Slot, producer: &TransactionalProducer) -> Result<Committed> {
-    let known = committed_here(settings, slot)?;
-    slot.note_owner(&owner(settings))?;
-    if let Some(committed) = known {
-        return Ok(committed);
+fn furthest(offsets: &mut BTreeMap<i32, i64>, others: &BTreeMap<i32, i64>) {
+    for (partition, next) in others {
+        let known = offsets.entry(*partition).or_insert(*next);
+        *known = (*known).max(*next);
     }
-    write(producer, settings, slot.id(), &Committed::default())?;
-    Ok(Committed::default())
 }
 
-/// As [`committed`], for the slot's log in this folder: refuses one whose lines are not this group's.
+/// The markers that say something about a log.
+#[derive(Debug, Default)]
+struct Found {
+    own: Option<Marker>,
+    former: Option<(Key, Marker)>,
+}
+
+impl Found {
+    fn decide(&self, log: &Log<'_>) -> Result<Step, lineage::Refusal> {
+        lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, marker)| marker))
+    }
+
+    /// The one that the step goes by.
+    fn base(&self, step: Step) -> Option<&Marker> {
+        match step {
+            Step::Begin => None,
+            Step::Continue => self.own.as_ref(),
+            Step::TakeOver => self.former.as_ref().map(|(_, marker)| marker),
+        }
+    }
+
+    /// Reads them by `read`, which gives the value of a key.
+    fn read(settings: &KafkaSettings, log: &Log<'_>, read: &dyn Fn(&Key) -> Result<Option<Marker>>) -> Result<Self> {
+        let ours = |marker: &Marker| marker.is_of(&settings.group_id);
+        let mut found = Self { own: read(&log.name.key(log.group))?.filter(ours), former: None };
+        for key in log.former_keys() {
+            if let Some(marker) = read(&key)?.filter(ours) {
+                found.former = Some((key, marker));
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn parse(key: &Key, value: Option<Vec<u8>>) -> Result<Option<Marker>> {
+    value.map(|v| Marker::parse(&v).map_err(|reason| slots::unreadable(&key.0, &reason))).transpose()
+}
+
+/// The last word on a key: waits for transactions that are open.
+fn last(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
+    parse(key, kafka::last_record(settings, &slots::topic(settings), key.partition(), key.0.as_bytes())?)
+}
+
+/// A log that may be written to.
+pub(crate) struct Opened {
+    pub(crate) producer: TransactionalProducer,
+    pub(crate) marker: OpenMarker,
+    pub(crate) committed: Committed,
+}
+
+/// Fences whoever writes the slot's log, and finds out what is committed of it. `point` is the failpoint after the fence.
+///
+/// A log that is not the one that the markers mean is refused before anybody is fenced, as far as it can be seen then:
+/// another process may be at work with the log that they do mean.
 ///
 /// # Errors
-/// As [`begin`].
-pub(crate) fn committed_here(settings: &KafkaSettings, slot: &Slot) -> Result<Option<Committed>> {
+/// Transient when Kafka can't be reached; definite for a log that is not the one that the markers mean, or that has lost
+/// committed lines.
+pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
+    let owner = slot.owner()?;
+    let log = log(settings, slot, &owner)?;
+    let examine = |found: &Found| {
+        let step = found.decide(&log).map_err(|r| refusal::of(settings, slot, &r))?;
+        found.base(step).map_or(Ok(()), |marker| examine(slot, marker))?;
+        Ok::<Step, Error>(step)
+    };
+    let expected = glance(settings, &log)?.map(|found| examine(&found)).transpose()?;
+    let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
+    if expected != Some(Step::Continue) {
+        for key in log.former_keys() {
+            drop(TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?);
+        }
+    }
+    failpoint::at(point);
+    let found = Found::read(settings, &log, &|key| last(settings, key))?;
+    let step = examine(&found)?;
+    if found.own.is_none() && step == Step::Begin {
+        look_around(settings, slot)?;
+    }
+    let mut committed = found.base(step).map(Committed::from).unwrap_or_default();
+    furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
+    let marker = begin_session(settings, slot, &producer, &found, step, &committed)?;
+    Ok(Opened { producer, marker, committed })
+}
+
+fn log<'a>(settings: &'a KafkaSettings, slot: &'a Slot, owner: &'a Owner) -> Result<Log<'a>> {
     let path = slot.log_path();
     let length = match std::fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
         found => found.map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?.len(),
     };
-    let known = committed(settings, slot.id())?;
-    let anothers = slot.owner().is_some_and(|o| o != owner(settings));
-    if length > 0 && (known.is_none() || anothers) {
-        return Err(foreign(settings, slot, length));
+    let (topic, group) = (settings.topic.as_str(), settings.group_id.as_str());
+    Ok(Log { length, topic, group, name: slot.name(), owner, legacy: slot.is_legacy() })
+}
+
+/// A look at the markers that fences nobody; `None` when an open transaction may hide the last ones.
+fn glance(settings: &KafkaSettings, log: &Log<'_>) -> Result<Option<Found>> {
+    let hidden = std::cell::Cell::new(false);
+    let topic = slots::topic(settings);
+    let found = Found::read(settings, log, &|key| match kafka::last_record_within(
+        settings,
+        &topic,
+        key.partition(),
+        key.0.as_bytes(),
+        GLANCE,
+    )? {
+        Some(value) => parse(key, value),
+        None => {
+            hidden.set(true);
+            Ok(None)
+        }
+    })?;
+    Ok((!hidden.get()).then_some(found))
+}
+
+/// Looks whether the log has the lines that its marker counts.
+fn examine(slot: &Slot, marker: &Marker) -> Result<()> {
+    let examined = log_file::examine(slot.id(), &slot.log_path(), marker.length, marker.tail);
+    let elsewhere = !marker.place.is_empty() && marker.place != slot.place();
+    match examined {
+        Err(error) if elsewhere => Err(refusal::older_copy(slot, &marker.place, &error)),
+        examined => examined,
     }
-    Ok(known)
 }
 
-fn foreign(settings: &KafkaSettings, slot: &Slot, length: u64) -> Error {
-    Error::definite(format!(
-        "{} has {length} bytes, but topic {} at {} knows of no consumer that wrote them for group {}",
-        slot.log_path().display(),
-        settings.topic,
-        settings.bootstrap_servers,
-        settings.group_id
-    ))
-    .with_remedy(format!(
-        "they come from another topic, cluster or group: move the file away, or name another folder (consumer.logs); or, to go \
-         on behind its lines, run: consumer accept-log {}",
-        slot.id()
-    ))
+/// Before the first line of a slot that no marker knows: is a folder gone that stood here, and who else is in the group?
+fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
+    let own = slot.name().folder.as_ref().map_or("", FolderId::as_str);
+    let mut others: BTreeMap<String, (Vec<String>, u64)> = BTreeMap::new();
+    for marker in slots::markers(settings)?.into_values().filter(|m| m.moved.is_none() && m.length > 0) {
+        if !marker.folder.is_empty() && marker.folder != own {
+            let (places, bytes) = others.entry(marker.folder).or_default();
+            places.push(marker.place);
+            *bytes += marker.length;
+        }
+    }
+    // One that was opened elsewhere too has moved there.
+    let here = |(_, (places, _)): &(&String, &(Vec<String>, u64))| places.iter().all(|p| p == slot.place());
+    if let Some((folder, (_, bytes))) = others.iter().find(here) {
+        return Err(refusal::gone(slot, folder, *bytes));
+    }
+    if !others.is_empty() {
+        let others: Vec<String> =
+            others.iter().map(|(folder, (places, _))| format!("{folder} at {}", places[0])).collect();
+        let (slot, others) = (slot.name(), others.join(", "));
+        tracing::info!(%slot, others, "the group has logs in other folders too; verify needs all of them (consumer.logs)");
+    }
+    Ok(())
 }
 
-/// Commits a marker by itself.
-fn write(
-    producer: &TransactionalProducer,
+/// Writes a new session into `.owner` and then, with what is committed, into the marker; a log that is taken over leaves
+/// its former marker in the same transaction.
+fn begin_session(
     settings: &KafkaSettings,
-    slot: SlotId,
+    slot: &Slot,
+    producer: &TransactionalProducer,
+    found: &Found,
+    step: Step,
     committed: &Committed,
-) -> Result<()> {
+) -> Result<OpenMarker> {
+    let own = slot.name().key(&settings.group_id);
+    let former = found.former.as_ref().filter(|_| step == Step::TakeOver);
+    let session = found.base(step).map_or("", |marker| &marker.session).to_owned();
+    let next = folder::random_id().to_string();
+    let marker = OpenMarker::new(settings, slot, &next);
+    let (topic, group) = (settings.topic.clone(), settings.group_id.clone());
+    let note = Note { topic, group, marker: former.map_or(&own, |(key, _)| key).clone(), session, next };
+    slot.note_owner(note.clone())?;
     let commit = || {
         producer.begin()?;
-        send(producer, settings, slot, committed)?;
+        marker.send(producer, committed)?;
+        if let Some((key, former)) = former {
+            let moved = former.moved_to(&settings.group_id, &own.0, slot.place());
+            send(producer, &marker.topic, key, &moved)?;
+        }
         producer.commit()
     };
-    commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {slot}")))
+    commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {}", slot.id())))?;
+    if let Some((key, _)) = former {
+        slot.note_owner(Note { marker: own, ..note })?;
+        tracing::info!(slot = %slot.name(), from = key.0, bytes = committed.length, "took the log over");
+    }
+    Ok(marker)
 }
 
 /// What [`accept`] did, bytes.
@@ -244,62 +316,66 @@ pub(crate) struct Accepted {
 pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
-    let producer = TransactionalProducer::new(settings, &transactional_id(settings, slot.id()))?;
-    let before = look_up(settings, slot.id())?.unwrap_or_else(|unreadable| {
-        tracing::warn!("it counts as 0 bytes: {unreadable}");
-        None
-    });
-    let after = match before.as_ref().map(|c| c.length) {
-        Some(length) if crate::log_file::has_whole_lines(&path, length).map_err(unreadable)? => length,
-        _ => crate::log_file::whole_lines(&path).map_err(unreadable)?,
+    let owner = slot.owner()?;
+    let log = log(settings, slot, &owner)?;
+    let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
+    let found = Found::read(settings, &log, &|key| match last(settings, key) {
+        Err(error) if !error.is_transient() => {
+            tracing::warn!("it counts as 0 bytes: {error}");
+            Ok(None)
+        }
+        read => read,
+    })?;
+    // What is refused is accepted all the same, behind its own marker.
+    let step = found.decide(&log).unwrap_or(Step::Continue);
+    if step == Step::TakeOver
+        && let Some((key, _)) = &found.former
+    {
+        drop(TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?);
+    }
+    let base = found.base(step).filter(|m| m.moved.is_none()).map(Committed::from);
+    let after = match &base {
+        Some(Committed { length, tail, .. }) if log_file::examine(slot.id(), &path, *length, *tail).is_ok() => *length,
+        _ => log_file::whole_lines(&path).map_err(unreadable)?,
     };
-    let Committed { length: before, offsets } = before.unwrap_or_default();
-    slot.note_owner(&owner(settings))?;
-    write(&producer, settings, slot.id(), &Committed { length: after, offsets })?;
-    crate::log_file::LogFile::open(slot.id(), &path, after)?;
+    let Committed { length: before, offsets, .. } = base.unwrap_or_default();
+    let tail = Some(log_file::tail(&path, after).map_err(unreadable)?);
+    let committed = Committed { length: after, tail, offsets };
+    begin_session(settings, slot, &producer, &found, step, &committed)?;
+    log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_marker_reads_back() {
-        let slot = SlotId(3);
-        let committed = Committed { length: 1234, offsets: BTreeMap::from([(4, 17)]) };
-        let text = encode(slot, "g", &committed);
-        assert_eq!(
-            String::from_utf8_lossy(&text),
-            r#"{"version":1,"slot":"consumer_3","file":"consumer_3/consumer_log.json","length":1234,"group":"g","offsets":{"4":17}}"#
-        );
-        assert_eq!(decode("consumer_3", "g", &text).expect("a marker"), Some(committed));
-        assert_eq!(decode("consumer_3", "another", &text).expect("a marker"), None);
+/// Declares the logs of a folder that is gone: they hold nothing any more that the group counts on. Returns the committed bytes
+/// of each. Blocks.
+///
+/// # Errors
+/// Definite when a consumer of that folder is in the group, or no marker names the folder; transient when Kafka can't be
+/// reached.
+pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -> Result<BTreeMap<String, u64>> {
+    let of_folder = |marker: &Marker| marker.folder == folder.as_str() && marker.moved.is_none();
+    let keys: Vec<Key> =
+        slots::markers(settings)?.into_iter().filter(|(_, m)| of_folder(m)).map(|(key, _)| Key(key)).collect();
+    if keys.is_empty() {
+        let text = format!("no log of folder {folder} is known to group {}", settings.group_id);
+        return Err(Error::definite(text).with_remedy("take the folder's identity from the message that names it"));
     }
-
-    #[test]
-    fn a_marker_of_another_version_is_refused_with_the_way_out() {
-        let error = decode("consumer_2", "g", br#"{"version":2,"slot":"","file":"","length":1}"#).expect_err("too new");
-        let text = format!("{error:?}");
-        assert!(text.contains("it has version 2, this program knows 1"), "{text}");
-        assert!(text.contains("consumer accept-log consumer_2"), "{text}");
+    let part = format!("-{folder}-");
+    if let Some(member) = crate::group::members(settings)?.into_iter().find(|member| member.contains(&part)) {
+        return Err(Error::definite(format!("{member} of folder {folder} is in the group {}", settings.group_id))
+            .with_remedy("stop its consumers, and wait until their session (kafka.session_timeout) is over"));
     }
-
-    #[test]
-    fn only_groups_other_than_the_default_are_named() {
-        use pipeline::config::{Environment, Program, Settings, command};
-        let flags = command(Program::Consumer, clap::Command::new("test")).get_matches_from(["test"]);
-        let settings = Settings::load(Program::Consumer, &std::iter::empty().collect::<Environment>(), &flags)
-            .expect("the defaults");
-        assert_eq!(settings.text("kafka.group_id"), DEFAULT_GROUP);
-        assert_eq!(name(DEFAULT_GROUP, SlotId(3)), "consumer_3");
-        assert_eq!(name("g", SlotId(3)), "consumer_3.g");
+    let mut forgotten = BTreeMap::new();
+    for key in keys {
+        let producer = TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?;
+        let Some(marker) = last(settings, &key)?.filter(of_folder) else { continue };
+        let commit = || {
+            producer.begin()?;
+            send(&producer, &slots::topic(settings), &key, &marker.moved_to(&settings.group_id, "", place))?;
+            producer.commit()
+        };
+        commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {}", key.describe())))?;
+        forgotten.insert(marker.slot, marker.length);
     }
-
-    #[test]
-    fn sixteen_slots_have_a_partition_each() {
-        let used: std::collections::BTreeSet<i32> = (1..=16).map(|n| partition(SlotId(n))).collect();
-        assert_eq!(used.len(), 16);
-        assert_eq!(partition(SlotId(17)), partition(SlotId(1)));
-    }
+    Ok(forgotten)
 }

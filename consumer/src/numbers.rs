@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pipeline::record::Micros;
+use pipeline::slots::FolderId;
 use pipeline::telemetry::{Counter, Gauge, Metrics};
+
+use crate::lineage::Name;
 
 /// The consumer's metrics.
 pub(crate) struct Numbers {
@@ -105,6 +108,14 @@ impl Numbers {
             caught_up,
             metrics,
         }
+    }
+
+    /// Shows the slot that this process holds.
+    pub(crate) fn show_slot(&self, name: &Name) {
+        let folder = name.folder.as_ref().map_or("", FolderId::as_str);
+        let labels = [("slot", name.slot.to_string()), ("folder", folder.to_owned())];
+        let labels = labels.each_ref().map(|(k, v)| (*k, v.as_str()));
+        self.metrics.gauge("consumer_slot", "1 for the slot that this consumer holds.", &labels).set(1);
     }
 
     /// Records were polled.

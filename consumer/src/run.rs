@@ -45,7 +45,7 @@ use crate::command;
 use crate::commit::Commit;
 use crate::group::Group;
 use crate::log_file::LogFile;
-use crate::marker::{self, Committed};
+use crate::marker::{self, Committed, OpenMarker, Opened};
 use crate::numbers::Numbers;
 use crate::owners::Owners;
 use crate::readiness::Readiness;
@@ -76,13 +76,8 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
-    match context.arguments.subcommand() {
-        Some(("accept-log", arguments)) => {
-            let name = arguments.get_one::<String>("slot").map_or("", String::as_str);
-            return command::accept_log(&kafka, &slots, name).await;
-        }
-        Some(("restore-offsets", _)) => return command::restore_offsets(&kafka),
-        _ => {}
+    if let Some(done) = command::asked(&context.arguments, &kafka, &slots).await {
+        return done;
     }
     if let Some(postgres) = PostgresSettings::from(settings)? {
         stale_rows::start(kafka.clone(), postgres, context.shutdown.clone())?;
@@ -129,8 +124,8 @@ struct Worker {
 
 /// The clients of one membership.
 struct Session {
-    slot: SlotId,
     producer: TransactionalProducer,
+    marker: OpenMarker,
     log: LogFile,
     /// What the slot has committed of each partition.
     done: BTreeMap<i32, i64>,
@@ -184,7 +179,8 @@ impl Worker {
             }
             backoff.wait(&self.handle, &self.shutdown);
         };
-        tracing::info!(slot = %slot.id(), log = %slot.log_path().display(), "slot claimed");
+        tracing::info!(slot = %slot.name(), log = %slot.log_path().display(), "slot claimed");
+        self.numbers.show_slot(slot.name());
         let (changed, on_change) = channel();
         let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
         std::thread::Builder::new()
@@ -240,16 +236,14 @@ impl Worker {
         let topics =
             [TopicSpec::products(&self.kafka), marker::topic(&self.kafka), TopicSpec::dead_letters(&self.kafka)];
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
-        let id = marker::transactional_id(&self.kafka, slot.id());
-        let producer = TransactionalProducer::new(&self.kafka, &id).map_err(Setback::at_start)?;
-        failpoint::at("consumer.initialised");
-        let committed = marker::begin(&self.kafka, slot, &producer).map_err(Setback::at_start)?;
+        let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(Setback::at_start)?;
+        let Opened { producer, marker, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
-        let group = Group::join(&self.kafka, slot.id(), changed.clone())?;
+        let group = Group::join(&self.kafka, slot.name(), changed.clone())?;
         // From now on a broker has to be heard of.
         self.readiness.kafka.wait();
         let (done, owners) = (committed.offsets, Owners::new(slot.id(), self.kafka.session_timeout));
-        Ok(Session { slot: slot.id(), producer, log, done, group, owners, seen_changes: 0 })
+        Ok(Session { producer, marker, log, done, group, owners, seen_changes: 0 })
     }
 
     /// Works until it is stopped or the clients are of no use.
@@ -298,7 +292,7 @@ impl Worker {
         session.producer.may_begin().map_err(Setback::broken)?;
         self.catch_up(session)?;
         session.owners.look(&session.group, &self.numbers);
-        let Session { slot, producer, log, done, group, .. } = session;
+        let Session { producer, marker, log, done, group, .. } = session;
         let batch = self.poll_batch(group)?;
         self.readiness.heard(group.heard());
         log.check()?;
@@ -323,14 +317,15 @@ impl Worker {
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
         if !offsets.is_empty() {
-            let mut next = Committed { length, offsets: done.clone() };
+            let tail = log.tail(length).map_err(|e| unwritable(log.path(), e))?;
+            let mut next = Committed { length, tail: Some(tail), offsets: done.clone() };
             next.offsets.extend(&offsets);
             let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
             self.commit(
                 producer,
                 &Commit {
                     settings: &self.kafka,
-                    slot: *slot,
+                    marker,
                     committed: &next,
                     offsets: &offsets,
                     metadata: metadata.as_ref().ok_or_else(lost)?,

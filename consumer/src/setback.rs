@@ -120,13 +120,12 @@ impl Fences {
             return Ok(());
         }
         Err(Error::definite(format!(
-            "{slot} was fenced {FENCINGS} times within {} s: another process uses the same slot of this topic and group",
+            "{slot} was fenced {FENCINGS} times within {} s: another process uses its transactional id or its member id",
             FENCING_WINDOW.as_secs()
         ))
         .with_remedy(
-            "let all consumers of a group share one folder (consumer.logs), so that each claims a slot of its own; \
-             a process with another folder, e.g. on another machine, would claim the same names, unless it has a group \
-             of its own (kafka.group_id)",
+            "look for a process with a copy of this logs folder (consumer.logs), or with the same group (kafka.group_id) and \
+             ids of its own making, and stop it",
         ))
     }
 }

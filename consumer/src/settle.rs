@@ -11,7 +11,6 @@ use std::time::Duration;
 use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
 use pipeline::failpoint;
-use pipeline::kafka::TransactionalProducer;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_file::LogFile;
@@ -20,7 +19,7 @@ use crate::slot::{Slot, Slots};
 
 /// How often it looks, when nothing calls for it.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How soon it tries again after an error.
+/// How soon it tries again after an error that may heal.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Settles whenever the assignment `changed`, and every minute; ends when the program does.
@@ -40,7 +39,7 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
             Ok(()) => INTERVAL,
             Err(error) => {
                 tracing::warn!(remedy = error.remedy(), "the log of a consumer that is gone can't be settled: {error}");
-                RETRY
+                if error.is_transient() { RETRY } else { INTERVAL }
             }
         };
     }
@@ -48,13 +47,9 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 
 /// Ends what the slot's producer had in flight, and cuts its log to what is committed.
 fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
-    let producer = TransactionalProducer::new(settings, &marker::transactional_id(settings, slot.id()))?;
-    failpoint::at("consumer.settling");
-    // Its consumer ended before the first line; another group's is left to its own neighbours.
-    let Some(committed) = marker::committed_here(settings, slot)? else { return Ok(()) };
-    let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
+    let opened = marker::open(settings, slot, "consumer.settling")?;
+    let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;
     failpoint::at("consumer.settled");
-    tracing::info!(slot = %slot.id(), committed = log.committed(), "settled the slot of a consumer that is gone");
-    drop(producer);
+    tracing::info!(slot = %slot.name(), committed = log.committed(), "settled the slot of a consumer that is gone");
     Ok(())
 }

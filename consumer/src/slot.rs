@@ -1,15 +1,17 @@
 //! A slot: the folder `consumer_N` that one consumer holds, and with it its identity.
 //!
 //! A consumer claims the first folder whose `.lock` file it can lock, so five replicas of one image need no numbering, and
-//! one that comes back finds its folder free. The slot's name is the consumer's `group.instance.id` and, with the topic,
-//! its `transactional.id`.
+//! one that comes back finds its folder free. The slot's number and the identity of the logs folder ([`crate::folder`]) are
+//! the consumer's `group.instance.id` and, with the topic, its `transactional.id`.
 //!
 //! Invariants: whoever holds the lock is the only process that writes in the folder; the operating system frees the lock
 //! when its process ends, however it ends. What the `.lock` file says always belongs to who holds it, or held it last:
-//! locks are taken, and the text written, under the folder's own `.claim` lock.
+//! locks are taken, and the text written, under the folder's own `.claim` lock. A file system whose locks do not reach from
+//! one machine to the other is noticed by the file `.owner`, which nobody but the holder writes.
 //!
 //! Not here: what the folder's log holds ([`crate::log_file`]), and what is committed of it ([`crate::marker`]).
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,6 +20,10 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use pipeline::error::{Error, Result};
+use pipeline::slots::Folder;
+
+use crate::folder;
+use crate::lineage::{Name, Note, Owner};
 
 /// The log's name within a slot's folder.
 pub(crate) const LOG_NAME: &str = "consumer_log.json";
@@ -85,15 +91,36 @@ impl State {
 /// A slot that this process holds. Dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    id: SlotId,
+    name: Name,
+    /// Its logs folder was used by the version before.
+    legacy: bool,
+    /// Host and path of its logs folder.
+    place: String,
     folder: PathBuf,
     lock: File,
+    /// What this process wrote into `.owner` last.
+    written: RefCell<Option<Owner>>,
 }
 
 impl Slot {
     /// Its number.
     pub(crate) fn id(&self) -> SlotId {
-        self.id
+        self.name.slot
+    }
+
+    /// Its name in Kafka, without the group.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether its logs folder was used by the version before, whose markers name no folder.
+    pub(crate) fn is_legacy(&self) -> bool {
+        self.legacy
+    }
+
+    /// Host and path of its logs folder.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// The path of its log.
@@ -106,25 +133,39 @@ impl Slot {
         self.note(State::Settled)
     }
 
-    /// Whose lines the log holds, if that is known.
-    pub(crate) fn owner(&self) -> Option<String> {
-        let text = fs::read_to_string(self.folder.join(OWNER_NAME)).ok()?;
-        Some(text.trim().to_owned()).filter(|t| !t.is_empty())
+    /// Whose lines the log holds.
+    ///
+    /// # Errors
+    /// Definite when the file can't be read, or when another process wrote it although this one holds the lock.
+    pub(crate) fn owner(&self) -> Result<Owner> {
+        let path = self.folder.join(OWNER_NAME);
+        let owner = read_owner(&self.folder)
+            .map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?;
+        match &*self.written.borrow() {
+            Some(written) if owner != Owner::None && owner != *written => Err(Error::definite(format!(
+                "another process wrote {} while this one held the lock of {}",
+                path.display(),
+                self.name.slot
+            ))
+            .with_remedy(
+                "the locks of this file system do not reach from one machine to the other: give the consumers of each machine \
+                 a logs folder of their own (consumer.logs)",
+            )),
+            _ => Ok(owner),
+        }
     }
 
     /// Notes whose lines the log holds from now on, durably.
-    pub(crate) fn note_owner(&self, owner: &str) -> Result<()> {
-        if self.owner().as_deref() == Some(owner) {
-            return Ok(());
-        }
+    ///
+    /// # Errors
+    /// Definite when the file can't be written, transient when the disk is full.
+    pub(crate) fn note_owner(&self, note: Note) -> Result<()> {
         let path = self.folder.join(OWNER_NAME);
-        let write = || {
-            let mut file = File::create(&path)?;
-            file.write_all(format!("{owner}\n").as_bytes())?;
-            file.sync_all()?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|e| unwritable(&path, e))
+        let mut text = serde_json::to_vec(&note).unwrap_or_default();
+        text.push(b'\n');
+        folder::write_durably(&path, &text).map_err(|e| unwritable(&path, e))?;
+        *self.written.borrow_mut() = Some(Owner::Note(note));
+        Ok(())
     }
 
     fn note(&self, state: State) -> Result<()> {
@@ -143,20 +184,39 @@ impl Slot {
 #[derive(Clone, Debug)]
 pub(crate) struct Slots {
     root: PathBuf,
+    identity: Folder,
+    place: String,
 }
 
 impl Slots {
-    /// Makes the folder and the first `count` slots in it, each with an empty log, where they are missing.
+    /// Makes the folder with its identity and the first `count` slots in it, each with an empty log, where they are missing.
     ///
     /// # Errors
-    /// Definite when the folder can't be written to.
+    /// Definite when the folder can't be written to or its identity can't be read.
     pub(crate) fn open(root: &Path, count: u32) -> Result<Self> {
-        let slots = Self { root: root.to_owned() };
         fs::create_dir_all(root).map_err(|e| unwritable(root, e))?;
+        let identity = match folder::identity(root)? {
+            Some(identity) => identity,
+            None => {
+                let _claim = claim_lock(root)?;
+                folder::identify(root)?
+            }
+        };
+        let slots = Self { root: root.to_owned(), identity, place: folder::place(root) };
         for n in 1..=count {
             slots.make(SlotId(n))?;
         }
         Ok(slots)
+    }
+
+    /// The folder's identity.
+    pub(crate) fn identity(&self) -> &Folder {
+        &self.identity
+    }
+
+    /// Host and path of the folder.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// Claims the first free slot; makes a further one when all are taken.
@@ -166,7 +226,7 @@ impl Slots {
     pub(crate) fn claim(&self) -> Result<Slot> {
         let deadline = Instant::now() + SETTLING_LIMIT;
         loop {
-            let claim = self.claim_lock()?;
+            let claim = claim_lock(&self.root)?;
             let mut wait = false;
             for n in 1..=u32::MAX {
                 let id = SlotId(n);
@@ -197,7 +257,7 @@ impl Slots {
             return Err(Error::usage(format!("there is no slot {}", folder.display()))
                 .with_remedy("name one of the folders in consumer.logs, e.g. consumer_1"));
         }
-        let _claim = self.claim_lock()?;
+        let _claim = claim_lock(&self.root)?;
         Ok(self.lock(id, State::Held)?.ok())
     }
 
@@ -218,7 +278,7 @@ impl Slots {
     }
 
     fn take_abandoned(&self, id: SlotId) -> Result<Option<Slot>> {
-        let _claim = self.claim_lock()?;
+        let _claim = claim_lock(&self.root)?;
         let path = self.folder(id).join(LOCK_NAME);
         let state = fs::read_to_string(path).map_or(State::Unused, |text| State::parse(&text));
         if matches!(state, State::Held | State::Settling) { Ok(self.lock(id, State::Settling)?.ok()) } else { Ok(None) }
@@ -229,14 +289,7 @@ impl Slots {
     /// # Errors
     /// Definite when the folder can't be read.
     pub(crate) fn ids(&self) -> Result<Vec<SlotId>> {
-        let unreadable = |e| Error::definite(format!("cannot read folder {}", self.root.display())).with_source(e);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.root).map_err(unreadable)? {
-            let name = entry.map_err(unreadable)?.file_name();
-            ids.extend(name.to_str().and_then(SlotId::parse));
-        }
-        ids.sort_unstable();
-        Ok(ids)
+        ids(&self.root)
     }
 
     fn folder(&self, id: SlotId) -> PathBuf {
@@ -259,26 +312,6 @@ impl Slots {
         Ok(())
     }
 
-    /// Waits for the lock under which slots are taken; it is held for an instant only, unless its holder is stopped there.
-    fn claim_lock(&self) -> Result<File> {
-        let path = self.root.join(CLAIM_NAME);
-        let file = open_lock(&path)?;
-        let deadline = Instant::now() + CLAIM_LIMIT;
-        loop {
-            match FileExt::try_lock_exclusive(&file) {
-                Ok(()) => return Ok(file),
-                Err(e) if e.kind() != fs2::lock_contended_error().kind() => return Err(unlockable(&path, e)),
-                Err(e) if Instant::now() > deadline => {
-                    let text = format!("another process holds {} for {} s", path.display(), CLAIM_LIMIT.as_secs());
-                    return Err(Error::transient(text).with_source(e).with_remedy(
-                        "is a consumer stopped (SIGSTOP), or does its disk hang? `fuser` on that file names it",
-                    ));
-                }
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
     /// Locks a slot; when another process holds it, says what for.
     fn lock(&self, id: SlotId, state: State) -> Result<Result<Slot, State>> {
         let folder = self.folder(id);
@@ -286,7 +319,9 @@ impl Slots {
         let mut lock = open_lock(&path)?;
         match FileExt::try_lock_exclusive(&lock) {
             Ok(()) => {
-                let slot = Slot { id, folder, lock };
+                let name = Name { slot: id, folder: Some(self.identity.id.clone()) };
+                let (legacy, place) = (self.identity.legacy, self.place.clone());
+                let slot = Slot { name, legacy, place, folder, lock, written: RefCell::default() };
                 slot.note(state)?;
                 Ok(Ok(slot))
             }
@@ -296,6 +331,52 @@ impl Slots {
                 Ok(Err(State::parse(&text)))
             }
             Err(e) => Err(unlockable(&path, e)),
+        }
+    }
+}
+
+/// The slots that a logs folder has, in order.
+///
+/// # Errors
+/// Definite when the folder can't be read.
+pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
+    let unreadable = |e| Error::definite(format!("cannot read folder {}", root.display())).with_source(e);
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(root).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        ids.extend(name.to_str().and_then(SlotId::parse));
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// What the file `.owner` of a slot's folder says.
+///
+/// # Errors
+/// Whatever the file system says.
+pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
+    match fs::read_to_string(folder.join(OWNER_NAME)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Owner::None),
+        text => Ok(Owner::parse(&text?)),
+    }
+}
+
+/// Waits for the lock under which slots are taken; it is held for an instant only, unless its holder is stopped there.
+fn claim_lock(root: &Path) -> Result<File> {
+    let path = root.join(CLAIM_NAME);
+    let file = open_lock(&path)?;
+    let deadline = Instant::now() + CLAIM_LIMIT;
+    loop {
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => return Ok(file),
+            Err(e) if e.kind() != fs2::lock_contended_error().kind() => return Err(unlockable(&path, e)),
+            Err(e) if Instant::now() > deadline => {
+                let text = format!("another process holds {} for {} s", path.display(), CLAIM_LIMIT.as_secs());
+                return Err(Error::transient(text).with_source(e).with_remedy(
+                    "is a consumer stopped (SIGSTOP), or does its disk hang? `fuser` on that file names it",
+                ));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
         }
     }
 }

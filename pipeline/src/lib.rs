@@ -17,6 +17,7 @@ pub mod program;
 pub mod record;
 pub mod registry;
 pub mod shutdown;
+pub mod slots;
 pub mod table;
 pub mod telemetry;
 pub mod transform;

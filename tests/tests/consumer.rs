@@ -514,19 +514,3 @@ async fn a_stop_in_mid_run_ends_in_order() {
     wait_until_committed(&world);
     assert_once(&world);
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_folders_with_the_same_slots_are_found_out() {
-    let mut world = World::new("fenced");
-    let _feed = Feed::new(&world).await;
-    let mut first = start(&world, 1);
-    first.wait_for("partitions assigned");
-    world.set("CONSUMER_LOGS", world.folder.join("elsewhere").to_str().unwrap());
-    let mut second = start(&world, 2);
-    let loser = eventually("one of them gives up", PATIENCE, || {
-        [&mut first, &mut second].iter_mut().position(|c| !c.is_running())
-    });
-    let loser = if loser == 0 { first } else { second }.wait();
-    assert_eq!(loser.code, 1, "{}", loser.err);
-    assert!(loser.err.contains("another process uses the same slot of this topic and group"), "{}", loser.err);
-}

@@ -59,6 +59,24 @@ pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &
     LastRecords::new(settings)?.find(topic, partition, key)
 }
 
+/// The last committed record of `partition` that has the key, if all transactions there end within `patience`; else the outer
+/// `None`: what is committed may then be hidden behind one that is open. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub fn last_record_within(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+    patience: Duration,
+) -> Result<Option<Option<Vec<u8>>>> {
+    let records = LastRecords::new(settings)?;
+    let found = records.find_by(topic, partition, key, patience);
+    records.close();
+    found
+}
+
 /// Finds the last record of a key. Its clients can be made before there is anything to be found.
 pub struct LastRecords {
     pub(super) settings: KafkaSettings,
@@ -92,18 +110,27 @@ impl LastRecords {
     /// # Errors
     /// Transient when Kafka can't be reached.
     pub fn find(self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let found = self.find_by(topic, partition, key);
-        // To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
-        let closing = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self));
-        drop(closing);
-        found
+        let found = self.find_by(topic, partition, key, SETTLING);
+        self.close();
+        found?.ok_or_else(|| {
+            Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it"))
+                .with_remedy(
+                    "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+                )
+        })
     }
 
-    fn find_by(&self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    /// To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
+    fn close(self) {
+        drop(std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self)));
+    }
+
+    /// The outer `None`: a transaction stays open for longer than `patience`.
+    fn find_by(&self, topic: &str, partition: i32, key: &[u8], patience: Duration) -> Result<Option<Option<Vec<u8>>>> {
         let Self { settings, logging, committed, written } = self;
         let what = format!("cannot read topic {topic}");
         if partition_count(settings, committed, logging, topic)?.is_none() {
-            return Ok(None);
+            return Ok(Some(None));
         }
         let spread = Instant::now() + SPREADING;
         let watermarks = |consumer: &BaseConsumer<Logging>| loop {
@@ -115,24 +142,21 @@ impl LastRecords {
         };
         // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
         let (_, end) = watermarks(written)?;
-        let deadline = Instant::now() + SETTLING;
+        let deadline = Instant::now() + patience;
         let (low, high) = loop {
             let (low, high) = watermarks(committed)?;
             if high >= end {
                 break (low, high);
             }
             if Instant::now() > deadline {
-                return Err(Error::transient(format!("{what}: another client's transaction stays open in it"))
-                    .with_remedy(
-                        "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
-                    ));
+                return Ok(None);
             }
             std::thread::sleep(Duration::from_millis(50));
         };
         let mut back = 8;
         // The last offsets are transaction markers and aborted records, so the first look may find nothing.
         if low >= high {
-            return Ok(None);
+            return Ok(Some(None));
         }
         loop {
             let start = (high - back).max(low);
@@ -147,11 +171,8 @@ impl LastRecords {
                 }
                 Ok(ControlFlow::Continue(()))
             })?;
-            if let Some(value) = found {
-                return Ok(value);
-            }
-            if start == low {
-                return Ok(None);
+            if found.is_some() || start == low {
+                return Ok(Some(found.flatten()));
             }
             back *= 8;
         }

@@ -32,11 +32,16 @@ pub(crate) fn append(path: &Path, bytes: &[u8]) {
 
 /// The lines of each slot's log; a torn one fails.
 pub(crate) fn logs(world: &World) -> BTreeMap<String, Vec<String>> {
+    logs_in(Path::new(world.get("CONSUMER_LOGS")))
+}
+
+/// The lines of each log of a logs folder; a torn one fails.
+pub(crate) fn logs_in(folder: &Path) -> BTreeMap<String, Vec<String>> {
     let mut logs = BTreeMap::new();
-    for entry in fs::read_dir(world.get("CONSUMER_LOGS")).unwrap() {
+    for entry in fs::read_dir(folder).unwrap() {
         let slot = entry.unwrap().file_name().into_string().unwrap();
         if slot.starts_with("consumer_") {
-            let text = fs::read_to_string(log_path(world, &slot)).unwrap();
+            let text = fs::read_to_string(folder.join(&slot).join("consumer_log.json")).unwrap();
             assert!(text.is_empty() || text.ends_with('\n'), "{slot} ends with a torn line");
             logs.insert(slot, text.lines().map(str::to_owned).collect());
         }
@@ -146,7 +151,11 @@ pub(crate) fn expected_lines(world: &World) -> Vec<String> {
 
 /// Each record's line is in exactly one log, once, and each log has the records of a partition in their order.
 pub(crate) fn assert_once(world: &World) {
-    let logs = logs(world);
+    assert_once_in(world, logs(world));
+}
+
+/// The same of the given logs.
+pub(crate) fn assert_once_in(world: &World, logs: BTreeMap<String, Vec<String>>) {
     let mut found: Vec<String> = logs.values().flatten().cloned().collect();
     found.sort();
     let expected = expected_lines(world);

@@ -1,5 +1,6 @@
 //! Brokers that die or stop: one that is alone, or of three the one that matters.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -52,8 +53,10 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         run: |arena| {
             let slot = arena.chance.random_range(1..=arena.consumers.len());
             let kafka = arena.world.kafka();
+            let folder = pipeline::slots::Folder::read(Path::new(arena.world.get("CONSUMER_LOGS")))?;
+            let folder = folder.context("the logs folder has no identity")?.id;
             // The id has the group's name in it unless it is the default one.
-            let id = format!("{}.consumer_{slot}.{}", kafka.topic, kafka.group_id);
+            let id = format!("{}.consumer_{slot}-{folder}.{}", kafka.topic, kafka.group_id);
             kill_coordinator(arena, TRANSACTIONS, &id)
         },
     },

@@ -1,0 +1,443 @@
+//! Whose lines a log holds, and so what an opening of it may do. Pure.
+//!
+//! Two records have to agree before a log is written to: the file `.owner` beside it, and the marker in Kafka. Both name the
+//! last opening of the log, its *session*. Each opening draws a new session, writes it to the file first and then, in a
+//! Kafka transaction, to the marker. So of two copies of a folder only the one that was opened last has the marker's session,
+//! and the other one is refused: its lines may not be the committed ones.
+//!
+//! A log that was moved (into another folder, to another number) has a file that names the marker of its former place. It is
+//! taken over: one Kafka transaction writes the marker of the new place and marks the former one as moved. A folder of the
+//! version before, whose markers have no folder in their names, is taken over in the same way.
+
+use pipeline::slots::{FolderId, Marker};
+use serde::{Deserialize, Serialize};
+
+use crate::slot::SlotId;
+
+/// Slots share a partition of the markers' topic from the seventeenth on; a reader waits for the other's transaction then.
+pub(crate) const PARTITIONS: u32 = 16;
+/// The group that `kafka.group_id` names when nobody sets it; the names of its slots in Kafka do not bear the group.
+const DEFAULT_GROUP: &str = "product_consumers";
+
+/// A slot's name in Kafka, without the group: `consumer_3-k7x2m9qa`. Without a folder it is the one of the version before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) slot: SlotId,
+    pub(crate) folder: Option<FolderId>,
+}
+
+impl Name {
+    /// The key of its markers: the name, and the group unless it is the default one.
+    pub(crate) fn key(&self, group: &str) -> Key {
+        let name = self.to_string();
+        Key(if group == DEFAULT_GROUP { name } else { format!("{name}.{group}") })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text.split_once('-') {
+            None => Some(Self { slot: SlotId::parse(text)?, folder: None }),
+            Some((slot, folder)) => Some(Self { slot: SlotId::parse(slot)?, folder: Some(FolderId::parse(folder)?) }),
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.folder {
+            Some(folder) => write!(f, "{}-{folder}", self.slot),
+            None => write!(f, "{}", self.slot),
+        }
+    }
+}
+
+/// The key of a slot's markers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Key(pub(crate) String);
+
+impl Key {
+    /// The partition of its markers: slots of one number in two folders are seldom in the same.
+    pub(crate) fn partition(&self) -> i32 {
+        let name = self.0.split('.').next().and_then(Name::parse);
+        let Some(Name { slot, folder }) = name else { return 0 };
+        let folder =
+            folder.map_or(0, |f| f.as_str().bytes().fold(0, |h: u32, b| h.wrapping_mul(31).wrapping_add(u32::from(b))));
+        ((slot.0 - 1).wrapping_add(folder) % PARTITIONS) as i32
+    }
+
+    /// The identity of the producer that writes them.
+    pub(crate) fn transactional_id(&self, topic: &str) -> String {
+        format!("{topic}.{}", self.0)
+    }
+
+    /// For people: `consumer_3 of folder k7x2m9qa`.
+    pub(crate) fn describe(&self) -> String {
+        match self.0.split('.').next().and_then(Name::parse) {
+            Some(Name { slot, folder: Some(folder) }) => format!("{slot} of folder {folder}"),
+            Some(Name { slot, folder: None }) => format!("{slot} of a folder that the version before used"),
+            None => self.0.clone(),
+        }
+    }
+}
+
+/// What the file `.owner` of a slot says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// There is no file.
+    None,
+    /// The text of the version before: the topic and group of its lines.
+    Text(String),
+    /// The text of this version.
+    Note(Note),
+}
+
+/// The file `.owner` as this version writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Note {
+    pub(crate) topic: String,
+    pub(crate) group: String,
+    /// The marker that says how much of the log is committed.
+    pub(crate) marker: Key,
+    /// That marker's session when this was written.
+    pub(crate) session: String,
+    /// The session that is being written to the marker.
+    pub(crate) next: String,
+}
+
+impl Owner {
+    pub(crate) fn parse(text: &str) -> Self {
+        match serde_json::from_str(text) {
+            Ok(note) => Self::Note(note),
+            Err(_) if text.trim().is_empty() => Self::None,
+            Err(_) => Self::Text(text.trim().to_owned()),
+        }
+    }
+
+    /// Whether the lines were written by the version before.
+    pub(crate) fn is_of_the_version_before(&self, log_length: u64) -> bool {
+        matches!(self, Self::Text(_)) || (*self == Self::None && log_length > 0)
+    }
+}
+
+/// The text of `.owner` in the version before.
+pub(crate) fn owner_text(topic: &str, group: &str) -> String {
+    format!("topic {topic} for group {group}")
+}
+
+/// A log before it is opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Log<'a> {
+    /// Bytes in the file.
+    pub(crate) length: u64,
+    pub(crate) topic: &'a str,
+    pub(crate) group: &'a str,
+    /// Its place.
+    pub(crate) name: &'a Name,
+    pub(crate) owner: &'a Owner,
+    /// Its folder was used by the version before.
+    pub(crate) legacy: bool,
+}
+
+impl Log<'_> {
+    /// The keys of markers other than its own from which the log may have to be taken over; the first that is there counts.
+    pub(crate) fn former_keys(&self) -> Vec<Key> {
+        let plain = Name { folder: None, ..self.name.clone() };
+        let legacy = || {
+            let mut keys = vec![plain.key(self.group), Key(plain.to_string())];
+            keys.dedup();
+            keys
+        };
+        match self.owner {
+            Owner::Note(note) if self.is_ours(note) && note.marker != self.name.key(self.group) => {
+                vec![note.marker.clone()]
+            }
+            Owner::Text(text) if *text == owner_text(self.topic, self.group) => legacy(),
+            Owner::None if self.legacy => legacy(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn is_ours(&self, note: &Note) -> bool {
+        note.topic == self.topic && note.group == self.group
+    }
+}
+
+/// What an opening does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The slot has no lines: its marker says 0.
+    Begin,
+    /// Its own marker counts.
+    Continue,
+    /// The former marker counts, and becomes its own.
+    TakeOver,
+}
+
+/// Why a log must not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It has lines that no marker of the group knows of.
+    Foreign,
+    /// Another copy of the log of this marker was opened later, there.
+    Continued(Key, String),
+    /// It was taken over by another folder or slot: its marker's key and the place.
+    Moved(String, String),
+    /// A person said that its folder is gone, there.
+    Forgotten(String),
+    /// It was put in the place of a log with lines of its own.
+    Occupied(Key),
+}
+
+/// Decides by the log's own marker and the former one, of the first of [`Log::former_keys`] that has any.
+///
+/// # Errors
+/// See [`Refusal`].
+pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker>) -> Result<Step, Refusal> {
+    let kept = own.filter(|m| m.moved.is_none());
+    let empty = |refusal| match log.length {
+        0 if kept.is_some_and(|m| m.length > 0) => Ok(Step::Continue),
+        0 => Ok(Step::Begin),
+        _ => Err(refusal),
+    };
+    let own_key = log.name.key(log.group);
+    let former_moved = |former: &Marker| former.moved.as_ref().map(|m| moved(&own_key, m));
+    match log.owner {
+        Owner::Note(note) if log.is_ours(note) => {
+            let has = |m: &&Marker| [&note.session, &note.next].contains(&&m.session);
+            if kept.is_some_and(|m| has(&m) && !m.session.is_empty()) {
+                return Ok(Step::Continue);
+            }
+            if note.marker == own_key {
+                return match own {
+                    None => empty(Refusal::Foreign),
+                    Some(Marker { moved: Some(m), .. }) => empty(moved(&own_key, m)),
+                    Some(marker) => Err(Refusal::Continued(own_key, marker.place.clone())),
+                };
+            }
+            match former {
+                None => empty(Refusal::Foreign),
+                Some(marker) => match former_moved(marker) {
+                    Some(refusal) => empty(refusal),
+                    None if !has(&marker) => empty(Refusal::Continued(note.marker.clone(), marker.place.clone())),
+                    None if kept.is_some_and(|m| m.length > 0) => Err(Refusal::Occupied(note.marker.clone())),
+                    None => Ok(Step::TakeOver),
+                },
+            }
+        }
+        // The version before was the last to write here, even if this one was here earlier.
+        Owner::Text(text) if *text == owner_text(log.topic, log.group) => match former {
+            None => empty(Refusal::Foreign),
+            Some(marker) => former_moved(marker).map_or(Ok(Step::TakeOver), empty),
+        },
+        Owner::None if kept.is_some() => Ok(Step::Continue),
+        Owner::None => match former.map(former_moved) {
+            None => empty(Refusal::Foreign),
+            Some(None) => Ok(Step::TakeOver),
+            Some(Some(refusal)) => empty(refusal),
+        },
+        Owner::Note(_) | Owner::Text(_) => empty(Refusal::Foreign),
+    }
+}
+
+fn moved(own: &Key, moved: &pipeline::slots::Moved) -> Refusal {
+    if moved.to.is_empty() {
+        Refusal::Forgotten(moved.place.clone())
+    } else if moved.to == own.0 {
+        // It was taken over into this very slot, and later the file of an older copy was put here.
+        Refusal::Continued(own.clone(), moved.place.clone())
+    } else {
+        Refusal::Moved(moved.to.clone(), moved.place.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pipeline::slots::Moved;
+
+    const GROUP: &str = "g";
+
+    fn name(slot: u32, folder: &str) -> Name {
+        Name { slot: SlotId(slot), folder: FolderId::parse(folder) }
+    }
+
+    fn own() -> Name {
+        name(3, "bbbbbbbb")
+    }
+
+    fn marker(length: u64, session: &str) -> Marker {
+        Marker { length, session: session.to_owned(), place: "b:/logs".to_owned(), ..Marker::default() }
+    }
+
+    fn gone_to(marker: Marker, to: &str) -> Marker {
+        let moved = Moved { group: GROUP.to_owned(), to: to.to_owned(), place: "c:/logs".to_owned() };
+        Marker { moved: Some(moved), ..marker }
+    }
+
+    fn note(marker: &Name, session: &str, next: &str) -> Owner {
+        Owner::Note(Note {
+            topic: "t".to_owned(),
+            group: GROUP.to_owned(),
+            marker: marker.key(GROUP),
+            session: session.to_owned(),
+            next: next.to_owned(),
+        })
+    }
+
+    struct Case {
+        length: u64,
+        legacy: bool,
+        owner: Owner,
+        own: Option<Marker>,
+        former: Option<Marker>,
+    }
+
+    impl Case {
+        fn decide(&self) -> Result<Step, Refusal> {
+            let Self { length, legacy, owner, .. } = self;
+            let log = Log { length: *length, topic: "t", group: GROUP, name: &own(), owner, legacy: *legacy };
+            // As the caller does: a former marker is read only where there may be one.
+            let former = self.former.as_ref().filter(|_| !log.former_keys().is_empty());
+            decide(&log, self.own.as_ref(), former)
+        }
+    }
+
+    fn case(length: u64, owner: Owner, own: Option<Marker>, former: Option<Marker>) -> Result<Step, Refusal> {
+        Case { length, legacy: false, owner, own, former }.decide()
+    }
+
+    fn continued(name: &Name) -> Result<Step, Refusal> {
+        Err(Refusal::Continued(name.key(GROUP), "b:/logs".to_owned()))
+    }
+
+    #[test]
+    fn a_new_slot_begins_whatever_other_folders_hold() {
+        assert_eq!(case(0, Owner::None, None, None), Ok(Step::Begin));
+        // A marker of the version before is another folder's.
+        assert_eq!(case(0, Owner::None, None, Some(marker(9, ""))), Ok(Step::Begin));
+        assert_eq!(case(5, Owner::None, None, None), Err(Refusal::Foreign));
+    }
+
+    #[test]
+    fn a_log_continues_by_either_session_of_its_note() {
+        for session in ["one", "two"] {
+            let owner = note(&own(), "one", "two");
+            assert_eq!(case(5, owner, Some(marker(5, session)), None), Ok(Step::Continue));
+        }
+        // Without its note the folder's identity has to do.
+        assert_eq!(case(5, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
+        assert_eq!(case(0, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
+        assert_eq!(case(5, note(&own(), "one", "two"), None, None), Err(Refusal::Foreign));
+        assert_eq!(case(0, note(&own(), "one", "two"), None, None), Ok(Step::Begin));
+    }
+
+    #[test]
+    fn of_two_copies_the_one_that_was_opened_last_counts_even_without_lines() {
+        for length in [0, 5] {
+            assert_eq!(
+                case(length, note(&own(), "one", "two"), Some(marker(length, "three")), None),
+                continued(&own())
+            );
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_moved_here_is_taken_over() {
+        let from = name(6, "aaaaaaaa");
+        let owner = || note(&from, "one", "two");
+        assert_eq!(case(5, owner(), None, Some(marker(5, "two"))), Ok(Step::TakeOver));
+        assert_eq!(case(5, owner(), Some(marker(0, "x")), Some(marker(5, "two"))), Ok(Step::TakeOver));
+        assert_eq!(case(5, owner(), Some(gone_to(marker(9, "x"), "y")), Some(marker(5, "two"))), Ok(Step::TakeOver));
+        // A crash after the transaction that took it over, whatever became of the former place since.
+        let taken = Some(marker(5, "two"));
+        for former in [None, Some(gone_to(marker(5, "one"), "consumer_3-bbbbbbbb.g")), Some(marker(0, "x"))] {
+            assert_eq!(case(5, owner(), taken.clone(), former), Ok(Step::Continue));
+        }
+        let occupied = case(5, owner(), Some(marker(7, "x")), Some(marker(5, "two")));
+        assert_eq!(occupied, Err(Refusal::Occupied(from.key(GROUP))));
+        assert_eq!(case(5, owner(), None, Some(marker(5, "three"))), continued(&from));
+        assert_eq!(case(5, owner(), None, None), Err(Refusal::Foreign));
+    }
+
+    #[test]
+    fn what_was_taken_over_is_not_the_former_places_any_more() {
+        let to = "consumer_6-cccccccc.g";
+        let refused = Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned()));
+        assert_eq!(case(5, note(&own(), "one", "two"), Some(gone_to(marker(5, "two"), to)), None), refused);
+        let from = note(&name(1, "aaaaaaaa"), "one", "two");
+        assert_eq!(case(5, from, None, Some(gone_to(marker(5, "two"), to))), refused);
+        // The slot's folder was moved away as a whole, and is made again.
+        assert_eq!(case(0, Owner::None, Some(gone_to(marker(5, "two"), to)), None), Ok(Step::Begin));
+        let forgotten = Some(gone_to(marker(5, "two"), ""));
+        let refused = Err(Refusal::Forgotten("c:/logs".to_owned()));
+        assert_eq!(case(5, note(&own(), "one", "two"), forgotten, None), refused);
+    }
+
+    #[test]
+    fn a_folder_of_the_version_before_takes_its_logs_over_once() {
+        let text = || Owner::Text(owner_text("t", GROUP));
+        let legacy = |length, owner, own, former| Case { length, legacy: true, owner, own, former }.decide();
+        assert_eq!(legacy(5, text(), None, Some(marker(5, ""))), Ok(Step::TakeOver));
+        assert_eq!(legacy(5, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
+        // A slot whose folder was deleted: its lines are missed.
+        assert_eq!(legacy(0, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
+        // The version before worked here again.
+        assert_eq!(legacy(9, text(), Some(marker(5, "one")), Some(marker(9, ""))), Ok(Step::TakeOver));
+        let to = "consumer_3-cccccccc.g";
+        let copy = legacy(5, text(), None, Some(gone_to(marker(5, ""), to)));
+        assert_eq!(copy, Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned())));
+        // A file from before it was taken over, put back here.
+        let restored = legacy(5, text(), Some(marker(9, "one")), Some(gone_to(marker(5, ""), "consumer_3-bbbbbbbb.g")));
+        assert_eq!(restored, Err(Refusal::Continued(own().key(GROUP), "c:/logs".to_owned())));
+        assert_eq!(legacy(5, text(), None, None), Err(Refusal::Foreign));
+    }
+
+    #[test]
+    fn lines_of_another_topic_or_group_are_foreign() {
+        let other = Owner::Note(Note {
+            topic: "other".to_owned(),
+            group: GROUP.to_owned(),
+            marker: own().key(GROUP),
+            session: "one".to_owned(),
+            next: "two".to_owned(),
+        });
+        for owner in [other, Owner::Text(owner_text("t", "other"))] {
+            assert_eq!(case(5, owner.clone(), Some(marker(5, "one")), None), Err(Refusal::Foreign));
+            assert_eq!(case(0, owner.clone(), None, None), Ok(Step::Begin));
+            assert_eq!(case(0, owner, Some(marker(5, "one")), None), Ok(Step::Continue), "and its length is refused");
+        }
+    }
+
+    #[test]
+    fn keys_name_folder_and_group_and_tell_their_partition() {
+        assert_eq!(own().key(GROUP).0, "consumer_3-bbbbbbbb.g");
+        assert_eq!(own().key(DEFAULT_GROUP).0, "consumer_3-bbbbbbbb");
+        assert_eq!(name(3, "").key("a.b-c").0, "consumer_3.a.b-c");
+        assert_eq!(own().key(GROUP).transactional_id("t"), "t.consumer_3-bbbbbbbb.g");
+        assert_eq!(own().key(GROUP).describe(), "consumer_3 of folder bbbbbbbb");
+        for folder in ["", "bbbbbbbb"] {
+            let partition = |n: u32| name(n, folder).key("a.b-c").partition();
+            let used: std::collections::BTreeSet<i32> = (1..=16).map(partition).collect();
+            assert_eq!((used.len(), used.last()), (16, Some(&15)));
+            assert_eq!(partition(17), partition(1));
+        }
+        assert_eq!(name(3, "").key(GROUP).partition(), 2, "as in the version before");
+    }
+
+    #[test]
+    fn the_default_group_is_that_of_the_settings() {
+        use pipeline::config::{Environment, Program, Settings, command};
+        let flags = command(Program::Consumer, clap::Command::new("test")).get_matches_from(["test"]);
+        let settings = Settings::load(Program::Consumer, &std::iter::empty().collect::<Environment>(), &flags)
+            .expect("the defaults");
+        assert_eq!(settings.text("kafka.group_id"), DEFAULT_GROUP);
+    }
+
+    #[test]
+    fn a_note_reads_back_and_texts_are_the_version_before() {
+        let owner = note(&own(), "one", "two");
+        let Owner::Note(written) = &owner else { panic!("a note") };
+        assert_eq!(Owner::parse(&serde_json::to_string(written).expect("JSON")), owner);
+        assert_eq!(Owner::parse("topic t for group g\n"), Owner::Text(owner_text("t", GROUP)));
+        assert_eq!(Owner::parse("\n"), Owner::None);
+    }
+}
