@@ -3,7 +3,7 @@
 //! Pure. Invariant: each record of the batch is in exactly one of lines, filtered out, or dead letters, unless the log has
 //! it already (PostgreSQL may be behind the log and then gets it alone).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use pipeline::avro::Scratch;
 use pipeline::log_line::{self, Origin};
@@ -11,13 +11,13 @@ use pipeline::transform::{Capitals, Rules, Transformed};
 use serde::Serialize;
 
 use crate::change::{self, Change, Decoders, Polled};
-use crate::sink::{LastState, Row, Rows};
+use crate::sink::{LastState, Parked, Row, Rows};
 use crate::sql_value::{Amount, Time};
 
 /// A value of this size may not fit a record of its own once more; it stays at its origin.
 const LARGEST_DEAD_VALUE: usize = 900_000;
 
-/// A record that can't be decoded, as it is put aside.
+/// A record that can't be decoded, or that a sink does not store, as it is put aside.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
     /// Why.
@@ -41,6 +41,16 @@ pub(crate) struct Making<'a> {
     pub(crate) log_from: &'a BTreeMap<i32, i64>,
     /// Whether there is a table to be written.
     pub(crate) with_rows: bool,
+    /// Whether the records' bytes are kept, for the dead letters of those that a sink may refuse.
+    pub(crate) keep: bool,
+}
+
+/// The bytes of a record.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    source: Option<Vec<u8>>,
 }
 
 /// What a batch makes.
@@ -56,6 +66,8 @@ pub(crate) struct Outcome {
     pub(crate) dead: Vec<DeadLetter>,
     /// What happens to the table.
     pub(crate) rows: Rows,
+    /// By partition and offset, when they are kept.
+    kept: HashMap<(i32, i64), Kept>,
     capitals: Capitals,
 }
 
@@ -63,6 +75,12 @@ impl Outcome {
     /// Takes one more record, whose schema has been looked up.
     pub(crate) fn take(&mut self, record: &Polled<'_>, making: Making<'_>, scratch: &mut Scratch) {
         self.rows.next.insert(record.partition, record.offset + 1);
+        if making.keep {
+            let owned = |bytes: &[u8]| bytes.to_vec();
+            let key = record.key.map(owned).unwrap_or_default();
+            let kept = Kept { key, value: record.value.map(owned), source: record.source.map(owned) };
+            self.kept.insert((record.partition, record.offset), kept);
+        }
         let new_to_the_log = making.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
         match change::read(record, making.decoders, scratch) {
             Ok(change) => self.add(record, &change, making.rules, new_to_the_log, making.with_rows),
@@ -91,6 +109,13 @@ impl Outcome {
     }
 }
 
+impl Outcome {
+    /// The dead letter of a record of `topic` that PostgreSQL does not store.
+    pub(crate) fn letter(&self, topic: &str, parked: &Parked) -> DeadLetter {
+        DeadLetter::of_parked(topic, parked, self.kept.get(&(parked.partition, parked.offset)))
+    }
+}
+
 fn row(product: &Transformed<'_>) -> Row {
     Row {
         name: product.name.map(str::to_owned),
@@ -108,6 +133,9 @@ struct DeadOrigin<'a> {
     partition: i32,
     offset: i64,
     reason: &'a str,
+    /// Of a record that a sink does not store.
+    #[serde(flatten)]
+    refused: Option<RefusedBy<'a>>,
     /// The record's own header, where it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<std::borrow::Cow<'a, str>>,
@@ -116,14 +144,51 @@ struct DeadOrigin<'a> {
     value_left_out: bool,
 }
 
+/// The sink that does not store a record, and the place there.
+#[derive(Serialize)]
+struct RefusedBy<'a> {
+    sink: &'a str,
+    table: &'a str,
+    key: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<&'a str>,
+    sqlstate: &'a str,
+}
+
 impl DeadLetter {
+    /// Without its bytes when the record has left the topic meanwhile.
+    fn of_parked(topic: &str, parked: &Parked, kept: Option<&Kept>) -> Self {
+        let Parked { partition, offset, id, refusal } = parked;
+        let key = id.to_string();
+        let record = Polled {
+            partition: *partition,
+            offset: *offset,
+            key: Some(kept.map_or(key.as_bytes(), |k| &k.key)),
+            value: kept.and_then(|k| k.value.as_deref()),
+            source: kept.and_then(|k| k.source.as_deref()),
+        };
+        let refused = RefusedBy {
+            sink: "postgres",
+            table: "product",
+            key: *id,
+            column: refusal.column.as_deref(),
+            sqlstate: &refusal.sqlstate,
+        };
+        Self::with_origin(topic, &record, refusal.reason.clone(), Some(refused))
+    }
+
     fn of(topic: &str, record: &Polled<'_>, reason: String) -> Self {
+        Self::with_origin(topic, record, reason, None)
+    }
+
+    fn with_origin(topic: &str, record: &Polled<'_>, reason: String, refused: Option<RefusedBy<'_>>) -> Self {
         let value = record.value.filter(|v| v.len() <= LARGEST_DEAD_VALUE);
         let origin = DeadOrigin {
             topic,
             partition: record.partition,
             offset: record.offset,
             reason: &reason,
+            refused,
             header: record.source.map(String::from_utf8_lossy),
             value_left_out: value.is_none() && record.value.is_some(),
         };
@@ -137,6 +202,7 @@ impl DeadLetter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::Refusal;
     use pipeline::avro::{self, Decoder};
     use pipeline::record::{Price, Product, SCHEMA};
     use pipeline::transform::{Filter, TextField};
@@ -162,7 +228,8 @@ mod tests {
         let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
         let rules = Rules { drop, ..Rules::default() };
         let log_from = BTreeMap::from([(4, log_from)]);
-        let making = Making { topic: "t", decoders: &decoders, rules: &rules, log_from: &log_from, with_rows: true };
+        let making =
+            Making { topic: "t", decoders: &decoders, rules: &rules, log_from: &log_from, with_rows: true, keep: true };
         let (mut outcome, mut scratch) = (Outcome::default(), Scratch::default());
         records.iter().for_each(|record| outcome.take(record, making, &mut scratch));
         outcome
@@ -198,6 +265,23 @@ mod tests {
         let outcome = run(&records, 12);
         assert_eq!((outcome.written, outcome.dead.len(), outcome.rows.last.len()), (1, 0, 1));
         assert!(String::from_utf8_lossy(&outcome.lines).contains("\"offset\":12"));
+    }
+
+    #[test]
+    fn a_record_that_a_sink_does_not_store_keeps_its_bytes() {
+        let a = value(7, "x");
+        let outcome = run(&[polled(10, "7", Some(&a), CREATE)], 0);
+        let refusal =
+            Refusal { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
+        let letter = outcome.letter("t", &Parked { partition: 4, offset: 10, id: 7, refusal });
+        assert_eq!((letter.key.as_slice(), letter.value), (&b"7"[..], Some(a)));
+        let origin: serde_json::Value = serde_json::from_slice(&letter.origin).expect("JSON");
+        let header = String::from_utf8_lossy(CREATE);
+        let want = serde_json::json!({
+            "topic": "t", "partition": 4, "offset": 10, "reason": "too long", "sink": "postgres", "table": "product", "key": 7,
+            "column": "name", "sqlstate": "22001", "header": header,
+        });
+        assert_eq!(origin, want);
     }
 
     #[test]

@@ -1,22 +1,29 @@
 //! What a person asks of a consumer that does not run.
 
 use clap::ArgMatches;
-use pipeline::config::KafkaSettings;
+use pipeline::config::{KafkaSettings, PostgresSettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
 use pipeline::slots::FolderId;
 
 use crate::marker;
 use crate::offsets;
+use crate::sink::Sink;
 use crate::slot::{SlotId, Slots};
 
 /// Does what a subcommand asks for; `None` when there is none.
-pub(crate) async fn asked(arguments: &ArgMatches, kafka: &KafkaSettings, slots: &Slots) -> Option<Result<()>> {
+pub(crate) async fn asked(
+    arguments: &ArgMatches,
+    settings: &Settings,
+    kafka: &KafkaSettings,
+    slots: &Slots,
+) -> Option<Result<()>> {
     let (command, arguments) = arguments.subcommand()?;
     let text = |id| arguments.get_one::<String>(id).map_or("", String::as_str);
     Some(match command {
         "accept-log" => accept_log(kafka, slots, text("slot")).await,
         "forget-folder" => forget_folder(kafka, slots, text("folder")),
+        "retry-parked" => retry_parked(settings, &kafka.topic).await,
         _ => restore_offsets(kafka),
     })
 }
@@ -53,6 +60,21 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
         println!("{slot} of folder {folder}: {bytes} committed bytes");
     }
     println!("folder {folder} is declared lost: its lines are not expected any more, and will not be written again");
+    Ok(())
+}
+
+/// Lets the consumers read what is parked for PostgreSQL from the topic once more.
+///
+/// # Errors
+/// Usage when PostgreSQL is off; transient when it can't be reached, definite when it refuses.
+async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
+    let settings = PostgresSettings::from(settings)?.ok_or_else(|| {
+        Error::usage("postgres.url is not set, so nothing is parked").with_remedy("set it as for the consumers")
+    })?;
+    let (keys, partitions) = Sink::new(&settings, topic)?.retry_parked().await?;
+    println!(
+        "{keys} keys are parked for PostgreSQL; the consumers write {partitions} partitions to it again from their records on"
+    );
     Ok(())
 }
 

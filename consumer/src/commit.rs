@@ -10,7 +10,7 @@ use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::batch::Outcome;
+use crate::batch::DeadLetter;
 use crate::marker::{Committed, OpenMarker};
 
 /// What is committed together.
@@ -24,7 +24,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) offsets: &'a BTreeMap<i32, i64>,
     /// The member and generation that the batch was polled under.
     pub(crate) metadata: &'a Arc<ConsumerGroupMetadata>,
-    pub(crate) outcome: &'a Outcome,
+    /// Records that can't be decoded, and records that a sink does not store.
+    pub(crate) letters: [&'a [DeadLetter]; 2],
 }
 
 impl Commit<'_> {
@@ -51,7 +52,7 @@ impl Commit<'_> {
 
     fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
         let topic = TopicSpec::dead_letters(self.settings).name;
-        for letter in &self.outcome.dead {
+        for letter in self.letters.into_iter().flatten() {
             let header = Some(("origin", &letter.origin[..]));
             let (key, value) = (&letter.key, letter.value.as_deref());
             producer.send(&Record { topic: &topic, partition: Some(0), key, value, header })?;

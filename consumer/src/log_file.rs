@@ -68,6 +68,11 @@ impl LogFile {
     /// # Errors
     /// Definite when the path leads to another file or none, or when committed lines are gone.
     pub(crate) fn check(&mut self) -> Result<()> {
+        if self.length()? == self.committed { Ok(()) } else { self.settle() }
+    }
+
+    /// The length of the file, if the path still leads to it.
+    fn length(&self) -> Result<u64> {
         let own = self.file.metadata().map_err(|e| unwritable(&self.path, e))?;
         match std::fs::metadata(&self.path) {
             Ok(there) if (there.dev(), there.ino()) == (own.dev(), own.ino()) => {}
@@ -77,7 +82,19 @@ impl LogFile {
             }
             Err(e) => return Err(unwritable(&self.path, e)),
         }
-        if own.len() == self.committed { Ok(()) } else { self.settle() }
+        Ok(own.len())
+    }
+
+    /// Gives the batch at hand up: cuts off what is not committed.
+    ///
+    /// # Errors
+    /// As [`LogFile::check`]: what is gone of the committed lines must not become a gap in the file.
+    pub(crate) fn roll_back(&mut self) -> Result<()> {
+        let length = self.length()?;
+        if let Settlement::Lost(bytes) = Settlement::of(length, self.committed) {
+            return Err(shorter(self.slot, &self.path, length, self.committed, bytes));
+        }
+        self.cut_back().map_err(|e| unwritable(&self.path, e))
     }
 
     /// Cuts off what lies behind the committed length.
@@ -143,11 +160,8 @@ impl LogFile {
         self.committed = length;
     }
 
-    /// Cuts off what is not committed, durably.
-    ///
-    /// # Errors
-    /// Whatever the file system says.
-    pub(crate) fn cut_back(&mut self) -> io::Result<()> {
+    /// Cuts off what is not committed, durably. The committed lines must be there.
+    fn cut_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.committed)?;
         self.file.sync_all()?;
         self.file.seek(SeekFrom::Start(self.committed)).map(drop)
@@ -339,6 +353,22 @@ mod tests {
         log.check().expect("only what nobody committed was added");
         log.append(b"four\n").expect("room");
         assert_eq!(fs::read(&path).expect("the file"), b"one\ntwo\nfour\n");
+    }
+
+    #[test]
+    fn a_batch_that_is_given_up_leaves_no_gap_in_a_file_that_was_cut() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("log");
+        let mut log = LogFile::open(SLOT, &path, 0).expect("a new file");
+        let length = log.append(b"one\ntwo\n").expect("room");
+        log.note_committed(length);
+        log.append(b"three\n").expect("room");
+        log.roll_back().expect("whole");
+        assert_eq!(std::fs::read(&path).expect("the file"), b"one\ntwo\n");
+        std::fs::write(&path, b"one\n").expect("written");
+        let error = log.roll_back().expect_err("cut");
+        assert!(error.to_string().contains("4 bytes are gone"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("the file"), b"one\n");
     }
 
     #[test]

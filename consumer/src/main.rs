@@ -14,6 +14,7 @@ mod marker;
 mod numbers;
 mod offsets;
 mod owners;
+mod parking;
 mod readiness;
 mod refusal;
 mod run;
@@ -43,11 +44,14 @@ fn main() -> ExitCode {
     let forget_folder = Command::new("forget-folder")
         .about("Declare a logs folder of the group lost, after its disk or machine is gone for good")
         .arg(Arg::new("folder").required(true).value_name("ID").help("the folder's identity, e.g. k7x2m9qa"));
+    let retry_parked = Command::new("retry-parked")
+        .about("Write what is parked for PostgreSQL to it again, after its table was changed so that it takes it");
     let command = Command::new("consumer")
         .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand(accept_log)
         .subcommand(restore_offsets)
-        .subcommand(forget_folder);
+        .subcommand(forget_folder)
+        .subcommand(retry_parked);
     program::start(Program::Consumer, command, run::run)
 }

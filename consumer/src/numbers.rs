@@ -10,7 +10,9 @@ use pipeline::record::Micros;
 use pipeline::slots::FolderId;
 use pipeline::telemetry::{Counter, Gauge, Metrics};
 
+use crate::batch::Outcome;
 use crate::lineage::Name;
+use crate::sink::Parked;
 
 /// The consumer's metrics.
 pub(crate) struct Numbers {
@@ -26,6 +28,7 @@ pub(crate) struct Numbers {
     pub(crate) dropped: Counter,
     pub(crate) rejoins: Counter,
     pub(crate) unowned: Gauge,
+    pub(crate) parked_keys: Gauge,
     log_bytes: Gauge,
     last_event: Gauge,
     last_commit: Gauge,
@@ -97,6 +100,10 @@ impl Numbers {
                 "consumer_unowned_partitions",
                 "Partitions that the group has given to nobody, as last seen.",
             ),
+            parked_keys: gauge(
+                "consumer_parked_keys",
+                "Keys of our partitions of which PostgreSQL has an older state, as the last one is parked.",
+            ),
             log_bytes: gauge("consumer_log_bytes", "Committed length of the log."),
             last_event: gauge("consumer_last_event_timestamp_seconds", "When a record was last read."),
             last_commit: gauge("consumer_last_commit_timestamp_seconds", "When the last transaction was committed."),
@@ -121,6 +128,49 @@ impl Numbers {
     /// Records were polled.
     pub(crate) fn polled(&self) {
         self.last_event.set(Micros::now().0 / 1_000_000);
+    }
+
+    /// A batch is committed.
+    pub(crate) fn count(&self, outcome: &Outcome) {
+        self.lines.add(outcome.written);
+        self.filtered.add(outcome.filtered);
+        self.dead_letters.add(outcome.dead.len() as u64);
+        if let Some(first) = outcome.dead.first() {
+            tracing::warn!(
+                records = outcome.dead.len(),
+                total = self.dead_letters.get(),
+                first_reason = first.reason,
+                "records that can't be decoded were put aside as dead letters"
+            );
+        }
+    }
+
+    /// Records that PostgreSQL does not store are in the dead letters.
+    pub(crate) fn parked(&self, parked: &[Parked]) {
+        for Parked { partition, refusal, .. } in parked {
+            let (column, partition) = (refusal.column.as_deref().unwrap_or_default(), partition.to_string());
+            let labels = [("sink", "postgres"), ("table", "product"), ("column", column), ("partition", &partition)];
+            self.metrics
+                .counter(
+                    "consumer_parked_records_total",
+                    "Records that a sink did not store, in the dead letters.",
+                    &labels,
+                )
+                .add(1);
+        }
+        let Some(Parked { partition, offset, id, refusal }) = parked.first() else { return };
+        tracing::warn!(
+            sink = "postgres",
+            table = "product",
+            key = id,
+            column = refusal.column.as_deref(),
+            partition,
+            offset,
+            sqlstate = refusal.sqlstate,
+            reason = refusal.loggable(),
+            records = parked.len(),
+            "PostgreSQL refuses records: they are parked in the dead letters, the older rows of their keys stay in the table"
+        );
     }
 
     /// A transaction was committed that left the log with this length; `newest` has, by partition, when its last record was

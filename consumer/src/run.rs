@@ -20,6 +20,8 @@
 //! PostgreSQL may be behind the log (it was switched on later, or set back): then records are read from where it is, and go
 //! to it alone until it has caught up.
 
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -48,6 +50,7 @@ use crate::log_file::LogFile;
 use crate::marker::{self, Committed, OpenMarker, Opened};
 use crate::numbers::Numbers;
 use crate::owners::Owners;
+use crate::parking::{self, Parking};
 use crate::readiness::Readiness;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
@@ -76,7 +79,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
-    if let Some(done) = command::asked(&context.arguments, &kafka, &slots).await {
+    if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {
         return done;
     }
     if let Some(postgres) = PostgresSettings::from(settings)? {
@@ -109,6 +112,7 @@ struct Worker {
     registry: Registry,
     rules: Rules,
     sink: Option<Sink>,
+    parking: Parking,
     batch_rows: usize,
     batch_linger: Duration,
     decoders: Decoders,
@@ -139,6 +143,7 @@ struct Session {
 #[derive(Default)]
 struct Batch {
     outcome: Outcome,
+    records: usize,
     /// The member and generation that it was polled under.
     metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// The group's offsets of our partitions at that time.
@@ -155,6 +160,7 @@ impl Worker {
             registry: Registry::new(RegistrySettings::from(settings)?)?,
             rules: config::rules(settings)?,
             sink,
+            parking: Parking::default(),
             batch_rows: settings.number("consumer.batch_rows")?,
             batch_linger: settings.duration("consumer.batch_linger")?,
             decoders: Decoders::new(),
@@ -273,7 +279,7 @@ impl Worker {
     }
 
     fn roll_back(&mut self, session: &mut Session) -> Result<(), Setback> {
-        session.log.cut_back().map_err(|e| Setback::at_start(unwritable(session.log.path(), e)))?;
+        session.log.roll_back().map_err(Setback::at_start)?;
         let starts = self.starts(&session.group.committed());
         session.group.seek(&starts).map_err(Setback::at_start)
     }
@@ -296,7 +302,7 @@ impl Worker {
         let batch = self.poll_batch(group)?;
         self.readiness.heard(group.heard());
         log.check()?;
-        let Batch { outcome, metadata, committed, newest } = batch;
+        let Batch { outcome, records, metadata, committed, newest } = batch;
         if outcome.rows.next.is_empty() {
             self.idle(group)?;
             return Ok(false);
@@ -304,11 +310,12 @@ impl Worker {
         self.readiness.busy();
         self.numbers.polled();
         failpoint::at("consumer.polled");
-        if let Some(sink) = &mut self.sink {
-            self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows)))?;
-            self.pinged = Instant::now();
-            failpoint::at("consumer.rows-committed");
-        }
+        let Some(owed) = self.write_rows(&outcome, records)? else {
+            self.roll_back(session)?;
+            return Ok(true);
+        };
+        // A person may have cut it while PostgreSQL took its time.
+        log.check()?;
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
         let length = appended.map_err(|e| unwritable(log.path(), e))?;
         let ahead = |(partition, next): (&i32, &i64)| {
@@ -316,10 +323,13 @@ impl Worker {
         };
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
-        if !offsets.is_empty() {
+        let letters = self.parking.letters(&self.kafka, &owed, &outcome, &committed)?;
+        if !offsets.is_empty() || !letters.is_empty() {
             let tail = log.tail(length).map_err(|e| unwritable(log.path(), e))?;
             let mut next = Committed { length, tail: Some(tail), offsets: done.clone() };
             next.offsets.extend(&offsets);
+            let mut of_group = parking::stay(&owed, &offsets, &committed);
+            of_group.extend(&offsets);
             let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
             self.commit(
                 producer,
@@ -327,17 +337,19 @@ impl Worker {
                     settings: &self.kafka,
                     marker,
                     committed: &next,
-                    offsets: &offsets,
+                    offsets: &of_group,
                     metadata: metadata.as_ref().ok_or_else(lost)?,
-                    outcome: &outcome,
+                    letters: [&outcome.dead, &letters],
                 },
             )?;
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
             self.numbers.committed(length, &newest);
-            self.count(&outcome);
+            self.numbers.count(&outcome);
         }
+        self.note_parked(&owed)?;
+        self.parking.done(records);
         self.readiness.done();
         self.finished = Instant::now();
         self.numbers.show_lag(&group.lag(), group.heard());
@@ -351,6 +363,7 @@ impl Worker {
         if changes != session.seen_changes {
             // Others may have gone on in the meantime.
             sink.forget();
+            self.parking.forget();
             session.seen_changes = changes;
         }
         let committed = session.group.committed();
@@ -387,8 +400,9 @@ impl Worker {
         let changes = group.changes();
         let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
         let mut scratch = Scratch::default();
-        let (mut records, mut bytes, mut deadline) = (0, 0, None);
-        while records < self.batch_rows && bytes < BATCH_BYTES {
+        let (mut bytes, mut deadline) = (0, None);
+        let most = self.parking.part().map_or(self.batch_rows, |part| part.min(self.batch_rows));
+        while batch.records < most && bytes < BATCH_BYTES {
             let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
             let message = group.poll(wait)?;
             if group.changes() != changes {
@@ -400,7 +414,7 @@ impl Worker {
             if !batch.committed.contains_key(&message.partition()) {
                 continue;
             }
-            records += 1;
+            batch.records += 1;
             let record = polled(&message);
             self.look_up_schema(&record)?;
             let making = Making {
@@ -409,6 +423,7 @@ impl Worker {
                 rules: &self.rules,
                 log_from: &batch.committed,
                 with_rows: self.sink.is_some(),
+                keep: self.parking.part().is_some(),
             };
             batch.outcome.take(&record, making, &mut scratch);
             if let Some(written) = message.timestamp().to_millis() {
@@ -457,26 +472,13 @@ impl Worker {
         }
     }
 
-    fn count(&self, outcome: &Outcome) {
-        self.numbers.lines.add(outcome.written);
-        self.numbers.filtered.add(outcome.filtered);
-        self.numbers.dead_letters.add(outcome.dead.len() as u64);
-        if let Some(first) = outcome.dead.first() {
-            tracing::warn!(
-                records = outcome.dead.len(),
-                total = self.numbers.dead_letters.get(),
-                first_reason = first.reason,
-                "records that can't be decoded were put aside as dead letters"
-            );
-        }
-    }
-
     /// Nothing to do: time to ask PostgreSQL whether it is there.
     fn idle(&mut self, group: &Group) -> Result<(), Setback> {
         if self.pinged.elapsed() > PING_EVERY
             && let Some(sink) = &mut self.sink
         {
-            self.readiness.postgres.during(|| self.handle.block_on(sink.ping()))?;
+            let parked = self.readiness.postgres.during(|| self.handle.block_on(sink.ping()))?;
+            self.numbers.parked_keys.set(parked);
             self.pinged = Instant::now();
         }
         let heard = group.heard();

@@ -14,7 +14,7 @@ use pipeline::config::{KafkaSettings, PostgresSettings};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::LastRecords;
 use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot, Progress};
-use pipeline::postgres::{Target, failed};
+use pipeline::postgres::{Access, Target, failed};
 use rdkafka::Message;
 use tokio::runtime::Handle;
 use tokio_postgres::types::{ToSql, Type};
@@ -35,6 +35,8 @@ const DELETE: &str = "WITH snapshot AS (
         WHERE coalesce(o.next_offset, 0) >= s.next
     ), stale AS (
         SELECT p.id, s.first FROM product p JOIN snapshot s ON p.source_partition = s.partition AND p.source_offset < s.first
+        WHERE NOT EXISTS (SELECT FROM product_parked k WHERE k.topic = $1 AND k.partition = s.partition AND k.id = p.id
+            AND k.replaced_by IS NULL)
         LIMIT $5
     ), deleted AS (
         DELETE FROM product p USING stale s WHERE p.id = s.id AND p.source_offset < s.first RETURNING p.id
@@ -109,7 +111,12 @@ async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSna
     ];
     let mut rows = 0;
     loop {
-        let answer = tokio::time::timeout(TIMEOUT, client.query_typed(DELETE, &parameters)).await;
+        let work = async {
+            client.batch_execute(&target.begin(Access::Write)).await?;
+            let answer = client.query_typed(DELETE, &parameters).await?;
+            client.batch_execute("COMMIT").await.map(|()| answer)
+        };
+        let answer = tokio::time::timeout(TIMEOUT, work).await;
         let answer = answer.map_err(|_| Error::transient(format!("{WHAT}: no answer within {TIMEOUT:?}")))?;
         let answer = answer.map_err(|e| failed(WHAT, e))?;
         let (deleted, ready) = answer.first().map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));

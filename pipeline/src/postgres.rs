@@ -1,4 +1,8 @@
-//! Connecting to PostgreSQL: TLS by the URL's `sslmode` as libpq understands it, and what each error means.
+//! Connecting to PostgreSQL: TLS by the URL's `sslmode` as libpq understands it, what each transaction relies on, and what
+//! each error means.
+//!
+//! Invariant: nothing outlives a transaction on the server, so a pooler may give each transaction another connection.
+//! Statements are unnamed, settings are `LOCAL`, and no default of the server, the database or the role counts.
 
 use std::time::Duration;
 
@@ -13,11 +17,26 @@ use crate::error::{Error, Result, blames_certificate};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A server and a database, as the URL names them.
+/// A transaction that waits for its client for so long has lost it, and must not keep its locks.
+const IDLE_LIMIT: &str = "30s";
+/// A statement that takes longer has no client any more.
+const STATEMENT_LIMIT: &str = "30s";
+
+/// What a transaction is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Writing what other consumers may write as well.
+    Write,
+    /// Reading one snapshot, with pauses of any length.
+    Read,
+}
+
+/// A server, a database and a schema, as the settings name them.
 #[derive(Clone)]
 pub struct Target {
     config: Config,
     tls: MakeTlsConnector,
+    schema: String,
 }
 
 impl Target {
@@ -51,7 +70,41 @@ impl Target {
             return Err(Error::usage("postgres.url names no database").with_remedy(remedy));
         }
         config.connect_timeout(CONNECT_TIMEOUT).application_name(application);
-        Ok(Self { config, tls: tls(check_certificate, check_name, root.as_deref())? })
+        let schema = settings.schema.clone();
+        Ok(Self { config, tls: tls(check_certificate, check_name, root.as_deref())?, schema })
+    }
+
+    /// The schema of the tables.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The statement that lets a transaction see our schema alone, in which a temporary table of a pooled connection hides none
+    /// of ours.
+    pub fn search_path(&self) -> String {
+        format!("SET LOCAL search_path = \"{}\", pg_temp", self.schema.replace('"', "\"\""))
+    }
+
+    /// The statements that begin a transaction, separated by `;`, with all that it relies on:
+    ///
+    /// - its isolation level, and whether it writes, whatever the defaults of role and database are;
+    /// - our schema alone ([`Target::search_path`]);
+    /// - an error where row level security would leave rows out in silence;
+    /// - times in UTC;
+    /// - our own limits of time: a role's shorter ones would end a batch again and again, and none would keep the locks of a
+    ///   client that vanished;
+    /// - a commit that is durable before it is answered. A role's stricter choice stays.
+    pub fn begin(&self, access: Access) -> String {
+        let (level, idle) = match access {
+            Access::Write => ("READ COMMITTED READ WRITE", IDLE_LIMIT),
+            Access::Read => ("REPEATABLE READ READ ONLY", "0"),
+        };
+        let search_path = self.search_path();
+        format!(
+            "BEGIN ISOLATION LEVEL {level}; {search_path}; SET LOCAL row_security = off; SET LOCAL TimeZone = 'UTC'; SET LOCAL statement_timeout = '{STATEMENT_LIMIT}'; SET LOCAL lock_timeout = 0; \
+             SET LOCAL idle_in_transaction_session_timeout = '{idle}'; \
+             SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+        )
     }
 
     /// The database's name.
@@ -145,40 +198,60 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
         "" => "check postgres.url (host, port, sslmode) and that the server runs",
         "28P01" | "28000" => "check user, password and sslmode in postgres.url, and the server's pg_hba.conf",
         "42501" => {
-            "grant this user CREATE on the database and its schema public, or create database and tables yourself"
+            "grant this user CREATE and USAGE on the schema (postgres.schema), or make the tables yourself and grant SELECT, \
+             INSERT, UPDATE and DELETE on them: docs/security.md has the statements"
         }
         "25006" => {
             "wait for the failover to end, or name the server that takes writes in postgres.url: all its hosts with \
              target_session_attrs=read-write find it"
         }
         "3D000" => "create the database, or let this user do it (CREATEDB)",
-        "22021" | "22P05" => {
-            "PostgreSQL can't hold the character NUL: correct the product at its source and leave its old text out with \
-             rules.drop, or leave postgres.url empty to go on with the logs alone"
+        "3F000" => "create the schema that postgres.schema names, or correct postgres.schema",
+        "08P01" if pools_statements(&error) => {
+            "let the pooler give a connection to each transaction: pool_mode = transaction (or session) for this database"
         }
-        "42703" | "42804" | "42P10" | "42P01" => {
-            "the tables product and product_offsets belong to the consumers: rename the one that was there before, or \
-             name another database in postgres.url"
+        "42703" | "42804" | "42P10" | "42P01" | "22P03" => {
+            "start the consumer again: it checks the tables and names each column that differs"
         }
         _ => "see the server's log",
     };
     // The library's own text says only "db error"; the server's message is its cause.
-    let sorted = if heals(state) || is_there_already(&error) { Error::transient(what) } else { Error::definite(what) };
+    let transient = heals(state) && !pools_statements(&error);
+    let sorted = if transient { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
 }
 
-/// Whether somebody else has just inserted a row with this primary key: the next try finds it.
-fn is_there_already(error: &tokio_postgres::Error) -> bool {
-    let refused = error.as_db_error().filter(|e| e.code() == &SqlState::UNIQUE_VIOLATION);
-    refused.and_then(|e| e.constraint()).is_some_and(|name| name.ends_with("_pkey"))
+/// Whether a pooler gives each statement another connection, so that no transaction is possible; pgbouncer's text.
+fn pools_statements(error: &tokio_postgres::Error) -> bool {
+    let text = error.as_db_error().map_or("", |e| e.message());
+    text.contains("statement pooling")
+}
+
+/// Whether the server refuses the rows that it was sent, and would take others: their values, a constraint, a trigger or a
+/// limit of the table forbids them. All else is the fault of the server, its settings, or the link.
+pub fn refuses_rows(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| is_of_rows(state.code()))
+}
+
+/// By SQLSTATE. A trigger may raise one of a class that nobody has defined, so what counts are the classes that are never a
+/// row's fault. Of the class 22 that is a binary form that does not fit: the column's type has changed.
+fn is_of_rows(state: &str) -> bool {
+    const OTHERS: &str = "00 01 02 03 08 0A 0B 0F 0L 0P 0Z 24 25 26 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV XX";
+    let class = state.get(..2).unwrap_or("00");
+    !matches!(state, "22P03" | "22P04") && !OTHERS.split(' ').any(|other| other == class)
+}
+
+/// Whether the connection has a prepared statement with this name already, as one that a pooler gave to others before.
+pub fn is_prepared_already(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::DUPLICATE_PSTATEMENT)
 }
 
 /// Whether an error with this SQLSTATE may heal by itself: no answer at all, a broken link, a serialization failure, too few
 /// resources, a lock, a shutdown, the system under the server. Of the class 25, a server that is read-only during a failover
-/// (25006), and a transaction that was idle for too long, as one of a program that was stopped is (25P03).
+/// (25006), and a transaction that was idle or took too long, as one of a program that was stopped does (25P03, 25P04).
 fn heals(state: &str) -> bool {
     const CLASSES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
-    matches!(state, "" | "25006" | "25P03") || CLASSES.iter().any(|class| state.starts_with(class))
+    matches!(state, "" | "25006" | "25P03" | "25P04") || CLASSES.iter().any(|class| state.starts_with(class))
 }
 
 /// An error with its causes.
@@ -194,7 +267,7 @@ mod tests {
     use tokio_postgres::config::SslMode;
 
     fn target(url: &str) -> Result<Target> {
-        Target::from(&PostgresSettings { url: Secret::new(url) }, "test")
+        Target::from(&PostgresSettings::at(Secret::new(url)), "test")
     }
 
     #[test]
@@ -222,6 +295,43 @@ mod tests {
             assert_eq!(heals(state.code()), want, "{state:?}");
         }
         assert!(heals(""), "no answer of the server");
+    }
+
+    #[test]
+    fn what_a_row_is_refused_for_is_told_from_all_else() {
+        for (state, want) in [
+            ("22021", true),
+            ("22001", true),
+            ("22003", true),
+            ("23505", true),
+            ("23514", true),
+            ("54000", true),
+            ("P0001", true),
+            ("45000", true),
+            ("ZZ123", true),
+            ("22P03", false),
+            ("42501", false),
+            ("42P01", false),
+            ("53100", false),
+            ("55006", false),
+            ("57014", false),
+            ("08006", false),
+            ("25006", false),
+            ("XX001", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_rows(state), want, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_relies_on_no_default() {
+        let mut settings = PostgresSettings::at(Secret::new("postgres://u:p@h/d"));
+        settings.schema = "a\"b".to_owned();
+        let begin = Target::from(&settings, "test").expect("a URL").begin(Access::Write);
+        assert!(begin.starts_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "), "{begin}");
+        assert!(begin.contains("SET LOCAL search_path = \"a\"\"b\", pg_temp"), "{begin}");
+        assert!(begin.split("; ").skip(1).all(|s| s.starts_with("SET LOCAL ") || s.ends_with("= 'off'")), "{begin}");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! PostgreSQL is read after the table, so rows of keys that were written to meanwhile are put by for [`crate::rechecks`].
 
+use std::collections::BTreeSet;
+
 use mysql_async::Conn;
 use pipeline::error::Result;
 use pipeline::record::{Micros, Price, Product};
@@ -67,6 +69,8 @@ pub(crate) struct Comparison<'a> {
     pub(crate) findings: &'a mut Findings,
     pub(crate) gaps: &'a mut Gaps,
     pub(crate) rechecks: &'a mut Rechecks,
+    /// Keys of which PostgreSQL has an older row or none, as the last record is parked.
+    pub(crate) parked: BTreeSet<i64>,
 }
 
 impl Comparison<'_> {
@@ -108,6 +112,7 @@ impl Comparison<'_> {
         if let Some(stored) = stored {
             self.with_postgres(i64::MAX, None, stored).await?;
             self.without_row();
+            self.gaps.add(Gap::Parked, self.parked.len() as u64);
         }
         self.left_over();
         Ok(count)
@@ -166,6 +171,10 @@ impl Comparison<'_> {
             if self.is_behind(row.id) {
                 continue;
             }
+            if row.place().is_some() && self.topic.is_parked(row.id, row.place()) {
+                self.parked.insert(row.id);
+                continue;
+            }
             let later = row.place().filter(|(p, o)| self.is_moving(row.id) || self.span.is_later(*p, *o));
             if let Some(place) = later {
                 self.rechecks.row(&row, place, self.topic.keys.get(&row.id), self.findings);
@@ -187,6 +196,7 @@ impl Comparison<'_> {
                 let text = "PostgreSQL's row differs from the table's after the rules";
                 Finding::new(Check::Postgres, text).key(id).expected(postgres::describe(expected)).found(row.describe())
             }),
+            None if self.is_parked(id) => {}
             None if self.rechecks.has(id) || self.is_moving(id) || self.is_behind(id) => {}
             // It may have been deleted since.
             None if self.ends.end != self.span.end => {
@@ -204,11 +214,20 @@ impl Comparison<'_> {
     /// Keys that were written to and have no row in PostgreSQL: it must have been deleted.
     fn without_row(&mut self) {
         for id in self.topic.recent_keys(self.cut) {
-            if !self.rechecks.has(id) && !self.is_behind(id) {
+            if !self.rechecks.has(id) && !self.is_behind(id) && !self.is_parked(id) {
                 let place = self.place(id);
                 self.rechecks.no_row(id, place);
             }
         }
+    }
+
+    /// Whether the key of which no row was met in PostgreSQL is parked; notes it.
+    fn is_parked(&mut self, id: i64) -> bool {
+        let is_parked = self.parked.contains(&id) || self.topic.is_parked(id, None);
+        if is_parked {
+            self.parked.insert(id);
+        }
+        is_parked
     }
 
     /// Whether the key was written to since the table's snapshot.

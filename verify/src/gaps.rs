@@ -17,6 +17,8 @@ pub(crate) enum Gap {
     PassedRows,
     /// Rows of PostgreSQL whose record has expired.
     PostgresRows,
+    /// Keys whose last record is parked for PostgreSQL.
+    Parked,
 }
 
 impl Gap {
@@ -27,6 +29,7 @@ impl Gap {
             Self::Rows => "rows of the table whose last record has expired",
             Self::PassedRows => "rows of the table that a snapshot passed meanwhile",
             Self::PostgresRows => "rows of PostgreSQL whose last record has expired",
+            Self::Parked => "keys that are parked for PostgreSQL",
         }
     }
 
@@ -34,6 +37,7 @@ impl Gap {
         match self {
             Self::Partitions => "their older records have expired, so nothing tells whether each of these is in a log",
             Self::Lines | Self::Rows | Self::PostgresRows => "the topic tells nothing of them",
+            Self::Parked => "PostgreSQL refused their last record, and has an older row of them or none",
             Self::PassedRows => "the topic does not have each of their changes",
         }
     }

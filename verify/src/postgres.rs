@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use pipeline::config::PostgresSettings;
 use pipeline::error::{Error, Result};
-use pipeline::postgres::{Target, failed};
+use pipeline::postgres::{Access, Target, failed};
 use pipeline::record::{Micros, Price};
 use pipeline::transform::Transformed;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 /// Rows of the table, from one snapshot of it.
@@ -50,10 +51,8 @@ impl Rows {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
             other => other.map_err(|e| failed(&target.what(), e))?,
         };
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
-             DECLARE rows NO SCROLL CURSOR FOR SELECT {COLUMNS} FROM product ORDER BY id"
-        );
+        let cursor = format!("DECLARE rows NO SCROLL CURSOR FOR SELECT {COLUMNS} FROM product ORDER BY id");
+        let begin = format!("{}; {cursor}", target.begin(Access::Read));
         match answered(UNREAD, client.batch_execute(&begin)).await? {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
             other => other.map_err(|e| failed(UNREAD, e))?,
@@ -67,7 +66,7 @@ impl Rows {
     /// Transient when the link breaks or is silent.
     pub(crate) async fn next_up_to(&mut self, id: i64) -> Result<Option<StoredProduct>> {
         if self.block.is_empty() && !self.ended {
-            let rows = answered(UNREAD, self.client.query(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
+            let rows = answered(UNREAD, self.client.query_typed(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
             self.ended = rows.is_empty();
             self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(other_columns)?;
         }
@@ -84,7 +83,9 @@ impl Rows {
     /// As [`Rows::next_up_to`].
     pub(crate) async fn describe(&self, id: i64) -> Result<Option<String>> {
         let query = format!("SELECT {COLUMNS} FROM product WHERE id::bigint = $1");
-        let row = answered(UNREAD, self.client.query_opt(&query, &[&id])).await?.map_err(|e| failed(UNREAD, e))?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&id, Type::INT8)];
+        let row =
+            answered(UNREAD, self.client.query_typed_opt(&query, &parameters)).await?.map_err(|e| failed(UNREAD, e))?;
         Ok(match row {
             Some(row) => Some(StoredProduct::of(&row).map_err(other_columns)?.describe()),
             None => None,

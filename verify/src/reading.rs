@@ -122,6 +122,12 @@ pub(crate) struct DeadLetter {
     /// Why the consumer put it aside.
     #[serde(default)]
     pub(crate) reason: String,
+    /// The sink that does not store the record; empty when the record can't be decoded.
+    #[serde(default)]
+    pub(crate) sink: String,
+    /// The product, where a sink does not store the record.
+    #[serde(default)]
+    pub(crate) key: i64,
 }
 
 impl DeadLetter {

@@ -70,6 +70,10 @@ pub(crate) struct Report {
     pub(crate) logs: Counts,
     pub(crate) lines: u64,
     pub(crate) dead_letters: u64,
+    /// Records that PostgreSQL does not store.
+    pub(crate) parked_records: u64,
+    /// Keys of which PostgreSQL has an older row or none, as their last record is parked.
+    pub(crate) parked_keys: u64,
     /// Records that a rule leaves out of the logs.
     pub(crate) filtered: u64,
     /// Lines of records that are no longer in the topic: not checked.
@@ -140,6 +144,7 @@ impl Report {
         self.logs = logs.logs.iter().map(|log| (log.name.clone(), log.lines)).collect();
         self.lines = logs.logs.iter().map(|log| log.lines).sum();
         self.dead_letters = topic.dead_letters;
+        self.parked_records = topic.parked.len() as u64;
         self.filtered = topic.filtered;
         self.expired_lines = logs.expired;
         self.later_lines = logs.later;
@@ -150,6 +155,7 @@ impl Report {
         self.verdict = self.judge(findings, gaps);
         self.agree = self.verdict == Verdict::Agree;
         self.not_compared = gaps.list();
+        self.parked_keys = gaps.count(Gap::Parked);
         self.lost = findings.count(Check::Lost);
         self.doubled = findings.count(Check::Doubled) + findings.count(Check::Repeated);
         self.out_of_order = findings.count(Check::Order) + findings.count(Check::LineOrder);
@@ -240,6 +246,7 @@ impl Report {
         ];
         for (what, count, remark) in [
             ("dead letters", self.dead_letters, "parked, in no log"),
+            ("parked for PostgreSQL", self.parked_records, "in the logs, refused by PostgreSQL"),
             ("left out by rules", self.filtered, "in no log"),
             ("lines of expired records", self.expired_lines, "not checked"),
             ("lines written meanwhile", self.later_lines, "after the position that is judged up to"),

@@ -1,6 +1,7 @@
 //! The steps in their order: fix a position, wait, read the topic, the dead letters, the logs, the table with PostgreSQL;
 //! then explain.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -216,6 +217,7 @@ impl Run {
             findings: &mut self.findings,
             gaps: &mut self.gaps,
             rechecks: &mut rechecks,
+            parked: BTreeSet::new(),
         };
         let rows = comparison.run(conn, table, stored.as_mut()).await?;
         self.report.table_rows = rows;

@@ -9,7 +9,7 @@
 //! are told apart by their text.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Instant;
 
@@ -77,6 +77,10 @@ pub(crate) struct Topic {
     pub(crate) ops: [u64; 4],
     pub(crate) filtered: u64,
     pub(crate) dead_letters: u64,
+    /// Partition and offset of the records that PostgreSQL does not store.
+    pub(crate) parked: HashSet<(i32, i64)>,
+    /// The last of them, by key.
+    last_parked: HashMap<i64, (i32, i64)>,
     /// Keys that were written to after the cut.
     recent: HashMap<i64, Recent>,
     /// Older records of a key may be gone.
@@ -271,8 +275,15 @@ impl Topic {
         bounds.settled(deadline)?;
         kafka::scan(settings, &topic, &mut |message| {
             let letter = DeadLetter::read(message)?;
+            if letter.topic != settings.topic {
+                return Ok(());
+            }
+            if letter.sink == "postgres" {
+                self.take_parked(&letter, findings);
+                return Ok(());
+            }
             let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
-            let (Some(records), true) = (records, letter.topic == settings.topic) else { return Ok(()) };
+            let Some(records) = records else { return Ok(()) };
             // One that is not found may have left the topic by its retention.
             let Ok(i) = records.offsets.binary_search(&letter.offset) else { return Ok(()) };
             if records.fates[i] == PARKED {
@@ -293,6 +304,29 @@ impl Topic {
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// Takes a dead letter of a record that PostgreSQL does not store; its line is in a log as any other's.
+    fn take_parked(&mut self, letter: &DeadLetter, findings: &mut Findings) {
+        let place = (letter.partition, letter.offset);
+        if !self.parked.insert(place) {
+            findings.add(Check::Doubled, || {
+                let text = "the record is parked for PostgreSQL twice";
+                Finding::new(Check::Doubled, text).key(letter.key).at(letter.partition, letter.offset)
+            });
+        }
+        let last = self.last_parked.entry(letter.key).or_insert(place);
+        *last = place.max(*last);
+    }
+
+    /// Whether the key's last state is parked, or a later one, so that PostgreSQL has an older one, or none: `stored` is the
+    /// record of its row.
+    pub(crate) fn is_parked(&self, id: i64, stored: Option<(i32, i64)>) -> bool {
+        let (Some(key), Some((partition, offset))) = (self.keys.get(&id), self.last_parked.get(&id)) else {
+            return false;
+        };
+        let older = stored.is_none_or(|(p, o)| p != *partition || o < *offset);
+        older && *partition == key.partition && *offset >= key.offset
     }
 
     /// Reports the records that are nowhere, but those that the consumers have still to read; returns the number of these.

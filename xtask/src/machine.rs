@@ -23,6 +23,8 @@ pub enum Need {
     Maven,
     /// PostgreSQL's server programs.
     PostgreSql,
+    /// pgbouncer, a pooler before PostgreSQL.
+    PgBouncer,
     /// Valgrind, which counts instructions.
     Valgrind,
 }
@@ -39,6 +41,7 @@ impl Need {
             Self::Java => java().is_some(),
             Self::Maven => find_program("mvn").is_some(),
             Self::PostgreSql => postgres_programs().is_some(),
+            Self::PgBouncer => find_program("pgbouncer").is_some(),
             Self::Valgrind => find_program("valgrind").is_some(),
         }
     }
@@ -50,6 +53,7 @@ impl Need {
             Self::Java => &["default-jre-headless"],
             Self::Maven => &["maven"],
             Self::PostgreSql => &["postgresql"],
+            Self::PgBouncer => &["pgbouncer"],
             Self::Valgrind => &["valgrind"],
         }
     }

@@ -20,7 +20,9 @@ mod tests;
 pub use flags::command;
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;
-pub use typed::{ClientOptions, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, SslMode, rules};
+pub use typed::{
+    ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode, rules,
+};
 pub use value::{Pause, Secret};
 
 /// Where the configuration file is when nothing else is said.

@@ -142,6 +142,7 @@ const PROTOCOLS: Kind = Choice(&["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL
 const MECHANISMS: Kind = Choice(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]);
 const SSL_MODES: Kind = Choice(&["disabled", "preferred", "required", "verify_ca", "verify_identity"]);
 const CODECS: Kind = Choice(&["none", "gzip", "snappy", "lz4", "zstd"]);
+const REFUSED: Kind = Choice(&["dead_letter", "stop"]);
 const POLICIES: Kind = Choice(&["delete", "compact", "compact,delete"]);
 
 #[rustfmt::skip]
@@ -200,6 +201,8 @@ static TABLE: &[Setting] = &[
     more("consumer.batch_linger", Duration(0), Text("5ms"), CONSUMER, "Least time from one batch to the next, unless it is full"),
 
     common("postgres.url", Secret, None, SINKS, "PostgreSQL, postgres://user:password@host/database; unset is off"),
+    more("postgres.schema", Kind::Text, Text("public"), SINKS, "Schema of PostgreSQL's tables"),
+    more("postgres.on_refused", REFUSED, Text("dead_letter"), CONSUMER, "What a record that PostgreSQL refuses does: dead_letter or stop"),
 
     more("rules.capitalise", List, Text("[category]"), SINKS, "Fields put in capitals"),
     more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Category and its discount in percent"),

@@ -313,18 +313,36 @@ impl RegistrySettings {
     }
 }
 
-/// How to reach PostgreSQL.
+/// What happens to a record that PostgreSQL refuses to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRefused {
+    /// It goes to the dead letters, and the rest continues.
+    DeadLetter,
+    /// The consumer stops.
+    Stop,
+}
+
+/// How to reach PostgreSQL, and how it is written to.
 #[derive(Clone, Debug)]
 pub struct PostgresSettings {
     /// `postgres://user:password@host/database`.
     pub url: Secret,
+    /// The schema that holds the tables.
+    pub schema: String,
+    /// What happens to a record that PostgreSQL refuses to store.
+    pub on_refused: OnRefused,
 }
 
 impl PostgresSettings {
-    /// Takes `postgres.url`; `None` when it is unset, which turns this sink off.
+    /// The defaults with this address.
+    pub fn at(url: Secret) -> Self {
+        Self { url, schema: "public".to_owned(), on_refused: OnRefused::DeadLetter }
+    }
+
+    /// Takes `postgres.*`; `None` when `postgres.url` is unset, which turns this sink off.
     ///
     /// # Errors
-    /// Usage when it is no PostgreSQL address.
+    /// Usage when `postgres.url` is no PostgreSQL address or `postgres.schema` is no name.
     pub fn from(settings: &Settings) -> Result<Option<Self>> {
         let Some(url) = settings.secret("postgres.url") else { return Ok(None) };
         if !["postgres://", "postgresql://"].iter().any(|s| url.expose().starts_with(s)) {
@@ -332,7 +350,15 @@ impl PostgresSettings {
                 .wrong("postgres.url", "does not begin with postgres:// or postgresql://")
                 .with_remedy("write it as postgres://user:password@host:5432/database"));
         }
-        Ok(Some(Self { url }))
+        let schema = settings.text("postgres.schema").to_owned();
+        if schema.len() > 63 || schema.contains('\0') {
+            return Err(settings.wrong("postgres.schema", "is not a name that PostgreSQL allows"));
+        }
+        let on_refused = match settings.text("postgres.on_refused") {
+            "stop" => OnRefused::Stop,
+            _ => OnRefused::DeadLetter,
+        };
+        Ok(Some(Self { url, schema, on_refused }))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::config::KafkaSettings;
 use crate::error::Error;
 
 pub use ranges::Bounds;
-pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from};
+pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use topics::{TopicSpec, check_topics, ensure_topics};
 pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 

@@ -112,12 +112,7 @@ impl LastRecords {
     pub fn find(self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let found = self.find_by(topic, partition, key, SETTLING);
         self.close();
-        found?.ok_or_else(|| {
-            Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it"))
-                .with_remedy(
-                    "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
-                )
-        })
+        found?.ok_or_else(|| stays_open(topic))
     }
 
     /// To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
@@ -132,26 +127,8 @@ impl LastRecords {
         if partition_count(settings, committed, logging, topic)?.is_none() {
             return Ok(Some(None));
         }
-        let spread = Instant::now() + SPREADING;
-        let watermarks = |consumer: &BaseConsumer<Logging>| loop {
-            match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-                // The topic is there, as was just said, but new: not every broker and client knows its leader yet.
-                Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
-                answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
-            }
-        };
-        // A neighbour's open transaction hides all that was committed after it began: wait until it is settled.
-        let (_, end) = watermarks(written)?;
-        let deadline = Instant::now() + patience;
-        let (low, high) = loop {
-            let (low, high) = watermarks(committed)?;
-            if high >= end {
-                break (low, high);
-            }
-            if Instant::now() > deadline {
-                return Ok(None);
-            }
-            std::thread::sleep(Duration::from_millis(50));
+        let Some((low, high)) = settled(settings, committed, written, logging, topic, partition, patience)? else {
+            return Ok(None);
         };
         let mut back = 8;
         // The last offsets are transaction markers and aborted records, so the first look may find nothing.
@@ -177,6 +154,63 @@ impl LastRecords {
             back *= 8;
         }
     }
+}
+
+fn stays_open(topic: &str) -> Error {
+    Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it")).with_remedy(
+        "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+    )
+}
+
+/// The bounds of what is committed, once that is all that is written now: a neighbour's open transaction hides what was
+/// committed after it began, so its end is waited for. `None` when it stays open for longer than `patience`.
+fn settled(
+    settings: &KafkaSettings,
+    committed: &BaseConsumer<Logging>,
+    written: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+    partition: i32,
+    patience: Duration,
+) -> Result<Option<(i64, i64)>> {
+    let what = format!("cannot read topic {topic}");
+    let spread = Instant::now() + SPREADING;
+    let watermarks = |consumer: &BaseConsumer<Logging>| loop {
+        match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+            // The topic is there, as was just said, but new: not every broker and client knows its leader yet.
+            Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
+            answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
+        }
+    };
+    let (_, end) = watermarks(written)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        let (low, high) = watermarks(committed)?;
+        if high >= end {
+            return Ok(Some((low, high)));
+        }
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// As [`scan`], once the transactions that are open in the topic now have ended. Blocks.
+///
+/// # Errors
+/// As [`scan`], and transient when one of them stays open.
+pub fn scan_settled(
+    settings: &KafkaSettings,
+    topic: &str,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
+    let LastRecords { logging, committed, written, .. } = LastRecords::new(settings)?;
+    for partition in 0..partition_count(settings, &committed, &logging, topic)?.unwrap_or(0) {
+        settled(settings, &committed, &written, &logging, topic, partition as i32, SETTLING)?
+            .ok_or_else(|| stays_open(topic))?;
+    }
+    scan(settings, topic, each)
 }
 
 /// Hands every committed record of a topic to `each`, in the order of offsets within each partition, up to the ends as

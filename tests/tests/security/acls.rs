@@ -45,9 +45,10 @@ pub(crate) fn of_consumer(topic: &str, group: &str) -> Vec<Right> {
     ]
 }
 
-/// What the consumers need besides when they write to PostgreSQL; without it they only warn.
+/// What the consumers need besides when they write to PostgreSQL: they only warn without the first, and read the dead letters
+/// only when PostgreSQL is behind the logs and refuses a record.
 pub(crate) fn of_sink(topic: &str) -> Vec<Right> {
-    vec![right("Read", "--topic", format!("{topic}.checkpoint"))]
+    ["checkpoint", "dlq"].map(|suffix| right("Read", "--topic", format!("{topic}.{suffix}"))).into()
 }
 
 /// What verify needs.
@@ -201,9 +202,11 @@ fn the_documentation_has_each_right() {
     let values = |command: &[&str], flags: &[&str]| command.iter().filter(|word| flags.contains(word)).count();
     let (topic, group) = ("product_updates", "product_consumers");
     let mut count = 0;
-    for (user, rights) in
-        [("producer", of_producer(topic)), ("consumer", of_consumer(topic, group)), ("verify", of_verify(topic, group))]
-    {
+    for (user, rights) in [
+        ("producer", of_producer(topic)),
+        ("consumer", [of_consumer(topic, group), of_sink(topic)].concat()),
+        ("verify", of_verify(topic, group)),
+    ] {
         for right in rights {
             let name = right.name.trim_end_matches('*');
             let gives = |command: &&Vec<&str>| {

@@ -247,7 +247,7 @@ fn postgres_url((role, password): (&str, &str), port: u16, database: &str, ca: &
 
 async fn postgres_client(url: String) -> tokio_postgres::Client {
     let url = Secret::new(url);
-    Target::from(&PostgresSettings { url }, "test").unwrap().connect().await.unwrap()
+    Target::from(&PostgresSettings::at(url), "test").unwrap().connect().await.unwrap()
 }
 
 /// With no rights but to log in. On a thread that is in no runtime.

@@ -6,6 +6,7 @@
 mod kafka;
 mod kafka_security;
 mod mysql;
+mod pgbouncer;
 mod postgres;
 mod registry;
 pub mod server;
@@ -20,6 +21,7 @@ use anyhow::{Context, Result, anyhow, bail};
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_security::{KafkaSecurity, KafkaUser, Mechanism};
 pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER};
+pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use registry::Registry;
 

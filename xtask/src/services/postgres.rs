@@ -126,7 +126,11 @@ impl Postgres {
     }
 }
 
-fn unprivileged_user() -> Result<Option<User>> {
+/// Whom root starts a server as that refuses to run as root; `None` when we are not root.
+///
+/// # Errors
+/// When there is no such user.
+pub(super) fn unprivileged_user() -> Result<Option<User>> {
     if !geteuid().is_root() {
         return Ok(None);
     }

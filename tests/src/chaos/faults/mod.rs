@@ -6,6 +6,7 @@ mod places;
 mod points;
 mod processes;
 mod servers;
+mod sinks;
 mod stopped;
 
 use anyhow::Result;
@@ -38,4 +39,5 @@ pub static FAULTS: &[&[Fault]] = &[
     servers::STORES,
     places::FAULTS,
     people::FAULTS,
+    sinks::FAULTS,
 ];

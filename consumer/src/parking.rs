@@ -1,0 +1,164 @@
+//! Records that PostgreSQL does not store: when a batch is read again with care, and which of them get a dead letter.
+//!
+//! Invariant: one dead letter for each parked record. A record that the log does not have yet gets it in the Kafka transaction
+//! that makes its line count. One that the log has, as PostgreSQL is behind it, may have got its dead letter before: from an
+//! earlier state of PostgreSQL, or just before a crash. What is in the dead letters' topic decides; a transaction with such a letter commits
+//! the group's offset of its partition once more, so that a member whose partition others have now can't write it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::Result;
+use pipeline::kafka::{self, TopicSpec};
+
+use crate::batch::{DeadLetter, Outcome};
+use crate::sink::Parked;
+
+/// Records of a part of a batch that is read again. Halving it takes two statements a record at worst.
+const PART: usize = 1_000;
+
+/// What is known of parked records.
+#[derive(Debug, Default)]
+pub(crate) struct Parking {
+    /// Records that are still to be read with care.
+    left: usize,
+    /// Records of a part.
+    part: usize,
+    /// Partition and offset of the records that have a dead letter, when that was looked up.
+    written: Option<HashSet<(i32, i64)>>,
+}
+
+impl Parking {
+    /// How many records the next batch may have at most, when it is read with care.
+    pub(crate) fn part(&self) -> Option<usize> {
+        (self.left > 0).then_some(self.part)
+    }
+
+    /// A batch of so many records has to be read again in parts, or in smaller ones.
+    pub(crate) fn begin(&mut self, records: usize) {
+        if self.left == 0 {
+            (self.left, self.part) = (records, PART);
+        } else {
+            self.part = (records / 2).max(1);
+        }
+    }
+
+    /// A batch of so many records is done.
+    pub(crate) fn done(&mut self, records: usize) {
+        self.left = self.left.saturating_sub(records);
+    }
+
+    /// Others may write dead letters of our partitions from now on, or have done so.
+    pub(crate) fn forget(&mut self) {
+        self.written = None;
+    }
+
+    /// The dead letters that these parked records of a batch still need. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; definite when this user may not read the dead letters.
+    pub(crate) fn letters(
+        &mut self,
+        settings: &KafkaSettings,
+        owed: &[Parked],
+        outcome: &Outcome,
+        committed: &BTreeMap<i32, i64>,
+    ) -> Result<Vec<DeadLetter>> {
+        let mut letters = Vec::new();
+        for parked in owed {
+            let log_has_it = committed.get(&parked.partition).is_some_and(|next| parked.offset < *next);
+            if !log_has_it || !self.written(settings)?.contains(&(parked.partition, parked.offset)) {
+                letters.push(outcome.letter(&settings.topic, parked));
+            }
+        }
+        Ok(letters)
+    }
+
+    /// These have their dead letters now.
+    pub(crate) fn note_written(&mut self, owed: &[Parked]) {
+        if let Some(written) = &mut self.written {
+            written.extend(owed.iter().map(|p| (p.partition, p.offset)));
+        }
+    }
+
+    fn written(&mut self, settings: &KafkaSettings) -> Result<&HashSet<(i32, i64)>> {
+        let written = match self.written.take() {
+            Some(written) => written,
+            None => look_up(settings)?,
+        };
+        Ok(self.written.insert(written))
+    }
+}
+
+/// The offset that the group commits once more for each partition of these records of which it commits no other one.
+pub(crate) fn stay(
+    owed: &[Parked],
+    offsets: &BTreeMap<i32, i64>,
+    committed: &BTreeMap<i32, i64>,
+) -> BTreeMap<i32, i64> {
+    let partitions = owed.iter().map(|parked| parked.partition).filter(|p| !offsets.contains_key(p));
+    partitions.filter_map(|p| Some((p, *committed.get(&p)?))).collect()
+}
+
+/// What a dead letter says of its origin, as far as it matters here.
+#[derive(serde::Deserialize)]
+struct Origin {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    #[serde(default)]
+    sink: String,
+}
+
+fn look_up(settings: &KafkaSettings) -> Result<HashSet<(i32, i64)>> {
+    let mut written = HashSet::new();
+    kafka::scan_settled(settings, &TopicSpec::dead_letters(settings).name, &mut |message| {
+        let origin = kafka::header(message, "origin").unwrap_or_default();
+        // One of another form is none of ours.
+        if let Ok(origin) = serde_json::from_slice::<Origin>(origin)
+            && origin.sink == "postgres"
+            && origin.topic == settings.topic
+        {
+            written.insert((origin.partition, origin.offset));
+        }
+        Ok(())
+    })?;
+    Ok(written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::Refusal;
+
+    fn parked(partition: i32, offset: i64) -> Parked {
+        let refusal = Refusal { sqlstate: "22021".to_owned(), column: None, reason: String::new() };
+        Parked { partition, offset, id: 1, refusal }
+    }
+
+    #[test]
+    fn a_batch_is_read_again_in_parts_that_shrink_when_they_must() {
+        let mut parking = Parking::default();
+        assert_eq!(parking.part(), None);
+        parking.begin(10_000);
+        assert_eq!(parking.part(), Some(PART));
+        parking.begin(PART);
+        assert_eq!(parking.part(), Some(PART / 2));
+        parking.begin(1);
+        assert_eq!(parking.part(), Some(1));
+        parking.done(9_999);
+        assert_eq!(parking.part(), Some(1));
+        parking.done(5);
+        assert_eq!(parking.part(), None);
+        parking.begin(10);
+        assert_eq!(parking.part(), Some(PART));
+    }
+
+    #[test]
+    fn a_partition_that_does_not_move_is_committed_where_it_is() {
+        let committed = BTreeMap::from([(1, 50), (2, 60), (3, 70)]);
+        let offsets = BTreeMap::from([(2, 61)]);
+        let owed = [parked(1, 7), parked(1, 9), parked(2, 60)];
+        assert_eq!(stay(&owed, &offsets, &committed), BTreeMap::from([(1, 50)]));
+    }
+}

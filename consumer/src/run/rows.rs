@@ -1,0 +1,35 @@
+//! The worker's part at PostgreSQL: a batch's rows, and what of them is parked.
+
+use std::time::Instant;
+
+use pipeline::failpoint;
+
+use super::Worker;
+use crate::batch::Outcome;
+use crate::setback::Setback;
+use crate::sink::{Applied, Parked};
+
+impl Worker {
+    /// Writes the batch to PostgreSQL; what of it is parked and needs a dead letter. `None` when it has to be read again with
+    /// care.
+    pub(super) fn write_rows(&mut self, outcome: &Outcome, records: usize) -> Result<Option<Vec<Parked>>, Setback> {
+        let Some(sink) = &mut self.sink else { return Ok(Some(Vec::new())) };
+        let with_care = self.parking.part().is_some();
+        let applied = self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows, with_care)))?;
+        self.pinged = Instant::now();
+        let Applied::Done(owed) = applied else {
+            self.parking.begin(records);
+            return Ok(None);
+        };
+        failpoint::at("consumer.rows-committed");
+        Ok(Some(owed))
+    }
+
+    /// Their dead letters are committed.
+    pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), Setback> {
+        let Some(sink) = self.sink.as_mut().filter(|_| !owed.is_empty()) else { return Ok(()) };
+        self.numbers.parked(owed);
+        self.parking.note_written(owed);
+        Ok(self.readiness.postgres.during(|| self.handle.block_on(sink.note_letters(owed)))?)
+    }
+}

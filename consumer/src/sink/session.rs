@@ -1,0 +1,563 @@
+//! One connection of the sink: a batch in one transaction, row by row where PostgreSQL refuses something.
+//!
+//! Invariants: a transaction begins with all that it relies on ([`Target::begin`]), and no statement outlives it, so a pooler
+//! may stand between. A batch that has a row which PostgreSQL refuses changes nothing; [`Session::apply_carefully`] then finds the row by
+//! halving the batch within one transaction, and writes to `product_parked` why, in the same transaction.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use pipeline::config::OnRefused;
+use pipeline::error::Result;
+use pipeline::postgres::{Access, Target, failed, is_prepared_already, refuses_rows};
+use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Statement};
+
+use super::tables::{self, Limits};
+use super::{Applied, LastState, Parked, Refusal, Rows, refused};
+use crate::sql_value::{Amount, Time};
+
+/// A batch that takes longer than this to be halved is given back, to be read again with fewer records.
+const CARE_LIMIT: Duration = Duration::from_secs(10);
+
+/// A partition begins where its first record that is parked without its dead letter is, if there is one.
+const NEXT: &str = "SELECT o.partition, LEAST(o.next_offset, (SELECT min(k.\"offset\") FROM product_parked k
+        WHERE k.topic = o.topic AND k.partition = o.partition AND NOT k.dead_letter))
+    FROM product_offsets o WHERE o.topic = $1 AND o.partition = ANY($2)";
+
+const LOCK: &str = "SELECT o.partition, o.next_offset, EXISTS (SELECT FROM product_parked k
+        WHERE k.topic = o.topic AND k.partition = o.partition AND k.replaced_by IS NULL)
+    FROM product_offsets o WHERE o.topic = $1 AND o.partition = ANY($2) ORDER BY o.partition FOR UPDATE OF o";
+
+const BEGIN_PARTITIONS: &str = "INSERT INTO product_offsets (topic, partition, next_offset)
+    SELECT $1, p, 0 FROM UNNEST($2::int[]) AS p ON CONFLICT DO NOTHING";
+
+const ADVANCE: &str = "UPDATE product_offsets o SET next_offset = GREATEST(o.next_offset, n.next_offset)
+    FROM UNNEST($2::int[], $3::bigint[]) AS n (partition, next_offset) WHERE o.topic = $1 AND o.partition = n.partition";
+
+const PRESENT: &str = "SELECT id FROM product WHERE id = ANY($1)";
+
+const COPY: &str =
+    "COPY product (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
+    FROM STDIN (FORMAT binary)";
+
+/// The types of these columns.
+const TYPES: [Type; 8] =
+    [Type::INT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::NUMERIC, Type::TIMESTAMPTZ, Type::INT4, Type::INT8];
+
+/// With fewer rows than this the way there and back counts, and an upsert is one.
+const FEW: usize = 32;
+
+const UPSERT: &str = "INSERT INTO product
+    (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
+    SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::numeric[], $6::timestamptz[],
+        $7::int[], $8::bigint[])
+    ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, category = EXCLUDED.category, price = EXCLUDED.price,
+        discount_price = EXCLUDED.discount_price, last_updated = EXCLUDED.last_updated,
+        source_partition = EXCLUDED.source_partition, source_offset = EXCLUDED.source_offset
+    WHERE product.source_partition <> EXCLUDED.source_partition OR product.source_offset < EXCLUDED.source_offset";
+
+const DELETE: &str =
+    "DELETE FROM product p USING UNNEST($1::bigint[], $2::int[], $3::bigint[]) AS g (id, partition, \"offset\")
+    WHERE p.id = g.id AND (p.source_partition <> g.partition OR p.source_offset < g.\"offset\")";
+
+const PARK: &str = "INSERT INTO product_parked (topic, partition, \"offset\", id, column_name, sqlstate, reason)
+    SELECT $1, g.* FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) AS g
+    ON CONFLICT (topic, partition, \"offset\") DO UPDATE SET column_name = EXCLUDED.column_name,
+        sqlstate = EXCLUDED.sqlstate, reason = EXCLUDED.reason, replaced_by = NULL";
+
+/// What was parked of a key is history once a later state of the key, or that one itself, is stored or parked.
+const REPLACE: &str = "UPDATE product_parked k SET replaced_by = g.\"offset\"
+    FROM UNNEST($2::bigint[], $3::int[], $4::bigint[]) AS g (id, partition, \"offset\")
+    WHERE k.topic = $1 AND k.replaced_by IS NULL AND k.id = g.id AND k.partition = g.partition
+        AND k.\"offset\" <= g.\"offset\"";
+
+const OWED: &str = "SELECT k.partition, k.\"offset\", k.id, k.column_name, k.sqlstate, k.reason FROM product_parked k
+    JOIN UNNEST($2::int[], $3::bigint[]) AS n (partition, next) ON k.partition = n.partition AND k.\"offset\" < n.next
+    WHERE k.topic = $1 AND NOT k.dead_letter ORDER BY k.partition, k.\"offset\"";
+
+const COUNT_PARKED: &str = "SELECT count(DISTINCT id) FROM product_parked
+    WHERE topic = $1 AND partition = ANY($2) AND replaced_by IS NULL";
+
+const COUNT_ALL_PARKED: &str = "SELECT count(DISTINCT id) FROM product_parked WHERE topic = $1 AND replaced_by IS NULL";
+
+const RETRY: &str = "UPDATE product_offsets o SET next_offset = LEAST(o.next_offset, k.first)
+    FROM (SELECT partition, min(\"offset\") AS first FROM product_parked WHERE topic = $1 AND replaced_by IS NULL
+        GROUP BY partition) AS k WHERE o.topic = $1 AND o.partition = k.partition";
+
+const NOTE_LETTERS: &str = "UPDATE product_parked k SET dead_letter = true
+    FROM UNNEST($2::int[], $3::bigint[]) AS g (partition, \"offset\")
+    WHERE k.topic = $1 AND k.partition = g.partition AND k.\"offset\" = g.\"offset\"";
+
+type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
+type Outcome<T> = Result<T, tokio_postgres::Error>;
+/// States of a batch, by product id.
+type States<'a> = [(i64, &'a LastState)];
+
+/// A state that PostgreSQL does not store: product, state, why.
+type Refused<'a> = (i64, &'a LastState, Refusal);
+
+/// A connection.
+pub(super) struct Session {
+    pub(super) client: Client,
+    topic: String,
+    target: Target,
+    limits: Limits,
+    /// COPY has a named statement, which a pooler's connection may have already.
+    copies: bool,
+}
+
+/// The batch's partitions, as the table has them.
+struct Table {
+    next: HashMap<i32, i64>,
+    /// It lacks states of keys in these partitions, as they are parked.
+    has_parked: bool,
+}
+
+/// What came of a batch that is halved.
+enum Careful {
+    /// It is written but for these.
+    Written(Vec<Parked>),
+    /// Nothing is to be committed.
+    Not(Applied),
+}
+
+impl Session {
+    /// Connects, and makes or checks the tables.
+    ///
+    /// # Errors
+    /// Transient when the server can't be reached; definite when it refuses, or when the tables are others.
+    pub(super) async fn open(target: &Target, topic: &str) -> Result<Self> {
+        let client = target.connect_or_create().await?;
+        let broken = |e| failed("cannot prepare the tables product, product_offsets and product_parked", e);
+        client.batch_execute(&target.begin(Access::Write)).await.map_err(broken)?;
+        let look = tables::prepare(&client, target).await?;
+        client.batch_execute("COMMIT").await.map_err(broken)?;
+        for warning in &look.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self { client, topic: topic.to_owned(), target: target.clone(), limits: look.limits, copies: true })
+    }
+
+    async fn begin(&self) -> Outcome<()> {
+        self.client.batch_execute(&self.target.begin(Access::Write)).await
+    }
+
+    async fn commit(&self) -> Outcome<()> {
+        self.client.batch_execute("COMMIT").await
+    }
+
+    async fn roll_back(&self) -> Outcome<()> {
+        self.client.batch_execute("ROLLBACK").await
+    }
+
+    async fn execute(&self, sql: &str, parameters: &Parameters<'_>) -> Outcome<()> {
+        self.client.execute_typed(sql, parameters).await.map(drop)
+    }
+
+    /// The offset from which on each partition that the table knows has to be read.
+    pub(super) async fn next(&self, partitions: &[i32]) -> Outcome<BTreeMap<i32, i64>> {
+        self.begin().await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY)];
+        let rows = self.client.query_typed(NEXT, &parameters).await?;
+        self.commit().await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Writes the batch, which is as a whole or not at all.
+    pub(super) async fn apply(&mut self, rows: &Rows, known: &HashMap<i32, i64>) -> Outcome<Applied> {
+        self.begin().await?;
+        match self.write(rows, known).await {
+            Ok(Applied::Done(owed)) => {
+                match self.commit().await {
+                    // A deferred constraint: the transaction is over.
+                    Err(error) if refuses_rows(&error) => return Ok(Applied::WithCare),
+                    outcome => outcome?,
+                }
+                Ok(Applied::Done(owed))
+            }
+            Ok(other) => {
+                self.roll_back().await?;
+                Ok(other)
+            }
+            Err(error) if refuses_rows(&error) || is_prepared_already(&error) => {
+                self.copies &= !is_prepared_already(&error);
+                self.roll_back().await?;
+                Ok(Applied::WithCare)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn write(&self, rows: &Rows, known: &HashMap<i32, i64>) -> Outcome<Applied> {
+        let table = self.lock(rows).await?;
+        if let Some(partition) = table.set_back(rows, known) {
+            return Ok(Applied::SetBack(partition));
+        }
+        // Others wrote since we looked, or we look back at what they left: they may owe dead letters.
+        if table.next.iter().any(|(p, next)| known.get(p) != Some(next)) && !self.owed(rows).await?.is_empty() {
+            return Ok(Applied::WithCare);
+        }
+        let mut states = table.missing(rows);
+        let limits = self.limits;
+        if limits.any() && states.iter().any(|(_, s)| s.row.as_ref().is_some_and(|r| limits.refusal(r).is_some())) {
+            return Ok(Applied::WithCare);
+        }
+        if table.has_parked {
+            self.replace(&states).await?;
+        }
+        self.delete(&states).await?;
+        if self.copies && states.len() >= FEW {
+            let ids: Vec<i64> = states.iter().map(|(id, _)| *id).collect();
+            let present = self.client.query_typed(PRESENT, &[(&ids, Type::INT8_ARRAY)]).await?;
+            let present: HashSet<i64> = present.iter().map(|row| row.get(0)).collect();
+            copy(&self.client, &states, &present).await?;
+            states.retain(|(id, _)| present.contains(id));
+        }
+        self.upsert(&states).await?;
+        self.advance(rows).await?;
+        Ok(Applied::Done(Vec::new()))
+    }
+
+    /// The same for a batch of which PostgreSQL refuses a row, or whose predecessor owes dead letters.
+    ///
+    /// # Errors
+    /// Those of [`Session::open`], and definite when a row is refused and the policy is to stop.
+    pub(super) async fn apply_carefully(
+        &mut self,
+        rows: &Rows,
+        known: &HashMap<i32, i64>,
+        policy: OnRefused,
+    ) -> Result<Applied> {
+        let broken = |e| failed("cannot write to the table product", e);
+        // Somebody may have changed the tables since; then no row is at fault.
+        self.begin().await.map_err(broken)?;
+        self.limits = tables::look(&self.client, self.target.schema()).await?.limits;
+        let parked = match self.write_carefully(rows, known).await.map_err(broken)? {
+            Careful::Written(parked) => parked,
+            Careful::Not(applied) => {
+                self.roll_back().await.map_err(broken)?;
+                return Ok(applied);
+            }
+        };
+        if let (OnRefused::Stop, Some(first)) = (policy, parked.first()) {
+            self.roll_back().await.map_err(broken)?;
+            return Err(refused(&self.topic, first));
+        }
+        let owed = async {
+            self.park(&parked).await?;
+            let owed = self.owed(rows).await?;
+            self.advance(rows).await?;
+            self.commit().await.map(|()| owed)
+        };
+        Ok(Applied::Done(owed.await.map_err(broken)?))
+    }
+
+    /// Leaves the transaction open.
+    async fn write_carefully(&self, rows: &Rows, known: &HashMap<i32, i64>) -> Outcome<Careful> {
+        let table = self.lock(rows).await?;
+        if let Some(partition) = table.set_back(rows, known) {
+            return Ok(Careful::Not(Applied::SetBack(partition)));
+        }
+        let mut refused = Vec::new();
+        let mut states = table.missing(rows);
+        states.retain(|(id, state)| match state.row.as_ref().and_then(|row| self.limits.refusal(row)) {
+            Some(refusal) => {
+                refused.push((*id, *state, refusal));
+                false
+            }
+            None => true,
+        });
+        match self.halve(&states).await? {
+            Some(more) => refused.extend(more),
+            None => return Ok(Careful::Not(Applied::WithCare)),
+        }
+        if table.has_parked {
+            // What is parked now replaces what was parked of its key before, too.
+            self.replace(&table.missing(rows)).await?;
+        }
+        let parked = |(id, state, refusal): Refused<'_>| {
+            let LastState { partition, offset, .. } = *state;
+            Parked { partition, offset, id, refusal }
+        };
+        Ok(Careful::Written(refused.into_iter().map(parked).collect()))
+    }
+
+    /// Stores what PostgreSQL takes, and finds the rest by halving. `None` when that takes too long.
+    async fn halve<'a>(&self, states: &States<'a>) -> Outcome<Option<Vec<Refused<'a>>>> {
+        let deadline = Instant::now() + CARE_LIMIT;
+        let (mut refused, mut singles) = (Vec::new(), Vec::new());
+        let mut parts: Vec<&States<'a>> = if states.is_empty() { Vec::new() } else { vec![states] };
+        // What a deferred constraint refuses has to show at once.
+        let mut before = "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT part";
+        while !parts.is_empty() {
+            let mut stored = false;
+            while let Some(part) = parts.pop() {
+                if Instant::now() > deadline && states.len() > 1 {
+                    return Ok(None);
+                }
+                let error = match self.store(before, part).await {
+                    Ok(()) => {
+                        (stored, before) = (true, "RELEASE part; SAVEPOINT part");
+                        continue;
+                    }
+                    Err(error) if refuses_rows(&error) => error,
+                    Err(error) => return Err(error),
+                };
+                before = "ROLLBACK TO part";
+                match part {
+                    [(id, state)] => singles.push((part, (*id, *state, Refusal::of(&error)))),
+                    _ => {
+                        let (first, second) = part.split_at(part.len() / 2);
+                        parts.extend([second, first]);
+                    }
+                }
+            }
+            // What was stored meanwhile may have made room for what other rows were in the way of.
+            for (part, single) in singles.drain(..) {
+                if stored && single.2.is_of_constraint() {
+                    parts.push(part);
+                } else {
+                    refused.push(single);
+                }
+            }
+        }
+        if before == "ROLLBACK TO part" {
+            self.client.batch_execute(before).await?;
+        }
+        Ok(Some(refused))
+    }
+
+    /// The statements before it are sent with it: PostgreSQL does one after the other.
+    async fn store(&self, before: &str, states: &States<'_>) -> Outcome<()> {
+        let store = async {
+            self.delete(states).await?;
+            self.upsert(states).await
+        };
+        let (prepared, stored) = tokio::join!(biased; self.client.batch_execute(before), store);
+        prepared.and(stored)
+    }
+
+    async fn lock(&self, rows: &Rows) -> Outcome<Table> {
+        let partitions: Vec<i32> = rows.next.keys().copied().collect();
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY)];
+        let mut locked = self.client.query_typed(LOCK, &parameters).await?;
+        if locked.len() < partitions.len() {
+            self.execute(BEGIN_PARTITIONS, &parameters).await?;
+            locked = self.client.query_typed(LOCK, &parameters).await?;
+        }
+        Ok(Table {
+            next: locked.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            has_parked: locked.iter().any(|row| row.get(2)),
+        })
+    }
+
+    async fn upsert(&self, states: &States<'_>) -> Outcome<()> {
+        let u = Upserts::of(states);
+        if u.ids.is_empty() {
+            return Ok(());
+        }
+        let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+            (&u.ids, Type::INT8_ARRAY),
+            (&u.names, Type::TEXT_ARRAY),
+            (&u.categories, Type::TEXT_ARRAY),
+            (&u.prices, Type::NUMERIC_ARRAY),
+            (&u.discounts, Type::NUMERIC_ARRAY),
+            (&u.updated, Type::TIMESTAMPTZ_ARRAY),
+            (&u.partitions, Type::INT4_ARRAY),
+            (&u.offsets, Type::INT8_ARRAY),
+        ];
+        self.execute(UPSERT, &parameters).await
+    }
+
+    async fn delete(&self, states: &States<'_>) -> Outcome<()> {
+        let places = Places::of(states.iter().filter(|(_, state)| state.row.is_none()));
+        if places.ids.is_empty() { Ok(()) } else { self.execute(DELETE, &places.parameters()).await }
+    }
+
+    async fn replace(&self, states: &States<'_>) -> Outcome<()> {
+        let places = Places::of(states.iter());
+        let [ids, partitions, offsets] = places.parameters();
+        self.execute(REPLACE, &[(&self.topic, Type::TEXT), ids, partitions, offsets]).await
+    }
+
+    async fn advance(&self, rows: &Rows) -> Outcome<()> {
+        let (partitions, ends) = ends(rows);
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY), (&ends, Type::INT8_ARRAY)];
+        self.execute(ADVANCE, &parameters).await
+    }
+
+    async fn park(&self, parked: &[Parked]) -> Outcome<()> {
+        if parked.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<i32> = parked.iter().map(|p| p.partition).collect();
+        let offsets: Vec<i64> = parked.iter().map(|p| p.offset).collect();
+        let ids: Vec<i64> = parked.iter().map(|p| p.id).collect();
+        let columns: Vec<Option<&str>> = parked.iter().map(|p| p.refusal.column.as_deref()).collect();
+        let states: Vec<&str> = parked.iter().map(|p| p.refusal.sqlstate.as_str()).collect();
+        let reasons: Vec<&str> = parked.iter().map(|p| p.refusal.reason.as_str()).collect();
+        let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
+            (&self.topic, Type::TEXT),
+            (&partitions, Type::INT4_ARRAY),
+            (&offsets, Type::INT8_ARRAY),
+            (&ids, Type::INT8_ARRAY),
+            (&columns, Type::TEXT_ARRAY),
+            (&states, Type::TEXT_ARRAY),
+            (&reasons, Type::TEXT_ARRAY),
+        ];
+        self.execute(PARK, &parameters).await
+    }
+
+    /// What is parked up to the batch's end and has no dead letter yet.
+    async fn owed(&self, rows: &Rows) -> Outcome<Vec<Parked>> {
+        let (partitions, ends) = ends(rows);
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY), (&ends, Type::INT8_ARRAY)];
+        let owed = self.client.query_typed(OWED, &parameters).await?;
+        let parked = |row: &tokio_postgres::Row| Parked {
+            partition: row.get(0),
+            offset: row.get(1),
+            id: row.get(2),
+            refusal: Refusal { column: row.get(3), sqlstate: row.get(4), reason: row.get(5) },
+        };
+        Ok(owed.iter().map(parked).collect())
+    }
+
+    /// Sets each partition back to the first record that is parked now; returns the number of parked keys and of partitions.
+    pub(super) async fn retry_parked(&self) -> Outcome<(i64, u64)> {
+        self.begin().await?;
+        let topic = [(&self.topic as &(dyn ToSql + Sync), Type::TEXT)];
+        let keys = self.client.query_typed(COUNT_ALL_PARKED, &topic).await?;
+        let partitions = self.client.execute_typed(RETRY, &topic).await?;
+        self.commit().await?;
+        Ok((keys.first().map_or(0, |row| row.get(0)), partitions))
+    }
+
+    /// How many keys of these partitions have a state that is parked, and not the table's.
+    pub(super) async fn count_parked(&self, partitions: &[i32]) -> Outcome<i64> {
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY)];
+        self.begin().await?;
+        let counted = self.client.query_typed(COUNT_PARKED, &parameters).await?;
+        self.commit().await?;
+        Ok(counted.first().map_or(0, |row| row.get(0)))
+    }
+
+    /// These parked records have their dead letters.
+    pub(super) async fn note_letters(&self, parked: &[Parked]) -> Outcome<()> {
+        let partitions: Vec<i32> = parked.iter().map(|p| p.partition).collect();
+        let offsets: Vec<i64> = parked.iter().map(|p| p.offset).collect();
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY), (&offsets, Type::INT8_ARRAY)];
+        self.begin().await?;
+        self.execute(NOTE_LETTERS, &parameters).await?;
+        self.commit().await
+    }
+}
+
+fn ends(rows: &Rows) -> (Vec<i32>, Vec<i64>) {
+    rows.next.iter().map(|(partition, next)| (*partition, *next)).unzip()
+}
+
+impl Table {
+    fn at(&self, partition: i32) -> i64 {
+        self.next.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// A partition of which the table knows less than it did.
+    fn set_back(&self, rows: &Rows, known: &HashMap<i32, i64>) -> Option<i32> {
+        rows.next.keys().copied().find(|p| known.get(p).is_some_and(|k| self.at(*p) < *k))
+    }
+
+    /// What the table does not have yet, in the order of its index.
+    fn missing<'a>(&self, rows: &'a Rows) -> Vec<(i64, &'a LastState)> {
+        let missing = rows.last.iter().filter(|(_, state)| state.offset >= self.at(state.partition));
+        let mut missing: Vec<_> = missing.map(|(id, state)| (*id, state)).collect();
+        missing.sort_unstable_by_key(|(id, _)| *id);
+        missing
+    }
+}
+
+/// Copies the products that are not present into the table. Its statement has a name, which must be gone before the
+/// transaction is: with a pooler the next one has another connection.
+async fn copy(client: &Client, states: &States<'_>, present: &HashSet<i64>) -> Outcome<()> {
+    let new = states.iter().filter(|(id, _)| !present.contains(id));
+    let mut new = new.filter_map(|(id, state)| Some((id, *state, state.row.as_ref()?))).peekable();
+    if new.peek().is_none() {
+        return Ok(());
+    }
+    let statement: Statement = client.prepare(COPY).await?;
+    let mut writer = pin!(BinaryCopyInWriter::new(client.copy_in(&statement).await?, &TYPES));
+    for (id, state, row) in new {
+        let values: [&(dyn ToSql + Sync); 8] = [
+            id,
+            &row.name,
+            &row.category,
+            &row.price,
+            &row.discount_price,
+            &row.last_updated,
+            &state.partition,
+            &state.offset,
+        ];
+        writer.as_mut().write(&values).await?;
+    }
+    writer.finish().await.map(drop)
+}
+
+/// Which states these are, as arrays.
+#[derive(Default)]
+struct Places {
+    ids: Vec<i64>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+}
+
+impl Places {
+    fn of<'a>(states: impl Iterator<Item = &'a (i64, &'a LastState)>) -> Self {
+        let mut places = Self::default();
+        for (id, state) in states {
+            places.ids.push(*id);
+            places.partitions.push(state.partition);
+            places.offsets.push(state.offset);
+        }
+        places
+    }
+
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 3] {
+        [(&self.ids, Type::INT8_ARRAY), (&self.partitions, Type::INT4_ARRAY), (&self.offsets, Type::INT8_ARRAY)]
+    }
+}
+
+/// Rows as arrays, one a column.
+#[derive(Default)]
+struct Upserts<'a> {
+    ids: Vec<i64>,
+    names: Vec<Option<&'a str>>,
+    categories: Vec<Option<&'a str>>,
+    prices: Vec<Option<Amount>>,
+    discounts: Vec<Option<Amount>>,
+    updated: Vec<Option<Time>>,
+    partitions: Vec<i32>,
+    offsets: Vec<i64>,
+}
+
+impl<'a> Upserts<'a> {
+    fn of(states: &[(i64, &'a LastState)]) -> Self {
+        let mut u = Self::default();
+        for (id, state) in states {
+            let Some(row) = &state.row else { continue };
+            u.ids.push(*id);
+            u.names.push(row.name.as_deref());
+            u.categories.push(row.category.as_deref());
+            u.prices.push(row.price);
+            u.discounts.push(row.discount_price);
+            u.updated.push(row.last_updated);
+            u.partitions.push(state.partition);
+            u.offsets.push(state.offset);
+        }
+        u
+    }
+}

@@ -1,0 +1,568 @@
+//! The sink's tables: made when they are missing, and looked at before the first write when they are there.
+//!
+//! Invariant: nothing is written to a table that would round, cut, pad or reinterpret a value, hide a row, or lose rows in a
+//! crash. What merely refuses some values is allowed: such a record is parked.
+
+use pipeline::error::{Error, Result};
+use pipeline::postgres::Target;
+use tokio_postgres::{Client, types::Type};
+
+use super::{Refusal, Row};
+
+/// Of `postgres.schema`.
+const DEFAULT_SCHEMA: &str = "public";
+
+/// The tables and what makes each; sent in one transaction under a lock, as consumers begin together.
+const TABLES: [(&str, &str); 3] = [
+    (
+        "product",
+        "CREATE TABLE IF NOT EXISTS product (
+            id bigint PRIMARY KEY,
+            name text,
+            category text,
+            price numeric(10, 2),
+            discount_price numeric(10, 2),
+            last_updated timestamptz(6),
+            source_partition int NOT NULL,
+            source_offset bigint NOT NULL
+        )",
+    ),
+    (
+        "product_offsets",
+        "CREATE TABLE IF NOT EXISTS product_offsets (
+            topic text,
+            partition int,
+            next_offset bigint NOT NULL,
+            PRIMARY KEY (topic, partition)
+        )",
+    ),
+    (
+        "product_parked",
+        "CREATE TABLE IF NOT EXISTS product_parked (
+            topic text,
+            partition int,
+            \"offset\" bigint,
+            id bigint NOT NULL,
+            column_name text,
+            sqlstate text NOT NULL,
+            reason text NOT NULL,
+            parked_at timestamptz NOT NULL DEFAULT now(),
+            dead_letter boolean NOT NULL DEFAULT false,
+            replaced_by bigint,
+            PRIMARY KEY (topic, partition, \"offset\")
+        );
+        CREATE INDEX IF NOT EXISTS product_parked_current ON product_parked (topic, partition) WHERE replaced_by IS NULL;
+        CREATE INDEX IF NOT EXISTS product_parked_owed ON product_parked (topic, partition) WHERE NOT dead_letter",
+    ),
+];
+
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('product_offsets'))";
+
+const FIND_NAMES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1";
+
+const ELSEWHERE: &str = "SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.oid = to_regclass('product_offsets')";
+
+/// A column that a table must have.
+struct Wanted {
+    table: &'static str,
+    column: &'static str,
+    /// As PostgreSQL writes it.
+    type_name: &'static str,
+    key: bool,
+}
+
+const fn wanted(table: &'static str, column: &'static str, type_name: &'static str, key: bool) -> Wanted {
+    Wanted { table, column, type_name, key }
+}
+
+const WANTED: [Wanted; 20] = [
+    wanted("product", "id", "bigint", true),
+    wanted("product", "name", "text", false),
+    wanted("product", "category", "text", false),
+    wanted("product", "price", "numeric(10,2)", false),
+    wanted("product", "discount_price", "numeric(10,2)", false),
+    wanted("product", "last_updated", "timestamp with time zone", false),
+    wanted("product", "source_partition", "integer", false),
+    wanted("product", "source_offset", "bigint", false),
+    wanted("product_offsets", "topic", "text", true),
+    wanted("product_offsets", "partition", "integer", true),
+    wanted("product_offsets", "next_offset", "bigint", false),
+    wanted("product_parked", "topic", "text", true),
+    wanted("product_parked", "partition", "integer", true),
+    wanted("product_parked", "offset", "bigint", true),
+    wanted("product_parked", "id", "bigint", false),
+    wanted("product_parked", "column_name", "text", false),
+    wanted("product_parked", "sqlstate", "text", false),
+    wanted("product_parked", "reason", "text", false),
+    wanted("product_parked", "dead_letter", "boolean", false),
+    wanted("product_parked", "replaced_by", "bigint", false),
+];
+
+/// Of each table: its kind, what is said of it beyond its columns, and the columns of its unique indexes that can decide an
+/// upsert (valid, not deferrable, not partial, no expressions).
+const FIND_TABLES: &str = "SELECT c.relname::text, c.relkind::text, c.relpersistence::text, row_security_active(c.oid),
+    EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
+    EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3', '4')),
+    ARRAY(SELECT t.tgname::text FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D'),
+    ARRAY(SELECT (SELECT string_agg(a.attname::text, ', ' ORDER BY a.attnum) FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+        FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+            AND i.indpred IS NULL AND i.indexprs IS NULL),
+    ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary)
+    || ARRAY(SELECT f.conname::text FROM pg_constraint f WHERE f.conrelid = c.oid AND f.contype IN ('f', 'x'))
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)";
+
+/// Columns: table, name, type as PostgreSQL writes it, its modifier, and whether it must be given, may be null, is generated.
+const FIND_COLUMNS: &str = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypmod,
+    a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// A table as it is.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    name: String,
+    /// `pg_class.relkind`.
+    kind: String,
+    unlogged: bool,
+    row_security: bool,
+    parent: bool,
+    rules: bool,
+    triggers: Vec<String>,
+    /// The columns of each usable unique index, with `, ` between them.
+    unique: Vec<String>,
+    /// Unique indexes beside the primary key, foreign keys and exclusion constraints.
+    constraints: Vec<String>,
+}
+
+/// A column as it is.
+#[derive(Clone, Debug, Default)]
+struct Column {
+    table: String,
+    name: String,
+    type_name: String,
+    /// `pg_attribute.atttypmod`.
+    modifier: i32,
+    not_null: bool,
+    has_default: bool,
+    /// It takes no value from outside.
+    generated: bool,
+}
+
+/// What the columns of `product` can't hold though their type can, where that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Characters.
+    name: Option<i32>,
+    /// Characters.
+    category: Option<i32>,
+}
+
+/// What a look at the tables found.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) limits: Limits,
+    /// What a person should know, though it works.
+    pub(crate) warnings: Vec<String>,
+    /// What was found to be right, a line for each table.
+    pub(crate) found: Vec<String>,
+}
+
+impl Limits {
+    /// Whether there is anything to be compared before a row is sent.
+    pub(super) fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Why the table can't hold the row, as far as that shows from here: a character that PostgreSQL can't hold at all, and a
+    /// text that is too long, of which PostgreSQL would cut off blanks in silence.
+    pub(super) fn refusal(self, row: &Row) -> Option<Refusal> {
+        let texts = [("name", &row.name, self.name), ("category", &row.category, self.category)];
+        texts.into_iter().find_map(|(column, text, limit)| {
+            let text = text.as_deref()?;
+            let refusal = |sqlstate: &str, reason| {
+                Some(Refusal { sqlstate: sqlstate.to_owned(), column: Some(column.to_owned()), reason })
+            };
+            if text.contains('\0') {
+                return refusal("22021", "the text has a NUL character, which PostgreSQL can't hold".to_owned());
+            }
+            let limit = limit.and_then(|limit| usize::try_from(limit).ok())?;
+            // Fewer bytes than that are no more characters.
+            if text.len() <= limit {
+                return None;
+            }
+            let length = text.chars().count();
+            let reason = format!("the text has {length} characters, the column takes {limit}");
+            if length > limit { refusal("22001", reason) } else { None }
+        })
+    }
+}
+
+/// Makes the tables that are missing, and checks those that are there, in the open transaction.
+///
+/// # Errors
+/// Definite, with every difference; transient when the link breaks.
+pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Look> {
+    make(client, target).await?;
+    look(client, target.schema()).await
+}
+
+async fn make(client: &Client, target: &Target) -> Result<()> {
+    let schema = target.schema();
+    let failed =
+        |e| pipeline::postgres::failed("cannot create the tables product, product_offsets and product_parked", e);
+    let mut locked = false;
+    loop {
+        let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
+        let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
+        let missing = TABLES.iter().filter(|(name, _)| !there.contains(name)).map(|(_, sql)| *sql);
+        let sql = missing.collect::<Vec<_>>().join("; ");
+        if sql.is_empty() {
+            return Ok(());
+        }
+        // Whoever names another schema than the default wants it; before the setting was, the search path decided.
+        if !locked && schema == DEFAULT_SCHEMA && !there.contains(&"product_offsets") {
+            let found = elsewhere(client, target).await.map_err(failed)?;
+            if let Some(other) = found.filter(|other| other != schema) {
+                return Err(Error::definite(format!("the tables are in schema {other}, and postgres.schema is {schema}"))
+                    .with_remedy(format!(
+                        "set postgres.schema to {other} to continue with them, or to an empty schema to begin with tables that the \
+                         consumers make"
+                    )));
+            }
+        }
+        // Without the right to create tables none is asked for when all are there. With the lock the look is repeated.
+        client.batch_execute(if locked { &sql } else { LOCK }).await.map_err(failed)?;
+        locked = true;
+    }
+}
+
+/// The schema in which this user's own search path has our tables: they were made there before `postgres.schema` was.
+async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, tokio_postgres::Error> {
+    client.batch_execute("SET LOCAL search_path TO DEFAULT").await?;
+    let found = client.query_typed(ELSEWHERE, &[]).await?;
+    client.batch_execute(&target.search_path()).await?;
+    Ok(found.first().map(|row| row.get(0)))
+}
+
+/// Checks the tables of `schema`; for a missing one there is nothing to be said.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
+    let failed = |e| pipeline::postgres::failed("cannot look at the tables", e);
+    let names = TABLES.map(|(name, _)| name).to_vec();
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&schema, Type::TEXT), (&names, Type::TEXT_ARRAY)];
+    let tables = client.query_typed(FIND_TABLES, &parameters).await.map_err(failed)?;
+    let columns = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(failed)?;
+    let tables: Vec<Table> = tables
+        .iter()
+        .map(|row| Table {
+            name: row.get(0),
+            kind: row.get(1),
+            unlogged: row.get::<_, &str>(2) != "p",
+            row_security: row.get(3),
+            parent: row.get(4),
+            rules: row.get(5),
+            triggers: row.get(6),
+            unique: row.get(7),
+            constraints: row.get(8),
+        })
+        .collect();
+    let columns: Vec<Column> = columns
+        .iter()
+        .map(|row| Column {
+            table: row.get(0),
+            name: row.get(1),
+            type_name: row.get(2),
+            modifier: row.get(3),
+            not_null: row.get(4),
+            has_default: row.get(5),
+            generated: row.get(6),
+        })
+        .collect();
+    judge(schema, &tables, &columns)
+}
+
+/// What the consumers can do with these tables.
+///
+/// # Errors
+/// Definite, with every difference.
+fn judge(schema: &str, tables: &[Table], columns: &[Column]) -> Result<Look> {
+    let (mut look, mut faults) = (Look::default(), Vec::new());
+    for table in tables {
+        let of_table: Vec<&Column> = columns.iter().filter(|c| c.table == table.name).collect();
+        let place = format!("{schema}.{}", table.name);
+        let before = faults.len();
+        faults.extend(faults_of_table(table).into_iter().map(|fault| format!("{place} {fault}")));
+        for wanted in WANTED.iter().filter(|w| w.table == table.name) {
+            match of_table.iter().find(|c| c.name == wanted.column) {
+                None => faults.push(format!("{place} has no column {} ({})", wanted.column, wanted.type_name)),
+                Some(column) => {
+                    if let Some(fault) = fault_of_column(wanted, column) {
+                        faults.push(format!("column {} of {place} {fault}", wanted.column));
+                    }
+                    note_limit(column, &place, &mut look);
+                }
+            }
+        }
+        let ours =
+            |c: &Column| WANTED.iter().any(|w| w.table == c.table && w.column == c.name) || c.name == "parked_at";
+        for extra in of_table.iter().filter(|c| c.not_null && !c.has_default && !c.generated && !ours(c)) {
+            let Column { name, type_name, .. } = extra;
+            faults.push(format!("column {name} of {place} ({type_name}) must not be null and has no default"));
+        }
+        if faults.len() == before {
+            let list: Vec<String> = of_table.iter().map(|c| format!("{} {}", c.name, c.type_name)).collect();
+            look.found.push(format!("{place}: {}", list.join(", ")));
+        }
+        look.warnings.extend(warnings_of(table, &place));
+    }
+    if faults.is_empty() {
+        return Ok(look);
+    }
+    Err(Error::definite(format!("PostgreSQL's tables are not as the consumers need them: {}", faults.join("; ")))
+        .with_remedy(
+            "change what is named (ALTER TABLE), or name another schema in postgres.schema, where the consumers make their own \
+             tables",
+        ))
+}
+
+fn faults_of_table(table: &Table) -> Vec<String> {
+    let mut faults = Vec::new();
+    match table.kind.as_str() {
+        "r" | "p" => {}
+        "v" => faults.push("is a view, not a table".to_owned()),
+        "m" => faults.push("is a materialized view, not a table".to_owned()),
+        "f" => faults.push("is a foreign table, whose rows are not in this server's transactions".to_owned()),
+        kind => faults.push(format!("is no table (relkind {kind})")),
+    }
+    for (wrong, fault) in [
+        (table.unlogged, "is not logged: a crash of the server would empty it"),
+        (table.row_security, "has row level security for this user, which hides rows"),
+        (table.parent, "has tables that inherit from it, in which no key is unique"),
+        (table.rules, "has rules that rewrite INSERT, UPDATE or DELETE"),
+    ] {
+        if wrong {
+            faults.push(fault.to_owned());
+        }
+    }
+    let key: Vec<&str> = WANTED.iter().filter(|w| w.table == table.name && w.key).map(|w| w.column).collect();
+    let mut names = key.clone();
+    names.sort_unstable();
+    let has_key = table.unique.iter().any(|index| {
+        let mut columns: Vec<&str> = index.split(", ").collect();
+        columns.sort_unstable();
+        columns == names
+    });
+    if !has_key && matches!(table.kind.as_str(), "r" | "p") {
+        faults.push(format!("has no primary key ({})", key.join(", ")));
+    }
+    faults
+}
+
+/// What a column would do to its values.
+fn fault_of_column(wanted: &Wanted, column: &Column) -> Option<String> {
+    let found = column.type_name.as_str();
+    if column.generated {
+        return Some(format!("is generated ({found}), but the consumers write it ({})", wanted.type_name));
+    }
+    let fits = match wanted.type_name {
+        "text" => found == "text" || found.starts_with("character varying"),
+        "numeric(10,2)" => found == "numeric" || (found.starts_with("numeric(") && scale(column.modifier) >= 2),
+        // Six digits are what the type has when none are named.
+        "timestamp with time zone" => matches!(found, "timestamp with time zone" | "timestamp(6) with time zone"),
+        exactly => found == exactly,
+    };
+    let loss = match wanted.type_name {
+        "numeric(10,2)" if found.starts_with("numeric(") => ", which rounds",
+        "timestamp with time zone" if found.starts_with("timestamp") && found.contains("without") => {
+            ", which depends on the session's time zone"
+        }
+        "timestamp with time zone" if found.starts_with("timestamp(") => ", which rounds",
+        _ => "",
+    };
+    (!fits).then(|| format!("is {found}{loss}, and must be {}", wanted.type_name))
+}
+
+/// Digits after the point; `numeric`'s modifier has them in its lower 11 bits, with a sign (PostgreSQL's `numeric.c`).
+fn scale(modifier: i32) -> i32 {
+    ((modifier - 4) & 0x7ff ^ 0x400) - 0x400
+}
+
+/// Digits before the point.
+fn whole_digits(modifier: i32) -> i32 {
+    ((modifier - 4) >> 16 & 0xffff) - scale(modifier)
+}
+
+fn note_limit(column: &Column, place: &str, look: &mut Look) {
+    const PARKED: &str = "a record with more is parked";
+    let Column { name, type_name, modifier, .. } = column;
+    let bounded = type_name.starts_with("character varying(");
+    if bounded {
+        // The length word counts.
+        let limit = Some(modifier - 4);
+        match name.as_str() {
+            "name" => look.limits.name = limit,
+            "category" => look.limits.category = limit,
+            _ => {}
+        }
+    }
+    if bounded || (type_name.starts_with("numeric(") && whole_digits(*modifier) < 8) {
+        look.warnings.push(format!("column {name} of {place} is {type_name}: {PARKED}"));
+    }
+    if column.not_null && matches!(name.as_str(), "name" | "category" | "price" | "discount_price" | "last_updated") {
+        look.warnings.push(format!("column {name} of {place} must not be null: a record without it is parked"));
+    }
+}
+
+fn warnings_of(table: &Table, place: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !table.triggers.is_empty() {
+        let names = table.triggers.join(", ");
+        warnings.push(format!("{place} has triggers ({names}): what they change or leave out, `verify` reports"));
+    }
+    if !table.constraints.is_empty() {
+        warnings.push(format!(
+            "{place} has constraints over several rows ({}): changes of two keys arrive in any order, so a record may be \
+             parked though the source allows both",
+            table.constraints.join(", ")
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(table: &str, name: &str, type_name: &str, modifier: i32) -> Column {
+        let (table, name, type_name) = (table.to_owned(), name.to_owned(), type_name.to_owned());
+        Column { table, name, type_name, modifier, ..Column::default() }
+    }
+
+    /// `product` as the consumers make it.
+    fn product() -> (Table, Vec<Column>) {
+        let (name, kind) = ("product".to_owned(), "r".to_owned());
+        let table = Table { name, kind, unique: vec!["id".to_owned()], ..Table::default() };
+        let of_product = WANTED.iter().filter(|w| w.table == "product");
+        let modifier = |w: &Wanted| if w.type_name == "numeric(10,2)" { 655_366 } else { -1 };
+        (table, of_product.map(|w| column("product", w.column, w.type_name, modifier(w))).collect())
+    }
+
+    fn refused(change: impl FnOnce(&mut Table, &mut Vec<Column>)) -> String {
+        let (mut table, mut columns) = product();
+        change(&mut table, &mut columns);
+        judge("public", &[table], &columns).err().map(|e| e.to_string()).unwrap_or_default()
+    }
+
+    fn with(name: &str, type_name: &str, modifier: i32) -> String {
+        let prefix = "PostgreSQL's tables are not as the consumers need them: ";
+        let text = refused(|_, columns| {
+            columns.retain(|c| c.name != name);
+            columns.push(column("product", name, type_name, modifier));
+        });
+        text.strip_prefix(prefix).unwrap_or(&text).to_owned()
+    }
+
+    #[test]
+    fn a_column_that_changes_values_is_refused_with_both_types() {
+        for (name, type_name, modifier, want) in [
+            ("price", "numeric(10,2)", 655_366, ""),
+            ("price", "numeric", -1, ""),
+            ("price", "numeric(12,4)", 786_440, ""),
+            (
+                "price",
+                "numeric(10,1)",
+                655_365,
+                "column price of public.product is numeric(10,1), which rounds, and must be numeric(10,2)",
+            ),
+            (
+                "price",
+                "numeric(10,-2)",
+                657_410,
+                "column price of public.product is numeric(10,-2), which rounds, and must be numeric(10,2)",
+            ),
+            (
+                "price",
+                "double precision",
+                -1,
+                "column price of public.product is double precision, and must be numeric(10,2)",
+            ),
+            ("name", "character varying(300)", 304, ""),
+            ("name", "character(300)", 304, "column name of public.product is character(300), and must be text"),
+            ("id", "integer", -1, "column id of public.product is integer, and must be bigint"),
+            ("last_updated", "timestamp(6) with time zone", 6, ""),
+            (
+                "last_updated",
+                "timestamp(3) with time zone",
+                3,
+                "column last_updated of public.product is timestamp(3) with time zone, which rounds, and must be timestamp \
+                 with time zone",
+            ),
+            (
+                "last_updated",
+                "timestamp without time zone",
+                -1,
+                "column last_updated of public.product is timestamp without time zone, which depends on the session's time \
+                 zone, and must be timestamp with time zone",
+            ),
+        ] {
+            assert_eq!(with(name, type_name, modifier), want, "{name} {type_name}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_named_at_once() {
+        let text = refused(|table, columns| {
+            (table.unlogged, table.row_security, table.rules, table.parent) = (true, true, true, true);
+            table.unique = vec!["id, name".to_owned()];
+            columns.remove(1);
+            columns[0].generated = true;
+            columns.push(Column { not_null: true, ..column("product", "tenant", "integer", -1) });
+        });
+        for part in [
+            "public.product is not logged",
+            "has row level security",
+            "has rules",
+            "has tables that inherit from it",
+            "has no primary key (id)",
+            "has no column name (text)",
+            "column id of public.product is generated (bigint)",
+            "column tenant of public.product (integer) must not be null and has no default",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(refused(|table, _| table.kind = "v".to_owned()).contains("is a view"));
+        assert_eq!(refused(|table, _| table.kind = "p".to_owned()), "");
+    }
+
+    #[test]
+    fn what_refuses_some_values_is_said() {
+        let (mut table, mut columns) = product();
+        table.triggers = vec!["audit".to_owned()];
+        table.constraints = vec!["product_name_key".to_owned()];
+        columns[1] = column("product", "name", "character varying(5)", 9);
+        columns[3] = column("product", "price", "numeric(5,2)", 327_686);
+        columns[2].not_null = true;
+        let look = judge("public", &[table], &columns).expect("it works");
+        assert_eq!(look.limits, Limits { name: Some(5), category: None });
+        assert_eq!(look.warnings.len(), 5, "{:?}", look.warnings);
+        let row = |name: &str| Row {
+            name: Some(name.to_owned()),
+            category: None,
+            price: None,
+            discount_price: None,
+            last_updated: None,
+        };
+        let refusal = |name| look.limits.refusal(&row(name)).map(|r| (r.sqlstate, r.column.unwrap_or_default()));
+        let of_name = |state: &str| Some((state.to_owned(), "name".to_owned()));
+        assert_eq!(refusal("üüüüü"), None);
+        // PostgreSQL would cut the blank off.
+        assert_eq!((refusal("abcde "), refusal("a\0")), (of_name("22001"), of_name("22021")));
+        assert!(!Limits::default().any() && Limits::default().refusal(&row("a\0")).is_some());
+    }
+}
