@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use cdc_producer::known::Known;
 use cdc_producer::locate;
 use cdc_producer::reader::Reader;
 use cdc_producer::server::{self, Server};
@@ -58,9 +59,12 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            table: Default::default(),
         };
+        let known = Known::now(&mut conn, &table, true, true).await?;
         let reader = Reader {
             table,
+            known,
             schema_id: 1,
             progress,
             stream,

@@ -379,6 +379,7 @@ mod tests {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            table: Default::default(),
         }
     }
 

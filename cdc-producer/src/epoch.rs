@@ -166,6 +166,7 @@ pub(crate) async fn begin(
             position,
             snapshot,
             prepared: Default::default(),
+            table: Default::default(),
             ends: Some(before.ends()),
             complete,
         }
@@ -277,6 +278,7 @@ mod tests {
             position: position(None, "binlog.000002", 4),
             snapshot,
             prepared: Default::default(),
+            table: Default::default(),
             ends: None,
             complete: None,
         }

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{BinlogStreamRequest, Conn, Row};
 use pipeline::config::MySqlSettings;
 use pipeline::error::{Class, Error, Result};
-use pipeline::table::{SourceTable, answered};
+use pipeline::table::{SourceTable, answered, logs_cascades};
 
 use crate::server::{self, Server};
 use crate::stream::failed;
@@ -69,6 +69,10 @@ pub struct MySqlReport {
     pub server: Option<Server>,
     /// The table, unless it can't be read; a missing one is expected to come as the contract has it.
     pub table: Option<SourceTable>,
+    /// The table is there.
+    pub table_exists: bool,
+    /// The server logs the rows that a foreign key changes.
+    pub logs_cascades: bool,
 }
 
 /// Runs the checks of MySQL.
@@ -77,7 +81,8 @@ pub struct MySqlReport {
 /// Transient when the link breaks; what is wrong on the server is in the report.
 pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
     let mut conn = server::connect(settings).await?;
-    let mut report = MySqlReport { checks: Vec::new(), server: None, table: None };
+    let mut report =
+        MySqlReport { checks: Vec::new(), server: None, table: None, table_exists: false, logs_cascades: false };
     let version: Option<String> =
         answered(conn.query_first("SELECT @@version")).await.map_err(|e| failed("ask for the version", e))?;
     let version = version.unwrap_or_default();
@@ -105,8 +110,10 @@ pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
     rights(&mut conn, settings, &mut report.checks).await?;
+    report.logs_cascades = logs_cascades(&mut conn).await?;
     let (database, table) = (&settings.database, &settings.table);
-    if !SourceTable::exists(&mut conn, database, table).await? {
+    report.table_exists = SourceTable::exists(&mut conn, database, table).await?;
+    if !report.table_exists {
         report.checks.push(Check::warning(
             "table",
             format!("there is no table {database}.{table} yet, or this user may not see it: its changes come when it is created"),

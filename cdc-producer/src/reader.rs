@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Change};
+use crate::known::{self, Known};
 use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
 use crate::snapshot::{Chunk, pos_of};
@@ -46,6 +47,8 @@ pub struct Reader {
     pub chunk_rows: usize,
     /// Deletes in the topic what is gone from the table, at the end of a snapshot.
     pub sweep: Sweep,
+    /// What is known of the table besides its rows.
+    pub known: Known,
     /// To the publisher.
     pub batches: mpsc::Sender<Batch>,
     /// Empty batches from the publisher.
@@ -163,11 +166,17 @@ impl Reader {
     }
 
     async fn take(&mut self, state: &mut State, event: &Event) -> Result<()> {
-        match meaning(event, &self.table.database, &self.table.table)? {
+        let subject = self.known.subject(&self.table, &self.progress.table);
+        let meaning = match meaning(event, &subject) {
+            Ok(meaning) => meaning,
+            Err(error) => return Err(error.at(&self.place_of(state, event))),
+        };
+        match meaning {
             // Heartbeats among them.
             Meaning::Nothing => {
                 self.status.heard();
                 if state.group.is_none() {
+                    self.known.settle(&mut self.progress.table, &self.stream);
                     // A new file counts as progress, or the old one, purged, would seem to be needed still.
                     state.moved |= self.progress.position.file != self.stream.place().0;
                     self.place();
@@ -200,6 +209,7 @@ impl Reader {
                 let batch_start = Some(state.batch.len());
                 state.group = Some(Group { mark, pos, rows_follow: false, xa: None, row: 0, batch_start });
                 state.others.clear();
+                self.known.settle(&mut self.progress.table, &self.stream);
             }
             Meaning::Begin(xa) => {
                 let group = self.group(state)?;
@@ -208,8 +218,24 @@ impl Reader {
             Meaning::TableMap => self.table_map(state, event)?,
             Meaning::Rows => self.rows(state, event).await?,
             Meaning::Commit => self.end(state).await?,
-            Meaning::Statement if self.group(state)?.rows_follow => {}
-            Meaning::Statement => self.end(state).await?,
+            Meaning::Statement => self.statement(state).await?,
+            Meaning::Created => {
+                self.progress.table.columns.clear();
+                self.known.created(&mut self.conn, &self.table).await?;
+                self.statement(state).await?;
+            }
+            Meaning::Redefined(columns) => {
+                self.progress.table.columns = columns;
+                self.statement(state).await?;
+            }
+            Meaning::Writes { database, table, statement } => {
+                let other = known::Other { database: &database, table: &table, statement: &statement };
+                let (conn, known) = (&mut self.conn, &mut self.progress.table);
+                if let Err(error) = known::require_alone(conn, known, &other, &self.table).await {
+                    return Err(error.at(&self.place_of(state, event)));
+                }
+                self.statement(state).await?;
+            }
             Meaning::Rollback => {
                 let group = self.group(state)?;
                 // Part of them may be with the publisher, and have taken their rows out of a chunk.
@@ -256,6 +282,21 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// A statement that changes nothing: alone it is the whole transaction.
+    async fn statement(&mut self, state: &mut State) -> Result<()> {
+        if self.group(state)?.rows_follow { Ok(()) } else { self.end(state).await }
+    }
+
+    /// Where an event is, for a message.
+    fn place_of(&self, state: &State, event: &Event) -> String {
+        let (file, end) = self.stream.place();
+        let header = event.header();
+        // Within a compressed transaction an event has no place of its own.
+        let length = if header.log_pos() == 0 { 0 } else { u64::from(header.event_size()) };
+        let transaction = state.group.as_ref().map_or_else(String::new, |g| format!("transaction {}, ", g.pos));
+        format!("{transaction}{file}:{}", end.saturating_sub(length))
     }
 
     fn group<'a>(&self, state: &'a mut State) -> Result<&'a mut Group> {

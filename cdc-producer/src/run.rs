@@ -171,7 +171,7 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream } = session;
+    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, known } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
@@ -196,6 +196,7 @@ async fn stream(
         conn,
         chunk_rows: settings.chunk_rows,
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
+        known,
         batches: batch_sender,
         spare: spare_receiver,
         position_every: Duration::from_secs(1),

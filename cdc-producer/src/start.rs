@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use crate::checkpoint::{CheckpointFile, Start, Written, decide};
 use crate::epoch::{self, Before};
 use crate::fencing::Memory;
+use crate::known::Known;
 use crate::preflight;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, panicked};
@@ -37,6 +38,7 @@ pub(crate) struct Session {
     pub(crate) bounds: Vec<Bounds>,
     pub(crate) conn: mysql_async::Conn,
     pub(crate) stream: EventStream,
+    pub(crate) known: Known,
 }
 
 /// Everything up to the first event; `None` when somebody has edited the checkpoint file meanwhile.
@@ -84,6 +86,7 @@ pub(crate) async fn prepare(
         tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
     }
     preflight::require(&report.checks)?;
+    let (table_exists, logs_cascades) = (report.table_exists, report.logs_cascades);
     let (Some(server), Some(table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));
     };
@@ -133,6 +136,9 @@ pub(crate) async fn prepare(
                 tracing::warn!(from = progress.position.server_uuid, to = server.uuid, "reading from another server");
                 progress.position.server_uuid.clone_from(&server.uuid);
                 (progress.position.file, progress.position.offset) = (String::new(), 0);
+                if let Some(asked) = &mut progress.table.asked {
+                    (asked.file, asked.offset) = server::binlog_end(&mut conn).await?;
+                }
             }
             (producer, *progress)
         }
@@ -167,9 +173,14 @@ pub(crate) async fn prepare(
     memory.has_run = true;
 
     done("the position is settled");
+    if !table_exists && SourceTable::exists(&mut conn, &table.database, &table.table).await? {
+        // The checks that it passes now are those of the next start.
+        return Err(Error::transient(format!("the table {source} was created while the producer started")));
+    }
+    let known = Known::now(&mut conn, &table, table_exists, logs_cascades).await?;
     let stream_conn = server::connect(&settings.mysql).await?;
     let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream }))
+    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, known }))
 }
 
 /// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.

@@ -387,6 +387,7 @@ mod tests {
                 sweep: Some(SweepCursor { partition, after: None }),
             }),
             prepared: BTreeSet::new(),
+            table: Default::default(),
             ends: None,
             complete: None,
         };

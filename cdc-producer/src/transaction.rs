@@ -3,14 +3,14 @@
 //! Pure: events go in, what they mean comes out. An event of a kind that is not listed here stops the stream, so that
 //! nothing a future server writes is passed over.
 
-use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent};
+use mysql_async::binlog::events::{Event, ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
 use mysql_async::binlog::{EventFlags, EventType};
 use pipeline::error::{Error, Result};
 use pipeline::record::Micros;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use crate::statement::{self, Effect};
+use crate::statement::{self, Effect, Reason, Session, Subject};
 use crate::stream::{HEARTBEAT_V2, damaged};
 
 /// What a GTID event says.
@@ -71,6 +71,19 @@ pub enum Meaning {
     Rollback,
     /// A statement that is neither of these: within a transaction of rows nothing, alone the whole transaction.
     Statement,
+    /// Such a statement, which creates the table.
+    Created,
+    /// Such a statement, after which the columns that are carried are defined like this.
+    Redefined(Vec<String>),
+    /// Such a statement, logged as text, which writes to another table, whose triggers may write to ours.
+    Writes {
+        /// The other table's database.
+        database: String,
+        /// Its name.
+        table: String,
+        /// The statement, for a message.
+        statement: String,
+    },
     /// The first phase of a two-phase commit.
     XaPrepare,
     /// The second phase: the transaction with this identity, prepared before, counts.
@@ -81,11 +94,11 @@ pub enum Meaning {
     Nothing,
 }
 
-/// Sorts an event; `database` and `table` are the one table that is read.
+/// Sorts an event; `subject` is the one table that is read.
 ///
 /// # Errors
 /// Definite for an event that changes the table's rows without saying how, or is of an unknown kind.
-pub fn meaning(event: &Event, database: &str, table: &str) -> Result<Meaning> {
+pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
     use EventType as E;
     let header = event.header();
     let Ok(kind) = header.event_type() else {
@@ -110,7 +123,19 @@ pub fn meaning(event: &Event, database: &str, table: &str) -> Result<Meaning> {
             Some(1) => Meaning::Commit,
             _ => Meaning::XaPrepare,
         },
-        E::QUERY_EVENT => query(event, database, table)?,
+        E::QUERY_EVENT => {
+            let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
+            // Short, and by far the most frequent.
+            if query.query_raw() == b"BEGIN" {
+                return Ok(Meaning::Begin(None));
+            }
+            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
+        }
+        // LOAD DATA as a statement; the data come before it.
+        E::EXECUTE_LOAD_QUERY_EVENT => {
+            let query: ExecuteLoadQueryEvent<'_> = event.read_event().map_err(|e| damaged("EXECUTE_LOAD_QUERY", &e))?;
+            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
+        }
         // Text for people, context of statements (which are looked at themselves), group replication, and the container
         // of a compressed transaction, whose events follow one by one.
         E::ROTATE_EVENT
@@ -125,14 +150,10 @@ pub fn meaning(event: &Event, database: &str, table: &str) -> Result<Meaning> {
         | E::USER_VAR_EVENT
         | E::TRANSACTION_CONTEXT_EVENT
         | E::VIEW_CHANGE_EVENT
+        | E::BEGIN_LOAD_QUERY_EVENT
+        | E::APPEND_BLOCK_EVENT
+        | E::DELETE_FILE_EVENT
         | E::TRANSACTION_PAYLOAD_EVENT => Meaning::Nothing,
-        E::BEGIN_LOAD_QUERY_EVENT | E::EXECUTE_LOAD_QUERY_EVENT => {
-            return Err(unreadable(
-                "LOAD DATA that was logged as a statement (binlog_format is not ROW)",
-                database,
-                table,
-            ));
-        }
         E::INCIDENT_EVENT => {
             return Err(Error::definite("the server says that its binlog lost events (INCIDENT)")
                 .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
@@ -141,29 +162,41 @@ pub fn meaning(event: &Event, database: &str, table: &str) -> Result<Meaning> {
     })
 }
 
-fn query(event: &Event, database: &str, table: &str) -> Result<Meaning> {
-    let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
-    // Short, and by far the most frequent.
-    if query.query_raw() == b"BEGIN" {
-        return Ok(Meaning::Begin(None));
-    }
-    Ok(match statement::effect(&query.query(), &query.schema(), database, table) {
+fn statement(text: &[u8], database: &[u8], status: &[u8], subject: &Subject<'_>) -> Result<Meaning> {
+    let session = Session::new(database, status);
+    let unreadable = |reason: &Reason| unreadable(reason, &statement::digest(text, session.mode), subject);
+    Ok(match statement::effect(text, &session, subject) {
         Effect::Begin(xa) => Meaning::Begin(xa),
         Effect::XaCommit(xa) => Meaning::XaCommit(xa),
         Effect::XaRollback(xa) => Meaning::XaRollback(xa),
         Effect::Commit => Meaning::Commit,
         Effect::Rollback => Meaning::Rollback,
         Effect::None => Meaning::Statement,
-        Effect::RollbackToSavepoint => return Err(unreadable("ROLLBACK TO SAVEPOINT in the binlog", database, table)),
-        Effect::Unreadable(what) => return Err(unreadable(what, database, table)),
+        Effect::Created => Meaning::Created,
+        Effect::Redefined(columns) => Meaning::Redefined(columns),
+        Effect::Writes(database, table) => {
+            Meaning::Writes { database, table, statement: statement::digest(text, session.mode) }
+        }
+        Effect::RollbackToSavepoint => {
+            let what = "ROLLBACK TO SAVEPOINT in the binlog".to_owned();
+            return Err(unreadable(&Reason { what, is_certain: true, prevent: "" }));
+        }
+        Effect::Unreadable(reason) => return Err(unreadable(&reason)),
     })
 }
 
-fn unreadable(what: &str, database: &str, table: &str) -> Error {
-    Error::definite(format!("{what} changes the rows of {database}.{table}, and the binlog does not say which")).with_remedy(
-        "to go on behind it with the table as it is now, and tombstones for what is gone: `cdc-producer checkpoint reset`, \
-         then start again",
-    )
+fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error {
+    let Reason { what, is_certain, prevent } = reason;
+    let change = if *is_certain { "changes" } else { "may change" };
+    let separator = if prevent.is_empty() { "" } else { "; " };
+    Error::definite(format!(
+        "{what} {change} the rows of {}.{}, and the binlog does not say which: {statement}",
+        subject.database, subject.table
+    ))
+    .with_remedy(format!(
+        "{prevent}{separator}to go on behind it with the table as it is now, and tombstones for what is gone: \
+         `cdc-producer checkpoint reset`, then start again"
+    ))
 }
 
 fn unknown(event: &Event) -> Result<Meaning> {

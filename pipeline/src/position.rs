@@ -116,6 +116,38 @@ pub struct Progress {
     /// The last complete snapshot in this topic.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub complete: Option<CompleteSnapshot>,
+    /// What is known of the table at the position.
+    #[serde(skip_serializing_if = "TableState::is_unknown", default)]
+    pub table: TableState,
+}
+
+/// What is known of the table at a position, besides what the binlog says with its rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableState {
+    /// The definitions of the columns that are carried, in the order of the contract; empty when they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub columns: Vec<String>,
+    /// Other tables that the server was asked about.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asked: Option<Asked>,
+}
+
+impl TableState {
+    fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Other tables, `database.table`, that statements logged as text wrote to. The server was asked whether they have triggers
+/// when its binlog ended at `file` and `offset`, so what it said counts only if no statement before that place took one away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Their names.
+    pub tables: BTreeSet<String>,
+    /// Binlog file.
+    pub file: String,
+    /// Offset in the file, bytes.
+    pub offset: u64,
 }
 
 /// The `pos` of a record, read back for comparison.

@@ -72,6 +72,20 @@ pub struct ColumnPlan {
     pub place: usize,
     /// Its full type as the server prints it: `decimal(10,2)`.
     pub full_type: String,
+    /// What else the server says of it: `auto_increment`, `STORED GENERATED`.
+    pub extra: String,
+}
+
+impl ColumnPlan {
+    /// Its type with what else decides its values.
+    pub fn definition(&self) -> String {
+        format!("{} {}", self.full_type, self.extra).trim_end().to_owned()
+    }
+
+    /// Whether its values are computed from other columns.
+    pub fn is_generated(&self) -> bool {
+        self.extra.split(' ').any(|word| word.eq_ignore_ascii_case("generated"))
+    }
 }
 
 /// A table that can be read without loss.
@@ -128,8 +142,8 @@ pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable.
-type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String);
+/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable, extra.
+type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String, String);
 
 impl SourceTable {
     /// A table that is not there yet, with the contract's own names.
@@ -140,6 +154,7 @@ impl SourceTable {
             name: field.name().to_owned(),
             place: place.next().unwrap_or_default(),
             full_type: String::new(),
+            extra: String::new(),
         });
         Self { database: database.to_owned(), table: table.to_owned(), columns }
     }
@@ -181,7 +196,7 @@ impl SourceTable {
         }
         let rows: Vec<ColumnRow> = answered(conn.exec(
             "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
-                 character_set_name, is_nullable \
+                 character_set_name, is_nullable, extra \
                  FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
             (&database, &table),
         ))
@@ -210,7 +225,7 @@ impl SourceTable {
 
 fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) -> Result<ColumnPlan> {
     let wanted = field.name();
-    let Some((name, place, type_name, full_type, precision, scale, charset, nullable)) =
+    let Some((name, place, type_name, full_type, precision, scale, charset, nullable, extra)) =
         rows.iter().find(|row| row.0.eq_ignore_ascii_case(wanted))
     else {
         return Err(Error::definite(format!("{database}.{table} has no column {wanted}"))
@@ -231,7 +246,7 @@ fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) ->
         return Err(refused(Refusal::new("an id must not be NULL", "make the column id NOT NULL and the primary key")));
     }
     let place = usize::try_from(*place).unwrap_or(usize::MAX).saturating_sub(1);
-    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone() })
+    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone(), extra: extra.clone() })
 }
 
 async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
@@ -253,18 +268,28 @@ async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Re
         .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY (id)")))
 }
 
+/// Whether the server logs the rows that a foreign key changes.
+///
 /// InnoDB's own cascades change rows without an event in the binlog (manual, "Restrictions on Foreign Keys"); since 9.6 the
 /// server executes them, and logs them, unless `innodb_native_foreign_keys` is on.
+///
+/// # Errors
+/// As [`failed`].
+pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
+    if conn.server_version() < (9, 6, 0) {
+        return Ok(false);
+    }
+    let native: Option<(String, String)> =
+        answered(conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'"))
+            .await
+            .map_err(|e| failed("ask whether the server logs cascades", e))?;
+    Ok(native.is_none_or(|(_, value)| value != "ON"))
+}
+
 async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
     let asking = |e| failed(&format!("look up the foreign keys of {database}.{table}"), e);
-    if conn.server_version() >= (9, 6, 0) {
-        let native: Option<(String, String)> =
-            answered(conn.query_first("SHOW GLOBAL VARIABLES LIKE 'innodb_native_foreign_keys'"))
-                .await
-                .map_err(asking)?;
-        if native.is_none_or(|(_, value)| value != "ON") {
-            return Ok(());
-        }
+    if logs_cascades(conn).await? {
+        return Ok(());
     }
     let cascading: Option<(String, String, String)> = answered(conn.exec_first(
         "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
@@ -280,7 +305,10 @@ async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Res
             "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
              this server changes such rows without an event in the binlog"
         ))
-        .with_remedy("use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys")),
+        .with_remedy(
+            "use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys; rows may have gone \
+             already, so then `cdc-producer checkpoint reset`",
+        )),
     }
 }
 

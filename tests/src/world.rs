@@ -149,7 +149,7 @@ impl World {
     async fn grant(&self) -> Conn {
         let mut conn = self.server().await;
         let gtids: Option<String> = conn.query_first("SELECT @@gtid_mode").await.expect("the server's setting");
-        let read = if gtids.as_deref() == Some("ON") { "SELECT" } else { "SELECT, LOCK TABLES" };
+        let read = if gtids.as_deref() == Some("ON") { "SELECT, TRIGGER" } else { "SELECT, TRIGGER, LOCK TABLES" };
         // Unescaped, `_` would stand for any character.
         let database = self.name.replace('_', r"\_");
         for (rights, (user, _)) in [(read, CDC), ("CREATE, SELECT, INSERT, UPDATE, DELETE", UPDATER)] {

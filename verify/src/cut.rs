@@ -234,6 +234,7 @@ mod tests {
             position,
             snapshot: None,
             prepared: Default::default(),
+            table: Default::default(),
             ends: None,
             complete: None,
         }

@@ -95,7 +95,7 @@ const ALL_COLUMNS: u8 = 0b1_1111;
 fn table() -> SourceTable {
     let columns = Field::ALL.map(|field| {
         let (name, place, full_type) = (field.name().to_owned(), field as usize, String::new());
-        ColumnPlan { field, name, place, full_type }
+        ColumnPlan { field, name, place, full_type, extra: String::new() }
     });
     SourceTable { database: "shop".to_owned(), table: "product".to_owned(), columns }
 }

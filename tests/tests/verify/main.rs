@@ -128,6 +128,7 @@ async fn it_waits_for_producer_and_consumers() {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            table: Default::default(),
         };
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();
         producer.begin().unwrap();

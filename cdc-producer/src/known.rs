@@ -1,0 +1,117 @@
+//! What the reader knows of the table besides its rows, at the place that the stream has come to.
+//!
+//! The server says how things are now; the stream may be far behind. What it said counts from the binlog's end at that
+//! moment on, and the statements in between are judged without it.
+
+use std::collections::BTreeSet;
+
+use mysql_async::Conn;
+use pipeline::error::Result;
+use pipeline::position::{Asked, TableState};
+use pipeline::table::{ColumnPlan, SourceTable};
+
+use crate::reach;
+use crate::server;
+use crate::statement::Subject;
+use crate::stream::EventStream;
+
+/// What the server said.
+#[derive(Debug)]
+pub struct Known {
+    /// The server logs the rows that a foreign key changes.
+    pub logs_cascades: bool,
+    /// A column that is carried is computed from others. This counts at each place: a statement that changes it stops.
+    is_generated: bool,
+    /// The definitions of the carried columns, and where they count from; `None` when the table was not there.
+    columns: Option<(Vec<String>, (String, u64))>,
+}
+
+impl Known {
+    /// Of a table that was just looked up.
+    ///
+    /// # Errors
+    /// As [`server::binlog_end`].
+    pub async fn now(conn: &mut Conn, table: &SourceTable, exists: bool, logs_cascades: bool) -> Result<Self> {
+        let columns = if exists {
+            let definitions = table.columns.iter().map(ColumnPlan::definition).collect();
+            Some((definitions, server::binlog_end(conn).await?))
+        } else {
+            None
+        };
+        let is_generated = table.columns.iter().any(ColumnPlan::is_generated);
+        Ok(Self { logs_cascades, is_generated, columns })
+    }
+
+    /// The table has just been created, as the stream says; looks it up.
+    ///
+    /// # Errors
+    /// Transient when the link breaks.
+    pub(crate) async fn created(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<()> {
+        match SourceTable::inspect(conn, &table.database, &table.table).await {
+            Ok(found) => *self = Self::now(conn, &found, true, self.logs_cascades).await?,
+            Err(error) if error.is_transient() => return Err(error),
+            // Its first row says what is wrong with it.
+            Err(_) => self.columns = None,
+        }
+        Ok(())
+    }
+
+    /// Takes into the state what counts from here on, and out of it what is behind. Only between two transactions, or at
+    /// the beginning of one: at its end the state would know of it before the position does.
+    pub(crate) fn settle(&self, state: &mut TableState, stream: &EventStream) {
+        if state.columns.is_empty()
+            && let Some((columns, (file, offset))) = &self.columns
+            && stream.has_reached(file, *offset)
+        {
+            state.columns.clone_from(columns);
+        }
+        if state.asked.as_ref().is_some_and(|asked| stream.has_reached(&asked.file, asked.offset)) {
+            state.asked = None;
+        }
+    }
+
+    /// The table for the classification of statements.
+    pub(crate) fn subject<'a>(&self, table: &'a SourceTable, state: &'a TableState) -> Subject<'a> {
+        Subject {
+            database: &table.database,
+            table: &table.table,
+            carried: std::array::from_fn(|i| table.columns[i].name.as_str()),
+            columns: &state.columns,
+            is_generated: self.is_generated,
+            logs_cascades: self.logs_cascades,
+            asked: state.asked.as_ref().map(|asked| &asked.tables),
+        }
+    }
+}
+
+/// Another table that a plain statement wrote to.
+pub(crate) struct Other<'a> {
+    pub(crate) database: &'a str,
+    pub(crate) table: &'a str,
+    /// The statement, for a message.
+    pub(crate) statement: &'a str,
+}
+
+/// A plain statement that was logged as text wrote to another table: asks the server about it, unless it has said already
+/// what counts here.
+///
+/// # Errors
+/// Definite when the statement may have reached our table; transient when the link breaks.
+pub(crate) async fn require_alone(
+    conn: &mut Conn,
+    state: &mut TableState,
+    Other { database, table, statement }: &Other<'_>,
+    ours: &SourceTable,
+) -> Result<()> {
+    let name = format!("{database}.{table}");
+    if state.asked.as_ref().is_some_and(|asked| asked.tables.contains(&name)) {
+        return Ok(());
+    }
+    let facts = reach::ask(conn, database, table).await?;
+    reach::require_alone(&facts, &name, &format!("{}.{}", ours.database, ours.table), statement)?;
+    let (file, offset) = server::binlog_end(conn).await?;
+    let mut tables = state.asked.take().map_or_else(BTreeSet::new, |asked| asked.tables);
+    tables.insert(name);
+    state.asked = Some(Asked { tables, file, offset });
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! A column that is defined once more: whether each value stays what it was.
+//!
+//! In a strict session the server refuses to convert a value that does not fit; what it rounds, pads or cuts without a word
+//! is not among the pairs here (fractions, spaces at the end of a text).
+
+use super::words::{Kind, Mode, Word, Words};
+
+/// A column's type, and what else decides its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Definition {
+    kind: Type,
+    auto_increment: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Type {
+    Int,
+    Decimal {
+        scale: u32,
+    },
+    /// CHAR, which loses spaces at its end, and VARCHAR.
+    Chars {
+        length: u32,
+        is_padded: bool,
+    },
+    Text {
+        bytes: u64,
+    },
+    Date,
+    DateTime {
+        fraction: u32,
+    },
+    Timestamp {
+        fraction: u32,
+    },
+    Float,
+    Double,
+}
+
+impl Definition {
+    /// From the server's own words: `varchar(300)`, `int unsigned auto_increment`. `None` for a type that is not judged, and
+    /// for a generated column.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let words: Vec<Word<'_>> = Words::new(text.as_bytes(), Mode::default()).collect();
+        let (kind, end) = Type::parse(&words)?;
+        let auto_increment = words[end..].iter().any(|w| w.is("AUTO_INCREMENT"));
+        let is_generated = words[end..].iter().any(|w| w.is("GENERATED"));
+        (!is_generated).then_some(Self { kind, auto_increment })
+    }
+}
+
+impl Type {
+    /// The type at the beginning, and the place behind it.
+    fn parse(words: &[Word<'_>]) -> Option<(Self, usize)> {
+        let name = words.first().filter(|w| w.kind == Kind::Plain)?.text.to_ascii_lowercase();
+        let (mut sizes, mut end) = ([None, None], 1);
+        if words.get(1).is_some_and(|w| w.symbol('(')) {
+            let close = words.iter().position(|w| w.symbol(')'))?;
+            for (size, word) in sizes.iter_mut().zip(words[2..close].split(|w| w.symbol(','))) {
+                *size = Some(word.first()?.text.parse::<u32>().ok()?);
+            }
+            end = close + 1;
+        }
+        while words.get(end).is_some_and(|w| w.is_any(&["UNSIGNED", "SIGNED", "ZEROFILL"])) {
+            end += 1;
+        }
+        let [size, scale] = sizes;
+        let kind = match name.as_str() {
+            "tinyint" | "smallint" | "mediumint" | "int" | "integer" | "bigint" => Self::Int,
+            "decimal" | "numeric" | "dec" => Self::Decimal { scale: scale.unwrap_or(0) },
+            "char" => Self::Chars { length: size.unwrap_or(1), is_padded: true },
+            "varchar" => Self::Chars { length: size?, is_padded: false },
+            "tinytext" => Self::Text { bytes: 255 },
+            "text" if size.is_none() => Self::Text { bytes: 65_535 },
+            "mediumtext" => Self::Text { bytes: 16_777_215 },
+            "longtext" => Self::Text { bytes: 4_294_967_295 },
+            "date" => Self::Date,
+            "datetime" => Self::DateTime { fraction: size.unwrap_or(0) },
+            "timestamp" => Self::Timestamp { fraction: size.unwrap_or(0) },
+            "float" if size.is_none() => Self::Float,
+            "double" if size.is_none() => Self::Double,
+            _ => return None,
+        };
+        Some((kind, end))
+    }
+
+    /// Whether each value of this type is the same one in the other, or refused by a strict session.
+    fn stays_in(self, other: Self) -> bool {
+        /// Bytes of a character at most.
+        const WIDEST: u64 = 4;
+        match (self, other) {
+            (Self::Int, Self::Int | Self::Decimal { .. }) => true,
+            (Self::Decimal { scale: a }, Self::Decimal { scale: b }) => a <= b,
+            (Self::Chars { length: a, is_padded }, Self::Chars { length: b, is_padded: padded }) => {
+                a <= b && (is_padded || !padded)
+            }
+            (Self::Chars { length, .. }, Self::Text { bytes }) => u64::from(length) * WIDEST <= bytes,
+            (Self::Text { bytes: a }, Self::Text { bytes: b }) => a <= b,
+            (Self::DateTime { fraction: a }, Self::DateTime { fraction: b })
+            | (Self::Timestamp { fraction: a }, Self::Timestamp { fraction: b }) => a <= b,
+            (a, b) => a == b,
+        }
+    }
+}
+
+/// The new definition, in the form of [`Definition::of`], of a column that was `before`.
+///
+/// # Errors
+/// Why values may change.
+pub(super) fn redefined(before: &Definition, words: &[Word<'_>], strict: bool) -> Result<String, &'static str> {
+    if !strict {
+        return Err("the session is not strict, so values may be cut");
+    }
+    let (kind, end) = Type::parse(words).ok_or("its values may be converted")?;
+    if !before.kind.stays_in(kind) {
+        return Err("its values may be converted or cut");
+    }
+    let attributes = Attributes::of(&words[end..]).ok_or("with something that is not known here")?;
+    if attributes.auto_increment && !before.auto_increment {
+        return Err("AUTO_INCREMENT gives rows with 0 another number");
+    }
+    // Where explicit_defaults_for_timestamp is off, NULL becomes the present.
+    if matches!(kind, Type::Timestamp { .. }) && !attributes.null {
+        return Err("a NULL may become the present time");
+    }
+    let mut text: String = words[..end].iter().map(|w| w.text.to_ascii_lowercase() + " ").collect();
+    if attributes.auto_increment {
+        text.push_str("auto_increment");
+    }
+    Ok(text.trim_end().to_owned())
+}
+
+#[derive(Default)]
+struct Attributes {
+    auto_increment: bool,
+    null: bool,
+}
+
+impl Attributes {
+    /// `None` when there is one that is not known to leave values alone.
+    fn of(words: &[Word<'_>]) -> Option<Self> {
+        let mut found = Self::default();
+        let mut i = 0;
+        while let Some(word) = words.get(i) {
+            let is = |i: usize, keyword: &str| words.get(i).is_some_and(|w| w.is(keyword));
+            i = match word.text.to_ascii_uppercase().as_str() {
+                _ if word.kind != Kind::Plain => return None,
+                "NULL" => {
+                    found.null = true;
+                    i + 1
+                }
+                "NOT" if is(i + 1, "NULL") => i + 2,
+                "AUTO_INCREMENT" => {
+                    found.auto_increment = true;
+                    i + 1
+                }
+                "VISIBLE" | "INVISIBLE" | "UNIQUE" | "PRIMARY" | "KEY" | "FIRST" => i + 1,
+                "CHARACTER" if is(i + 1, "SET") && !is(i + 2, "BINARY") => i + 3,
+                "CHARSET" if !is(i + 1, "BINARY") => i + 2,
+                "COLLATE" | "COMMENT" | "AFTER" | "COLUMN_FORMAT" | "STORAGE" => i + 2,
+                "DEFAULT" => value(words, i + 1)?,
+                "ON" if is(i + 1, "UPDATE") => value(words, i + 2)?,
+                _ => return None,
+            };
+        }
+        Some(found)
+    }
+}
+
+/// The place behind a value: a literal with its sign or character set, a function with its brackets, or an expression in
+/// brackets.
+fn value(words: &[Word<'_>], mut i: usize) -> Option<usize> {
+    if words.get(i).is_some_and(|w| w.symbol('-') || w.symbol('+')) {
+        i += 1;
+    }
+    let word = words.get(i)?;
+    let open = if word.symbol('(') {
+        i
+    } else if word.kind == Kind::Symbol {
+        return None;
+    } else {
+        let number = word.text.starts_with(|c: char| c.is_ascii_digit());
+        match words.get(i + 1) {
+            // `0.00`
+            Some(point) if number && point.symbol('.') => return Some(i + 3),
+            // `_utf8mb4'…'`, `X'…'`
+            Some(text) if word.kind == Kind::Plain && text.kind == Kind::Text => return Some(i + 2),
+            Some(open) if open.symbol('(') => i + 1,
+            _ => return Some(i + 1),
+        }
+    };
+    let mut depth = 0;
+    for (place, word) in words.iter().enumerate().skip(open) {
+        depth += i32::from(word.symbol('(')) - i32::from(word.symbol(')'));
+        if depth == 0 {
+            return Some(place + 1);
+        }
+    }
+    None
+}

@@ -1,0 +1,239 @@
+//! What a statement in the binlog may do to the rows of the table that is read.
+//!
+//! Rows come as row events; a QUERY event matters when it changes the table without them: a definition (TRUNCATE, DROP, a
+//! column that gets other values), or a statement that was logged as text. There is no DDL parser: the words are looked
+//! at, and what cannot be shown to leave the table alone stops the stream.
+//!
+//! Pure. Whether another table that a text writes to has triggers, the server is asked ([`crate::reach`]).
+
+mod alter;
+mod column;
+mod session;
+mod text;
+mod words;
+
+pub use session::{Session, Written};
+pub use words::{Mode, Words, digest};
+
+use words::{Kind, Word};
+
+/// Words of a definition; a longer one is not judged. The longest that were seen have some thousands.
+const LONGEST: usize = 100_000;
+
+/// The table that is read, and what is known of it at this place of the binlog.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its database.
+    pub database: &'a str,
+    /// Its name.
+    pub table: &'a str,
+    /// The names of the columns that are carried.
+    pub carried: [&'a str; 5],
+    /// The definitions of these columns, as [`pipeline::table::ColumnPlan::definition`] has them; empty when unknown.
+    pub columns: &'a [String],
+    /// A column that is carried is computed from others.
+    pub is_generated: bool,
+    /// The server logs the rows that a foreign key changes.
+    pub logs_cascades: bool,
+    /// Tables that the server was asked about after the binlog had come to this place, as `database.table`.
+    pub asked: Option<&'a std::collections::BTreeSet<String>>,
+}
+
+/// What a QUERY event means for a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Begins a transaction; with XA, its identity.
+    Begin(Option<String>),
+    /// Commits it.
+    Commit,
+    /// Rolls it back.
+    Rollback,
+    /// Commits a transaction that was prepared before (XA); the text is its identity.
+    XaCommit(String),
+    /// Rolls such a transaction back.
+    XaRollback(String),
+    /// Rolls back to a savepoint: rows of the transaction that came before may be void.
+    RollbackToSavepoint,
+    /// Nothing that concerns the rows of the table.
+    None,
+    /// The table is created.
+    Created,
+    /// The rows stay as they are, and the columns that are carried are defined like this from here on.
+    Redefined(Vec<String>),
+    /// Writes to this table alone, which is another one: database and table. Its triggers may write to ours.
+    Writes(String, String),
+    /// The rows change, or may change, without row events.
+    Unreadable(Reason),
+}
+
+/// Why the rows change without row events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// What changes them.
+    pub what: String,
+    /// It does; else it may.
+    pub is_certain: bool,
+    /// What to do so that it does not happen once more; empty when that is plain.
+    pub prevent: &'static str,
+}
+
+fn changes(what: impl Into<String>) -> Effect {
+    Effect::Unreadable(Reason { what: what.into(), is_certain: true, prevent: "" })
+}
+
+fn may_change(what: impl Into<String>) -> Effect {
+    Effect::Unreadable(Reason { what: what.into(), is_certain: false, prevent: "" })
+}
+
+/// Looks at a statement of this session.
+pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) -> Effect {
+    let mut head = Words::new(statement, session.mode);
+    let Some(first) = head.next() else { return Effect::None };
+    let second = head.next();
+    let second_is = |keyword: &str| second.as_ref().is_some_and(|w| w.is(keyword));
+    let identity = || identity(&String::from_utf8_lossy(statement));
+    if first.kind != Kind::Plain {
+        return text::effect(statement, session, subject);
+    }
+    match first.text.to_ascii_uppercase().as_str() {
+        "BEGIN" => Effect::Begin(None),
+        "START" if second_is("TRANSACTION") => Effect::Begin(None),
+        "XA" if second_is("START") || second_is("BEGIN") => Effect::Begin(Some(identity())),
+        "XA" if second_is("COMMIT") => Effect::XaCommit(identity()),
+        "XA" if second_is("ROLLBACK") => Effect::XaRollback(identity()),
+        "COMMIT" => Effect::Commit,
+        "ROLLBACK" if Words::new(statement, session.mode).any(|w| w.is("TO")) => Effect::RollbackToSavepoint,
+        "ROLLBACK" => Effect::Rollback,
+        "TRUNCATE" | "DROP" | "RENAME" | "ALTER" | "CREATE" => {
+            let words: Vec<Word<'_>> = Words::new(statement, session.mode).take(LONGEST + 1).collect();
+            if words.len() > LONGEST {
+                return may_change(format!("a definition of more than {LONGEST} words"));
+            }
+            definition(&words, statement, session, subject)
+        }
+        "XA" | "SAVEPOINT" | "RELEASE" | "GRANT" | "REVOKE" | "SET" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR"
+        | "CHECK" | "INSTALL" | "UNINSTALL" => Effect::None,
+        _ => text::effect(statement, session, subject),
+    }
+}
+
+/// Statements that define something.
+fn definition(words: &[Word<'_>], statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) -> Effect {
+    let is = |i: usize, keyword: &str| words.get(i).is_some_and(|w| w.is(keyword));
+    let names = Names { words, current: &session.database };
+    if let Some(asked) = subject.asked.filter(|asked| names.undoes(asked)) {
+        let tables = asked.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return may_change(format!(
+            "a statement that was logged as text before and wrote to one of {tables}, whose triggers of that time are not \
+             known any more because of this statement,"
+        ));
+    }
+    let is_ours = |name: Option<Name<'_>>| name.is_some_and(|n| n.is(subject.database, subject.table));
+    let after_if = |i: usize| (i..words.len()).find(|i| !words[*i].is_any(&["IF", "NOT", "EXISTS"])).unwrap_or(i);
+    let ours_is_named = || names.mention(subject.database, subject.table);
+    match words[0].text.to_ascii_uppercase().as_str() {
+        "TRUNCATE" if is_ours(names.at(if is(1, "TABLE") { 2 } else { 1 })) => changes("TRUNCATE TABLE"),
+        "DROP" if is(1, "DATABASE") || is(1, "SCHEMA") => {
+            if words.get(after_if(2)).is_some_and(|w| same(&w.text, subject.database)) {
+                changes("DROP DATABASE")
+            } else {
+                Effect::None
+            }
+        }
+        "DROP" if (is(1, "TABLE") || is(1, "TABLES")) && ours_is_named() => changes("DROP TABLE"),
+        "RENAME" if !is(1, "USER") && ours_is_named() => changes("RENAME TABLE"),
+        "ALTER" if is(1, "TABLE") && is_ours(names.at(2)) => alter::effect(words, &names, session, subject),
+        "ALTER" if is(1, "TABLE") => alter::of_another(words, &names, subject),
+        "CREATE" if is(1, "TABLE") || is(2, "TABLE") => {
+            let place = words.iter().position(|w| w.is("TABLE")).map_or(2, |i| after_if(i + 1));
+            // Logged as rows, a query does not stand in the definition.
+            let has_query = words.iter().skip(place).any(|w| w.is_any(&["SELECT", "TABLE"]))
+                || words.windows(2).any(|w| w[0].is("VALUES") && w[1].is("ROW"));
+            let ours = is_ours(names.at(place)) && !is(1, "TEMPORARY");
+            match (ours, has_query) {
+                (true, true) => changes("CREATE TABLE … SELECT that was logged as text (binlog_format is not ROW)"),
+                (true, false) if alter::cascades(words) && !subject.logs_cascades => alter::unlogged_cascade(),
+                (true, false) => Effect::Created,
+                (false, true) => text::effect(statement, session, subject),
+                (false, false) => Effect::None,
+            }
+        }
+        _ => Effect::None,
+    }
+}
+
+/// The identity of an XA transaction, as the binlog prints it behind the two words.
+fn identity(statement: &str) -> String {
+    statement.split_whitespace().skip(2).collect()
+}
+
+/// Whether it is the same name; capitals count on some servers only, and what may concern the table stops the stream.
+fn same(a: &str, b: &str) -> bool {
+    a == b || a.to_lowercase() == b.to_lowercase()
+}
+
+/// The name of a table in a statement.
+#[derive(Clone, Copy, Debug)]
+struct Name<'a> {
+    database: &'a str,
+    table: &'a str,
+    /// The place behind it.
+    end: usize,
+}
+
+impl Name<'_> {
+    fn is(&self, database: &str, table: &str) -> bool {
+        same(self.database, database) && same(self.table, table)
+    }
+}
+
+/// The words of a statement, and the database of names without one.
+struct Names<'a, 'w> {
+    words: &'a [Word<'w>],
+    current: &'a str,
+}
+
+impl<'a> Names<'a, '_> {
+    /// The table's name that begins at this word: `table`, `database.table` or `.table`.
+    fn at(&self, i: usize) -> Option<Name<'a>> {
+        let name = |i: usize| self.words.get(i).filter(|w| w.is_name()).map(|w| &*w.text);
+        let point = |i: usize| self.words.get(i).is_some_and(|w| w.symbol('.'));
+        if point(i) {
+            return Some(Name { database: self.current, table: name(i + 1)?, end: i + 2 });
+        }
+        let first = name(i)?;
+        match point(i + 1).then(|| name(i + 2)).flatten() {
+            Some(table) => Some(Name { database: first, table, end: i + 3 }),
+            None => Some(Name { database: self.current, table: first, end: i + 1 }),
+        }
+    }
+
+    /// Whether the table is named anywhere: alone where its database may be the default one, or after its database.
+    fn mention(&self, database: &str, table: &str) -> bool {
+        let words = self.words;
+        words.iter().enumerate().any(|(i, word)| {
+            let after = i >= 2 && words[i - 1].symbol('.') && words[i - 2].is_name();
+            let qualified = after && same(&words[i - 2].text, database);
+            // `.table` may follow any keyword.
+            let alone = !after || words[i - 1].spaced;
+            word.is_name() && same(&word.text, table) && (qualified || alone && same(self.current, database))
+        })
+    }
+
+    /// Whether the statement takes away what one of these tables had, a trigger or its name.
+    fn undoes(&self, asked: &std::collections::BTreeSet<String>) -> bool {
+        let is = |i: usize, keyword: &str| self.words.get(i).is_some_and(|w| w.is(keyword));
+        let object = (2..self.words.len()).find(|i| !is(*i, "IF") && !is(*i, "EXISTS")).and_then(|i| self.at(i));
+        asked.iter().filter_map(|name| name.split_once('.')).any(|(database, table)| match () {
+            () if is(0, "DROP") && is(1, "TRIGGER") => object.is_some_and(|o| same(o.database, database)),
+            () if is(0, "DROP") && (is(1, "DATABASE") || is(1, "SCHEMA")) => {
+                object.is_some_and(|o| same(o.table, database))
+            }
+            () if is(0, "DROP") || is(0, "RENAME") || is(0, "CREATE") => self.mention(database, table),
+            () => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
