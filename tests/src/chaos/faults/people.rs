@@ -180,7 +180,9 @@ pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     let path = wait_for("it has a log with lines", SOON, || {
         let log = consumer.said();
-        let slot = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
+        let name = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
+        // In Kafka the name of a slot ends with the identity of its folder.
+        let slot = name.split_once('-').map_or(name, |(slot, _)| slot);
         let path = folder.join(slot).join("consumer_log.json");
         fs::metadata(&path).is_ok_and(|m| m.len() > 0).then_some(path)
     })?;
