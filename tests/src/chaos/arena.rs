@@ -1,7 +1,7 @@
 //! A world with servers of its own and the programs running in it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
@@ -257,10 +257,22 @@ impl Arena {
         self.arrive(&PLACES).map(drop)
     }
 
+    /// The logs folder of the second machine, which some faults use.
+    pub(crate) fn second_logs(&self) -> PathBuf {
+        PathBuf::from(format!("{}_second", self.world.get("CONSUMER_LOGS")))
+    }
+
+    /// All logs folders that there are.
+    pub(crate) fn logs(&self) -> Vec<PathBuf> {
+        let mut logs = vec![PathBuf::from(self.world.get("CONSUMER_LOGS"))];
+        logs.extend(Some(self.second_logs()).filter(|second| second.is_dir()));
+        logs
+    }
+
     fn arrive(&mut self, places: &[usize]) -> Result<Duration> {
         let started = Instant::now();
         let deadline = started + ARRIVAL;
-        let mut tail = Tail::new(Path::new(self.world.get("CONSUMER_LOGS")));
+        let mut tail = Tail::new(self.logs());
         let number = self.runtime.block_on(self.prober.probe(places, deadline))?;
         let token = |row| format!("\"name\":\"{}", Token::new(PROBES, number, row).text());
         let mut missing: Vec<String> = (0..places.len() as u32).map(token).collect();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -13,7 +13,7 @@ const FROM_THE_BEGINNING: Duration = Duration::from_secs(2);
 
 /// The logs from a moment on.
 pub(crate) struct Tail {
-    folder: PathBuf,
+    folders: Vec<PathBuf>,
     logs: HashMap<PathBuf, Log>,
     again: Instant,
 }
@@ -26,8 +26,8 @@ struct Log {
 
 impl Tail {
     /// From now on.
-    pub(crate) fn new(folder: &Path) -> Self {
-        let mut tail = Self { folder: folder.to_owned(), logs: HashMap::new(), again: Instant::now() };
+    pub(crate) fn new(folders: Vec<PathBuf>) -> Self {
+        let mut tail = Self { folders, logs: HashMap::new(), again: Instant::now() };
         for path in tail.paths() {
             let length = fs::metadata(&path).map_or(0, |m| m.len());
             tail.logs.insert(path, Log { start: length, read: length });
@@ -36,7 +36,7 @@ impl Tail {
     }
 
     fn paths(&self) -> Vec<PathBuf> {
-        let slots = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let slots = self.folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         slots.map(|slot| slot.path().join("consumer_log.json")).filter(|path| path.exists()).collect()
     }
 

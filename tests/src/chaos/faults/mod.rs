@@ -8,6 +8,7 @@ mod processes;
 mod servers;
 mod sinks;
 mod stopped;
+mod two_machines;
 
 use anyhow::Result;
 
@@ -40,4 +41,5 @@ pub static FAULTS: &[&[Fault]] = &[
     places::FAULTS,
     people::FAULTS,
     sinks::FAULTS,
+    two_machines::FAULTS,
 ];
