@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
 use integration_tests::{Ended, Feed, Running, World, eventually};
+use mysql_async::prelude::Queryable;
 use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
 use pipeline::slots::Folder;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -517,4 +518,44 @@ async fn a_folder_that_lost_its_identity_or_its_dot_files_continues() {
     assert_once(&world, &[&a]);
     stop([consumer]);
     assert!(committed_everything(&world));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_compares_the_folders_of_all_machines_and_says_what_it_was_not_given() {
+    let world = world("verify2");
+    let mut conn = world.table().await;
+    let rows: Vec<String> = (1..=200).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
+    conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
+    let producer = world.start("cdc-producer", &[]);
+    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
+    let (on_a, on_b) = (a.start(&world, 1), b.start(&world, 1));
+    share([&on_a, &on_b]);
+    conn.query_drop("UPDATE product SET price = 2").await.unwrap();
+    let verify = |machines: &[&Machine], code: i32| {
+        let logs: Vec<&str> = machines.iter().map(|m| m.logs.to_str().unwrap()).collect();
+        let ended = world.run("verify", &["--wait", "60s", "--json", "--logs", &logs.join(",")]);
+        assert_eq!(ended.code, code, "{}{}", ended.out, ended.err);
+        serde_json::from_str::<serde_json::Value>(&ended.out).unwrap()
+    };
+    let report = verify(&[&a, &b], 0);
+    assert_eq!(report["agree"], true, "{report}");
+    let lines = report["logs"].as_object().unwrap();
+    assert_eq!(lines[a.slot("consumer_1").to_str().unwrap()], a.line_count(), "{report}");
+    // Lines that are on the other machine are not lost, and nothing says that all agrees.
+    let on_other = b.line_count();
+    assert!(on_other > 0);
+    let report = verify(&[&a], 1);
+    assert_eq!(report["counts"], serde_json::json!({ "elsewhere": on_other }), "{report}");
+    let text = format!("in a logs folder that was not given: {} at {}", b.id(), b.place());
+    assert!(report["differences"][0]["text"].as_str().unwrap().contains(&text), "{report}");
+    // With both, what is missing is lost.
+    stop([on_a, on_b]);
+    let log = fs::read_to_string(b.log("consumer_1")).unwrap();
+    fs::write(b.log("consumer_1"), log.split_inclusive('\n').skip(1).collect::<String>()).unwrap();
+    assert_eq!(verify(&[&a, &b], 1)["counts"], serde_json::json!({ "lost": 1 }));
+    // A folder that was declared lost has nothing either.
+    let id = b.id();
+    eventually("its session is over", PATIENCE, || (a.run(&world, &["forget-folder", &id]).code == 0).then_some(()));
+    assert_eq!(verify(&[&a], 1)["counts"], serde_json::json!({ "lost": on_other }));
+    stop([producer]);
 }

@@ -22,6 +22,8 @@ pub(crate) enum Check {
     Order,
     /// A record in no log.
     Lost,
+    /// A record in none of the logs that were given, which a log in another folder may have.
+    Elsewhere,
     /// A record more than once in the logs.
     Doubled,
     /// A line that belongs to no record.
@@ -49,6 +51,7 @@ impl Check {
             Self::Repeated => "changes more than once in the topic",
             Self::Order => "records out of the source's order",
             Self::Lost => "records in no log",
+            Self::Elsewhere => "records in no log of the folders that were given, but perhaps in another folder",
             Self::Doubled => "records more than once in the logs",
             Self::Stranger => "lines of no record",
             Self::Wrong => "lines that differ from their record",

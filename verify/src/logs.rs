@@ -73,18 +73,18 @@ enum Tail {
 }
 
 impl Logs {
-    /// Reads every `consumer_*/consumer_log.json` in `folder`.
+    /// Reads every `consumer_*/consumer_log.json` in these folders.
     ///
     /// # Errors
     /// Definite when a file can't be read; what `judge.ask` returns.
-    pub(crate) fn read(folder: &Path, judge: &mut Judge<'_>) -> Result<Self> {
+    pub(crate) fn read(folders: &[PathBuf], judge: &mut Judge<'_>) -> Result<Self> {
         let mut all = Self::default();
         let mut status = Status::new("lines read");
         let partitions = judge.topic.partitions.len();
-        for (name, path) in files(folder)? {
+        for (name, path) in files(folders)? {
             let number = all.logs.len() as Fate + 1;
             if number > LAST_LOG {
-                return Err(Error::definite(format!("{} holds more than {LAST_LOG} logs", folder.display())));
+                return Err(Error::definite(format!("there are more than {LAST_LOG} logs")));
             }
             let log = Log { name, lines: 0, partitions: vec![0; partitions] };
             let reading = Reading { log, number, last: vec![-1; partitions], read: 0, ends: None };
@@ -280,20 +280,25 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         .with_remedy("run verify as a user who may read it, or correct consumer.logs")
 }
 
-/// The logs in the order of their numbers: name of the slot and path.
-fn files(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, e))? {
-        let name = entry.map_err(|e| unreadable(folder, e))?.file_name().to_string_lossy().into_owned();
-        let path = folder.join(&name).join("consumer_log.json");
-        if let Some(number) = name.strip_prefix("consumer_").and_then(|n| n.parse::<u64>().ok())
-            && path.exists()
-        {
-            found.push((number, name, path));
+/// The logs, by folder and in the order of their numbers: name of the slot, with its folder if there are several, and path.
+fn files(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
+    let mut files = Vec::new();
+    for folder in folders {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).map_err(|e| unreadable(folder, e))? {
+            let name = entry.map_err(|e| unreadable(folder, e))?.file_name().to_string_lossy().into_owned();
+            let path = folder.join(&name).join("consumer_log.json");
+            if let Some(number) = name.strip_prefix("consumer_").and_then(|n| n.parse::<u64>().ok())
+                && path.exists()
+            {
+                found.push((number, name, path));
+            }
         }
+        found.sort();
+        let name = |name| if folders.len() == 1 { name } else { folder.join(name).display().to_string() };
+        files.extend(found.into_iter().map(|(_, slot, path)| (name(slot), path)));
     }
-    found.sort();
-    Ok(found.into_iter().map(|(_, name, path)| (name, path)).collect())
+    Ok(files)
 }
 
 /// The partition and offset of a line. Quotes within its texts are escaped, so the last `,"partition":` is the field.

@@ -14,6 +14,7 @@
 mod arrival;
 mod compare;
 mod cut;
+mod elsewhere;
 mod findings;
 mod gaps;
 mod logs;

@@ -2,7 +2,7 @@
 //! then explain.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
@@ -15,6 +15,7 @@ use pipeline::transform::Rules;
 use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;
 use crate::cut::{BinlogEnd, Cut};
+use crate::elsewhere::Elsewhere;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
 use crate::logs::{Judge, Logs};
@@ -33,7 +34,8 @@ pub(crate) struct Parts {
     registry: RegistrySettings,
     postgres: Option<PostgresSettings>,
     rules: Rules,
-    logs: PathBuf,
+    /// Logs folders.
+    logs: Vec<PathBuf>,
 }
 
 impl Parts {
@@ -48,9 +50,14 @@ impl Parts {
             registry: RegistrySettings::from(settings)?,
             postgres: PostgresSettings::from(settings)?,
             rules: config::rules(settings)?,
-            logs: settings.path("consumer.logs"),
+            logs: folders(settings.text("consumer.logs")),
         })
     }
+}
+
+/// The logs folders of a setting: paths with commas between, unless there is a folder with such a name.
+fn folders(text: &str) -> Vec<PathBuf> {
+    if Path::new(text).is_dir() { vec![text.into()] } else { text.split(',').map(|p| p.trim().into()).collect() }
 }
 
 /// Without `--wait`, so long for what is on its way already.
@@ -171,7 +178,7 @@ impl Run {
         let (parts, patience, settling) =
             (self.parts.clone(), self.patience(ON_ITS_WAY), self.patience(SETTLING).until);
         let mut findings = std::mem::take(&mut self.findings);
-        let (read, logs, findings) = blocking(move || {
+        let (read, logs, note, findings) = blocking(move || {
             let Read { topic, span, bounds, consumed, .. } = &mut read;
             *consumed = arrival::of_consumers(&parts.kafka, topic, patience)?;
             topic.read_dead_letters(&parts.kafka, settling, &mut findings)?;
@@ -179,14 +186,23 @@ impl Run {
             let ask = &mut || bounds.now();
             let mut judge = Judge { topic, span, compacted, ask, findings: &mut findings };
             let logs = Logs::read(&parts.logs, &mut judge)?;
-            let behind = topic.report_missing(consumed, &mut findings);
+            let (elsewhere, note) = match topic.misses_lines().then(|| Elsewhere::look(&parts.kafka, &parts.logs)) {
+                None => Default::default(),
+                Some(Ok(elsewhere)) => (elsewhere, None),
+                Some(Err(error)) if error.is_transient() => return Err(error),
+                Some(Err(error)) => {
+                    (Elsewhere::default(), Some(format!("lines may be in other logs folders: {error}")))
+                }
+            };
+            let behind = topic.report_missing(consumed, &elsewhere, &mut findings);
             if let Some(missing) = consumed.missing.as_ref().filter(|_| behind > 0 || patience.asked) {
                 findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
             }
-            Ok((read, logs, findings))
+            Ok((read, logs, note, findings))
         })
         .await?;
         self.findings = findings;
+        self.report.notes.extend(note);
         self.gaps.add(Gap::Partitions, read.span.first.iter().filter(|first| **first > 0).count() as u64);
         self.gaps.add(Gap::Lines, logs.expired);
         Ok((read, logs))

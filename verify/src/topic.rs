@@ -23,6 +23,7 @@ use rdkafka::Message as _;
 
 use crate::arrival::Consumed;
 use crate::cut::Cut;
+use crate::elsewhere::Elsewhere;
 use crate::findings::{Check, Finding, Findings};
 use crate::partitioner::partition_of;
 use crate::place::{Place, Places};
@@ -329,8 +330,13 @@ impl Topic {
         older && *partition == key.partition && *offset >= key.offset
     }
 
+    /// Whether some record is in no log.
+    pub(crate) fn misses_lines(&self) -> bool {
+        self.partitions.iter().any(|p| p.fates.contains(&UNSEEN))
+    }
+
     /// Reports the records that are nowhere, but those that the consumers have still to read; returns the number of these.
-    pub(crate) fn report_missing(&self, consumed: &Consumed, findings: &mut Findings) -> u64 {
+    pub(crate) fn report_missing(&self, consumed: &Consumed, elsewhere: &Elsewhere, findings: &mut Findings) -> u64 {
         let mut behind = 0;
         for (partition, records) in self.partitions.iter().enumerate() {
             let index = partition;
@@ -338,6 +344,11 @@ impl Topic {
             for (offset, fate) in records.offsets.iter().zip(&records.fates) {
                 match *fate {
                     UNSEEN | UNREADABLE if consumed.is_behind(index, *offset) => behind += 1,
+                    UNSEEN if elsewhere.may_have(partition, *offset) => findings.add(Check::Elsewhere, || {
+                        let text =
+                            format!("the record may be in a logs folder that was not given: {}", elsewhere.describe());
+                        Finding::new(Check::Elsewhere, text).at(partition, *offset)
+                    }),
                     UNSEEN => findings.add(Check::Lost, || {
                         Finding::new(Check::Lost, "the record is in no log").at(partition, *offset)
                     }),
@@ -412,7 +423,9 @@ pub(crate) fn explain(
         for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
             finding.key.get_or_insert(change.id);
             match finding.check {
-                Check::Lost | Check::Wrong | Check::Parked if finding.expected.is_none() && !line.is_empty() => {
+                Check::Lost | Check::Elsewhere | Check::Wrong | Check::Parked
+                    if finding.expected.is_none() && !line.is_empty() =>
+                {
                     finding.expected = Some(line.to_string());
                 }
                 Check::Table if finding.found.is_none() => {

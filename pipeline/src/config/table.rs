@@ -195,7 +195,7 @@ static TABLE: &[Setting] = &[
     more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
     more("producer.memory", Size, Text("16MiB"), PRODUCER, "Bytes of changes that may wait in memory"),
 
-    common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs"),
+    common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs; verify takes several, with commas between"),
     common("consumer.slots", Number(1, 1_000), Text("5"), CONSUMER, "Slots (folders consumer_1 …) that are there from the start"),
     more("consumer.batch_rows", Number(1, 1_000_000), Text("10000"), CONSUMER, "Records after which a batch is committed"),
     more("consumer.batch_linger", Duration(0), Text("5ms"), CONSUMER, "Least time from one batch to the next, unless it is full"),

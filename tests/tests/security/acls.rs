@@ -61,6 +61,11 @@ pub(crate) fn of_verify(topic: &str, group: &str) -> Vec<Right> {
     ]
 }
 
+/// What verify needs besides to say which other logs folders the group has; without it it says only that there may be some.
+pub(crate) fn of_other_folders(topic: &str) -> Vec<Right> {
+    vec![right("Read", "--topic", format!("{topic}.slots"))]
+}
+
 /// Who may create the topics when nobody has made them beforehand.
 pub(crate) fn to_create(topic: &str) -> [Vec<Right>; 2] {
     let create = |names: &[&str]| names.iter().map(|n| right("Create", "--topic", format!("{topic}{n}"))).collect();
@@ -166,11 +171,12 @@ async fn each_right_is_needed() {
     assert_eq!(consumer.stop().code, 0);
     let slots = format!("cannot read topic {topic}.slots ");
     let (looked_up, letters) = (format!("cannot look up topic {topic} "), format!("cannot look up topic {topic}.dlq "));
-    let id = format!("transactions of {topic}.consumer_1.{topic}: ");
+    // The folder's identity follows.
+    let id = format!("transactions of {topic}.consumer_1-");
     for (user, texts) in lacking[1].iter().zip([
         [&looked_up, "ACL DESCRIBE, which READ and WRITE bring"],
         [&slots, "ACL READ"],
-        ["Kafka refuses the batch", "ACL WRITE"],
+        ["cannot write the marker of consumer_1: ", "ACL WRITE"],
         [&letters, "ACL DESCRIBE, which READ and WRITE bring"],
         ["in its group", "ACL READ on the topic and on the group"],
         [&id, "ACL WRITE on the transactional id"],
@@ -205,7 +211,7 @@ fn the_documentation_has_each_right() {
     for (user, rights) in [
         ("producer", of_producer(topic)),
         ("consumer", [of_consumer(topic, group), of_sink(topic)].concat()),
-        ("verify", of_verify(topic, group)),
+        ("verify", [of_verify(topic, group), of_other_folders(topic)].concat()),
     ] {
         for right in rights {
             let name = right.name.trim_end_matches('*');

@@ -1,0 +1,92 @@
+//! Logs folders of the group that this run was not given: consumers on other machines have one each.
+//!
+//! The markers in `<topic>.slots` name the folder of each log, and how far it has come in each partition.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::slots::{self, Folder, Marker};
+
+/// What the folders that were not given may hold.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Identity and place of each.
+    folders: BTreeMap<String, String>,
+    /// By partition, the offset after the last record that one of them has.
+    next: BTreeMap<i32, i64>,
+}
+
+impl Elsewhere {
+    /// Asks Kafka. Blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached; definite when a marker or the identity of a given folder can't be read.
+    pub(crate) fn look(settings: &KafkaSettings, given: &[PathBuf]) -> Result<Self> {
+        let mut ids = BTreeSet::new();
+        for root in given {
+            let folder = Folder::read(root).map_err(|e| {
+                Error::definite(format!("cannot read the identity of the logs folder {}", root.display()))
+                    .with_source(e)
+                    .with_remedy("run verify as a user who may read it, or put the file .folder back as it was")
+            })?;
+            // One of the version before has none, and its markers name none.
+            ids.insert(folder.as_ref().map_or_else(String::new, |f| f.id.to_string()));
+            if folder.is_some_and(|f| f.legacy) {
+                ids.insert(String::new());
+            }
+        }
+        Ok(Self::of(slots::markers(settings)?.into_values(), &ids))
+    }
+
+    fn of(markers: impl Iterator<Item = Marker>, given: &BTreeSet<String>) -> Self {
+        let mut elsewhere = Self::default();
+        for marker in markers.filter(|m| m.moved.is_none() && m.length > 0 && !given.contains(&m.folder)) {
+            for (partition, offset) in marker.offsets {
+                let next = elsewhere.next.entry(partition).or_default();
+                *next = offset.max(*next);
+            }
+            elsewhere.folders.insert(marker.folder, marker.place);
+        }
+        elsewhere
+    }
+
+    /// Whether one of them may have the line of this record.
+    pub(crate) fn may_have(&self, partition: i32, offset: i64) -> bool {
+        self.next.get(&partition).is_some_and(|next| offset < *next)
+    }
+
+    /// Where they are.
+    pub(crate) fn describe(&self) -> String {
+        let describe = |(id, place): (&String, &String)| match id.as_str() {
+            "" => "one that the version before used".to_owned(),
+            id => format!("{id} at {place}"),
+        };
+        self.folders.iter().map(describe).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker(folder: &str, length: u64, next: i64) -> Marker {
+        let (folder, place) = (folder.to_owned(), format!("host:/{folder}"));
+        Marker { folder, place, length, offsets: [(3, next)].into(), ..Marker::default() }
+    }
+
+    #[test]
+    fn only_folders_with_lines_that_were_not_given_may_have_a_record() {
+        let gone = marker("cccccccc", 9, 99).moved_to("g", "", "host:/x");
+        let markers = [marker("aaaaaaaa", 9, 50), marker("bbbbbbbb", 9, 10), marker("bbbbbbbb", 0, 70), gone];
+        let given = BTreeSet::from(["aaaaaaaa".to_owned()]);
+        let elsewhere = Elsewhere::of(markers.iter().cloned(), &given);
+        assert!(elsewhere.may_have(3, 9) && !elsewhere.may_have(3, 10) && !elsewhere.may_have(4, 0));
+        assert_eq!(elsewhere.describe(), "bbbbbbbb at host:/bbbbbbbb");
+        let all = given.into_iter().chain(["bbbbbbbb".to_owned()]).collect();
+        assert_eq!(Elsewhere::of(markers.into_iter(), &all), Elsewhere::default());
+        let old = Elsewhere::of([marker("", 9, 10)].into_iter(), &all);
+        assert!(old.may_have(3, 9) && old.describe() == "one that the version before used");
+    }
+}
