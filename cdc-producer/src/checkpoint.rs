@@ -172,6 +172,7 @@ impl CheckpointFile {
                 .with_remedy("producer.time_track must name a folder that this user may write to")
         };
         fs::create_dir_all(folder).map_err(|e| unusable(folder, &e))?;
+        require_replaceable(&folder.join(FILE))?;
         let lock_path = folder.join(".lock");
         let mut lock = OpenOptions::new()
             .create(true)
@@ -274,10 +275,38 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
         folder.sync_all()
     };
     write().map_err(|e| {
+        // What is left of a file that could not be renamed is of no use to anybody.
+        drop(fs::remove_file(&temporary));
+        if e.kind() == ErrorKind::ResourceBusy {
+            return mounted_alone(path);
+        }
         Error::definite(format!("cannot write {}: {e}", path.display()))
             .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
     })?;
     wanted
+}
+
+/// Whether the file can be replaced: not when it is a mount of its own, as a container's volume of one file.
+///
+/// # Errors
+/// Definite when it is.
+pub fn require_replaceable(path: &Path) -> Result<()> {
+    // Where the system has no such list, the rename says it.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
+    if is_mount_point(&mounts, &real.to_string_lossy()) { Err(mounted_alone(path)) } else { Ok(()) }
+}
+
+/// Whether the list of mounts (proc(5), `/proc/PID/mountinfo`) has this path as a mount point: the fifth field, in which a
+/// space is `\040`.
+fn is_mount_point(mounts: &str, path: &str) -> bool {
+    let escaped = path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012");
+    mounts.lines().any(|line| line.split(' ').nth(4) == Some(escaped.as_str()))
+}
+
+fn mounted_alone(path: &Path) -> Error {
+    Error::definite(format!("{} is mounted as a single file, so it cannot be replaced by a rename", path.display()))
+        .with_remedy("mount the folder (producer.time_track), not the file; the position itself is safe in Kafka")
 }
 
 /// What the producer does at its start.
@@ -477,6 +506,15 @@ mod tests {
             let got = decision(&text, Some(without_gtids(5000)));
             assert!(got.contains(want), "{text}: {got}");
         }
+    }
+
+    #[test]
+    fn a_mount_of_one_file_is_seen() {
+        let mounts = "22 1 8:1 / / rw - ext4 /dev/a rw\n\
+                      63 22 8:1 /a /app/time\\040track/last.json rw,relatime shared:1 - ext4 /dev/a rw\n";
+        assert!(is_mount_point(mounts, "/app/time track/last.json"));
+        assert!(!is_mount_point(mounts, "/app/time track"));
+        assert!(!is_mount_point("", "/app/time track/last.json"));
     }
 
     #[test]

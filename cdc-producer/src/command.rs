@@ -5,7 +5,7 @@ use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, LastRecords};
 use pipeline::program::Context;
 use pipeline::record::Micros;
-use pipeline::registry::Registry;
+use pipeline::registry::{Found, Registry};
 
 use crate::checkpoint::{self, FILE, Request, State};
 use crate::epoch;
@@ -137,9 +137,13 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         checks.push(bounds.map_or_else(|e| Check::failed("Kafka", &e), |b| epoch::expired(&target.topic, &b)));
     }
     checks.push(match Registry::new(settings.registry.clone())?.check().await {
-        Ok(found) => Check::good("registry", found),
+        Ok(Found::Good(found)) => Check::good("registry", found),
+        Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
         Err(e) => Check::failed("registry", &e),
     });
+    if let Err(e) = checkpoint::require_replaceable(&settings.time_track.join(FILE)) {
+        checks.push(Check::failed("checkpoint", &e));
+    }
     print!("{}", preflight::render(&checks));
     // Each is told above with its remedy.
     let bad = checks.iter().filter(|check| check.outcome == Outcome::Bad).count();

@@ -15,7 +15,7 @@ mod world;
 
 pub use clock::Clock;
 pub use feed::Feed;
-pub use process::{Ended, Running};
+pub use process::{Ended, Running, run};
 pub use proxy::{Direction, Link, Proxy};
 pub use small_disk::SmallDisk;
 pub use topic::{TopicRecord, read_topic};

@@ -160,7 +160,7 @@ fn read_from(log: &Path, from: u64) -> String {
 }
 
 /// Runs the command to its end.
-pub(crate) fn run(mut command: Command) -> Ended {
+pub fn run(mut command: Command) -> Ended {
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
     Ended {
         code: output.status.code().unwrap_or(-1),
