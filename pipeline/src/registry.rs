@@ -1,34 +1,62 @@
 //! The schema registry (Confluent's REST API): register our schema, look others up by id.
 //!
-//! A registry without a rule accepts any schema, so the subject is given `BACKWARD` when neither it nor the registry has a
-//! rule, and compatibility is asked for before anything is registered.
+//! Nothing is written that is there already: a schema that the subject has is looked up, and a rule that is in force, the
+//! subject's own or the registry's, stays. A registry without a rule accepts any schema, so the subject is given `BACKWARD`
+//! then, before our schema is registered.
 
 use std::time::Duration;
 
-use reqwest::StatusCode;
-use schema_registry_converter::async_impl::schema_registry::{SrSettings, is_compatible_schema, post_schema};
-use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
-use serde::Deserialize;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
 
 use crate::config::RegistrySettings;
 use crate::error::{Error, Result, blames_certificate};
 use crate::record::SCHEMA;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
+const RULE: &str = "BACKWARD";
+const URL_REMEDY: &str = "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)";
 
 /// A client of one registry.
 #[derive(Debug)]
 pub struct Registry {
     settings: RegistrySettings,
-    converter: SrSettings,
     http: reqwest::Client,
 }
 
-#[derive(Deserialize)]
-struct Compatibility {
-    #[serde(alias = "compatibilityLevel")]
-    compatibility: String,
+/// What [`Registry::check`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A start will succeed as far as can be seen.
+    Good(String),
+    /// A start will succeed, but the subject may be without a rule: what was found, and what to do.
+    Unprotected(String, String),
+}
+
+/// The compatibility rule that the registry applies to the subject.
+enum Rule {
+    InForce(String),
+    Missing,
+    /// This user may not see it.
+    Hidden(Error),
+}
+
+/// A call that did not succeed.
+struct CallError {
+    status: Option<StatusCode>,
+    error: Error,
+}
+
+impl From<CallError> for Error {
+    fn from(failed: CallError) -> Self {
+        failed.error
+    }
+}
+
+impl CallError {
+    fn is_forbidden(&self) -> bool {
+        self.status == Some(StatusCode::FORBIDDEN)
+    }
 }
 
 impl Registry {
@@ -39,7 +67,7 @@ impl Registry {
     pub fn new(settings: RegistrySettings) -> Result<Self> {
         let broken = |e: String| Error::usage(format!("the registry's HTTP client can't be made: {e}"));
         let mut tls = native_tls::TlsConnector::builder();
-        // To read the system's certificates takes 25 ms, so both clients share what was read.
+        // To read the system's certificates takes 25 ms.
         tls.disable_built_in_roots(settings.url.starts_with("http://"));
         if let Some(path) = &settings.ca_location {
             let unreadable = |e: String| Error::usage(format!("schema_registry.ca_location {}: {e}", path.display()));
@@ -47,70 +75,131 @@ impl Registry {
             tls.add_root_certificate(native_tls::Certificate::from_pem(&pem).map_err(|e| unreadable(e.to_string()))?);
         }
         let tls = tls.build().map_err(|e| broken(e.to_string()))?;
-        let builder = || reqwest::Client::builder().timeout(TIMEOUT).tls_backend_preconfigured(tls.clone());
-        let mut converter = SrSettings::new_builder(settings.url.trim_end_matches('/').to_owned());
-        converter.set_timeout(TIMEOUT);
-        if let Some(user) = &settings.user {
-            converter.set_basic_authorization(user, settings.secret.as_ref().map(|s| s.expose()));
-        }
-        let converter = converter.build_with(builder()).map_err(|e| broken(e.error))?;
-        let http = builder().build().map_err(|e| broken(e.to_string()))?;
-        Ok(Self { settings, converter, http })
+        let http = reqwest::Client::builder().timeout(TIMEOUT).tls_backend_preconfigured(tls);
+        let http = http.build().map_err(|e| broken(e.to_string()))?;
+        Ok(Self { settings, http })
     }
 
-    /// Whether our schema could be registered; changes nothing. Says what was found.
+    /// What a start will find and write; changes nothing.
     ///
     /// # Errors
-    /// As [`Registry::register`].
-    pub async fn check(&self) -> Result<String> {
+    /// As [`Registry::register`], as far as it can be seen without writing.
+    pub async fn check(&self) -> Result<Found> {
         let subject = &self.settings.subject;
-        if self.call(reqwest::Method::GET, &format!("subjects/{subject}/versions"), None).await?.is_none() {
-            return Ok(format!("subject {subject} is to be created"));
+        let id = self.look_up().await?;
+        let rule = self.rule().await?;
+        if id.is_none() {
+            self.require_compatible().await?;
         }
-        self.require_compatible().await?;
-        Ok(format!("subject {subject} is there, and our schema fits"))
+        let known = match id {
+            Some(id) => format!("subject {subject} has our schema (id {id})"),
+            None => format!("the start registers our schema by POST subjects/{subject}/versions"),
+        };
+        Ok(match (rule, id) {
+            (Rule::InForce(rule), _) => Found::Good(format!("{known}, and the rule {rule} is in force")),
+            (Rule::Missing, None) => {
+                Found::Good(format!("{known}, and sets the rule {RULE} before by PUT config/{subject}"))
+            }
+            (Rule::Missing, Some(_)) => Found::Unprotected(
+                format!("{known}, but no rule is in force"),
+                format!("the start sets the rule {RULE} by PUT config/{subject} if its user may do that"),
+            ),
+            (Rule::Hidden(error), _) => {
+                Found::Unprotected(format!("{known}; {error}"), error.remedy().unwrap_or_default().to_owned())
+            }
+        })
     }
 
-    async fn require_compatible(&self) -> Result<()> {
-        let subject = &self.settings.subject;
-        let schema = SuppliedSchema::new(None, SchemaType::Avro, SCHEMA.to_owned());
-        let compatible = is_compatible_schema(&self.converter, subject.clone(), schema).await;
-        if compatible.map_err(|e| self.refused("compare the schema with subject", &e))? {
-            return Ok(());
-        }
-        Err(Error::definite(format!(
-            "subject {subject} at {} holds a schema that ours is not compatible with",
-            self.settings.url
-        ))
-        .with_remedy(format!(
-            "compare schemas/product_value_avro_schema.json with GET {}/subjects/{subject}/versions/latest; \
-             then delete that subject if nobody needs it, or use another one (schema_registry.subject)",
-            self.settings.url
-        )))
-    }
-
-    /// Registers our schema under the configured subject and returns its id; doing it again gives the same id.
+    /// Makes sure that our schema is under the configured subject and returns its id; doing it again gives the same id.
     ///
     /// # Errors
     /// Transient when the registry can't be reached; definite when it holds an incompatible schema or refuses.
     pub async fn register(&self) -> Result<u32> {
         let subject = &self.settings.subject;
-        let known = self.call(reqwest::Method::GET, &format!("subjects/{subject}/versions"), None).await?.is_some();
-        if known {
-            self.ensure_rule().await?;
-            self.require_compatible().await?;
+        let known = self.look_up().await?;
+        let set_rule = match self.rule().await? {
+            Rule::InForce(_) => false,
+            Rule::Missing => true,
+            Rule::Hidden(error) => {
+                tracing::warn!(subject, what_to_do = error.remedy(), "the compatibility rule is unknown: {error}");
+                false
+            }
+        };
+        if let Some(id) = known {
+            match if set_rule { self.set_rule().await } else { Ok(None) } {
+                Ok(_) => return Ok(id),
+                Err(denied) if denied.is_forbidden() => {
+                    let error = denied.error;
+                    tracing::warn!(
+                        subject,
+                        what_to_do = error.remedy(),
+                        "the subject has no compatibility rule: {error}"
+                    );
+                    return Ok(id);
+                }
+                Err(failed) => return Err(failed.error),
+            }
         }
-        let registered = post_schema(
-            &self.converter,
-            subject.clone(),
-            SuppliedSchema::new(None, SchemaType::Avro, SCHEMA.to_owned()),
-        )
-        .await;
-        let id = registered.map_err(|e| self.refused("register the schema under subject", &e))?.id;
-        if !known {
-            self.ensure_rule().await?;
+        // Some registries know no rule of a subject that is not there yet.
+        let is_late = set_rule && self.set_rule().await?.is_none();
+        self.require_compatible().await?;
+        let path = format!("subjects/{subject}/versions");
+        let answer = self.call(Method::POST, &path, Some(schema())).await?;
+        if is_late {
+            self.set_rule().await?;
         }
-        Ok(id)
+        id_of(answer.as_ref()).ok_or_else(|| self.no_registry(&path, "no id"))
+    }
+
+    /// The id of our schema if the subject has it.
+    async fn look_up(&self) -> Result<Option<u32>> {
+        let path = format!("subjects/{}", self.settings.subject);
+        match self.call(Method::POST, &path, Some(schema())).await? {
+            None => Ok(None),
+            answer => id_of(answer.as_ref()).map(Some).ok_or_else(|| self.no_registry(&path, "no id")),
+        }
+    }
+
+    async fn require_compatible(&self) -> Result<()> {
+        let (subject, url) = (&self.settings.subject, &self.settings.url);
+        let path = format!("compatibility/subjects/{subject}/versions/latest");
+        let answer = self.call(Method::POST, &path, Some(schema())).await?;
+        // Without a subject there is nothing to be compatible with.
+        if answer.is_none_or(|answer| answer["is_compatible"] != Value::Bool(false)) {
+            return Ok(());
+        }
+        Err(Error::definite(format!("subject {subject} at {url} holds a schema that ours is not compatible with"))
+            .with_remedy(format!(
+                "compare schemas/product_value_avro_schema.json with GET {url}/subjects/{subject}/versions/latest; \
+                 then delete that subject if nobody needs it, or use another one (schema_registry.subject)"
+            )))
+    }
+
+    /// The rule in force: the subject's own, else the registry's.
+    async fn rule(&self) -> Result<Rule> {
+        // Apicurio answers NONE for a subject without a rule of its own, unless it is asked for the one that holds.
+        let paths = [format!("config/{}?defaultToGlobal=true", self.settings.subject), "config".to_owned()];
+        for path in paths {
+            match self.call(Method::GET, &path, None).await {
+                Ok(None) => {}
+                Ok(Some(answer)) => {
+                    let level = answer.get("compatibilityLevel").or_else(|| answer.get("compatibility"));
+                    return Ok(match level.and_then(Value::as_str) {
+                        None | Some("" | "NONE") => Rule::Missing,
+                        Some(level) => Rule::InForce(level.to_owned()),
+                    });
+                }
+                Err(denied) if denied.is_forbidden() => return Ok(Rule::Hidden(denied.error)),
+                Err(failed) => return Err(failed.error),
+            }
+        }
+        Ok(Rule::Missing)
+    }
+
+    /// Gives the subject our rule; `None` when the registry does not know the subject.
+    async fn set_rule(&self) -> Result<Option<Value>, CallError> {
+        let path = format!("config/{}", self.settings.subject);
+        self.call(Method::PUT, &path, Some(json!({ "compatibility": RULE }))).await
     }
 
     /// The text of the schema with this id; `None` when the registry says that it has no such schema.
@@ -119,65 +208,48 @@ impl Registry {
     /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry: a wrong path
     /// answers 404 as well, and must not make every schema unknown.
     pub async fn find_schema(&self, id: u32) -> Result<Option<String>> {
-        let url = format!("{}/schemas/ids/{id}", self.settings.url.trim_end_matches('/'));
-        let mut request = self.http.get(&url);
+        let path = format!("schemas/ids/{id}");
+        match self.call(Method::GET, &path, None).await? {
+            None => Ok(None),
+            Some(answer) => match answer.get("schema").and_then(Value::as_str) {
+                Some(schema) => Ok(Some(schema.to_owned())),
+                None => Err(self.no_registry(&path, "no schema")),
+            },
+        }
+    }
+
+    /// The JSON that the registry answers; `None` when it says that it has not what the path names.
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Option<Value>, CallError> {
+        let url = format!("{}/{path}", self.settings.url.trim_end_matches('/'));
+        let mut request = self.http.request(method.clone(), &url);
+        if let Some(body) = body {
+            request = request.header("content-type", "application/vnd.schemaregistry.v1+json").body(body.to_string());
+        }
         if let Some(user) = &self.settings.user {
             request = request.basic_auth(user, self.settings.secret.as_ref().map(|s| s.expose()));
         }
-        let failed = |e: reqwest::Error| self.unreachable(&innermost(&e));
+        let failed = |e: reqwest::Error| CallError { status: None, error: self.unreachable(&innermost(&e)) };
         let answer = request.send().await.map_err(failed)?;
         let status = answer.status();
         let text = answer.text().await.map_err(failed)?;
-        let field = |name| serde_json::from_str::<serde_json::Value>(&text).ok()?.get(name).cloned();
-        match (status, field("schema"), field("error_code")) {
-            (StatusCode::OK, Some(serde_json::Value::String(schema)), _) => Ok(Some(schema)),
-            (StatusCode::NOT_FOUND, _, Some(_)) => Ok(None),
-            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, ..) => Err(self.denied(status)),
-            (status, ..) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(self.unreachable(&format!("it answers {status}")))
+        let json: Option<Value> = serde_json::from_str(&text).ok();
+        let has_code = json.as_ref().is_some_and(|json| json.get("error_code").is_some());
+        let error = match status {
+            _ if status.is_success() && json.is_some() => return Ok(json),
+            StatusCode::NOT_FOUND if has_code => return Ok(None),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&method, &url, status),
+            _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                self.unreachable(&format!("it answers {status} to {method} {path}"))
             }
-            _ => Err(Error::definite(format!("{url} answers {status}, not as a schema registry does"))
-                .with_remedy("check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)")),
-        }
+            _ if has_code => self.refused(&method, &url, status, json.unwrap_or_default()),
+            _ => self.no_registry(path, &status.to_string()),
+        };
+        Err(CallError { status: Some(status), error })
     }
 
-    /// Gives the subject the rule `BACKWARD` when no rule is in force for it.
-    async fn ensure_rule(&self) -> Result<()> {
-        let path = format!("config/{}", self.settings.subject);
-        let own = self.call(reqwest::Method::GET, &path, None).await?;
-        if own.is_some_and(|c| !matches!(c.as_str(), "" | "NONE")) {
-            return Ok(());
-        }
-        let general = self.call(reqwest::Method::GET, "config", None).await?.unwrap_or_default();
-        if matches!(general.as_str(), "" | "NONE" | "BACKWARD") {
-            self.call(reqwest::Method::PUT, &path, Some(r#"{"compatibility":"BACKWARD"}"#)).await?;
-        }
-        Ok(())
-    }
-
-    /// A call that the converter has no function for: the compatibility level that the answer holds (empty when it holds
-    /// none), or `None` for 404.
-    async fn call(&self, method: reqwest::Method, path: &str, body: Option<&'static str>) -> Result<Option<String>> {
-        let url = format!("{}/{path}", self.settings.url.trim_end_matches('/'));
-        let mut request = self.http.request(method, &url);
-        if let Some(body) = body {
-            request = request.header("content-type", "application/vnd.schemaregistry.v1+json").body(body);
-        }
-        if let Some(user) = &self.settings.user {
-            request = request.basic_auth(user, self.settings.secret.as_ref().map(|s| s.expose()));
-        }
-        let failed = |e: reqwest::Error| self.unreachable(&innermost(&e));
-        let answer = request.send().await.map_err(failed)?;
-        match answer.status() {
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied(answer.status())),
-            status if status.is_success() => {
-                let text = answer.text().await.map_err(failed)?;
-                Ok(Some(serde_json::from_str::<Compatibility>(&text).map(|c| c.compatibility).unwrap_or_default()))
-            }
-            status if status.is_server_error() => Err(self.unreachable(&format!("it answers {status} to {path}"))),
-            status => Err(Error::definite(format!("the registry answers {status} to {url}"))),
-        }
+    fn no_registry(&self, path: &str, answer: &str) -> Error {
+        let url = self.settings.url.trim_end_matches('/');
+        Error::definite(format!("{url}/{path} answers {answer}, not as a schema registry does")).with_remedy(URL_REMEDY)
     }
 
     fn unreachable(&self, reason: &str) -> Error {
@@ -187,25 +259,40 @@ impl Registry {
                  names the host of schema_registry.url",
             );
         }
-        Error::transient(format!("cannot reach the schema registry at {}: {reason}", self.settings.url)).with_remedy(
-            "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio) and that the registry runs",
-        )
+        Error::transient(format!("cannot reach the schema registry at {}: {reason}", self.settings.url))
+            .with_remedy(format!("{URL_REMEDY} and that the registry runs"))
     }
 
-    fn denied(&self, status: StatusCode) -> Error {
-        Error::definite(format!("the schema registry at {} answers {status}", self.settings.url))
-            .with_remedy("check schema_registry.user and schema_registry.secret, and that they may use this subject")
-    }
-
-    fn refused(&self, what: &str, error: &SRCError) -> Error {
-        let cause = error.cause.as_deref().unwrap_or("");
-        let text = format!("{}: {cause}", error.error);
-        if text.contains("401") || text.contains("403") {
-            return self.denied(if text.contains("401") { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN });
+    fn denied(&self, method: &Method, url: &str, status: StatusCode) -> Error {
+        let error = Error::definite(format!("the schema registry answers {status} to {method} {url}"));
+        if status == StatusCode::UNAUTHORIZED {
+            return error.with_remedy("check schema_registry.user and schema_registry.secret");
         }
-        let message = format!("cannot {what} {} at {}: {text}", self.settings.subject, self.settings.url);
-        if error.retriable || !text.contains("status") { Error::transient(message) } else { Error::definite(message) }
+        let user = self.settings.user.as_deref().unwrap_or("nobody");
+        let subject = &self.settings.subject;
+        error.with_remedy(format!(
+            "give the user {user} (schema_registry.user) the right to this call, or do it once as one who has it: a program \
+             writes neither a schema that subject {subject} has, nor a rule where one is in force"
+        ))
     }
+
+    fn refused(&self, method: &Method, url: &str, status: StatusCode, answer: Value) -> Error {
+        let reason = answer["message"].as_str().unwrap_or("no reason");
+        Error::definite(format!("the schema registry answers {status} to {method} {url}: {reason}")).with_remedy(format!(
+            "correct that at the registry (a registry in mode READONLY takes no new schema); nothing is written when subject \
+             {} has schemas/product_value_avro_schema.json already",
+            self.settings.subject
+        ))
+    }
+}
+
+/// Our schema as a request has it.
+fn schema() -> Value {
+    json!({ "schema": SCHEMA })
+}
+
+fn id_of(answer: Option<&Value>) -> Option<u32> {
+    answer?.get("id")?.as_u64()?.try_into().ok()
 }
 
 /// The last cause of an error says what happened; the ones around it repeat the URL. Why a certificate does not hold is said
