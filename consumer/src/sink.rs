@@ -15,7 +15,9 @@
 //!
 //! Not here: when to try again ([`crate::run`]).
 
+mod copy;
 mod session;
+mod statements;
 pub(crate) mod tables;
 
 use std::collections::{BTreeMap, HashMap};

@@ -5,16 +5,19 @@
 //! halving the batch within one transaction, and writes to `product_parked` why, in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use pipeline::config::OnRefused;
 use pipeline::error::Result;
 use pipeline::postgres::{Access, Target, failed, is_prepared_already, refuses_rows};
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
+use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Statement};
 
+use super::copy::copy;
+use super::statements::{
+    ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, DELETE, LOCK, NEXT, NOTE_LETTERS, OWED, PARK, PRESENT,
+    REPLACE, RETRY, UPSERT,
+};
 use super::tables::{self, Limits};
 use super::{Applied, LastState, Parked, Refusal, Rows, refused};
 use crate::sql_value::{Amount, Time};
@@ -22,74 +25,8 @@ use crate::sql_value::{Amount, Time};
 /// A batch that takes longer than this to be halved is given back, to be read again with fewer records.
 const CARE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A partition begins where its first record that is parked without its dead letter is, if there is one.
-const NEXT: &str = "SELECT o.partition, LEAST(o.next_offset, (SELECT min(k.\"offset\") FROM product_parked k
-        WHERE k.topic = o.topic AND k.partition = o.partition AND NOT k.dead_letter))
-    FROM product_offsets o WHERE o.topic = $1 AND o.partition = ANY($2)";
-
-const LOCK: &str = "SELECT o.partition, o.next_offset, EXISTS (SELECT FROM product_parked k
-        WHERE k.topic = o.topic AND k.partition = o.partition AND k.replaced_by IS NULL)
-    FROM product_offsets o WHERE o.topic = $1 AND o.partition = ANY($2) ORDER BY o.partition FOR UPDATE OF o";
-
-const BEGIN_PARTITIONS: &str = "INSERT INTO product_offsets (topic, partition, next_offset)
-    SELECT $1, p, 0 FROM UNNEST($2::int[]) AS p ON CONFLICT DO NOTHING";
-
-const ADVANCE: &str = "UPDATE product_offsets o SET next_offset = GREATEST(o.next_offset, n.next_offset)
-    FROM UNNEST($2::int[], $3::bigint[]) AS n (partition, next_offset) WHERE o.topic = $1 AND o.partition = n.partition";
-
-const PRESENT: &str = "SELECT id FROM product WHERE id = ANY($1)";
-
-const COPY: &str =
-    "COPY product (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
-    FROM STDIN (FORMAT binary)";
-
-/// The types of these columns.
-const TYPES: [Type; 8] =
-    [Type::INT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::NUMERIC, Type::TIMESTAMPTZ, Type::INT4, Type::INT8];
-
 /// With fewer rows than this the way there and back counts, and an upsert is one.
 const FEW: usize = 32;
-
-const UPSERT: &str = "INSERT INTO product
-    (id, name, category, price, discount_price, last_updated, source_partition, source_offset)
-    SELECT * FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::numeric[], $5::numeric[], $6::timestamptz[],
-        $7::int[], $8::bigint[])
-    ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, category = EXCLUDED.category, price = EXCLUDED.price,
-        discount_price = EXCLUDED.discount_price, last_updated = EXCLUDED.last_updated,
-        source_partition = EXCLUDED.source_partition, source_offset = EXCLUDED.source_offset
-    WHERE product.source_partition <> EXCLUDED.source_partition OR product.source_offset < EXCLUDED.source_offset";
-
-const DELETE: &str =
-    "DELETE FROM product p USING UNNEST($1::bigint[], $2::int[], $3::bigint[]) AS g (id, partition, \"offset\")
-    WHERE p.id = g.id AND (p.source_partition <> g.partition OR p.source_offset < g.\"offset\")";
-
-const PARK: &str = "INSERT INTO product_parked (topic, partition, \"offset\", id, column_name, sqlstate, reason)
-    SELECT $1, g.* FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::text[]) AS g
-    ON CONFLICT (topic, partition, \"offset\") DO UPDATE SET column_name = EXCLUDED.column_name,
-        sqlstate = EXCLUDED.sqlstate, reason = EXCLUDED.reason, replaced_by = NULL";
-
-/// What was parked of a key is history once a later state of the key, or that one itself, is stored or parked.
-const REPLACE: &str = "UPDATE product_parked k SET replaced_by = g.\"offset\"
-    FROM UNNEST($2::bigint[], $3::int[], $4::bigint[]) AS g (id, partition, \"offset\")
-    WHERE k.topic = $1 AND k.replaced_by IS NULL AND k.id = g.id AND k.partition = g.partition
-        AND k.\"offset\" <= g.\"offset\"";
-
-const OWED: &str = "SELECT k.partition, k.\"offset\", k.id, k.column_name, k.sqlstate, k.reason FROM product_parked k
-    JOIN UNNEST($2::int[], $3::bigint[]) AS n (partition, next) ON k.partition = n.partition AND k.\"offset\" < n.next
-    WHERE k.topic = $1 AND NOT k.dead_letter ORDER BY k.partition, k.\"offset\"";
-
-const COUNT_PARKED: &str = "SELECT count(DISTINCT id) FROM product_parked
-    WHERE topic = $1 AND partition = ANY($2) AND replaced_by IS NULL";
-
-const COUNT_ALL_PARKED: &str = "SELECT count(DISTINCT id) FROM product_parked WHERE topic = $1 AND replaced_by IS NULL";
-
-const RETRY: &str = "UPDATE product_offsets o SET next_offset = LEAST(o.next_offset, k.first)
-    FROM (SELECT partition, min(\"offset\") AS first FROM product_parked WHERE topic = $1 AND replaced_by IS NULL
-        GROUP BY partition) AS k WHERE o.topic = $1 AND o.partition = k.partition";
-
-const NOTE_LETTERS: &str = "UPDATE product_parked k SET dead_letter = true
-    FROM UNNEST($2::int[], $3::bigint[]) AS g (partition, \"offset\")
-    WHERE k.topic = $1 AND k.partition = g.partition AND k.\"offset\" = g.\"offset\"";
 
 type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
 type Outcome<T> = Result<T, tokio_postgres::Error>;
@@ -479,32 +416,6 @@ impl Table {
         missing.sort_unstable_by_key(|(id, _)| *id);
         missing
     }
-}
-
-/// Copies the products that are not present into the table. Its statement has a name, which must be gone before the
-/// transaction is: with a pooler the next one has another connection.
-async fn copy(client: &Client, states: &States<'_>, present: &HashSet<i64>) -> Outcome<()> {
-    let new = states.iter().filter(|(id, _)| !present.contains(id));
-    let mut new = new.filter_map(|(id, state)| Some((id, *state, state.row.as_ref()?))).peekable();
-    if new.peek().is_none() {
-        return Ok(());
-    }
-    let statement: Statement = client.prepare(COPY).await?;
-    let mut writer = pin!(BinaryCopyInWriter::new(client.copy_in(&statement).await?, &TYPES));
-    for (id, state, row) in new {
-        let values: [&(dyn ToSql + Sync); 8] = [
-            id,
-            &row.name,
-            &row.category,
-            &row.price,
-            &row.discount_price,
-            &row.last_updated,
-            &state.partition,
-            &state.offset,
-        ];
-        writer.as_mut().write(&values).await?;
-    }
-    writer.finish().await.map(drop)
 }
 
 /// Which states these are, as arrays.
