@@ -2,7 +2,7 @@
 //! happened to the checkpoint topic, the number of the epoch, the table or the topic; and what the topic can't tell is said.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,18 @@ fn operations(world: &World, key: &str) -> Vec<String> {
     let records = read_topic(&world.kafka());
     let of_key = records.iter().filter(|r| r.key == key);
     of_key.map(|r| format!("{}.{}", r.source.op.letter(), r.source.epoch)).collect()
+}
+
+/// Waits until exactly this has happened to a key.
+fn happened(world: &World, key: &str, want: &[&str]) {
+    eventually(&format!("{key}: {want:?}"), PATIENCE, || (operations(world, key) == want).then_some(()));
+}
+
+/// Waits until the topic has these keys.
+fn topic_has(world: &World, want: &BTreeSet<i64>) {
+    eventually(&format!("the topic has {} keys", want.len()), PATIENCE, || {
+        (ids_of_topic(world) == *want).then_some(())
+    });
 }
 
 fn checkpoint_topic(world: &World) -> String {
@@ -114,7 +126,7 @@ async fn published(test: &str) -> (World, Conn) {
     let mut conn = world.table().await;
     run(&mut conn, &[&insert(1..=20)]).await;
     stop(start(&world, "first", &[]));
-    assert_eq!(ids_of_topic(&world).len(), 20);
+    topic_has(&world, &(1..=20).collect());
     (world, conn)
 }
 
@@ -127,8 +139,7 @@ fn refuses(ended: &Ended, texts: &[&str]) {
 
 /// Waits until the topic has the table's keys; nothing may be doubled on the way.
 async fn equal(world: &World, conn: &mut Conn) {
-    let table = ids_of_table(conn).await;
-    eventually("the topic has the table's keys", PATIENCE, || (ids_of_topic(world) == table).then_some(()));
+    topic_has(world, &ids_of_table(conn).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +152,7 @@ async fn the_checkpoint_topic_is_deleted() {
     refuses(&world.run("cdc-producer", &[]), &["Kafka holds no position", "checkpoint reset"]);
     reset(&world);
     let producer = start(&world, "third", &[]);
-    assert_eq!(operations(&world, "9"), ["r.1", "r.2", "d.3"]);
+    happened(&world, "9", &["r.1", "r.2", "d.3"]);
     equal(&world, &mut conn).await;
     // Once more, and by a time this time: no epoch has the number of an earlier one.
     stop(producer);
@@ -152,8 +163,8 @@ async fn the_checkpoint_topic_is_deleted() {
     assert_eq!(ended.code, 0, "{}", ended.err);
     let producer = world.start_as("cdc-producer", "fourth", &[]);
     equal(&world, &mut conn).await;
-    assert_eq!(operations(&world, "1"), ["r.1", "r.2", "r.3", "u.4"]);
-    assert_eq!(operations(&world, "2"), ["r.1", "r.2", "r.3", "d.4"]);
+    happened(&world, "1", &["r.1", "r.2", "r.3", "u.4"]);
+    happened(&world, "2", &["r.1", "r.2", "r.3", "d.4"]);
     stop(producer);
 }
 
@@ -172,7 +183,7 @@ async fn the_number_of_the_epoch_is_lower_than_the_topics() {
     run(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
     reset(&world);
     stop(start(&world, "third", &[]));
-    assert_eq!(operations(&world, "9"), ["r.1", "r.2", "d.3"]);
+    happened(&world, "9", &["r.1", "r.2", "d.3"]);
     equal(&world, &mut conn).await;
 }
 
@@ -186,12 +197,12 @@ async fn the_table_does_not_exist() {
     reset(&world);
     let mut producer = start(&world, "third", &[]);
     assert!(producer.said().contains("its products are deleted in the topic"), "{}", producer.said());
-    assert_eq!(ids_of_topic(&world), BTreeSet::new());
-    assert_eq!(operations(&world, "9"), ["r.1", "d.2"]);
+    topic_has(&world, &BTreeSet::new());
+    happened(&world, "9", &["r.1", "d.2"]);
     let mut conn = world.table().await;
     run(&mut conn, &[&insert([7, 30, 31])]).await;
     equal(&world, &mut conn).await;
-    assert_eq!(operations(&world, "7"), ["r.1", "d.2", "c.2"]);
+    happened(&world, "7", &["r.1", "d.2", "c.2"]);
     assert!(producer.is_running());
     stop(producer);
 }
@@ -234,8 +245,8 @@ async fn the_source_has_another_name() {
     stop(start(&other, "second", &[]));
     equal(&other, &mut conn).await;
     world.set("KAFKA_GROUP_ID", "unused");
-    assert_eq!(operations(&world, "3"), ["r.1", "r.2"]);
-    assert_eq!(operations(&world, "4"), ["r.1", "d.2"]);
+    happened(&world, "3", &["r.1", "r.2"]);
+    happened(&world, "4", &["r.1", "d.2"]);
 }
 
 /// The topic is deleted and created again by somebody, so that it is there and empty.
@@ -255,7 +266,7 @@ async fn the_topic_is_created_again() {
     reset(&world);
     stop(start(&world, "third", &[]));
     equal(&world, &mut conn).await;
-    assert_eq!(operations(&world, "3"), ["r.2"]);
+    happened(&world, "3", &["r.2"]);
 }
 
 /// A snapshot that the previous version began, in its first or a later epoch, is made to its end.
@@ -456,7 +467,7 @@ async fn the_topics_records_have_expired() {
     let producer = start(&world, "second", &["--metrics-listen", "127.0.0.1:0"]);
     assert!(producer.said().contains("a new epoch cannot delete in the topic a product"), "{}", producer.said());
     assert!(producer.metric("producer_topic_cut_partitions").unwrap() >= 9.0);
-    assert_eq!(ids_of_topic(&world), BTreeSet::from([1, 2]));
+    topic_has(&world, &BTreeSet::from([1, 2]));
     postgres_has(&world, &BTreeSet::from([1, 2])).await;
     // What comes afterwards stays.
     run(&mut conn, &[&insert([9, 30])]).await;
@@ -527,20 +538,22 @@ async fn an_epoch_of_millions_of_keys_within_the_limit() {
     eventually("the snapshot is complete", PATIENCE * 4, || {
         producer.said().contains("snapshot complete").then_some(())
     });
-    let (mut alive, mut deletes) = (BTreeSet::new(), 0);
-    kafka::scan(&world.kafka(), &world.kafka().topic, &mut |message| {
-        use rdkafka::Message as _;
-        let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
-        deletes += i64::from(message.payload().is_none());
-        if message.payload().is_some() {
-            alive.insert(id)
-        } else {
-            alive.remove(&id)
-        };
-        Ok(())
-    })
-    .unwrap();
-    assert_eq!((deletes, alive), (keys - 2, BTreeSet::from([1, keys - 1])));
+    eventually("the tombstones of all but two", PATIENCE * 2, || {
+        let (mut alive, mut deletes) = (HashSet::new(), 0);
+        kafka::scan(&world.kafka(), &world.kafka().topic, &mut |message| {
+            use rdkafka::Message as _;
+            let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
+            deletes += i64::from(message.payload().is_none());
+            if message.payload().is_some() {
+                alive.insert(id)
+            } else {
+                alive.remove(&id)
+            };
+            Ok(())
+        })
+        .unwrap();
+        (deletes == keys - 2 && alive == HashSet::from([1, keys - 1])).then_some(())
+    });
     let peak = peak_memory(&producer);
     println!("{keys} keys: {peak} MB");
     assert!(peak < 150, "{peak} MB");

@@ -116,6 +116,9 @@ impl<'a> Judge<'a> {
         }
         self.verdict.records += 1;
         self.last_epoch = self.last_epoch.max(source.epoch);
+        if source.op == Op::Delete && self.ledger.emptied.contains(&source.epoch) {
+            return;
+        }
         let outcome = match self.ledger.keys.get(&id) {
             None => Err(Fault::Wrong("nobody wrote this key")),
             Some(changes) => {

@@ -2,7 +2,7 @@
 //!
 //! Nothing in it comes from the binlog. A change takes 16 bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::token::Token;
@@ -38,6 +38,8 @@ pub struct Ledger {
     collapsed: Vec<Range<u32>>,
     /// Epochs that replay everything from this transaction on.
     pub(crate) replays: HashMap<u64, u32>,
+    /// Epochs in which the table does not exist: they delete every key.
+    pub(crate) emptied: HashSet<u64>,
 }
 
 impl Ledger {

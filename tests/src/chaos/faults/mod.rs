@@ -1,5 +1,6 @@
 //! The list of all faults.
 
+mod epochs;
 mod links;
 mod people;
 mod places;
@@ -42,4 +43,5 @@ pub static FAULTS: &[&[Fault]] = &[
     people::FAULTS,
     sinks::FAULTS,
     two_machines::FAULTS,
+    epochs::FAULTS,
 ];
