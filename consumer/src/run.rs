@@ -83,7 +83,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         return done;
     }
     if let Some(postgres) = PostgresSettings::from(settings)? {
-        stale_rows::start(kafka.clone(), postgres, context.shutdown.clone())?;
+        stale_rows::start(kafka.clone(), postgres, context.shutdown.clone());
     }
     let mut worker = Worker::new(&context, kafka, slots)?;
     let (done, outcome) = tokio::sync::oneshot::channel();

@@ -16,7 +16,6 @@ use pipeline::kafka::LastRecords;
 use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot, Progress};
 use pipeline::postgres::{Access, Target, failed};
 use rdkafka::Message;
-use tokio::runtime::Handle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(5);
 /// A statement that takes longer has lost its server.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Rows that a statement deletes at most.
+/// Rows that a transaction deletes at most.
 const ROWS: i64 = 20_000;
 
 /// Deletes some rows from before the snapshot, of the partitions that have come to its end; gives their number, and that of
@@ -35,69 +34,73 @@ const DELETE: &str = "WITH snapshot AS (
         WHERE coalesce(o.next_offset, 0) >= s.next
     ), stale AS (
         SELECT p.id, s.first FROM product p JOIN snapshot s ON p.source_partition = s.partition AND p.source_offset < s.first
-        WHERE NOT EXISTS (SELECT FROM product_parked k WHERE k.topic = $1 AND k.partition = s.partition AND k.id = p.id
-            AND k.replaced_by IS NULL)
+        WHERE NOT EXISTS (SELECT FROM product_parked k
+            WHERE k.topic = $1 AND k.partition = s.partition AND k.id = p.id AND k.replaced_by IS NULL)
         LIMIT $5
     ), deleted AS (
         DELETE FROM product p USING stale s WHERE p.id = s.id AND p.source_offset < s.first RETURNING p.id
     )
     SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM snapshot)";
 
-/// Looks for complete snapshots until it is shut down, on another thread.
-///
-/// # Errors
-/// Definite when there is no thread.
-pub(crate) fn start(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: CancellationToken) -> Result<()> {
-    let handle = Handle::current();
-    let thread = std::thread::Builder::new().name("stale-rows".to_owned());
-    let started = thread.spawn(move || run(&kafka, &postgres, &handle, &shutdown));
-    started.map(drop).map_err(|e| Error::definite("cannot start a thread").with_source(e))
+/// Looks for complete snapshots until it is shut down.
+pub(crate) fn start(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: CancellationToken) {
+    drop(tokio::spawn(async move { shutdown.run_until_cancelled(run(kafka, postgres, shutdown.clone())).await }));
 }
 
-fn run(kafka: &KafkaSettings, postgres: &PostgresSettings, handle: &Handle, shutdown: &CancellationToken) {
+async fn run(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: CancellationToken) {
     let (mut records, mut done, mut told) = (None, None, String::new());
-    // A timeout is made within the runtime.
-    while handle.block_on(async { tokio::time::timeout(EVERY, shutdown.cancelled()).await }).is_err() {
-        let Err(error) = look(kafka, postgres, handle, shutdown, &mut records, &mut done) else { continue };
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (settings, stop) = (kafka.clone(), shutdown.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let connected = records.map_or_else(|| LastRecords::new(&settings), Ok)?;
+            let complete = complete_snapshot(&connected, &settings, &stop)?;
+            Ok((connected, complete))
+        });
+        // A panic of the client is logged where it happens; the next look makes another one.
+        let found = found.await.unwrap_or_else(|e| Err(Error::transient("cannot read the progress").with_source(e)));
         records = None;
-        // A server that is away is told of by those who need it.
-        if !error.is_transient() && told != error.to_string() {
+        let outcome = match found {
+            Ok((connected, Some(complete))) if done.as_ref() != Some(&complete) => {
+                records = Some(connected);
+                delete(&postgres, &kafka.topic, &complete).await.map(|all| {
+                    if all {
+                        done = Some(complete);
+                    }
+                })
+            }
+            Ok((connected, _)) => {
+                records = Some(connected);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        // The loop of the consumer says when a server is away.
+        if let Err(error) = outcome
+            && !error.is_transient()
+            && told != error.to_string()
+        {
             told = error.to_string();
             tracing::warn!(%error, what_to_do = error.remedy(), "rows whose records have expired stay in PostgreSQL");
         }
     }
 }
 
-fn look(
-    kafka: &KafkaSettings,
-    postgres: &PostgresSettings,
-    handle: &Handle,
+/// The last complete snapshot, as the producer's progress tells it. Blocks.
+fn complete_snapshot(
+    records: &LastRecords,
+    settings: &KafkaSettings,
     shutdown: &CancellationToken,
-    records: &mut Option<LastRecords>,
-    done: &mut Option<CompleteSnapshot>,
-) -> Result<()> {
-    let records = match records {
-        Some(records) => records,
-        None => records.insert(LastRecords::new(kafka)?),
-    };
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", kafka.topic);
+) -> Result<Option<CompleteSnapshot>> {
+    let topic = format!("{}{CHECKPOINT_SUFFIX}", settings.topic);
     let end = records.bounds(&topic, 1)?.first().map_or(0, |b| b.end);
     let stops = || shutdown.is_cancelled();
     let last = records.last_before(&topic, 0, end, &stops, &|message| message.payload().map(<[u8]>::to_vec))?;
-    let progress = last.and_then(|value| serde_json::from_slice::<Progress>(&value).ok());
-    let Some(complete) = progress.and_then(|p| p.complete).filter(|c| Some(c) != done.as_ref()) else { return Ok(()) };
-    let (rows, all) = handle.block_on(delete(postgres, &kafka.topic, &complete))?;
-    if rows > 0 {
-        tracing::info!(rows, epoch = complete.epoch, "rows that are not in the snapshot are deleted in PostgreSQL");
-    }
-    if all {
-        *done = Some(complete);
-    }
-    Ok(())
+    Ok(last.and_then(|value| serde_json::from_slice::<Progress>(&value).ok()).and_then(|progress| progress.complete))
 }
 
-/// Deletes the rows from before the snapshot; their number, and whether PostgreSQL has come to its end in all partitions.
-async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSnapshot) -> Result<(i64, bool)> {
+/// Deletes the rows from before the snapshot; whether PostgreSQL has come to its end in all partitions.
+async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSnapshot) -> Result<bool> {
     const WHAT: &str = "cannot delete rows that are gone from the table product";
     let target = Target::from(settings, "consumer")?;
     let client = target.connect().await.map_err(|e| failed(&target.what(), e))?;
@@ -109,20 +112,21 @@ async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSna
         (&complete.end, Type::INT8_ARRAY),
         (&ROWS, Type::INT8),
     ];
-    let mut rows = 0;
     loop {
-        let work = async {
+        let transaction = async {
             client.batch_execute(&target.begin(Access::Write)).await?;
             let answer = client.query_typed(DELETE, &parameters).await?;
-            client.batch_execute("COMMIT").await.map(|()| answer)
+            client.batch_execute("COMMIT").await?;
+            Ok(answer.first().map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1))))
         };
-        let answer = tokio::time::timeout(TIMEOUT, work).await;
+        let answer = tokio::time::timeout(TIMEOUT, transaction).await;
         let answer = answer.map_err(|_| Error::transient(format!("{WHAT}: no answer within {TIMEOUT:?}")))?;
-        let answer = answer.map_err(|e| failed(WHAT, e))?;
-        let (deleted, ready) = answer.first().map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));
-        rows += deleted;
-        if deleted < ROWS {
-            return Ok((rows, ready == partitions.len() as i64));
+        let (rows, ready) = answer.map_err(|e| failed(WHAT, e))?;
+        if rows > 0 {
+            tracing::info!(rows, epoch = complete.epoch, "rows that are not in the snapshot are deleted in PostgreSQL");
+        }
+        if rows < ROWS {
+            return Ok(ready == partitions.len() as i64);
         }
     }
 }
