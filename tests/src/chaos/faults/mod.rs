@@ -8,6 +8,7 @@ mod points;
 mod processes;
 mod servers;
 mod sinks;
+mod statements;
 mod stopped;
 mod two_machines;
 
@@ -44,4 +45,5 @@ pub static FAULTS: &[&[Fault]] = &[
     sinks::FAULTS,
     two_machines::FAULTS,
     epochs::FAULTS,
+    statements::FAULTS,
 ];

@@ -387,7 +387,7 @@ fn ddl_carried(arena: &mut Arena) -> Result<()> {
 const COPY: &str = "CREATE TABLE product_copy AS SELECT * FROM product";
 
 /// Statements that the stream can't carry, the words that the producer stops with, the remedy, and then a reset.
-fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
+pub(super) fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
     new_epoch(arena, |arena| {
         refuses(arena, Who::Producer, &[says, "what to do: ", "checkpoint reset"], |arena| {
             arena.commit_direct(statements)
