@@ -13,6 +13,7 @@ use crate::preflight::{self, Check, Outcome};
 use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
 use crate::status::Status;
+use crate::topics;
 
 /// The program's own part of the command line.
 pub fn command() -> Command {
@@ -135,6 +136,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
         let bounds = LastRecords::new(&settings.kafka)?.bounds(&target.topic, partitions);
         checks.push(bounds.map_or_else(|e| Check::failed("Kafka", &e), |b| epoch::expired(&target.topic, &b)));
+        checks.extend(topics::checks(&settings.kafka).await);
     }
     checks.push(match Registry::new(settings.registry.clone())?.check().await {
         Ok(Found::Good(found)) => Check::good("registry", found),

@@ -25,5 +25,6 @@ pub mod statement;
 pub mod status;
 pub mod stream;
 pub mod sweep;
+mod topics;
 pub mod transaction;
 mod view;

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::batch::Batch;
 use crate::status::Status;
 
-/// How often Kafka is asked for a sign of life when nothing is to be sent.
+/// How often Kafka is asked for a sign of life, and for the number of the topic's partitions.
 const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 
 /// How long a Kafka transaction gathers records while more wait, as over a slow link: far below `kafka.transaction_timeout`.
@@ -126,8 +126,14 @@ impl Publisher {
     }
 
     fn publish(&mut self, runtime: &Handle, open: &mut Option<Open>) -> Result<(), Failure> {
-        let mut committed_at = Instant::now();
+        let (mut committed_at, mut asked_at) = (Instant::now(), Instant::now());
         loop {
+            if asked_at.elapsed() >= ASK_KAFKA_EVERY {
+                if self.producer.answers(&self.target.topic, ASK_KAFKA_EVERY)? {
+                    self.status.kafka_answered();
+                }
+                asked_at = Instant::now();
+            }
             // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
             let to_commit = open.as_ref().filter(|o| o.end.is_some());
             let wait = to_commit.map_or(ASK_KAFKA_EVERY, |_| self.limits.linger.saturating_sub(committed_at.elapsed()));
@@ -147,13 +153,8 @@ impl Publisher {
                     // Half a transaction stays open; the next producer's init aborts it.
                     return self.commit_open(open);
                 }
-                // The linger is over; below it is committed.
-                None if to_commit.is_some() => {}
-                None => {
-                    if self.producer.answers(&self.target.topic, ASK_KAFKA_EVERY) {
-                        self.status.kafka_answered();
-                    }
-                }
+                // The linger is over, and it is committed below; or nothing came.
+                None => {}
             }
             let in_time = |o: &Open| match self.batches.is_empty() {
                 true => committed_at.elapsed() >= self.limits.linger,

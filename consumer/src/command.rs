@@ -7,7 +7,7 @@ use pipeline::kafka;
 use pipeline::slots::FolderId;
 
 use crate::marker;
-use crate::offsets;
+use crate::repair::{self, Set};
 use crate::sink::Sink;
 use crate::slot::{SlotId, Slots};
 
@@ -24,20 +24,42 @@ pub(crate) async fn asked(
         "accept-log" => accept_log(kafka, slots, text("slot")).await,
         "forget-folder" => forget_folder(kafka, slots, text("folder")),
         "retry-parked" => retry_parked(settings, &kafka.topic).await,
+        "skip-deleted" => skip_deleted(kafka),
         _ => restore_offsets(kafka),
     })
 }
 
-/// Gives the group back the offsets that Kafka has dropped.
+/// Sets the group's offsets to what the logs have.
 ///
 /// # Errors
-/// Those of [`offsets::restore`].
+/// Those of [`repair::restore`].
 fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
-    let restored = tokio::task::block_in_place(|| offsets::restore(kafka))?;
-    for (partition, offset) in &restored {
-        println!("partition {partition}: {offset}");
+    let restored = tokio::task::block_in_place(|| repair::restore(kafka))?;
+    for Set { partition, before, now } in &restored {
+        match before {
+            None => println!("partition {partition}: {now}, it was missing"),
+            Some(before) => println!("partition {partition}: {now}, it was {before}"),
+        }
     }
-    println!("{} offsets of group {} were missing and are there again", restored.len(), kafka.group_id);
+    let missing = restored.iter().filter(|set| set.before.is_none()).count();
+    println!(
+        "{missing} offsets of group {} were missing and are there again, {} were set to what the logs have",
+        kafka.group_id,
+        restored.len() - missing
+    );
+    Ok(())
+}
+
+/// Sets the group behind what the topic no longer has.
+///
+/// # Errors
+/// Those of [`repair::skip_deleted`].
+fn skip_deleted(kafka: &KafkaSettings) -> Result<()> {
+    let skipped = tokio::task::block_in_place(|| repair::skip_deleted(kafka))?;
+    for Set { partition, before, now } in &skipped {
+        println!("partition {partition}: offsets {} to {} are in no log", before.unwrap_or(0), now - 1);
+    }
+    println!("group {} continues behind deleted records in {} partitions", kafka.group_id, skipped.len());
     Ok(())
 }
 

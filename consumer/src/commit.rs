@@ -7,11 +7,12 @@ use std::sync::Arc;
 use pipeline::config::KafkaSettings;
 use pipeline::failpoint;
 use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::{Offset, TopicPartitionList};
 
 use crate::batch::DeadLetter;
 use crate::marker::{Committed, OpenMarker};
+use crate::offsets;
 
 /// What is committed together.
 pub(crate) struct Commit<'a> {
@@ -40,8 +41,7 @@ impl Commit<'_> {
         failpoint::at("consumer.marked");
         let mut list = TopicPartitionList::new();
         for (partition, offset) in self.offsets {
-            list.add_partition_offset(&self.settings.topic, *partition, Offset::Offset(*offset))
-                .map_err(Failure::of)?;
+            offsets::add(&mut list, &self.settings.topic, *partition, *offset).map_err(Failure::of)?;
         }
         producer.send_offsets(&list, self.metadata)?;
         failpoint::at("consumer.offsets-sent");

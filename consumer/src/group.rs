@@ -4,8 +4,8 @@
 //! timeout has its partitions again and nobody else moves.
 //!
 //! Invariants: a partition is read from the group's committed offset, which is looked up when the partition is assigned
-//! (waiting for a transaction of its former owner to end); an offset that is no longer in the topic is an error and never
-//! a jump. At each change of the assignment the offsets of the partitions that stay are looked up as well: a static member
+//! (waiting for a transaction of its former owner to end) and compared with what the logs have ([`crate::start_offset`]); an
+//! offset that is no longer in the topic is an error and never a jump. At each change of the assignment the offsets of the partitions that stay are looked up as well: a static member
 //! that was thrown out and joins again (JoinGroup answered with UNKNOWN_MEMBER_ID) keeps its partitions without a word from
 //! the client library, and others may have gone on with them. Commits carry the generation of the last change that was
 //! seen, never the client's own, which is ahead of it. Whoever polls learns of each change of the assignment by [`Group::changes`]: records that were polled before it
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Logging};
+use pipeline::kafka::{self, Failure, Logging};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -31,14 +31,21 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use crate::lineage::Name;
 use crate::offsets;
 use crate::owners;
+use crate::start_offset::{Facts, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the callbacks leave for the loop.
 #[derive(Default)]
 struct State {
-    /// Our partitions, and the group's committed offset of each; 0 when it has none.
+    /// Our partitions, and the offset of each from which records are not committed yet.
     committed: BTreeMap<i32, i64>,
+    /// Those of them of which the group's own offset is another one, or has no note.
+    unnoted: BTreeSet<i32>,
+    /// By partition, what this slot has committed last.
+    done: BTreeMap<i32, i64>,
+    /// By partition, the offsets that the topic no longer had when the group came to it for the first time.
+    missing: BTreeMap<i32, i64>,
     changes: u64,
     /// Partitions that stayed ours while others went on with them, which must be read from their offset anew.
     moved: BTreeSet<i32>,
@@ -106,6 +113,7 @@ impl ConsumerContext for Context {
         self.changed.send(()).unwrap_or_default();
         // Before the offsets are looked up: should the group move on meanwhile, commits are refused.
         let metadata = consumer.group_metadata().map(Arc::new);
+        let partitions = &mut offsets::of_topic(&self.settings.topic, partitions);
         let outcome = if self.state().closing {
             self.let_go(consumer, kind, partitions)
         } else if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
@@ -124,27 +132,69 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<()> {
-        let outcome = offsets::of_group(&self.settings, consumer, partitions);
-        if let Ok(offsets) = &outcome {
-            for (topic, partition, offset) in offsets {
-                partitions.set_partition_offset(topic, *partition, start(*offset)).map_err(unexpected)?;
+        let new = offsets::numbers(partitions);
+        let outcome = self.starts(consumer, &new);
+        if let Ok(starts) = &outcome {
+            for (partition, (start, _)) in starts {
+                let from = Offset::Offset(start.from);
+                partitions.set_partition_offset(&self.settings.topic, *partition, from).map_err(unexpected)?;
             }
         }
         // Even when it failed: the client library waits for an answer.
         consumer.incremental_assign(partitions).map_err(unexpected)?;
-        let offsets: BTreeMap<i32, i64> =
-            outcome?.into_iter().map(|(_, partition, offset)| (partition, offset)).collect();
-        tracing::info!(partitions = ?offsets.keys().collect::<Vec<_>>(), "partitions assigned");
+        let starts = outcome?;
         self.keep(consumer)?;
-        self.state().committed.extend(offsets);
+        let mut state = self.state();
+        for (partition, (Start { from, missing }, noted)) in starts {
+            state.committed.insert(partition, from);
+            if !noted {
+                state.unnoted.insert(partition);
+            }
+            if missing > 0 {
+                state.missing.insert(partition, missing);
+                let (topic, last) = (&self.settings.topic, missing - 1);
+                tracing::warn!(
+                    topic,
+                    partition,
+                    "the topic no longer has offsets 0 to {last}, and this group begins now: their changes are in none of its \
+                     logs; `cdc-producer checkpoint reset` writes the present rows to the topic once more"
+                );
+            }
+        }
+        let owned: Vec<i32> = state.committed.keys().copied().collect();
+        if new.is_empty() {
+            tracing::info!(?owned, "no partition is new after a rebalance");
+        } else {
+            tracing::info!(partitions = ?new, ?owned, "partitions assigned");
+        }
         Ok(())
     }
 
+    /// Where partitions that are new to us are to be read from.
+    fn starts(&self, consumer: &BaseConsumer<Self>, new: &[i32]) -> Result<BTreeMap<i32, (Start, bool)>> {
+        if new.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let (topic, wanted) = (&self.settings.topic, self.settings.partitions);
+        if new.iter().any(|partition| *partition >= wanted) {
+            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unexpected)?;
+            let count = metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len());
+            return Err(Failure::OtherCount { topic: topic.clone(), count, wanted }.into_error("cannot read on"));
+        }
+        let bounds = offsets::bounds(&self.settings, consumer, new)?;
+        let done = self.state().done.clone();
+        offsets::starts(&self.settings, consumer, new, &done, &bounds)
+    }
+
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<()> {
-        let gone: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
-        tracing::info!(partitions = ?gone, lost = consumer.assignment_lost(), "partitions revoked");
+        let gone = offsets::numbers(partitions);
         failpoint::at("consumer.revoking");
-        self.state().committed.retain(|partition, _| !gone.contains(partition));
+        let mut state = self.state();
+        state.committed.retain(|partition, _| !gone.contains(partition));
+        state.unnoted.retain(|partition| !gone.contains(partition));
+        let owned: Vec<i32> = state.committed.keys().copied().collect();
+        drop(state);
+        tracing::info!(partitions = ?gone, ?owned, lost = consumer.assignment_lost(), "partitions revoked");
         consumer.incremental_unassign(partitions).map_err(unexpected)
     }
 
@@ -164,29 +214,26 @@ impl Context {
 
     /// Looks up how far the group has come in the partitions that stay.
     fn keep(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
-        let mut kept = TopicPartitionList::new();
-        for partition in self.state().committed.keys() {
-            kept.add_partition(&self.settings.topic, *partition);
-        }
-        if kept.count() == 0 {
+        let kept = self.state().committed.clone();
+        if kept.is_empty() {
             return Ok(());
         }
-        let offsets = offsets::of_group(&self.settings, consumer, &kept)?;
+        let partitions: Vec<i32> = kept.keys().copied().collect();
+        // Those that nothing was committed of yet have no offset to be compared with.
+        let mut done = kept.clone();
+        done.retain(|partition, _| !self.state().unnoted.contains(partition));
+        let starts = offsets::starts(&self.settings, consumer, &partitions, &done, &BTreeMap::new())?;
         let mut state = self.state();
-        for (_, partition, offset) in offsets {
-            let known = state.committed.get(&partition).copied().unwrap_or(0);
-            if offset > known {
-                tracing::warn!(partition, from = known, to = offset, "others went on with a partition that stays ours");
-                state.committed.insert(partition, offset);
+        for (partition, (Start { from, .. }, _)) in starts {
+            let known = kept[&partition];
+            if from > known {
+                tracing::warn!(partition, from = known, to = from, "others went on with a partition that stays ours");
+                state.committed.insert(partition, from);
                 state.moved.insert(partition);
             }
         }
         Ok(())
     }
-}
-
-fn start(offset: i64) -> Offset {
-    if offset == 0 { Offset::Beginning } else { Offset::Offset(offset) }
 }
 
 fn unexpected(error: KafkaError) -> Error {
@@ -231,13 +278,19 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// Joins the group under the slot's name, which no slot of another folder has; `changed` is told whenever the assignment changes.
+    /// Joins the group under the slot's name, which no slot of another folder has; `done` is what the slot has committed of each partition, `changed` is told
+    /// whenever the assignment changes.
     ///
     /// # Errors
     /// Usage when the client refuses its configuration.
-    pub(crate) fn join(settings: &KafkaSettings, slot: &Name, changed: Sender<()>) -> Result<Self> {
-        let context =
-            Context { logging: Logging::default(), settings: settings.clone(), state: Mutex::default(), changed };
+    pub(crate) fn join(
+        settings: &KafkaSettings,
+        slot: &Name,
+        done: BTreeMap<i32, i64>,
+        changed: Sender<()>,
+    ) -> Result<Self> {
+        let state = Mutex::new(State { done, ..State::default() });
+        let context = Context { logging: Logging::default(), settings: settings.clone(), state, changed };
         let refused = |e| {
             Error::usage("the Kafka client refuses its configuration")
                 .with_source(e)
@@ -272,6 +325,8 @@ impl Group {
     pub(crate) fn note_committed(&self, offsets: &BTreeMap<i32, i64>) {
         let mut state = self.consumer.context().state();
         for (partition, offset) in offsets {
+            state.done.insert(*partition, *offset);
+            state.unnoted.remove(partition);
             if let Some(committed) = state.committed.get_mut(partition) {
                 *committed = *offset;
             }
@@ -358,7 +413,8 @@ impl Group {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (partition, offset) in offsets {
             // A partition that has just been assigned can't be moved for an instant.
-            while let Err(error) = self.consumer.seek(&self.topic, *partition, start(*offset), REQUEST_TIMEOUT) {
+            while let Err(error) = self.consumer.seek(&self.topic, *partition, Offset::Offset(*offset), REQUEST_TIMEOUT)
+            {
                 if Instant::now() > deadline {
                     let text = format!("cannot read partition {partition} again from offset {offset}");
                     return Err(Error::transient(text).with_source(error));
@@ -393,31 +449,40 @@ impl Group {
         }
     }
 
-    /// The first offset that is there, and the one after the last.
+    /// Whether the partition's end may be behind the group's offset, as of the last statistics.
+    pub(crate) fn may_be_unfinished(&self, partition: i32) -> bool {
+        let end = self.consumer.context().state().seen.get(&partition).map(|seen| seen.end);
+        end.is_none_or(|end| !self.is_finished(partition, end))
+    }
+
+    /// Whether the group's own offset is `end`, with our note.
+    pub(crate) fn is_finished(&self, partition: i32, end: i64) -> bool {
+        let state = self.consumer.context().state();
+        state.committed.get(&partition) == Some(&end) && !state.unnoted.contains(&partition)
+    }
+
+    /// Offsets that the topic no longer had when the group came to our partitions for the first time.
+    pub(crate) fn missing(&self) -> i64 {
+        self.consumer.context().state().missing.values().sum()
+    }
+
+    /// The first offset of each of these partitions that is there, and the one after the last.
     ///
     /// # Errors
     /// Transient when Kafka does not answer.
-    pub(crate) fn bounds(&self, partition: i32) -> Result<(i64, i64)> {
-        let bounds = self.consumer.fetch_watermarks(&self.topic, partition, REQUEST_TIMEOUT);
-        let failed = |e| Error::transient(format!("cannot look up the ends of partition {partition}")).with_source(e);
-        bounds.map_err(failed)
+    pub(crate) fn bounds(&self, partitions: &[i32]) -> Result<BTreeMap<i32, (i64, i64)>> {
+        offsets::bounds(&self.consumer.context().settings, &self.consumer, partitions)
     }
 
     /// The records that the group comes to next are not there; `None` when that can't be shown.
     fn out_of_range(&self) -> Option<Error> {
-        let outside = |(partition, offset): (i32, i64)| {
-            let (low, high) = self.bounds(partition).ok()?;
-            (!(low..=high).contains(&offset)).then_some((partition, offset, low, high))
+        let committed = self.committed();
+        let bounds = self.bounds(&committed.keys().copied().collect::<Vec<_>>()).ok()?;
+        let fault = |(partition, next): (&i32, &i64)| {
+            let facts = Facts { group: Some(*next), logs: Some(*next), bounds: *bounds.get(partition)? };
+            judge(facts).err().map(|fault| (*partition, fault))
         };
-        let (partition, offset, low, high) = self.committed().into_iter().find_map(outside)?;
-        let text = format!(
-            "partition {partition} of topic {} has offsets {low} to {high}, but the group comes to {offset} next",
-            self.topic
-        );
-        Some(Error::definite(text).with_remedy(
-            "records were deleted before they were read (retention, or a topic that was made anew): begin a new replay at \
-             the producer (cdc-producer checkpoint reset) and give this group the offsets to go on from \
-             (kafka-consumer-groups --reset-offsets), or use a new group and a new log folder",
-        ))
+        let faults: Vec<_> = committed.iter().filter_map(fault).collect();
+        refusal(&self.consumer.context().settings, &faults)
     }
 }

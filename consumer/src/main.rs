@@ -15,8 +15,10 @@ mod numbers;
 mod offsets;
 mod owners;
 mod parking;
+mod progress;
 mod readiness;
 mod refusal;
+mod repair;
 mod run;
 mod setback;
 mod settle;
@@ -24,6 +26,7 @@ mod sink;
 mod slot;
 mod sql_value;
 mod stale_rows;
+mod start_offset;
 
 use std::process::ExitCode;
 
@@ -39,8 +42,11 @@ fn main() -> ExitCode {
     let accept_log = Command::new("accept-log")
         .about("Take a slot's log as it is now for what is committed, after committed lines of it were lost")
         .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
-    let restore_offsets = Command::new("restore-offsets")
-        .about("Give the group its offsets back from what the logs have, after Kafka has dropped them");
+    let restore_offsets = Command::new("restore-offsets").about(
+        "Set the group's offsets to what the logs have, after Kafka has dropped them or somebody has moved them",
+    );
+    let skip_deleted = Command::new("skip-deleted")
+        .about("Set the group behind records that the topic no longer has and that nobody has read");
     let forget_folder = Command::new("forget-folder")
         .about("Declare a logs folder of the group lost, after its disk or machine is gone for good")
         .arg(Arg::new("folder").required(true).value_name("ID").help("the folder's identity, e.g. k7x2m9qa"));
@@ -51,6 +57,7 @@ fn main() -> ExitCode {
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand(accept_log)
         .subcommand(restore_offsets)
+        .subcommand(skip_deleted)
         .subcommand(forget_folder)
         .subcommand(retry_parked);
     program::start(Program::Consumer, command, run::run)

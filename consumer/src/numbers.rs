@@ -29,6 +29,7 @@ pub(crate) struct Numbers {
     pub(crate) rejoins: Counter,
     pub(crate) unowned: Gauge,
     pub(crate) parked_keys: Gauge,
+    pub(crate) missing: Gauge,
     log_bytes: Gauge,
     last_event: Gauge,
     last_commit: Gauge,
@@ -99,6 +100,10 @@ impl Numbers {
             unowned: gauge(
                 "consumer_unowned_partitions",
                 "Partitions that the group has given to nobody, as last seen.",
+            ),
+            missing: gauge(
+                "consumer_missing_offsets",
+                "Offsets that the topic no longer had when the group came to our partitions for the first time.",
             ),
             parked_keys: gauge(
                 "consumer_parked_keys",

@@ -1,96 +1,152 @@
-//! The group's committed offsets.
+//! The group's committed offsets: looked up, and compared with what the logs have, before a partition is read.
+//!
+//! Our own commits carry a note beside each offset ([`add`]). An offset with its note was committed together with the lines
+//! before it. One without is the work of a person, of a tool, or of an earlier version of this program, and is compared with
+//! the slots' markers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Logging};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::marker;
+use crate::start_offset::{Facts, Fault, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A former owner's open transaction holds its offsets back until a neighbour has settled the slot.
 const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
+/// A transaction that has just been committed does not show everywhere at once: a difference counts when it lasts.
+const LASTING: Duration = Duration::from_secs(10);
+/// How often a difference is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// The note beside the offsets of our commits, before the offset itself.
+const NOTE: &str = "in the logs up to ";
 
-/// Topic, partition and committed offset of each of these partitions; waits for a transaction of a former owner to end.
+/// A committed offset of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    /// The offset of the next record.
+    pub(crate) next: i64,
+    /// It was committed together with the lines before it.
+    pub(crate) noted: bool,
+}
+
+/// Adds an offset with our note to a list that is to be committed.
 ///
 /// # Errors
-/// Transient when Kafka does not tell them in time; definite when a right is missing or they are gone.
-pub(crate) fn of_group<C: ConsumerContext>(
+/// When it is no offset.
+pub(crate) fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, next: i64) -> Result<(), KafkaError> {
+    let mut element = list.add_partition(topic, partition);
+    element.set_metadata(format!("{NOTE}{next}"));
+    element.set_offset(Offset::Offset(next))
+}
+
+/// The partitions of our topic. A static member that comes back with another topic, before its session is over, is given the
+/// partitions of the old one; they are left alone, and those of ours have no owner until a member sees it
+/// ([`crate::owners`]).
+pub(crate) fn of_topic(topic: &str, partitions: &TopicPartitionList) -> TopicPartitionList {
+    let mut ours = TopicPartitionList::new();
+    for element in partitions.elements_for_topic(topic) {
+        ours.add_partition(topic, element.partition());
+    }
+    if ours.count() < partitions.count() {
+        tracing::warn!(topic, "the group still has members of another topic; its partitions are left alone");
+    }
+    ours
+}
+
+/// The numbers of the partitions, in order.
+pub(crate) fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
+    let mut numbers: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// Where each of these partitions is to be read from, and whether the group's offset says so already; `done` is what this
+/// consumer has committed itself. Waits for a transaction of a former owner to end.
+///
+/// # Errors
+/// Transient when Kafka does not answer in time; definite when a right is missing, or the partition must not be read: see
+/// [`Fault`].
+pub(crate) fn starts<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,
-    partitions: &TopicPartitionList,
-) -> Result<Vec<(String, i32, i64)>> {
-    begun(settings, committed(settings, consumer, partitions)?)
-}
-
-/// Where the group has no offset, it begins at 0, unless its logs have records of that partition.
-fn begun(settings: &KafkaSettings, offsets: Vec<(String, i32, Option<i64>)>) -> Result<Vec<(String, i32, i64)>> {
-    if offsets.iter().any(|(_, _, offset)| offset.is_none()) {
-        let written = marker::offsets(settings)?;
-        let gone = |(_, p, offset): &(String, i32, Option<i64>)| {
-            written.get(p).filter(|next| offset.is_none() && **next > 0).map(|next| format!("{p} up to {next}"))
-        };
-        let gone: Vec<String> = offsets.iter().filter_map(gone).collect();
-        if !gone.is_empty() {
-            return Err(expired(settings, &gone.join(", ")));
+    partitions: &[i32],
+    done: &BTreeMap<i32, i64>,
+    bounds: &BTreeMap<i32, (i64, i64)>,
+) -> Result<BTreeMap<i32, (Start, bool)>> {
+    let deadline = Instant::now() + LASTING;
+    loop {
+        let committed = committed(settings, consumer, partitions)?;
+        let mut starts = BTreeMap::new();
+        let mut faults: Vec<(i32, Fault)> = Vec::new();
+        for (partition, facts) in facts(settings, &committed, done, bounds)? {
+            match judge(facts) {
+                Ok(start) => {
+                    let known = committed[&partition].is_some_and(|c| c.noted && c.next == start.from);
+                    starts.insert(partition, (start, known));
+                }
+                Err(fault) => faults.push((partition, fault)),
+            }
         }
+        match refusal(settings, &faults) {
+            None => return Ok(starts),
+            Some(error) if Instant::now() > deadline => return Err(error),
+            Some(error) => tracing::debug!("it is looked at again: {error}"),
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
-    Ok(offsets.into_iter().map(|(topic, partition, offset)| (topic, partition, offset.unwrap_or(0))).collect())
 }
 
-fn expired(settings: &KafkaSettings, partitions: &str) -> Error {
-    Error::definite(format!(
-        "the offsets of group {} are gone, but its logs have records of topic {} (partitions {partitions})",
-        settings.group_id, settings.topic
-    ))
-    .with_remedy(
-        "Kafka drops them when nobody was in the group for offsets.retention.minutes: stop all consumers and run \
-         `consumer restore-offsets`, which takes them from what the logs have; but if the topic was deleted and made anew, \
-         use a new group (kafka.group_id) and a new log folder (consumer.logs)",
-    )
+/// The facts of each partition; without bounds those count as unlimited.
+fn facts(
+    settings: &KafkaSettings,
+    committed: &BTreeMap<i32, Option<Committed>>,
+    done: &BTreeMap<i32, i64>,
+    bounds: &BTreeMap<i32, (i64, i64)>,
+) -> Result<BTreeMap<i32, Facts>> {
+    let all_noted = committed.values().all(|c| c.is_some_and(|c| c.noted));
+    let written = if all_noted { BTreeMap::new() } else { marker::offsets(settings)? };
+    let of = |(partition, committed): (&i32, &Option<Committed>)| {
+        let noted = committed.filter(|c| c.noted).map(|c| c.next);
+        let logs = noted.or(written.get(partition).copied()).max(done.get(partition).copied());
+        let bounds = bounds.get(partition).copied().unwrap_or((0, i64::MAX));
+        (*partition, Facts { group: committed.map(|c| c.next), logs, bounds })
+    };
+    Ok(committed.iter().map(of).collect())
 }
 
-/// Gives the group the offsets that it lacks back from its logs' markers; returns them by partition. Blocks.
+/// By partition, the first offset that is there, and the one after the last committed record or marker.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a consumer of the group is at work or a right is missing.
-pub(crate) fn restore(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
-    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
-    let logging = Logging::default();
-    let failed = |e: KafkaError| {
-        let what = format!("cannot set the offsets of group {}", settings.group_id);
-        match e.rdkafka_error_code() {
-            Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress) => {
-                Error::definite(what).with_source(e).with_remedy(
-                    "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",
-                )
-            }
-            _ => kafka::unreachable(settings, &what, &e, &logging),
+/// Transient when Kafka does not answer.
+pub(crate) fn bounds<C: ConsumerContext>(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<C>,
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, (i64, i64)>> {
+    // One request for all partitions: behind a fetch of the same connection each request waits for half a second.
+    let ask = |which: Offset| {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(&settings.topic, *partition, which)?;
         }
+        let answer = consumer.offsets_for_times(list, REQUEST_TIMEOUT)?;
+        let offset = |p: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            p.error().map(|()| (p.partition(), p.offset().to_raw().unwrap_or(0)))
+        };
+        answer.elements().into_iter().map(offset).collect::<Result<BTreeMap<i32, i64>, KafkaError>>()
     };
-    let config = kafka::consumer_config(settings, &settings.group_id);
-    let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
-    let mut offsets = marker::offsets(settings)?;
-    let mut list = TopicPartitionList::new();
-    list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
-    let there = consumer.committed_offsets(list, REQUEST_TIMEOUT).map_err(failed)?;
-    let there = there.elements_for_topic(&settings.topic);
-    // An offset that can't be looked up is not one that is missing.
-    there.iter().try_for_each(|t| t.error()).map_err(failed)?;
-    offsets.retain(|p, _| !there.iter().any(|t| t.partition() == *p && matches!(t.offset(), Offset::Offset(_))));
-    let mut list = TopicPartitionList::new();
-    for (partition, offset) in &offsets {
-        list.add_partition_offset(&settings.topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
-    }
-    if !offsets.is_empty() {
-        consumer.commit(&list, CommitMode::Sync).map_err(failed)?;
-    }
-    Ok(offsets)
+    let both = || Ok((ask(Offset::Beginning)?, ask(Offset::End)?));
+    let (low, end) = both().map_err(|e: KafkaError| {
+        Error::transient(format!("cannot look up the bounds of the partitions of topic {}", settings.topic))
+            .with_source(e)
+    })?;
+    Ok(low.into_iter().filter_map(|(p, low)| Some((p, (low, *end.get(&p)?)))).collect())
 }
 
 /// Kafka says that this user may not read the topic, or be in the group.
@@ -106,20 +162,27 @@ pub(crate) fn no_right(settings: &KafkaSettings) -> Error {
 }
 
 /// The group's offsets of these partitions; `None` where it has none.
-fn committed<C: ConsumerContext>(
+///
+/// # Errors
+/// Transient when Kafka does not tell them in time; definite when a right is missing.
+pub(crate) fn committed<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,
-    partitions: &TopicPartitionList,
-) -> Result<Vec<(String, i32, Option<i64>)>> {
+    partitions: &[i32],
+) -> Result<BTreeMap<i32, Option<Committed>>> {
     let deadline = Instant::now() + OFFSETS_LIMIT;
+    let mut wanted = TopicPartitionList::new();
+    for partition in partitions {
+        wanted.add_partition(&settings.topic, *partition);
+    }
     loop {
-        let answer = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT).and_then(|list| {
+        let answer = consumer.committed_offsets(wanted.clone(), REQUEST_TIMEOUT).and_then(|list| {
             let offsets = list.elements().into_iter().map(|p| {
                 let offset = match p.offset() {
-                    Offset::Offset(offset) => Some(offset),
+                    Offset::Offset(next) => Some(Committed { next, noted: p.metadata() == format!("{NOTE}{next}") }),
                     _ => None,
                 };
-                p.error().map(|()| (p.topic().to_owned(), p.partition(), offset))
+                p.error().map(|()| (p.partition(), offset))
             });
             offsets.collect()
         });

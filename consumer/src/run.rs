@@ -20,14 +20,18 @@
 //! PostgreSQL may be behind the log (it was switched on later, or set back): then records are read from where it is, and go
 //! to it alone until it has caught up.
 
+mod catch_up;
+mod ends;
 mod rows;
+mod schemas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use pipeline::avro::{Decoder, Scratch};
+use pipeline::avro::Scratch;
 use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
@@ -54,18 +58,24 @@ use crate::parking::{self, Parking};
 use crate::readiness::Readiness;
 use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
-use crate::sink::{self, Sink};
+use crate::sink::Sink;
 use crate::slot::{Slot, SlotId, Slots, unwritable};
 use crate::stale_rows;
+use ends::Ends;
 
-/// What is not done by then after a signal is rolled back by the next start.
+/// A batch that is not done by then after a signal is rolled back by the next start.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
+/// So long are clients given to close when no batch is in hand; to leave them is what a kill does, and safe.
+const CLOSING_LIMIT: Duration = Duration::from_millis(1500);
 /// A broker that restarts takes this long.
 const SHORTEST_TRANSACTION: Duration = Duration::from_secs(30);
 /// One poll; a signal is noticed after it.
 const POLL: Duration = Duration::from_millis(100);
 /// How often PostgreSQL is asked whether it is there, when there is nothing to write to it.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// How often Kafka is asked for the number of the topic's partitions, and how long that may take.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Keys and values of a batch; one record may exceed it.
 const BATCH_BYTES: usize = 16 << 20;
 
@@ -86,6 +96,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         stale_rows::start(kafka.clone(), postgres, context.shutdown.clone());
     }
     let mut worker = Worker::new(&context, kafka, slots)?;
+    let in_hand = Arc::clone(&worker.in_hand);
     let (done, outcome) = tokio::sync::oneshot::channel();
     let thread = move || done.send(worker.work()).unwrap_or_default();
     std::thread::Builder::new()
@@ -94,12 +105,20 @@ pub(crate) async fn run(context: Context) -> Result<()> {
         .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
     let late = async {
         context.shutdown.cancelled().await;
-        tokio::time::sleep(SHUTDOWN_LIMIT).await;
+        let since = Instant::now();
+        tokio::time::sleep(CLOSING_LIMIT).await;
+        while in_hand.load(Ordering::Relaxed) && since.elapsed() < SHUTDOWN_LIMIT {
+            tokio::time::sleep(POLL).await;
+        }
     };
     tokio::select! {
         result = outcome => result.unwrap_or_else(|_| Err(Error::definite("the consumer's thread has died"))),
         () = late => {
-            tracing::warn!("not ended within {SHUTDOWN_LIMIT:?}; the next start rolls back what was not committed");
+            if in_hand.load(Ordering::Relaxed) {
+                tracing::warn!("not ended within {SHUTDOWN_LIMIT:?}; the next start rolls back what was not committed");
+            } else {
+                tracing::info!("Kafka's clients do not close in time and are left; no batch was in hand");
+            }
             Ok(())
         }
     }
@@ -122,6 +141,8 @@ struct Worker {
     finished: Instant,
     /// When PostgreSQL last answered.
     pinged: Instant,
+    /// A batch is being written and committed.
+    in_hand: Arc<AtomicBool>,
     handle: Handle,
     shutdown: CancellationToken,
 }
@@ -135,6 +156,9 @@ struct Session {
     done: BTreeMap<i32, i64>,
     group: Group,
     owners: Owners,
+    ends: Ends,
+    /// When Kafka was last asked for the number of the topic's partitions.
+    asked: Instant,
     /// The state of the assignment that the sink knows of.
     seen_changes: u64,
 }
@@ -168,6 +192,7 @@ impl Worker {
             readiness: Readiness::new(context.health.clone()),
             finished: Instant::now(),
             pinged: Instant::now(),
+            in_hand: Arc::default(),
             handle: Handle::current(),
             shutdown: context.shutdown.clone(),
             kafka,
@@ -245,11 +270,12 @@ impl Worker {
         let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(Setback::at_start)?;
         let Opened { producer, marker, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
-        let group = Group::join(&self.kafka, slot.name(), changed.clone())?;
+        let group = Group::join(&self.kafka, slot.name(), committed.offsets.clone(), changed.clone())?;
         // From now on a broker has to be heard of.
         self.readiness.kafka.wait();
         let (done, owners) = (committed.offsets, Owners::new(slot.id(), self.kafka.session_timeout));
-        Ok(Session { producer, marker, log, done, group, owners, seen_changes: 0 })
+        let (ends, asked) = (Ends::default(), Instant::now());
+        Ok(Session { producer, marker, log, done, group, owners, ends, asked, seen_changes: 0 })
     }
 
     /// Works until it is stopped or the clients are of no use.
@@ -275,6 +301,7 @@ impl Worker {
                 Err(other) => return Err(other),
             }
         }
+        self.commit_last_ends(session);
         Ok(())
     }
 
@@ -284,36 +311,45 @@ impl Worker {
         session.group.seek(&starts).map_err(Setback::at_start)
     }
 
-    /// Where each partition is to be read from: where the log or PostgreSQL goes on, whichever is behind.
-    fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
-        let start = |(partition, offset): (&i32, &i64)| {
-            let table = self.sink.as_ref().and_then(|s| s.known(*partition));
-            (*partition, table.map_or(*offset, |t| t.min(*offset)))
-        };
-        committed.iter().map(start).collect()
-    }
-
     /// One batch. `false` when there was nothing to do.
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
         session.producer.may_begin().map_err(Setback::broken)?;
+        if session.asked.elapsed() > ASK_EVERY {
+            session.producer.answers(&self.kafka.topic, PATIENCE).map_err(Setback::broken)?;
+            session.asked = Instant::now();
+        }
         self.catch_up(session)?;
         session.owners.look(&session.group, &self.numbers);
-        let Session { producer, marker, log, done, group, .. } = session;
-        let batch = self.poll_batch(group)?;
-        self.readiness.heard(group.heard());
-        log.check()?;
-        let Batch { outcome, records, metadata, committed, newest } = batch;
-        if outcome.rows.next.is_empty() {
-            self.idle(group)?;
+        self.numbers.missing.set(session.group.missing());
+        let batch = self.poll_batch(&session.group)?;
+        self.readiness.heard(session.group.heard());
+        session.log.check()?;
+        if batch.outcome.rows.next.is_empty() {
+            self.idle(&session.group)?;
+            self.commit_ends(session)?;
             return Ok(false);
         }
-        self.readiness.busy();
+        session.ends.busy();
         self.numbers.polled();
         failpoint::at("consumer.polled");
-        let Some(owed) = self.write_rows(&outcome, records)? else {
-            self.roll_back(session)?;
-            return Ok(true);
-        };
+        self.finish(session, batch)?;
+        Ok(true)
+    }
+
+    /// Writes a batch everywhere and commits it.
+    fn finish(&mut self, session: &mut Session, batch: Batch) -> Result<(), Setback> {
+        self.in_hand.store(true, Ordering::Relaxed);
+        let written = self.write(session, batch);
+        self.in_hand.store(false, Ordering::Relaxed);
+        if written? { Ok(()) } else { self.roll_back(session) }
+    }
+
+    /// `false` when the batch has to be read again with care.
+    fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, Setback> {
+        let Session { producer, marker, log, done, group, .. } = session;
+        let Batch { outcome, records, metadata, committed, newest } = batch;
+        self.readiness.busy();
+        let Some(owed) = self.write_rows(&outcome, records)? else { return Ok(false) };
         // A person may have cut it while PostgreSQL took its time.
         log.check()?;
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
@@ -354,44 +390,6 @@ impl Worker {
         self.finished = Instant::now();
         self.numbers.show_lag(&group.lag(), group.heard());
         Ok(true)
-    }
-
-    /// Learns how far PostgreSQL is in partitions that are new to us, and goes back to where it is.
-    fn catch_up(&mut self, session: &mut Session) -> Result<(), Setback> {
-        let Some(sink) = &mut self.sink else { return Ok(()) };
-        let changes = session.group.changes();
-        if changes != session.seen_changes {
-            // Others may have gone on in the meantime.
-            sink.forget();
-            self.parking.forget();
-            session.seen_changes = changes;
-        }
-        let committed = session.group.committed();
-        let new: Vec<i32> = committed.keys().copied().filter(|p| sink.known(*p).is_none()).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut behind = BTreeMap::new();
-        for (partition, next) in self.readiness.postgres.during(|| self.handle.block_on(sink.next_offsets(&new)))? {
-            let offset = committed.get(&partition).copied().unwrap_or(0);
-            if next < offset {
-                let (low, _) = session.group.bounds(partition)?;
-                if next > 0 && next < low {
-                    return Err(Setback::Stop(sink::lacks(&self.kafka.topic, partition, next, low)));
-                }
-                if next < low {
-                    tracing::warn!(partition, to = low, "what PostgreSQL lacks is not in the topic any more");
-                }
-                tracing::info!(partition, from = next, to = offset, "PostgreSQL is behind the log and catches up");
-                behind.insert(partition, next);
-            } else if next > offset {
-                let (_, end) = session.group.bounds(partition)?;
-                if next > end {
-                    return Err(Setback::Stop(sink::exceeds(&self.kafka.topic, partition, next, end)));
-                }
-            }
-        }
-        session.group.seek(&behind).map_err(Setback::at_start)
     }
 
     /// Polls until there are enough records, or the time is over and no more are there. A rebalance meanwhile puts the batch
@@ -443,17 +441,6 @@ impl Worker {
         starts.retain(|partition, _| again.contains(partition));
         group.seek(&starts).map_err(Setback::at_start)?;
         Ok(Batch::default())
-    }
-
-    fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<(), Setback> {
-        let Some(id) = record.schema_id().filter(|id| !self.decoders.contains_key(id)) else { return Ok(()) };
-        let found = self.readiness.registry.during(|| self.handle.block_on(self.registry.find_schema(id)))?;
-        let decoder = match found {
-            Some(text) => Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")),
-            None => Err(format!("the registry has no schema {id}")),
-        };
-        self.decoders.insert(id, decoder);
-        Ok(())
     }
 
     fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), Setback> {

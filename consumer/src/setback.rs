@@ -70,8 +70,10 @@ impl Setback {
 
     /// An error of a transaction that can't be aborted in order.
     pub(crate) fn broken(failure: Failure) -> Self {
-        if matches!(failure, Failure::Refused { .. }) {
-            return Self::Stop(failure.into_error("Kafka refuses the batch"));
+        match failure {
+            Failure::Refused { .. } => return Self::Stop(failure.into_error("Kafka refuses the batch")),
+            Failure::OtherCount { .. } => return Self::Stop(failure.into_error("cannot read on")),
+            _ => {}
         }
         let fenced = matches!(failure, Failure::Fenced(_));
         // This transaction has ended in order.

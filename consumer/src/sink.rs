@@ -266,7 +266,8 @@ pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
          miss changes"
     ))
     .with_remedy(
-        "fill the tables anew: empty product and product_offsets, then ask for a snapshot (`cdc-producer checkpoint reset`)",
+        "write all rows to the topic once more: run `cdc-producer checkpoint reset`, and start the consumers when the producer \
+         has begun the new epoch; they fill PostgreSQL from its snapshot on",
     )
 }
 

@@ -13,11 +13,12 @@ use std::time::Duration;
 use pipeline::config::{KafkaSettings, PostgresSettings};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::LastRecords;
-use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot, Progress};
+use pipeline::position::CompleteSnapshot;
 use pipeline::postgres::{Access, Target, failed};
-use rdkafka::Message;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
+
+use crate::progress;
 
 /// How often it looks for a new snapshot.
 const EVERY: Duration = Duration::from_secs(5);
@@ -92,11 +93,8 @@ fn complete_snapshot(
     settings: &KafkaSettings,
     shutdown: &CancellationToken,
 ) -> Result<Option<CompleteSnapshot>> {
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", settings.topic);
-    let end = records.bounds(&topic, 1)?.first().map_or(0, |b| b.end);
-    let stops = || shutdown.is_cancelled();
-    let last = records.last_before(&topic, 0, end, &stops, &|message| message.payload().map(<[u8]>::to_vec))?;
-    Ok(last.and_then(|value| serde_json::from_slice::<Progress>(&value).ok()).and_then(|progress| progress.complete))
+    let progress = progress::last(records, settings, &|| shutdown.is_cancelled())?;
+    Ok(progress.and_then(|progress| progress.complete))
 }
 
 /// Deletes the rows from before the snapshot; whether PostgreSQL has come to its end in all partitions.

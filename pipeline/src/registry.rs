@@ -247,6 +247,29 @@ impl Registry {
         Err(CallError { status: Some(status), error })
     }
 
+    /// Whether the registry has the configured subject. The producer registers it before its first record, so a registry
+    /// without it has lost its schemas, or is another one.
+    ///
+    /// # Errors
+    /// Transient when the registry can't be reached; definite when it refuses.
+    pub async fn has_subject(&self) -> Result<bool> {
+        let path = format!("subjects/{}/versions", self.settings.subject);
+        Ok(self.call(Method::GET, &path, None).await?.is_some())
+    }
+
+    /// The error for records whose schema the registry does not have, while it does not have the subject either.
+    pub fn has_lost(&self, id: u32) -> Error {
+        let RegistrySettings { url, subject, .. } = &self.settings;
+        Error::transient(format!(
+            "the schema registry at {url} has neither schema {id}, which records were written with, nor subject {subject}: it has \
+             lost its schemas, or is another one"
+        ))
+        .with_remedy(
+            "restart the producer, which registers its schema, or restore the registry's data, or correct schema_registry.url; \
+             the consumers wait",
+        )
+    }
+
     fn no_registry(&self, path: &str, answer: &str) -> Error {
         let url = self.settings.url.trim_end_matches('/');
         Error::definite(format!("{url}/{path} answers {answer}, not as a schema registry does")).with_remedy(URL_REMEDY)

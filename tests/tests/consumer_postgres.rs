@@ -181,15 +181,12 @@ async fn a_table_that_misses_what_the_topic_has_no_more_is_refused() {
 
     let ended = start(&world, 2).wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
-    for part in ["up to offset 1, but the topic begins at 2", "empty product and product_offsets", "checkpoint reset"] {
+    for part in ["up to offset 1, but the topic begins at 2", "checkpoint reset"] {
         assert!(ended.err.contains(part), "{part}\n{}", ended.err);
     }
+    // Empty tables lack the same; tests/offsets/retention.rs follows the remedy.
     client.batch_execute("TRUNCATE product, product_offsets").await.expect("to empty the tables");
-    let mut consumer = start(&world, 3);
-    consumer.wait_for("what PostgreSQL lacks is not in the topic any more");
-    feed.update(101..=110, 1);
-    wait_until_committed(&world);
-    assert_eq!(consumer.stop().code, 0);
-    let rows = client.query_one("SELECT count(*) FROM product WHERE id > 100", &[]).await.unwrap();
-    assert_eq!(rows.get::<_, i64>(0), 10);
+    let ended = start(&world, 3).wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains("up to offset 0, but the topic begins at 2"), "{}", ended.err);
 }

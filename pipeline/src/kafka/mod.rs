@@ -5,6 +5,9 @@
 //!
 //! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
+mod ends;
+mod keeping;
+mod partitioner;
 mod ranges;
 mod reading;
 mod topics;
@@ -25,6 +28,9 @@ use rdkafka::producer::ProducerContext;
 use crate::config::KafkaSettings;
 use crate::error::Error;
 
+pub use ends::ends_without_records;
+pub use keeping::{Keeping, keeping};
+pub use partitioner::partition_of;
 pub use ranges::Bounds;
 pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use topics::{TopicSpec, check_topics, ensure_topics};

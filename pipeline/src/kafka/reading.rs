@@ -19,7 +19,7 @@ pub(super) const SETTLING: Duration = Duration::from_secs(60);
 /// How long the news of a new topic may take to all brokers.
 pub(super) const SPREADING: Duration = Duration::from_secs(5);
 
-fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
+pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
     reader_of(settings, "read_committed")
 }
 

@@ -20,6 +20,8 @@ pub struct TopicSpec {
     pub name: String,
     /// Number of partitions.
     pub partitions: i32,
+    /// A record's key decides its partition, so that the number must not change; else a topic may have more.
+    pub keyed: bool,
     /// Topic configuration for its creation, e.g. `cleanup.policy` → `compact`.
     pub config: Vec<(&'static str, String)>,
 }
@@ -35,7 +37,7 @@ impl TopicSpec {
         if let Some(retention) = settings.retention {
             config.push(("retention.ms", retention.as_millis().to_string()));
         }
-        Self::stamped(settings.topic.clone(), settings.partitions, config)
+        Self { keyed: true, ..Self::stamped(settings.topic.clone(), settings.partitions, config) }
     }
 
     /// A topic of which only the last record of each key counts.
@@ -50,7 +52,7 @@ impl TopicSpec {
 
     fn stamped(name: String, partitions: i32, mut config: Vec<(&'static str, String)>) -> Self {
         config.push((STAMPED_BY_BROKER.0, STAMPED_BY_BROKER.1.to_owned()));
-        Self { name, partitions, config }
+        Self { name, partitions, keyed: false, config }
     }
 }
 
@@ -145,15 +147,24 @@ pub fn check_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Result<Ve
 }
 
 fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
-    if usize::try_from(topic.partitions) == Ok(count) {
+    let wanted = usize::try_from(topic.partitions).unwrap_or(0);
+    if count == wanted || (count > wanted && !topic.keyed) {
         return Ok(());
     }
-    Err(Error::definite(format!("topic {} has {count} partitions, but {} are wanted", topic.name, topic.partitions))
-        .with_remedy(
-            "a changed number of partitions would send a key's later changes elsewhere and break its order: \
-         name another topic (kafka.topic), delete this one, or set kafka.partitions to its number",
-        ))
+    let error = Error::definite(format!("topic {} has {count} partitions, but {wanted} are wanted", topic.name));
+    Err(if topic.keyed {
+        error.with_remedy(OTHER_COUNT)
+    } else {
+        error
+            .with_remedy(format!("raise the number: kafka-topics --alter --topic {} --partitions {wanted}", topic.name))
+    })
 }
+
+/// What to do when the topic of the products has another number of partitions than the settings say.
+pub(super) const OTHER_COUNT: &str = "another number would send a key's later changes to another partition and break their \
+    order, and Kafka cannot lower it. If nothing was ever written to the topic, set kafka.partitions to its number. Else write \
+    to a new topic: stop all programs; name it in kafka.topic, with the number in kafka.partitions and a new folder in \
+    consumer.logs; empty the PostgreSQL tables product and product_offsets; run `cdc-producer checkpoint reset`; start all programs";
 
 /// A client that only asks about topics. A producer: it needs no group, and an administrator's client would not hear why
 /// it can't connect.

@@ -11,7 +11,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::{CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, unreachable};
+use super::topics::OTHER_COUNT;
+use super::{
+    CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, partition_of,
+    unreachable,
+};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -41,6 +45,16 @@ pub enum Failure {
     /// take effect in the next one. Drop this producer; the next one's epoch fences what is late.
     #[error("a connection broke in the last transaction, and a request that is late could fall into the next one")]
     Stale,
+    /// Somebody has changed the number of the topic's partitions.
+    #[error("topic {topic} has {count} partitions, but {wanted} are wanted")]
+    OtherCount {
+        /// The topic.
+        topic: String,
+        /// Its partitions now.
+        count: usize,
+        /// `kafka.partitions`.
+        wanted: i32,
+    },
     /// Nothing was committed, and trying again ends the same way until a person has acted.
     #[error("{error}")]
     Refused {
@@ -69,6 +83,7 @@ impl Failure {
         let message = format!("{what}: {self}");
         match self {
             Self::Refused { remedy, .. } => Error::definite(message).with_remedy(remedy),
+            Self::OtherCount { .. } => Error::definite(message).with_remedy(OTHER_COUNT),
             _ => Error::transient(message),
         }
     }
@@ -103,7 +118,7 @@ fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
 pub struct Record<'a> {
     /// Topic.
     pub topic: &'a str,
-    /// Partition; `None` chooses it by the key's murmur2 hash, as the Java client does.
+    /// Partition; `None` is that of [`partition_of`] among `kafka.partitions`, whatever number the brokers report.
     pub partition: Option<i32>,
     /// Key.
     pub key: &'a [u8],
@@ -122,6 +137,8 @@ pub struct Record<'a> {
 pub struct TransactionalProducer {
     producer: Arc<BaseProducer<Logging>>,
     timeout: Duration,
+    /// `kafka.partitions`.
+    partitions: i32,
     /// Connections that had broken when the transaction began.
     broken_before: Cell<u64>,
     stale: Cell<bool>,
@@ -152,7 +169,6 @@ impl Unfenced {
             .set("transactional.id", transactional_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("partitioner", "murmur2_random")
             .set("compression.type", &settings.compression)
             .set("linger.ms", "1")
             .set("delivery.report.only.error", "true")
@@ -190,6 +206,7 @@ impl Unfenced {
                     return Ok(TransactionalProducer {
                         producer: Arc::new(producer),
                         timeout,
+                        partitions: settings.partitions,
                         broken_before: Cell::new(0),
                         stale: Cell::new(false),
                     });
@@ -291,7 +308,7 @@ impl TransactionalProducer {
     /// See [`Failure`]; the record is then not part of the transaction, which must not be committed.
     pub fn send(&self, record: &Record<'_>) -> Result<(), Failure> {
         let mut base: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(record.topic).key(record.key);
-        base.partition = record.partition;
+        base.partition = Some(record.partition.unwrap_or_else(|| partition_of(record.key, self.partitions)));
         base.payload = record.value;
         if let Some((key, value)) = record.header {
             base.headers = Some(OwnedHeaders::new_with_capacity(1).insert(Header { key, value: Some(value) }));
@@ -330,10 +347,20 @@ impl TransactionalProducer {
         }
     }
 
-    /// Whether a broker answers within `patience`.
-    pub fn answers(&self, topic: &str, patience: Duration) -> bool {
+    /// Whether a broker answers within `patience`. Blocks.
+    ///
+    /// # Errors
+    /// [`Failure::OtherCount`] when the topic of the products, which this is, has not `kafka.partitions` partitions.
+    pub fn answers(&self, topic: &str, patience: Duration) -> Result<bool, Failure> {
         self.serve();
-        self.producer.client().fetch_metadata(Some(topic), patience).is_ok()
+        let Ok(metadata) = self.producer.client().fetch_metadata(Some(topic), patience) else { return Ok(false) };
+        let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
+        match found.map(|t| t.partitions().len()) {
+            Some(count) if usize::try_from(self.partitions) != Ok(count) && count > 0 => {
+                Err(Failure::OtherCount { topic: topic.to_owned(), count, wanted: self.partitions })
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Adds the consumer group's offsets to the transaction (KIP-447: the metadata fences a zombie).

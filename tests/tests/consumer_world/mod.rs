@@ -64,18 +64,9 @@ pub(crate) fn place(line: &str) -> (i64, i64) {
 
 /// The partitions that a consumer holds, by its log.
 pub(crate) fn owned(consumer: &Running) -> BTreeSet<i32> {
-    let mut owned = BTreeSet::new();
-    for line in consumer.log().lines() {
-        let Some((_, list)) = line.split_once("partitions=[") else { continue };
-        let list = list.split(']').next().unwrap_or_default();
-        let partitions: Vec<i32> = list.split(", ").filter_map(|p| p.parse().ok()).collect();
-        if line.contains("partitions assigned") {
-            owned.extend(partitions);
-        } else {
-            owned.retain(|p| !partitions.contains(p));
-        }
-    }
-    owned
+    let log = consumer.log();
+    let Some((_, list)) = log.rsplit_once("owned=[") else { return BTreeSet::new() };
+    list.split(']').next().unwrap_or_default().split(", ").filter_map(|p| p.parse().ok()).collect()
 }
 
 /// The offset after the last record of each partition.
@@ -100,8 +91,10 @@ fn committed(world: &World, ends: &BTreeMap<i32, i64>) -> bool {
     let mut list = TopicPartitionList::new();
     list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
     let offsets = consumer.committed_offsets(list, Duration::from_secs(10)).expect("offsets");
+    // Behind the last record, and behind the markers that follow it once a consumer has seen that nothing else does.
     ends.iter().all(|(partition, end)| {
-        offsets.find_partition(&settings.topic, *partition).is_some_and(|p| p.offset() == Offset::Offset(*end))
+        let offset = offsets.find_partition(&settings.topic, *partition).map(|p| p.offset());
+        matches!(offset, Some(Offset::Offset(offset)) if offset >= *end)
     })
 }
 

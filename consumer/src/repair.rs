@@ -1,0 +1,129 @@
+//! The group's offsets, set right on a person's request while no consumer runs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, Logging};
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::marker;
+use crate::offsets::{self, Committed};
+use crate::start_offset::{Facts, Fault, judge, refusal};
+
+/// How long a broker is given to answer.
+const CONNECTING: Duration = Duration::from_secs(10);
+
+/// A partition's offset that was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Set {
+    pub(crate) partition: i32,
+    /// `None` when the group had none.
+    pub(crate) before: Option<i64>,
+    pub(crate) now: i64,
+}
+
+/// Sets the offsets of the group to what its logs have; returns those that were missing or different. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a consumer of the group is at work, a right is missing, or the logs
+/// are those of another topic.
+pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
+    let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
+    let mut set = Vec::new();
+    for (partition, committed) in &committed {
+        let (before, logs) = (committed.map(|c| c.next), written.get(partition).copied());
+        // The facts with the offset that it gets: the logs may be another topic's.
+        if let Err(fault @ Fault::OtherTopic { .. }) = judge(Facts { group: logs, logs, bounds: bounds[partition] }) {
+            return Err(refusal(settings, &[(*partition, fault)]).unwrap_or_else(|| Error::definite("another topic")));
+        }
+        let now = logs.unwrap_or(0);
+        if before.unwrap_or(0) != now {
+            set.push(Set { partition: *partition, before, now });
+        }
+    }
+    commit(settings, &consumer, &logging, &set)?;
+    Ok(set)
+}
+
+/// Sets the group behind the offsets that the topic no longer has; returns those partitions. Blocks.
+///
+/// # Errors
+/// As [`restore`], and definite when the group's offsets do not agree with the logs.
+pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
+    let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
+    let (mut skipped, mut passed, mut faults) = (Vec::new(), Vec::new(), Vec::new());
+    for (partition, committed) in committed {
+        let group = committed.map(|c| c.next);
+        let noted = committed.filter(|c| c.noted).map(|c| c.next);
+        let logs = noted.or(written.get(&partition).copied());
+        match judge(Facts { group, logs, bounds: bounds[&partition] }) {
+            Err(Fault::Deleted { next, low }) => skipped.push(Set { partition, before: Some(next), now: low }),
+            Err(fault) => faults.push((partition, fault)),
+            // Only a marker is gone, which can't be told any more once records follow.
+            Ok(start) if group.is_some_and(|g| g < start.from) => {
+                passed.push(Set { partition, before: group, now: start.from });
+            }
+            Ok(_) => {}
+        }
+    }
+    if let Some(error) = refusal(settings, &faults) {
+        return Err(error);
+    }
+    commit(settings, &consumer, &logging, &[skipped.as_slice(), &passed].concat())?;
+    Ok(skipped)
+}
+
+/// The group as it is.
+struct Group {
+    consumer: BaseConsumer<Logging>,
+    logging: Logging,
+    committed: BTreeMap<i32, Option<Committed>>,
+    /// Up to where the logs have each partition.
+    written: BTreeMap<i32, i64>,
+    bounds: BTreeMap<i32, (i64, i64)>,
+}
+
+impl Group {
+    fn open(settings: &KafkaSettings) -> Result<Self> {
+        let logging = Logging::default();
+        let failed = |e| unreachable(settings, &logging, e);
+        let config = kafka::consumer_config(settings, &settings.group_id);
+        let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
+        // Why the client can't connect is said here and not by what follows.
+        consumer.fetch_metadata(Some(&settings.topic), CONNECTING).map_err(failed)?;
+        let partitions: Vec<i32> = (0..settings.partitions).collect();
+        let written = marker::offsets(settings)?;
+        let committed = offsets::committed(settings, &consumer, &partitions)?;
+        let bounds = offsets::bounds(settings, &consumer, &partitions)?;
+        Ok(Self { consumer, logging, committed, written, bounds })
+    }
+}
+
+fn commit(settings: &KafkaSettings, consumer: &BaseConsumer<Logging>, logging: &Logging, set: &[Set]) -> Result<()> {
+    use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
+    if set.is_empty() {
+        return Ok(());
+    }
+    let mut list = TopicPartitionList::new();
+    let added = set.iter().try_for_each(|s| offsets::add(&mut list, &settings.topic, s.partition, s.now));
+    let committed = added.and_then(|()| consumer.commit(&list, CommitMode::Sync));
+    committed.map_err(|e| match e.rdkafka_error_code() {
+        Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress) => Error::definite(format!(
+            "cannot set the offsets of group {}",
+            settings.group_id
+        ))
+        .with_source(e)
+        .with_remedy(
+            "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",
+        ),
+        _ => unreachable(settings, logging, e),
+    })
+}
+
+fn unreachable(settings: &KafkaSettings, logging: &Logging, error: KafkaError) -> Error {
+    kafka::unreachable(settings, &format!("cannot set the offsets of group {}", settings.group_id), &error, logging)
+}

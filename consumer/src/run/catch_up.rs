@@ -1,0 +1,108 @@
+//! PostgreSQL behind the log: it was switched on later, or set back. It is read from where it is.
+
+use std::collections::BTreeMap;
+
+use pipeline::config::KafkaSettings;
+use pipeline::kafka::{LastRecords, TopicSpec, check_topics};
+use pipeline::position::CHECKPOINT_SUFFIX;
+use tokio_util::sync::CancellationToken;
+
+use super::{Session, Worker};
+use crate::progress;
+use crate::setback::Setback;
+use crate::sink::{self, Rows};
+use crate::start_offset::after_gap;
+
+impl Worker {
+    /// Where each partition is to be read from: where the log or PostgreSQL goes on, whichever is behind.
+    pub(super) fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
+        let start = |(partition, offset): (&i32, &i64)| {
+            let table = self.sink.as_ref().and_then(|s| s.known(*partition));
+            (*partition, table.map_or(*offset, |t| t.min(*offset)))
+        };
+        committed.iter().map(start).collect()
+    }
+
+    /// Learns how far PostgreSQL is in partitions that are new to us, and goes back to where it is.
+    pub(super) fn catch_up(&mut self, session: &mut Session) -> Result<(), Setback> {
+        let Some(sink) = &mut self.sink else { return Ok(()) };
+        let changes = session.group.changes();
+        if changes != session.seen_changes {
+            // Others may have gone on in the meantime.
+            sink.forget();
+            self.parking.forget();
+            session.seen_changes = changes;
+        }
+        let committed = session.group.committed();
+        let new: Vec<i32> = committed.keys().copied().filter(|p| sink.known(*p).is_none()).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let known = self.readiness.postgres.during(|| self.handle.block_on(sink.next_offsets(&new)))?;
+        let differs = |(partition, next): &(&i32, &i64)| committed.get(partition).is_some_and(|offset| offset != *next);
+        let different: Vec<i32> = known.iter().filter(differs).map(|(partition, _)| *partition).collect();
+        if different.is_empty() {
+            return Ok(());
+        }
+        let bounds = session.group.bounds(&different)?;
+        let mut snapshot = None;
+        let (mut behind, mut passed) = (BTreeMap::new(), Rows::default());
+        for (partition, (low, end)) in bounds {
+            let (next, offset) = (known[&partition], committed[&partition]);
+            if next > end {
+                return Err(Setback::Stop(sink::exceeds(&self.kafka.topic, partition, next, end)));
+            }
+            match after_gap(next, (low, end)) {
+                None => {
+                    let snapshot = match &snapshot {
+                        Some(snapshot) => snapshot,
+                        None => snapshot.insert(snapshot_begin(&self.kafka, &self.shutdown)?),
+                    };
+                    let begin = usize::try_from(partition).ok().and_then(|p| snapshot.get(p)).filter(|b| **b >= low);
+                    let Some(begin) = begin else {
+                        return Err(Setback::Stop(sink::lacks(&self.kafka.topic, partition, next, low)));
+                    };
+                    tracing::info!(partition, from = begin, "PostgreSQL begins with the last snapshot");
+                    passed.next.insert(partition, *begin);
+                    if *begin < offset {
+                        behind.insert(partition, *begin);
+                    }
+                }
+                Some(from) if from > next => drop(passed.next.insert(partition, from)),
+                Some(from) if from < offset => {
+                    tracing::info!(partition, from, to = offset, "PostgreSQL is behind the log and catches up");
+                    behind.insert(partition, from);
+                }
+                Some(_) => {}
+            }
+        }
+        if !passed.next.is_empty() {
+            self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&passed, false)))?;
+        }
+        session.group.seek(&behind).map_err(Setback::at_start)
+    }
+}
+
+/// By partition, where the last snapshot begins, whether it is complete or still coming: from there on the topic has every
+/// row of the source. Empty when it is not known.
+fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result<Vec<i64>, Setback> {
+    let checkpoint = TopicSpec::compacted(format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), 1);
+    let look_up = || {
+        if !check_topics(kafka, &[checkpoint])?.is_empty() {
+            return Ok(None);
+        }
+        progress::last(&LastRecords::new(kafka)?, kafka, &|| shutdown.is_cancelled())
+    };
+    match look_up() {
+        Err(error) if error.is_transient() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(remedy = error.remedy(), "{error}");
+            Ok(Vec::new())
+        }
+        Ok(None) => Ok(Vec::new()),
+        Ok(Some(progress)) => {
+            let running = progress.snapshot.and_then(|snapshot| snapshot.begin);
+            Ok(running.or(progress.complete.map(|complete| complete.begin)).unwrap_or_default())
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! From where a partition is read: the comparison of the group's offset, of what the logs have, and of the partition's
+//! bounds. Pure; the facts are gathered in [`crate::offsets`].
+//!
+//! A group's offset and the logs agree, since each Kafka transaction moves both. A difference is the work of a person or a
+//! tool, or Kafka has dropped the group's offsets.
+
+use std::fmt::Write as _;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::Error;
+
+/// What is known of one partition. Offsets are those of the next record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// The group's offset; `None` when it has none.
+    pub(crate) group: Option<i64>,
+    /// Up to where the logs have the partition's records; `None` when they have none.
+    pub(crate) logs: Option<i64>,
+    /// The first offset that is there, and the one after the last committed record or marker.
+    pub(crate) bounds: (i64, i64),
+}
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// The offset to read from.
+    pub(crate) from: i64,
+    /// Offsets that the topic no longer had when the group came to the partition for the first time.
+    pub(crate) missing: i64,
+}
+
+/// Why a partition must not be read. The offsets are those of the next record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// The topic ends before what was read of it.
+    OtherTopic { read: i64, end: i64 },
+    /// The group has no offset, but the logs have records.
+    Dropped { logs: i64 },
+    /// The logs have records behind the group's offset: they would be read twice.
+    MovedBack { group: i64, logs: i64 },
+    /// The logs do not reach the group's offset: records would be in no log.
+    MovedAhead { group: i64, logs: i64 },
+    /// The topic no longer has the next records.
+    Deleted { next: i64, low: i64 },
+}
+
+/// Compares.
+///
+/// # Errors
+/// See [`Fault`].
+pub(crate) fn judge(facts: Facts) -> Result<Start, Fault> {
+    let Facts { group, logs, bounds: (low, end) } = facts;
+    let written = logs.unwrap_or(0);
+    if written > end {
+        return Err(Fault::OtherTopic { read: written, end });
+    }
+    match group {
+        None if written > 0 => return Err(Fault::Dropped { logs: written }),
+        Some(group) if group < written => return Err(Fault::MovedBack { group, logs: written }),
+        Some(group) if group > written => return Err(Fault::MovedAhead { group, logs: written }),
+        _ => {}
+    }
+    let next = group.unwrap_or(0);
+    match after_gap(next, (low, end)) {
+        Some(from) => Ok(Start { from, missing: 0 }),
+        None if next == 0 => Ok(Start { from: low, missing: low }),
+        None => Err(Fault::Deleted { next, low }),
+    }
+}
+
+/// Where to read on after the records before `next` are read, in a partition with these bounds; `None` when records may be
+/// missing.
+///
+/// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is never a
+/// record, and a reader that has all records but not that offset has missed nothing.
+pub(crate) fn after_gap(next: i64, (low, end): (i64, i64)) -> Option<i64> {
+    let only_a_marker = low == end && next + 1 == low;
+    (next >= low || only_a_marker).then_some(next.max(low))
+}
+
+/// The error of a program for partitions with a fault; the most serious kind of fault is told, with all its partitions.
+pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Option<Error> {
+    let (_, first) = faults.iter().min_by_key(|(_, fault)| *fault)?;
+    let mut places = String::new();
+    for (partition, fault) in faults.iter().filter(|(_, f)| std::mem::discriminant(f) == std::mem::discriminant(first))
+    {
+        let separator = if places.is_empty() { "" } else { "; " };
+        write!(places, "{separator}partition {partition}: {}", describe(*fault)).unwrap_or_default();
+    }
+    let (group, topic) = (&settings.group_id, &settings.topic);
+    let (what, remedy) = match first {
+        Fault::OtherTopic { .. } => (
+            format!("topic {topic} ends before what group {group} has read of it"),
+            "the topic was deleted and created again, or this is another cluster: correct kafka.bootstrap_servers, or read the \
+             new topic with a new group (kafka.group_id) into a new folder (consumer.logs)",
+        ),
+        Fault::Dropped { .. } => (
+            format!("the offsets of group {group} are gone, but its logs have records of topic {topic}"),
+            "Kafka drops them when nobody was in the group for offsets.retention.minutes: stop all consumers and run \
+             `consumer restore-offsets`, which takes them from what the logs have",
+        ),
+        Fault::MovedBack { .. } => (
+            format!(
+                "the offsets of group {group} in topic {topic} were moved back: records would be in the logs twice"
+            ),
+            MOVED,
+        ),
+        Fault::MovedAhead { .. } => (
+            format!("the offsets of group {group} in topic {topic} were moved ahead: records would be in no log"),
+            MOVED,
+        ),
+        Fault::Deleted { .. } => (
+            format!("topic {topic} no longer has offsets that group {group} has not read"),
+            "the topic's retention or a person deleted them: run `cdc-producer checkpoint reset`, which writes all rows to the \
+             topic once more; stop all consumers, run `consumer skip-deleted`, and start them; the changes that were deleted \
+             stay missing in the logs. Raise retention.ms of the topic above the longest time that consumers may be down",
+        ),
+    };
+    Some(Error::definite(format!("{what}: {places}")).with_remedy(remedy))
+}
+
+const MOVED: &str = "stop all consumers and run `consumer restore-offsets`, which sets the offsets to what the logs have; to \
+    read records once more, use a new group (kafka.group_id) and a new folder (consumer.logs)";
+
+fn describe(fault: Fault) -> String {
+    match fault {
+        Fault::OtherTopic { read, end } => format!("read up to offset {read}, but it ends at {end}"),
+        Fault::Dropped { logs } => format!("the logs have it up to offset {logs}"),
+        Fault::MovedBack { group, logs } | Fault::MovedAhead { group, logs } => {
+            format!("the group's offset is {group}, the logs have it up to {logs}")
+        }
+        Fault::Deleted { next, low } => format!("offsets {next} to {}", low - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_case_has_its_name() {
+        let (from, at) = (|from| Ok(Start { from, missing: 0 }), |from, missing| Ok(Start { from, missing }));
+        for (group, logs, low, end, want, why) in [
+            (None, None, 0, 0, from(0), "a new topic"),
+            (None, None, 0, 30, from(0), "a new group"),
+            (Some(0), None, 0, 30, from(0), "an offset of 0 is none"),
+            (Some(12), Some(12), 0, 30, from(12), "in the middle"),
+            (Some(12), Some(12), 12, 30, from(12), "what was read has expired"),
+            (Some(30), Some(30), 30, 30, from(30), "everything was read and has expired"),
+            (Some(29), Some(29), 30, 30, from(30), "the same, but for the last marker"),
+            (None, None, 1, 1, from(1), "a marker alone"),
+            (Some(28), Some(28), 30, 30, Err(Fault::Deleted { next: 28, low: 30 }), "a record or a marker"),
+            (Some(11), Some(11), 12, 30, Err(Fault::Deleted { next: 11, low: 12 }), "the next one may be a record"),
+            (Some(11), Some(11), 20, 30, Err(Fault::Deleted { next: 11, low: 20 }), "unread records"),
+            (None, None, 20, 30, at(20, 20), "a first start"),
+            (None, None, 30, 30, at(30, 30), "a first start, with nothing left"),
+            (None, Some(12), 0, 30, Err(Fault::Dropped { logs: 12 }), "dropped offsets"),
+            (None, Some(0), 0, 30, from(0), "the logs have nothing"),
+            (Some(9), Some(12), 0, 30, Err(Fault::MovedBack { group: 9, logs: 12 }), "moved back"),
+            (Some(0), Some(12), 0, 30, Err(Fault::MovedBack { group: 0, logs: 12 }), "moved to the beginning"),
+            (Some(15), Some(12), 0, 30, Err(Fault::MovedAhead { group: 15, logs: 12 }), "moved ahead"),
+            (Some(99), Some(12), 0, 30, Err(Fault::MovedAhead { group: 99, logs: 12 }), "moved behind the end"),
+            (
+                Some(15),
+                None,
+                0,
+                30,
+                Err(Fault::MovedAhead { group: 15, logs: 0 }),
+                "moved ahead before the first start",
+            ),
+            (Some(9), Some(12), 10, 30, Err(Fault::MovedBack { group: 9, logs: 12 }), "moved to what has expired"),
+            (Some(12), Some(12), 0, 5, Err(Fault::OtherTopic { read: 12, end: 5 }), "another topic"),
+            (None, Some(12), 0, 5, Err(Fault::OtherTopic { read: 12, end: 5 }), "another topic, offsets dropped"),
+            (Some(3), Some(12), 0, 5, Err(Fault::OtherTopic { read: 12, end: 5 }), "another topic, offsets moved"),
+        ] {
+            assert_eq!(judge(Facts { group, logs, bounds: (low, end) }), want, "{why}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a topic keeps, and for how long, by its configuration.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::error::RDKafkaErrorCode;
+
+use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
+use crate::config::KafkaSettings;
+use crate::error::{Error, Result};
+
+/// What becomes of a topic's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keeping {
+    /// Only the last record of each key is kept.
+    pub compacts: bool,
+    /// Old records are deleted.
+    pub deletes: bool,
+    /// `retention.ms`; `None` is no limit.
+    pub retention: Option<Duration>,
+    /// `retention.bytes` of a partition; `None` is no limit.
+    pub bytes: Option<u64>,
+}
+
+/// The configuration of those of these topics that are there.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a right is missing.
+pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeMap<String, Keeping>> {
+    let logging = Logging::default();
+    let admin: AdminClient<Logging> =
+        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
+    let answer = admin.describe_configs(&wanted, &options).await;
+    // Its thread looks every 100 ms whether it is to end; nobody has to wait for that.
+    drop(tokio::task::spawn_blocking(move || drop(admin)));
+    let what = "cannot look up the configuration of the topics";
+    let mut found = BTreeMap::new();
+    for resource in answer.map_err(|e| unreachable(settings, what, &e, &logging))? {
+        match resource {
+            Ok(resource) => {
+                if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
+                    found.insert(name.clone(), read(&resource));
+                }
+            }
+            Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+            Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                return Err(Error::definite(format!("{what}: Kafka does not let this user see it")).with_remedy(
+                    "allow the user of kafka.sasl_username to see it: ACL DESCRIBE_CONFIGS on the topics",
+                ));
+            }
+            Err(code) => return Err(Error::transient(format!("{what}: {code}"))),
+        }
+    }
+    Ok(found)
+}
+
+fn read(resource: &ConfigResource) -> Keeping {
+    let value = |name: &'static str| resource.get(name).and_then(|entry| entry.value.as_deref()).unwrap_or_default();
+    let number = |name: &'static str| value(name).parse::<u64>().ok();
+    let policy = value("cleanup.policy");
+    Keeping {
+        compacts: policy.contains("compact"),
+        deletes: policy.contains("delete"),
+        retention: number("retention.ms").map(Duration::from_millis),
+        bytes: number("retention.bytes"),
+    }
+}

@@ -1,0 +1,91 @@
+//! Offsets, retention and partitions on the consumers' side: nothing is lost or read twice without a word, and who has read
+//! everything is never stopped.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../consumer_world/mod.rs"]
+mod consumer_world;
+mod moved;
+mod partitions;
+mod registry;
+mod retention;
+mod stopping;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use integration_tests::{Ended, Running, World, eventually};
+use pipeline::kafka;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+    kafka::client_config(&world.kafka()).create().expect("an administrator's client")
+}
+
+/// Deletes what is before these offsets; `Offset::End` is the high watermark.
+pub(crate) async fn delete_before(world: &World, before: impl Fn(i32) -> Offset) {
+    let kafka = world.kafka();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..kafka.partitions {
+        list.add_partition_offset(&kafka.topic, partition, before(partition)).unwrap();
+    }
+    let deleted = admin(world).delete_records(&list, &AdminOptions::new()).await.expect("to delete records");
+    deleted.elements().iter().for_each(|p| p.error().unwrap());
+}
+
+fn reader(world: &World) -> BaseConsumer {
+    kafka::consumer_config(&world.kafka(), world.get("KAFKA_GROUP_ID")).create().expect("a client")
+}
+
+/// First and next offset of each partition.
+pub(crate) fn bounds(world: &World) -> BTreeMap<i32, (i64, i64)> {
+    let (kafka, reader) = (world.kafka(), reader(world));
+    let of = |p| (p, reader.fetch_watermarks(&kafka.topic, p, PATIENCE).unwrap());
+    (0..kafka.partitions).map(of).collect()
+}
+
+/// The group's offsets.
+pub(crate) fn offsets(world: &World) -> BTreeMap<i32, i64> {
+    let (kafka, reader) = (world.kafka(), reader(world));
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&kafka.topic, 0, kafka.partitions - 1);
+    let list = reader.committed_offsets(list, PATIENCE).unwrap();
+    let offset = |p: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match p.offset() {
+        Offset::Offset(offset) => Some((p.partition(), offset)),
+        _ => None,
+    };
+    list.elements().iter().filter_map(offset).collect()
+}
+
+/// Sets offsets of the group, in which nobody may be, as a tool does.
+pub(crate) fn set_offsets(world: &World, offsets: &BTreeMap<i32, i64>) {
+    let (kafka, reader) = (world.kafka(), reader(world));
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in offsets {
+        list.add_partition_offset(&kafka.topic, *partition, Offset::Offset(*offset)).unwrap();
+    }
+    eventually("nobody is in the group any more", PATIENCE, || reader.commit(&list, CommitMode::Sync).ok());
+}
+
+/// Runs a consumer's command until nobody is in the group any more.
+pub(crate) fn repair(world: &World, command: &str) -> String {
+    eventually(&format!("`consumer {command}`"), PATIENCE, || {
+        let ended = world.run("consumer", &[command]);
+        assert!(ended.code == 0 || ended.err.contains("stop all consumers"), "{}", ended.err);
+        (ended.code == 0).then_some(ended.out)
+    })
+}
+
+/// The consumer ends with exit code 1 and says all of this.
+pub(crate) fn assert_refused(consumer: Running, texts: &[&str]) -> Ended {
+    let ended = consumer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    for text in texts {
+        assert!(ended.err.contains(text), "{text:?} is not in\n{}", ended.err);
+    }
+    ended
+}

@@ -1,0 +1,150 @@
+//! Offsets that a person or a tool moved.
+
+use std::collections::BTreeMap;
+
+use integration_tests::{Feed, World, eventually};
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+
+use crate::consumer_world::{assert_once, line_count, logs, start, wait_until_committed};
+use crate::{PATIENCE, admin, assert_refused, offsets, repair, set_offsets};
+
+/// Twenty records in the log, and the consumer stopped.
+async fn world(test: &str) -> (World, Feed) {
+    let mut world = World::new(test);
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    (world, feed)
+}
+
+/// The remedy, then everything once, and new records too.
+fn restored(world: &World, feed: &mut Feed, says: &str) {
+    let said = repair(world, "restore-offsets");
+    assert!(said.contains(says), "{said}");
+    feed.update(1..=20, 1);
+    let consumer = start(world, 9);
+    wait_until_committed(world);
+    assert_once(world);
+    assert_eq!(line_count(world), 40);
+    assert_eq!(consumer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_kafkas_tool_moved_back_are_refused_and_restored() {
+    let (world, mut feed) = world("back").await;
+    let before = offsets(&world);
+    // The tool wants an offset in each partition that it is to move.
+    let partitions: Vec<String> = before.keys().map(ToString::to_string).collect();
+    let topic = format!("{}:{}", world.get("KAFKA_TOPIC"), partitions.join(","));
+    let arguments = ["--group", world.get("KAFKA_GROUP_ID"), "--topic", &topic];
+    let arguments = arguments.into_iter().chain("--reset-offsets --shift-by -1 --execute".split(' '));
+    let arguments: Vec<String> = arguments.map(str::to_owned).collect();
+    eventually("the tool has moved the offsets", PATIENCE, || {
+        xtask::kafka_tools::run("consumer-groups", &arguments, &[]).ok()?;
+        (offsets(&world) != before).then_some(())
+    });
+    let (partition, offset) = before.first_key_value().unwrap();
+    let place = format!("partition {partition}: the group's offset is {}, the logs have it up to {offset}", offset - 1);
+    let moved = format!("the offsets of group {0} in topic {0} were moved back", world.name);
+    assert_refused(start(&world, 2), &[&moved, &place, "`consumer restore-offsets`"]);
+    assert_eq!(line_count(&world), 20);
+    let says = format!("0 offsets of group {} were missing", world.name);
+    restored(&world, &mut feed, &says);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_partition_moved_to_its_beginning_is_refused_and_restored() {
+    let (world, mut feed) = world("begin").await;
+    let (partition, logs_have) = offsets(&world).pop_last().unwrap();
+    set_offsets(&world, &BTreeMap::from([(partition, 0)]));
+    let place = format!("partition {partition}: the group's offset is 0, the logs have it up to {logs_have}");
+    assert_refused(start(&world, 2), &["were moved back", &place]);
+    restored(&world, &mut feed, &format!("partition {partition}: {logs_have}, it was 0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_were_moved_ahead_are_refused_and_restored() {
+    let (world, mut feed) = world("ahead").await;
+    let before = offsets(&world);
+    feed.update(1..=20, 1);
+    // Into the new records, and behind the end of the topic.
+    for by in [1, 1000] {
+        set_offsets(&world, &before.iter().map(|(p, offset)| (*p, offset + by)).collect());
+        let (partition, offset) = before.first_key_value().unwrap();
+        let place =
+            format!("partition {partition}: the group's offset is {}, the logs have it up to {offset}", offset + by);
+        assert_refused(start(&world, 2), &["were moved ahead: records would be in no log", &place]);
+    }
+    let said = repair(&world, "restore-offsets");
+    assert!(said.contains(&format!("{} were set to what the logs have", before.len())), "{said}");
+    assert_eq!(offsets(&world), before);
+    let _consumer = start(&world, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_were_set_before_the_first_start_are_refused() {
+    let mut world = World::new("first");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    set_offsets(&world, &(0..10).map(|p| (p, 1)).collect());
+    assert_refused(
+        start(&world, 1),
+        &["were moved ahead", "partition 0: the group's offset is 1, the logs have it up to 0"],
+    );
+    repair(&world, "restore-offsets");
+    let _consumer = start(&world, 2);
+    wait_until_committed(&world);
+    assert_once(&world);
+}
+
+/// As the previous version wrote them: the right offsets, without our note.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_without_a_note_that_agree_with_the_logs_go_on() {
+    let (world, mut feed) = world("plain").await;
+    let before = offsets(&world);
+    set_offsets(&world, &before);
+    feed.update(1..=20, 1);
+    let consumers = [start(&world, 2), start(&world, 3)];
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(line_count(&world), 40);
+    consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_is_another_one() {
+    let (mut world, _) = world("again").await;
+    let kafka = world.kafka();
+    admin(&world).delete_topics(&[&kafka.topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    eventually("the topic is made again", PATIENCE, || {
+        let new = NewTopic::new(&kafka.topic, kafka.partitions, TopicReplication::Fixed(1));
+        let made = tokio::task::block_in_place(|| {
+            let (admin, options) = (admin(&world), AdminOptions::new());
+            tokio::runtime::Handle::current().block_on(async move { admin.create_topics([&new], &options).await })
+        });
+        made.unwrap()[0].is_ok().then_some(())
+    });
+    let says = format!("topic {} ends before what group {} has read of it", kafka.topic, kafka.group_id);
+    assert_refused(start(&world, 2), &[&says, "but it ends at 0", "kafka.group_id", "consumer.logs"]);
+    // Nor do the offsets get better by what the logs have.
+    let ended = eventually("nobody is in the group", PATIENCE, || {
+        let ended = world.run("consumer", &["restore-offsets"]);
+        ended.err.contains("ends before").then_some(ended)
+    });
+    assert_eq!(ended.code, 1);
+    world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
+    world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 1);
+    let _consumer = start(&world, 3);
+    wait_until_committed(&world);
+    assert_once(&world);
+    assert_eq!(logs(&world).values().map(Vec::len).sum::<usize>(), 20);
+}
