@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use cdc_producer::dump::DumpConnection;
 use cdc_producer::known::Known;
 use cdc_producer::locate;
 use cdc_producer::reader::Reader;
@@ -47,7 +48,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let position = locate::position_at(&mysql, &server, SERVER_ID, from).await?;
         let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table).await?;
         let heartbeat = Duration::from_secs(5);
-        let stream = EventStream::open(server::connect(&mysql).await?, &position, SERVER_ID, heartbeat).await?;
+        let dump = DumpConnection::connect(&mysql).await?;
+        let stream = EventStream::open(dump, &position, SERVER_ID, heartbeat, 1 << 30).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
         let (spare, spare_receiver) = mpsc::unbounded_channel();
         let progress = Progress {

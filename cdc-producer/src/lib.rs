@@ -7,6 +7,7 @@ pub mod batch;
 pub mod binlog;
 pub mod checkpoint;
 pub mod command;
+pub mod dump;
 mod epoch;
 mod fencing;
 pub mod known;

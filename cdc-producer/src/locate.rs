@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use mysql_async::binlog::EventType;
-use mysql_async::binlog::events::{Event, RotateEvent};
 use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Row};
+use mysql_async::{Conn, Row};
+use mysql_common::packets::BinlogDumpFlags;
+use mysql_common::packets::binlog_request::BinlogRequest;
 use pipeline::config::MySqlSettings;
 use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
@@ -18,12 +18,13 @@ use pipeline::position::Position;
 use pipeline::record::Micros;
 use pipeline::table::answered;
 
+use crate::dump::{DumpConnection, Events};
 use crate::server::{self, BinlogFile, Server};
-use crate::stream::{beyond_4_gib, damaged, failed};
+use crate::stream::failed;
 use crate::transaction::{GtidMark, gtid_mark};
 
-/// Longest wait for one event.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often the server says that it is there, while it has nothing to send.
+const HEARTBEAT: Duration = Duration::from_secs(8);
 
 /// Finds the position from which every change committed at or after `at` follows.
 ///
@@ -81,13 +82,7 @@ pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u
     };
     // The scan goes over file ends by itself: it ends at the first transaction, or where the binlog ends.
     let mut events = probe.events(&file.name).await?;
-    while let Some(event) = next(&mut events).await? {
-        let kind = event.header().event_type_raw();
-        if kind == EventType::ROTATE_EVENT as u8 {
-            let rotate: RotateEvent<'_> = event.read_event().map_err(|e| damaged("ROTATE", &e))?;
-            (position.file, position.offset) = (rotate.name().into_owned(), rotate.position());
-            continue;
-        }
+    while let Some(event) = events.next().await? {
         if let Some(GtidMark { gtid, committed_at }) = gtid_mark(&event)? {
             if committed_at >= at {
                 break;
@@ -96,7 +91,11 @@ pub async fn position_at(settings: &MySqlSettings, server: &Server, server_id: u
                 set.insert(&source, number);
             }
         }
-        position.offset = beyond_4_gib(position.offset, event.header().log_pos());
+        let (file, offset) = events.place();
+        if position.file != file {
+            file.clone_into(&mut position.file);
+        }
+        position.offset = offset;
     }
     Ok(position)
 }
@@ -129,7 +128,7 @@ impl Probe<'_> {
     /// When the first transaction in this file, or else in those after it, was committed; `None` when there is none.
     async fn first_commit(&self, file: &BinlogFile) -> Result<Option<Micros>> {
         let mut events = self.events(&file.name).await?;
-        while let Some(event) = next(&mut events).await? {
+        while let Some(event) = events.next().await? {
             if let Some(mark) = gtid_mark(&event)? {
                 return Ok(Some(mark.committed_at));
             }
@@ -140,7 +139,7 @@ impl Probe<'_> {
     /// When the file was begun, in seconds since 1970 by the server's clock.
     async fn created(&self, file: &BinlogFile) -> Result<u32> {
         let mut events = self.events(&file.name).await?;
-        while let Some(event) = next(&mut events).await? {
+        while let Some(event) = events.next().await? {
             let header = event.header();
             if header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8 && header.timestamp() > 0 {
                 return Ok(header.timestamp());
@@ -150,18 +149,12 @@ impl Probe<'_> {
     }
 
     /// The events from the file's beginning to the end of the binlog as it is now.
-    async fn events(&self, file: &str) -> Result<BinlogStream> {
-        let conn = server::connect(self.settings).await?;
-        let request =
-            BinlogStreamRequest::new(self.server_id).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
-        answered(conn.get_binlog_stream(request)).await.map_err(|e| failed(&format!("read binlog {file}"), e))
-    }
-}
-
-async fn next(events: &mut BinlogStream) -> Result<Option<Event>> {
-    match tokio::time::timeout(PATIENCE, events.next()).await {
-        Ok(None) => Ok(None),
-        Ok(Some(event)) => event.map(Some).map_err(|e| failed("search the binlog", e)),
-        Err(_) => Err(Error::transient("the server does not send its binlog")),
+    async fn events(&self, file: &str) -> Result<Events> {
+        let conn = DumpConnection::connect(self.settings).await?;
+        let request = BinlogRequest::new(self.server_id)
+            .with_filename(file.as_bytes())
+            .with_pos(4u64)
+            .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+        conn.dump(&request, HEARTBEAT).await
     }
 }

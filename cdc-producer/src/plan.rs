@@ -6,13 +6,13 @@
 
 use std::borrow::Cow;
 
-use mysql_async::binlog::events::Event;
 use pipeline::convert::{self, CivilTime, Refusal};
 use pipeline::error::{Error, Result};
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{ColumnType, Field, SourceTable, check};
 
 use crate::binlog::{ColumnKind, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
+use crate::dump::Event;
 
 /// A changed table does not change the rows that were written before.
 const BEHIND_IT: &str =

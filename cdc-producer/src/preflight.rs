@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStreamRequest, Conn, Row};
+use mysql_async::{Conn, Row};
+use mysql_common::packets::BinlogDumpFlags;
+use mysql_common::packets::binlog_request::BinlogRequest;
 use pipeline::config::MySqlSettings;
 use pipeline::error::{Class, Error, Result};
 use pipeline::table::{SourceTable, answered, logs_cascades};
 
+use crate::dump::DumpConnection;
 use crate::server::{self, Server};
 use crate::stream::failed;
 
 /// The server ends the stream of an earlier reader with the same id, except of this one.
 const NOBODY: u32 = 0;
+
+/// Longest silence of the probe, a third of it.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,21 +246,18 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, checks: &mut Vec<Chec
         }
     };
     let name = "REPLICATION SLAVE";
-    let probe = server::connect(settings).await?;
-    let request = BinlogStreamRequest::new(NOBODY).with_filename(file.as_bytes()).with_pos(4u64).with_non_blocking();
-    let refused = match answered(probe.get_binlog_stream(request)).await {
+    let probe = DumpConnection::connect(settings).await?;
+    let request = BinlogRequest::new(NOBODY)
+        .with_filename(file.as_bytes())
+        .with_pos(4u64)
+        .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+    let refused = match probe.dump(&request, HEARTBEAT).await {
         Err(e) => Some(e),
-        Ok(mut events) => match tokio::time::timeout(Duration::from_secs(10), events.next()).await {
-            Ok(Some(Err(e))) => Some(e),
-            _ => None,
-        },
+        Ok(mut events) => events.next().await.err(),
     };
     checks.push(match refused {
         None => Check::good(name, "granted"),
-        Some(e) => {
-            let error = failed("read the binlog", e);
-            definite_or(Check::bad(name, error.to_string(), grant(name)), error)?
-        }
+        Some(error) => definite_or(Check::bad(name, error.to_string(), grant(name)), error)?,
     });
     Ok(())
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use mysql_async::Conn;
-use mysql_async::binlog::events::Event;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::position::Progress;
@@ -19,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Change};
+use crate::dump::Event;
 use crate::known::{self, Known};
 use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
@@ -26,7 +26,7 @@ use crate::snapshot::{Chunk, pos_of};
 use crate::status::Status;
 use crate::stream::EventStream;
 use crate::sweep::{Candidates, Step, Sweep};
-use crate::transaction::{GtidMark, Meaning, meaning};
+use crate::transaction::{GtidMark, Meaning, body_counts, meaning};
 
 /// Events.
 const LOOK_EVERY: u32 = 1_024;
@@ -138,7 +138,9 @@ impl Reader {
                 self.status.heard();
                 state.overdue = state.handed_over.elapsed() > self.position_every;
             }
-            self.take(state, &event).await?;
+            if let Err(error) = self.take(state, event).await {
+                return Err(self.stream.blame(error).await);
+            }
         }
     }
 
@@ -165,11 +167,14 @@ impl Reader {
         }
     }
 
-    async fn take(&mut self, state: &mut State, event: &Event) -> Result<()> {
+    async fn take(&mut self, state: &mut State, mut event: Event) -> Result<()> {
+        if !event.is_whole() && body_counts(&event) {
+            event = self.stream.complete(event).await?;
+        }
         let subject = self.known.subject(&self.table, &self.progress.table);
-        let meaning = match meaning(event, &subject) {
+        let meaning = match meaning(&event, &subject) {
             Ok(meaning) => meaning,
-            Err(error) => return Err(error.at(&self.place_of(state, event))),
+            Err(error) => return Err(error.at(&self.place_of(state, &event))),
         };
         match meaning {
             // Heartbeats among them.
@@ -215,7 +220,7 @@ impl Reader {
                 let group = self.group(state)?;
                 (group.rows_follow, group.xa) = (true, xa);
             }
-            Meaning::TableMap => self.table_map(state, event)?,
+            Meaning::TableMap => self.table_map(state, &event)?,
             Meaning::Rows => self.rows(state, event).await?,
             Meaning::Commit => self.end(state).await?,
             Meaning::Statement => self.statement(state).await?,
@@ -232,7 +237,7 @@ impl Reader {
                 let other = known::Other { database: &database, table: &table, statement: &statement };
                 let (conn, known) = (&mut self.conn, &mut self.progress.table);
                 if let Err(error) = known::require_alone(conn, known, &other, &self.table).await {
-                    return Err(error.at(&self.place_of(state, event)));
+                    return Err(error.at(&self.place_of(state, &event)));
                 }
                 self.statement(state).await?;
             }
@@ -328,12 +333,14 @@ impl Reader {
         Ok(())
     }
 
-    async fn rows(&mut self, state: &mut State, event: &Event) -> Result<()> {
-        let id = Plan::table_id(event)?;
+    async fn rows(&mut self, state: &mut State, event: Event) -> Result<()> {
+        let id = Plan::table_id(&event)?;
         if state.others.contains(&id) {
             return Ok(());
         }
         self.group(state)?;
+        let table = || format!("rows of {}.{}", self.table.database, self.table.table);
+        let event = self.stream.complete(event).await.map_err(|e| e.at(&table()))?;
         let State { batch, group: Some(group), plan: Some((planned, _, plan)), chunk, .. } = state else {
             return Err(self.unmapped(id));
         };
@@ -361,7 +368,7 @@ impl Reader {
                     chunk.touch(id);
                 }
             };
-            plan.each_row(event, |change| {
+            plan.each_row(&event, |change| {
                 match change {
                     RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id),
                     RowChange::Updated(before, after) if before == after.id => {

@@ -50,6 +50,8 @@ pub struct ProducerSettings {
     pub chunk_rows: usize,
     /// Bytes that may be on the way from the reader to Kafka.
     pub memory: usize,
+    /// Bytes of the largest event of the binlog that is taken into memory.
+    pub max_event: usize,
 }
 
 impl ProducerSettings {
@@ -73,6 +75,7 @@ impl ProducerSettings {
             heartbeat: settings.duration("producer.heartbeat")?,
             chunk_rows: settings.number("producer.snapshot_chunk")?,
             memory: settings.bytes("producer.memory")?,
+            max_event: settings.bytes("producer.max_event")?,
         })
     }
 

@@ -16,6 +16,7 @@ use pipeline::table::SourceTable;
 use tokio::runtime::Handle;
 
 use crate::checkpoint::{CheckpointFile, Start, Written, decide};
+use crate::dump::DumpConnection;
 use crate::epoch::{self, Before};
 use crate::fencing::Memory;
 use crate::known::Known;
@@ -178,8 +179,9 @@ pub(crate) async fn prepare(
         return Err(Error::transient(format!("the table {source} was created while the producer started")));
     }
     let known = Known::now(&mut conn, &table, table_exists, logs_cascades).await?;
-    let stream_conn = server::connect(&settings.mysql).await?;
-    let stream = EventStream::open(stream_conn, &progress.position, settings.server_id, settings.heartbeat).await?;
+    let dump = DumpConnection::connect(&settings.mysql).await?;
+    let (heartbeat, max_event) = (settings.heartbeat, settings.max_event);
+    let stream = EventStream::open(dump, &progress.position, settings.server_id, heartbeat, max_event).await?;
     Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, known }))
 }
 

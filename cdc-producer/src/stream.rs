@@ -1,141 +1,84 @@
-//! The binlog as a stream of checked events, with the position after each.
-//!
-//! `mysql_async` does connection, TLS, authentication and framing. What it leaves to its user is done here: heartbeats and
-//! a deadline for each read, the checksum, an end at the first error, the offset beyond 4 GiB, and GTID sets with tags.
-//!
-//! Sources: MySQL manual "Binary Log Event" (source `libs/mysql/binlog/event`), WL#2540 (checksums), WL#3549 (compression).
+//! The binlog from a position on, and what the server's errors about it mean.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
-use mysql_async::binlog::events::{Event, RotateEvent};
-use mysql_async::binlog::{BinlogChecksumAlg, EventType};
-use mysql_async::prelude::Queryable;
-use mysql_async::{BinlogStream, BinlogStreamRequest, Conn, Sid};
+use mysql_async::Sid;
+use mysql_common::packets::binlog_request::BinlogRequest;
 use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::{Position, compare_files};
-use pipeline::table::answered;
+
+use crate::dump::{DumpConnection, Event, Events};
 
 /// HEARTBEAT_LOG_EVENT_V2, which mysql_common has no name for.
 pub const HEARTBEAT_V2: u8 = 41;
 
-/// A running dump of the binlog.
+/// The binlog after a position.
 pub struct EventStream {
-    stream: BinlogStream,
-    /// Longest silence that is not an error.
-    patience: Duration,
-    file: String,
-    offset: u64,
+    events: Events,
+    max_event: usize,
 }
 
 impl EventStream {
     /// Asks for the binlog after `position`: by its GTID set where there is one, else from file and offset. The server
-    /// sends a heartbeat whenever nothing has come for `heartbeat`.
+    /// sends a heartbeat whenever nothing has come for `heartbeat`. An event of more than `max_event` bytes that is needed is
+    /// an error.
     ///
     /// # Errors
     /// Transient when the connection breaks; definite when the server no longer has what is asked for.
-    pub async fn open(mut conn: Conn, position: &Position, server_id: u32, heartbeat: Duration) -> Result<Self> {
-        let nanoseconds = heartbeat.as_nanos();
-        let set = format!("SET @master_heartbeat_period = {nanoseconds}, @source_heartbeat_period = {nanoseconds}");
-        answered(conn.query_drop(set)).await.map_err(|e| failed("prepare the stream", e))?;
-        let request = BinlogStreamRequest::new(server_id);
-        let stream = match &position.gtid_set {
-            Some(set) => {
-                let sids = sids(set)?;
-                answered(conn.get_binlog_stream(request.with_gtid().with_gtid_set(sids))).await
-            }
+    pub async fn open(
+        conn: DumpConnection,
+        position: &Position,
+        server_id: u32,
+        heartbeat: Duration,
+        max_event: usize,
+    ) -> Result<Self> {
+        let request = BinlogRequest::new(server_id);
+        let request = match &position.gtid_set {
+            Some(set) => request.with_use_gtid(true).with_sids(sids(set)?),
             None => {
                 // COM_BINLOG_DUMP has 32 bits for the offset.
                 if position.offset > u64::from(u32::MAX) {
                     return Err(Error::definite(format!("binlog position {position} is beyond 4 GiB"))
                         .with_remedy("turn GTIDs on (gtid_mode), or begin anew: `cdc-producer checkpoint reset`"));
                 }
-                let file = position.file.as_bytes();
-                answered(conn.get_binlog_stream(request.with_filename(file).with_pos(position.offset))).await
+                request.with_filename(position.file.as_bytes()).with_pos(position.offset)
             }
         };
-        let stream = stream.map_err(|e| failed("ask for the binlog", e))?;
-        let patience = heartbeat * 3 + Duration::from_secs(5);
-        // With GTIDs the server chooses where it begins, and says so first; until then nothing has been reached.
-        let (file, offset) =
-            if position.gtid_set.is_some() { (String::new(), 0) } else { (position.file.clone(), position.offset) };
-        Ok(Self { stream, patience, file, offset })
+        Ok(Self { events: conn.dump(&request, heartbeat).await?, max_event })
     }
 
     /// The next event; heartbeats too. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// Transient when the link is silent or broken; definite when the server refuses or an event is damaged. After an
-    /// error the stream must be dropped.
+    /// As [`Events::next`]. After an error the stream must be dropped.
     pub async fn next(&mut self) -> Result<Event> {
-        // Most events are there already; a timer for each would cost more than a short event does.
-        let ready = self.stream.next().now_or_never();
-        let event = match ready {
-            Some(event) => Ok(event),
-            None => tokio::time::timeout(self.patience, self.stream.next()).await,
-        };
-        let event = match event {
-            Err(_) => {
-                return Err(Error::transient(format!(
-                    "the binlog stream is silent: not even a heartbeat for {} s after {}:{}",
-                    self.patience.as_secs(),
-                    self.file,
-                    self.offset
-                )));
-            }
-            Ok(None) => return Err(Error::transient("the server ended the binlog stream")),
-            Ok(Some(Err(e))) => return Err(failed(&format!("read the binlog after {}:{}", self.file, self.offset), e)),
-            Ok(Some(Ok(event))) => event,
-        };
-        self.check(&event)?;
-        self.advance(&event)?;
-        Ok(event)
+        self.events.next().await?.ok_or_else(|| Error::transient("the server ended the binlog stream"))
+    }
+
+    /// The whole of a large event that [`Self::next`] returned last.
+    ///
+    /// # Errors
+    /// As [`Events::complete`].
+    pub async fn complete(&mut self, event: Event) -> Result<Event> {
+        self.events.complete(event, self.max_event).await
+    }
+
+    /// What an error about the last event means, see [`Events::blame`].
+    pub async fn blame(&mut self, error: Error) -> Error {
+        self.events.blame(error).await
     }
 
     /// Binlog file and offset after the last event.
     pub fn place(&self) -> (&str, u64) {
-        (&self.file, self.offset)
+        self.events.place()
     }
 
     /// Whether the stream stands at or beyond this place.
     pub fn has_reached(&self, file: &str, offset: u64) -> bool {
-        compare_files(&self.file, file).then(self.offset.cmp(&offset)) != Ordering::Less
-    }
-
-    fn check(&self, event: &Event) -> Result<()> {
-        let footer = event.footer();
-        if footer.get_checksum_alg().ok().flatten() != Some(BinlogChecksumAlg::BINLOG_CHECKSUM_ALG_CRC32)
-            || !footer.get_checksum_enabled()
-        {
-            return Ok(());
-        }
-        let stored = event.checksum().map(u32::from_le_bytes);
-        let computed = event.calc_checksum(BinlogChecksumAlg::BINLOG_CHECKSUM_ALG_CRC32);
-        if stored == Some(computed) {
-            return Ok(());
-        }
-        // Read again from the committed position: a fault on the way heals, one on the server's disk comes back.
-        Err(Error::transient(format!(
-            "an event of type {} after {}:{} does not match its CRC32 checksum",
-            event.header().event_type_raw(),
-            self.file,
-            self.offset
-        ))
-        .with_remedy("if it stays, the binlog file is damaged on the server: check its disk, then `cdc-producer checkpoint reset`"))
-    }
-
-    fn advance(&mut self, event: &Event) -> Result<()> {
-        let header = event.header();
-        if header.event_type_raw() == EventType::ROTATE_EVENT as u8 {
-            let rotate: RotateEvent<'_> = event.read_event().map_err(|e| damaged("ROTATE", &e))?;
-            self.file = rotate.name().into_owned();
-            self.offset = rotate.position();
-        } else if header.event_type_raw() != HEARTBEAT_V2 {
-            self.offset = beyond_4_gib(self.offset, header.log_pos());
-        }
-        Ok(())
+        let place = self.place();
+        compare_files(place.0, file).then(place.1.cmp(&offset)) != Ordering::Less
     }
 }
 

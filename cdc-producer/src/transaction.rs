@@ -3,13 +3,14 @@
 //! Pure: events go in, what they mean comes out. An event of a kind that is not listed here stops the stream, so that
 //! nothing a future server writes is passed over.
 
-use mysql_async::binlog::events::{Event, ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
+use mysql_async::binlog::events::{ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
 use mysql_async::binlog::{EventFlags, EventType};
 use pipeline::error::{Error, Result};
 use pipeline::record::Micros;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
+use crate::dump::Event;
 use crate::statement::{self, Effect, Reason, Session, Subject};
 use crate::stream::{HEARTBEAT_V2, damaged};
 
@@ -52,6 +53,22 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
         micros => micros as i64,
     };
     Ok(Some(GtidMark { gtid, committed_at: Micros(committed_at) }))
+}
+
+/// Whether [`meaning`] or what follows from it reads the body of every event of this kind, however large it is. Of rows the
+/// first bytes tell whether they are needed, and the others are known by their kind.
+pub fn body_counts(event: &Event) -> bool {
+    use EventType as E;
+    matches!(
+        event.header().event_type(),
+        Ok(E::QUERY_EVENT
+            | E::EXECUTE_LOAD_QUERY_EVENT
+            | E::TABLE_MAP_EVENT
+            | E::GTID_EVENT
+            | E::ANONYMOUS_GTID_EVENT
+            | E::GTID_TAGGED_LOG_EVENT
+            | E::XA_PREPARE_LOG_EVENT)
+    )
 }
 
 /// What an event means to the stream.

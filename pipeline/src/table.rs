@@ -12,9 +12,11 @@ use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
 
 mod connection;
+mod tls;
 mod visible;
 
-pub use connection::{answered, connect, failed, opts, require_logged_rows};
+pub use connection::{VARIABLES, answered, connect, failed, opts, require_logged_rows};
+pub use tls::{no_tls, tls_connector};
 pub use visible::wait_for_writers;
 
 /// A field of the contract.

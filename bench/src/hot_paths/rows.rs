@@ -2,8 +2,8 @@
 //! and without a discount, a NULL in one row of ten. And the binlog events that MySQL writes for them.
 
 use anyhow::Result;
-use mysql_async::binlog::events::{Event, FormatDescriptionEvent};
-use mysql_async::binlog::{BinlogVersion, EventType};
+use cdc_producer::dump::Event;
+use mysql_async::binlog::EventType;
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{ColumnPlan, Field, SourceTable};
 
@@ -151,5 +151,5 @@ fn event(kind: EventType, body: &[u8]) -> Result<Event> {
     }
     bytes.extend([0, 0]);
     bytes.extend(body);
-    Ok(Event::read(&FormatDescriptionEvent::new(BinlogVersion::Version4), bytes.as_slice())?)
+    Ok(Event::parse(bytes.into())?)
 }

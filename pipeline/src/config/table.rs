@@ -194,6 +194,7 @@ static TABLE: &[Setting] = &[
     more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot"),
     more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
     more("producer.memory", Size, Text("16MiB"), PRODUCER, "Bytes of changes that may wait in memory"),
+    more("producer.max_event", Size, Text("1GiB"), PRODUCER, "Bytes of the largest row change that is taken into memory"),
 
     common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs; verify takes several, with commas between"),
     common("consumer.slots", Number(1, 1_000), Text("5"), CONSUMER, "Slots (folders consumer_1 …) that are there from the start"),

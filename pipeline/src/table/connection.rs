@@ -1,7 +1,6 @@
 //! Connections to MySQL: TLS, the session's settings, and what each error means.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
 
 use crate::config::{MySqlSettings, SslMode};
 use crate::error::{Error, Result, blames_certificate};
+use crate::table::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -19,7 +19,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Every session variable that changes what our statements read or write, with the value that we rely on. `DEFAULT` would
 /// be the server-wide value, which anybody may change. What MySQL 8.0 has not from its first version on stands behind its
 /// version; MariaDB passes over all of these, and the checks at the start refuse it by name.
-const VARIABLES: &str = concat!(
+pub const VARIABLES: &str = concat!(
     // Text as we send and read it, compared byte by byte; times in UTC; no mode that changes what a SELECT returns.
     "NAMES utf8mb4 COLLATE utf8mb4_bin, time_zone = '+00:00', ",
     "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', ",
@@ -54,12 +54,12 @@ pub fn opts(settings: &MySqlSettings) -> Result<Opts> {
         std::fs::metadata(path).map_err(|e| Error::usage(format!("db.ssl_ca {}: {e}", path.display())))?;
     }
     if !matches!(settings.ssl_mode, SslMode::Preferred | SslMode::Required) {
-        return Ok(builder(settings, tls(settings)).into());
+        return Ok(builder(settings, tls::options(settings)).into());
     }
     let mut last = UNCHECKED.lock().unwrap_or_else(PoisonError::into_inner);
     match &*last {
         Some((of, opts)) if of == settings => Ok(opts.clone()),
-        _ => Ok(last.insert((settings.clone(), builder(settings, tls(settings)).into())).1.clone()),
+        _ => Ok(last.insert((settings.clone(), builder(settings, tls::options(settings)).into())).1.clone()),
     }
 }
 
@@ -82,24 +82,6 @@ fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
         .setup(vec![session()])
 }
 
-fn tls(settings: &MySqlSettings) -> Option<SslOpts> {
-    let roots = || settings.ssl_ca.iter().cloned().map(PathBuf::into).collect();
-    let checked = || {
-        let own = settings.ssl_ca.is_some();
-        SslOpts::default().with_root_certs(roots()).with_disable_built_in_roots(own)
-    };
-    match settings.ssl_mode {
-        SslMode::Disabled => None,
-        SslMode::Preferred | SslMode::Required => {
-            // No certificate is checked, so none needs to be read.
-            let unchecked = SslOpts::default().with_disable_built_in_roots(true);
-            Some(unchecked.with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true))
-        }
-        SslMode::VerifyCa => Some(checked().with_danger_skip_domain_validation(true)),
-        SslMode::VerifyIdentity => Some(checked()),
-    }
-}
-
 /// Connects. The session is in no database, and none of its settings that matter is the server's default ([`VARIABLES`]).
 ///
 /// # Errors
@@ -112,8 +94,7 @@ pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
                 let plain = builder(settings, None).into();
                 within_time(plain).await.map_err(|e| failed(&what, e))
             }
-            _ => Err(Error::definite(format!("cannot {what}: the server offers no TLS"))
-                .with_remedy("turn TLS on in the server, or set db.ssl_mode to preferred or disabled")),
+            _ => Err(tls::no_tls(&what)),
         },
         result => result.map_err(|e| failed(&what, e)),
     }

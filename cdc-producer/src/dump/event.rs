@@ -1,0 +1,141 @@
+//! One event of the binlog: its header, checked against the bytes that are there, and its body.
+
+use std::io;
+use std::sync::LazyLock;
+
+use bytes::{Buf, Bytes};
+use mysql_common::binlog::consts::{BinlogVersion, EventFlags, EventType};
+use mysql_common::binlog::events::{BinlogEventHeader, FormatDescriptionEvent};
+use mysql_common::binlog::{BinlogCtx, BinlogEvent};
+use mysql_common::io::ParseBuf;
+use mysql_common::proto::MyDeserialize;
+
+/// Bytes of a header.
+pub(super) const HEADER: usize = BinlogEventHeader::LEN;
+
+/// An event, without its checksum.
+#[derive(Clone, Debug)]
+pub struct Event {
+    header: BinlogEventHeader,
+    data: Bytes,
+    /// Bytes of the body that were not read.
+    unread: u32,
+}
+
+impl Event {
+    /// An event of these bytes: header and body, no checksum.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when the header names another size.
+    pub fn parse(mut bytes: Bytes) -> io::Result<Self> {
+        let header = header(&bytes).ok_or_else(|| invalid("shorter than a header".to_owned()))?;
+        if header.event_size() as usize != bytes.len() {
+            return Err(invalid(format!("an event that names {} bytes and has {}", header.event_size(), bytes.len())));
+        }
+        bytes.advance(HEADER);
+        Ok(Self { header, data: bytes, unread: 0 })
+    }
+
+    /// `data` are the first bytes of the body, and `unread` more follow.
+    pub(super) fn new(header: BinlogEventHeader, data: Bytes, unread: u32) -> Self {
+        Self { header, data, unread }
+    }
+
+    /// The header; its size counts the checksum too.
+    pub fn header(&self) -> BinlogEventHeader {
+        self.header
+    }
+
+    /// The body; of an event that is not [whole](Self::is_whole), its first bytes.
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Whether the body was read to its end.
+    pub fn is_whole(&self) -> bool {
+        self.unread == 0
+    }
+
+    /// The body as an event of a known kind.
+    ///
+    /// # Errors
+    /// When it is not one, or was not read to its end.
+    pub fn read_event<'a, T: BinlogEvent<'a>>(&'a self) -> io::Result<T> {
+        // The lengths of the parts of an event that it could change have been the same since MySQL 5.6.
+        static FORMAT: LazyLock<FormatDescriptionEvent<'static>> =
+            LazyLock::new(|| FormatDescriptionEvent::new(BinlogVersion::Version4));
+        if !self.is_whole() {
+            return Err(invalid(format!("{} bytes of it were not read", self.unread)));
+        }
+        let context = BinlogCtx::new(HEADER + self.data.len(), &FORMAT, self.header.event_type_raw());
+        let mut bytes = ParseBuf(&self.data);
+        let event = bytes.parse(context)?;
+        if bytes.is_empty() { Ok(event) } else { Err(invalid(format!("{} bytes too many", bytes.len()))) }
+    }
+}
+
+/// The header that these bytes begin with.
+pub(super) fn header(bytes: &[u8]) -> Option<BinlogEventHeader> {
+    BinlogEventHeader::deserialize((), &mut ParseBuf(bytes.get(..HEADER)?)).ok()
+}
+
+/// CRC32 of header and body. The flag that says that a file is in use does not count: it changes when the file is closed.
+pub(super) fn checksum(covered: &[u8], is_format: bool) -> u32 {
+    const FLAGS: usize = 17;
+    if !is_format {
+        return crc32fast::hash(covered);
+    }
+    let in_use = EventFlags::LOG_EVENT_BINLOG_IN_USE_F.bits() as u8;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&covered[..FLAGS]);
+    crc.update(&[covered[FLAGS] & !in_use]);
+    crc.update(&covered[FLAGS + 1..]);
+    crc.finalize()
+}
+
+/// Whether a transaction ends with such an event.
+pub(super) fn ends_transaction(kind: u8) -> bool {
+    kind == EventType::XID_EVENT as u8 || kind == EventType::XA_PREPARE_LOG_EVENT as u8
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use mysql_common::binlog::events::{RotateEvent, XidEvent};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An event's bytes without a checksum.
+    pub(crate) fn bytes_of(kind: u8, body: &[u8]) -> Vec<u8> {
+        let size = (HEADER + body.len()) as u32;
+        [&1_u32.to_le_bytes()[..], &[kind], &[1, 0, 0, 0], &size.to_le_bytes(), &[0; 4], &[0; 2], body].concat()
+    }
+
+    #[test]
+    fn an_event_is_read_and_a_wrong_size_refused() {
+        let rotate = bytes_of(EventType::ROTATE_EVENT as u8, b"\x04\0\0\0\0\0\0\0binlog.000002");
+        let event = Event::parse(rotate.clone().into()).unwrap();
+        let read: RotateEvent<'_> = event.read_event().unwrap();
+        assert_eq!((read.name().as_ref(), read.position()), ("binlog.000002", 4));
+        assert!(event.read_event::<XidEvent>().is_err());
+        for wrong in [&rotate[..20], &rotate[..10], &[&rotate[..], &[0]].concat()] {
+            assert!(Event::parse(Bytes::copy_from_slice(wrong)).is_err(), "{}", wrong.len());
+        }
+        let part = Event::new(event.header(), Bytes::from_static(b"\x04\0\0\0\0\0\0\0"), 13);
+        assert!(part.read_event::<RotateEvent<'_>>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let length = bytes.len();
+            if let Ok(event) = Event::parse(bytes.into()) {
+                prop_assert_eq!(event.header().event_size() as usize, length);
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Why a dump has no next event, and what that means.
+
+use std::io;
+
+use mysql_async::ServerError;
+use pipeline::error::Error;
+
+use super::payload::Damage;
+use crate::stream::failed;
+
+/// Why there is no next event.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Link(io::Error),
+    Server(ServerError),
+    /// The packet and the event that it holds do not agree.
+    Packet(String),
+    /// An event of this type does not match its checksum.
+    Checksum(u8),
+    /// The bytes make no sense.
+    Damage(Damage),
+    /// An event of this type has more bytes than the limit.
+    TooLarge {
+        kind: u8,
+        size: u32,
+        limit: usize,
+    },
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl Fault {
+    /// The error that it is, behind `place`. `is_checked`: the bytes are those that the server wrote, as their checksum says.
+    pub(super) fn error(&self, place: &str, is_checked: bool) -> Error {
+        let reset = "`cdc-producer checkpoint reset`";
+        let disk = format!("if it stays, the binlog file is damaged on the server: check its disk, then {reset}");
+        match self {
+            Self::Link(e) if e.kind() == io::ErrorKind::TimedOut => {
+                Error::transient(format!("the binlog stream is silent: not even a heartbeat after {place}: {e}"))
+            }
+            Self::Link(e) => {
+                failed(&format!("read the binlog after {place}"), io::Error::new(e.kind(), e.to_string()).into())
+            }
+            Self::Server(e) => failed(&format!("read the binlog after {place}"), e.clone().into()),
+            // It is damaged on the way, which heals, or on the server's disk.
+            Self::Packet(what) => {
+                Error::transient(format!("cannot read the binlog after {place}: the server sent {what}"))
+                    .with_remedy(disk)
+            }
+            Self::Checksum(kind) => {
+                Error::transient(format!("an event of type {kind} after {place} does not match its CRC32 checksum"))
+                    .with_remedy(disk)
+            }
+            Self::Damage(what) if is_checked => {
+                Error::definite(format!("cannot read the binlog at {place}: {what}, as the server wrote it"))
+                    .with_remedy(format!(
+                        "look at it with mysqlbinlog, and report it with the server's version; {reset}"
+                    ))
+            }
+            Self::Damage(what) => {
+                Error::transient(format!("cannot read the binlog at {place}: {what}")).with_remedy(disk)
+            }
+            Self::TooLarge { kind, size, limit } => Error::definite(format!(
+                "an event of type {kind} after {place} has {size} bytes, and producer.max_event allows {limit}"
+            ))
+            .with_remedy(format!("give the producer memory for it, and set producer.max_event to {size} or more")),
+        }
+    }
+}

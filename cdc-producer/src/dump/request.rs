@@ -1,0 +1,51 @@
+//! Asking for the binlog.
+
+use std::time::Duration;
+
+use mysql_common::packets::ComRegisterSlave;
+use mysql_common::packets::binlog_request::BinlogRequest;
+use mysql_common::proto::MySerialize;
+use pipeline::error::Result;
+use pipeline::table::{VARIABLES, answered};
+
+use super::events::Events;
+use super::login::DumpConnection;
+use crate::stream::failed;
+
+impl DumpConnection {
+    /// Asks for the binlog. The server sends a heartbeat whenever nothing has come for `heartbeat`; three that do not come are
+    /// an error.
+    ///
+    /// # Errors
+    /// The server's and the link's. What the server says about the place that is asked for, the first event says.
+    pub async fn dump(mut self, request: &BinlogRequest<'_>, heartbeat: Duration) -> Result<Events> {
+        answered(self.prepare(request.server_id(), heartbeat)).await.map_err(|e| failed("prepare the stream", e))?;
+        let mut command = Vec::new();
+        request.as_cmd().serialize(&mut command);
+        let asked = answered(async { Ok(self.wire.command(&command).await?) });
+        asked.await.map_err(|e| failed("ask for the binlog", e))?;
+        self.wire.set_patience(heartbeat * 3 + Duration::from_secs(5));
+        // With GTIDs the server chooses where it begins, and says so first; until then nothing has been reached.
+        let (file, offset) = if request.use_gtid() {
+            (String::new(), 0)
+        } else {
+            (String::from_utf8_lossy(request.filename_raw()).into_owned(), request.pos())
+        };
+        Ok(Events::new(self.wire, file, offset))
+    }
+
+    async fn prepare(&mut self, server_id: u32, heartbeat: Duration) -> mysql_async::Result<()> {
+        let nanoseconds = heartbeat.as_nanos();
+        // Each under its name before and since 8.0.26.
+        self.value(&format!(
+            "SET {VARIABLES}, @master_heartbeat_period = {nanoseconds}, @source_heartbeat_period = {nanoseconds}, \
+             @master_binlog_checksum = @@GLOBAL.binlog_checksum, @source_binlog_checksum = @@GLOBAL.binlog_checksum"
+        ))
+        .await?;
+        let mut command = Vec::new();
+        ComRegisterSlave::new(server_id).serialize(&mut command);
+        self.wire.command(&command).await?;
+        self.answer().await?;
+        Ok(())
+    }
+}

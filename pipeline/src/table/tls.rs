@@ -1,0 +1,86 @@
+//! What TLS to MySQL checks, by `db.ssl_mode`: for `mysql_async`, and for a connection that it does not make.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use mysql_async::SslOpts;
+use native_tls::{Certificate, TlsConnector};
+
+use crate::config::{MySqlSettings, SslMode};
+use crate::error::{Error, Result};
+
+/// What TLS checks.
+struct TlsChecks<'a> {
+    /// Certificates that are trusted besides the system's.
+    roots: Option<&'a PathBuf>,
+    /// Whether the system's certificates are trusted.
+    system_roots: bool,
+    certificate: bool,
+    host: bool,
+}
+
+/// What `db.ssl_mode` asks for; `None` without TLS.
+fn tls_checks(settings: &MySqlSettings) -> Option<TlsChecks<'_>> {
+    let roots = settings.ssl_ca.as_ref();
+    match settings.ssl_mode {
+        SslMode::Disabled => None,
+        // No certificate is checked, so none needs to be read.
+        SslMode::Preferred | SslMode::Required => {
+            Some(TlsChecks { roots: None, system_roots: false, certificate: false, host: false })
+        }
+        SslMode::VerifyCa => Some(TlsChecks { roots, system_roots: roots.is_none(), certificate: true, host: false }),
+        SslMode::VerifyIdentity => {
+            Some(TlsChecks { roots, system_roots: roots.is_none(), certificate: true, host: true })
+        }
+    }
+}
+
+/// The options of a connection of `mysql_async`; `None` without TLS.
+pub(super) fn options(settings: &MySqlSettings) -> Option<SslOpts> {
+    tls_checks(settings).map(|checks| {
+        SslOpts::default()
+            .with_root_certs(checks.roots.into_iter().cloned().map(PathBuf::into).collect())
+            .with_disable_built_in_roots(!checks.system_roots)
+            .with_danger_accept_invalid_certs(!checks.certificate)
+            .with_danger_skip_domain_validation(!checks.host)
+    })
+}
+
+/// The TLS client of a connection that `mysql_async` does not make, with the same checks; `None` without TLS.
+///
+/// # Errors
+/// Usage when the CA file can't be read.
+pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
+    /// To make one takes 35 ms. Where certificates are checked, their files are read for each connection.
+    static UNCHECKED: Mutex<Option<TlsConnector>> = Mutex::new(None);
+    let Some(checks) = tls_checks(settings) else { return Ok(None) };
+    let make = || -> Result<TlsConnector> {
+        let mut builder = TlsConnector::builder();
+        if let Some(path) = checks.roots {
+            let unreadable = |e: String| Error::usage(format!("db.ssl_ca {}: {e}", path.display()));
+            let pem = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
+            for certificate in Certificate::stack_from_pem(&pem).map_err(|e| unreadable(e.to_string()))? {
+                builder.add_root_certificate(certificate);
+            }
+        }
+        builder
+            .disable_built_in_roots(!checks.system_roots)
+            .danger_accept_invalid_certs(!checks.certificate)
+            .danger_accept_invalid_hostnames(!checks.host);
+        builder.build().map_err(|e| Error::usage(format!("the TLS client for MySQL can't be made: {e}")))
+    };
+    if checks.certificate {
+        return make().map(Some);
+    }
+    let mut unchecked = UNCHECKED.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*unchecked {
+        Some(connector) => Ok(Some(connector.clone())),
+        None => Ok(Some(unchecked.insert(make()?).clone())),
+    }
+}
+
+/// A server that offers no TLS, where `db.ssl_mode` demands it.
+pub fn no_tls(what: &str) -> Error {
+    Error::definite(format!("cannot {what}: the server offers no TLS"))
+        .with_remedy("turn TLS on in the server, or set db.ssl_mode to preferred or disabled")
+}
