@@ -226,11 +226,20 @@ impl Writer {
         committed
     }
 
+    /// One of the writers compresses its transactions.
+    async fn connect(&self) -> Result<Conn> {
+        let mut conn = self.shared.connect().await?;
+        if self.lane == 1 {
+            conn.query_drop("SET SESSION binlog_transaction_compression = ON").await?;
+        }
+        Ok(conn)
+    }
+
     /// An error says that it surely did not commit.
     async fn send(&mut self, plan: &Plan) -> Result<Ended> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
-            None => self.shared.connect().await?,
+            None => self.connect().await?,
         };
         conn.query_drop("BEGIN").await?;
         for statement in &plan.statements {

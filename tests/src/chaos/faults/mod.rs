@@ -1,5 +1,6 @@
 //! The list of all faults.
 
+mod compressed;
 mod epochs;
 mod links;
 mod people;
@@ -34,6 +35,7 @@ pub struct Fault {
 /// All of them.
 pub static FAULTS: &[&[Fault]] = &[
     processes::FAULTS,
+    compressed::FAULTS,
     stopped::FAULTS,
     points::FAULTS,
     links::FAULTS,

@@ -1,0 +1,51 @@
+//! A compressed transaction that is larger than anything that may wait in memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rand::Rng;
+
+use super::Fault;
+use crate::chaos::{Arena, wait_for};
+
+/// The faults of this family.
+pub(super) const FAULTS: &[Fault] = &[Fault {
+    name: "compressed-transaction",
+    expects: "a compressed transaction of 100,000 rows under load, with SIGKILL in the middle: the next producer begins it \
+              again, and takes no memory for it",
+    weight: 1,
+    quick: false,
+    run: compressed_transaction,
+}];
+
+const ROWS: u32 = 100_000;
+const MIB: u64 = 1 << 20;
+
+fn compressed_transaction(arena: &mut Arena) -> Result<()> {
+    let insert = format!(
+        "INSERT INTO product SELECT -n, CONCAT(n, REPEAT('n', 290)), REPEAT('c', 500), n % 1000, NULL FROM \
+         (WITH RECURSIVE numbers AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROWS}) \
+         SELECT n FROM numbers) AS n"
+    );
+    let compress = "SET SESSION binlog_transaction_compression = ON, cte_max_recursion_depth = 1000000";
+    let deletes = "DELETE FROM product WHERE id < 0";
+    arena.producer.take().context("the producer does not run")?.kill();
+    arena.commit_direct(&[compress, &insert])?;
+    // Each part of a transaction that is larger than a batch comes to this point once.
+    let passes = arena.chance.random_range(5..60);
+    arena.start_producer_with(&[("FAILPOINTS", &format!("producer.sending={passes}*off->1*return(kill)"))]);
+    let mut first = arena.producer.take().context("it was started")?;
+    wait_for("it is killed in the middle", Duration::from_secs(90), || (!first.is_running()).then_some(()))
+        .with_context(|| first.log_end())?;
+    arena.start_producer();
+    arena.probe()?;
+    arena.commit_direct(&[compress, deletes])?;
+    arena.probe()?;
+    let producer = arena.producer.as_ref().context("the producer does not run")?;
+    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid()))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
+    ensure!(peak * 1024 < 170 * MIB, "the producer took {} MiB", peak / 1024);
+    Ok(())
+}
