@@ -240,8 +240,11 @@ async fn stream(
     if committed.as_ref() != memory.ours.first() {
         memory.fenced = 0;
         memory.advanced = true;
+        memory.ours.clear();
     }
-    memory.ours = committed.into_iter().chain(attempted_view.borrow().clone()).collect();
+    // What the session found committed at its start stays in the list: its own progress may differ from that.
+    memory.ours.splice(0..0, committed);
+    memory.ours.extend(attempted_view.borrow().clone());
     match published {
         Ok(()) => {}
         Err(Stopped { failure, open_for }) => {
