@@ -79,6 +79,8 @@ fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
         .tcp_keepalive(Some(Duration::from_secs(30)))
         // The largest row that MySQL can send; the default ends at 64 MiB.
         .max_allowed_packet(Some(1 << 30))
+        // Given here, the client need not SELECT it before our settings are in force.
+        .wait_timeout(Some(86_400))
         .setup(vec![session()])
 }
 
