@@ -139,6 +139,20 @@ async fn faults_of_a_table_that_is_written_to_are_found() {
     live.differs(&["key 98: PostgreSQL has a row that it should not have\n"]);
     postgres(&url, "DELETE FROM product WHERE id = 98").await;
     live.agrees(1);
+
+    // A row that is written to all the time, and comes out otherwise than its record says.
+    postgres(
+        &url,
+        "CREATE FUNCTION falsify() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.price := NEW.price + 1; RETURN NEW; END'; \
+         CREATE TRIGGER falsify BEFORE INSERT OR UPDATE ON product FOR EACH ROW WHEN (NEW.id = 5) EXECUTE FUNCTION falsify()",
+    )
+    .await;
+    eventually("the row of key 5 has been written", PATIENCE, || {
+        let ended = live.verify();
+        ended.out.contains("PostgreSQL's row differs from").then_some(()).filter(|()| ended.out.contains("key 5"))
+    });
+    postgres(&url, "DROP TRIGGER falsify ON product").await;
+    eventually("it has been written once more", PATIENCE, || (live.verify().code == 0).then_some(()));
     live.end().await;
 }
 
