@@ -4,7 +4,7 @@
 //! column that gets other values), or a statement that was logged as text. There is no DDL parser: the words are looked
 //! at, and what cannot be shown to leave the table alone stops the stream.
 //!
-//! Pure. Whether another table that a text writes to has triggers, the server is asked ([`crate::reach`]).
+//! Pure. Whether another table that a text writes to has triggers is not decided here: the module `reach` asks the server.
 
 mod alter;
 mod column;

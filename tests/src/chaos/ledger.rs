@@ -40,6 +40,8 @@ pub struct Ledger {
     pub(crate) replays: HashMap<u64, u32>,
     /// Epochs in which the table does not exist: they delete every key.
     pub(crate) emptied: HashSet<u64>,
+    /// Records of the topic have expired.
+    pub(crate) expired: bool,
 }
 
 impl Ledger {

@@ -109,6 +109,7 @@ fn topic_cut_before_reset(arena: &mut Arena) -> Result<()> {
     let cut = arena.block_on(admin.delete_records(&all, &AdminOptions::new()))?;
     ensure!(cut.elements().iter().all(|e| e.error().is_ok()), "{cut:?}");
     arena.collapse_from_the_beginning();
+    arena.load.ledger().expired = true;
     load_without_reader(arena)?;
     ask(arena, &["reset"])?;
     arena.start_all();
