@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cdc_producer::dump::DumpConnection;
+use cdc_producer::endpoint::Endpoint;
+use cdc_producer::history::Continuity;
 use cdc_producer::known::Known;
 use cdc_producer::locate;
 use cdc_producer::reader::Reader;
-use cdc_producer::server::{self, Server};
+use cdc_producer::server::Server;
 use cdc_producer::status::Status;
 use cdc_producer::stream::EventStream;
 use cdc_producer::sweep::Sweep;
@@ -43,13 +44,13 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
     mysql.database = DATABASE.to_owned();
     let from = Micros::parse(backlog.from.trim_end_matches('Z')).context("the backlog's time")?;
     stand.runtime.block_on(async {
-        let mut conn = server::connect(&mysql).await?;
+        let endpoint = Endpoint::new(mysql.clone());
+        let mut conn = endpoint.begin().await?;
         let server = Server::ask(&mut conn).await?;
-        let position = locate::position_at(&mysql, &server, SERVER_ID, from).await?;
+        let position = locate::position_at(&endpoint, &server, from).await?;
         let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table).await?;
         let heartbeat = Duration::from_secs(5);
-        let dump = DumpConnection::connect(&mysql).await?;
-        let stream = EventStream::open(dump, &position, SERVER_ID, heartbeat, 1 << 30).await?;
+        let stream = EventStream::open(&endpoint, &position, SERVER_ID, heartbeat, 1 << 30).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
         let (spare, spare_receiver) = mpsc::unbounded_channel();
         let progress = Progress {
@@ -70,6 +71,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             schema_id: 1,
             progress,
             stream,
+            continuity: Continuity::new(server.purged, None),
             conn,
             chunk_rows: 1,
             sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),

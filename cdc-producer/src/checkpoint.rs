@@ -403,6 +403,7 @@ mod tests {
                 file: "binlog.000002".to_owned(),
                 offset: gtids * 100,
                 committed_at: Micros(1_763_697_600_000_000 + gtids as i64),
+                anchor: None,
             },
             snapshot: None,
             prepared: Default::default(),

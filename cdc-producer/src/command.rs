@@ -3,15 +3,20 @@
 use clap::{Arg, Command};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, LastRecords};
+use pipeline::position::Progress;
 use pipeline::program::Context;
 use pipeline::record::Micros;
 use pipeline::registry::{Found, Registry};
 
 use crate::checkpoint::{self, FILE, Request, State};
+use crate::endpoint::Endpoint;
 use crate::epoch;
+use crate::history;
 use crate::preflight::{self, Check, Outcome};
+use crate::probe;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
+use crate::server::Server;
 use crate::status::Status;
 use crate::topics;
 
@@ -101,12 +106,8 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
             }
         },
     }
-    let (kafka, target) = (settings.kafka.clone(), Target::new(&settings.kafka, settings.source()));
-    let topic = target.checkpoint_topic.clone();
-    let progress = tokio::task::spawn_blocking(move || target.progress(LastRecords::new(&kafka)?))
-        .await
-        .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))??;
-    match progress {
+    let topic = Target::new(&settings.kafka, settings.source()).checkpoint_topic;
+    match committed(settings).await? {
         None => println!("Kafka ({topic})\n  no position yet"),
         Some(p) => println!(
             "Kafka ({topic})\n  read up to      {}\n  epoch           {}\n  position        {}\n  snapshot        {}",
@@ -119,9 +120,42 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
     Ok(())
 }
 
+/// The progress that is in Kafka.
+async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
+    let (kafka, target) = (settings.kafka.clone(), Target::new(&settings.kafka, settings.source()));
+    tokio::task::spawn_blocking(move || target.progress(LastRecords::new(&kafka)?))
+        .await
+        .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))?
+}
+
+/// Whether the stream can go on after the committed position.
+async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Server) -> Check {
+    const NAME: &str = "history";
+    let proven = match committed(settings).await {
+        Ok(None) => return Check::good(NAME, "no position yet: the first start begins with a snapshot"),
+        Ok(Some(progress)) => history::resume(endpoint, server, &progress.position).await,
+        Err(e) => Err(e),
+    };
+    let proven = match proven {
+        Ok(proven) => probe::try_reading(endpoint, &proven.position).await.map(|()| proven),
+        Err(e) => Err(e),
+    };
+    match proven {
+        Ok(proven) => Check::good(NAME, format!("complete after {}", proven.position)),
+        Err(e) => Check::failed(NAME, &e),
+    }
+}
+
 async fn doctor(settings: &ProducerSettings) -> Result<()> {
-    let mut checks = match preflight::mysql(&settings.mysql).await {
-        Ok(report) => report.checks,
+    let endpoint = Endpoint::new(settings.mysql.clone());
+    let mut checks = match preflight::mysql(&endpoint).await {
+        Ok(mut report) => {
+            // Without its rights every other answer is a consequence.
+            if let (Some(server), true) = (&report.server, preflight::require(&report.checks).is_ok()) {
+                report.checks.push(history(settings, &endpoint, server).await);
+            }
+            report.checks
+        }
         Err(e) => vec![Check::failed("MySQL", &e)],
     };
     let target = Target::new(&settings.kafka, settings.source());

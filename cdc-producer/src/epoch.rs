@@ -8,11 +8,13 @@ use pipeline::record::{SOURCE_HEADER, Source};
 use pipeline::table::{SourceTable, answered};
 
 use crate::checkpoint::{CheckpointFile, Request};
+use crate::endpoint::Endpoint;
 use crate::locate;
 use crate::preflight::Check;
+use crate::probe;
 use crate::publish::Target;
 use crate::run::ProducerSettings;
-use crate::server::{self, Server};
+use crate::server::Server;
 use crate::stream::failed;
 
 /// What is known of the topic when an epoch begins.
@@ -121,6 +123,7 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
 /// As the questions to the server; definite when the position for a time can't be found.
 pub(crate) async fn begin(
     settings: &ProducerSettings,
+    endpoint: &Endpoint,
     conn: &mut mysql_async::Conn,
     server: &Server,
     file: &CheckpointFile,
@@ -131,7 +134,7 @@ pub(crate) async fn begin(
     let target = Target::new(&settings.kafka, settings.source());
     let (position, snapshot, complete) = match request.from {
         Some(at) => {
-            let found = locate::position_at(&settings.mysql, server, settings.server_id, at).await;
+            let found = locate::position_at(endpoint, server, at).await;
             let position = found.map_err(|e| e.at(&file.path().display().to_string()))?;
             warn_of_gap(before.progress, &position);
             // A snapshot that is not complete continues: nothing else brings what it has not read.
@@ -144,7 +147,7 @@ pub(crate) async fn begin(
             (position, snapshot, same.and_then(|p| p.complete.clone()))
         }
         None => {
-            let position = server::snapshot_start(conn, server).await?;
+            let position = probe::snapshot_start(endpoint, conn, server).await?;
             let snapshot = SnapshotProgress::new(before.ends(), 0);
             // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
             // that comes is in the stream.
@@ -267,6 +270,7 @@ mod tests {
             file: file.to_owned(),
             offset,
             committed_at: Micros(0),
+            anchor: None,
         }
     }
 

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::MySqlSettings;
 use pipeline::error::{Error, Result};
 use pipeline::position::{Progress, compare_files};
 use pipeline::record::Micros;
 
+use crate::endpoint::Endpoint;
 use crate::server::{self, BinlogFile};
 use crate::status::Status;
 use crate::stream::failed;
@@ -145,10 +145,10 @@ fn is_before(a: &Place, b: &Place) -> bool {
 
 /// Asks the server again and again; what fails is asked again with a new connection. The log has what the session says
 /// about a server that does not answer, so this says nothing.
-pub(crate) async fn watch(settings: &MySqlSettings, status: &Status) -> Infallible {
+pub(crate) async fn watch(endpoint: &Endpoint, status: &Status) -> Infallible {
     let mut conn = None;
     loop {
-        let asked = tokio::time::timeout(PATIENCE, ask(settings, &mut conn)).await;
+        let asked = tokio::time::timeout(PATIENCE, ask(endpoint, &mut conn)).await;
         match asked.unwrap_or_else(|_| Err(Error::transient("the server does not answer"))) {
             Ok(sample) => status.sampled(sample),
             Err(error) => {
@@ -160,11 +160,14 @@ pub(crate) async fn watch(settings: &MySqlSettings, status: &Status) -> Infallib
     }
 }
 
-async fn ask(settings: &MySqlSettings, conn: &mut Option<Conn>) -> Result<Sample> {
-    let conn = match conn {
+async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<Sample> {
+    let (conn, uuid) = match conn {
         Some(conn) => conn,
-        None => conn.insert(server::connect(settings).await?),
+        None => conn.insert(endpoint.identified().await?),
     };
+    if !endpoint.is_session(uuid) {
+        return Err(Error::transient(format!("server {uuid} is not the one that is read")));
+    }
     let at = Instant::now();
     let server_time = server::now(conn).await?;
     let variables: Vec<(String, String)> = conn
@@ -196,6 +199,7 @@ mod tests {
                 file: file.to_owned(),
                 offset,
                 committed_at: Micros(second * SECOND),
+                anchor: None,
             },
             snapshot: None,
             prepared: Default::default(),

@@ -4,21 +4,14 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use mysql_common::packets::BinlogDumpFlags;
-use mysql_common::packets::binlog_request::BinlogRequest;
-use pipeline::config::MySqlSettings;
 use pipeline::error::{Class, Error, Result};
 use pipeline::table::{SourceTable, answered, logs_cascades};
 
-use crate::dump::DumpConnection;
-use crate::server::{self, Server};
-use crate::stream::failed;
-
-/// The server ends the stream of an earlier reader with the same id, except of this one.
-const NOBODY: u32 = 0;
-
-/// Longest silence of the probe, a third of it.
-const HEARTBEAT: Duration = Duration::from_secs(2);
+use crate::endpoint::Endpoint;
+use crate::probe::HEAD;
+use crate::replica;
+use crate::server::Server;
+use crate::stream::{EventStream, failed};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +77,9 @@ pub struct MySqlReport {
 ///
 /// # Errors
 /// Transient when the link breaks; what is wrong on the server is in the report.
-pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
-    let mut conn = server::connect(settings).await?;
+pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
+    let settings = endpoint.settings();
+    let mut conn = endpoint.begin().await?;
     let mut report =
         MySqlReport { checks: Vec::new(), server: None, table: None, table_exists: false, logs_cascades: false };
     let version: Option<String> =
@@ -107,14 +101,16 @@ pub async fn mysql(settings: &MySqlSettings) -> Result<MySqlReport> {
                 Check::warning(
                     "gtid_mode",
                     "not ON: positions are file and offset, and a failover to a replica needs a new snapshot",
-                    "turn GTIDs on, step by step and without a stop: OFF_PERMISSIVE, ON_PERMISSIVE, ON",
+                    "turn GTIDs on, step by step and without a stop: OFF_PERMISSIVE, ON_PERMISSIVE, and ON when the producer \
+                     has read everything, as `verify --wait 60s` shows",
                 )
             });
             report.server = Some(server);
         }
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
-    rights(&mut conn, settings, &mut report.checks).await?;
+    rights(&mut conn, endpoint, &mut report.checks).await?;
+    report.checks.extend(replica::checks(&mut conn, &settings.database, &settings.table).await?);
     report.logs_cascades = logs_cascades(&mut conn).await?;
     let (database, table) = (&settings.database, &settings.table);
     report.table_exists = SourceTable::exists(&mut conn, database, table).await?;
@@ -224,7 +220,7 @@ async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()
 }
 
 /// The rights are tried out, so that roles and proxies count as they are.
-async fn rights(conn: &mut Conn, settings: &MySqlSettings, checks: &mut Vec<Check>) -> Result<()> {
+async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Result<()> {
     let (major, minor, _) = conn.server_version();
     let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let grant = |right: &str| format!("GRANT {right} ON *.* TO the user of DB_USER");
@@ -232,7 +228,7 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, checks: &mut Vec<Chec
     let file = match answered(conn.query_first::<Row, _>(status)).await {
         Ok(Some(row)) => {
             checks.push(Check::good(name, "granted"));
-            filters(&row, &settings.database, checks);
+            filters(&row, &endpoint.settings().database, checks);
             row.get::<String, _>(0).unwrap_or_default()
         }
         Ok(None) => {
@@ -246,14 +242,9 @@ async fn rights(conn: &mut Conn, settings: &MySqlSettings, checks: &mut Vec<Chec
         }
     };
     let name = "REPLICATION SLAVE";
-    let probe = DumpConnection::connect(settings).await?;
-    let request = BinlogRequest::new(NOBODY)
-        .with_filename(file.as_bytes())
-        .with_pos(4u64)
-        .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
-    let refused = match probe.dump(&request, HEARTBEAT).await {
+    let refused = match EventStream::scan(endpoint, &file, HEAD, None).await {
         Err(e) => Some(e),
-        Ok(mut events) => events.next().await.err(),
+        Ok(mut events) => events.next_or_end().await.err(),
     };
     checks.push(match refused {
         None => Check::good(name, "granted"),

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use mysql_async::Conn;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::position::Progress;
+use pipeline::position::{LastTransaction, Progress};
 use pipeline::record::{Op, Source};
 use pipeline::table::SourceTable;
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Change};
 use crate::dump::Event;
+use crate::history::Continuity;
 use crate::known::{self, Known};
 use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
@@ -27,6 +28,8 @@ use crate::status::Status;
 use crate::stream::EventStream;
 use crate::sweep::{Candidates, Step, Sweep};
 use crate::transaction::{GtidMark, Meaning, body_counts, meaning};
+
+mod place;
 
 /// Events.
 const LOOK_EVERY: u32 = 1_024;
@@ -41,6 +44,8 @@ pub struct Reader {
     pub progress: Progress,
     /// The binlog.
     pub stream: EventStream,
+    /// Keeps the GTID set of the progress.
+    pub continuity: Continuity,
     /// For the snapshot's queries.
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
@@ -63,6 +68,8 @@ pub struct Reader {
 struct State {
     batch: Batch,
     group: Option<Group>,
+    /// The transaction that is passed over: it was read before.
+    passed: Option<LastTransaction>,
     chunk: Option<Chunk>,
     plan: Option<(u64, Vec<u8>, Plan)>,
     /// Tables of the open transaction that are not ours.
@@ -81,6 +88,8 @@ struct State {
 /// A transaction that is being read.
 struct Group {
     mark: GtidMark,
+    /// Offset of its first event.
+    begin: u64,
     pos: String,
     /// It has begun with BEGIN, so it ends with an event of its own.
     rows_follow: bool,
@@ -101,6 +110,7 @@ impl Reader {
         let mut state = State {
             batch: Batch::default(),
             group: None,
+            passed: None,
             chunk: None,
             plan: None,
             others: HashSet::new(),
@@ -124,7 +134,7 @@ impl Reader {
 
     async fn read(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
         loop {
-            if state.group.is_none() {
+            if state.group.is_none() && state.passed.is_none() {
                 self.snapshot(state, shutdown).await?;
             }
             let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
@@ -168,6 +178,9 @@ impl Reader {
     }
 
     async fn take(&mut self, state: &mut State, mut event: Event) -> Result<()> {
+        if state.passed.is_some() && !self.pass_over(state, &event) {
+            return Ok(());
+        }
         if !event.is_whole() && body_counts(&event) {
             event = self.stream.complete(event).await?;
         }
@@ -182,40 +195,10 @@ impl Reader {
                 self.status.heard();
                 if state.group.is_none() {
                     self.known.settle(&mut self.progress.table, &self.stream);
-                    // A new file counts as progress, or the old one, purged, would seem to be needed still.
-                    state.moved |= self.progress.position.file != self.stream.place().0;
-                    self.place();
-                    if !state.moved && state.batch.is_empty() {
-                        let (file, offset) = self.stream.place();
-                        self.status.nothing_until(&state.handed_over_to, (file.to_owned(), offset));
-                    }
+                    self.between(state, &event)?;
                 }
             }
-            Meaning::Start(mark) => {
-                if let Some(open) = &state.group {
-                    return Err(Error::definite(format!(
-                        "the binlog's transaction {} has no end before the next one begins at {}",
-                        open.pos, self.progress.position
-                    ))
-                    .with_remedy("its events may be lost or damaged: check the server's binlog with mysqlbinlog, then `cdc-producer checkpoint reset`"));
-                }
-                let pos = match &mark.gtid {
-                    Some((source, number)) => {
-                        let mut digits = itoa::Buffer::new();
-                        [source, ":", digits.format(*number)].concat()
-                    }
-                    // Behind its first event, so that it differs from the end of the transaction before, which is a
-                    // snapshot's position.
-                    None => {
-                        let (file, offset) = self.stream.place();
-                        format!("{file}:{offset}")
-                    }
-                };
-                let batch_start = Some(state.batch.len());
-                state.group = Some(Group { mark, pos, rows_follow: false, xa: None, row: 0, batch_start });
-                state.others.clear();
-                self.known.settle(&mut self.progress.table, &self.stream);
-            }
+            Meaning::Start(mark) => self.begin(state, mark)?,
             Meaning::Begin(xa) => {
                 let group = self.group(state)?;
                 (group.rows_follow, group.xa) = (true, xa);
@@ -312,16 +295,6 @@ impl Reader {
         })
     }
 
-    /// Takes file and offset of the stream over into the progress.
-    fn place(&mut self) {
-        let (file, offset) = self.stream.place();
-        let position = &mut self.progress.position;
-        if position.file != file {
-            file.clone_into(&mut position.file);
-        }
-        position.offset = offset;
-    }
-
     fn table_map(&self, state: &mut State, event: &Event) -> Result<()> {
         self.group(state)?;
         let (id, ours) = Plan::table_of(event, &self.table)?;
@@ -412,23 +385,6 @@ impl Reader {
             "the binlog has rows of table number {id} without its table map, before {file}:{offset}"
         ))
         .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
-    }
-
-    /// The open transaction is complete.
-    async fn end(&mut self, state: &mut State) -> Result<()> {
-        self.group(state)?;
-        let Some(group) = state.group.take() else { return Ok(()) };
-        self.place();
-        let position = &mut self.progress.position;
-        position.committed_at = position.committed_at.max(group.mark.committed_at);
-        if let (Some(set), Some((source, number))) = (&mut position.gtid_set, &group.mark.gtid) {
-            set.insert(source, *number);
-        }
-        state.moved = true;
-        if group.batch_start.is_none() || state.batch.is_full() || state.overdue {
-            self.hand_over(state, true).await?;
-        }
-        Ok(())
     }
 
     /// Hands the batch to the publisher, waiting while it is busy; `complete` says that it ends between transactions.

@@ -14,12 +14,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CheckpointFile;
+use crate::endpoint::{Endpoint, Reached};
 use crate::epoch;
 use crate::fencing::Memory;
+use crate::history;
 use crate::lag;
+use crate::preflight;
 use crate::publish::{Limits, Publisher, Stopped};
 use crate::reader::Reader;
-use crate::server;
+use crate::replica;
 use crate::start::{Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
@@ -99,13 +102,19 @@ enum End {
 /// Definite errors at once. Transient ones are tried again with growing pauses, except when nothing has ever worked for
 /// `STARTUP_PATIENCE`.
 pub async fn run(settings: ProducerSettings, status: Status, shutdown: CancellationToken) -> Result<()> {
+    let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()));
     tokio::select! {
-        outcome = sessions(&settings, &status, &shutdown) => outcome,
-        never = lag::watch(&settings.mysql, &status) => match never {},
+        outcome = sessions(&settings, &endpoint, &status, &shutdown) => outcome,
+        never = lag::watch(&endpoint, &status) => match never {},
     }
 }
 
-async fn sessions(settings: &ProducerSettings, status: &Status, shutdown: &CancellationToken) -> Result<()> {
+async fn sessions(
+    settings: &ProducerSettings,
+    endpoint: &Arc<Endpoint>,
+    status: &Status,
+    shutdown: &CancellationToken,
+) -> Result<()> {
     const STARTUP_PATIENCE: Duration = Duration::from_secs(60);
     const LONGEST_PAUSE: Duration = Duration::from_secs(10);
     let file = Arc::new(CheckpointFile::lock(&settings.time_track)?);
@@ -115,7 +124,7 @@ async fn sessions(settings: &ProducerSettings, status: &Status, shutdown: &Cance
     loop {
         let begun = Instant::now();
         memory.advanced = false;
-        let ended = session(settings, &file, status, &mut memory, shutdown).await;
+        let ended = session(settings, endpoint, &file, status, &mut memory, shutdown).await;
         status.ended();
         let error = match ended {
             Ok(End::Stopped) => return Ok(()),
@@ -140,6 +149,7 @@ async fn sessions(settings: &ProducerSettings, status: &Status, shutdown: &Cance
 
 async fn session(
     settings: &ProducerSettings,
+    endpoint: &Arc<Endpoint>,
     file: &Arc<CheckpointFile>,
     status: &Status,
     memory: &mut Memory,
@@ -148,10 +158,10 @@ async fn session(
     // To let go of a start is what a kill would do, and safe at every moment; nothing has been read yet.
     let ready = tokio::select! {
         () = shutdown.cancelled() => return Ok(End::Stopped),
-        ready = prepare(settings, file, memory) => ready?,
+        ready = prepare(settings, endpoint, file, memory) => ready?,
     };
     let Some(session) = ready else { return Ok(End::Edited) };
-    let streaming = stream(settings, session, file, status, memory, shutdown);
+    let streaming = stream(settings, endpoint, session, file, status, memory, shutdown);
     let late = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN).await;
@@ -168,13 +178,15 @@ async fn session(
 /// Streams until it is stopped, a person edits the checkpoint file, or something breaks.
 async fn stream(
     settings: &ProducerSettings,
+    endpoint: &Arc<Endpoint>,
     session: Session,
     file: &Arc<CheckpointFile>,
     status: &Status,
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, known } = session;
+    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, continuity, known } =
+        session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
@@ -196,6 +208,7 @@ async fn stream(
         schema_id,
         progress,
         stream,
+        continuity,
         conn,
         chunk_rows: settings.chunk_rows,
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
@@ -225,9 +238,10 @@ async fn stream(
     };
 
     let watching_history = {
-        let (mysql, committed, stop, finished) =
-            (settings.mysql.clone(), committed_view.clone(), stop.clone(), finished.clone());
-        tokio::spawn(async move { watch_history(&mysql, &committed, &stop, &finished).await })
+        let (endpoint, committed, stop, finished) =
+            (Arc::clone(endpoint), committed_view.clone(), stop.clone(), finished.clone());
+        let source = (settings.mysql.database.clone(), settings.mysql.table.clone());
+        tokio::spawn(async move { watch_history(&endpoint, &source, &committed, &stop, &finished).await })
     };
 
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
@@ -265,43 +279,49 @@ async fn stream(
     Ok(if edited { End::Edited } else { End::Stopped })
 }
 
-/// Asks now and then whether the server still has the history that is committed; when it was reset, tells the session to
-/// `stop`. Ends when everything is `finished`.
+/// Proves now and then, each time by a new connection, that the server of the session still has the history that is committed,
+/// and that it writes every change to its binlog; if not, tells the session to `stop`. Ends when everything is `finished`.
 ///
 /// # Errors
-/// Definite when the history was reset; what else fails is asked again, as the stream itself notices a server that is away.
+/// Definite when the history was reset; as [`Endpoint::connect`] when the connection reaches another server. What else fails is
+/// asked again, as the stream itself notices a server that is away.
 async fn watch_history(
-    mysql: &MySqlSettings,
+    endpoint: &Endpoint,
+    source: &(String, String),
     committed: &watch::Receiver<Option<Progress>>,
     stop: &CancellationToken,
     finished: &CancellationToken,
 ) -> Result<()> {
     const EVERY: Duration = Duration::from_secs(5);
-    let mut conn = None;
     loop {
         let ask = async {
             tokio::time::sleep(EVERY).await;
             // Known before the server is asked, so that it can't be behind for any other reason.
-            let Some(progress) = committed.borrow().clone() else { return Ok(()) };
-            let mut open = match conn.take() {
-                Some(open) => open,
-                None => server::connect(mysql).await?,
+            let Some(progress) = committed.borrow().clone() else { return Ok(None) };
+            let mut conn = match endpoint.reach().await? {
+                Reached::Same(conn) => conn,
+                Reached::Other(error) => return Ok(Some(error)),
             };
-            server::keeps_history(&mut open, &progress.position).await?;
-            conn = Some(open);
-            Ok(())
+            let (database, table) = source;
+            preflight::require(&replica::checks(&mut conn, database, table).await?)?;
+            history::check(endpoint, &mut conn, &progress.position).await?;
+            Ok(None)
         };
-        let answer: Result<()> = tokio::select! {
+        let answer: Result<Option<Error>> = tokio::select! {
             () = finished.cancelled() => return Ok(()),
             answer = ask => answer,
         };
         match answer {
+            Ok(Some(error)) => {
+                stop.cancel();
+                return Err(error);
+            }
             Err(error) if !error.is_transient() => {
                 stop.cancel();
                 return Err(error);
             }
             Err(error) => tracing::debug!(%error, "cannot ask for the server's history"),
-            Ok(()) => {}
+            Ok(None) => {}
         }
     }
 }

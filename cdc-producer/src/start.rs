@@ -16,9 +16,10 @@ use pipeline::table::SourceTable;
 use tokio::runtime::Handle;
 
 use crate::checkpoint::{CheckpointFile, Start, Written, decide};
-use crate::dump::DumpConnection;
+use crate::endpoint::Endpoint;
 use crate::epoch::{self, Before};
 use crate::fencing::Memory;
+use crate::history::{self, Continuity};
 use crate::known::Known;
 use crate::preflight;
 use crate::publish::Target;
@@ -39,12 +40,14 @@ pub(crate) struct Session {
     pub(crate) bounds: Vec<Bounds>,
     pub(crate) conn: mysql_async::Conn,
     pub(crate) stream: EventStream,
+    pub(crate) continuity: Continuity,
     pub(crate) known: Known,
 }
 
 /// Everything up to the first event; `None` when somebody has edited the checkpoint file meanwhile.
 pub(crate) async fn prepare(
     settings: &ProducerSettings,
+    endpoint: &Endpoint,
     file: &CheckpointFile,
     memory: &mut Memory,
 ) -> Result<Option<Session>> {
@@ -76,7 +79,7 @@ pub(crate) async fn prepare(
             Ok((producer, records))
         })
     };
-    let report = preflight::mysql(&settings.mysql);
+    let report = preflight::mysql(endpoint);
     let (report, schema_id, topic_is_missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },
@@ -118,8 +121,9 @@ pub(crate) async fn prepare(
     done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
 
-    let mut conn = server::connect(&settings.mysql).await?;
+    let mut conn = endpoint.connect().await?;
     let mut seen = seen;
+    let mut continuity = Continuity::new(server.purged.clone(), None);
     let (producer, progress) = match decide(state, committed.clone(), &source, file.path())? {
         Start::Resume(_) if topic_is_missing => {
             return Err(Error::definite(format!(
@@ -131,16 +135,16 @@ pub(crate) async fn prepare(
         Start::Resume(mut progress) => {
             epoch::check_topic(&progress, &bounds, &target)?;
             epoch::resume(&mut progress, &bounds);
-            server.can_resume(&mut conn, &progress.position).await?;
-            if progress.position.server_uuid != server.uuid {
-                // After a failover the GTIDs count; file and offset are those of the other server.
-                tracing::warn!(from = progress.position.server_uuid, to = server.uuid, "reading from another server");
-                progress.position.server_uuid.clone_from(&server.uuid);
-                (progress.position.file, progress.position.offset) = (String::new(), 0);
+            let proven = history::resume(endpoint, &server, &progress.position).await?;
+            let (from, to) = (&progress.position.server_uuid, &server.uuid);
+            if from != to {
+                tracing::warn!(from, to, "reading from another server");
                 if let Some(asked) = &mut progress.table.asked {
                     (asked.file, asked.offset) = server::binlog_end(&mut conn).await?;
                 }
             }
+            progress.position = proven.position;
+            continuity = proven.continuity;
             (producer, *progress)
         }
         Start::Begin { epoch, request } => {
@@ -154,7 +158,8 @@ pub(crate) async fn prepare(
             });
             let epoch = highest.await?.max(epoch);
             let before = Before { progress: committed.as_ref(), bounds: &bounds };
-            let begun = epoch::begin(settings, &mut conn, &server, file, (epoch, before), request, &mut seen).await?;
+            let begun =
+                epoch::begin(settings, endpoint, &mut conn, &server, file, (epoch, before), request, &mut seen).await?;
             let Some(first) = begun else { return Ok(None) };
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
@@ -179,10 +184,9 @@ pub(crate) async fn prepare(
         return Err(Error::transient(format!("the table {source} was created while the producer started")));
     }
     let known = Known::now(&mut conn, &table, table_exists, logs_cascades).await?;
-    let dump = DumpConnection::connect(&settings.mysql).await?;
     let (heartbeat, max_event) = (settings.heartbeat, settings.max_event);
-    let stream = EventStream::open(dump, &progress.position, settings.server_id, heartbeat, max_event).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, known }))
+    let stream = EventStream::open(endpoint, &progress.position, settings.server_id, heartbeat, max_event).await?;
+    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, continuity, known }))
 }
 
 /// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.

@@ -4,49 +4,68 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use mysql_async::Sid;
+use mysql_common::packets::BinlogDumpFlags;
 use mysql_common::packets::binlog_request::BinlogRequest;
 use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::{Position, compare_files};
 
-use crate::dump::{DumpConnection, Event, Events};
+use crate::dump::{Event, Events};
+use crate::endpoint::Endpoint;
 
 /// HEARTBEAT_LOG_EVENT_V2, which mysql_common has no name for.
 pub const HEARTBEAT_V2: u8 = 41;
 
-/// The binlog after a position.
+/// The server ends the dump of an earlier reader with the same id, except of this one.
+const NOBODY: u32 = 0;
+
+/// A running dump of the binlog.
 pub struct EventStream {
     events: Events,
     max_event: usize,
 }
 
 impl EventStream {
-    /// Asks for the binlog after `position`: by its GTID set where there is one, else from file and offset. The server
-    /// sends a heartbeat whenever nothing has come for `heartbeat`. An event of more than `max_event` bytes that is needed is
-    /// an error.
+    /// Asks the server of the session for the binlog from the file and offset of `position`, and for what is written later. The
+    /// server sends a heartbeat whenever nothing has come for `heartbeat`. An event of more than `max_event` bytes that is needed
+    /// is an error.
     ///
     /// # Errors
-    /// Transient when the connection breaks; definite when the server no longer has what is asked for.
+    /// Transient when the connection breaks; definite when the server no longer has what is asked for; as
+    /// [`Endpoint::connect`] when another server answers.
     pub async fn open(
-        conn: DumpConnection,
+        endpoint: &Endpoint,
         position: &Position,
         server_id: u32,
         heartbeat: Duration,
         max_event: usize,
     ) -> Result<Self> {
-        let request = BinlogRequest::new(server_id);
-        let request = match &position.gtid_set {
-            Some(set) => request.with_use_gtid(true).with_sids(sids(set)?),
-            None => {
-                // COM_BINLOG_DUMP has 32 bits for the offset.
-                if position.offset > u64::from(u32::MAX) {
-                    return Err(Error::definite(format!("binlog position {position} is beyond 4 GiB"))
-                        .with_remedy("turn GTIDs on (gtid_mode), or begin anew: `cdc-producer checkpoint reset`"));
-                }
-                request.with_filename(position.file.as_bytes()).with_pos(position.offset)
-            }
-        };
-        Ok(Self { events: conn.dump(&request, heartbeat).await?, max_event })
+        let from = first_offset(position)?;
+        let request = BinlogRequest::new(server_id).with_filename(position.file.as_bytes()).with_pos(from);
+        let events = endpoint.dump().await?.dump(&request, heartbeat).await?;
+        let mut stream = Self { events, max_event };
+        while stream.place().0 == position.file && stream.place().1 < position.offset {
+            stream.next().await?;
+        }
+        Ok(stream)
+    }
+
+    /// Asks the server of the session for the binlog from `offset` in `file` to its end as it is now; with a set, without the
+    /// transactions in it, which the server does only while its `gtid_mode` is ON.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn scan(endpoint: &Endpoint, file: &str, offset: u64, without: Option<&GtidSet>) -> Result<Self> {
+        const HEARTBEAT: Duration = Duration::from_secs(8);
+        let mut request = BinlogRequest::new(NOBODY)
+            .with_filename(file.as_bytes())
+            .with_pos(offset)
+            .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
+        if let Some(set) = without {
+            request = request.with_use_gtid(true).with_sids(sids(set)?);
+        }
+        // A scan looks at no rows.
+        Ok(Self { events: endpoint.dump().await?.dump(&request, HEARTBEAT).await?, max_event: 0 })
     }
 
     /// The next event; heartbeats too. Dropping the future loses nothing.
@@ -54,7 +73,15 @@ impl EventStream {
     /// # Errors
     /// As [`Events::next`]. After an error the stream must be dropped.
     pub async fn next(&mut self) -> Result<Event> {
-        self.events.next().await?.ok_or_else(|| Error::transient("the server ended the binlog stream"))
+        self.next_or_end().await?.ok_or_else(|| Error::transient("the server ended the binlog stream"))
+    }
+
+    /// As [`Self::next`]; `None` at the end of a [`Self::scan`].
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_or_end(&mut self) -> Result<Option<Event>> {
+        self.events.next().await
     }
 
     /// The whole of a large event that [`Self::next`] returned last.
@@ -75,6 +102,22 @@ impl EventStream {
         self.events.place()
     }
 
+    /// Offset at which the last event begins, see [`Events::begin`].
+    pub fn begin(&self) -> u64 {
+        self.events.begin()
+    }
+
+    /// Whether the last error is the server's refusal to send a transaction because of its `gtid_mode`: with ON it sends none
+    /// without a GTID, and with OFF none with one.
+    pub fn is_refused_by_gtid_mode(&self) -> bool {
+        self.events.server_error().is_some_and(|error| gtid_mode_refuses(&error.message))
+    }
+
+    /// Whether the last error means that bytes are not an event, see [`Events::is_damaged`].
+    pub fn is_damaged(&self) -> bool {
+        self.events.is_damaged()
+    }
+
     /// Whether the stream stands at or beyond this place.
     pub fn has_reached(&self, file: &str, offset: u64) -> bool {
         let place = self.place();
@@ -91,6 +134,19 @@ pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
     let low = u64::from(log_pos);
     let near = (before & !u64::from(u32::MAX)) | low;
     if near >= before { near } else { near + (1 << 32) }
+}
+
+/// Where to begin reading for a position: its offset, or the begin of its last transaction when COM_BINLOG_DUMP, which has
+/// 32 bits for the offset, cannot ask for it.
+fn first_offset(position: &Position) -> Result<u64> {
+    let last = position.anchor.as_ref().and_then(|anchor| anchor.last.as_ref());
+    let begin = last.map_or(position.offset, |last| last.begin);
+    [position.offset, begin].into_iter().find(|offset| *offset <= u64::from(u32::MAX)).ok_or_else(|| {
+        Error::definite(format!(
+            "binlog position {position} is beyond 4 GiB, where the server cannot be asked to begin"
+        ))
+        .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`")
+    })
 }
 
 /// The GTID set as the dump command wants it: one entry for each source and tag.
@@ -112,6 +168,13 @@ pub fn damaged(kind: &str, error: &dyn std::fmt::Display) -> Error {
         .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
 }
 
+/// Whether the server does not send a transaction because its `gtid_mode` is ON and the transaction has no GTID, or is OFF and
+/// the transaction has one.
+fn gtid_mode_refuses(message: &str) -> bool {
+    let text = message.to_lowercase();
+    text.contains("cannot replicate") && text.contains("gtid_mode")
+}
+
 /// Sorts an error of the server or the link.
 pub fn failed(what: &str, error: mysql_async::Error) -> Error {
     const MASTER_FATAL_ERROR_READING_BINLOG: u16 = 1236;
@@ -127,6 +190,14 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
                 ))
                 .with_remedy(format!("{reset}; and keep binlogs longer (binlog_expire_logs_seconds)"));
             }
+            if gtid_mode_refuses(&e.message) {
+                let mode = if text.contains("anonymous") { "ON" } else { "OFF" };
+                let found = format!("cannot {what} while gtid_mode is {mode}: {}", e.message);
+                return Error::definite(found).with_remedy(format!(
+                    "SET GLOBAL gtid_mode = {mode}_PERMISSIVE, start the producer, and SET GLOBAL gtid_mode = {mode} when it has \
+                     read everything, as `verify --wait 60s` shows; nothing is lost by that. Or {reset}"
+                ));
+            }
             if text.contains("same server_uuid") || text.contains("same server_id") {
                 return Error::transient(format!("cannot {what}: another reader uses this server_id: {}", e.message))
                     .with_remedy("give each reader its own producer.server_id");
@@ -139,6 +210,9 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use pipeline::position::{Anchor, LastTransaction};
+    use pipeline::record::Micros;
+
     use super::*;
 
     #[test]
@@ -153,6 +227,28 @@ mod tests {
             (500, 500, 500),
         ] {
             assert_eq!(beyond_4_gib(before, log_pos), want, "{before} {log_pos}");
+        }
+    }
+
+    #[test]
+    fn a_place_beyond_4_gib_is_reached_from_its_last_transaction() {
+        const GIB4: u64 = 1 << 32;
+        for (offset, begin, want) in [
+            (900, Some(400), Some(900)),
+            (GIB4 + 9, Some(400), Some(400)),
+            (GIB4 + 9, Some(GIB4), None),
+            (GIB4 + 9, None, None),
+        ] {
+            let last = begin.map(|begin| LastTransaction { begin, gtid: None, committed_at: Micros(1) });
+            let position = Position {
+                server_uuid: String::new(),
+                gtid_set: None,
+                file: "b.000001".to_owned(),
+                offset,
+                committed_at: Micros(1),
+                anchor: Some(Anchor { created: 1, last }),
+            };
+            assert_eq!(first_offset(&position).ok(), want, "{offset} {begin:?}");
         }
     }
 

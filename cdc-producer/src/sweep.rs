@@ -379,6 +379,7 @@ mod tests {
                 file: file.to_owned(),
                 offset,
                 committed_at: Micros(0),
+                anchor: None,
             },
             snapshot: Some(SnapshotProgress {
                 after: None,

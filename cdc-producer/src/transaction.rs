@@ -21,6 +21,18 @@ pub struct GtidMark {
     pub gtid: Option<(String, u64)>,
     /// When the server committed it.
     pub committed_at: Micros,
+    /// When the server on which it was committed first did so; the same on every replica.
+    pub first_committed_at: Micros,
+}
+
+impl GtidMark {
+    /// The GTID as MySQL prints it.
+    pub fn text(&self) -> Option<String> {
+        self.gtid.as_ref().map(|(source, number)| {
+            let mut digits = itoa::Buffer::new();
+            [source, ":", digits.format(*number)].concat()
+        })
+    }
 }
 
 /// Reads a GTID event, tagged and anonymous ones too; `None` when the event is another one.
@@ -49,10 +61,14 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
         (source, parsed.gno())
     });
     let committed_at = match parsed.immediate_commit_timestamp() {
-        0 => i64::from(event.header().timestamp()) * 1_000_000,
-        micros => micros as i64,
+        0 => Micros(i64::from(event.header().timestamp()) * 1_000_000),
+        micros => Micros(micros as i64),
     };
-    Ok(Some(GtidMark { gtid, committed_at: Micros(committed_at) }))
+    let first_committed_at = match parsed.original_commit_timestamp() {
+        0 => committed_at,
+        micros => Micros(micros as i64),
+    };
+    Ok(Some(GtidMark { gtid, committed_at, first_committed_at }))
 }
 
 /// Whether [`meaning`] or what follows from it reads the body of every event of this kind, however large it is. Of rows the

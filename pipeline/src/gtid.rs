@@ -53,7 +53,8 @@ impl GtidSet {
         self.insert_interval(source, number, number.saturating_add(1));
     }
 
-    fn insert_interval(&mut self, source: &str, start: u64, end: u64) {
+    /// Adds the GTIDs of `source` from `start` up to `end`, which is not in the set then.
+    pub fn insert_interval(&mut self, source: &str, start: u64, end: u64) {
         let intervals = self.0.entry(source.to_owned()).or_default();
         let first = intervals.partition_point(|i| i.1 < start);
         let last = intervals.partition_point(|i| i.0 <= end);

@@ -28,6 +28,31 @@ pub struct Position {
     pub offset: u64,
     /// Commit time of the last transaction before here, by the source's clock.
     pub committed_at: Micros,
+    /// What stands in the file before this place, to recognise it; `None` in a position of version 0.1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub anchor: Option<Anchor>,
+}
+
+/// What tells a place in a binlog file from the same place in another file of the same name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// When the server created the file, in seconds since 1970: the timestamp of its format description event.
+    pub created: u32,
+    /// The last transaction before the place; `None` when none was read from the file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last: Option<LastTransaction>,
+}
+
+/// A transaction in a binlog file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastTransaction {
+    /// Offset of its first event, bytes.
+    pub begin: u64,
+    /// `None` for a transaction without a GTID.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gtid: Option<String>,
+    /// When this server committed it.
+    pub committed_at: Micros,
 }
 
 impl fmt::Display for Position {

@@ -138,7 +138,14 @@ impl World {
 
     /// The administrator's connection to MySQL, without a database.
     pub async fn server(&self) -> Conn {
+        let port = self.get("DB_PORT").parse().expect("a port");
+        self.server_on(port).await
+    }
+
+    /// The same to another server on this machine.
+    pub async fn server_on(&self, port: u16) -> Conn {
         let mut settings = MySqlSettings::from(&self.settings(Program::CdcProducer)).expect("MySQL settings");
+        settings.port = port;
         settings.user.clone_from(&self.admin.0);
         settings.password = Some(Secret::new(&self.admin.1));
         pipeline::table::connect(&settings).await.expect("a connection to MySQL")
@@ -179,6 +186,14 @@ impl World {
         .await
         .expect("the table");
         conn
+    }
+
+    /// Waits until the producer has published what is in MySQL now, as `verify --wait` sees it.
+    pub fn wait_until_read(&self) {
+        eventually("the producer has read everything", Duration::from_secs(60), || {
+            let ended = self.run("verify", &["--wait", "1s"]);
+            (!ended.out.contains("the producer ")).then_some(())
+        });
     }
 
     /// Runs `verify` and fails with what it prints unless all agree.

@@ -225,8 +225,14 @@ mod tests {
 
     fn progress(set: Option<&str>, file: &str, offset: u64) -> Progress {
         let gtid_set = set.map(gtids);
-        let position =
-            Position { server_uuid: A.to_owned(), gtid_set, file: file.to_owned(), offset, committed_at: Micros(0) };
+        let position = Position {
+            server_uuid: A.to_owned(),
+            gtid_set,
+            file: file.to_owned(),
+            offset,
+            committed_at: Micros(0),
+            anchor: None,
+        };
         Progress {
             version: 1,
             epoch: 1,

@@ -11,6 +11,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use crc32fast::Hasher;
+use mysql_async::ServerError;
 use mysql_common::binlog::consts::EventType;
 use mysql_common::binlog::events::{BinlogEventHeader, RotateEvent};
 use pipeline::error::{Error, Result};
@@ -22,7 +23,7 @@ use super::payload::{Fields, Payload};
 use super::wire::Wire;
 use crate::stream::{HEARTBEAT_V2, beyond_4_gib};
 
-/// An event of at most this many bytes is read whole.
+/// An event of at most this many bytes is read whole; GTIDs at the head of a file in any packet, of 16 MiB at most.
 const WHOLE: usize = 256 * 1024;
 
 /// Bytes of the body that a larger one is handed over with.
@@ -36,6 +37,8 @@ pub struct Events {
     wire: Wire,
     file: String,
     offset: u64,
+    /// Offset at which the last event begins.
+    begin: u64,
     /// Whether events end with a checksum; `None` before the format description, which says so.
     checksums: Option<bool>,
     /// The event whose packet is open, unless it was handed over whole.
@@ -83,12 +86,40 @@ enum Next {
 
 impl Events {
     pub(super) fn new(wire: Wire, file: String, offset: u64) -> Self {
-        Self { wire, file, offset, checksums: None, outer: None, payload: None, large: None, fault: None }
+        Self {
+            wire,
+            file,
+            offset,
+            begin: offset,
+            checksums: None,
+            outer: None,
+            payload: None,
+            large: None,
+            fault: None,
+        }
     }
 
     /// Binlog file and offset after the last event.
     pub fn place(&self) -> (&str, u64) {
         (&self.file, self.offset)
+    }
+
+    /// Offset at which the last event begins; of one in a compressed transaction, that of the transaction.
+    pub fn begin(&self) -> u64 {
+        self.begin
+    }
+
+    /// The server's error that ended the dump.
+    pub fn server_error(&self) -> Option<&ServerError> {
+        match &self.fault {
+            Some(Fault::Server(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether the dump ended because bytes of it are not an event.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self.fault, Some(Fault::Packet(_) | Fault::Checksum(_) | Fault::Damage(_)))
     }
 
     /// The next event, heartbeats too; `None` where a dump that does not wait ends.
@@ -188,7 +219,9 @@ impl Events {
                 left - 1
             )));
         }
-        if size <= WHOLE && kind != EventType::TRANSACTION_PAYLOAD_EVENT as u8 {
+        // The GTIDs at the head of a file are needed in any length.
+        let is_set = kind == EventType::PREVIOUS_GTIDS_EVENT as u8 && is_last;
+        if is_set || (size <= WHOLE && kind != EventType::TRANSACTION_PAYLOAD_EVENT as u8) {
             self.wire.contiguous(left).await?;
             let packet = self.wire.take(left);
             self.wire.end()?;
@@ -203,8 +236,8 @@ impl Events {
         self.wire.consume(1 + HEADER);
         self.outer = Some(Outer { kind, left: body as u32, crc, stored: Vec::new() });
         if kind == EventType::TRANSACTION_PAYLOAD_EVENT as u8 {
-            // Its own events say no place.
-            self.offset = beyond_4_gib(self.offset, header.log_pos());
+            // The events in it name no place.
+            self.place_at(&header);
         } else {
             self.large = Some(Large::new(header, body as u32));
         }
@@ -450,10 +483,18 @@ impl Events {
             let rotate: RotateEvent<'_> = event.read_event().map_err(|e| Fault::Damage(format!("ROTATE: {e}")))?;
             self.file = rotate.name().into_owned();
             self.offset = rotate.position();
+            self.begin = self.offset;
         } else if header.event_type_raw() != HEARTBEAT_V2 {
-            self.offset = beyond_4_gib(self.offset, header.log_pos());
+            self.place_at(&header);
         }
         Ok(())
+    }
+
+    fn place_at(&mut self, header: &BinlogEventHeader) {
+        if header.log_pos() != 0 {
+            self.offset = beyond_4_gib(self.offset, header.log_pos());
+            self.begin = self.offset.saturating_sub(u64::from(header.event_size()));
+        }
     }
 
     /// What stopped it, as an error. Whether the bytes that make no sense are those that the server wrote, their checksum

@@ -123,6 +123,7 @@ async fn it_waits_for_producer_and_consumers() {
                 file: String::new(),
                 offset: 0,
                 committed_at: Micros(TS),
+                anchor: None,
             },
             snapshot: None,
             prepared: Default::default(),

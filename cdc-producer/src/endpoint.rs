@@ -1,0 +1,175 @@
+//! The way to the MySQL server. Every connection of one session must reach the same server: what one connection proves says
+//! nothing about another server's binlog.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use pipeline::config::MySqlSettings;
+use pipeline::error::{Error, Result};
+use pipeline::table::{self, answered};
+
+use crate::dump::DumpConnection;
+use crate::stream::failed;
+
+const SERVER_UUID: &str = "SELECT @@server_uuid";
+
+/// A failover changes the server once. A change back within this time means that two servers answer in turn.
+const FAILOVER: Duration = Duration::from_secs(600);
+
+/// The address of the server, with the identity of the server that the session reads from.
+#[derive(Debug)]
+pub struct Endpoint {
+    settings: MySqlSettings,
+    servers: Mutex<Servers>,
+}
+
+/// The servers that connections have reached, by `@@server_uuid`.
+#[derive(Debug, Default)]
+struct Servers {
+    session: Option<String>,
+    left: Vec<(String, Instant)>,
+}
+
+/// Which server a connection has reached.
+#[derive(Debug)]
+pub enum Reached {
+    /// The server of the session.
+    Same(Conn),
+    /// Another one; the error names both.
+    Other(Error),
+}
+
+impl Endpoint {
+    /// Of these settings; no session has begun.
+    pub fn new(settings: MySqlSettings) -> Self {
+        Self { settings, servers: Mutex::default() }
+    }
+
+    /// The settings of the connections.
+    pub fn settings(&self) -> &MySqlSettings {
+        &self.settings
+    }
+
+    /// Connects, and begins a session with the server that answers.
+    ///
+    /// # Errors
+    /// As [`table::connect`].
+    pub async fn begin(&self) -> Result<Conn> {
+        let (conn, uuid) = self.identified().await?;
+        self.servers().session = Some(uuid);
+        Ok(conn)
+    }
+
+    /// Connects to the server of the session. The session is in UTC.
+    ///
+    /// # Errors
+    /// As [`table::connect`]; an error that names both servers when another one answers: transient, as after a failover, and
+    /// definite when the servers change to and fro.
+    pub async fn connect(&self) -> Result<Conn> {
+        match self.reach().await? {
+            Reached::Same(conn) => Ok(conn),
+            Reached::Other(error) => Err(error),
+        }
+    }
+
+    /// Connects, and says whether the server of the session has answered. Before the first session each server is that one.
+    ///
+    /// # Errors
+    /// As [`table::connect`].
+    pub async fn reach(&self) -> Result<Reached> {
+        let (conn, uuid) = self.identified().await?;
+        Ok(match self.servers().compare(&uuid, Instant::now()) {
+            None => Reached::Same(conn),
+            Some(error) => Reached::Other(error),
+        })
+    }
+
+    /// Whether the session reads from this server.
+    pub fn is_session(&self, uuid: &str) -> bool {
+        self.servers().session.as_deref().is_none_or(|session| session == uuid)
+    }
+
+    /// Connects, and asks the server for its `@@server_uuid`.
+    ///
+    /// # Errors
+    /// As [`table::connect`].
+    pub async fn identified(&self) -> Result<(Conn, String)> {
+        let mut conn = table::connect(&self.settings).await?;
+        let uuid: Option<String> =
+            answered(conn.query_first(SERVER_UUID)).await.map_err(|e| failed("ask for the server_uuid", e))?;
+        Ok((conn, uuid.unwrap_or_default()))
+    }
+
+    /// Connects to the server of the session for its binlog.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn dump(&self) -> Result<DumpConnection> {
+        let mut conn = DumpConnection::connect(&self.settings).await?;
+        let uuid = answered(conn.value(SERVER_UUID)).await.map_err(|e| failed("ask for the server_uuid", e))?;
+        match self.servers().compare(&uuid.unwrap_or_default(), Instant::now()) {
+            None => Ok(conn),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Servers> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Servers {
+    fn compare(&mut self, found: &str, now: Instant) -> Option<Error> {
+        let session = self.session.as_ref().filter(|session| *session != found)?;
+        let text = format!(
+            "DB_HOST leads to more than one server: a connection of this session reached server {session}, another one server {found}"
+        );
+        self.left.retain(|(_, at)| now.duration_since(*at) < FAILOVER);
+        let is_back = self.left.iter().any(|(uuid, _)| uuid == found || uuid == session);
+        let error = if is_back { Error::definite(text) } else { Error::transient(text) };
+        self.left.push((session.clone(), now));
+        Some(error.with_remedy(
+            "set DB_HOST to the address of one server; a proxy must send every connection of the producer to the same server until a failover",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(session, found, seconds)` in order; the class of each error.
+    fn classes(steps: &[(&str, &str, u64)]) -> Vec<Option<bool>> {
+        let (mut servers, start) = (Servers::default(), Instant::now());
+        let step = |(session, found, second): &(&str, &str, u64)| {
+            servers.session = Some((*session).to_owned());
+            servers.compare(found, start + Duration::from_secs(*second)).map(|e| e.is_transient())
+        };
+        steps.iter().map(step).collect()
+    }
+
+    #[test]
+    fn a_failover_is_tried_again_and_a_balancer_is_refused() {
+        assert_eq!(classes(&[("a", "a", 0)]), [None]);
+        assert_eq!(classes(&[("a", "b", 0), ("b", "c", 60)]), [Some(true), Some(true)], "two failovers");
+        assert_eq!(
+            classes(&[("a", "b", 0), ("a", "b", 1)]),
+            [Some(true), Some(false)],
+            "a answers the next session again"
+        );
+        assert_eq!(classes(&[("a", "b", 0), ("b", "a", 1)]), [Some(true), Some(false)]);
+        assert_eq!(classes(&[("a", "b", 0), ("b", "a", 601)]), [Some(true), Some(true)], "a failback later");
+    }
+
+    #[test]
+    fn the_error_names_both() {
+        let mut servers = Servers { session: Some("uuid-1".to_owned()), ..Servers::default() };
+        let error = servers.compare("uuid-2", Instant::now()).expect("another server");
+        assert!(
+            ["more than one server", "uuid-1", "uuid-2"].iter().all(|text| error.to_string().contains(text)),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,414 @@
+//! Looks into the server's binlog files: what stands at a place, and where the transactions outside of a GTID set begin.
+
+use std::time::{Duration, Instant};
+
+use mysql_async::binlog::EventType;
+use mysql_async::binlog::events::PreviousGtidsEvent;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Row};
+use pipeline::error::{Error, Result};
+use pipeline::gtid::GtidSet;
+use pipeline::position::{Anchor, LastTransaction, Position};
+use pipeline::record::Micros;
+use pipeline::table::answered;
+use uuid::Uuid;
+
+use crate::dump::Event;
+use crate::endpoint::Endpoint;
+use crate::server::{self, BinlogFile, Server};
+use crate::stream::{EventStream, damaged, failed};
+use crate::transaction::{GtidMark, gtid_mark};
+
+/// Offset of the first event of a file.
+pub(crate) const HEAD: u64 = 4;
+
+/// What stands at a place of a binlog file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The server created the file at another time, in seconds since 1970.
+    OtherFile(u32),
+    /// The head of the file.
+    Head {
+        /// The GTIDs in the files before it.
+        previous: GtidSet,
+        /// Offset at which the head ends.
+        end: u64,
+    },
+    /// The first event of a transaction.
+    Transaction(GtidMark),
+    /// The file is the same; the server does not send the transaction while its `gtid_mode` is what it is.
+    NotSent,
+    /// No transaction begins there, with the reason.
+    Nothing(String),
+}
+
+/// When the server created the file, in seconds since 1970, from its format description event; `None` for another event. A
+/// stream that begins in the middle of a file begins with a copy of that event.
+pub(crate) fn created(event: &Event) -> Option<u32> {
+    let header = event.header();
+    let is_head = header.event_type_raw() == EventType::FORMAT_DESCRIPTION_EVENT as u8;
+    is_head.then(|| header.timestamp())
+}
+
+/// The GTIDs before a file, from its PREVIOUS_GTIDS event; `None` when the event is another one.
+///
+/// # Errors
+/// Definite when it is damaged.
+pub(crate) fn previous_gtids(event: &Event) -> Result<Option<GtidSet>> {
+    if event.header().event_type_raw() != EventType::PREVIOUS_GTIDS_EVENT as u8 {
+        return Ok(None);
+    }
+    let parsed: PreviousGtidsEvent<'_> = event.read_event().map_err(|e| damaged("PREVIOUS_GTIDS", &e))?;
+    let mut set = GtidSet::default();
+    for sid in parsed.sids() {
+        let mut source = Uuid::from_bytes(sid.uuid()).hyphenated().to_string();
+        if let Some(tag) = sid.tag().filter(|tag| !tag.as_str().is_empty()) {
+            source = format!("{source}:{}", tag.as_str());
+        }
+        sid.intervals().iter().for_each(|i| set.insert_interval(&source, i.start(), i.end()));
+    }
+    Ok(Some(set))
+}
+
+/// The GTIDs before a file.
+///
+/// # Errors
+/// Definite when the file does not begin with them.
+pub(crate) async fn previous_gtids_of(conn: &mut Conn, file: &BinlogFile) -> Result<GtidSet> {
+    let query = format!("SHOW BINLOG EVENTS IN '{}' LIMIT 2", file.name.replace('\'', "''"));
+    let rows: Vec<Row> = answered(conn.query(query)).await.map_err(|e| failed("look into a binlog file", e))?;
+    let text = rows
+        .iter()
+        .find(|r| r.get::<String, _>(2).as_deref() == Some("Previous_gtids"))
+        .and_then(|r| r.get::<String, _>(5));
+    match text {
+        Some(text) => server::gtid_set(&text),
+        None => Err(Error::definite(format!("binlog {} does not begin with its previous GTIDs", file.name))),
+    }
+}
+
+/// What stands at the anchor's place in `file`, which the server has.
+///
+/// # Errors
+/// Transient when the link breaks; definite when the server refuses to send the file.
+pub(crate) async fn look(endpoint: &Endpoint, file: &str, anchor: &Anchor) -> Result<Found> {
+    /// Bytes that are damaged on the way heal.
+    const TRIES: usize = 3;
+    let begin = anchor.last.as_ref().map_or(HEAD, |last| last.begin);
+    if begin > u64::from(u32::MAX) {
+        return Ok(Found::Nothing("it is beyond 4 GiB, where the server cannot be asked to begin".to_owned()));
+    }
+    let mut found = Err(Error::transient("nothing was looked at"));
+    for _ in 0..TRIES {
+        let mut events = EventStream::scan(endpoint, file, begin, None).await?;
+        found = look_at(&mut events, anchor).await;
+        if !events.is_damaged() {
+            break;
+        }
+        // If the server created the file again in the same second, it sends whatever stands at the offset.
+        found = found.or_else(|error| Ok(Found::Nothing(error.to_string())));
+    }
+    found
+}
+
+async fn look_at(events: &mut EventStream, anchor: &Anchor) -> Result<Found> {
+    let mut is_file = false;
+    loop {
+        let event = match events.next_or_end().await {
+            Ok(Some(event)) => event,
+            Ok(None) if is_file => return Ok(Found::Nothing("the file ends there".to_owned())),
+            Ok(None) => return Ok(Found::Nothing("the server sends nothing".to_owned())),
+            Err(_) if events.is_refused_by_gtid_mode() => return Ok(Found::NotSent),
+            // The file is the same: the server cannot read an event there.
+            Err(error) if is_file && !error.is_transient() => return Ok(Found::Nothing(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        match created(&event) {
+            Some(created) if created != anchor.created => return Ok(Found::OtherFile(created)),
+            Some(_) => is_file = true,
+            None if !is_file => {}
+            None => {
+                if let Some(mark) = gtid_mark(&event)? {
+                    return Ok(Found::Transaction(mark));
+                }
+                if let Some(previous) = previous_gtids(&event)? {
+                    return Ok(Found::Head { previous, end: events.place().1 });
+                }
+                if event.header().log_pos() != 0 {
+                    let kind = event.header().event_type_raw();
+                    return Ok(Found::Nothing(format!("an event of type {kind} stands there")));
+                }
+            }
+        }
+    }
+}
+
+/// Reads on after the position for a moment, to see whether the server sends what follows.
+///
+/// # Errors
+/// As the stream would meet them.
+pub(crate) async fn try_reading(endpoint: &Endpoint, position: &Position) -> Result<()> {
+    const MOMENT: Duration = Duration::from_secs(3);
+    let mut events = EventStream::scan(endpoint, &position.file, position.offset, None).await?;
+    let until = Instant::now() + MOMENT;
+    while Instant::now() < until && events.next_or_end().await?.is_some() {}
+    Ok(())
+}
+
+/// The position of a new epoch: every transaction before it is visible to a later read ([`server::make_visible`]), and every
+/// other one follows.
+///
+/// # Errors
+/// As [`server::binlog_end`]; transient while the server does not come to rest.
+pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Server) -> Result<Position> {
+    let committed_at = server::now(conn).await?;
+    // The end before the set: what is committed in between is in the set, and the stream passes over it.
+    let (file, end) = server::binlog_end(conn).await?;
+    let executed = if server.gtids { Some(Server::ask(conn).await?.executed) } else { None };
+    let mut events = EventStream::scan(endpoint, &file, HEAD, executed.as_ref()).await?;
+    let (mut anchor, mut offset) = (None, end);
+    while let Some(event) = events.next_or_end().await.map_err(switched)? {
+        if events.place().0 != file {
+            break;
+        }
+        anchor = created(&event).map(|created| Anchor { created, last: None }).or(anchor);
+        let previous = previous_gtids(&event)?;
+        match (&executed, previous) {
+            (None, Some(_)) => break,
+            (Some(set), Some(previous)) if !set.contains_all(&previous) => {
+                return Err(Error::transient(format!("the transactions before {file} are still being committed")));
+            }
+            _ => {}
+        }
+        // It stands in the binlog, but is not visible yet.
+        if gtid_mark(&event)?.is_some() {
+            offset = events.begin().min(end);
+            break;
+        }
+    }
+    Ok(Position { server_uuid: server.uuid.clone(), gtid_set: executed, file, offset, committed_at, anchor })
+}
+
+/// The server refuses to leave transactions out while somebody changes its `gtid_mode`.
+fn switched(error: Error) -> Error {
+    if error.is_transient() { error } else { Error::transient("the server changes its gtid_mode").with_source(error) }
+}
+
+/// What a position knows of the transactions in its set, to recognise others of the same names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    /// The server of the position: its transactions have their first commit time by its clock.
+    pub(crate) server_uuid: &'a str,
+    /// The last of them, and when it was committed there.
+    pub(crate) last: Option<(&'a str, Micros)>,
+    /// None of them was committed there after this time.
+    pub(crate) not_after: Micros,
+}
+
+impl Known<'_> {
+    fn contradicts(&self, gtid: &str, first_committed_at: Micros) -> bool {
+        gtid.starts_with(self.server_uuid)
+            && (first_committed_at > self.not_after
+                || self.last.is_some_and(|(last, at)| last == gtid && at != first_committed_at))
+    }
+}
+
+/// The place in this server's binlog before the first transaction that is not in `set`. Reads from the file on in which the
+/// set becomes complete.
+///
+/// # Errors
+/// Definite when the binlogs do not show that nothing without a GTID stands between, or when `known` is another transaction
+/// there.
+pub(crate) async fn place_of(
+    endpoint: &Endpoint,
+    server: &Server,
+    set: &GtidSet,
+    known: Known<'_>,
+) -> Result<Position> {
+    let mut conn = endpoint.connect().await?;
+    let files = server::binlog_files(&mut conn).await?;
+    let (first, mut search) = first_file(&mut conn, &files, server, set, known).await?;
+    let mut events = EventStream::scan(endpoint, &first, HEAD, None).await?;
+    while let Some(event) = events.next_or_end().await? {
+        if search.take(&event, events.place(), events.begin())? {
+            break;
+        }
+    }
+    let (file, offset, anchor) = search.end(&server.uuid)?;
+    Ok(Position {
+        server_uuid: server.uuid.clone(),
+        gtid_set: Some(set.clone()),
+        file,
+        offset,
+        committed_at: Micros(0),
+        anchor,
+    })
+}
+
+/// The newest file before which something of `set` is missing, but nothing outside of it stands.
+async fn first_file<'a>(
+    conn: &mut Conn,
+    files: &[BinlogFile],
+    server: &Server,
+    set: &'a GtidSet,
+    known: Known<'a>,
+) -> Result<(String, Search<'a>)> {
+    for (index, file) in files.iter().enumerate().rev() {
+        let previous = previous_gtids_of(conn, file).await?;
+        if !set.contains_all(&previous) {
+            continue;
+        }
+        let mut passed = previous;
+        passed.insert_all(&server.purged);
+        let is_complete = passed.contains_all(set);
+        if !is_complete || (index == 0 && file.name.ends_with(".000001")) {
+            return Ok((file.name.clone(), Search::new(set, known, passed)));
+        }
+    }
+    let oldest = files.first().map_or("none", |f| f.name.as_str());
+    Err(Error::definite(format!(
+        "server {} has purged the binlog in which the last transaction of the position {set} stands; its oldest one is {oldest}, \
+         so nothing shows whether a transaction without a GTID came between",
+        server.uuid
+    ))
+    .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`; and keep binlogs longer (binlog_expire_logs_seconds)"))
+}
+
+/// The search of [`place_of`]; pure.
+struct Search<'a> {
+    set: &'a GtidSet,
+    known: Known<'a>,
+    /// GTIDs of the set that stand before the event that is looked at.
+    passed: GtidSet,
+    file: String,
+    offset: u64,
+    /// What stands before the event that is looked at.
+    anchor: Option<Anchor>,
+    in_transaction: Option<LastTransaction>,
+    /// The first transaction that is not in the set.
+    unread: Option<(String, u64, Option<Anchor>)>,
+    without_gtid: Option<String>,
+}
+
+impl<'a> Search<'a> {
+    fn new(set: &'a GtidSet, known: Known<'a>, passed: GtidSet) -> Self {
+        Self {
+            set,
+            known,
+            passed,
+            file: String::new(),
+            offset: HEAD,
+            anchor: None,
+            unread: None,
+            without_gtid: None,
+            in_transaction: None,
+        }
+    }
+
+    /// Looks at an event that ends at `place` and begins at `begin`; whether the search is complete.
+    fn take(&mut self, event: &Event, place: (&str, u64), begin: u64) -> Result<bool> {
+        let mark = gtid_mark(event)?;
+        let ends = matches!(event.header().event_type(), Ok(EventType::ROTATE_EVENT | EventType::STOP_EVENT));
+        if ends && self.anchor.is_some() && self.passed.contains_all(self.set) {
+            return Ok(true);
+        }
+        if let (true, Some(anchor)) = (mark.is_some(), &mut self.anchor) {
+            // Here the transaction before ends.
+            anchor.last = self.in_transaction.take().or(anchor.last.take());
+        }
+        if let Some(created) = created(event) {
+            self.anchor = Some(Anchor { created, last: None });
+            self.in_transaction = None;
+        }
+        if self.file != place.0 {
+            place.0.clone_into(&mut self.file);
+        }
+        self.offset = if mark.is_some() { begin } else { place.1 };
+        let Some(mark) = mark else { return Ok(false) };
+        // The end of the transaction that made the set complete is where the next one begins.
+        if self.passed.contains_all(self.set) {
+            return Ok(true);
+        }
+        self.mark(&mark, begin)?;
+        Ok(false)
+    }
+
+    fn mark(&mut self, mark: &GtidMark, begin: u64) -> Result<()> {
+        let gtid = mark.text();
+        let here = || (self.file.clone(), begin, self.anchor.clone());
+        match &mark.gtid {
+            None => {
+                self.without_gtid.get_or_insert(format!("{}:{begin}", self.file));
+            }
+            Some((source, number)) if self.set.contains(source, *number) => {
+                if gtid.as_deref().is_some_and(|gtid| self.known.contradicts(gtid, mark.first_committed_at)) {
+                    return Err(used_again(&gtid.unwrap_or_default(), mark.first_committed_at, self.known));
+                }
+                self.passed.insert(source, *number);
+            }
+            Some(_) if self.unread.is_none() => self.unread = Some(here()),
+            Some(_) => {}
+        }
+        self.in_transaction = Some(LastTransaction { begin, gtid, committed_at: mark.committed_at });
+        Ok(())
+    }
+
+    /// File and offset, and what stands before them.
+    fn end(mut self, uuid: &str) -> Result<(String, u64, Option<Anchor>)> {
+        if !self.passed.contains_all(self.set) {
+            return Err(Error::definite(format!(
+                "server {uuid} has executed the transactions up to the position {}, but its binlogs do not contain all of them",
+                self.set
+            ))
+            .with_remedy("read from a server with log_replica_updates=ON, or ask for a new snapshot: `cdc-producer checkpoint reset`"));
+        }
+        if let Some(place) = self.without_gtid {
+            return Err(Error::definite(format!(
+                "server {uuid} has a transaction without a GTID at {place}, among those up to the position {}: nothing shows whether \
+                 it was read",
+                self.set
+            ))
+            .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
+        }
+        if let Some(anchor) = &mut self.anchor {
+            anchor.last = self.in_transaction.take().or(anchor.last.take());
+        }
+        Ok(self.unread.unwrap_or((self.file, self.offset, self.anchor)))
+    }
+}
+
+fn used_again(gtid: &str, at: Micros, known: Known<'_>) -> Error {
+    let read = match known.last {
+        Some((last, read)) if last == gtid => format!("at {read}"),
+        _ => format!("at {} at the latest", known.not_after),
+    };
+    Error::definite(format!(
+        "transaction {gtid} was committed at {at}, but the transaction of that name that was read was committed {read}: the history \
+         of server {} was reset, and its GTIDs are used a second time",
+        known.server_uuid
+    ))
+    .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`")
+}
+
+/// What stands before `offset` of `file`, for a position that does not say so, and when that was written; `None` when no event
+/// ends there.
+///
+/// # Errors
+/// As [`EventStream::scan`].
+pub(crate) async fn anchor_before(endpoint: &Endpoint, file: &str, offset: u64) -> Result<Option<(Anchor, Micros)>> {
+    let mut events = EventStream::scan(endpoint, file, HEAD, None).await?;
+    let mut found = None;
+    while let Some(event) = events.next_or_end().await? {
+        if let Some(created) = created(&event) {
+            found = Some((Anchor { created, last: None }, Micros(i64::from(created) * 1_000_000)));
+        }
+        if let (Some(mark), Some((anchor, at))) = (gtid_mark(&event)?, &mut found) {
+            let last = LastTransaction { begin: events.begin(), gtid: mark.text(), committed_at: mark.committed_at };
+            (anchor.last, *at) = (Some(last), mark.committed_at);
+        }
+        if events.has_reached(file, offset) {
+            break;
+        }
+    }
+    Ok(found.filter(|_| events.place() == (file, offset)))
+}

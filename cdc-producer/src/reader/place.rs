@@ -1,0 +1,136 @@
+//! How the position moves between two transactions, and over those that were read before.
+
+use mysql_async::binlog::EventType;
+use pipeline::error::{Error, Result};
+use pipeline::position::{Anchor, LastTransaction};
+
+use super::{Group, Reader, State};
+use crate::dump::Event;
+use crate::probe;
+use crate::transaction::GtidMark;
+
+impl Reader {
+    /// Whether the transaction that is passed over has ended before this event.
+    pub(super) fn pass_over(&mut self, state: &mut State, event: &Event) -> bool {
+        use EventType as E;
+        let ends = matches!(
+            event.header().event_type(),
+            Ok(E::GTID_EVENT
+                | E::ANONYMOUS_GTID_EVENT
+                | E::GTID_TAGGED_LOG_EVENT
+                | E::ROTATE_EVENT
+                | E::STOP_EVENT
+                | E::FORMAT_DESCRIPTION_EVENT)
+        );
+        if !ends {
+            self.status.heard();
+            return false;
+        }
+        let position = &mut self.progress.position;
+        if self.stream.place().0 == position.file {
+            position.offset = self.stream.begin();
+        }
+        if let Some(anchor) = &mut position.anchor {
+            anchor.last = state.passed.take();
+        }
+        state.passed = None;
+        state.moved = true;
+        true
+    }
+
+    /// An event between two transactions, heartbeats among them.
+    pub(super) fn between(&mut self, state: &mut State, event: &Event) -> Result<()> {
+        let position = &mut self.progress.position;
+        let (file, _) = self.stream.place();
+        if let Some(created) = probe::created(event) {
+            match &position.anchor {
+                Some(anchor) if position.file == file && anchor.created != created => {
+                    return Err(Error::transient(format!(
+                        "the server created {file} at another time than the file of the position {position}"
+                    )));
+                }
+                Some(_) if position.file == file => {}
+                _ => {
+                    // A new file counts as progress, or the old one, purged, would seem to be needed still.
+                    state.moved = true;
+                    file.clone_into(&mut position.file);
+                    position.anchor = Some(Anchor { created, last: None });
+                }
+            }
+        }
+        // Only the head of a file tells it from another one of the same name.
+        if position.file != file {
+            return Ok(());
+        }
+        self.place();
+        if let Some(previous) = probe::previous_gtids(event)? {
+            self.continuity.file(previous, &self.progress.position)?;
+            state.moved = true;
+        }
+        if !state.moved && state.batch.is_empty() {
+            let (file, offset) = self.stream.place();
+            self.status.nothing_until(&state.handed_over_to, (file.to_owned(), offset));
+        }
+        Ok(())
+    }
+
+    /// Takes file and offset of the stream over into the progress.
+    pub(super) fn place(&mut self) {
+        let (file, offset) = self.stream.place();
+        let position = &mut self.progress.position;
+        if position.file != file {
+            file.clone_into(&mut position.file);
+        }
+        position.offset = offset;
+    }
+
+    /// A transaction begins, or one that is passed over.
+    pub(super) fn begin(&mut self, state: &mut State, mark: GtidMark) -> Result<()> {
+        if let Some(open) = &state.group {
+            return Err(Error::definite(format!(
+                "the binlog's transaction {} has no end before the next one begins at {}",
+                open.pos, self.progress.position
+            ))
+            .with_remedy("its events may be lost or damaged: check the server's binlog with mysqlbinlog, then `cdc-producer checkpoint reset`"));
+        }
+        let begin = self.stream.begin();
+        let set = self.progress.position.gtid_set.as_ref();
+        if let (Some(set), Some((source, number))) = (set, &mark.gtid)
+            && set.contains(source, *number)
+        {
+            state.passed = Some(LastTransaction { begin, gtid: mark.text(), committed_at: mark.committed_at });
+            return Ok(());
+        }
+        // Without a GTID the place behind its first event, so that it differs from the end of the transaction before,
+        // which is a snapshot's position.
+        let pos = mark.text().unwrap_or_else(|| {
+            let (file, offset) = self.stream.place();
+            format!("{file}:{offset}")
+        });
+        let batch_start = Some(state.batch.len());
+        state.group = Some(Group { mark, begin, pos, rows_follow: false, xa: None, row: 0, batch_start });
+        state.others.clear();
+        self.known.settle(&mut self.progress.table, &self.stream);
+        Ok(())
+    }
+
+    /// The open transaction is complete.
+    pub(super) async fn end(&mut self, state: &mut State) -> Result<()> {
+        self.group(state)?;
+        let Some(group) = state.group.take() else { return Ok(()) };
+        self.place();
+        let position = &mut self.progress.position;
+        position.committed_at = position.committed_at.max(group.mark.committed_at);
+        let gtid = group.mark.gtid.as_ref();
+        self.continuity.transaction(position, gtid.map(|(source, number)| (source.as_str(), *number)));
+        if let Some(anchor) = &mut position.anchor {
+            let gtid = gtid.is_some().then_some(group.pos);
+            anchor.last = Some(LastTransaction { begin: group.begin, gtid, committed_at: group.mark.committed_at });
+        }
+        state.moved = true;
+        if group.batch_start.is_none() || state.batch.is_full() || state.overdue {
+            self.hand_over(state, true).await?;
+        }
+        Ok(())
+    }
+}
