@@ -123,8 +123,7 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
 /// As the questions to the server; definite when the position for a time can't be found.
 pub(crate) async fn begin(
     settings: &ProducerSettings,
-    endpoint: &Endpoint,
-    conn: &mut mysql_async::Conn,
+    (endpoint, conn): (&Endpoint, &mut mysql_async::Conn),
     server: &Server,
     file: &CheckpointFile,
     (epoch, before): (u64, Before<'_>),

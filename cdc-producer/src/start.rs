@@ -159,7 +159,8 @@ pub(crate) async fn prepare(
             let epoch = highest.await?.max(epoch);
             let before = Before { progress: committed.as_ref(), bounds: &bounds };
             let begun =
-                epoch::begin(settings, endpoint, &mut conn, &server, file, (epoch, before), request, &mut seen).await?;
+                epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
+                    .await?;
             let Some(first) = begun else { return Ok(None) };
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
