@@ -1,6 +1,7 @@
 //! The two limits of the producer, each alone on the same machine: our reader without Kafka, and the Kafka client with the
 //! same records in the same transactions and nothing else to do.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -72,6 +73,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             progress,
             stream,
             continuity: Continuity::new(server.purged, None),
+            endpoint: Arc::new(endpoint),
             conn,
             chunk_rows: 1,
             sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),

@@ -4,6 +4,7 @@
 //! goes out only there. The reader never decides that something is durable, it only says how far its batches reach.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Change};
 use crate::dump::Event;
+use crate::endpoint::Endpoint;
 use crate::history::Continuity;
 use crate::known::{self, Known};
 use crate::lag::Place;
@@ -46,6 +48,8 @@ pub struct Reader {
     pub stream: EventStream,
     /// Keeps the GTID set of the progress.
     pub continuity: Continuity,
+    /// The server that it is a stream of.
+    pub endpoint: Arc<Endpoint>,
     /// For the snapshot's queries.
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
@@ -68,6 +72,8 @@ pub struct Reader {
 struct State {
     batch: Batch,
     group: Option<Group>,
+    /// When the server created the file whose head is being read, in seconds since 1970.
+    head: Option<u32>,
     /// The transaction that is passed over: it was read before.
     passed: Option<LastTransaction>,
     chunk: Option<Chunk>,
@@ -110,6 +116,7 @@ impl Reader {
         let mut state = State {
             batch: Batch::default(),
             group: None,
+            head: None,
             passed: None,
             chunk: None,
             plan: None,
@@ -195,7 +202,7 @@ impl Reader {
                 self.status.heard();
                 if state.group.is_none() {
                     self.known.settle(&mut self.progress.table, &self.stream);
-                    self.between(state, &event)?;
+                    self.between(state, &event).await?;
                 }
             }
             Meaning::Start(mark) => self.begin(state, mark)?,

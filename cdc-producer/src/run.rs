@@ -209,6 +209,7 @@ async fn stream(
         progress,
         stream,
         continuity,
+        endpoint: Arc::clone(endpoint),
         conn,
         chunk_rows: settings.chunk_rows,
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),

@@ -298,10 +298,19 @@ async fn a_reset_that_repeats_the_same_statements_is_refused() {
     assert_refused_until_reset(&world, &["reset or restored"]);
 }
 
-/// The producer stands still while the server is reset, behind in a file that has successors by the same names then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reset_under_a_producer_that_is_behind_stops_it() {
-    let (world, _mysql, mut conn) = scene("behind", &[]).await;
+    reset_behind("behind", &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_without_gtids_under_a_producer_that_is_behind_stops_it() {
+    reset_behind("behind_nogtid", &WITHOUT_GTIDS).await;
+}
+
+/// The producer stands still while the server is reset, behind in a file that has successors by the same names then.
+async fn reset_behind(name: &str, flags: &[&str]) {
+    let (world, _mysql, mut conn) = scene(name, flags).await;
     publish(&world);
     let producer = start(&world);
     producer.signal("STOP");

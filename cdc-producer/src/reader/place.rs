@@ -2,10 +2,12 @@
 
 use mysql_async::binlog::EventType;
 use pipeline::error::{Error, Result};
+use pipeline::gtid::GtidSet;
 use pipeline::position::{Anchor, LastTransaction};
 
 use super::{Group, Reader, State};
 use crate::dump::Event;
+use crate::history;
 use crate::probe;
 use crate::transaction::GtidMark;
 
@@ -39,7 +41,7 @@ impl Reader {
     }
 
     /// An event between two transactions, heartbeats among them.
-    pub(super) fn between(&mut self, state: &mut State, event: &Event) -> Result<()> {
+    pub(super) async fn between(&mut self, state: &mut State, event: &Event) -> Result<()> {
         let position = &mut self.progress.position;
         let (file, _) = self.stream.place();
         if let Some(created) = probe::created(event) {
@@ -50,27 +52,38 @@ impl Reader {
                     )));
                 }
                 Some(_) if position.file == file => {}
-                _ => {
-                    // A new file counts as progress, or the old one, purged, would seem to be needed still.
-                    state.moved = true;
-                    file.clone_into(&mut position.file);
-                    position.anchor = Some(Anchor { created, last: None });
-                }
+                _ => state.head = Some(created),
             }
         }
+        if let Some(previous) = probe::previous_gtids(event)? {
+            self.enter(state, previous).await?;
+        }
         // Only the head of a file tells it from another one of the same name.
-        if position.file != file {
+        if state.head.is_some() || self.progress.position.file != self.stream.place().0 {
             return Ok(());
         }
         self.place();
-        if let Some(previous) = probe::previous_gtids(event)? {
-            self.continuity.file(previous, &self.progress.position)?;
-            state.moved = true;
-        }
         if !state.moved && state.batch.is_empty() {
             let (file, offset) = self.stream.place();
             self.status.nothing_until(&state.handed_over_to, (file.to_owned(), offset));
         }
+        Ok(())
+    }
+
+    /// The head of a file, which begins after these GTIDs, was read.
+    async fn enter(&mut self, state: &mut State, previous: GtidSet) -> Result<()> {
+        let position = &mut self.progress.position;
+        let (file, _) = self.stream.place();
+        if position.file != file {
+            history::follows(&self.endpoint, position).await?;
+        }
+        self.continuity.file(previous, file, position)?;
+        if let Some(created) = state.head.take() {
+            position.anchor = Some(Anchor { created, last: None });
+        }
+        // A new file counts as progress, or the old one, purged, would seem to be needed still.
+        state.moved = true;
+        self.place();
         Ok(())
     }
 
@@ -92,6 +105,11 @@ impl Reader {
                 open.pos, self.progress.position
             ))
             .with_remedy("its events may be lost or damaged: check the server's binlog with mysqlbinlog, then `cdc-producer checkpoint reset`"));
+        }
+        if state.head.is_some() {
+            let file = self.stream.place().0;
+            return Err(Error::definite(format!("{file} does not begin with the GTIDs of the files before it"))
+                .with_remedy("look at the file with mysqlbinlog, then `cdc-producer checkpoint reset`"));
         }
         let begin = self.stream.begin();
         let set = self.progress.position.gtid_set.as_ref();
