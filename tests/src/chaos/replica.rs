@@ -88,12 +88,20 @@ impl Replica {
         let statements = ["STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL super_read_only = OFF, read_only = OFF"];
         self.run(arena, &statements)?;
         arena.servers.to_mysql.redirect(self.mysql.port);
-        let mut old = std::mem::replace(&mut arena.servers.mysql, self.mysql);
-        old.server.kill()?;
-        if let Some(folder) = old.server.log().parent() {
-            fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
-        }
-        Ok(())
+        remove(std::mem::replace(&mut arena.servers.mysql, self.mysql))
+    }
+
+    /// Its port on 127.0.0.1.
+    pub(crate) fn port(&self) -> u16 {
+        self.mysql.port
+    }
+
+    /// Ends it, and removes its data.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(crate) fn remove(self) -> Result<()> {
+        remove(self.mysql)
     }
 
     fn run(&self, arena: &Arena, statements: &[&str]) -> Result<()> {
@@ -105,6 +113,14 @@ impl Replica {
             Ok(())
         })
     }
+}
+
+fn remove(mut mysql: MySql) -> Result<()> {
+    mysql.server.kill()?;
+    if let Some(folder) = mysql.server.log().parent() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the server on the port `copy` a copy of the one on `donor`; it ends then.

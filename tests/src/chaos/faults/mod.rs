@@ -41,6 +41,7 @@ pub static FAULTS: &[&[Fault]] = &[
     links::FAULTS,
     servers::BROKERS,
     servers::MYSQL,
+    servers::HISTORY,
     servers::STORES,
     places::FAULTS,
     people::FAULTS,

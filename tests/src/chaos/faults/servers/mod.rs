@@ -1,6 +1,7 @@
 //! Brokers, MySQL, registry and PostgreSQL that die, stop, lose their history or are replaced.
 
 mod brokers;
+mod history;
 mod mysql;
 mod stores;
 
@@ -13,6 +14,7 @@ use crate::chaos::{Arena, wait_for};
 
 /// The faults of this family.
 pub(super) use brokers::FAULTS as BROKERS;
+pub(super) use history::FAULTS as HISTORY;
 pub(super) use mysql::FAULTS as MYSQL;
 pub(super) use stores::FAULTS as STORES;
 
