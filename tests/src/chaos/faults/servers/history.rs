@@ -34,11 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn switch(arena: &mut Arena) -> Result<()> {
     let behind = arena.chance.random_bool(0.5);
     if behind {
-        arena.the_producer()?.signal("STOP");
+        let producer = arena.producer.take().context("the producer does not run")?.stop();
+        ensure!(producer.code == 0, "the producer stops with {}: {}", producer.code, producer.err);
     }
     for mode in ["ON_PERMISSIVE", "OFF_PERMISSIVE"] {
         set_mode(arena, mode)?;
     }
+    wait_for_commit(arena)?;
     if !behind {
         // With OFF the server does not send what has a GTID.
         read_on(arena)?;
@@ -50,7 +52,7 @@ fn switch(arena: &mut Arena) -> Result<()> {
     set_mode(arena, "ON_PERMISSIVE")?;
     if behind {
         set_mode(arena, "ON")?;
-        arena.the_producer()?.signal("CONT");
+        arena.start_producer();
         wait_stopped(arena, PATIENCE, &["Cannot replicate anonymous transaction", "gtid_mode = ON_PERMISSIVE"])?;
         set_mode(arena, "ON_PERMISSIVE")?;
         arena.start_producer();
@@ -58,6 +60,13 @@ fn switch(arena: &mut Arena) -> Result<()> {
     read_on(arena)?;
     set_mode(arena, "ON")?;
     wait_all_ready(arena)
+}
+
+/// Waits until the load has committed a transaction that began from now on.
+fn wait_for_commit(arena: &Arena) -> Result<()> {
+    // Each writer may have one open.
+    let enough = arena.load.ledger().transactions() + 10;
+    wait_for("the load has committed", PATIENCE, || (arena.load.ledger().transactions() >= enough).then_some(()))
 }
 
 /// Sets `gtid_mode` as soon as no transaction of the other kind is under way.
