@@ -14,6 +14,10 @@ use crate::batch::Outcome;
 use crate::lineage::Name;
 use crate::sink::Parked;
 
+/// By sink, table, column and partition, which are known when a record is refused.
+const PARKED: (&str, &str) =
+    ("consumer_parked_records_total", "Records that a sink did not store, in the dead letters.");
+
 /// The consumer's metrics.
 pub(crate) struct Numbers {
     metrics: Metrics,
@@ -76,6 +80,7 @@ impl Numbers {
         };
         let count = |name, help| metrics.counter(name, help, &[]);
         let gauge = |name, help| metrics.gauge(name, help, &[]);
+        metrics.announce_counter(PARKED.0, PARKED.1);
         let caught_up = CaughtUp::default();
         let shown = caught_up.clone();
         metrics.computed(
@@ -155,13 +160,7 @@ impl Numbers {
         for Parked { partition, refusal, .. } in parked {
             let (column, partition) = (refusal.column.as_deref().unwrap_or_default(), partition.to_string());
             let labels = [("sink", "postgres"), ("table", "product"), ("column", column), ("partition", &partition)];
-            self.metrics
-                .counter(
-                    "consumer_parked_records_total",
-                    "Records that a sink did not store, in the dead letters.",
-                    &labels,
-                )
-                .add(1);
+            self.metrics.counter(PARKED.0, PARKED.1, &labels).add(1);
         }
         let Some(Parked { partition, offset, id, refusal }) = parked.first() else { return };
         tracing::warn!(

@@ -71,6 +71,12 @@ impl Metrics {
         }
     }
 
+    /// Shows name, type and help of a counter whose labels are known only when there is something to count.
+    pub fn announce_counter(&self, name: &'static str, help: &'static str) {
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        families.entry(name).or_insert_with(|| (help, Family::Counters(BTreeMap::new())));
+    }
+
     /// The gauge with this name and these labels; its name ends in its unit.
     pub fn gauge(&self, name: &'static str, help: &'static str, labels: &[(&str, &str)]) -> Gauge {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +149,11 @@ mod tests {
         metrics.counter("rows_total", "Rows.", &[("op", "c")]).add(1);
         metrics.counter("rows_total", "Rows.", &[("op", "a\"b")]).add(1);
         metrics.gauge("lag_seconds", "Lag.", &[]).set(-4);
+        for name in ["none_total", "rows_total"] {
+            metrics.announce_counter(name, "Rows.");
+        }
         let want = "# HELP lag_seconds Lag.\n# TYPE lag_seconds gauge\nlag_seconds -4\n\
+                    # HELP none_total Rows.\n# TYPE none_total counter\n\
                     # HELP rows_total Rows.\n# TYPE rows_total counter\nrows_total{op=\"a\\\"b\"} 1\nrows_total{op=\"c\"} 3\n";
         assert_eq!(metrics.render(), want);
     }
