@@ -1,6 +1,7 @@
 //! The command line: run, look at the checkpoint or change it, look for what is wrong.
 
 use clap::{Arg, Command};
+use pipeline::doctor::{self, Check};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::{self, LastRecords};
 use pipeline::position::Progress;
@@ -12,13 +13,12 @@ use crate::checkpoint::{self, FILE, Request, State};
 use crate::endpoint::Endpoint;
 use crate::epoch;
 use crate::history;
-use crate::preflight::{self, Check, Outcome};
+use crate::preflight;
 use crate::probe;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
 use crate::server::Server;
 use crate::status::Status;
-use crate::topics;
 
 /// The program's own part of the command line.
 pub fn command() -> Command {
@@ -151,27 +151,14 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     let mut checks = match preflight::mysql(&endpoint).await {
         Ok(mut report) => {
             // Without its rights every other answer is a consequence.
-            if let (Some(server), true) = (&report.server, preflight::require(&report.checks).is_ok()) {
+            if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {
                 report.checks.push(history(settings, &endpoint, server).await);
             }
             report.checks
         }
         Err(e) => vec![Check::failed("MySQL", &e)],
     };
-    let target = Target::new(&settings.kafka, settings.source());
-    let topics = kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka));
-    let is_there = topics.as_ref().is_ok_and(|missing| !missing.contains(&target.topic));
-    checks.push(match topics {
-        Ok(missing) if missing.is_empty() => Check::good("Kafka", format!("topic {} is there", target.topic)),
-        Ok(missing) => Check::good("Kafka", format!("to be created: {}", missing.join(", "))),
-        Err(e) => Check::failed("Kafka", &e),
-    });
-    if is_there {
-        let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
-        let bounds = LastRecords::new(&settings.kafka)?.bounds(&target.topic, partitions);
-        checks.push(bounds.map_or_else(|e| Check::failed("Kafka", &e), |b| epoch::expired(&target.topic, &b)));
-        checks.extend(topics::checks(&settings.kafka).await);
-    }
+    checks.extend(kafka_checks(settings).await);
     checks.push(match Registry::new(settings.registry.clone())?.check().await {
         Ok(Found::Good(found)) => Check::good("registry", found),
         Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
@@ -180,8 +167,41 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     if let Err(e) = checkpoint::require_replaceable(&settings.time_track.join(FILE)) {
         checks.push(Check::failed("checkpoint", &e));
     }
-    print!("{}", preflight::render(&checks));
-    // Each is told above with its remedy.
-    let bad = checks.iter().filter(|check| check.outcome == Outcome::Bad).count();
-    if bad == 0 { Ok(()) } else { Err(Error::definite(format!("{bad} of {} checks failed", checks.len()))) }
+    doctor::conclude(&checks)
+}
+
+async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
+    let target = Target::new(&settings.kafka, settings.source());
+    let missing = match kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka)) {
+        Ok(missing) => missing,
+        Err(e) => return vec![Check::failed("Kafka", &e)],
+    };
+    let is_there = |topic: &String| !missing.contains(topic);
+    let mut checks = vec![if missing.is_empty() {
+        Check::good("Kafka", format!("topic {} is there", target.topic))
+    } else {
+        Check::good("Kafka", format!("to be created: {}", missing.join(", ")))
+    }];
+    if !is_there(&target.topic) {
+        return checks;
+    }
+    let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
+    let known = || {
+        let bounds = LastRecords::new(&settings.kafka)?.bounds(&target.topic, partitions)?;
+        if !is_there(&target.checkpoint_topic) {
+            return Ok((bounds, None));
+        }
+        let progress = target.progress(LastRecords::new(&settings.kafka)?)?;
+        progress.as_ref().map_or(Ok(()), |p| epoch::check_topic(p, &bounds, &target))?;
+        Ok((bounds, progress.and_then(|p| p.complete)))
+    };
+    let expired = match known() {
+        Ok((bounds, complete)) => doctor::expired(&bounds, complete.as_ref()),
+        Err(e) => {
+            checks.push(Check::failed("Kafka", &e));
+            Vec::new()
+        }
+    };
+    checks.extend(doctor::topics(&settings.kafka, &expired).await);
+    checks
 }

@@ -1,5 +1,6 @@
 //! The beginning of an epoch: its number, its position, and what the topic holds from before it.
 
+use pipeline::doctor;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::kafka::{self, Bounds, Failure, Record, TransactionalProducer};
@@ -10,7 +11,6 @@ use pipeline::table::{SourceTable, answered};
 use crate::checkpoint::{CheckpointFile, Request};
 use crate::endpoint::Endpoint;
 use crate::locate;
-use crate::preflight::Check;
 use crate::probe;
 use crate::publish::Target;
 use crate::run::ProducerSettings;
@@ -79,26 +79,6 @@ pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Targe
     Ok(())
 }
 
-/// Whether retention has taken records that a new epoch would have to know: the check of `doctor` and of each start.
-pub(crate) fn expired(topic: &str, bounds: &[Bounds]) -> Check {
-    const NAME: &str = "topic history";
-    let cut: Vec<String> =
-        (0..).zip(bounds).filter(|(_, b)| b.begin > 0).map(|(p, _): (usize, _)| p.to_string()).collect();
-    if cut.is_empty() {
-        return Check::good(NAME, format!("no record of {topic} has expired"));
-    }
-    Check::warning(
-        NAME,
-        format!(
-            "the first records of partitions {} of topic {topic} have expired: a new epoch cannot delete in the topic a product \
-             whose only records they were",
-            cut.join(", ")
-        ),
-        "PostgreSQL deletes such a row when the epoch's snapshot is complete, and other readers must do the same; so that the \
-         topic keeps every product, set its cleanup.policy to compact",
-    )
-}
-
 /// How many partitions retention has cut.
 pub(crate) fn cut_partitions(bounds: &[Bounds]) -> usize {
     bounds.iter().filter(|b| b.begin > 0).count()
@@ -154,7 +134,9 @@ pub(crate) async fn begin(
             (position, if exists { Some(snapshot) } else { snapshot.swept() }, None)
         }
     };
-    let check = expired(&target.topic, before.bounds);
+    let known = before.of_this_topic(&target).and_then(|p| p.complete.as_ref());
+    let expired = doctor::expired(before.bounds, known);
+    let check = doctor::history(&target.topic, None, &settings.kafka.cleanup_policy, &expired);
     if !check.remedy.is_empty() {
         tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
     }
@@ -307,10 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_records_are_named_by_partition() {
-        assert_eq!(expired("t", &bounds(&[(0, 5), (0, 0)])).remedy, "");
-        let check = expired("t", &bounds(&[(0, 5), (2, 5), (9, 9)]));
-        assert!(check.found.contains("partitions 1, 2 of topic t"), "{}", check.found);
+    fn partitions_that_retention_has_cut_are_counted() {
         assert_eq!(cut_partitions(&bounds(&[(0, 5), (2, 5), (9, 9)])), 2);
     }
 

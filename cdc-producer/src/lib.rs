@@ -30,6 +30,5 @@ pub mod statement;
 pub mod status;
 pub mod stream;
 pub mod sweep;
-mod topics;
 pub mod transaction;
 mod view;

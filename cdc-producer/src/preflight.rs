@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use pipeline::error::{Class, Error, Result};
+use pipeline::doctor::{Check, definite_or};
+use pipeline::error::Result;
 use pipeline::table::{SourceTable, answered, logs_cascades};
 
 use crate::endpoint::Endpoint;
@@ -12,52 +13,6 @@ use crate::probe::HEAD;
 use crate::replica;
 use crate::server::Server;
 use crate::stream::{EventStream, failed};
-
-/// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// As it should be.
-    Good,
-    /// It works, but a person should know.
-    Warning,
-    /// It can't work like this.
-    Bad,
-}
-
-/// One check.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// What is checked.
-    pub name: &'static str,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What was found.
-    pub found: String,
-    /// What to do; empty when it is good.
-    pub remedy: String,
-}
-
-impl Check {
-    /// As it should be.
-    pub fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Good, found: found.into(), remedy: String::new() }
-    }
-
-    /// It works, but a person should know.
-    pub fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Warning, found: found.into(), remedy: remedy.into() }
-    }
-
-    /// It can't work like this.
-    pub fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Bad, found: found.into(), remedy: remedy.into() }
-    }
-
-    /// From an error that was met.
-    pub fn failed(name: &'static str, error: &Error) -> Self {
-        Self::bad(name, error.to_string(), error.remedy().unwrap_or_default())
-    }
-}
 
 /// What MySQL must offer: settings, rights, the table.
 pub struct MySqlReport {
@@ -138,11 +93,6 @@ pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
         Err(e) => report.checks.push(definite_or(Check::failed("table", &e), e)?),
     }
     Ok(report)
-}
-
-/// A transient error ends the checks; a definite one is what they are for.
-fn definite_or(check: Check, error: Error) -> Result<Check> {
-    if error.class() == Class::Transient { Err(error) } else { Ok(check) }
 }
 
 async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
@@ -266,58 +216,5 @@ fn filters(status: &Row, database: &str, checks: &mut Vec<Check>) {
             ),
             "restart the server without that filter",
         ));
-    }
-}
-
-/// The first bad check as an error that names all of them.
-///
-/// # Errors
-/// Definite when any check is bad.
-pub fn require(checks: &[Check]) -> Result<()> {
-    let bad: Vec<&Check> = checks.iter().filter(|c| c.outcome == Outcome::Bad).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
-    let found: Vec<String> = bad.iter().map(|c| format!("{}: {}", c.name, c.found)).collect();
-    let remedies: Vec<&str> = bad.iter().map(|c| c.remedy.as_str()).filter(|r| !r.is_empty()).collect();
-    Err(Error::definite(found.join("; ")).with_remedy(remedies.join("; ")))
-}
-
-/// The checks as lines for a terminal.
-pub fn render(checks: &[Check]) -> String {
-    let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
-    let mut text = String::new();
-    for check in checks {
-        let mark = match check.outcome {
-            Outcome::Good => "ok  ",
-            Outcome::Warning => "warn",
-            Outcome::Bad => "FAIL",
-        };
-        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, check.found));
-        if !check.remedy.is_empty() {
-            text.push_str(&format!("      {:width$}  what to do: {}\n", "", check.remedy));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn all_that_is_bad_is_named_at_once() {
-        let checks = [
-            Check::good("log_bin", "ON"),
-            Check::bad("binlog_format", "\"MIXED\"", "SET GLOBAL binlog_format = ROW"),
-            Check::warning("retention", "60 s", "keep them longer"),
-            Check::bad("table", "no such table", "create it"),
-        ];
-        let error = require(&checks).expect_err("two are bad");
-        assert_eq!(error.to_string(), "binlog_format: \"MIXED\"; table: no such table");
-        assert_eq!(error.remedy(), Some("SET GLOBAL binlog_format = ROW; create it"));
-        assert!(require(&checks[..1]).is_ok());
-        let want = "ok    log_bin        ON\nFAIL  binlog_format  \"MIXED\"\n                     what to do: SET GLOBAL binlog_format = ROW\n";
-        assert_eq!(render(&checks[..2]), want);
     }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
+use pipeline::doctor::Check;
 use pipeline::error::{Class, Result};
 use pipeline::table::answered;
 
-use crate::preflight::Check;
 use crate::stream::failed;
 
 const NAME: &str = "replica";
@@ -156,8 +156,9 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use pipeline::doctor::Outcome;
+
     use super::*;
-    use crate::preflight::Outcome;
 
     fn judged(fields: &[(&str, &str)], logs_updates: bool) -> Vec<(Outcome, String)> {
         let running = [

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
+use pipeline::doctor;
 use pipeline::error::{Error, Result};
 use pipeline::kafka::Failure;
 use pipeline::position::Progress;
@@ -19,7 +20,6 @@ use crate::epoch;
 use crate::fencing::Memory;
 use crate::history;
 use crate::lag;
-use crate::preflight;
 use crate::publish::{Limits, Publisher, Stopped};
 use crate::reader::Reader;
 use crate::replica;
@@ -304,7 +304,7 @@ async fn watch_history(
                 Reached::Other(error) => return Ok(Some(error)),
             };
             let (database, table) = source;
-            preflight::require(&replica::checks(&mut conn, database, table).await?)?;
+            doctor::require(&replica::checks(&mut conn, database, table).await?)?;
             history::check(endpoint, &mut conn, &progress.position).await?;
             Ok(None)
         };

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use pipeline::config::KafkaSettings;
+use pipeline::doctor::{self, Outcome};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::kafka::{self, Bounds, LastRecords, TopicSpec, TransactionalProducer, Unfenced};
@@ -86,10 +87,10 @@ pub(crate) async fn prepare(
         async { look_up.await.inspect(|_| done("the topics are looked up")) },
         async { connect.await.inspect(|_| done("Kafka's clients are connected")) },
     )?;
-    for check in report.checks.iter().filter(|c| c.outcome == preflight::Outcome::Warning) {
+    for check in report.checks.iter().filter(|c| c.outcome == Outcome::Warning) {
         tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
     }
-    preflight::require(&report.checks)?;
+    doctor::require(&report.checks)?;
     let (table_exists, logs_cascades) = (report.table_exists, report.logs_cascades);
     let (Some(server), Some(table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));

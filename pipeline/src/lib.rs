@@ -6,6 +6,7 @@
 pub mod avro;
 pub mod config;
 pub mod convert;
+pub mod doctor;
 pub mod error;
 pub mod failpoint;
 pub mod gtid;

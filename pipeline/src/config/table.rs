@@ -174,7 +174,7 @@ static TABLE: &[Setting] = &[
     more("kafka.partitions", Number(1, 10_000), Text("10"), KAFKA, "Partitions of the topic when it is created; an existing one must have as many"),
     more("kafka.replication_factor", Number(-1, 100), Text("-1"), KAFKA, "Replicas of a created topic; -1 is the broker's default"),
     more("kafka.retention", Duration(1), None, KAFKA, "Retention of a created topic, e.g. 7d; unset is the broker's default"),
-    more("kafka.cleanup_policy", POLICIES, Text("delete"), KAFKA, "Cleanup policy of a created topic: delete, compact or compact,delete"),
+    more("kafka.cleanup_policy", POLICIES, Text("delete"), KAFKA, "Cleanup policy of a created topic: delete, compact or compact,delete; `verify` goes by it"),
     more("kafka.compression", CODECS, Text("lz4"), KAFKA, "none, gzip, snappy, lz4 or zstd"),
     more("kafka.transaction_timeout", Duration(1_000), Text("120s"), KAFKA, "Time after which the broker aborts an open transaction"),
     more("kafka.session_timeout", Duration(1_000), Text("45s"), CONSUMER, "Time after which a silent consumer's partitions go to others"),

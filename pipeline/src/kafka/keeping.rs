@@ -10,6 +10,9 @@ use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable}
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
+/// Consumers that are down for a long weekend must not lose changes.
+pub const LEAST_KEEPING: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// What becomes of a topic's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeping {
@@ -21,6 +24,10 @@ pub struct Keeping {
     pub retention: Option<Duration>,
     /// `retention.bytes` of a partition; `None` is no limit.
     pub bytes: Option<u64>,
+    /// `min.compaction.lag.ms`: for so long compaction leaves a record alone.
+    pub compaction_lag: Duration,
+    /// `delete.retention.ms`: for so long compaction leaves a tombstone, once nothing older of its key is there.
+    pub tombstones: Duration,
 }
 
 /// The configuration of those of these topics that are there.
@@ -60,11 +67,14 @@ pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeM
 fn read(resource: &ConfigResource) -> Keeping {
     let value = |name: &'static str| resource.get(name).and_then(|entry| entry.value.as_deref()).unwrap_or_default();
     let number = |name: &'static str| value(name).parse::<u64>().ok();
+    let millis = |name: &'static str| Duration::from_millis(number(name).unwrap_or(0));
     let policy = value("cleanup.policy");
     Keeping {
         compacts: policy.contains("compact"),
         deletes: policy.contains("delete"),
         retention: number("retention.ms").map(Duration::from_millis),
         bytes: number("retention.bytes"),
+        compaction_lag: millis("min.compaction.lag.ms"),
+        tombstones: millis("delete.retention.ms"),
     }
 }

@@ -29,7 +29,7 @@ use crate::config::KafkaSettings;
 use crate::error::Error;
 
 pub use ends::ends_without_records;
-pub use keeping::{Keeping, keeping};
+pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;
 pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};

@@ -6,7 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, Topi
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
+use super::{LEAST_KEEPING, Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
@@ -34,6 +34,11 @@ impl TopicSpec {
     /// The topic of the products, as configured.
     pub fn products(settings: &KafkaSettings) -> Self {
         let mut config = vec![("cleanup.policy", settings.cleanup_policy.clone())];
+        if settings.cleanup_policy.contains("compact") {
+            // What consumers that are behind for a while have not read must still be there.
+            let least = LEAST_KEEPING.as_millis();
+            config.extend(["min.compaction.lag.ms", "delete.retention.ms"].map(|name| (name, least.to_string())));
+        }
         if let Some(retention) = settings.retention {
             config.push(("retention.ms", retention.as_millis().to_string()));
         }
