@@ -10,6 +10,7 @@ use pipeline::table::{SourceTable, answered, logs_cascades};
 
 use crate::endpoint::Endpoint;
 use crate::probe::HEAD;
+use crate::reach;
 use crate::replica;
 use crate::server::Server;
 use crate::stream::{EventStream, failed};
@@ -65,6 +66,7 @@ pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
     rights(&mut conn, endpoint, &mut report.checks).await?;
+    report.checks.push(reach::right(&mut conn, &settings.database).await?);
     report.checks.extend(replica::checks(&mut conn, &settings.database, &settings.table).await?);
     report.logs_cascades = logs_cascades(&mut conn).await?;
     let (database, table) = (&settings.database, &settings.table);

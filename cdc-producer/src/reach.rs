@@ -6,6 +6,7 @@
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use pipeline::doctor::Check;
 use pipeline::error::{Error, Result};
 use pipeline::table::answered;
 
@@ -34,9 +35,32 @@ pub(crate) async fn ask(conn: &mut Conn, database: &str, table: &str) -> Result<
     let trigger = "SELECT trigger_name FROM information_schema.triggers \
                    WHERE event_object_schema = ? AND event_object_table = ? LIMIT 1";
     let trigger = answered(conn.exec_first(trigger, (database, table))).await.map_err(asking)?;
-    let grants: Vec<String> =
-        answered(conn.query("SHOW GRANTS")).await.map_err(|e| failed("look up this user's rights", e))?;
-    Ok(Facts { kind, trigger, sees_triggers: sees_triggers(&grants, database, table) })
+    let sees_triggers = sees_triggers(&grants(conn).await?, database, table);
+    Ok(Facts { kind, trigger, sees_triggers })
+}
+
+/// The right to see triggers, of which `doctor` says what it is for.
+///
+/// # Errors
+/// Transient when the link breaks.
+pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
+    // A right on a single table has a name there; `*` alone covers the name that no table has.
+    const NO_TABLE: &str = "";
+    let found = if sees_triggers(&grants(conn).await?, database, NO_TABLE) {
+        "granted: a statement that a session logs as text is passed over when it leaves the table alone".to_owned()
+    } else {
+        format!(
+            "not granted, nor needed while every session logs rows: a statement on another table of {database} that a session logs \
+             as text (binlog_format = STATEMENT, as pt-heartbeat does) stops the producer, and with GRANT TRIGGER ON {}.* it \
+             is passed over",
+            pipeline::table::quoted(database)
+        )
+    };
+    Ok(Check::good("TRIGGER", found))
+}
+
+async fn grants(conn: &mut Conn) -> Result<Vec<String>> {
+    answered(conn.query("SHOW GRANTS")).await.map_err(|e| failed("look up this user's rights", e))
 }
 
 /// Whether these grants (`GRANT … ON … TO …`) hold the right TRIGGER on the table.
@@ -108,6 +132,8 @@ mod tests {
             let grants: Vec<String> = grants.iter().map(|g| (*g).to_owned()).collect();
             assert_eq!(sees_triggers(&grants, "my_shop", "beat"), want, "{grants:?}");
         }
+        let on = |what: &str| [format!("GRANT TRIGGER ON {what} TO `cdc`@`%`")];
+        assert!(sees_triggers(&on("`shop`.*"), "shop", "") && !sees_triggers(&on("`shop`.`beat`"), "shop", ""));
     }
 
     #[test]

@@ -90,6 +90,8 @@ fn sessions(arena: &Arena, conn: &mut Conn) -> Result<Vec<u64>> {
 
 fn text_beside(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
+    let mut admin = arena.block_on(arena.world.server());
+    arena.block_on(arena.world.grant_trigger(&mut admin));
     arena.commit_direct(&[
         "CREATE TABLE IF NOT EXISTS heartbeat (id INT PRIMARY KEY, at TIMESTAMP(6))",
         AS_TEXT[0],
