@@ -6,6 +6,7 @@ mod batch;
 mod change;
 mod command;
 mod commit;
+mod doctor;
 mod folder;
 mod group;
 mod lineage;
@@ -55,6 +56,9 @@ fn main() -> ExitCode {
     let command = Command::new("consumer")
         .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
         .version(env!("CARGO_PKG_VERSION"))
+        .subcommand(
+            Command::new("doctor").about("Check Kafka, the logs, the registry and PostgreSQL, and say what to do"),
+        )
         .subcommand(accept_log)
         .subcommand(restore_offsets)
         .subcommand(skip_deleted)

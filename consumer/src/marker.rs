@@ -175,12 +175,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
-    let examine = |found: &Found| {
-        let step = found.decide(&log).map_err(|r| refusal::of(settings, slot, &r))?;
-        found.base(step).map_or(Ok(()), |marker| examine(slot, marker))?;
-        Ok::<Step, Error>(step)
-    };
-    let expected = glance(settings, &log)?.map(|found| examine(&found)).transpose()?;
+    let expected = glance(settings, &log)?.map(|found| step(settings, slot, &log, &found)).transpose()?;
     let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
     if expected != Some(Step::Continue) {
         for key in log.former_keys() {
@@ -189,7 +184,7 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     }
     failpoint::at(point);
     let found = Found::read(settings, &log, &|key| last(settings, key))?;
-    let step = examine(&found)?;
+    let step = step(settings, slot, &log, &found)?;
     if found.own.is_none() && step == Step::Begin {
         look_around(settings, slot)?;
     }
@@ -197,6 +192,25 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
     let marker = begin_session(settings, slot, &producer, &found, step, &committed)?;
     Ok(Opened { producer, marker, committed })
+}
+
+/// Looks whether [`open`] would take the slot's log; changes nothing and fences nobody. Blocks.
+///
+/// # Errors
+/// As [`open`], as far as it can be seen beside open transactions.
+pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
+    let owner = slot.owner()?;
+    let log = log(settings, slot, &owner)?;
+    let Some(found) = glance(settings, &log)? else { return Ok(()) };
+    let step = step(settings, slot, &log, &found)?;
+    if found.own.is_none() && step == Step::Begin { look_around(settings, slot) } else { Ok(()) }
+}
+
+/// How the log continues, which has the lines that its marker counts.
+fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found) -> Result<Step> {
+    let step = found.decide(log).map_err(|r| refusal::of(settings, slot, &r))?;
+    found.base(step).map_or(Ok(()), |marker| examine(slot, marker))?;
+    Ok(step)
 }
 
 fn log<'a>(settings: &'a KafkaSettings, slot: &'a Slot, owner: &'a Owner) -> Result<Log<'a>> {

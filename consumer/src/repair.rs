@@ -1,4 +1,4 @@
-//! The group's offsets, set right on a person's request while no consumer runs.
+//! The group's offsets: looked at, and set right on a person's request while no consumer runs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,18 +54,15 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
 /// # Errors
 /// As [`restore`], and definite when the group's offsets do not agree with the logs.
 pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
-    let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
+    let group = Group::open(settings)?;
     let (mut skipped, mut passed, mut faults) = (Vec::new(), Vec::new(), Vec::new());
-    for (partition, committed) in committed {
-        let group = committed.map(|c| c.next);
-        let noted = committed.filter(|c| c.noted).map(|c| c.next);
-        let logs = noted.or(written.get(&partition).copied());
-        match judge(Facts { group, logs, bounds: bounds[&partition] }) {
+    for (partition, facts) in group.facts() {
+        match judge(facts) {
             Err(Fault::Deleted { next, low }) => skipped.push(Set { partition, before: Some(next), now: low }),
             Err(fault) => faults.push((partition, fault)),
             // Only a marker is gone, which can't be told any more once records follow.
-            Ok(start) if group.is_some_and(|g| g < start.from) => {
-                passed.push(Set { partition, before: group, now: start.from });
+            Ok(start) if facts.group.is_some_and(|g| g < start.from) => {
+                passed.push(Set { partition, before: facts.group, now: start.from });
             }
             Ok(_) => {}
         }
@@ -73,8 +70,27 @@ pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
     if let Some(error) = refusal(settings, &faults) {
         return Err(error);
     }
-    commit(settings, &consumer, &logging, &[skipped.as_slice(), &passed].concat())?;
+    commit(settings, &group.consumer, &group.logging, &[skipped.as_slice(), &passed].concat())?;
     Ok(skipped)
+}
+
+/// Says how far the group has come; changes nothing. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a right is missing, or a partition must not be read: see [`Fault`].
+pub(crate) fn look(settings: &KafkaSettings) -> Result<String> {
+    let group = Group::open(settings)?;
+    let (mut faults, mut behind) = (Vec::new(), 0);
+    for (partition, facts) in group.facts() {
+        match judge(facts) {
+            Ok(start) => behind += (facts.bounds.1 - start.from).max(0),
+            Err(fault) => faults.push((partition, fault)),
+        }
+    }
+    match refusal(settings, &faults) {
+        Some(error) => Err(error),
+        None => Ok(format!("{} agrees with its logs, and is {behind} offsets behind the topic", settings.group_id)),
+    }
 }
 
 /// The group as it is.
@@ -101,6 +117,15 @@ impl Group {
         let bounds = offsets::bounds(settings, &consumer, &partitions)?;
         Ok(Self { consumer, logging, committed, written, bounds })
     }
+
+    /// What is to be judged of each partition.
+    fn facts(&self) -> impl Iterator<Item = (i32, Facts)> {
+        self.committed.iter().map(|(partition, committed)| {
+            let noted = committed.filter(|c| c.noted).map(|c| c.next);
+            let logs = noted.or(self.written.get(partition).copied());
+            (*partition, Facts { group: committed.map(|c| c.next), logs, bounds: self.bounds[partition] })
+        })
+    }
 }
 
 fn commit(settings: &KafkaSettings, consumer: &BaseConsumer<Logging>, logging: &Logging, set: &[Set]) -> Result<()> {
@@ -125,5 +150,10 @@ fn commit(settings: &KafkaSettings, consumer: &BaseConsumer<Logging>, logging: &
 }
 
 fn unreachable(settings: &KafkaSettings, logging: &Logging, error: KafkaError) -> Error {
-    kafka::unreachable(settings, &format!("cannot set the offsets of group {}", settings.group_id), &error, logging)
+    kafka::unreachable(
+        settings,
+        &format!("cannot look up or set the offsets of group {}", settings.group_id),
+        &error,
+        logging,
+    )
 }

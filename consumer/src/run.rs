@@ -35,7 +35,7 @@ use pipeline::avro::Scratch;
 use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, TopicSpec, TransactionalProducer};
+use pipeline::kafka::{self, Failure, TransactionalProducer};
 use pipeline::program::Context;
 use pipeline::record::{Micros, SOURCE_HEADER};
 use pipeline::registry::Registry;
@@ -49,6 +49,7 @@ use crate::batch::{Making, Outcome};
 use crate::change::{Decoders, Polled};
 use crate::command;
 use crate::commit::Commit;
+use crate::doctor;
 use crate::group::Group;
 use crate::log_file::LogFile;
 use crate::marker::{self, Committed, OpenMarker, Opened};
@@ -88,6 +89,9 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     let mut kafka = KafkaSettings::from(settings)?;
     // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
+    if context.arguments.subcommand_name() == Some("doctor") {
+        return doctor::run(settings, &kafka).await;
+    }
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
     if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {
         return done;
@@ -264,8 +268,7 @@ impl Worker {
 
     /// Makes the clients, and settles what the last ones left.
     fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, Setback> {
-        let topics =
-            [TopicSpec::products(&self.kafka), marker::topic(&self.kafka), TopicSpec::dead_letters(&self.kafka)];
+        let topics = doctor::wanted(&self.kafka);
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
         let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(Setback::at_start)?;
         let Opened { producer, marker, committed } = opened;

@@ -15,6 +15,7 @@
 //!
 //! Not here: when to try again ([`crate::run`]).
 
+pub(crate) mod check;
 mod copy;
 mod session;
 mod statements;

@@ -219,6 +219,36 @@ impl Slots {
         &self.place
     }
 
+    /// The slots of a folder that consumers have used; makes nothing. `None` when it has no identity yet.
+    ///
+    /// # Errors
+    /// Definite when its identity can't be read.
+    pub(crate) fn existing(root: &Path) -> Result<Option<Self>> {
+        let identity = folder::identity(root)?;
+        Ok(identity.map(|identity| Self { root: root.to_owned(), identity, place: folder::place(root) }))
+    }
+
+    /// A slot to look at, which nobody holds at this moment; `None` when a process holds it.
+    ///
+    /// # Errors
+    /// Definite when its files can't be opened.
+    pub(crate) fn look(&self, id: SlotId) -> Result<Option<Slot>> {
+        let _claim = claim_lock(&self.root)?;
+        let path = self.folder(id).join(LOCK_NAME);
+        let lock = open_lock(&path)?;
+        match FileExt::try_lock_exclusive(&lock).and_then(|()| FileExt::unlock(&lock)) {
+            Ok(()) => Ok(Some(self.slot(id, lock))),
+            Err(e) if e.kind() == fs2::lock_contended_error().kind() => Ok(None),
+            Err(e) => Err(unlockable(&path, e)),
+        }
+    }
+
+    fn slot(&self, id: SlotId, lock: File) -> Slot {
+        let name = Name { slot: id, folder: Some(self.identity.id.clone()) };
+        let (legacy, place, folder) = (self.identity.legacy, self.place.clone(), self.folder(id));
+        Slot { name, legacy, place, folder, lock, written: RefCell::default() }
+    }
+
     /// Claims the first free slot; makes a further one when all are taken.
     ///
     /// # Errors
@@ -314,14 +344,11 @@ impl Slots {
 
     /// Locks a slot; when another process holds it, says what for.
     fn lock(&self, id: SlotId, state: State) -> Result<Result<Slot, State>> {
-        let folder = self.folder(id);
-        let path = folder.join(LOCK_NAME);
+        let path = self.folder(id).join(LOCK_NAME);
         let mut lock = open_lock(&path)?;
         match FileExt::try_lock_exclusive(&lock) {
             Ok(()) => {
-                let name = Name { slot: id, folder: Some(self.identity.id.clone()) };
-                let (legacy, place) = (self.identity.legacy, self.place.clone());
-                let slot = Slot { name, legacy, place, folder, lock, written: RefCell::default() };
+                let slot = self.slot(id, lock);
                 slot.note(state)?;
                 Ok(Ok(slot))
             }

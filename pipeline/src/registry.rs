@@ -24,12 +24,12 @@ pub struct Registry {
     http: reqwest::Client,
 }
 
-/// What [`Registry::check`] found.
+/// What [`Registry::check`] or [`Registry::check_reading`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A start will succeed as far as can be seen.
     Good(String),
-    /// A start will succeed, but the subject may be without a rule: what was found, and what to do.
+    /// A start will succeed, but the subject may be missing or without a rule: what was found, and what to do.
     Unprotected(String, String),
 }
 
@@ -255,6 +255,33 @@ impl Registry {
     pub async fn has_subject(&self) -> Result<bool> {
         let path = format!("subjects/{}/versions", self.settings.subject);
         Ok(self.call(Method::GET, &path, None).await?.is_some())
+    }
+
+    /// What a program that only reads will find.
+    ///
+    /// # Errors
+    /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry.
+    pub async fn check_reading(&self) -> Result<Found> {
+        // Whether or not there is a schema with this number, the answer says that this user may ask.
+        self.find_schema(1).await?;
+        let subject = &self.settings.subject;
+        match self.call(Method::GET, &format!("subjects/{subject}/versions"), None).await {
+            Ok(Some(_)) => Ok(Found::Good(format!("schemas can be read, and subject {subject} is there"))),
+            Ok(None) => Ok(Found::Unprotected(
+                format!(
+                    "it has no subject {subject}: the producer was never started, or the registry has lost its schemas"
+                ),
+                "start or restart the producer, which registers its schema".to_owned(),
+            )),
+            Err(denied) if denied.is_forbidden() => {
+                let error = denied.error;
+                Ok(Found::Unprotected(
+                    format!("schemas can be read; {error}"),
+                    error.remedy().unwrap_or_default().to_owned(),
+                ))
+            }
+            Err(failed) => Err(failed.error),
+        }
     }
 
     /// The error for records whose schema the registry does not have, while it does not have the subject either.

@@ -56,6 +56,9 @@ const TABLES: [(&str, &str); 3] = [
     ),
 ];
 
+/// Their names.
+pub(super) const NAMES: [&str; 3] = [TABLES[0].0, TABLES[1].0, TABLES[2].0];
+
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('product_offsets'))";
 
 const FIND_NAMES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -210,33 +213,43 @@ pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Look> {
 }
 
 async fn make(client: &Client, target: &Target) -> Result<()> {
-    let schema = target.schema();
     let failed =
         |e| pipeline::postgres::failed("cannot create the tables product, product_offsets and product_parked", e);
     let mut locked = false;
     loop {
-        let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
-        let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
-        let missing = TABLES.iter().filter(|(name, _)| !there.contains(name)).map(|(_, sql)| *sql);
-        let sql = missing.collect::<Vec<_>>().join("; ");
-        if sql.is_empty() {
+        let missing = missing(client, target).await?;
+        if missing.is_empty() {
             return Ok(());
         }
-        // Whoever names another schema than the default wants it; before the setting was, the search path decided.
-        if !locked && schema == DEFAULT_SCHEMA && !there.contains(&"product_offsets") {
-            let found = elsewhere(client, target).await.map_err(failed)?;
-            if let Some(other) = found.filter(|other| other != schema) {
-                return Err(Error::definite(format!("the tables are in schema {other}, and postgres.schema is {schema}"))
-                    .with_remedy(format!(
-                        "set postgres.schema to {other} to continue with them, or to an empty schema to begin with tables that the \
-                         consumers make"
-                    )));
-            }
-        }
+        let wanted = TABLES.iter().filter(|(name, _)| missing.contains(name));
+        let sql = wanted.map(|(_, sql)| *sql).collect::<Vec<_>>().join("; ");
         // Without the right to create tables none is asked for when all are there. With the lock the look is repeated.
         client.batch_execute(if locked { &sql } else { LOCK }).await.map_err(failed)?;
         locked = true;
     }
+}
+
+/// The tables that are to be made, in the open transaction.
+///
+/// # Errors
+/// Definite when an earlier version has made them in another schema; transient when the link breaks.
+pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'static str>> {
+    let failed = |e| pipeline::postgres::failed("cannot look for the tables", e);
+    let schema = target.schema();
+    let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
+    let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
+    // Whoever names another schema than the default wants it; before the setting was, the search path decided.
+    if schema == DEFAULT_SCHEMA && !there.contains(&"product_offsets") {
+        let found = elsewhere(client, target).await.map_err(failed)?;
+        if let Some(other) = found.filter(|other| other != schema) {
+            return Err(Error::definite(format!("the tables are in schema {other}, and postgres.schema is {schema}"))
+                .with_remedy(format!(
+                    "set postgres.schema to {other} to continue with them, or to an empty schema to begin with tables that the \
+                     consumers make"
+                )));
+        }
+    }
+    Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| !there.contains(name)).collect())
 }
 
 /// The schema in which this user's own search path has our tables: they were made there before `postgres.schema` was.
@@ -253,9 +266,8 @@ async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, t
 /// As [`prepare`].
 pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
     let failed = |e| pipeline::postgres::failed("cannot look at the tables", e);
-    let names = TABLES.map(|(name, _)| name).to_vec();
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-        [(&schema, Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        [(&schema, Type::TEXT), (&NAMES.as_slice(), Type::TEXT_ARRAY)];
     let tables = client.query_typed(FIND_TABLES, &parameters).await.map_err(failed)?;
     let columns = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(failed)?;
     let tables: Vec<Table> = tables

@@ -1,0 +1,119 @@
+//! `consumer doctor`: what a start needs, looked at without making or changing anything.
+
+use std::fs;
+use std::path::Path;
+
+use pipeline::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
+use pipeline::doctor::{self, Check};
+use pipeline::error::Result;
+use pipeline::kafka::{self, LastRecords, TopicSpec};
+use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot};
+use pipeline::registry::{Found, Registry};
+
+use crate::sink::check as postgres;
+use crate::slot::{Slots, unwritable};
+use crate::{marker, progress, repair};
+
+/// The names of the checks.
+const KAFKA: &str = "Kafka";
+const FOLDER: &str = "logs folder";
+
+/// Prints each check with its remedy.
+///
+/// # Errors
+/// Usage when a setting can't be read; definite when a check failed.
+pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()> {
+    let topics = kafka::check_topics(kafka, &wanted(kafka));
+    let all_there = topics.as_ref().is_ok_and(Vec::is_empty);
+    let mut checks = match topics {
+        Ok(missing) => of_topics(kafka, &missing).await,
+        Err(error) => vec![Check::failed(KAFKA, &error)],
+    };
+    if all_there {
+        let looked = tokio::task::block_in_place(|| repair::look(kafka));
+        checks.push(looked.map_or_else(|e| Check::failed("group", &e), |found| Check::good("group", found)));
+    }
+    let root = settings.path("consumer.logs");
+    let looked = tokio::task::block_in_place(|| of_folder(kafka, &root, all_there));
+    checks.extend(looked.unwrap_or_else(|e| vec![Check::failed(FOLDER, &e)]));
+    checks.push(match Registry::new(RegistrySettings::from(settings)?)?.check_reading().await {
+        Ok(Found::Good(found)) => Check::good("registry", found),
+        Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
+        Err(e) => Check::failed("registry", &e),
+    });
+    match PostgresSettings::from(settings)? {
+        Some(postgres) => checks.extend(postgres::checks(&postgres).await),
+        None => checks.push(Check::good("PostgreSQL", "off: postgres.url is not set")),
+    }
+    doctor::conclude(&checks)
+}
+
+/// The topics that a consumer needs.
+pub(crate) fn wanted(kafka: &KafkaSettings) -> [TopicSpec; 3] {
+    [TopicSpec::products(kafka), marker::topic(kafka), TopicSpec::dead_letters(kafka)]
+}
+
+async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
+    let mut checks = vec![if missing.is_empty() {
+        Check::good(KAFKA, format!("topic {} and the consumers' own are there", kafka.topic))
+    } else {
+        Check::good(KAFKA, format!("to be created: {}", missing.join(", ")))
+    }];
+    if missing.contains(&kafka.topic) {
+        return checks;
+    }
+    let known = tokio::task::block_in_place(|| {
+        let records = LastRecords::new(kafka)?;
+        let partitions = usize::try_from(kafka.partitions).unwrap_or(0);
+        Ok((records.bounds(&kafka.topic, partitions)?, complete_snapshot(kafka, &records)))
+    });
+    let (bounds, complete) = match known {
+        Ok(known) => known,
+        Err(error) => {
+            checks.push(Check::failed(KAFKA, &error));
+            return checks;
+        }
+    };
+    let complete = complete.unwrap_or_else(|error| {
+        // It works without: rows whose records have expired stay in PostgreSQL then.
+        checks.push(Check::warning(KAFKA, error.to_string(), error.remedy().unwrap_or_default()));
+        None
+    });
+    checks.extend(doctor::topics(kafka, &doctor::expired(&bounds, complete.as_ref())).await);
+    checks
+}
+
+/// The last complete snapshot, as the producer's progress says.
+fn complete_snapshot(kafka: &KafkaSettings, records: &LastRecords) -> Result<Option<CompleteSnapshot>> {
+    let topic = TopicSpec::compacted(format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), 1);
+    if !kafka::check_topics(kafka, &[topic])?.is_empty() {
+        return Ok(None);
+    }
+    Ok(progress::last(records, kafka, &|| false)?.and_then(|progress| progress.complete))
+}
+
+/// Whether the folder can be written to, and the logs in it are those that the markers mean.
+fn of_folder(kafka: &KafkaSettings, root: &Path, has_markers: bool) -> Result<Vec<Check>> {
+    let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+    let probe = there.join(format!(".doctor-{}", std::process::id()));
+    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|e| unwritable(there, e))?;
+    let name = root.display();
+    let Some(slots) = Slots::existing(root)? else {
+        return Ok(vec![Check::good(FOLDER, format!("{name} is made, or gets its identity, at the first start"))]);
+    };
+    let (ids, mut held, mut checks) = (slots.ids()?, 0, Vec::new());
+    for id in &ids {
+        match slots.look(*id)? {
+            None => held += 1,
+            Some(slot) if has_markers => {
+                checks.extend(marker::look(kafka, &slot).err().map(|e| Check::failed(FOLDER, &e)));
+            }
+            Some(_) => {}
+        }
+    }
+    if checks.is_empty() {
+        let id = &slots.identity().id;
+        checks.push(Check::good(FOLDER, format!("{name} is folder {id}: {} slots, {held} held", ids.len())));
+    }
+    Ok(checks)
+}

@@ -1,0 +1,334 @@
+//! `doctor` of producer and consumer on real servers: each fault is named with what to do, which is then done, as it is
+//! printed, and makes the check green.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+mod consumer_world;
+mod postgres_world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use consumer_world::{log_path, wait_until_committed};
+use integration_tests::{Ended, World, eventually};
+use mysql_async::prelude::Queryable;
+use pipeline::kafka;
+use postgres_world::{PATIENCE, connect, run};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// The lines of doctor about one thing that are not ok, each with its remedy.
+fn faults(ended: &Ended, name: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = ended.out.lines().collect();
+    let about = |line: &str| !line.starts_with("ok") && line.get(6..).is_some_and(|rest| rest.starts_with(name));
+    let remedy = |i: usize| lines.get(i + 1).and_then(|l| l.split_once("what to do: ")).map_or("", |(_, r)| r);
+    // The columns are as wide as the longest name.
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    (0..lines.len()).filter(|i| about(lines[*i])).map(|i| (words(lines[i]), remedy(i).to_owned())).collect()
+}
+
+fn doctor(world: &World, program: &str) -> Ended {
+    world.run(program, &["doctor"])
+}
+
+/// The consumer's doctor finds this, and nothing else that fails; gives the remedy.
+fn finds(world: &World, name: &str, texts: &[&str]) -> String {
+    let ended = doctor(world, "consumer");
+    assert_eq!(ended.code, 1, "{}\n{}", ended.out, ended.err);
+    assert_eq!(ended.out.matches("FAIL").count(), faults(&ended, name).len(), "{}", ended.out);
+    for text in texts {
+        assert!(ended.out.contains(text), "{text:?} is not in\n{}", ended.out);
+    }
+    let remedies: Vec<String> = faults(&ended, name).into_iter().map(|(_, remedy)| remedy).collect();
+    assert!(remedies.iter().all(|r| !r.is_empty()), "{}", ended.out);
+    remedies.join("; ")
+}
+
+fn is_green(world: &World, program: &str) -> String {
+    let ended = doctor(world, program);
+    assert!(ended.code == 0 && !ended.out.contains("FAIL"), "{}\n{}", ended.out, ended.err);
+    ended.out
+}
+
+/// A world whose changes have gone all the way.
+async fn delivered(world: &World) {
+    let mut conn = world.table().await;
+    conn.query_drop("INSERT INTO product VALUES (1,'a','cat_5',1,NULL), (2,'b','b',2,NULL)").await.unwrap();
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    let consumer = world.start("consumer", &[]);
+    wait_until_committed(world);
+    world.verify();
+    assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
+}
+
+/// The topics' configuration as it was set here.
+struct Configs<'a> {
+    world: &'a World,
+    set: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl Configs<'_> {
+    /// As `kafka-configs --alter --add-config`: what else is set stays.
+    async fn add(&mut self, topic: &str, config: &str) {
+        let of_topic = self.set.entry(topic.to_owned()).or_default();
+        // A comma within a value is followed by no `=`.
+        let mut last = String::new();
+        for part in config.split(',') {
+            match part.split_once('=') {
+                Some((name, value)) => {
+                    name.clone_into(&mut last);
+                    of_topic.insert(name.to_owned(), value.to_owned());
+                }
+                None => of_topic.get_mut(&last).unwrap().push_str(&format!(",{part}")),
+            }
+        }
+        let admin: AdminClient<_> = kafka::client_config(&self.world.kafka()).create().unwrap();
+        let start = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let all = of_topic.iter().fold(start, |alter, (name, value)| alter.set(name, value));
+        let altered = admin.alter_configs(&[all], &AdminOptions::new()).await.unwrap();
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+    }
+
+    /// Does what is printed.
+    async fn follow(&mut self, remedy: &str) {
+        for step in remedy.split("; then ") {
+            if let Some((_, command)) = step.split_once("--entity-name ") {
+                let (topic, config) = command.split_once(" --add-config ").unwrap();
+                self.add(topic, config).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_remedy_for_a_topic_makes_it_green() {
+    let world = World::new("topic_checks");
+    delivered(&world).await;
+    let (topic, mut seen) = (world.kafka().topic, BTreeSet::new());
+    for program in ["cdc-producer", "consumer"] {
+        let told = is_green(&world, program);
+        assert!(told.contains("ok    topics") && !told.contains("warn  topics"), "{told}");
+    }
+    for (suffix, config, code, want) in [
+        ("", "cleanup.policy=compact", 0, &["min.compaction.lag.ms", "delete.retention.ms", "`verify` goes by it"][..]),
+        ("", "cleanup.policy=compact,delete,min.compaction.lag.ms=604800000", 0, &["delete.retention.ms"]),
+        ("", "retention.ms=86400000", 0, &["(retention.ms=86400000): consumers that are down"]),
+        ("", "retention.bytes=1000000", 0, &["retention.bytes=1000000): consumers that are down"]),
+        (".checkpoint", "cleanup.policy=delete", 1, &["the state of the programs would be gone"]),
+        (".slots", "cleanup.policy=compact,delete", 1, &["the state of the programs would be gone"]),
+        (".dlq", "retention.ms=86400000", 0, &["deletes dead letters: retention.ms=86400000"]),
+        (".dlq", "retention.bytes=1000000", 0, &["deletes dead letters: ", "retention.bytes=1000000"]),
+        (".dlq", "cleanup.policy=compact", 1, &["a dead letter is lost"]),
+    ] {
+        let name = format!("{topic}{suffix}");
+        let mut configs = Configs { world: &world, set: BTreeMap::new() };
+        configs.add(&name, config).await;
+        let said = |ended: &Ended| want.iter().all(|want| ended.out.contains(want));
+        let ended = eventually(&format!("{name} {config}"), PATIENCE, || {
+            Some(doctor(&world, "cdc-producer")).filter(|e| e.code == code && said(e))
+        });
+        // One look of the other doctor at each topic is enough: they share the check.
+        if seen.insert(suffix) {
+            assert_eq!(faults(&ended, "topics"), faults(&doctor(&world, "consumer"), "topics"));
+        }
+        for (_, remedy) in faults(&ended, "topics") {
+            configs.follow(&remedy).await;
+        }
+        // The setting that a remedy may name is in the environment.
+        let policy = if config.contains("compact") && suffix.is_empty() { "compact" } else { "delete" };
+        assert_eq!(ended.out.contains("set kafka.cleanup_policy to compact"), policy == "compact", "{}", ended.out);
+        eventually(&format!("green after {name} {config}"), PATIENCE, || {
+            let ended = world.run("cdc-producer", &["doctor", "--kafka-cleanup-policy", policy]);
+            (ended.code == 0 && faults(&ended, "topics").is_empty()).then_some(())
+        });
+        // As it was.
+        configs.set.clear();
+        let base = if suffix == ".dlq" { "retention.ms=-1" } else { "message.timestamp.type=LogAppendTime" };
+        let policy = if matches!(suffix, ".checkpoint" | ".slots") { "compact" } else { "delete" };
+        configs.add(&name, &format!("cleanup.policy={policy},{base}")).await;
+    }
+    expired_records_and_their_remedy(&world).await;
+}
+
+/// Retention has taken the records of products: what keeps them from now on, and an epoch that writes them again.
+async fn expired_records_and_their_remedy(world: &World) {
+    let settings = world.kafka();
+    let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
+    let mut all = TopicPartitionList::new();
+    for partition in 0..settings.partitions {
+        all.add_partition_offset(&settings.topic, partition, Offset::End).unwrap();
+    }
+    admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
+    let ended = eventually("the check", PATIENCE, || {
+        Some(doctor(world, "cdc-producer")).filter(|e| e.out.contains("have expired"))
+    });
+    let found = faults(&ended, "topics");
+    assert!(ended.code == 0 && found.len() == 1 && found[0].1.contains("checkpoint reset"), "{}", ended.out);
+    Configs { world, set: BTreeMap::new() }.follow(&found[0].1).await;
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let mut producer = world.start_as("cdc-producer", "after", &[]);
+    producer.wait_for("snapshot complete");
+    let consumer = world.start("consumer", &[]);
+    for program in ["cdc-producer", "consumer"] {
+        let told = is_green(world, program);
+        assert!(
+            told.contains(&format!("{} keeps every change", world.name)) && !told.contains("warn  topics"),
+            "{told}"
+        );
+    }
+    wait_until_committed(world);
+    world.verify();
+    assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
+}
+
+/// A topic that the programs create compacted is as doctor wants it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_created_compacted_is_green() {
+    let mut world = World::new("compacted");
+    world.set("KAFKA_CLEANUP_POLICY", "compact");
+    delivered(&world).await;
+    for program in ["cdc-producer", "consumer"] {
+        let told = is_green(&world, program);
+        assert!(told.contains("keeps the last record of each product, and every change for 604800000 ms"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
+    let mut world = World::new("nothing").with_postgres();
+    let told = is_green(&world, "consumer");
+    for want in [
+        format!("to be created: {0}, {0}.slots, {0}.dlq", world.name),
+        "gets its identity, at the first start".to_owned(),
+        format!("it has no subject {}-value: the producer was never started", world.name),
+        format!("database {} is to be created, with its tables", world.name),
+    ] {
+        assert!(told.contains(&want), "{want:?} is not in\n{told}");
+    }
+    assert!(!Path::new(world.get("CONSUMER_LOGS")).exists());
+    assert_eq!(is_green(&world, "consumer"), told, "nothing was made");
+    // One that nobody may make.
+    let (server, _) = world.get("POSTGRES_URL").rsplit_once('/').map(|(s, d)| (s.to_owned(), d.to_owned())).unwrap();
+    let admin = postgres_world::connect_to(&format!("{server}/postgres")).await;
+    let role = format!("r{}", world.name);
+    run(&admin, &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'")).await;
+    let (_, host) = server.rsplit_once('@').unwrap();
+    world.set("POSTGRES_URL", format!("postgres://{role}:p@{host}/{}", world.name));
+    let remedy = finds(&world, "PostgreSQL", &["there is no database", "may not create it"]);
+    let (statement, _) = remedy.split_once(", or give").unwrap();
+    run(&admin, statement).await;
+    // In PostgreSQL 15 only the owner may make tables in the schema public.
+    let remedy = finds(&world, "PostgreSQL", &["lacks product, product_offsets, product_parked"]);
+    let owner = postgres_world::connect_to(&format!("{server}/{}", world.name)).await;
+    run(&owner, remedy.split_once("; or make").unwrap().0).await;
+    assert!(is_green(&world, "consumer").contains("to be created in schema public: product"));
+    // A server that is not there, as each of the others.
+    for (variable, value, name) in [
+        ("POSTGRES_URL", "postgres://u:p@127.0.0.1:1/d", "PostgreSQL"),
+        ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1", "registry"),
+        ("CONSUMER_LOGS", "/proc/logs", "logs folder"),
+    ] {
+        let before = world.get(variable).to_owned();
+        world.set(variable, value);
+        finds(&world, name, &[]);
+        world.set(variable, before);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_consumers_doctor_finds_what_a_start_refuses() {
+    let mut world = World::new("sick").with_postgres();
+    // Offsets can be moved when the session of the last member is over.
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    delivered(&world).await;
+    let told = is_green(&world, "consumer");
+    for want in ["agrees with its logs, and is 0 offsets behind", "public.product: id bigint", "5 slots, 0 held"] {
+        assert!(told.contains(want), "{want:?} is not in\n{told}");
+    }
+    let consumer = world.start("consumer", &[]);
+    eventually("it is seen", PATIENCE, || is_green(&world, "consumer").contains("5 slots, 1 held").then_some(()));
+    assert_eq!(consumer.stop().code, 0);
+
+    let admin = connect(&world).await;
+    // The types of columns: a start says the same.
+    for (change, want, back) in [
+        (
+            "ALTER TABLE product ALTER price TYPE numeric(10,1)",
+            "column price of public.product is numeric(10,1), which rounds, and must be numeric(10,2)",
+            "ALTER TABLE product ALTER price TYPE numeric(10,2)",
+        ),
+        (
+            "ALTER TABLE product ALTER last_updated TYPE timestamp",
+            "which depends on the session's time zone, and must be timestamp with time zone",
+            "ALTER TABLE product ALTER last_updated TYPE timestamptz",
+        ),
+        (
+            "ALTER TABLE product_offsets RENAME next_offset TO n",
+            "public.product_offsets has no column next_offset (bigint)",
+            "ALTER TABLE product_offsets RENAME n TO next_offset",
+        ),
+    ] {
+        run(&admin, change).await;
+        let remedy = finds(&world, "PostgreSQL tables", &[want]);
+        assert!(remedy.contains("change what is named (ALTER TABLE)"), "{remedy}");
+        let ended = world.run("consumer", &[]);
+        assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
+        run(&admin, back).await;
+        is_green(&world, "consumer");
+    }
+
+    // Rights, by a role that is given what is printed.
+    let (role, url) = (format!("r{}", world.name), world.get("POSTGRES_URL").to_owned());
+    run(&admin, &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'; REVOKE ALL ON SCHEMA public FROM PUBLIC")).await;
+    world.set("POSTGRES_URL", format!("postgres://{role}:p@{}", url.rsplit_once('@').unwrap().1));
+    let remedy =
+        finds(&world, "PostgreSQL", &["may not use schema public", "has no DELETE, INSERT, SELECT, UPDATE on"]);
+    run(&admin, &remedy).await;
+    is_green(&world, "consumer");
+    run(&admin, "DROP TABLE product_parked").await;
+    let remedy = finds(&world, "PostgreSQL", &["schema public lacks product_parked"]);
+    run(&admin, remedy.split_once("; or make").unwrap().0).await;
+    assert!(is_green(&world, "consumer").contains("to be created in schema public: product_parked"));
+
+    // The topic, the group's offsets, and the logs.
+    world.set("KAFKA_PARTITIONS", "3");
+    assert!(finds(&world, "Kafka", &["has 10 partitions, but 3 are wanted"]).contains("set kafka.partitions"));
+    world.set("KAFKA_PARTITIONS", "10");
+    move_back(&world);
+    let remedy = finds(&world, "group", &["were moved back"]);
+    assert!(remedy.contains("consumer restore-offsets"), "{remedy}");
+    assert_eq!(world.run("consumer", &["restore-offsets"]).code, 0);
+    is_green(&world, "consumer");
+    let log = log_path(&world, "consumer_1");
+    fs::write(&log, "").unwrap();
+    let remedy = finds(&world, "logs folder", &["consumer_1"]);
+    assert!(remedy.contains("consumer accept-log consumer_1"), "{remedy}");
+    assert_eq!(world.run("consumer", &["accept-log", "consumer_1"]).code, 0);
+    is_green(&world, "consumer");
+
+    // Each remedy was true: everything works again.
+    let producer = world.start("cdc-producer", &[]);
+    let consumer = world.start("consumer", &[]);
+    let mut conn = world.mysql().await;
+    conn.query_drop("UPDATE product SET price = 3").await.unwrap();
+    wait_until_committed(&world);
+    eventually("PostgreSQL has it", PATIENCE, || {
+        let ended = world.run("consumer", &["doctor"]);
+        (ended.code == 0 && ended.out.contains("is 0 offsets behind")).then_some(())
+    });
+    assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
+}
+
+/// Sets the group's offsets to 0, as a tool would.
+fn move_back(world: &World) {
+    let settings = world.kafka();
+    let consumer: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..settings.partitions {
+        list.add_partition_offset(&settings.topic, partition, Offset::Offset(0)).unwrap();
+    }
+    eventually("the group is empty", Duration::from_secs(90), || consumer.commit(&list, CommitMode::Sync).ok());
+}
