@@ -195,6 +195,98 @@ async fn a_history_that_is_reset_under_it_stops_it() {
     assert!(ended.err.contains("were reset") && ended.err.contains("checkpoint reset"), "{}", ended.err);
 }
 
+/// The CRC32 of IEEE 802.3, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
+/// Spoils a byte in the first event of the binlog file that `wanted` chooses, by its type and bytes, at the place that it
+/// gives; the checksum is put right again on demand.
+fn spoil(path: &std::path::Path, put_right: bool, wanted: impl Fn(u8, &[u8]) -> Option<usize>) {
+    let mut file = fs::read(path).unwrap();
+    let mut start = 4;
+    loop {
+        let size = u32::from_le_bytes(file[start + 9..start + 13].try_into().unwrap()) as usize;
+        let event = &mut file[start..start + size];
+        if let Some(at) = wanted(event[4], event) {
+            event[at] ^= 0x55;
+            let end = size - 4;
+            let checksum = crc32(&event[..end]).to_le_bytes();
+            if put_right {
+                event[end..].copy_from_slice(&checksum);
+            }
+            break;
+        }
+        start += size;
+    }
+    fs::write(path, file).unwrap();
+}
+
+/// Damage on the server's disk, with a checksum that does not match, and with one that does, in a row and in a compressed
+/// transaction: each is named with its place, and the remedy leaves it behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
+    const MARK: &[u8] = b"here is the damage";
+    const PAYLOAD: u8 = 40;
+    let mut world = World::new("damaged");
+    let _mysql = own_mysql(&mut world, &[]);
+    let mut conn = world.table().await;
+    run(&mut conn, &[INSERT_1]).await;
+    let mut producer = world.start_as("cdc-producer", "first", &[]);
+    producer.wait_for("snapshot complete");
+    assert_eq!(producer.stop().code, 0);
+    let mark = |_: u8, event: &[u8]| event.windows(MARK.len()).position(|part| part == MARK);
+    // The byte before the text is the second one of its length.
+    let length = |kind: u8, event: &[u8]| mark(kind, event).map(|at| at - 1);
+    let payload = |kind: u8, event: &[u8]| (kind == PAYLOAD).then_some(event.len() - 20);
+    type Place<'a> = &'a dyn Fn(u8, &[u8]) -> Option<usize>;
+    for (n, (compressed, put_right, place, wanted)) in [
+        ("OFF", false, &mark as Place<'_>, ["does not match its CRC32 checksum", "binlog.0"]),
+        ("OFF", true, &length, ["damaged column name of table", "transaction "]),
+        ("ON", true, &payload, ["as the server wrote it", "binlog.0"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = n + 2;
+        let compress = format!("SET SESSION binlog_transaction_compression = {compressed}");
+        let insert = format!("INSERT INTO product VALUES ({id},'{}','b',1,NULL)", str::from_utf8(MARK).unwrap());
+        run(&mut conn, &["FLUSH BINARY LOGS", &compress, &insert]).await;
+        let status: mysql_async::Row = conn.query_first("SHOW BINARY LOG STATUS").await.unwrap().unwrap();
+        let folder: String = conn.query_first("SELECT @@datadir").await.unwrap().unwrap();
+        run(&mut conn, &["FLUSH BINARY LOGS", "UPDATE product SET price = price + 1 WHERE id = 1"]).await;
+        let file: String = status.get(0).unwrap();
+        spoil(&std::path::Path::new(&folder).join(&file), put_right, place);
+
+        let log = format!("damaged_{n}");
+        let mut producer = world.start_as("cdc-producer", &log, &[]);
+        let names = |said: &str| {
+            for want in wanted.iter().chain(&["checkpoint reset"]) {
+                assert!(said.contains(want), "{want:?} is not in\n{said}");
+            }
+        };
+        if put_right {
+            let ended = producer.wait();
+            assert_eq!(ended.code, 1, "{}", ended.err);
+            names(&ended.err);
+            assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+            producer = world.start_as("cdc-producer", &format!("{log}_reset"), &[]);
+        } else {
+            // It may have happened on the way, so it is read again for as long as nobody asks for something else.
+            producer.wait_for(wanted[0]);
+            names(&producer.said());
+            assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+        }
+        producer.wait_for("snapshot complete");
+        assert_eq!(producer.stop().code, 0);
+    }
+    let (producer, consumer) = (world.start("cdc-producer", &[]), world.start("consumer", &[]));
+    run(&mut conn, &["UPDATE product SET price = price + 1"]).await;
+    world.verify();
+    assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
+}
+
 /// A server that was cloned or restored has executed transactions that none of its binlogs ever held.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_on_a_server_that_was_restored_from_a_backup() {
