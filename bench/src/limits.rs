@@ -63,6 +63,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
             table: Default::default(),
         };
         let known = Known::now(&mut conn, &table, true, true).await?;

@@ -409,6 +409,7 @@ mod tests {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
             table: Default::default(),
         }
     }

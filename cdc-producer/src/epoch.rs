@@ -152,6 +152,7 @@ pub(crate) async fn begin(
             prepared: Default::default(),
             table: Default::default(),
             ends: Some(before.ends()),
+            schema_ids: before.progress.and_then(|progress| progress.schema_ids.clone()),
             complete,
         }
     }))
@@ -266,6 +267,7 @@ mod tests {
             table: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
         }
     }
 

@@ -205,6 +205,7 @@ mod tests {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
             table: Default::default(),
         }
     }

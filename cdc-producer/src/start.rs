@@ -134,6 +134,7 @@ pub(crate) async fn prepare(
             .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
         }
         Start::Resume(mut progress) => {
+            progress.schema_ids.get_or_insert_default().insert(schema_id);
             epoch::check_topic(&progress, &bounds, &target)?;
             epoch::resume(&mut progress, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
@@ -162,7 +163,8 @@ pub(crate) async fn prepare(
             let begun =
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
                     .await?;
-            let Some(first) = begun else { return Ok(None) };
+            let Some(mut first) = begun else { return Ok(None) };
+            first.schema_ids.get_or_insert_default().insert(schema_id);
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }

@@ -391,6 +391,7 @@ mod tests {
             table: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
         };
         let marked = progress("binlog.000009", 700, 4);
         for (committed, want) in [

@@ -3,16 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use pipeline::committed_progress;
 use pipeline::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::doctor::{self, Check};
 use pipeline::error::Result;
 use pipeline::kafka::{self, LastRecords, TopicSpec};
-use pipeline::position::{CHECKPOINT_SUFFIX, CompleteSnapshot};
 use pipeline::registry::{Found, Registry};
 
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};
-use crate::{marker, progress, repair};
+use crate::{marker, repair};
 
 /// The names of the checks.
 const KAFKA: &str = "Kafka";
@@ -65,7 +65,7 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     let known = tokio::task::block_in_place(|| {
         let records = LastRecords::new(kafka)?;
         let partitions = usize::try_from(kafka.partitions).unwrap_or(0);
-        Ok((records.bounds(&kafka.topic, partitions)?, complete_snapshot(kafka, &records)))
+        Ok((records.bounds(&kafka.topic, partitions)?, committed_progress::look_up(kafka, &|| false)))
     });
     let (bounds, complete) = match known {
         Ok(known) => known,
@@ -75,21 +75,13 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
         }
     };
     let complete = complete.unwrap_or_else(|error| {
-        // It works without: rows whose records have expired stay in PostgreSQL then.
+        // It works without as long as the registry has every schema; rows whose records have expired stay in PostgreSQL then.
         checks.push(Check::warning(KAFKA, error.to_string(), error.remedy().unwrap_or_default()));
         None
     });
+    let complete = complete.and_then(|progress| progress.complete);
     checks.extend(doctor::topics(kafka, &doctor::expired(&bounds, complete.as_ref())).await);
     checks
-}
-
-/// The last complete snapshot, as the producer's progress says.
-fn complete_snapshot(kafka: &KafkaSettings, records: &LastRecords) -> Result<Option<CompleteSnapshot>> {
-    let topic = TopicSpec::compacted(format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), 1);
-    if !kafka::check_topics(kafka, &[topic])?.is_empty() {
-        return Ok(None);
-    }
-    Ok(progress::last(records, kafka, &|| false)?.and_then(|progress| progress.complete))
 }
 
 /// Whether the folder can be written to, and the logs in it are those that the markers mean.

@@ -16,7 +16,6 @@ mod numbers;
 mod offsets;
 mod owners;
 mod parking;
-mod progress;
 mod readiness;
 mod refusal;
 mod repair;

@@ -38,8 +38,8 @@ use pipeline::failpoint;
 use pipeline::kafka::{self, Failure, TransactionalProducer};
 use pipeline::program::Context;
 use pipeline::record::{Micros, SOURCE_HEADER};
-use pipeline::registry::Registry;
 use pipeline::transform::Rules;
+use pipeline::writer_schema::WriterSchemas;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::runtime::Handle;
@@ -132,7 +132,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
 struct Worker {
     kafka: KafkaSettings,
     slots: Slots,
-    registry: Registry,
+    schemas: WriterSchemas,
     rules: Rules,
     sink: Option<Sink>,
     parking: Parking,
@@ -185,7 +185,7 @@ impl Worker {
         let settings: &Settings = &context.settings;
         let sink = PostgresSettings::from(settings)?.map(|s| Sink::new(&s, &kafka.topic)).transpose()?;
         Ok(Self {
-            registry: Registry::new(RegistrySettings::from(settings)?)?,
+            schemas: WriterSchemas::new(RegistrySettings::from(settings)?, kafka.clone())?,
             rules: config::rules(settings)?,
             sink,
             parking: Parking::default(),

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use pipeline::committed_progress;
 use pipeline::config::{KafkaSettings, PostgresSettings};
 use pipeline::error::{Error, Result};
 use pipeline::kafka::LastRecords;
@@ -17,8 +18,6 @@ use pipeline::position::CompleteSnapshot;
 use pipeline::postgres::{Access, Target, failed};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
-
-use crate::progress;
 
 /// How often it looks for a new snapshot.
 const EVERY: Duration = Duration::from_secs(5);
@@ -93,7 +92,7 @@ fn complete_snapshot(
     settings: &KafkaSettings,
     shutdown: &CancellationToken,
 ) -> Result<Option<CompleteSnapshot>> {
-    let progress = progress::last(records, settings, &|| shutdown.is_cancelled())?;
+    let progress = committed_progress::last(records, settings, &|| shutdown.is_cancelled())?;
     Ok(progress.and_then(|progress| progress.complete))
 }
 

@@ -155,6 +155,11 @@ impl Decoder {
         Ok(Self { resolve: (!same).then_some((writer, reader)) })
     }
 
+    /// Whether the writer's schema is ours.
+    pub fn is_of_our_schema(&self) -> bool {
+        self.resolve.is_none()
+    }
+
     /// Decodes an Avro value without its prefix; all bytes must be used.
     ///
     /// # Errors

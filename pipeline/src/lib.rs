@@ -4,6 +4,7 @@
 //! contract ([`record`], [`avro`], [`log_line`], [`transform`], [`position`], [`gtid`]) do no IO.
 
 pub mod avro;
+pub mod committed_progress;
 pub mod config;
 pub mod convert;
 pub mod doctor;
@@ -22,3 +23,4 @@ pub mod slots;
 pub mod table;
 pub mod telemetry;
 pub mod transform;
+pub mod writer_schema;

@@ -138,6 +138,10 @@ pub struct Progress {
     /// was written to. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ends: Option<Vec<i64>>,
+    /// The ids under which the schema of the topic's records was registered: a registry that loses its schemas gives the ids
+    /// to others. `None` when an earlier version of the program wrote this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub schema_ids: Option<BTreeSet<u32>>,
     /// The last complete snapshot in this topic.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub complete: Option<CompleteSnapshot>,

@@ -284,11 +284,21 @@ impl Registry {
         }
     }
 
-    /// The error for records whose schema the registry does not have, while it does not have the subject either.
+    /// Whether this id is a schema of the configured subject.
+    ///
+    /// # Errors
+    /// As [`Registry::has_subject`].
+    pub async fn subject_has(&self, id: u32) -> Result<bool> {
+        let answer = self.call(Method::GET, &format!("schemas/ids/{id}/versions"), None).await?;
+        let versions = answer.as_ref().and_then(Value::as_array);
+        Ok(versions.is_some_and(|all| all.iter().any(|v| v["subject"] == *self.settings.subject)))
+    }
+
+    /// The error for records whose schema id does not stand for our schema, while the registry does not have the subject.
     pub fn has_lost(&self, id: u32) -> Error {
         let RegistrySettings { url, subject, .. } = &self.settings;
         Error::transient(format!(
-            "the schema registry at {url} has neither schema {id}, which records were written with, nor subject {subject}: it has \
+            "the schema registry at {url} does not have subject {subject}, whose schema {id} records were written with: it has \
              lost its schemas, or is another one"
         ))
         .with_remedy(

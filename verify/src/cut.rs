@@ -243,6 +243,7 @@ mod tests {
             table: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
         }
     }
 

@@ -7,16 +7,14 @@ use pipeline::error::{Error, Result};
 use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, Op, Product, SOURCE_HEADER, Source};
-use pipeline::registry::Registry;
 use pipeline::transform::{Capitals, Rules};
+use pipeline::writer_schema::WriterSchemas;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
-use tokio::runtime::Handle;
 
 /// Reads records; schemas are looked up once each. To be used on a blocking thread.
 pub(crate) struct Reader {
-    registry: Registry,
-    runtime: Handle,
+    schemas: WriterSchemas,
     decoders: HashMap<u32, Result<Decoder, String>>,
     scratch: Scratch,
 }
@@ -30,14 +28,14 @@ pub(crate) struct Change<'a> {
 }
 
 impl Reader {
-    pub(crate) fn new(registry: Registry) -> Self {
-        Self { registry, runtime: Handle::current(), decoders: HashMap::new(), scratch: Scratch::default() }
+    pub(crate) fn new(schemas: WriterSchemas) -> Self {
+        Self { schemas, decoders: HashMap::new(), scratch: Scratch::default() }
     }
 
     /// The change, or why the record tells of none.
     ///
     /// # Errors
-    /// As [`Registry::find_schema`].
+    /// As [`WriterSchemas::find`].
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
         if let Some((schema, _)) = message.payload().and_then(|value| avro::split(value).ok()) {
             self.look_up(schema)?;
@@ -49,11 +47,8 @@ impl Reader {
         if self.decoders.contains_key(&schema) {
             return Ok(());
         }
-        // Only what the registry says of the schema is the record's fault: a consumer stops at all else, too.
-        let decoder = match self.runtime.block_on(self.registry.find_schema(schema))? {
-            Some(text) => Decoder::new(&text).map_err(|e| format!("schema {schema}: {e}")),
-            None => Err(format!("the registry has no schema {schema}")),
-        };
+        // Only an id that nobody of ours wrote is the record's fault: a consumer stops at all else, too.
+        let decoder = self.schemas.find(schema)?;
         self.decoders.insert(schema, decoder);
         Ok(())
     }

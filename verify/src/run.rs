@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use pipeline::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
-use pipeline::registry::Registry;
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::Rules;
+use pipeline::writer_schema::WriterSchemas;
 
 use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;
@@ -153,11 +153,11 @@ impl Run {
     }
 
     async fn read_topic(&mut self, cut: &Cut) -> Result<Read> {
-        let registry = Registry::new(self.parts.registry.clone())?;
+        let schemas = WriterSchemas::new(self.parts.registry.clone(), self.parts.kafka.clone())?;
         let (parts, cut, deadline) = (self.parts.clone(), cut.clone(), self.patience(SETTLING).until);
         let mut findings = std::mem::take(&mut self.findings);
         let (read, findings) = blocking(move || {
-            let mut reader = Reader::new(registry);
+            let mut reader = Reader::new(schemas);
             let bounds = Bounds::required(&parts.kafka)?;
             let (mut span, open) = bounds.settled(deadline)?;
             if let Some(open) = open {

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use pipeline::committed_progress;
 use pipeline::config::KafkaSettings;
-use pipeline::kafka::{LastRecords, TopicSpec, check_topics};
-use pipeline::position::CHECKPOINT_SUFFIX;
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, Worker};
-use crate::progress;
 use crate::setback::Setback;
 use crate::sink::{self, Rows};
 use crate::start_offset::after_gap;
@@ -86,14 +84,7 @@ impl Worker {
 /// By partition, where the last snapshot begins, whether it is complete or still coming: from there on the topic has every
 /// row of the source. Empty when it is not known.
 fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result<Vec<i64>, Setback> {
-    let checkpoint = TopicSpec::compacted(format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), 1);
-    let look_up = || {
-        if !check_topics(kafka, &[checkpoint])?.is_empty() {
-            return Ok(None);
-        }
-        progress::last(&LastRecords::new(kafka)?, kafka, &|| shutdown.is_cancelled())
-    };
-    match look_up() {
+    match committed_progress::look_up(kafka, &|| shutdown.is_cancelled()) {
         Err(error) if error.is_transient() => Err(error.into()),
         Err(error) => {
             tracing::warn!(remedy = error.remedy(), "{error}");

@@ -129,6 +129,7 @@ async fn it_waits_for_producer_and_consumers() {
             prepared: Default::default(),
             ends: None,
             complete: None,
+            schema_ids: None,
             table: Default::default(),
         };
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();

@@ -1,7 +1,7 @@
 //! Apicurio Registry with the Confluent API. Its schemas are kept in a file, so that they outlive a restart.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,8 @@ use crate::progress::Say;
 use crate::{downloads, machine};
 
 const READY: Duration = Duration::from_secs(180);
+/// How the names of the files with the schemas begin.
+const DATA: &str = "schemas";
 
 /// A running schema registry.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ pub struct Registry {
     pub server: Server,
     /// Its port on 127.0.0.1.
     pub port: u16,
+    folder: PathBuf,
 }
 
 impl Registry {
@@ -56,14 +59,21 @@ impl Registry {
             format!("-Dquarkus.http.port={port}"),
             "-Dapicurio.storage.kind=sql".to_owned(),
             "-Dapicurio.storage.sql.kind=h2".to_owned(),
-            format!("-Dapicurio.datasource.url=jdbc:h2:file:{}/schemas", folder.display()),
+            format!("-Dapicurio.datasource.url=jdbc:h2:file:{}/{DATA}", folder.display()),
         ];
         command.extend(properties.iter().map(|property| format!("-D{property}")));
         command.extend(["-jar".to_owned(), jar.display().to_string()]);
         let log = folder.join("registry.log");
-        let launch =
-            Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
-        let mut registry = Self { server: Server::start("the schema registry", launch)?, port };
+        let launch = Launch {
+            command,
+            env: vec![],
+            output: None,
+            folder: folder.clone(),
+            log,
+            user: None,
+            stop_signal: Signal::SIGTERM,
+        };
+        let mut registry = Self { server: Server::start("the schema registry", launch)?, port, folder };
         registry.wait_ready()?;
         Ok(registry)
     }
@@ -89,6 +99,20 @@ impl Registry {
     pub fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.wait_ready()
+    }
+
+    /// Deletes the data of the stopped or killed registry: it starts without a schema.
+    ///
+    /// # Errors
+    /// When a file cannot be deleted.
+    pub fn forget(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DATA) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     fn wait_ready(&mut self) -> Result<()> {

@@ -1,0 +1,38 @@
+//! The producer's progress, as a reader of its checkpoint topic finds it.
+
+use rdkafka::Message as _;
+
+use crate::config::KafkaSettings;
+use crate::error::{Error, Result};
+use crate::kafka::{LastRecords, TopicSpec, check_topics};
+use crate::position::{CHECKPOINT_SUFFIX, Progress};
+
+/// The last committed progress; `None` when there is no checkpoint topic, when it is empty, or when it `stops`. Blocks.
+///
+/// # Errors
+/// As [`last`].
+pub fn look_up(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option<Progress>> {
+    if !check_topics(kafka, &[TopicSpec::compacted(topic(kafka), 1)])?.is_empty() {
+        return Ok(None);
+    }
+    last(&LastRecords::new(kafka)?, kafka, stops)
+}
+
+/// As [`look_up`], of a topic that is there, by clients that are made already.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a right is missing or the progress can't be read.
+pub fn last(records: &LastRecords, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option<Progress>> {
+    let topic = topic(kafka);
+    let end = records.bounds(&topic, 1)?.first().map_or(0, |b| b.end);
+    let value = records.last_before(&topic, 0, end, stops, &|message| message.payload().map(<[u8]>::to_vec))?;
+    let read = |value: Vec<u8>| {
+        serde_json::from_slice(&value)
+            .map_err(|e| Error::definite(format!("the progress in topic {topic} can't be read")).with_source(e))
+    };
+    value.map(read).transpose()
+}
+
+fn topic(kafka: &KafkaSettings) -> String {
+    format!("{}{CHECKPOINT_SUFFIX}", kafka.topic)
+}
