@@ -192,6 +192,7 @@ async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
             return Ok((bounds, None));
         }
         let progress = target.progress(LastRecords::new(&settings.kafka)?)?;
+        epoch::check_count(progress.as_ref(), &bounds, &target.topic)?;
         progress.as_ref().map_or(Ok(()), |p| epoch::check_topic(p, &bounds, &target))?;
         Ok((bounds, progress.and_then(|p| p.complete)))
     };

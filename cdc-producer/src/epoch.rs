@@ -62,9 +62,7 @@ impl Before<'_> {
 /// # Errors
 /// Definite, with the partition and both offsets.
 pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Target) -> Result<()> {
-    let snapshot = progress.snapshot.as_ref().and_then(|s| s.begin.as_ref());
-    let known = [progress.ends.as_ref(), progress.complete.as_ref().map(|c| &c.end), snapshot];
-    for ends in known.into_iter().flatten() {
+    for ends in noted(progress) {
         for (partition, (end, now)) in ends.iter().zip(bounds).enumerate() {
             if now.end < *end {
                 return Err(Error::definite(format!(
@@ -77,6 +75,26 @@ pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Targe
         }
     }
     Ok(())
+}
+
+/// By partition, ends of the topic that the progress has noted.
+fn noted(progress: &Progress) -> impl Iterator<Item = &Vec<i64>> {
+    let snapshot = progress.snapshot.as_ref().and_then(|s| s.begin.as_ref());
+    [progress.ends.as_ref(), progress.complete.as_ref().map(|c| &c.end), snapshot].into_iter().flatten()
+}
+
+/// Refuses a topic whose records were written to another number of partitions, since their keys would move. Its number is the
+/// configured one when somebody has raised both.
+///
+/// # Errors
+/// Definite, with both numbers.
+pub(crate) fn check_count(progress: Option<&Progress>, bounds: &[Bounds], topic: &str) -> Result<()> {
+    let was_written = bounds.iter().any(|b| b.end > 0);
+    let other = progress.into_iter().flat_map(noted).find(|ends| ends.len() != bounds.len());
+    match other.filter(|_| was_written) {
+        Some(other) => Err(kafka::recounted(topic, other.len(), bounds.len())),
+        None => Ok(()),
+    }
 }
 
 /// How many partitions retention has cut.
@@ -94,6 +112,10 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
         tracing::info!(rows = snapshot.rows, "an earlier version began this snapshot: it is made from the first row");
         *snapshot = SnapshotProgress::new(ends.clone(), snapshot.rows);
     }
+    // The number of partitions may differ while nothing was written.
+    let snapshot = progress.snapshot.as_mut().and_then(|s| s.begin.as_mut());
+    let complete = progress.complete.as_mut().map(|c| [&mut c.begin, &mut c.end]);
+    complete.into_iter().flatten().chain(snapshot).for_each(|noted| noted.resize(bounds.len(), 0));
     progress.ends = Some(ends);
 }
 
@@ -288,6 +310,38 @@ mod tests {
         assert!(check(&complete, &[(0, 3), (0, 0)]) && !check(&complete, &[(0, 2), (0, 5)]));
         let started = Progress { ends: Some(vec![5, 5]), ..progress(None) };
         assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
+    }
+
+    #[test]
+    fn records_keep_the_number_of_partitions() {
+        let check = |progress: &Progress, now: &[(i64, i64)]| {
+            let refused = check_count(Some(progress), &bounds(now), "t").err();
+            refused.map_or_else(String::new, |e| e.to_string())
+        };
+        let two = "topic t has 3 partitions, as kafka.partitions says, but its records were written to 2";
+        let started = Progress { ends: Some(vec![5, 0]), ..progress(None) };
+        assert_eq!(check(&started, &[(0, 5), (0, 9)]), "");
+        assert_eq!(check(&started, &[(0, 5), (0, 0), (0, 0)]), two);
+        assert_eq!(check(&started, &[(5, 5), (0, 0), (0, 0)]), two, "its records have expired");
+        assert_eq!(check(&started, &[(0, 0), (0, 0), (0, 0)]), "", "the topic is empty");
+        assert_eq!(check(&progress(None), &[(0, 5)]), "", "an earlier version noted nothing");
+        let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
+        assert_eq!(check(&begun, &[(0, 1), (0, 7), (0, 0)]), two);
+        // A version that did not compare has noted the new number with each start.
+        let complete = Some(CompleteSnapshot { epoch: 2, begin: vec![0, 0], end: vec![3, 0] });
+        let mixed = Progress { complete, ends: Some(vec![3, 4, 4]), ..progress(None) };
+        assert_eq!(check(&mixed, &[(0, 3), (0, 4), (0, 4)]), two);
+        assert!(check_count(None, &bounds(&[(0, 5)]), "t").is_ok());
+    }
+
+    #[test]
+    fn a_topic_without_records_may_get_more_partitions() {
+        let complete = Some(CompleteSnapshot { epoch: 2, begin: vec![0], end: vec![0] });
+        let mut resumed =
+            Progress { complete, ends: Some(vec![0]), ..progress(Some(SnapshotProgress::new(vec![0], 0))) };
+        resume(&mut resumed, &bounds(&[(0, 0), (0, 0)]));
+        assert!(check_count(Some(&resumed), &bounds(&[(0, 5), (0, 5)]), "t").is_ok());
+        assert_eq!(resumed.snapshot, Some(SnapshotProgress::new(vec![0, 0], 0)));
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub(crate) async fn prepare(
     let bounds = if topic_is_missing { vec![Bounds { begin: 0, end: 0 }; partitions] } else { bounds };
     done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
+    epoch::check_count(committed.as_ref(), &bounds, &target.topic)?;
 
     let mut conn = endpoint.connect().await?;
     let mut seen = seen;

@@ -33,7 +33,7 @@ pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;
 pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
-pub use topics::{TopicSpec, check_topics, ensure_topics};
+pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
 pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 
 /// How long one request may take before the program says that Kafka can't be reached.

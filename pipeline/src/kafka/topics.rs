@@ -165,6 +165,14 @@ fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
     })
 }
 
+/// The error for a topic whose records were written to `written` partitions, and that has `now` of them, as configured.
+pub fn recounted(topic: &str, written: usize, now: usize) -> Error {
+    Error::definite(format!(
+        "topic {topic} has {now} partitions, as kafka.partitions says, but its records were written to {written}"
+    ))
+    .with_remedy(OTHER_COUNT)
+}
+
 /// What to do when the topic of the products has another number of partitions than the settings say.
 pub(super) const OTHER_COUNT: &str = "another number would send a key's later changes to another partition and break their \
     order, and Kafka cannot lower it. If nothing was ever written to the topic, set kafka.partitions to its number. Else write \

@@ -67,6 +67,53 @@ async fn partitions_that_are_raised_stop_everything_before_a_key_moves() {
     consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
 }
 
+/// The count that is configured is that of the topic, and the records are in the partitions of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
+    let mut world = World::new("both");
+    let mut conn = world.table().await;
+    let topic = world.kafka().topic;
+    // A topic without records may get more.
+    let producer = world.start_as("cdc-producer", "empty", &[]);
+    let ready = || producer.log().contains("snapshot complete").then_some(());
+    eventually("the producer has begun", PATIENCE, ready);
+    assert_eq!(producer.stop().code, 0);
+    raise(&world, &topic, 12).await;
+    world.set("KAFKA_PARTITIONS", "12");
+    conn.query_drop(rows(1..=100)).await.unwrap();
+    let producer = world.start_as("cdc-producer", "producer_12", &[]);
+    eventually("the rows are in the topic", PATIENCE, || (read_topic(&world.kafka()).len() == 100).then_some(()));
+    let consumer = start(&world, 1);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+    assert_eq!(producer.stop().code, 0);
+
+    raise(&world, &topic, 20).await;
+    world.set("KAFKA_PARTITIONS", "20");
+    conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
+    let says = format!("topic {topic} has 20 partitions, as kafka.partitions says, but its records were written to 12");
+    let remedy = ["kafka.topic", "kafka.partitions", "consumer.logs", "`cdc-producer checkpoint reset`"];
+    let says = [&[says.as_str()], &remedy[..]].concat();
+    assert_refused(world.start_as("cdc-producer", "refused", &[]), &says);
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.code == 1 && doctor.out.contains(says[0]), "{}", doctor.out);
+    // No new epoch leads around it.
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    assert_refused(world.start_as("cdc-producer", "reset", &[]), &says);
+    assert_eq!(read_topic(&world.kafka()).len(), 100);
+
+    // The remedy.
+    world.set("KAFKA_TOPIC", format!("{topic}_20"));
+    world.set("CONSUMER_LOGS", world.folder.join("logs_20").to_str().unwrap());
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let producer = world.start_as("cdc-producer", "producer_20", &[]);
+    let consumer = start(&world, 2);
+    conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
+    world.verify();
+    assert_eq!(producer.stop().code, 0);
+    assert_eq!(consumer.stop().code, 0);
+}
+
 /// Which partition a slot's marker, a dead letter or the progress goes to is said with each record.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_without_keys_may_have_more_partitions() {
