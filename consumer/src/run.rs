@@ -327,16 +327,17 @@ impl Worker {
         let batch = self.poll_batch(&session.group)?;
         self.readiness.heard(session.group.heard());
         session.log.check()?;
-        if batch.outcome.rows.next.is_empty() {
+        let has_records = !batch.outcome.rows.next.is_empty();
+        if has_records {
+            session.ends.busy();
+            self.numbers.polled();
+            failpoint::at("consumer.polled");
+            self.finish(session, batch)?;
+        } else {
             self.idle(&session.group)?;
-            self.commit_ends(session)?;
-            return Ok(false);
         }
-        session.ends.busy();
-        self.numbers.polled();
-        failpoint::at("consumer.polled");
-        self.finish(session, batch)?;
-        Ok(true)
+        self.commit_ends(session)?;
+        Ok(has_records)
     }
 
     /// Writes a batch everywhere and commits it.

@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::Error;
+use pipeline::kafka::after_gap;
 
 /// What is known of one partition. Offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +67,6 @@ pub(crate) fn judge(facts: Facts) -> Result<Start, Fault> {
         None if next == 0 => Ok(Start { from: low, missing: low }),
         None => Err(Fault::Deleted { next, low }),
     }
-}
-
-/// Where to read on after the records before `next` are read, in a partition with these bounds; `None` when records may be
-/// missing.
-///
-/// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is never a
-/// record, and a reader that has all records but not that offset has missed nothing.
-pub(crate) fn after_gap(next: i64, (low, end): (i64, i64)) -> Option<i64> {
-    let only_a_marker = low == end && next + 1 == low;
-    (next >= low || only_a_marker).then_some(next.max(low))
 }
 
 /// The error of a program for partitions with a fault; the most serious kind of fault is told, with all its partitions.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use pipeline::committed_progress;
 use pipeline::config::KafkaSettings;
+use pipeline::kafka::after_gap;
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, Worker};
 use crate::setback::Setback;
 use crate::sink::{self, Rows};
-use crate::start_offset::after_gap;
 
 impl Worker {
     /// Where each partition is to be read from: where the log or PostgreSQL goes on, whichever is behind.

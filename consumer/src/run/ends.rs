@@ -1,9 +1,9 @@
 //! The end of a partition, committed when everything before it is read.
 //!
 //! A partition ends with the marker of its last transaction, which is no record: the group would stay at the offset of that
-//! marker. When retention then empties the partition, the group's next offset is one that is gone, and nobody can tell a
-//! marker from an unread record any more. So after a quiet while, and before a consumer stops, the group's offsets are set to
-//! the ends.
+//! marker. When retention then empties the partition, the group's next offset is one that is gone, and once records follow
+//! nobody can tell a marker from an unread record any more. So after a quiet while, and before a consumer stops, the group's
+//! offsets are set to the ends; now and then also while other partitions keep the consumer busy.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -15,16 +15,22 @@ use crate::setback::Setback;
 
 /// No record has come for so long.
 const QUIET: Duration = Duration::from_secs(3);
+/// No record of a partition has come for so long, while those of others have.
+const STILL: Duration = Duration::from_secs(20);
 
 /// When to look for ends that are not committed yet.
 #[derive(Debug)]
 pub(super) struct Ends {
     look_at: Instant,
+    compare_at: Instant,
+    /// The group's offsets when they were compared last.
+    before: BTreeMap<i32, i64>,
 }
 
 impl Default for Ends {
     fn default() -> Self {
-        Self { look_at: Instant::now() + QUIET }
+        let now = Instant::now();
+        Self { look_at: now + QUIET, compare_at: now, before: BTreeMap::new() }
     }
 }
 
@@ -33,16 +39,32 @@ impl Ends {
     pub(super) fn busy(&mut self) {
         self.look_at = Instant::now() + QUIET;
     }
+
+    fn is_due(&self, now: Instant) -> bool {
+        now >= self.look_at || now >= self.compare_at
+    }
+
+    /// Of the group's offsets those of partitions in which nothing has come for a while.
+    fn still(&mut self, now: Instant, mut committed: BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
+        if now >= self.look_at {
+            self.look_at = now + QUIET;
+            return committed;
+        }
+        let before = std::mem::replace(&mut self.before, committed.clone());
+        self.compare_at = now + STILL;
+        committed.retain(|partition, next| before.get(partition) == Some(next));
+        committed
+    }
 }
 
 impl Worker {
     /// After a quiet while: sets the group's offsets behind the markers that end its partitions.
     pub(super) fn commit_ends(&mut self, session: &mut Session) -> Result<(), Setback> {
-        if Instant::now() < session.ends.look_at {
+        let now = Instant::now();
+        if !session.ends.is_due(now) {
             return Ok(());
         }
-        session.ends.busy();
-        let mut ours = session.group.committed();
+        let mut ours = session.ends.still(now, session.group.committed());
         ours.retain(|partition, _| session.group.may_be_unfinished(*partition));
         self.commit_ends_of(session, &ours)
     }
@@ -69,5 +91,34 @@ impl Worker {
         let mut batch = Batch { metadata: session.group.metadata(), ..Batch::default() };
         batch.outcome.rows.next = ends;
         self.finish(session, batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_is_still_when_its_offset_has_not_moved_for_a_while() {
+        let mut ends = Ends::default();
+        let begun = ends.compare_at;
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let offsets = |of: &[(i32, i64)]| of.iter().copied().collect::<BTreeMap<_, _>>();
+        let mut look = |seconds, committed: &[(i32, i64)], is_busy: bool| {
+            if is_busy {
+                ends.look_at = at(seconds) + QUIET;
+            }
+            ends.is_due(at(seconds)).then(|| ends.still(at(seconds), offsets(committed)))
+        };
+        assert_eq!(look(1, &[(0, 5), (1, 5)], true), Some(offsets(&[])), "nothing to compare with");
+        assert_eq!(look(20, &[(0, 9), (1, 5)], true), None);
+        assert_eq!(look(21, &[(0, 9), (1, 5)], true), Some(offsets(&[(1, 5)])));
+        assert_eq!(look(41, &[(0, 9), (1, 6), (2, 1)], true), Some(offsets(&[(0, 9)])), "another one, and a new one");
+        assert_eq!(look(43, &[(0, 9), (1, 6), (2, 1)], false), None);
+        assert_eq!(
+            look(44, &[(0, 9), (1, 7), (2, 1)], false),
+            Some(offsets(&[(0, 9), (1, 7), (2, 1)])),
+            "all are quiet"
+        );
     }
 }

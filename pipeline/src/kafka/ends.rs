@@ -13,6 +13,16 @@ use super::{REQUEST_TIMEOUT, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::Result;
 
+/// Where to read on after the records before `next` are read, in a partition with these bounds; `None` when records may be
+/// missing.
+///
+/// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is never a
+/// record, and a reader that has all records but not that offset has missed nothing.
+pub fn after_gap(next: i64, (low, end): (i64, i64)) -> Option<i64> {
+    let only_a_marker = low == end && next + 1 == low;
+    (next >= low || only_a_marker).then_some(next.max(low))
+}
+
 /// The end of each of these partitions of which no committed record is left from the given offset on. Blocks.
 ///
 /// # Errors
@@ -27,9 +37,9 @@ pub fn ends_without_records(
     let (mut ends, mut list) = (BTreeMap::new(), TopicPartitionList::new());
     for (partition, offset) in from {
         let (low, end) = consumer.fetch_watermarks(topic, *partition, REQUEST_TIMEOUT).map_err(failed)?;
-        if (low..=end).contains(offset) {
+        if let Some(from) = after_gap(*offset, (low, end)).filter(|from| *from <= end) {
             ends.insert(*partition, end);
-            list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).map_err(failed)?;
+            list.add_partition_offset(topic, *partition, Offset::Offset(from)).map_err(failed)?;
         }
     }
     consumer.assign(&list).map_err(failed)?;

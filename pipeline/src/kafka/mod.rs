@@ -28,7 +28,7 @@ use rdkafka::producer::ProducerContext;
 use crate::config::KafkaSettings;
 use crate::error::Error;
 
-pub use ends::ends_without_records;
+pub use ends::{after_gap, ends_without_records};
 pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;

@@ -103,6 +103,15 @@ pub(crate) fn wait_until_committed(world: &World) {
     eventually("the group has committed everything", Duration::from_secs(60), || committed(world, &ends).then_some(()));
 }
 
+/// Waits until the group has committed everything, and the markers behind it too.
+pub(crate) fn wait_until_ends_committed(world: &World) {
+    let settings = world.kafka();
+    let reader: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().expect("a client");
+    let end = |p| (p, reader.fetch_watermarks(&settings.topic, p, Duration::from_secs(10)).expect("its end").1);
+    let ends = (0..settings.partitions).map(end).filter(|(_, end)| *end > 0).collect();
+    eventually("the group is at the ends", Duration::from_secs(60), || committed(world, &ends).then_some(()));
+}
+
 /// The line of each record of the topic that can be decoded.
 pub(crate) fn expected_lines(world: &World) -> Vec<String> {
     let settings = world.kafka();

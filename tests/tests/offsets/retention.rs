@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{Record, TransactionalProducer};
+use pipeline::kafka::{Record, TransactionalProducer, partition_of};
 use rdkafka::Offset;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use xtask::services::{Kafka, KafkaOptions};
 
-use crate::consumer_world::{assert_once, line_count, logs, owned, start, wait_until_committed};
+use crate::consumer_world::{
+    assert_once, line_count, logs, owned, start, wait_until_committed, wait_until_ends_committed,
+};
 use crate::{PATIENCE, admin, assert_refused, bounds, delete_before, offsets, repair};
 
 /// Everything has left the topic.
@@ -69,6 +71,64 @@ async fn kafkas_retention_stops_nobody_who_has_read_everything() {
     eventually("new records are in the logs", PATIENCE, || (line_count(&world) == 36).then_some(()));
     assert!(consumers.iter_mut().all(integration_tests::Running::is_running));
     consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
+}
+
+/// The consumer has read everything and not yet committed the ends of the partitions. Once records follow, the offset of a
+/// marker that is gone could be that of a record.
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_are_committed_also_when_their_partitions_are_empty_by_then() {
+    let mut world = World::new("ends");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    for (round, asked_to_stop) in [(0, true), (1, false)] {
+        let consumer = start(&world, round as usize);
+        eventually("it has partitions", PATIENCE, || (owned(&consumer).len() == 10).then_some(()));
+        feed.update(1..=12, round * 2);
+        wait_until_committed(&world);
+        delete_before(&world, |_| Offset::End).await;
+        if asked_to_stop {
+            assert_eq!(consumer.stop().code, 0);
+        } else {
+            wait_until_ends_committed(&world);
+            consumer.kill();
+        }
+        feed.update(1..=12, round * 2 + 1);
+        let consumer = start(&world, round as usize + 2);
+        eventually("new records are in the log", PATIENCE, || {
+            (line_count(&world) as i64 == 24 * (round + 1)).then_some(())
+        });
+        assert_eq!(consumer.stop().code, 0);
+    }
+}
+
+/// Records of one partition alone keep the consumer busy, so that it never has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn ends_are_committed_also_while_another_partition_is_busy() {
+    let mut world = World::new("busy_ends");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    let busy = (1..).find(|id: &i64| partition_of(id.to_string().as_bytes(), 10) == 0).unwrap();
+    feed.update(1..=40, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    let is_done = || {
+        let offsets = offsets(&world);
+        bounds(&world).iter().all(|(p, (_, end))| *p == 0 || *end == 0 || offsets.get(p) == Some(end))
+    };
+    let mut round = 0;
+    eventually("the ends of the others are committed", PATIENCE, || {
+        round += 1;
+        feed.update([busy], round);
+        is_done().then_some(())
+    });
+    consumer.kill();
+    // New records behind the markers that have expired.
+    delete_before(&world, |p| if p == 0 { Offset::Offset(0) } else { Offset::End }).await;
+    feed.update(1..=40, round + 1);
+    let consumer = start(&world, 2);
+    wait_until_committed(&world);
+    assert_eq!(line_count(&world) as i64, 80 + round);
+    assert_eq!(consumer.stop().code, 0);
 }
 
 /// An aborted transaction leaves offsets that are neither a record nor its marker.
