@@ -3,7 +3,8 @@
 //! A topic whose records expire cannot tell which products it once held, so a new epoch has no tombstones for all that are
 //! gone. But its complete snapshot says from which offset on each product of the table has a record
 //! ([`CompleteSnapshot`]), and each row says which record it came from. Once PostgreSQL has come to the end of the snapshot in
-//! a partition, a row from before its beginning is gone from the table. The row of a record that was parked stays.
+//! a partition, a row from before its beginning is gone from the table. It stays where a record of the key from behind the
+//! beginning is parked; what was parked before no longer holds.
 //!
 //! Every consumer looks now and then; to delete twice changes nothing. Logs keep their lines: which of them are of products
 //! that are gone can't be known from the topic.
@@ -26,8 +27,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Rows that a transaction deletes at most.
 const ROWS: i64 = 20_000;
 
-/// Deletes some rows from before the snapshot, of the partitions that have come to its end; gives their number, and that of
-/// these partitions. A row that is written meanwhile is compared again.
+/// Deletes some rows from before the snapshot, of the partitions that have come to its end, and ends what was parked before it;
+/// gives the number of these rows, and that of these partitions. A row that is written meanwhile is compared again.
 const DELETE: &str = "WITH snapshot AS (
         SELECT s.partition, s.first FROM UNNEST($2::int[], $3::bigint[], $4::bigint[]) AS s (partition, first, next)
         LEFT JOIN product_offsets o ON o.topic = $1 AND o.partition = s.partition
@@ -35,8 +36,12 @@ const DELETE: &str = "WITH snapshot AS (
     ), stale AS (
         SELECT p.id, s.first FROM product p JOIN snapshot s ON p.source_partition = s.partition AND p.source_offset < s.first
         WHERE NOT EXISTS (SELECT FROM product_parked k
-            WHERE k.topic = $1 AND k.partition = s.partition AND k.id = p.id AND k.replaced_by IS NULL)
+            WHERE k.topic = $1 AND k.partition = s.partition AND k.id = p.id AND k.replaced_by IS NULL
+                AND k.\"offset\" >= s.first)
         LIMIT $5
+    ), ended AS (
+        UPDATE product_parked k SET replaced_by = s.first FROM snapshot s
+        WHERE k.topic = $1 AND k.partition = s.partition AND k.\"offset\" < s.first AND k.replaced_by IS NULL
     ), deleted AS (
         DELETE FROM product p USING stale s WHERE p.id = s.id AND p.source_offset < s.first RETURNING p.id
     )

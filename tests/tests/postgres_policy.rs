@@ -5,10 +5,12 @@
 mod consumer_world;
 mod postgres_world;
 
-use consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed};
+use consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed, wait_until_ends_committed};
 use integration_tests::{Feed, Running, World, eventually};
 use mysql_async::prelude::Queryable;
 use postgres_world::{PATIENCE, TABLES, connect, create, names, parked, run, wait_for_count};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::{Offset, TopicPartitionList};
 
 /// Dead letters of this sink, by key.
 fn letters(world: &World) -> Vec<(i64, DeadLetter)> {
@@ -344,6 +346,51 @@ async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
 }
 
 /// With `stop` the error names the record; its remedy is followed.
+/// Once a snapshot is complete, a key that is parked keeps its older row only if the snapshot has the key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_after_expired_records_says_which_parked_keys_are_there() {
+    let mut world = World::new("parked_epoch").with_postgres();
+    world.set("METRICS_LISTEN", "127.0.0.1:0");
+    let mut conn = world.table().await;
+    let fill = "INSERT INTO product WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20) \
+                SELECT i, CONCAT('p', i), 'c', i, NULL FROM n";
+    conn.query_drop(fill).await.unwrap();
+    let producer = world.start_as("cdc-producer", "producer-1", &[]);
+    let consumer = start(&world, 1);
+    let report = world.verify();
+    assert!(report.contains("PostgreSQL agree\n"), "{report}");
+    conn.query_drop("UPDATE product SET name = CONCAT('a', CHAR(0)) WHERE id IN (9, 10)").await.unwrap();
+    let report = world.verify();
+    assert!(report.contains("keys that are parked for PostgreSQL: 2\n"), "{report}");
+    assert_eq!(producer.stop().code, 0);
+    wait_until_ends_committed(&world);
+
+    // No record tells of these two deletes.
+    let kafka = world.kafka();
+    let admin: AdminClient<_> = pipeline::kafka::client_config(&kafka).create().unwrap();
+    let mut all = TopicPartitionList::new();
+    for partition in 0..kafka.partitions {
+        all.add_partition_offset(&kafka.topic, partition, Offset::End).unwrap();
+    }
+    admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
+    conn.query_drop("DELETE FROM product WHERE id IN (10, 11)").await.unwrap();
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let producer = world.start_as("cdc-producer", "producer-2", &[]);
+    wait_for_count(world.get("POSTGRES_URL"), "SELECT count(*) FROM product", 18);
+    let client = connect(&world).await;
+    let names_now = names(&client).await;
+    assert_eq!((names_now.get(&9).map(String::as_str), names_now.get(&10)), (Some("p9"), None));
+    assert_eq!(parked(&client).await, [(9, Some("name".to_owned()), "22021".to_owned())]);
+    eventually("the keys are counted", PATIENCE, || {
+        (consumer.metric("consumer_parked_keys") == Some(1.0)).then_some(())
+    });
+    conn.query_drop("UPDATE product SET name = 'mended' WHERE id = 9").await.unwrap();
+    wait_for_count(world.get("POSTGRES_URL"), "SELECT count(*) FROM product WHERE name = 'mended'", 1);
+    assert_eq!(parked(&client).await, []);
+    assert_eq!(consumer.stop().code, 0);
+    assert_eq!(producer.stop().code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_stop_stops_and_says_how_to_go_on() {
     let mut world = World::new("policy_stop").with_postgres();
