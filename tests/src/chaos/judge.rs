@@ -149,7 +149,11 @@ impl<'a> Judge<'a> {
         let replay = self.ledger.replays.get(&self.last_epoch).copied();
         for (id, changes) in ids {
             let key = self.keys.remove(&id).unwrap_or_else(|| Key::new(changes.len()));
-            let lost = key.lost(changes, self.ledger, replay.filter(|_| key.epoch < self.last_epoch));
+            let last_expired = changes.last().is_some_and(|change| self.ledger.may_have_expired(id, change));
+            if key.epoch == 0 && last_expired {
+                continue;
+            }
+            let lost = key.lost(id, changes, self.ledger, replay.filter(|_| key.epoch < self.last_epoch));
             self.verdict.lost += lost.len() as u64;
             if let Some(first) = lost.first() {
                 let change = &changes[*first];
@@ -303,8 +307,9 @@ impl Key {
 
     /// The changes that the topic does not have. `replay` is given when the last epoch should have this key's changes from
     /// there on, and has not.
-    fn lost(&self, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
-        let collapsed = |index: &usize| ledger.may_collapse(&changes[*index]);
+    fn lost(&self, id: i64, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
+        let collapsed =
+            |index: &usize| ledger.may_collapse(&changes[*index]) || ledger.may_have_expired(id, &changes[*index]);
         let mut streamed = self.streamed.clone();
         let last_is = |kind| changes.last().is_some_and(|change| change.kind == kind);
         // The end must be known to the topic, however it came there; a delete of what it never had needs no record.

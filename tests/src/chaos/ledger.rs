@@ -5,7 +5,12 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use pipeline::kafka::partition_of;
+
 use super::token::Token;
+
+/// Partitions of the topic.
+const PARTITIONS: i32 = 10;
 
 /// What a change did to its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,8 @@ pub struct Ledger {
     pub(crate) emptied: HashSet<u64>,
     /// Records of the topic have expired.
     pub(crate) expired: bool,
+    /// By partition, the first transaction whose records can't have expired; those of earlier ones may have.
+    kept: HashMap<i32, u32>,
 }
 
 impl Ledger {
@@ -85,5 +92,17 @@ impl Ledger {
     /// Whether it may be in the topic as a snapshot's state only.
     pub(crate) fn may_collapse(&self, change: &Change) -> bool {
         self.collapsed.iter().any(|range| range.contains(&change.at))
+    }
+
+    /// All records that the partition has now may expire.
+    pub(crate) fn expire(&mut self, partition: i32) {
+        self.expired = true;
+        self.kept.insert(partition, self.next);
+    }
+
+    /// Whether the record of this change of the key may have expired.
+    pub(crate) fn may_have_expired(&self, id: i64, change: &Change) -> bool {
+        let kept = || self.kept.get(&partition_of(id.to_string().as_bytes(), PARTITIONS));
+        !self.kept.is_empty() && kept().is_some_and(|kept| change.at < *kept)
     }
 }

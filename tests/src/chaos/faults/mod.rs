@@ -2,6 +2,7 @@
 
 mod compressed;
 mod epochs;
+mod group;
 mod links;
 mod people;
 mod places;
@@ -48,5 +49,6 @@ pub static FAULTS: &[&[Fault]] = &[
     sinks::FAULTS,
     two_machines::FAULTS,
     epochs::FAULTS,
+    group::FAULTS,
     statements::FAULTS,
 ];

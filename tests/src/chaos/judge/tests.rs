@@ -196,6 +196,26 @@ fn the_last_epoch_ends_at_the_last_change() {
 }
 
 #[test]
+fn records_may_expire_up_to_a_moment_in_their_partition() {
+    use pipeline::kafka::partition_of;
+    let partition = |id: &str| partition_of(id.as_bytes(), 10);
+    assert_ne!(partition("0"), partition("5"));
+    let mut ledger = ledger();
+    let all = streamed(&ledger);
+    ledger.expire(partition("5"));
+    assert_eq!(judged(&ledger, &all), CLEAN);
+    assert_eq!(judged(&ledger, &[&all[..5], &all[6..]].concat()), CLEAN, "the first of key 5");
+    assert_eq!(judged(&ledger, &all[..6]), [1, 0, 0, 0], "what comes first expires first");
+    assert_eq!(judged(&ledger, &all[..5]), CLEAN, "all of key 5");
+    assert_eq!(judged(&ledger, &all[1..]), [1, 0, 0, 0], "of key 0 nothing may");
+    // A later change must be there, and a later snapshot must be right.
+    ledger.commit(&[(5, Kind::Create, Token::new(0, 8, 0))]);
+    assert_eq!(judged(&ledger, &all[..5]), [1, 0, 0, 0]);
+    assert_eq!(judged(&ledger, &[&all[..5], &streamed(&ledger)[8..]].concat()), CLEAN);
+    assert_eq!(judged(&ledger, &[&all[..5], &[snapshot(5, 2, 6)]].concat()), [1, 0, 0, 0]);
+}
+
+#[test]
 fn a_replay_has_everything_since_its_beginning() {
     let mut ledger = ledger();
     ledger.replays.insert(2, 3);

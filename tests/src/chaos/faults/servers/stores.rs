@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use pipeline::kafka;
+use rand::Rng;
+use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
+use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use xtask::services::Kafka;
 
 use super::super::Fault;
 use super::{SEEN, wait_all_ready, wait_unready};
-use crate::chaos::{Arena, wait_for};
+use crate::Running;
+use crate::chaos::{Arena, CONSUMERS, wait_for};
 
 pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     Fault {
@@ -23,6 +28,14 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         weight: 0,
         quick: false,
         run: |arena| registry_away(arena, Duration::from_secs(30)),
+    },
+    Fault {
+        name: "registry-emptied",
+        expects: "the registry loses its schemas and gives their ids to others while consumers are behind: they say that it has \
+                  lost them, and with a start of the producer every record is read, none a dead letter",
+        weight: 1,
+        quick: false,
+        run: registry_emptied,
     },
     Fault {
         name: "postgres-kill",
@@ -47,7 +60,8 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
 ];
 
-fn registry_away(arena: &mut Arena, pause: Duration) -> Result<()> {
+/// Stops the consumers, and the producer when it has written more for them.
+fn leave_records_unread(arena: &mut Arena) -> Result<()> {
     for consumer in arena.consumers.iter_mut() {
         let ended = consumer.take().context("a consumer does not run")?.stop();
         ensure!(ended.code == 0, "a consumer stops with {}: {}", ended.code, ended.err);
@@ -64,6 +78,11 @@ fn registry_away(arena: &mut Arena, pause: Duration) -> Result<()> {
     wait_for("something for the consumers to read", Duration::from_secs(30), more)?;
     let ended = arena.producer.take().context("the producer does not run")?.stop();
     ensure!(ended.code == 0, "the producer stops with {}: {}", ended.code, ended.err);
+    Ok(())
+}
+
+fn registry_away(arena: &mut Arena, pause: Duration) -> Result<()> {
+    leave_records_unread(arena)?;
     arena.servers.registry.server.kill()?;
     arena.start_all();
     let seen = restarted_wait(arena);
@@ -84,6 +103,52 @@ fn restarted_wait(arena: &mut Arena) -> Result<()> {
 
 fn waits_for_registry(consumer: &crate::Running) -> bool {
     consumer.http("/ready").is_some_and(|(code, text)| code == 503 && text.contains("schema registry"))
+}
+
+fn registry_emptied(arena: &mut Arena) -> Result<()> {
+    let before = dead_letters(arena)?;
+    leave_records_unread(arena)?;
+    arena.servers.registry.server.kill()?;
+    arena.servers.registry.forget()?;
+    arena.servers.registry.start_again()?;
+    for number in 0..arena.chance.random_range(0..4) {
+        arena.block_on(register_another(&arena.servers.registry.url(), number))?;
+    }
+    for number in 0..CONSUMERS {
+        arena.start_consumer(number);
+    }
+    let says = |consumer: &Running| {
+        let waits = |(code, text): &(u16, String)| *code == 503 && text.contains("it has lost its schemas");
+        consumer.http("/ready").is_some_and(|answer| waits(&answer))
+    };
+    // Who has no records to decode does not need it.
+    wait_for("a consumer says that the registry has lost its schemas", Duration::from_secs(30), || {
+        arena.running_consumers().any(says).then_some(())
+    })?;
+    arena.start_producer();
+    wait_all_ready(arena)?;
+    arena.settle()?;
+    arena.resume_load();
+    ensure!(dead_letters(arena)? == before, "a record became a dead letter");
+    Ok(())
+}
+
+fn dead_letters(arena: &Arena) -> Result<usize> {
+    let (settings, mut count) = (arena.world.kafka(), 0);
+    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |_| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// Gives the next id to the schema of another subject.
+async fn register_another(url: &str, number: u32) -> Result<()> {
+    let schema =
+        format!(r#"{{"type": "record", "name": "other_{number}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
+    let schema = SuppliedSchema::new(None, SchemaType::Avro, schema);
+    post_schema(&SrSettings::new(url.to_owned()), format!("other-{number}-value"), schema).await?;
+    Ok(())
 }
 
 fn postgres_away(arena: &mut Arena, pause: Duration) -> Result<()> {

@@ -1,0 +1,174 @@
+//! The group's offsets and the topic's partitions, changed by people and by Kafka's retention.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pipeline::kafka;
+use rand::Rng;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::Fault;
+use super::people::{Who, ask, refuses, refuses_to_start};
+use crate::chaos::{Arena, CONSUMERS, wait_for};
+
+/// The faults of this family.
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "offsets-moved",
+        expects: "the group's offsets are moved back or ahead while no consumer runs: a consumer refuses to start, and \
+                  `consumer restore-offsets` mends it",
+        weight: 1,
+        quick: false,
+        run: offsets_moved,
+    },
+    Fault {
+        name: "partitions-raised",
+        expects: "the topic gets more partitions under load: all programs stop before a key moves, and work on with a new topic",
+        weight: 1,
+        quick: false,
+        run: partitions_raised,
+    },
+    Fault {
+        name: "retention-empties-a-partition",
+        expects: "all records of a partition, or those before some offset, expire after they were read: no consumer stops, \
+                  nor the one that takes the partition over",
+        weight: 1,
+        quick: false,
+        run: retention_empties_a_partition,
+    },
+];
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn admin(arena: &Arena) -> Result<AdminClient<DefaultClientContext>> {
+    Ok(kafka::client_config(&arena.world.kafka()).create()?)
+}
+
+/// A client in the name of the group, which does not join it.
+fn client(arena: &Arena) -> Result<BaseConsumer> {
+    let settings = arena.world.kafka();
+    Ok(kafka::consumer_config(&settings, &settings.group_id).create()?)
+}
+
+/// The group's offset of each partition that has one.
+fn offsets(arena: &Arena) -> Result<BTreeMap<i32, i64>> {
+    let settings = arena.world.kafka();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
+    let list = client(arena)?.committed_offsets(list, SOON)?;
+    let offset = |p: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match p.offset() {
+        Offset::Offset(offset) => Some((p.partition(), offset)),
+        _ => None,
+    };
+    Ok(list.elements().iter().filter_map(offset).collect())
+}
+
+fn offsets_moved(arena: &mut Arena) -> Result<()> {
+    for consumer in arena.consumers.iter_mut() {
+        let ended = consumer.take().context("a consumer does not run")?.stop();
+        ensure!(ended.code == 0, "a consumer stops with {}: {}", ended.code, ended.err);
+    }
+    arena.resume_load();
+    let before = offsets(arena)?;
+    let back = arena.chance.random_bool(0.5);
+    let many = arena.chance.random_range(1..=before.len());
+    let mut list = TopicPartitionList::new();
+    let mut places = Vec::new();
+    for (partition, offset) in before.iter().take(many) {
+        let by = arena.chance.random_range(1..=100);
+        let moved = if back { (offset - by).max(0) } else { offset + by };
+        list.add_partition_offset(&arena.world.kafka().topic, *partition, Offset::Offset(moved))?;
+        places.push(format!("partition {partition}: the group's offset is {moved}, the logs have it up to {offset}"));
+    }
+    let client = client(arena)?;
+    wait_for("nobody is in the group any more", SOON, || client.commit(&list, CommitMode::Sync).ok())?;
+    let what = if back { "were moved back" } else { "were moved ahead" };
+    let says: Vec<&str> =
+        [what, "`consumer restore-offsets`"].into_iter().chain(places.iter().map(String::as_str)).collect();
+    refuses_to_start(arena, Who::Consumer(0), &says)?;
+    wait_for("`consumer restore-offsets`", SOON, || {
+        (arena.world.run("consumer", &["restore-offsets"]).code == 0).then_some(())
+    })?;
+    ensure!(offsets(arena)? == before, "the offsets are {:?} and not {before:?}", offsets(arena)?);
+    arena.start_all();
+    arena.all_ready()
+}
+
+fn partitions_raised(arena: &mut Arena) -> Result<()> {
+    arena.resume_load();
+    let (settings, epoch) = (arena.world.kafka(), arena.epoch()?);
+    let more = settings.partitions as usize + arena.chance.random_range(1..=settings.partitions as usize);
+    let raise = NewPartitions::new(&settings.topic, more);
+    let raised = arena.block_on(admin(arena)?.create_partitions([&raise], &AdminOptions::new()))?;
+    ensure!(raised.iter().all(Result::is_ok), "{raised:?}");
+    let count = format!("topic {} has {more} partitions, but {} are wanted", settings.topic, settings.partitions);
+    let says = [count.as_str(), "kafka.topic", "kafka.partitions", "consumer.logs", "`cdc-producer checkpoint reset`"];
+    let all = std::iter::once(Who::Producer).chain((0..CONSUMERS).map(Who::Consumer));
+    for who in all {
+        refuses(arena, who, &says, |_| Ok(()))?;
+    }
+    refuses_to_start(arena, Who::Producer, &says)?;
+    refuses_to_start(arena, Who::Consumer(0), &says)?;
+    let reader = client(arena)?;
+    for partition in settings.partitions..more as i32 {
+        let (_, end) = reader.fetch_watermarks(&settings.topic, partition, SOON)?;
+        ensure!(end == 0, "a record went to partition {partition}");
+    }
+    // The remedy.
+    for name in ["KAFKA_TOPIC", "CONSUMER_LOGS"] {
+        let new = format!("{}_{epoch}", arena.world.get(name));
+        arena.world.set(name, new);
+    }
+    arena.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(arena.world.get("POSTGRES_URL"), tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("TRUNCATE product, product_offsets").await
+    })?;
+    arena.collapse_from_the_beginning();
+    ask(arena, &["reset"])?;
+    arena.start_all();
+    arena.epoch_after(0)?;
+    arena.collapse_until_here()
+}
+
+fn retention_empties_a_partition(arena: &mut Arena) -> Result<()> {
+    arena.settle()?;
+    let settings = arena.world.kafka();
+    let partition = arena.chance.random_range(0..settings.partitions);
+    let (_, end) = client(arena)?.fetch_watermarks(&settings.topic, partition, SOON)?;
+    // The last offset is that of a marker. A consumer goes behind it when nothing follows for some seconds, or when it is
+    // asked to stop; of one that is killed before, nobody can tell whether it was an unread record.
+    let kill = arena.chance.random_bool(0.5);
+    let wanted = if kill { end } else { end - 1 };
+    let read = wait_for("the partition is read", SOON, || {
+        offsets(arena).ok()?.get(&partition).copied().filter(|offset| *offset >= wanted)
+    })?;
+    let emptied = arena.chance.random_bool(0.7);
+    let before = if emptied { Offset::End } else { Offset::Offset(arena.chance.random_range(0..=read)) };
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&settings.topic, partition, before)?;
+    let deleted = arena.block_on(admin(arena)?.delete_records(&list, &AdminOptions::new()))?;
+    ensure!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
+    arena.load.ledger().expire(partition);
+    // Those who run, and those who are given the partition.
+    arena.all_ready()?;
+    for consumer in arena.consumers.iter_mut() {
+        let consumer = consumer.take().context("a consumer does not run")?;
+        if kill {
+            consumer.kill();
+        } else {
+            let ended = consumer.stop();
+            ensure!(ended.code == 0, "a consumer stops with {}: {}", ended.code, ended.err);
+        }
+    }
+    arena.start_all();
+    // A change of each partition arrives.
+    arena.settle()?;
+    arena.resume_load();
+    arena.all_ready()
+}
