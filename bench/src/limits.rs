@@ -12,7 +12,7 @@ use cdc_producer::locate;
 use cdc_producer::reader::Reader;
 use cdc_producer::server::Server;
 use cdc_producer::status::Status;
-use cdc_producer::stream::EventStream;
+use cdc_producer::stream::{EventStream, StreamOptions};
 use cdc_producer::sweep::Sweep;
 use pipeline::config::{KafkaSettings, MySqlSettings, Program, Secret, Settings};
 use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
@@ -50,8 +50,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let server = Server::ask(&mut conn).await?;
         let position = locate::position_at(&endpoint, &server, from).await?;
         let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table).await?;
-        let heartbeat = Duration::from_secs(5);
-        let stream = EventStream::open(&endpoint, &position, SERVER_ID, heartbeat, 1 << 30).await?;
+        let options = StreamOptions { server_id: SERVER_ID, heartbeat: Duration::from_secs(5), max_event: 1 << 30 };
+        let stream = EventStream::open(&endpoint, &position, options).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
         let (spare, spare_receiver) = mpsc::unbounded_channel();
         let progress = Progress {
@@ -61,6 +61,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             position,
             snapshot: None,
             prepared: Default::default(),
+            prepared_rows: Default::default(),
             ends: None,
             complete: None,
             schema_ids: None,
@@ -81,7 +82,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             batches: batch_sender,
             spare: spare_receiver,
             position_every: Duration::from_secs(1),
-            status: Status::new(&Metrics::default(), Health::new(heartbeat), heartbeat),
+            status: Status::new(&Metrics::default(), Health::new(options.heartbeat), options.heartbeat),
         };
         let stop = CancellationToken::new();
         let begun = Instant::now();

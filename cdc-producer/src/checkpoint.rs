@@ -407,6 +407,7 @@ mod tests {
             },
             snapshot: None,
             prepared: Default::default(),
+            prepared_rows: Default::default(),
             ends: None,
             complete: None,
             schema_ids: None,

@@ -32,6 +32,9 @@ use crate::sweep::{Candidates, Step, Sweep};
 use crate::transaction::{GtidMark, Meaning, body_counts, meaning};
 
 mod place;
+mod xa;
+
+use xa::{Kept, Prepared};
 
 /// Events.
 const LOOK_EVERY: u32 = 1_024;
@@ -80,6 +83,8 @@ struct State {
     plan: Option<(u64, Vec<u8>, Plan)>,
     /// Tables of the open transaction that are not ours.
     others: HashSet<u64>,
+    /// XA transactions whose outcome comes later.
+    prepared: Prepared,
     /// Progress has moved since it was last handed over.
     moved: bool,
     /// The place that was handed over last.
@@ -99,8 +104,8 @@ struct Group {
     pos: String,
     /// It has begun with BEGIN, so it ends with an event of its own.
     rows_follow: bool,
-    /// Its identity, if it is one of XA.
-    xa: Option<String>,
+    /// Its identity, if it is one of XA, and what it has written to the table.
+    xa: Option<(String, Kept)>,
     /// Records so far.
     row: u64,
     /// Where it begins in the batch; `None` when part of it has been handed over.
@@ -121,6 +126,7 @@ impl Reader {
             chunk: None,
             plan: None,
             others: HashSet::new(),
+            prepared: Prepared::default(),
             moved: false,
             until_look: LOOK_EVERY,
             handed_over_to: (self.progress.position.file.clone(), self.progress.position.offset),
@@ -208,11 +214,11 @@ impl Reader {
             Meaning::Start(mark) => self.begin(state, mark)?,
             Meaning::Begin(xa) => {
                 let group = self.group(state)?;
-                (group.rows_follow, group.xa) = (true, xa);
+                (group.rows_follow, group.xa) = (true, xa.map(|xa| (xa, Kept::default())));
             }
             Meaning::TableMap => self.table_map(state, &event)?,
             Meaning::Rows => self.rows(state, event).await?,
-            Meaning::Commit => self.end(state).await?,
+            Meaning::Commit => self.commit(state).await?,
             Meaning::Statement => self.statement(state).await?,
             Meaning::Created => {
                 self.progress.table.columns.clear();
@@ -243,38 +249,9 @@ impl Reader {
                 }
                 self.end(state).await?;
             }
-            Meaning::XaPrepare => {
-                let group = self.group(state)?;
-                if group.row > 0 {
-                    return Err(Error::definite(format!(
-                        "transaction {} prepares {} rows of {}.{} for a two-phase commit (XA), whose outcome comes later",
-                        group.pos, group.row, self.table.database, self.table.table
-                    ))
-                    .with_remedy(
-                        "write this table without XA; to go on behind it: finish the XA transaction, then `cdc-producer checkpoint reset`",
-                    ));
-                }
-                let xa = group.xa.take();
-                self.progress.prepared.extend(xa);
-                self.end(state).await?;
-            }
-            Meaning::XaCommit(xa) => {
-                let pos = self.group(state)?.pos.clone();
-                if !self.progress.prepared.remove(&xa) {
-                    return Err(Error::definite(format!(
-                        "transaction {pos} commits the XA transaction {xa}, which was prepared before the position that \
-                         the stream began at: it may have changed rows of {}.{}, and the binlog does not say which",
-                        self.table.database, self.table.table
-                    ))
-                    .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"));
-                }
-                self.end(state).await?;
-            }
-            Meaning::XaRollback(xa) => {
-                self.group(state)?;
-                self.progress.prepared.remove(&xa);
-                self.end(state).await?;
-            }
+            Meaning::XaPrepare => self.xa_prepare(state).await?,
+            Meaning::XaCommit(xa) => self.xa_commit(state, &xa).await?,
+            Meaning::XaRollback(xa) => self.xa_rollback(state, &xa).await?,
         }
         Ok(())
     }
@@ -303,10 +280,12 @@ impl Reader {
     }
 
     fn table_map(&self, state: &mut State, event: &Event) -> Result<()> {
-        self.group(state)?;
+        let group = self.group(state)?;
         let (id, ours) = Plan::table_of(event, &self.table)?;
         if !ours {
             state.others.insert(id);
+        } else if let Some((_, kept)) = &mut group.xa {
+            kept.push(event);
         } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
             state.plan = Some((id, event.data().to_vec(), Plan::new(event, &self.table)?));
         }
@@ -318,7 +297,10 @@ impl Reader {
         if state.others.contains(&id) {
             return Ok(());
         }
-        self.group(state)?;
+        if let Some((_, kept)) = &mut self.group(state)?.xa {
+            kept.push(&event);
+            return Ok(());
+        }
         let table = || format!("rows of {}.{}", self.table.database, self.table.table);
         let event = self.stream.complete(event).await.map_err(|e| e.at(&table()))?;
         let State { batch, group: Some(group), plan: Some((planned, _, plan)), chunk, .. } = state else {

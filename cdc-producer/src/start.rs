@@ -26,7 +26,7 @@ use crate::preflight;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, panicked};
 use crate::server;
-use crate::stream::EventStream;
+use crate::stream::{EventStream, StreamOptions};
 
 /// A session that is ready to stream.
 pub(crate) struct Session {
@@ -189,8 +189,9 @@ pub(crate) async fn prepare(
         return Err(Error::transient(format!("the table {source} was created while the producer started")));
     }
     let known = Known::now(&mut conn, &table, table_exists, logs_cascades).await?;
-    let (heartbeat, max_event) = (settings.heartbeat, settings.max_event);
-    let stream = EventStream::open(endpoint, &progress.position, settings.server_id, heartbeat, max_event).await?;
+    let ProducerSettings { server_id, heartbeat, max_event, .. } = *settings;
+    let options = StreamOptions { server_id, heartbeat, max_event };
+    let stream = EventStream::open(endpoint, &progress.position, options).await?;
     Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, continuity, known }))
 }
 

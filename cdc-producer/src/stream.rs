@@ -22,28 +22,31 @@ const NOBODY: u32 = 0;
 /// A running dump of the binlog.
 pub struct EventStream {
     events: Events,
-    max_event: usize,
+    options: StreamOptions,
+}
+
+/// How the binlog is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamOptions {
+    /// `producer.server_id`, which no other reader of the server may use.
+    pub server_id: u32,
+    /// The server sends a heartbeat whenever nothing has come for so long.
+    pub heartbeat: Duration,
+    /// A larger event that is needed is an error; bytes.
+    pub max_event: usize,
 }
 
 impl EventStream {
-    /// Asks the server of the session for the binlog from the file and offset of `position`, and for what is written later. The
-    /// server sends a heartbeat whenever nothing has come for `heartbeat`. An event of more than `max_event` bytes that is needed
-    /// is an error.
+    /// Asks the server of the session for the binlog from the file and offset of `position`, and for what is written later.
     ///
     /// # Errors
     /// Transient when the connection breaks; definite when the server no longer has what is asked for; as
     /// [`Endpoint::connect`] when another server answers.
-    pub async fn open(
-        endpoint: &Endpoint,
-        position: &Position,
-        server_id: u32,
-        heartbeat: Duration,
-        max_event: usize,
-    ) -> Result<Self> {
+    pub async fn open(endpoint: &Endpoint, position: &Position, options: StreamOptions) -> Result<Self> {
         let from = first_offset(position)?;
-        let request = BinlogRequest::new(server_id).with_filename(position.file.as_bytes()).with_pos(from);
-        let events = endpoint.dump().await?.dump(&request, heartbeat).await?;
-        let mut stream = Self { events, max_event };
+        let request = BinlogRequest::new(options.server_id).with_filename(position.file.as_bytes()).with_pos(from);
+        let events = endpoint.dump().await?.dump(&request, options.heartbeat).await?;
+        let mut stream = Self { events, options };
         while stream.place().0 == position.file && stream.place().1 < position.offset {
             stream.next().await?;
         }
@@ -64,8 +67,20 @@ impl EventStream {
         if let Some(set) = without {
             request = request.with_use_gtid(true).with_sids(sids(set)?);
         }
+        let events = endpoint.dump().await?.dump(&request, HEARTBEAT).await?;
         // A scan looks at no rows.
-        Ok(Self { events: endpoint.dump().await?.dump(&request, HEARTBEAT).await?, max_event: 0 })
+        let options = StreamOptions { server_id: NOBODY, heartbeat: HEARTBEAT, max_event: 0 };
+        Ok(Self { events, options })
+    }
+
+    /// How it was asked for.
+    pub fn options(&self) -> StreamOptions {
+        self.options
+    }
+
+    /// For a scan whose rows are needed: the most bytes of an event.
+    pub fn set_max_event(&mut self, max_event: usize) {
+        self.options.max_event = max_event;
     }
 
     /// The next event; heartbeats too. Dropping the future loses nothing.
@@ -89,7 +104,7 @@ impl EventStream {
     /// # Errors
     /// As [`Events::complete`].
     pub async fn complete(&mut self, event: Event) -> Result<Event> {
-        self.events.complete(event, self.max_event).await
+        self.events.complete(event, self.options.max_event).await
     }
 
     /// What an error about the last event means, see [`Events::blame`].

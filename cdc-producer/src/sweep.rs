@@ -388,6 +388,7 @@ mod tests {
                 sweep: Some(SweepCursor { partition, after: None }),
             }),
             prepared: BTreeSet::new(),
+            prepared_rows: Default::default(),
             table: Default::default(),
             ends: None,
             complete: None,

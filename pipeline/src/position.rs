@@ -3,7 +3,7 @@
 //! Invariant: a [`Progress`] is written in the same Kafka transaction as the records before it, so the two can't disagree.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -134,6 +134,9 @@ pub struct Progress {
     /// identities as the binlog prints them.
     #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
     pub prepared: BTreeSet<String>,
+    /// Those that wrote to the table, and where their rows are in the binlog until their outcome is known.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub prepared_rows: BTreeMap<String, PreparedAt>,
     /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier is not the one that
     /// was written to. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -148,6 +151,17 @@ pub struct Progress {
     /// What is known of the table at the position.
     #[serde(skip_serializing_if = "TableState::is_unknown", default)]
     pub table: TableState,
+}
+
+/// Where a prepared XA transaction begins in a server's binlog.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedAt {
+    /// `@@server_uuid` of the server.
+    pub server_uuid: String,
+    /// Binlog file.
+    pub file: String,
+    /// Offset in the file, bytes.
+    pub offset: u64,
 }
 
 /// What is known of the table at a position, besides what the binlog says with its rows.

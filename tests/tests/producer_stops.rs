@@ -45,11 +45,6 @@ async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
         ("drop_table", &["DROP TABLE product"][..], "DROP TABLE changes the rows of"),
         ("rename", &["RENAME TABLE product TO old"], "RENAME TABLE changes the rows of"),
         ("alter", &["ALTER TABLE product DROP COLUMN category, ADD COLUMN category INT"], "ALTER TABLE"),
-        (
-            "xa",
-            &["XA START 'x'", "UPDATE product SET price = 2", "XA END 'x'", "XA PREPARE 'x'"],
-            "two-phase commit (XA), whose outcome comes later",
-        ),
         ("drop_database", &["DROP DATABASE DB"], "DROP DATABASE changes the rows of"),
     ] {
         let world = World::new(name);
@@ -68,9 +63,6 @@ async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
         assert_eq!(ended.code, 1, "{}", ended.err);
         assert!(ended.err.contains(want) && ended.err.contains("checkpoint reset"), "{}", ended.err);
         assert_eq!(short(&world), ["c1"], "{name}");
-        if name == "xa" {
-            run(&mut conn, &["XA ROLLBACK 'x'"]).await;
-        }
     }
 }
 
@@ -109,25 +101,6 @@ async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
     ];
     run(&mut conn, &all).await;
     wait_for(&world, &["c1", "c3", "c5", "c6"]);
-    assert_eq!(producer.stop().code, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_commit_of_an_xa_transaction_from_before_the_snapshot_stops_it() {
-    // A server of its own: the stop is for every producer that begins in between.
-    let mut world = World::new("xa_before");
-    let _mysql = own_mysql(&mut world, &[]);
-    let mut conn = world.table().await;
-    run(&mut conn, &["XA START 'w'", INSERT_1, "XA END 'w'", "XA PREPARE 'w'"]).await;
-    let mut producer = world.start("cdc-producer", &[]);
-    producer.wait_for("snapshot complete");
-    run(&mut conn, &["XA COMMIT 'w'"]).await;
-    let ended = producer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("XA") && ended.err.contains("checkpoint reset"), "{}", ended.err);
-    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
-    let producer = world.start("cdc-producer", &[]);
-    wait_for(&world, &["r1"]);
     assert_eq!(producer.stop().code, 0);
 }
 

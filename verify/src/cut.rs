@@ -240,6 +240,7 @@ mod tests {
             position,
             snapshot: None,
             prepared: Default::default(),
+            prepared_rows: Default::default(),
             table: Default::default(),
             ends: None,
             complete: None,

@@ -37,7 +37,7 @@ impl Event {
     }
 
     /// `data` are the first bytes of the body, and `unread` more follow.
-    pub(super) fn new(header: BinlogEventHeader, data: Bytes, unread: u32) -> Self {
+    pub(crate) fn new(header: BinlogEventHeader, data: Bytes, unread: u32) -> Self {
         Self { header, data, unread }
     }
 

@@ -91,16 +91,18 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
     let Some(first) = head.next() else { return Effect::None };
     let second = head.next();
     let second_is = |keyword: &str| second.as_ref().is_some_and(|w| w.is(keyword));
-    let identity = || identity(&String::from_utf8_lossy(statement));
     if first.kind != Kind::Plain {
         return text::effect(statement, session, subject);
     }
     match first.text.to_ascii_uppercase().as_str() {
         "BEGIN" => Effect::Begin(None),
         "START" if second_is("TRANSACTION") => Effect::Begin(None),
-        "XA" if second_is("START") || second_is("BEGIN") => Effect::Begin(Some(identity())),
-        "XA" if second_is("COMMIT") => Effect::XaCommit(identity()),
-        "XA" if second_is("ROLLBACK") => Effect::XaRollback(identity()),
+        "XA" => match xa(statement) {
+            Some(Xa::Start(xa)) => Effect::Begin(Some(xa)),
+            Some(Xa::Commit(xa)) => Effect::XaCommit(xa),
+            Some(Xa::Rollback(xa)) => Effect::XaRollback(xa),
+            None => Effect::None,
+        },
         "COMMIT" => Effect::Commit,
         "ROLLBACK" if Words::new(statement, session.mode).any(|w| w.is("TO")) => Effect::RollbackToSavepoint,
         "ROLLBACK" => Effect::Rollback,
@@ -111,7 +113,7 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
             }
             definition(&words, statement, session, subject)
         }
-        "XA" | "SAVEPOINT" | "RELEASE" | "GRANT" | "REVOKE" | "SET" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR"
+        "SAVEPOINT" | "RELEASE" | "GRANT" | "REVOKE" | "SET" | "FLUSH" | "ANALYZE" | "OPTIMIZE" | "REPAIR"
         | "CHECK" | "INSTALL" | "UNINSTALL" => Effect::None,
         _ => text::effect(statement, session, subject),
     }
@@ -162,9 +164,29 @@ fn definition(words: &[Word<'_>], statement: &[u8], session: &Session<'_>, subje
     }
 }
 
-/// The identity of an XA transaction, as the binlog prints it behind the two words.
-fn identity(statement: &str) -> String {
-    statement.split_whitespace().skip(2).collect()
+/// What a statement does with an XA transaction; the text is its identity, as the binlog prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Xa {
+    /// Begins it.
+    Start(String),
+    /// Commits it, after it was prepared.
+    Commit(String),
+    /// Rolls it back.
+    Rollback(String),
+}
+
+/// Looks at a statement as the server itself writes it, `XA COMMIT X'61',X'',1`; `None` for any other one.
+pub fn xa(statement: &[u8]) -> Option<Xa> {
+    let text = String::from_utf8_lossy(statement);
+    let mut words = text.split_whitespace();
+    let phase = words.next().filter(|word| word.eq_ignore_ascii_case("XA")).and(words.next())?;
+    let identity = words.collect();
+    match phase.to_ascii_uppercase().as_str() {
+        "START" | "BEGIN" => Some(Xa::Start(identity)),
+        "COMMIT" => Some(Xa::Commit(identity)),
+        "ROLLBACK" => Some(Xa::Rollback(identity)),
+        _ => None,
+    }
 }
 
 /// Whether it is the same name; capitals count on some servers only, and what may concern the table stops the stream.

@@ -127,6 +127,7 @@ async fn it_waits_for_producer_and_consumers() {
             },
             snapshot: None,
             prepared: Default::default(),
+            prepared_rows: Default::default(),
             ends: None,
             complete: None,
             schema_ids: None,

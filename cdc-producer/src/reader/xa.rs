@@ -1,0 +1,326 @@
+//! Two-phase commit (XA): rows that count when a later transaction says so.
+//!
+//! The rows of a prepared transaction are kept until its outcome. Of those that are too large to keep, or that were prepared
+//! before this session, the place is known, and they are read from the binlog a second time. Of a transaction that was prepared
+//! before the position that the stream began at, the place is looked up in the binlogs that are left.
+//!
+//! Source: MySQL manual "XA Transactions", WL#6860 (`XA PREPARE` in the binlog).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use mysql_async::binlog::EventType;
+use mysql_async::binlog::events::QueryEvent;
+use pipeline::error::{Error, Result};
+use pipeline::position::PreparedAt;
+use pipeline::table::SourceTable;
+
+use super::{Reader, State};
+use crate::dump::Event;
+use crate::plan::Plan;
+use crate::probe::HEAD;
+use crate::server;
+use crate::statement::{self, Xa};
+use crate::stream::{EventStream, damaged};
+use crate::transaction::gtid_mark;
+
+/// The most bytes that are kept of one transaction, and of all that are prepared.
+const ONE: usize = 256 * 1024;
+const ALL: usize = 4 * 1024 * 1024;
+
+/// Table maps and rows of the table in one transaction.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    events: Vec<Event>,
+    bytes: usize,
+    /// There are more than may be kept.
+    is_cut: bool,
+}
+
+impl Kept {
+    pub(super) fn push(&mut self, event: &Event) {
+        self.bytes += event.header().event_size() as usize;
+        self.is_cut |= self.bytes > ONE || !event.is_whole();
+        if self.is_cut {
+            self.events.clear();
+        } else {
+            // Not a piece of the buffer that the connection reads into.
+            self.events.push(Event::new(event.header(), Bytes::copy_from_slice(event.data()), 0));
+        }
+    }
+
+    /// Whether the transaction has rows of the table.
+    fn has_rows(&self) -> bool {
+        self.bytes > 0
+    }
+
+    fn events(self) -> Option<Vec<Event>> {
+        (!self.is_cut).then_some(self.events)
+    }
+}
+
+/// Prepared transactions, by identity.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    transactions: HashMap<String, Kept>,
+    bytes: usize,
+}
+
+impl Prepared {
+    fn insert(&mut self, xa: String, kept: Kept) {
+        if !kept.is_cut && self.bytes + kept.bytes <= ALL {
+            self.bytes += kept.bytes;
+            self.transactions.insert(xa, kept);
+        }
+    }
+
+    fn remove(&mut self, xa: &str) -> Option<Vec<Event>> {
+        let kept = self.transactions.remove(xa)?;
+        self.bytes -= kept.bytes;
+        kept.events()
+    }
+}
+
+impl Reader {
+    /// The first phase.
+    pub(super) async fn xa_prepare(&mut self, state: &mut State) -> Result<()> {
+        let group = self.group(state)?;
+        let begin = group.begin;
+        if let Some((xa, kept)) = group.xa.take() {
+            if kept.has_rows() {
+                self.progress.prepared_rows.insert(xa.clone(), self.prepared_at(begin));
+                state.prepared.insert(xa, kept);
+            } else {
+                self.progress.prepared.insert(xa);
+            }
+        }
+        self.end(state).await
+    }
+
+    /// Both phases in one: `XA COMMIT … ONE PHASE`; and the end of any other transaction.
+    pub(super) async fn commit(&mut self, state: &mut State) -> Result<()> {
+        let group = self.group(state)?;
+        let begin = group.begin;
+        if let Some((xa, kept)) = group.xa.take()
+            && kept.has_rows()
+        {
+            match kept.events() {
+                Some(events) => self.apply(state, events).await?,
+                None => self.read_again(state, &xa, &self.prepared_at(begin)).await?,
+            }
+        }
+        self.end(state).await
+    }
+
+    /// The second phase of a transaction that counts.
+    pub(super) async fn xa_commit(&mut self, state: &mut State, xa: &str) -> Result<()> {
+        self.group(state)?;
+        if !self.progress.prepared.contains(xa) && !self.is_known_here(xa) {
+            return self.look_back(state, xa).await;
+        }
+        self.progress.prepared.remove(xa);
+        if let Some(place) = self.progress.prepared_rows.remove(xa) {
+            match state.prepared.remove(xa) {
+                Some(events) => self.apply(state, events).await?,
+                None => self.read_again(state, xa, &place).await?,
+            }
+        }
+        self.end(state).await
+    }
+
+    /// The second phase of a transaction that does not count.
+    pub(super) async fn xa_rollback(&mut self, state: &mut State, xa: &str) -> Result<()> {
+        self.group(state)?;
+        self.progress.prepared.remove(xa);
+        self.progress.prepared_rows.remove(xa);
+        state.prepared.remove(xa);
+        self.end(state).await
+    }
+
+    /// Whether it is prepared at a place of the server that is read.
+    fn is_known_here(&self, xa: &str) -> bool {
+        let place = self.progress.prepared_rows.get(xa);
+        place.is_some_and(|place| place.server_uuid == self.progress.position.server_uuid)
+    }
+
+    fn prepared_at(&self, begin: u64) -> PreparedAt {
+        PreparedAt {
+            server_uuid: self.progress.position.server_uuid.clone(),
+            file: self.stream.place().0.to_owned(),
+            offset: begin,
+        }
+    }
+
+    /// Rows that were kept belong to the open transaction.
+    async fn apply(&mut self, state: &mut State, events: Vec<Event>) -> Result<()> {
+        for event in events {
+            self.apply_one(state, event).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply_one(&mut self, state: &mut State, event: Event) -> Result<()> {
+        if event.header().event_type_raw() == EventType::TABLE_MAP_EVENT as u8 {
+            self.table_map(state, &event)
+        } else {
+            self.rows(state, event).await
+        }
+    }
+
+    /// Reads the rows of a prepared transaction from the binlog, into the open transaction.
+    async fn read_again(&mut self, state: &mut State, xa: &str, place: &PreparedAt) -> Result<()> {
+        let PreparedAt { file, offset, .. } = place;
+        let what = format!("the XA transaction {xa}, prepared at {file}:{offset}");
+        // COM_BINLOG_DUMP has 32 bits for the offset.
+        let from = if *offset > u64::from(u32::MAX) { HEAD } else { *offset };
+        let mut events = EventStream::scan(&self.endpoint, file, from, None).await.map_err(|e| e.at(&what))?;
+        events.set_max_event(self.stream.options().max_event);
+        let mut is_found = false;
+        while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
+            if events.place().0 != file || events.begin() < *offset {
+                continue;
+            }
+            let kind = event.header().event_type_raw();
+            match xa_of(&event)? {
+                Some(Xa::Start(found)) => is_found = found == xa,
+                _ if !is_found && gtid_mark(&event)?.is_some() && events.begin() > *offset => break,
+                _ if !is_found => {}
+                _ if kind == EventType::XA_PREPARE_LOG_EVENT as u8 => return Ok(()),
+                _ if is_table_map(kind) || (is_rows(kind) && !state.others.contains(&Plan::table_id(&event)?)) => {
+                    let whole = events.complete(event).await.map_err(|e| e.at(&what))?;
+                    self.apply_one(state, whole).await?;
+                }
+                _ => {}
+            }
+        }
+        Err(Error::definite(format!("the binlog no longer has {what}, which is committed now"))
+            .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"))
+    }
+
+    /// Looks for a transaction that was prepared before the position that the stream began at, newest file first, and notes
+    /// every one on the way whose outcome is open. Then its commit is read again.
+    ///
+    /// # Errors
+    /// Definite when the binlogs that are left do not have it.
+    async fn look_back(&mut self, state: &mut State, xa: &str) -> Result<()> {
+        let position = self.progress.position.clone();
+        tracing::info!(xa, "looking for an XA transaction that was prepared before the stream began");
+        let files = server::binlog_files(&mut self.endpoint.connect().await?).await?;
+        let until = files.iter().position(|f| f.name == position.file).map_or(0, |i| i + 1);
+        let mut outcomes = HashSet::new();
+        for file in files[..until].iter().rev() {
+            let end = if file.name == position.file { position.offset } else { u64::MAX };
+            let found = self.open_in(&file.name, end, &mut outcomes).await?;
+            let is_there = found.contains_key(xa);
+            for (xa, rows_at) in found {
+                match rows_at {
+                    Some(place) => drop(self.progress.prepared_rows.insert(xa, place)),
+                    None => drop(self.progress.prepared.insert(xa)),
+                }
+            }
+            if is_there {
+                let options = self.stream.options();
+                self.stream = EventStream::open(&self.endpoint, &self.progress.position, options).await?;
+                (state.group, state.head) = (None, None);
+                return Ok(());
+            }
+        }
+        Err(Error::definite(format!(
+            "transaction {} commits the XA transaction {xa}, which was prepared before the binlogs that the server still has: it may \
+             have changed rows of {}.{}, and the binlog does not say which",
+            self.group(state)?.pos, self.table.database, self.table.table
+        ))
+        .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"))
+    }
+
+    /// The transactions that are prepared in a file before `end`, and whose outcome is neither there nor among `outcomes`, those
+    /// of later files: where each begins that has rows of the table.
+    async fn open_in(
+        &mut self,
+        file: &str,
+        end: u64,
+        outcomes: &mut HashSet<String>,
+    ) -> Result<BTreeMap<String, Option<PreparedAt>>> {
+        let mut search = Search::default();
+        let mut events = EventStream::scan(&self.endpoint, file, HEAD, None).await?;
+        while let Some(event) = events.next_or_end().await? {
+            if events.place().0 != file || events.place().1 > end {
+                break;
+            }
+            self.status.heard();
+            search.take(&event, events.begin(), &self.table)?;
+        }
+        search.open.retain(|xa, _| !outcomes.contains(xa));
+        outcomes.extend(search.outcomes);
+        let place = |offset| {
+            let server_uuid = self.progress.position.server_uuid.clone();
+            PreparedAt { server_uuid, file: file.to_owned(), offset }
+        };
+        Ok(search.open.into_iter().map(|(xa, begin)| (xa, begin.map(place))).collect())
+    }
+}
+
+/// Looks at the events of one file.
+#[derive(Debug, Default)]
+struct Search {
+    /// Where the transaction begins that is looked at.
+    begin: u64,
+    current: Option<String>,
+    has_rows: bool,
+    /// Prepared, without an outcome so far; where each begins that has rows of the table.
+    open: BTreeMap<String, Option<u64>>,
+    /// Outcomes of transactions that were prepared in an earlier file.
+    outcomes: HashSet<String>,
+}
+
+impl Search {
+    fn take(&mut self, event: &Event, begin: u64, table: &SourceTable) -> Result<()> {
+        let kind = event.header().event_type_raw();
+        if gtid_mark(event)?.is_some() {
+            (self.begin, self.current, self.has_rows) = (begin, None, false);
+        } else if is_table_map(kind) && self.current.is_some() {
+            self.has_rows |= Plan::table_of(event, table)?.1;
+        } else if kind == EventType::XA_PREPARE_LOG_EVENT as u8 {
+            // XA COMMIT … ONE PHASE has its outcome in the same event.
+            let is_open = event.data().first() != Some(&1);
+            if let Some(xa) = self.current.take().filter(|_| is_open) {
+                self.open.insert(xa, self.has_rows.then_some(self.begin));
+            }
+        } else {
+            match xa_of(event)? {
+                Some(Xa::Start(xa)) => self.current = Some(xa),
+                Some(Xa::Commit(xa) | Xa::Rollback(xa)) if self.open.remove(&xa).is_none() => {
+                    self.outcomes.insert(xa);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn xa_of(event: &Event) -> Result<Option<Xa>> {
+    if event.header().event_type_raw() != EventType::QUERY_EVENT as u8 || !event.is_whole() {
+        return Ok(None);
+    }
+    let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
+    Ok(statement::xa(query.query_raw()))
+}
+
+fn is_table_map(kind: u8) -> bool {
+    kind == EventType::TABLE_MAP_EVENT as u8
+}
+
+fn is_rows(kind: u8) -> bool {
+    [
+        EventType::WRITE_ROWS_EVENT,
+        EventType::UPDATE_ROWS_EVENT,
+        EventType::DELETE_ROWS_EVENT,
+        EventType::WRITE_ROWS_EVENT_V1,
+        EventType::UPDATE_ROWS_EVENT_V1,
+        EventType::DELETE_ROWS_EVENT_V1,
+        EventType::PARTIAL_UPDATE_ROWS_EVENT,
+    ]
+    .into_iter()
+    .any(|rows| rows as u8 == kind)
+}

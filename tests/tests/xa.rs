@@ -1,0 +1,162 @@
+//! Two-phase commit (XA): rows count when, and where, their transaction is committed; nobody who prepares one stops the producer.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::time::Duration;
+
+use integration_tests::{Running, World, eventually, read_topic};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use xtask::services::{MySql, MySqlOptions};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn run<S: AsRef<str>>(conn: &mut Conn, statements: &[S]) {
+    for statement in statements {
+        let statement = statement.as_ref();
+        conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
+}
+
+/// A world with a MySQL server of its own, whose table is empty; another table is in the database `elsewhere`.
+async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
+    let mut world = World::new(name);
+    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
+    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
+    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+    world.set("DB_PORT", mysql.port.to_string());
+    let mut conn = world.table().await;
+    run(&mut conn, &["CREATE DATABASE elsewhere", "CREATE TABLE elsewhere.t (id INT PRIMARY KEY)"]).await;
+    (world, mysql, conn)
+}
+
+fn insert(id: i64) -> String {
+    format!("INSERT INTO product VALUES ({id},'p{id}','c',{id},'2026-01-01')")
+}
+
+/// Writes in a transaction `xa`, and prepares it.
+async fn prepare<S: AsRef<str>>(conn: &mut Conn, xa: &str, statements: &[S]) {
+    run(conn, &[format!("XA START '{xa}'")]).await;
+    run(conn, statements).await;
+    run(conn, &[format!("XA END '{xa}'"), format!("XA PREPARE '{xa}'")]).await;
+}
+
+/// Operations and keys in the order of their commits.
+fn records(world: &World) -> Vec<String> {
+    let mut records = read_topic(&world.kafka());
+    records.sort_by_key(|r| {
+        let (ts, pos, row) = (r.source.ts_us, r.source.pos.clone(), r.source.row);
+        (ts, pos.rsplit(':').next().and_then(|n| n.parse::<u64>().ok()), row)
+    });
+    records.iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect()
+}
+
+fn wait_for(world: &World, want: &[&str]) {
+    eventually(&format!("the topic holds {want:?}"), PATIENCE, || (records(world) == want).then_some(()));
+}
+
+fn start(world: &World, name: &str) -> Running {
+    let mut producer = world.start_as("cdc-producer", name, &[]);
+    producer.wait_for("reading ");
+    producer
+}
+
+/// Everything is in the topic and in the logs once; the producer is stopped then.
+fn assert_whole(world: &World, producer: Running) {
+    let consumer = world.start("consumer", &[]);
+    let report = world.verify();
+    assert!(report.contains("OK: "), "{report}");
+    for program in [consumer, producer] {
+        let ended = program.stop();
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_count_where_their_transaction_is_committed() {
+    let (world, _mysql, mut conn) = scene("xa_order", &[]).await;
+    let mut producer = start(&world, "first");
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &[insert(1)]).await;
+    prepare(&mut conn, "a", &[insert(2), "UPDATE product SET price = 9 WHERE id = 1".to_owned()]).await;
+    run(&mut conn, &[insert(3)]).await;
+    prepare(&mut conn, "b", &[insert(4)]).await;
+    prepare(&mut conn, "none", &["INSERT INTO elsewhere.t VALUES (1)"]).await;
+    run(&mut conn, &["XA ROLLBACK 'b'"]).await;
+    run(&mut conn, &[insert(5)]).await;
+    wait_for(&world, &["c1", "c3", "c5"]);
+    run(&mut conn, &["XA COMMIT 'a'", "XA COMMIT 'none'"]).await;
+    wait_for(&world, &["c1", "c3", "c5", "c2", "u1"]);
+    run(&mut conn, &["XA START 'z'", &insert(6), "XA END 'z'", "XA COMMIT 'z' ONE PHASE"]).await;
+    // The identity is used again.
+    prepare(&mut conn, "a", &[insert(7)]).await;
+    run(&mut conn, &["XA COMMIT 'a'"]).await;
+    wait_for(&world, &["c1", "c3", "c5", "c2", "u1", "c6", "c7"]);
+    assert_whole(&world, producer);
+}
+
+/// Prepared under one producer, committed under the next; more rows than are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_is_read_again() {
+    for (name, flags) in [("xa_again", &[][..]), ("xa_zip", &["--binlog-transaction-compression=ON"])] {
+        let (world, _mysql, mut conn) = scene(name, flags).await;
+        let mut producer = start(&world, "first");
+        producer.wait_for("snapshot complete");
+        prepare(&mut conn, "small", &[insert(1)]).await;
+        let many: Vec<String> = (1_001..=6_000).map(|id| format!("({id},REPEAT('x',90),'c',1,'2026-01-01')")).collect();
+        let many = format!("INSERT INTO product VALUES {}", many.join(","));
+        prepare(&mut conn, "large", &[&many]).await;
+        run(&mut conn, &["FLUSH BINARY LOGS", &insert(2)]).await;
+        wait_for(&world, &["c2"]);
+        assert_eq!(producer.stop().code, 0);
+        let producer = start(&world, "second");
+        run(&mut conn, &["XA COMMIT 'small'", "XA COMMIT 'large'"]).await;
+        eventually("all rows", PATIENCE, || (records(&world).len() == 5_002).then_some(()));
+        // Kept by none, in one phase.
+        let one = many.replace("INSERT INTO product VALUES", "REPLACE INTO product VALUES").replace("'c',1,", "'d',2,");
+        run(&mut conn, &["XA START 'one'", &one, "XA END 'one'", "XA COMMIT 'one' ONE PHASE"]).await;
+        eventually("all rows again", PATIENCE, || (records(&world).len() == 10_002).then_some(()));
+        assert_whole(&world, producer);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_prepared_before_the_stream_began_is_looked_up() {
+    let (world, _mysql, mut conn) = scene("xa_before", &[]).await;
+    run(&mut conn, &[insert(1)]).await;
+    prepare(&mut conn, "ours", &[insert(2)]).await;
+    prepare(&mut conn, "undone", &[insert(3)]).await;
+    run(&mut conn, &["FLUSH BINARY LOGS"]).await;
+    for xa in 0..5 {
+        prepare(&mut conn, &format!("n{xa}"), &[format!("INSERT INTO elsewhere.t VALUES ({xa})")]).await;
+    }
+    run(&mut conn, &["FLUSH BINARY LOGS"]).await;
+    let mut producer = start(&world, "first");
+    producer.wait_for("snapshot complete");
+    wait_for(&world, &["r1"]);
+    run(&mut conn, &["XA COMMIT 'n3'", "XA ROLLBACK 'n4'", "XA COMMIT 'ours'", "XA ROLLBACK 'undone'"]).await;
+    run(&mut conn, &["XA COMMIT 'n0'", "XA COMMIT 'n1'", "XA COMMIT 'n2'", &insert(4)]).await;
+    wait_for(&world, &["r1", "c2", "c4"]);
+    assert_whole(&world, producer);
+}
+
+/// Only what nobody can know any more stops it; the remedy takes the table as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_binlog_is_purged_stops_it_until_a_reset() {
+    let (world, _mysql, mut conn) = scene("xa_purged", &[]).await;
+    prepare(&mut conn, "gone", &[insert(1)]).await;
+    run(&mut conn, &["FLUSH BINARY LOGS"]).await;
+    let file: Option<(String, u64, String, String, String)> = conn.query_first("SHOW BINARY LOG STATUS").await.unwrap();
+    run(&mut conn, &[format!("PURGE BINARY LOGS TO '{}'", file.unwrap().0)]).await;
+    let mut producer = start(&world, "first");
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &["XA COMMIT 'gone'"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    for want in ["commits the XA transaction", "prepared before the binlogs", "checkpoint reset"] {
+        assert!(ended.err.contains(want), "{want:?} is not in\n{}", ended.err);
+    }
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let producer = start(&world, "second");
+    wait_for(&world, &["r1"]);
+    assert_whole(&world, producer);
+}
