@@ -424,7 +424,7 @@ pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
     let text = format!("cannot write to {}", path.display());
     if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {
         let full = Error::transient(text).with_source(error);
-        return full.with_remedy("make room on the disk; the consumer goes on by itself");
+        return full.with_remedy("make room on the disk; the consumer continues without a restart");
     }
     Error::definite(text).with_source(error).with_remedy(
         "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
@@ -432,84 +432,4 @@ pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn slots(count: u32) -> (tempfile::TempDir, Slots) {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let slots = Slots::open(&dir.path().join("logs"), count).expect("slots");
-        (dir, slots)
-    }
-
-    #[test]
-    fn the_slots_are_there_from_the_start_with_empty_logs() {
-        let (_dir, slots) = slots(5);
-        assert_eq!(slots.ids().expect("ids"), (1..=5).map(SlotId).collect::<Vec<_>>());
-        for id in slots.ids().expect("ids") {
-            let log = slots.folder(id).join(LOG_NAME);
-            assert_eq!(fs::metadata(&log).expect("a log").len(), 0, "{}", log.display());
-        }
-    }
-
-    #[test]
-    fn each_claim_takes_the_first_free_one_and_goes_past_the_configured_count() {
-        let (_dir, slots) = slots(2);
-        let claim = || slots.claim().expect("a slot");
-        let (a, b, c) = (claim(), claim(), claim());
-        assert_eq!([a.id(), b.id(), c.id()], [SlotId(1), SlotId(2), SlotId(3)]);
-        assert!(slots.take(SlotId(2)).expect("no error").is_none());
-        drop(b);
-        assert_eq!(claim().id(), SlotId(2));
-        assert!(slots.folder(SlotId(3)).join(LOG_NAME).exists());
-    }
-
-    #[test]
-    fn only_what_a_gone_consumer_left_is_settled_and_only_once() {
-        let (_dir, slots) = slots(4);
-        let (held, gone) = (slots.claim().expect("a slot"), slots.claim().expect("a slot"));
-        drop(gone);
-        let settle = |outcome: fn() -> Result<()>| {
-            let mut seen = Vec::new();
-            let result = slots.settle_abandoned(&mut |slot| {
-                seen.push(slot.id().0);
-                outcome()
-            });
-            (seen, result.is_ok())
-        };
-        assert_eq!(settle(|| Err(Error::transient("down"))), (vec![2], false));
-        assert_eq!(settle(|| Ok(())), (vec![2], true));
-        assert_eq!(settle(|| Ok(())), (vec![], true));
-        drop(held);
-        assert_eq!(settle(|| Ok(())), (vec![1], true));
-    }
-
-    #[test]
-    fn a_newcomer_waits_for_a_neighbour_that_settles() {
-        let (_dir, slots) = slots(1);
-        drop(slots.claim().expect("a slot"));
-        let settling = slots.take_abandoned(SlotId(1)).expect("no error").expect("it is free");
-        std::thread::scope(|s| {
-            let newcomer = s.spawn(|| slots.claim().expect("a slot").id());
-            // Long enough to have gone on to the next slot, if it did not wait.
-            std::thread::sleep(Duration::from_millis(150));
-            assert!(!newcomer.is_finished());
-            drop(settling);
-            assert_eq!(newcomer.join().expect("no panic"), SlotId(1));
-        });
-    }
-
-    #[test]
-    fn a_full_disk_heals_and_a_forbidden_one_does_not() {
-        let heals = |kind: ErrorKind| unwritable(Path::new("log"), kind.into()).is_transient();
-        assert!([ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Interrupted].map(heals) == [true; 3]);
-        assert!(!heals(ErrorKind::PermissionDenied));
-    }
-
-    #[test]
-    fn names_read_back() {
-        assert_eq!(SlotId::parse("consumer_12"), Some(SlotId(12)));
-        for name in ["consumer_0", "consumer_01", "consumer_", "consumer_x", "other", "consumer_-1"] {
-            assert_eq!(SlotId::parse(name), None, "{name}");
-        }
-    }
-}
+mod tests;
