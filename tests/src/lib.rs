@@ -18,5 +18,5 @@ pub use feed::Feed;
 pub use process::{Ended, Running, run};
 pub use proxy::{Direction, Link, Proxy};
 pub use small_disk::SmallDisk;
-pub use topic::{TopicRecord, read_topic};
-pub use world::{World, eventually, golden};
+pub use topic::{TopicRecord, expire, read_topic};
+pub use world::{World, eventually, execute, golden};

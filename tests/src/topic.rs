@@ -3,7 +3,8 @@
 use pipeline::config::KafkaSettings;
 use pipeline::kafka;
 use pipeline::record::{SOURCE_HEADER, Source};
-use rdkafka::Message;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::{Message, Offset, TopicPartitionList};
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,4 +39,15 @@ pub fn read_topic(settings: &KafkaSettings) -> Vec<TopicRecord> {
     .expect("to read the topic");
     records.sort_by_key(|r| (r.partition, r.offset));
     records
+}
+
+/// Lets every record of the topic expire, as retention would.
+pub async fn expire(settings: &KafkaSettings) {
+    let admin: AdminClient<_> = kafka::client_config(settings).create().expect("an administrator's client");
+    let mut all = TopicPartitionList::new();
+    for partition in 0..settings.partitions {
+        all.add_partition_offset(&settings.topic, partition, Offset::End).expect("a partition");
+    }
+    let deleted = admin.delete_records(&all, &AdminOptions::new()).await.expect("to delete records");
+    assert!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
 }

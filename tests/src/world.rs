@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
-use xtask::services::{CDC, UPDATER};
+use xtask::services::{CDC, MySql, MySqlOptions, UPDATER};
 
 use crate::process::{Ended, Running, run};
 
@@ -85,6 +85,15 @@ impl World {
     /// A variable of this world.
     pub fn get(&self, variable: &str) -> &str {
         self.environment.iter().find(|(name, _)| name == variable).map_or("", |(_, value)| value)
+    }
+
+    /// A MySQL server of this world alone, with these flags; the programs use it from now on.
+    pub fn own_mysql(&mut self, flags: &[&str]) -> MySql {
+        let flags = flags.iter().map(|f| (*f).to_owned()).collect();
+        let options = MySqlOptions { folder: self.folder.join("mysql"), port: None, flags };
+        let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
+        self.set("DB_PORT", mysql.port.to_string());
+        mysql
     }
 
     /// Turns PostgreSQL on, with a database of this world's own.
@@ -207,6 +216,14 @@ impl World {
         let ended = self.run("verify", &["--wait", "60s"]);
         assert_eq!(ended.code, 0, "verify:\n{}\n{}", ended.out, ended.err);
         ended.out
+    }
+}
+
+/// Executes SQL statements one after the other; the one that fails is named.
+pub async fn execute(conn: &mut Conn, statements: &[impl AsRef<str>]) {
+    for statement in statements {
+        let statement = statement.as_ref();
+        conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
     }
 }
 

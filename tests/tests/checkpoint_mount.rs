@@ -1,4 +1,4 @@
-//! The checkpoint file as a mount of its own, as `volumes: [./last_read_timestamp.json:/app/time_track/…]` makes it.
+//! The checkpoint file as a separate mount, as `volumes: [./last_read_timestamp.json:/app/time_track/…]` makes it.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
@@ -12,7 +12,7 @@ use nix::unistd::geteuid;
 const REASON: &str = "last_read_timestamp.json is mounted as a single file, so it cannot be replaced by a rename";
 const REMEDY: &str = "mount the folder (producer.time_track), not the file";
 
-/// The program in a mount namespace of its own, where `source` is mounted at `target`.
+/// The program in a new mount namespace, where `source` is mounted at `target`.
 fn mounted(world: &World, arguments: &[&str], source: &Path, target: &Path) -> Command {
     let program = world.command("cdc-producer", arguments);
     let mut command = Command::new("unshare");

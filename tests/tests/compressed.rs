@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cdc_producer::dump::DumpConnection;
-use integration_tests::{Running, World, eventually, read_topic};
+use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::config::{MySqlSettings, Program, Secret, SslMode};
@@ -17,16 +17,10 @@ use pipeline::kafka;
 use pipeline::record::{SOURCE_HEADER, Source};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use xtask::services::{CDC, MySql, MySqlOptions};
+use xtask::services::CDC;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const MIB: u64 = 1 << 20;
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
-    }
-}
 
 /// A producer that has read the table, which shows its numbers.
 fn start(world: &mut World) -> Running {
@@ -97,7 +91,7 @@ async fn a_compressed_transaction_streams_within_the_limit() {
     let mut conn = world.table().await;
     let producer = start(&mut world);
     let before = compressed(&mut conn).await;
-    run(&mut conn, &[COMPRESS, &insert(1, ROWS)]).await;
+    execute(&mut conn, &[COMPRESS, &insert(1, ROWS)]).await;
     let after = compressed(&mut conn).await;
     assert!(after.1 - before.1 > 320 * MIB && after.0 - before.0 < 20 * MIB, "{before:?} {after:?}");
     wait_for_records(&producer, ROWS);
@@ -113,7 +107,7 @@ async fn a_compressed_transaction_of_another_database_takes_no_memory() {
     let mut conn = world.table().await;
     let other = format!("{}_other", world.name);
     let producer = start(&mut world);
-    run(
+    execute(
         &mut conn,
         &[
             COMPRESS,
@@ -125,21 +119,21 @@ async fn a_compressed_transaction_of_another_database_takes_no_memory() {
     .await;
     let before = compressed(&mut conn).await;
     for _ in 0..15 {
-        run(&mut conn, &[&format!("INSERT INTO `{other}`.t (b) VALUES (REPEAT('x', 20 << 20))")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO `{other}`.t (b) VALUES (REPEAT('x', 20 << 20))")]).await;
     }
     // A row of ours in the middle of theirs.
-    run(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL)"]).await;
     for _ in 0..5 {
-        run(&mut conn, &[&format!("INSERT INTO `{other}`.t (b) VALUES (REPEAT('y', 20 << 20))")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO `{other}`.t (b) VALUES (REPEAT('y', 20 << 20))")]).await;
     }
-    run(&mut conn, &["COMMIT", "INSERT INTO product VALUES (2, 'a', 'b', 1, NULL)"]).await;
+    execute(&mut conn, &["COMMIT", "INSERT INTO product VALUES (2, 'a', 'b', 1, NULL)"]).await;
     let after = compressed(&mut conn).await;
     assert!(after.1 - before.1 > 400 * MIB, "{before:?} {after:?}");
     wait_for_records(&producer, 2);
     let peak = peak_memory(&producer);
     assert_eq!(producer.stop().code, 0);
     assert_eq!(keys(&world), HashSet::from([1, 2]));
-    run(&mut conn, &[&format!("DROP DATABASE `{other}`")]).await;
+    execute(&mut conn, &[&format!("DROP DATABASE `{other}`")]).await;
     assert!(peak < 150 * MIB, "the producer took {} MiB", peak / MIB);
 }
 
@@ -149,13 +143,13 @@ async fn small_compressed_transactions_of_every_kind_arrive_once() {
     let mut world = World::new("compressed_small");
     let mut conn = world.table().await;
     let producer = start(&mut world);
-    run(&mut conn, &[COMPRESS, "CREATE TABLE other LIKE product"]).await;
+    execute(&mut conn, &[COMPRESS, "CREATE TABLE other LIKE product"]).await;
     for id in 0..1_000 {
         if id % 100 == 0 {
             let level = [1, 3, 9, 19, 22][id / 100 % 5];
-            run(&mut conn, &[&format!("SET SESSION binlog_transaction_compression_level_zstd = {level}")]).await;
+            execute(&mut conn, &[&format!("SET SESSION binlog_transaction_compression_level_zstd = {level}")]).await;
         }
-        run(&mut conn, &[&format!("INSERT INTO product VALUES ({id}, REPEAT('é', 300), 'b', 1.25, NULL)")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO product VALUES ({id}, REPEAT('é', 300), 'b', 1.25, NULL)")]).await;
     }
     let kinds = [
         "BEGIN",
@@ -184,7 +178,7 @@ async fn small_compressed_transactions_of_every_kind_arrive_once() {
         "SET SESSION binlog_transaction_compression = OFF",
         "DELETE FROM product WHERE id = 0",
     ];
-    run(&mut conn, &kinds).await;
+    execute(&mut conn, &kinds).await;
     wait_for_records(&producer, 1_005);
     let records = read_topic(&world.kafka());
     assert_eq!(records.len(), 1_005);
@@ -210,10 +204,10 @@ async fn a_producer_that_dies_within_a_compressed_transaction_reads_it_again() {
     world.set("PRODUCER_BATCH_ROWS", "5000");
     let producer = start(&mut world);
     // The snapshot is committed when this is.
-    run(&mut conn, &["INSERT INTO product VALUES (0, 'a', 'b', 1, NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (0, 'a', 'b', 1, NULL)"]).await;
     wait_for_records(&producer, 1);
     producer.kill();
-    run(&mut conn, &[COMPRESS, &insert(1, ROWS)]).await;
+    execute(&mut conn, &[COMPRESS, &insert(1, ROWS)]).await;
     for passes in [3, 9] {
         world.set("FAILPOINTS", format!("producer.sending={passes}*off->1*return(kill)"));
         let ended = world.start("cdc-producer", &[]).wait();
@@ -228,21 +222,12 @@ async fn a_producer_that_dies_within_a_compressed_transaction_reads_it_again() {
     assert_eq!([producer.stop().code, consumer.stop().code], [0, 0]);
 }
 
-/// A separate server that takes rows of 200 MiB.
-fn own_mysql(world: &mut World) -> MySql {
-    let flags = vec!["--max-allowed-packet=512M".to_owned()];
-    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
-    mysql
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_row_is_read_within_its_limit_and_anothers_is_read_past() {
     let mut world = World::new("huge_row");
-    let _mysql = own_mysql(&mut world);
+    let _mysql = world.own_mysql(&["--max-allowed-packet=512M"]);
     let mut conn = world.table().await;
-    run(
+    execute(
         &mut conn,
         &["ALTER TABLE product ADD picture LONGBLOB", "CREATE TABLE other (id INT PRIMARY KEY, b LONGBLOB)"],
     )
@@ -251,14 +236,14 @@ async fn a_huge_row_is_read_within_its_limit_and_anothers_is_read_past() {
     let producer = start(&mut world);
     // Packets of 16 MiB and their borders.
     for (id, size) in [(1, 200 << 20), (2, (16 << 20) - 50), (3, (32 << 20) - 100), (4, 300_000)] {
-        run(&mut conn, &[&format!("INSERT INTO other VALUES ({id}, REPEAT('x', {size}))")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO other VALUES ({id}, REPEAT('x', {size}))")]).await;
     }
-    run(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL, REPEAT('x', 1000000))"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL, REPEAT('x', 1000000))"]).await;
     wait_for_records(&producer, 1);
     let peak = peak_memory(&producer);
     assert!(peak < 150 * MIB, "the producer took {} MiB", peak / MIB);
 
-    run(&mut conn, &["INSERT INTO product VALUES (2, 'a', 'b', 1, NULL, REPEAT('x', 200 << 20))"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (2, 'a', 'b', 1, NULL, REPEAT('x', 200 << 20))"]).await;
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     let table = format!("rows of {}.product: an event of type 30 after ", world.name);
@@ -268,7 +253,7 @@ async fn a_huge_row_is_read_within_its_limit_and_anothers_is_read_past() {
     // The remedy, as it says.
     let number = ended.err.rsplit("set producer.max_event to ").next().unwrap().split_whitespace().next().unwrap();
     world.set("PRODUCER_MAX_EVENT", number);
-    run(&mut conn, &["UPDATE product SET price = 2 WHERE id = 1"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 2 WHERE id = 1"]).await;
     let producer = world.start("cdc-producer", &[]);
     wait_for_records(&producer, 2);
     let short: Vec<String> =
@@ -342,7 +327,7 @@ async fn a_byte_that_changes_on_the_way_heals() {
     for first in [1, 1 + ROWS] {
         let rows =
             insert(first, ROWS).replace("REPEAT('n', 300)", "CONCAT(UUID(), SHA2(RAND(), 512), SHA2(RAND(), 512))");
-        run(&mut conn, &[COMPRESS, &rows, "SET SESSION binlog_transaction_compression = OFF"]).await;
+        execute(&mut conn, &[COMPRESS, &rows, "SET SESSION binlog_transaction_compression = OFF"]).await;
     }
     producer.signal("CONT");
     wait_for_records(&producer, 2 * ROWS);
@@ -356,7 +341,7 @@ async fn a_byte_that_changes_on_the_way_heals() {
         let (port, spoilt) = spoiling_relay(upstream, after).await;
         world.set("DB_PORT", port.to_string());
         let from = "UPDATE product SET price = price + 1";
-        run(&mut conn, &[COMPRESS, from]).await;
+        execute(&mut conn, &[COMPRESS, from]).await;
         producer = world.start("cdc-producer", &[]);
         wait_for_records(&producer, 2 * ROWS);
         let said = producer.said();
@@ -392,7 +377,7 @@ async fn it_logs_in_as_the_other_connections_do() {
         ("DO 1", SslMode::Disabled, "", Some("Access denied")),
         ("FLUSH PRIVILEGES", SslMode::Disabled, "wrong", Some("Access denied")),
     ] {
-        run(&mut admin, &[statement]).await;
+        execute(&mut admin, &[statement]).await;
         settings.ssl_mode = mode;
         settings.password = Some(Secret::new(password));
         let found = DumpConnection::connect(&settings).await;
@@ -422,7 +407,8 @@ async fn it_logs_in_as_the_other_connections_do() {
         ("IDENTIFIED BY ''", "", None),
         ("IDENTIFIED WITH sha256_password BY 'secret'", "secret", Some("sha256_password")),
     ] {
-        run(&mut admin, &[&format!("DROP USER IF EXISTS {user}"), &format!("CREATE USER {user} {identified}")]).await;
+        execute(&mut admin, &[&format!("DROP USER IF EXISTS {user}"), &format!("CREATE USER {user} {identified}")])
+            .await;
         settings.user.clone_from(&user);
         settings.password = Some(Secret::new(password));
         let found = DumpConnection::connect(&settings).await.err().map(|e| e.to_string());
@@ -431,5 +417,5 @@ async fn it_logs_in_as_the_other_connections_do() {
             Some(want) => assert!(found.as_ref().is_some_and(|f| f.contains(want)), "{found:?}"),
         }
     }
-    run(&mut admin, &[&format!("DROP USER {user}")]).await;
+    execute(&mut admin, &[&format!("DROP USER {user}")]).await;
 }

@@ -149,7 +149,11 @@ async fn what_cannot_go_on_stops_with_its_remedy() {
     let ended = start(&world, 2).wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("up to offset 1000000, but the topic ends at"), "{}", ended.err);
-    assert!(ended.err.contains("what to do: the topic was made anew: drop the tables"), "{}", ended.err);
+    assert!(
+        ended.err.contains("what to do: the topic was deleted and created again: drop the tables"),
+        "{}",
+        ended.err
+    );
 
     let url = world.get("POSTGRES_URL").to_owned();
     let (server, database) = url.rsplit_once('@').expect("a user");

@@ -5,13 +5,13 @@
 mod consumer_world;
 mod postgres_world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use consumer_world::{log_path, wait_until_committed};
-use integration_tests::{Ended, World, eventually};
+use integration_tests::{Ended, World, eventually, expire};
 use mysql_async::prelude::Queryable;
 use pipeline::kafka;
 use postgres_world::{PATIENCE, connect, run};
@@ -107,61 +107,58 @@ impl Configs<'_> {
 async fn each_remedy_for_a_topic_makes_it_green() {
     let world = World::new("topic_checks");
     delivered(&world).await;
-    let (topic, mut seen) = (world.kafka().topic, BTreeSet::new());
+    let topic = world.kafka().topic;
     for program in ["cdc-producer", "consumer"] {
         let told = is_green(&world, program);
         assert!(told.contains("ok    topics") && !told.contains("warn  topics"), "{told}");
     }
-    for (suffix, config, code, want) in [
-        ("", "cleanup.policy=compact", 0, &["min.compaction.lag.ms", "delete.retention.ms", "`verify` goes by it"][..]),
-        ("", "cleanup.policy=compact,delete,min.compaction.lag.ms=604800000", 0, &["delete.retention.ms"]),
-        ("", "retention.ms=86400000", 0, &["(retention.ms=86400000): consumers that are down"]),
-        ("", "retention.bytes=1000000", 0, &["retention.bytes=1000000): consumers that are down"]),
-        (".checkpoint", "cleanup.policy=delete", 1, &["the state of the programs would be gone"]),
-        (".slots", "cleanup.policy=compact,delete", 1, &["the state of the programs would be gone"]),
-        (".dlq", "retention.ms=86400000", 0, &["deletes dead letters: retention.ms=86400000"]),
-        (".dlq", "retention.bytes=1000000", 0, &["deletes dead letters: ", "retention.bytes=1000000"]),
-        (".dlq", "cleanup.policy=compact", 1, &["a dead letter is lost"]),
-    ] {
-        let name = format!("{topic}{suffix}");
+    // Of several topics at once; each fault with what is said of it.
+    let rounds: [&[(&str, &str, &[&str])]; 4] = [
+        &[
+            ("", "cleanup.policy=compact", &["min.compaction.lag.ms", "delete.retention.ms", "`verify` goes by it"]),
+            (".checkpoint", "cleanup.policy=delete", &["the state of the programs would be gone"]),
+            (".dlq", "retention.ms=86400000", &["deletes dead letters: retention.ms=86400000"]),
+        ],
+        &[
+            ("", "cleanup.policy=compact,delete,min.compaction.lag.ms=604800000", &["delete.retention.ms"]),
+            (".slots", "cleanup.policy=compact,delete", &["the state of the programs would be gone"]),
+            (".dlq", "retention.bytes=1000000", &["deletes dead letters: ", "retention.bytes=1000000"]),
+        ],
+        &[
+            ("", "retention.ms=86400000", &["(retention.ms=86400000): consumers that are down"]),
+            (".dlq", "cleanup.policy=compact", &["a dead letter is lost"]),
+        ],
+        &[("", "retention.bytes=1000000", &["retention.bytes=1000000): consumers that are down"])],
+    ];
+    for round in rounds {
         let mut configs = Configs { world: &world, set: BTreeMap::new() };
-        configs.add(&name, config).await;
-        let said = |ended: &Ended| want.iter().all(|want| ended.out.contains(want));
-        let ended = eventually(&format!("{name} {config}"), PATIENCE, || {
-            Some(doctor(&world, "cdc-producer")).filter(|e| e.code == code && said(e))
-        });
-        // One look of the other doctor at each topic is enough: they share the check.
-        if seen.insert(suffix) {
-            assert_eq!(faults(&ended, "topics"), faults(&doctor(&world, "consumer"), "topics"));
+        for (suffix, config, _) in round {
+            configs.add(&format!("{topic}{suffix}"), config).await;
         }
+        let wants = |ended: &Ended| round.iter().all(|(.., want)| want.iter().all(|want| ended.out.contains(want)));
+        let ended = eventually(&format!("{round:?}"), PATIENCE, || {
+            let ended = doctor(&world, "cdc-producer");
+            (wants(&ended) && faults(&ended, "topics").len() == round.len()).then_some(ended)
+        });
+        assert_eq!(ended.code, i32::from(ended.out.contains("FAIL")), "{}", ended.out);
+        assert_eq!(faults(&ended, "topics"), faults(&doctor(&world, "consumer"), "topics"));
         for (_, remedy) in faults(&ended, "topics") {
             configs.follow(&remedy).await;
         }
-        // The setting that a remedy may name is in the environment.
-        let policy = if config.contains("compact") && suffix.is_empty() { "compact" } else { "delete" };
-        assert_eq!(ended.out.contains("set kafka.cleanup_policy to compact"), policy == "compact", "{}", ended.out);
-        eventually(&format!("green after {name} {config}"), PATIENCE, || {
+        // The setting that a remedy may name is given as a flag.
+        let policy = if ended.out.contains("set kafka.cleanup_policy to compact") { "compact" } else { "delete" };
+        assert_eq!(policy == "compact", round[0].1.contains("compact"), "{}", ended.out);
+        eventually(&format!("green after {round:?}"), PATIENCE, || {
             let ended = world.run("cdc-producer", &["doctor", "--kafka-cleanup-policy", policy]);
             (ended.code == 0 && faults(&ended, "topics").is_empty()).then_some(())
         });
-        // As it was.
-        configs.set.clear();
-        let base = if suffix == ".dlq" { "retention.ms=-1" } else { "message.timestamp.type=LogAppendTime" };
-        let policy = if matches!(suffix, ".checkpoint" | ".slots") { "compact" } else { "delete" };
-        configs.add(&name, &format!("cleanup.policy={policy},{base}")).await;
     }
     expired_records_and_their_remedy(&world).await;
 }
 
 /// Retention has taken the records of products: what keeps them from now on, and an epoch that writes them again.
 async fn expired_records_and_their_remedy(world: &World) {
-    let settings = world.kafka();
-    let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
-    let mut all = TopicPartitionList::new();
-    for partition in 0..settings.partitions {
-        all.add_partition_offset(&settings.topic, partition, Offset::End).unwrap();
-    }
-    admin.delete_records(&all, &AdminOptions::new()).await.unwrap();
+    expire(&world.kafka()).await;
     let ended = eventually("the check", PATIENCE, || {
         Some(doctor(world, "cdc-producer")).filter(|e| e.out.contains("have expired"))
     });
@@ -253,7 +250,7 @@ async fn the_consumers_doctor_finds_what_a_start_refuses() {
     assert_eq!(consumer.stop().code, 0);
 
     let admin = connect(&world).await;
-    // The types of columns: a start says the same.
+    // The types of columns; a start says the same.
     for (change, want, back) in [
         (
             "ALTER TABLE product ALTER price TYPE numeric(10,1)",
@@ -274,11 +271,13 @@ async fn the_consumers_doctor_finds_what_a_start_refuses() {
         run(&admin, change).await;
         let remedy = finds(&world, "PostgreSQL tables", &[want]);
         assert!(remedy.contains("change what is named (ALTER TABLE)"), "{remedy}");
-        let ended = world.run("consumer", &[]);
-        assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
+        if change.contains("numeric") {
+            let ended = world.run("consumer", &[]);
+            assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
+        }
         run(&admin, back).await;
-        is_green(&world, "consumer");
     }
+    is_green(&world, "consumer");
 
     // Rights, by a role that is given what is printed.
     let (role, url) = (format!("r{}", world.name), world.get("POSTGRES_URL").to_owned());

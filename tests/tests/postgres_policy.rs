@@ -259,7 +259,7 @@ async fn a_name_that_moves_from_key_to_key_within_a_batch_is_no_refusal() {
     let consumer = start(&world, 1);
     wait_until_committed(&world);
     assert_eq!(consumer.stop().code, 0);
-    // 3 takes the name of 5, which takes that of 6, which is deleted; 7 goes on.
+    // 3 takes the name of 5, which takes that of 6, which is deleted; 7 gets a new name.
     feed.products([product(3, "x"), product(5, "y"), product(7, "zz")]);
     feed.delete([6]);
     let consumer = start(&world, 2);
@@ -326,7 +326,7 @@ async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
     assert_eq!(with_failpoint(&world, "consumer.rows-committed=return(kill)").wait().code, -1);
     let open = "SELECT count(*) FROM product_parked WHERE NOT dead_letter";
     wait_for_count(&url, open, 2);
-    // With its dead letters, and PostgreSQL has not heard of it.
+    // With its dead letters, and PostgreSQL does not know of them.
     assert_eq!(with_failpoint(&world, "consumer.committed=return(kill)").wait().code, -1);
     wait_for_count(&url, open, 2);
     let consumer = start(&world, 2);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{TopicRecord, World, eventually, read_topic};
+use integration_tests::{TopicRecord, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
@@ -70,21 +70,18 @@ fn checkpoint(world: &World) -> std::path::PathBuf {
     world.folder.join("time_track/last_read_timestamp.json")
 }
 
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_then_every_change() {
     let world = World::new("changes");
     let mut conn = world.table().await;
-    run(&mut conn, &["INSERT INTO product VALUES (1,'mug','CAT_5',12.30,'2026-01-01'), (2,'tea','a',1,'2026-01-01')"])
-        .await;
+    execute(
+        &mut conn,
+        &["INSERT INTO product VALUES (1,'mug','CAT_5',12.30,'2026-01-01'), (2,'tea','a',1,'2026-01-01')"],
+    )
+    .await;
     let mut producer = world.start("cdc-producer", &["--log-level", "debug"]);
     producer.wait_for("snapshot complete");
-    run(
+    execute(
         &mut conn,
         &[
             "UPDATE product SET price = 9.99 WHERE id = 1",
@@ -125,7 +122,7 @@ async fn a_snapshot_and_then_every_change() {
     // Doctor reads the binlog as well, and takes nobody's place.
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert_eq!(doctor.code, 0, "{}", doctor.out);
-    run(&mut conn, &["DELETE FROM product WHERE id = 7"]).await;
+    execute(&mut conn, &["DELETE FROM product WHERE id = 7"]).await;
     wait_for_records(&world, 12);
     let log = producer.log();
     assert!(!log.contains("trying again"), "{log}");
@@ -141,7 +138,7 @@ async fn it_may_be_there_before_the_table() {
     producer.wait_for("reading");
     let mut conn = world.table().await;
     let insert = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
-    run(&mut conn, &[insert, "UPDATE product SET price = 2", "DELETE FROM product"]).await;
+    execute(&mut conn, &[insert, "UPDATE product SET price = 2", "DELETE FROM product"]).await;
     wait_for_records(&world, 3);
     assert_eq!(operations(&world, "1"), ["c.1", "u.1", "d.1"]);
     assert_eq!(producer.stop().code, 0);
@@ -151,22 +148,23 @@ async fn it_may_be_there_before_the_table() {
 async fn each_row_of_the_checkpoint_table() {
     let world = World::new("replay");
     let mut conn = world.table().await;
-    run(&mut conn, &["INSERT INTO product VALUES (1,'mug','CAT_5',12.30,'2026-01-01')"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1,'mug','CAT_5',12.30,'2026-01-01')"]).await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
-    run(&mut conn, &["UPDATE product SET price = 1 WHERE id = 1"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 1 WHERE id = 1"]).await;
     wait_for_records(&world, 2);
     let between: Option<String> =
         conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
     let between = between.unwrap();
-    run(&mut conn, &["UPDATE product SET price = 2 WHERE id = 1", "UPDATE product SET price = 3 WHERE id = 1"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 2 WHERE id = 1", "UPDATE product SET price = 3 WHERE id = 1"])
+        .await;
     wait_for_records(&world, 4);
     assert_eq!(producer.stop().code, 0);
     let first_epoch = fs::read_to_string(checkpoint(&world)).unwrap();
 
     // What the program wrote last: it goes on, and nothing comes twice.
     let mut producer = world.start("cdc-producer", &[]);
-    run(&mut conn, &["UPDATE product SET price = 4 WHERE id = 1"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 4 WHERE id = 1"]).await;
     wait_for_records(&world, 5);
     // A person's time, while the producer runs: every change from then on, as a new epoch.
     fs::write(checkpoint(&world), format!("{{\"last_read_timestamp\": \"{between}\"}}")).unwrap();
@@ -176,7 +174,7 @@ async fn each_row_of_the_checkpoint_table() {
     // Null: a snapshot.
     producer.wait_for("epoch=2");
     assert_eq!(producer.stop().code, 0);
-    run(&mut conn, &["INSERT INTO product VALUES (2,'x','y',5,'2026-01-01')", "DELETE FROM product WHERE id = 1"])
+    execute(&mut conn, &["INSERT INTO product VALUES (2,'x','y',5,'2026-01-01')", "DELETE FROM product WHERE id = 1"])
         .await;
     fs::write(checkpoint(&world), "{\"last_read_timestamp\": null}").unwrap();
     let mut producer = world.start_as("cdc-producer", "third", &[]);
@@ -192,7 +190,7 @@ async fn each_row_of_the_checkpoint_table() {
     fs::write(checkpoint(&world), &first_epoch).unwrap();
     let mut producer = world.start_as("cdc-producer", "fourth", &[]);
     producer.wait_for("reading");
-    run(&mut conn, &["UPDATE product SET price = 6 WHERE id = 2"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 6 WHERE id = 2"]).await;
     assert_eq!(short(&wait_for_records(&world, 11))["2"], ["r.3", "u.3"]);
     assert_eq!(producer.stop().code, 0);
 
@@ -221,7 +219,7 @@ async fn killed_in_mid_run_nothing_is_lost_or_doubled() {
     let world = World::new("killed");
     let mut conn = world.table().await;
     let rows: Vec<String> = (0..20_000).map(|id| format!("({id},'p{id}','c',1,'2026-01-01')")).collect();
-    run(&mut conn, &[&format!("INSERT INTO product VALUES {}", rows.join(","))]).await;
+    execute(&mut conn, &[&format!("INSERT INTO product VALUES {}", rows.join(","))]).await;
     let load = tokio::spawn(async move {
         for round in 0..600 {
             let low = round * 37 % 19_000;
@@ -265,10 +263,10 @@ async fn killed_in_mid_run_nothing_is_lost_or_doubled() {
 async fn truncate_stops_it_and_a_reset_goes_on_behind() {
     let world = World::new("truncate");
     let mut conn = world.table().await;
-    run(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)"]).await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
-    run(&mut conn, &["TRUNCATE TABLE product", "INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["TRUNCATE TABLE product", "INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
     let ended = producer.wait();
     assert_eq!(ended.code, 1);
     assert!(
@@ -303,7 +301,7 @@ async fn a_second_producer_leaves() {
     world.set("PRODUCER_TIME_TRACK", other.to_str().unwrap());
     let mut second = world.start_as("cdc-producer", "second", &["--server-id", "4711"]);
     second.wait_for("reading");
-    run(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)"]).await;
     let first_left = eventually("one of them leaves", PATIENCE, || {
         let running = (first.is_running(), second.is_running());
         (running != (true, true)).then_some(!running.0)
@@ -313,7 +311,7 @@ async fn a_second_producer_leaves() {
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("another producer with the transactional id"), "{}", ended.err);
     assert_once(&wait_for_records(&world, 1));
-    run(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
     assert_once(&wait_for_records(&world, 2));
     assert_eq!(stayed.stop().code, 0);
 }

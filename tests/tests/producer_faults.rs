@@ -8,13 +8,12 @@ use cdc_producer::endpoint::Endpoint;
 use cdc_producer::history;
 use cdc_producer::probe::snapshot_start;
 use cdc_producer::server::Server;
-use integration_tests::{World, eventually, read_topic};
+use integration_tests::{World, eventually, execute, read_topic};
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
 use pipeline::config::{MySqlSettings, Program};
 use pipeline::kafka::{TopicSpec, ensure_topics};
 use pipeline::position::Position;
-use xtask::services::{MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,18 +24,6 @@ fn assert_stops(world: &World, code: i32, wanted: &[&str]) {
     for want in wanted.iter().chain(&["what to do: "]) {
         assert!(ended.err.contains(want), "{want:?} is not in\n{}", ended.err);
     }
-}
-
-/// A MySQL server of the test's own; the world's programs use it.
-fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
-    let options = MySqlOptions {
-        folder: world.folder.join("mysql"),
-        port: None,
-        flags: flags.iter().map(|f| (*f).to_owned()).collect(),
-    };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
-    mysql
 }
 
 async fn wait_for_records(world: &World, count: usize) {
@@ -71,20 +58,24 @@ async fn wrong_password_and_missing_rights() {
     conn.query_drop(format!("DROP USER {user}")).await.unwrap();
 }
 
+/// The remedy was done: the producer works.
+fn reads(world: &World, log: &str) {
+    let mut producer = world.start_as("cdc-producer", log, &[]);
+    producer.wait_for("snapshot complete");
+    assert_eq!(producer.stop().code, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
     let mut world = World::new("settings");
-    let _mysql = own_mysql(
-        &mut world,
-        &[
-            "--binlog-format=STATEMENT",
-            "--binlog-row-image=MINIMAL",
-            "--binlog-row-metadata=MINIMAL",
-            "--binlog-row-value-options=PARTIAL_JSON",
-            "--binlog-expire-logs-seconds=60",
-        ],
-    );
-    let _conn = world.table().await;
+    let _mysql = world.own_mysql(&[
+        "--binlog-format=STATEMENT",
+        "--binlog-row-image=MINIMAL",
+        "--binlog-row-metadata=MINIMAL",
+        "--binlog-row-value-options=PARTIAL_JSON",
+        "--binlog-expire-logs-seconds=60",
+    ]);
+    let mut conn = world.table().await;
     assert_stops(
         &world,
         1,
@@ -98,6 +89,21 @@ async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert_eq!(doctor.code, 1);
     assert!(doctor.out.contains("FAIL  binlog_format") && doctor.out.contains("warn  retention"), "{}", doctor.out);
+    // Each remedy, as it is printed.
+    let remedies = doctor.out.lines().filter_map(|line| line.split_once("what to do: ").map(|(_, remedy)| remedy));
+    let statements = remedies.filter(|remedy| remedy.starts_with("SET GLOBAL"));
+    let ends = |remedy: &str| [", and", " or more"].iter().find_map(|end| remedy.find(end)).unwrap_or(remedy.len());
+    let statements: Vec<&str> = statements.map(|remedy| &remedy[..ends(remedy)]).collect();
+    assert_eq!(statements.len(), 5, "{}", doctor.out);
+    execute(&mut conn, &statements).await;
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.code == 0 && !doctor.out.contains("warn"), "{}", doctor.out);
+    let producer = world.start("cdc-producer", &[]);
+    let mut conn = world.mysql().await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)", "UPDATE product SET price = 2"]).await;
+    let consumer = world.start("consumer", &[]);
+    world.verify();
+    assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +113,12 @@ async fn kafka_and_registry_that_do_not_fit() {
     let kafka = world.kafka();
     let three = TopicSpec { partitions: 3, ..TopicSpec::products(&kafka) };
     ensure_topics(&kafka, &[three]).await.unwrap();
-    assert_stops(&world, 1, &["has 3 partitions, but 10 are wanted", "kafka.partitions"]);
+    assert_stops(&world, 1, &["has 3 partitions, but 10 are wanted", "set kafka.partitions to its number"]);
+    world.set("KAFKA_PARTITIONS", "3");
+    reads(&world, "three");
+    world.set("KAFKA_PARTITIONS", "10");
+    // What follows is another producer, with a topic that was never written to.
+    fs::remove_dir_all(world.get("PRODUCER_TIME_TRACK")).unwrap();
 
     world.set("KAFKA_TOPIC", format!("{}_b", world.name));
     let subject = format!("{}_b-value", world.name);
@@ -124,6 +135,8 @@ async fn kafka_and_registry_that_do_not_fit() {
         .await
         .unwrap();
     assert_stops(&world, 1, &[&subject, "not compatible", "schema_registry.subject"]);
+    world.set("SCHEMA_REGISTRY_SUBJECT", format!("{subject}-2"));
+    reads(&world, "other_subject");
 
     // What may come back is waited for, and said.
     world.set("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1");
@@ -160,7 +173,7 @@ async fn another_server_than_the_position_belongs_to() {
     producer.wait_for("snapshot complete");
     wait_for_records(&world, 1).await;
     assert_eq!(producer.stop().code, 0);
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let _conn = world.table().await;
     assert_stops(&world, 1, &["has not executed everything up to the position", "connect to the right server"]);
     assert_eq!(read_topic(&world.kafka()).len(), 1);
@@ -179,7 +192,7 @@ async fn a_checkpoint_folder_that_can_not_be_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_gtids_and_a_server_that_dies() {
     let mut world = World::new("files");
-    let mut mysql = own_mysql(&mut world, &["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]);
+    let mut mysql = world.own_mysql(&["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]);
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)").await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);

@@ -4,29 +4,14 @@
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{World, eventually, read_topic};
-use mysql_async::Conn;
+use integration_tests::{World, eventually, execute, read_topic};
 use mysql_async::prelude::Queryable;
 use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer, ensure_topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use xtask::services::{Kafka, KafkaOptions, MySql, MySqlOptions};
+use xtask::services::{Kafka, KafkaOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
-    }
-}
-
-fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
-    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
-    mysql
-}
 
 /// Keys and operations in the order of the topic's partitions: `c1`.
 fn short(world: &World) -> Vec<String> {
@@ -54,9 +39,9 @@ async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
         producer.signal("STOP");
         // Read at once when it wakes: the insert is not handed over yet when the stop is met.
         let statements: Vec<String> = statements.iter().map(|s| s.replace("DB", &world.name)).collect();
-        run(&mut conn, &[INSERT_1]).await;
+        execute(&mut conn, &[INSERT_1]).await;
         for statement in &statements {
-            run(&mut conn, &[statement]).await;
+            execute(&mut conn, &[statement]).await;
         }
         producer.signal("CONT");
         let ended = producer.wait();
@@ -99,7 +84,7 @@ async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
         "DROP TABLE other, copy",
         "INSERT INTO product VALUES (6,'a','b',1,NULL)",
     ];
-    run(&mut conn, &all).await;
+    execute(&mut conn, &all).await;
     wait_for(&world, &["c1", "c3", "c5", "c6"]);
     assert_eq!(producer.stop().code, 0);
 }
@@ -107,16 +92,16 @@ async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_history_was_reset_is_refused() {
     let mut world = World::new("history");
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
-    run(&mut conn, &["FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS", INSERT_1]).await;
+    execute(&mut conn, &["FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS", INSERT_1]).await;
     let producer = world.start("cdc-producer", &[]);
     wait_for(&world, &["r1"]);
     assert_eq!(producer.stop().code, 0);
     // As many transactions again, by the same GTIDs: the set alone tells nothing.
-    run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
+    execute(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
     for id in 2..40 {
-        run(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
     }
     let ended = world.run("cdc-producer", &[]);
     assert_eq!(ended.code, 1, "{}", ended.err);
@@ -126,11 +111,11 @@ async fn a_server_whose_history_was_reset_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     let mut world = World::new("long_statement");
-    let _mysql = own_mysql(&mut world, &["--max-binlog-size=4096"]);
+    let _mysql = world.own_mysql(&["--max-binlog-size=4096"]);
     let mut conn = world.table().await;
     let mut other = world.mysql().await;
     let rows: Vec<String> = (10..60).map(|id| format!("({id},'{}','b',1,NULL)", "x".repeat(100))).collect();
-    run(&mut conn, &["FLUSH BINARY LOGS", INSERT_1]).await;
+    execute(&mut conn, &["FLUSH BINARY LOGS", INSERT_1]).await;
     // The file that this statement begins has the time of the statement's beginning, seconds before its commit.
     let long = format!(
         "INSERT INTO product SELECT * FROM (VALUES {}) AS v WHERE SLEEP(0.06) = 0",
@@ -140,9 +125,9 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let time: Option<String> =
         other.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
-    run(&mut other, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
+    execute(&mut other, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
     long.await.unwrap();
-    run(&mut other, &["INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
+    execute(&mut other, &["INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &time.unwrap()]).code, 0);
     let producer = world.start("cdc-producer", &[]);
     let want: Vec<String> = [2, 3].into_iter().chain(10..60).map(|id| format!("c{id}")).collect();
@@ -154,15 +139,15 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_is_reset_under_it_stops_it() {
     let mut world = World::new("reset_under");
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
-    run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
+    execute(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
     let producer = world.start("cdc-producer", &[]);
     for id in 1..40 {
-        run(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
+        execute(&mut conn, &[&format!("INSERT INTO product VALUES ({id},'a','b',1,NULL)")]).await;
     }
     eventually("all are in the topic", PATIENCE, || (short(&world).len() == 39).then_some(()));
-    run(&mut conn, &["RESET BINARY LOGS AND GTIDS", "INSERT INTO product VALUES (100,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["RESET BINARY LOGS AND GTIDS", "INSERT INTO product VALUES (100,'a','b',1,NULL)"]).await;
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("were reset") && ended.err.contains("checkpoint reset"), "{}", ended.err);
@@ -203,9 +188,9 @@ async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
     const MARK: &[u8] = b"here is the damage";
     const PAYLOAD: u8 = 40;
     let mut world = World::new("damaged");
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
-    run(&mut conn, &[INSERT_1]).await;
+    execute(&mut conn, &[INSERT_1]).await;
     let mut producer = world.start_as("cdc-producer", "first", &[]);
     producer.wait_for("snapshot complete");
     assert_eq!(producer.stop().code, 0);
@@ -225,10 +210,10 @@ async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
         let id = n + 2;
         let compress = format!("SET SESSION binlog_transaction_compression = {compressed}");
         let insert = format!("INSERT INTO product VALUES ({id},'{}','b',1,NULL)", str::from_utf8(MARK).unwrap());
-        run(&mut conn, &["FLUSH BINARY LOGS", &compress, &insert]).await;
+        execute(&mut conn, &["FLUSH BINARY LOGS", &compress, &insert]).await;
         let status: mysql_async::Row = conn.query_first("SHOW BINARY LOG STATUS").await.unwrap().unwrap();
         let folder: String = conn.query_first("SELECT @@datadir").await.unwrap().unwrap();
-        run(&mut conn, &["FLUSH BINARY LOGS", "UPDATE product SET price = price + 1 WHERE id = 1"]).await;
+        execute(&mut conn, &["FLUSH BINARY LOGS", "UPDATE product SET price = price + 1 WHERE id = 1"]).await;
         let file: String = status.get(0).unwrap();
         spoil(&std::path::Path::new(&folder).join(&file), put_right, place);
 
@@ -255,7 +240,7 @@ async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
         assert_eq!(producer.stop().code, 0);
     }
     let (producer, consumer) = (world.start("cdc-producer", &[]), world.start("consumer", &[]));
-    run(&mut conn, &["UPDATE product SET price = price + 1"]).await;
+    execute(&mut conn, &["UPDATE product SET price = price + 1"]).await;
     world.verify();
     assert_eq!((producer.stop().code, consumer.stop().code), (0, 0));
 }
@@ -264,12 +249,12 @@ async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_on_a_server_that_was_restored_from_a_backup() {
     let mut world = World::new("restored");
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
-    run(&mut conn, &["SET GLOBAL gtid_purged = '+3e11fa47-71ca-11e1-9e33-c80aa9429562:1-100'", INSERT_1]).await;
+    execute(&mut conn, &["SET GLOBAL gtid_purged = '+3e11fa47-71ca-11e1-9e33-c80aa9429562:1-100'", INSERT_1]).await;
     let time: Option<String> =
         conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
-    run(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &time.unwrap()]).code, 0);
     let producer = world.start("cdc-producer", &[]);
     wait_for(&world, &["c2"]);
@@ -285,7 +270,7 @@ async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
     let mut kafka = Kafka::start(&options, &|_| {}).expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     let mut conn = world.table().await;
-    run(&mut conn, &[INSERT_1]).await;
+    execute(&mut conn, &[INSERT_1]).await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
     wait_for(&world, &["r1"]);
@@ -312,16 +297,16 @@ async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
 async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
     let mut world = World::new("refuses");
     let mut conn = world.mysql().await;
-    run(
+    execute(
         &mut conn,
         &["CREATE TABLE product (id INT PRIMARY KEY, name MEDIUMTEXT, category TEXT, price INT, last_updated DATE)"],
     )
     .await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
-    run(&mut conn, &[INSERT_1]).await;
+    execute(&mut conn, &[INSERT_1]).await;
     wait_for(&world, &["c1"]);
-    run(&mut conn, &["INSERT INTO product VALUES (2, REPEAT('x', 2000000), 'b', 1, NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (2, REPEAT('x', 2000000), 'b', 1, NULL)"]).await;
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("too large") && ended.err.contains("message.max.bytes"), "{}", ended.err);
@@ -348,7 +333,7 @@ async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
     world.set("KAFKA_TRANSACTION_TIMEOUT", "1s");
     let mut producer = world.start("cdc-producer", &["--linger", "15s"]);
     producer.wait_for("snapshot complete");
-    run(&mut conn, &[INSERT_1]).await;
+    execute(&mut conn, &[INSERT_1]).await;
     // Nothing more happens on the source: the reader must notice by itself that its publisher is gone.
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);

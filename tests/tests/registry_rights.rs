@@ -150,7 +150,7 @@ fn doctor(world: &World, code: i32, texts: &[&str]) {
     texts.iter().for_each(|text| assert!(ended.out.contains(text), "{text:?} in\n{}", ended.out));
 }
 
-/// On a registry of its own, as its rule counts for all subjects.
+/// On a separate registry, as its rule counts for all subjects.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_is_in_force_is_not_written() {
     let folder = World::new("own_registry").folder.join("registry");

@@ -5,29 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, read_topic};
+use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use pipeline::avro;
 use pipeline::config::{MySqlSettings, Program};
 use pipeline::table;
-use xtask::services::{ADMIN, MySql, MySqlOptions};
+use xtask::services::{ADMIN, MySql};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn run(conn: &mut Conn, statements: &[&str]) {
-    for statement in statements {
-        conn.query_drop(*statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
-    }
-}
-
-fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
-    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
-    mysql
-}
 
 /// A client that takes what the server gives it.
 async fn plain(world: &World, mysql: &MySql) -> Conn {
@@ -84,21 +70,21 @@ fn producer(world: &World) -> Running {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_chunk_of_a_snapshot_sees_the_present_although_autocommit_is_off() {
     let mut world = World::new("autocommit");
-    let mysql = own_mysql(&mut world, &["--autocommit=0"]);
+    let mysql = world.own_mysql(&["--autocommit=0"]);
     let mut conn = world.table().await;
-    run(&mut conn, &["SET cte_max_recursion_depth = 100000", &seed(1, 50_000), "COMMIT"]).await;
+    execute(&mut conn, &["SET cte_max_recursion_depth = 100000", &seed(1, 50_000), "COMMIT"]).await;
     world.set("PRODUCER_SNAPSHOT_CHUNK", "50");
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("reading ");
     eventually("the snapshot is under way", PATIENCE, || (read_topic(&world.kafka()).len() > 100).then_some(()));
     let mut other = plain(&world, &mysql).await;
-    run(&mut other, &["UPDATE product SET price = price + 1 WHERE id BETWEEN 45000 AND 49999", "COMMIT"]).await;
+    execute(&mut other, &["UPDATE product SET price = price + 1 WHERE id BETWEEN 45000 AND 49999", "COMMIT"]).await;
     assert!(!producer.said().contains("snapshot complete"), "it was too quick for this test");
     producer.wait_for("snapshot complete");
     assert_equal(&world, &mut conn).await;
     // The producer's idle sessions hold nothing.
-    run(&mut conn, &["SET lock_wait_timeout = 20", "ALTER TABLE product ADD COLUMN colour INT"]).await;
-    run(&mut conn, &["UPDATE product SET price = 5 WHERE id = 1"]).await;
+    execute(&mut conn, &["SET lock_wait_timeout = 20", "ALTER TABLE product ADD COLUMN colour INT"]).await;
+    execute(&mut conn, &["UPDATE product SET price = 5 WHERE id = 1"]).await;
     assert_equal(&world, &mut conn).await;
     let data = world.folder.join("data");
     fs::create_dir_all(&data).unwrap();
@@ -114,14 +100,14 @@ async fn each_chunk_of_a_snapshot_sees_the_present_although_autocommit_is_off() 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_committed_is_not_read() {
     let mut world = World::new("uncommitted");
-    let mysql = own_mysql(&mut world, &["--transaction-isolation=READ-UNCOMMITTED"]);
+    let mysql = world.own_mysql(&["--transaction-isolation=READ-UNCOMMITTED"]);
     let mut conn = world.table().await;
-    run(&mut conn, &[&seed(1, 20)]).await;
+    execute(&mut conn, &[&seed(1, 20)]).await;
     let mut other = plain(&world, &mysql).await;
-    run(&mut other, &["BEGIN", "UPDATE product SET price = 666 WHERE id = 9"]).await;
-    run(&mut other, &["INSERT INTO product VALUES (900002, 'x', 'y', 1, NULL)"]).await;
+    execute(&mut other, &["BEGIN", "UPDATE product SET price = 666 WHERE id = 9"]).await;
+    execute(&mut other, &["INSERT INTO product VALUES (900002, 'x', 'y', 1, NULL)"]).await;
     let producer = producer(&world);
-    run(&mut other, &["ROLLBACK"]).await;
+    execute(&mut other, &["ROLLBACK"]).await;
     assert_equal(&world, &mut conn).await;
     assert_eq!((topic(&world)[&9].as_str(), read_topic(&world.kafka()).len()), ("9.00", 20));
     assert_eq!(producer.stop().code, 0);
@@ -175,10 +161,10 @@ async fn works(world: &World, conn: &mut Conn) {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_default_of_the_server_reaches_a_program() {
     let mut world = World::new("hostile_defaults");
-    let mysql = own_mysql(&mut world, &[]);
+    let mysql = world.own_mysql(&[]);
     let mut conn = world.mysql().await;
     for setting in HOSTILE {
-        run(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
+        execute(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
     }
     works(&world, &mut conn).await;
     let engine: Option<String> = conn
@@ -209,20 +195,20 @@ async fn no_default_of_the_server_reaches_a_program() {
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_change_under_running_programs_do_no_harm() {
     let mut world = World::new("changed_under");
-    let mysql = own_mysql(&mut world, &[]);
+    let mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
-    run(&mut conn, &[&seed(1, 500)]).await;
+    execute(&mut conn, &[&seed(1, 500)]).await;
     world.set("PRODUCER_SNAPSHOT_CHUNK", "100");
     let producer = producer(&world);
     let consumer = world.start("consumer", &[]);
     for (n, setting) in HOSTILE.into_iter().enumerate() {
-        run(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
+        execute(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
         let sessions: Vec<u64> =
             conn.query("SELECT id FROM information_schema.processlist WHERE user = 'cdc'").await.unwrap();
         for id in sessions {
             let _gone_already = conn.query_drop(format!("KILL {id}")).await;
         }
-        run(&mut conn, &[&format!("UPDATE product SET price = price + 1 WHERE id % 22 = {n}")]).await;
+        execute(&mut conn, &[&format!("UPDATE product SET price = price + 1 WHERE id % 22 = {n}")]).await;
         if n == 10 {
             assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
         }
@@ -236,10 +222,10 @@ async fn settings_that_change_under_running_programs_do_no_harm() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_has_what_it_relies_on_and_an_updater_refuses_to_write_unlogged() {
     let mut world = World::new("session_values");
-    let _mysql = own_mysql(&mut world, &[]);
+    let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     for setting in HOSTILE {
-        run(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
+        execute(&mut conn, &[&format!("SET GLOBAL {setting}")]).await;
     }
     let settings = MySqlSettings::from(&world.settings(Program::CdcProducer)).unwrap();
     let mut session = table::connect(&settings).await.unwrap();
@@ -270,7 +256,7 @@ async fn a_session_has_what_it_relies_on_and_an_updater_refuses_to_write_unlogge
     let count = format!("SELECT COUNT(*) FROM {}.product", world.name);
     let found: Option<i64> = session.query_first(&count).await.unwrap();
     assert_eq!(found, Some(0));
-    run(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL)"]).await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL)"]).await;
     let found: Option<i64> = session.query_first(&count).await.unwrap();
     assert_eq!(found, Some(1));
 
@@ -283,13 +269,13 @@ async fn a_session_has_what_it_relies_on_and_an_updater_refuses_to_write_unlogge
         ("binlog_format = MIXED", "binlog_format = ROW"),
         ("binlog_row_image = MINIMAL", "binlog_row_image = FULL"),
     ] {
-        run(&mut conn, &[&format!("SET GLOBAL {set}")]).await;
+        execute(&mut conn, &[&format!("SET GLOBAL {set}")]).await;
         let ended = update();
         assert_eq!(ended.code, 1, "{set}: {}", ended.err);
         for part in [set, &format!("SET GLOBAL {back}")] {
             assert!(ended.err.contains(part), "{part} in {}", ended.err);
         }
-        run(&mut conn, &[&format!("SET GLOBAL {back}")]).await;
+        execute(&mut conn, &[&format!("SET GLOBAL {back}")]).await;
     }
     assert_eq!(update().code, 0);
     let found: Option<i64> = session.query_first(&count).await.unwrap();

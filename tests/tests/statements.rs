@@ -5,28 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, read_topic};
+use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
-use xtask::services::{MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-async fn run(conn: &mut Conn, statements: &[impl AsRef<str>]) {
-    for statement in statements {
-        let statement = statement.as_ref();
-        conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
-    }
-}
-
-fn own_mysql(world: &mut World, flags: &[&str]) -> MySql {
-    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
-    mysql
-}
 
 type State = BTreeMap<i64, (String, String, String)>;
 
@@ -66,8 +50,11 @@ async fn seeded(world: &World) -> (Conn, String) {
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=20).map(|id| format!("({id}, 'p{id}', 'cat_1', {id}, '2026-11-21')")).collect();
     let other = format!("{}_other", world.name);
-    run(&mut conn, &[format!("INSERT INTO product VALUES {}", rows.join(", ")), format!("CREATE DATABASE {other}")])
-        .await;
+    execute(
+        &mut conn,
+        &[format!("INSERT INTO product VALUES {}", rows.join(", ")), format!("CREATE DATABASE {other}")],
+    )
+    .await;
     (conn, other)
 }
 
@@ -77,7 +64,7 @@ fn producer(world: &World) -> Running {
     producer
 }
 
-/// The producer has stopped by itself with these words; it does so again, and with the remedy that it names all is whole.
+/// The producer has stopped with these words; it does so again, and with the remedy that it names all is whole.
 async fn stops_until_the_remedy(world: &World, conn: &mut Conn, producer: Running, wanted: &[&str]) {
     let ended = producer.wait();
     for (n, ended) in [ended, world.run("cdc-producer", &[])].into_iter().enumerate() {
@@ -95,7 +82,7 @@ async fn resets(world: &World, conn: &mut Conn) {
     let producer = world.start("cdc-producer", &[]);
     assert_equal(world, conn).await;
     let consumer = world.start("consumer", &[]);
-    run(
+    execute(
         conn,
         &["INSERT INTO product (id, name, category, price) VALUES (1000, 'after', 'c', 10) ON DUPLICATE KEY UPDATE \
                  price = product.price + 1"],
@@ -112,7 +99,7 @@ async fn a_text_that_reaches_the_table_stops_it_from_any_database() {
     let world = World::new("text_reaches");
     let (mut conn, other) = seeded(&world).await;
     let db = world.name.clone();
-    run(
+    execute(
         &mut conn,
         &[
             format!("CREATE TABLE {other}.t (id INT PRIMARY KEY, x INT)"),
@@ -150,9 +137,9 @@ async fn a_text_that_reaches_the_table_stops_it_from_any_database() {
         let mut producer = world.start_as("cdc-producer", &log, &[]);
         producer.wait_for("snapshot complete");
         assert_equal(&world, &mut conn).await;
-        run(&mut conn, &[format!("USE {other}"), "SET SESSION binlog_format = STATEMENT".to_owned()]).await;
-        run(&mut conn, &[&statement]).await;
-        run(&mut conn, &["SET SESSION binlog_format = ROW".to_owned(), format!("USE {db}")]).await;
+        execute(&mut conn, &[format!("USE {other}"), "SET SESSION binlog_format = STATEMENT".to_owned()]).await;
+        execute(&mut conn, &[&statement]).await;
+        execute(&mut conn, &["SET SESSION binlog_format = ROW".to_owned(), format!("USE {db}")]).await;
         let wanted = wanted.replace("OTHER", &other).replace("DB", &db);
         let wanted = [wanted.as_str(), "logged as text (binlog_format is not ROW)", &db, "transaction ", "binlog."];
         let ended = producer.wait();
@@ -171,7 +158,7 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
     let world = World::new("text_alone");
     let (mut conn, other) = seeded(&world).await;
     let db = world.name.clone();
-    run(
+    execute(
         &mut conn,
         &[
             "CREATE TABLE heartbeat (id INT PRIMARY KEY, ts DATETIME(6))".to_owned(),
@@ -189,7 +176,7 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
         doctor.out
     );
     let running = producer(&world);
-    run(&mut conn, &["SET SESSION binlog_format = STATEMENT", "REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = STATEMENT", "REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
     let ended = running.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     for want in ["wrote to ", "heartbeat", "may not see whether it has triggers", "GRANT SELECT, TRIGGER ON"] {
@@ -200,8 +187,8 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
     assert!(doctor.out.contains("ok    TRIGGER") && !doctor.out.contains("not granted"), "{}", doctor.out);
     let running = world.start_as("cdc-producer", "granted", &[]);
     for n in 0..20 {
-        run(&mut conn, &["REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
-        run(&mut conn, &[format!("UPDATE `{db}`.`heartbeat` SET ts = UTC_TIMESTAMP(6) WHERE id = {n}")]).await;
+        execute(&mut conn, &["REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
+        execute(&mut conn, &[format!("UPDATE `{db}`.`heartbeat` SET ts = UTC_TIMESTAMP(6) WHERE id = {n}")]).await;
     }
     let others = [
         format!("USE {other}"),
@@ -220,15 +207,15 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
         "SET SESSION binlog_format = ROW".to_owned(),
         "UPDATE product SET price = price + 1".to_owned(),
     ];
-    run(&mut conn, &others).await;
+    execute(&mut conn, &others).await;
     assert_equal(&world, &mut conn).await;
     // The producer is behind: the server is asked once for all of it.
     assert_eq!(running.stop().code, 0);
-    run(&mut conn, &["SET SESSION binlog_format = STATEMENT"]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = STATEMENT"]).await;
     for _ in 0..300 {
-        run(&mut conn, &["REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
+        execute(&mut conn, &["REPLACE INTO heartbeat VALUES (1, NOW(6))"]).await;
     }
-    run(&mut conn, &["SET SESSION binlog_format = ROW", "UPDATE product SET price = price + 1"]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = ROW", "UPDATE product SET price = price + 1"]).await;
     let running = world.start("cdc-producer", &[]);
     assert_equal(&world, &mut conn).await;
     assert_eq!(running.stop().code, 0);
@@ -239,7 +226,7 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
 async fn a_trigger_that_is_gone_when_the_server_is_asked_is_not_forgotten() {
     let world = World::new("trigger_gone");
     let (mut conn, _) = seeded(&world).await;
-    run(
+    execute(
         &mut conn,
         &[
             "CREATE TABLE beat (id INT PRIMARY KEY, at DATETIME(6))",
@@ -251,7 +238,7 @@ async fn a_trigger_that_is_gone_when_the_server_is_asked_is_not_forgotten() {
     let running = producer(&world);
     assert_equal(&world, &mut conn).await;
     assert_eq!(running.stop().code, 0);
-    run(
+    execute(
         &mut conn,
         &[
             "SET SESSION binlog_format = STATEMENT",
@@ -272,14 +259,14 @@ async fn a_trigger_that_is_gone_when_the_server_is_asked_is_not_forgotten() {
     .await;
 }
 
-/// LOAD DATA that is logged as a statement has events of its own.
+/// LOAD DATA that is logged as a statement has special events.
 #[tokio::test(flavor = "multi_thread")]
 async fn load_data_as_text_is_judged_by_its_table() {
     let mut world = World::new("load_text");
     let folder = world.folder.clone();
-    let _mysql = own_mysql(&mut world, &[&format!("--secure-file-priv={}", folder.display())]);
+    let _mysql = world.own_mysql(&[&format!("--secure-file-priv={}", folder.display())]);
     let (mut conn, _) = seeded(&world).await;
-    run(&mut conn, &["CREATE TABLE heartbeat (id INT PRIMARY KEY, ts DATETIME(6))"]).await;
+    execute(&mut conn, &["CREATE TABLE heartbeat (id INT PRIMARY KEY, ts DATETIME(6))"]).await;
     world.grant_trigger(&mut conn).await;
     let file = folder.join("rows.csv");
     std::fs::write(&file, "1,2026-11-21 00:00:00\n2,2026-11-21 00:00:00\n").unwrap();
@@ -287,12 +274,13 @@ async fn load_data_as_text_is_judged_by_its_table() {
         format!("LOAD DATA INFILE '{}' REPLACE INTO TABLE {table} FIELDS TERMINATED BY ',' {list}", file.display())
     };
     let running = producer(&world);
-    run(&mut conn, &["SET SESSION binlog_format = STATEMENT".to_owned(), load("heartbeat", "(id, ts)")]).await;
-    run(&mut conn, &["SET SESSION binlog_format = ROW", "UPDATE product SET price = 5 WHERE id = 5"]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = STATEMENT".to_owned(), load("heartbeat", "(id, ts)")]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = ROW", "UPDATE product SET price = 5 WHERE id = 5"]).await;
     assert_equal(&world, &mut conn).await;
-    run(&mut conn, &["SET SESSION binlog_format = STATEMENT".to_owned(), load("product", "(id, last_updated)")]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = STATEMENT".to_owned(), load("product", "(id, last_updated)")])
+        .await;
     let wanted = ["LOAD DATA INFILE", "changes the rows of", ".product"];
-    run(&mut conn, &["SET SESSION binlog_format = ROW"]).await;
+    execute(&mut conn, &["SET SESSION binlog_format = ROW"]).await;
     stops_until_the_remedy(&world, &mut conn, running, &wanted).await;
 }
 
@@ -300,19 +288,22 @@ async fn load_data_as_text_is_judged_by_its_table() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_key_that_cascades_stops_it_where_the_server_does_not_log_its_rows() {
     let mut world = World::new("cascade_appears");
-    let _mysql = own_mysql(&mut world, &["--innodb-native-foreign-keys=ON"]);
+    let _mysql = world.own_mysql(&["--innodb-native-foreign-keys=ON"]);
     let (mut conn, other) = seeded(&world).await;
-    run(&mut conn, &[&format!("CREATE TABLE {other}.shop (id INT PRIMARY KEY)"), "ALTER TABLE product ADD shop INT"])
-        .await;
-    run(&mut conn, &[&format!("INSERT INTO {other}.shop VALUES (1), (2)"), "UPDATE product SET shop = 1 + id % 2"])
+    execute(
+        &mut conn,
+        &[&format!("CREATE TABLE {other}.shop (id INT PRIMARY KEY)"), "ALTER TABLE product ADD shop INT"],
+    )
+    .await;
+    execute(&mut conn, &[&format!("INSERT INTO {other}.shop VALUES (1), (2)"), "UPDATE product SET shop = 1 + id % 2"])
         .await;
     let running = producer(&world);
     let key = format!("ADD CONSTRAINT k FOREIGN KEY (shop) REFERENCES {other}.shop (id)");
-    run(&mut conn, &[format!("ALTER TABLE product {key} ON DELETE RESTRICT")]).await;
-    run(&mut conn, &["ALTER TABLE product DROP FOREIGN KEY k", "UPDATE product SET price = 5 WHERE id = 5"]).await;
+    execute(&mut conn, &[format!("ALTER TABLE product {key} ON DELETE RESTRICT")]).await;
+    execute(&mut conn, &["ALTER TABLE product DROP FOREIGN KEY k", "UPDATE product SET price = 5 WHERE id = 5"]).await;
     assert_equal(&world, &mut conn).await;
-    run(&mut conn, &[format!("ALTER TABLE product {key} ON DELETE CASCADE")]).await;
-    run(&mut conn, &[format!("DELETE FROM {other}.shop WHERE id = 1")]).await;
+    execute(&mut conn, &[format!("ALTER TABLE product {key} ON DELETE CASCADE")]).await;
+    execute(&mut conn, &[format!("DELETE FROM {other}.shop WHERE id = 1")]).await;
     let ended = running.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     for want in ["foreign key with CASCADE", "ADD CONSTRAINT k", "use RESTRICT or NO ACTION", "checkpoint reset"] {
@@ -325,7 +316,7 @@ async fn a_foreign_key_that_cascades_stops_it_where_the_server_does_not_log_its_
         let text = if out { ended.out } else { ended.err };
         assert!(text.contains("has the foreign key k ") && text.contains("use RESTRICT or NO ACTION"), "{text}");
     }
-    run(&mut conn, &["ALTER TABLE product DROP FOREIGN KEY k"]).await;
+    execute(&mut conn, &["ALTER TABLE product DROP FOREIGN KEY k"]).await;
     let ended = world.run("cdc-producer", &[]);
     assert_eq!(ended.code, 1, "the rows that went are not forgotten: {}", ended.err);
     resets(&world, &mut conn).await;
@@ -336,12 +327,12 @@ async fn a_foreign_key_that_cascades_stops_it_where_the_server_does_not_log_its_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_created_with_a_cascading_key_stops_it() {
     let mut world = World::new("cascade_created");
-    let _mysql = own_mysql(&mut world, &["--innodb-native-foreign-keys=ON"]);
+    let _mysql = world.own_mysql(&["--innodb-native-foreign-keys=ON"]);
     let mut conn = world.mysql().await;
     let mut running = world.start("cdc-producer", &[]);
     running.wait_for("reading ");
     let columns = "id INT PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated TIMESTAMP(6) NULL, above INT";
-    run(
+    execute(
         &mut conn,
         &[
             &format!(
@@ -361,7 +352,7 @@ async fn a_table_that_is_created_with_a_cascading_key_stops_it() {
         )
         .await
         .unwrap();
-    run(&mut conn, &[format!("ALTER TABLE product DROP FOREIGN KEY {}", name.unwrap())]).await;
+    execute(&mut conn, &[format!("ALTER TABLE product DROP FOREIGN KEY {}", name.unwrap())]).await;
     resets(&world, &mut conn).await;
 }
 
@@ -443,14 +434,15 @@ async fn a_definition_that_changes_values_stops_it() {
         assert_equal(&world, &mut conn).await;
         // A change behind it must not be published as if nothing had happened.
         producer.signal("STOP");
-        run(&mut conn, &["INSERT INTO product (id, name) VALUES (50, 'x') ON DUPLICATE KEY UPDATE name = 'y'"]).await;
+        execute(&mut conn, &["INSERT INTO product (id, name) VALUES (50, 'x') ON DUPLICATE KEY UPDATE name = 'y'"])
+            .await;
         let fails_without_strictness =
             statements.iter().any(|s| s.contains("sql_mode")) || statements.iter().any(|s| s.contains("TINYINT"));
         if fails_without_strictness {
-            run(&mut conn, &["SET sql_mode = ''"]).await;
+            execute(&mut conn, &["SET sql_mode = ''"]).await;
         }
-        run(&mut conn, &statements).await;
-        run(&mut conn, &["SET sql_mode = 'STRICT_ALL_TABLES'"]).await;
+        execute(&mut conn, &statements).await;
+        execute(&mut conn, &["SET sql_mode = 'STRICT_ALL_TABLES'"]).await;
         producer.signal("CONT");
         let ended = producer.wait();
         assert_eq!(ended.code, 1, "{wanted}: {}", ended.err);
@@ -485,13 +477,13 @@ async fn a_definition_that_leaves_the_carried_columns_alone_does_not_stop_it() {
     .into_iter()
     .enumerate()
     {
-        run(&mut conn, &[statement]).await;
-        run(&mut conn, &[format!("UPDATE product SET price = price + 1 WHERE id = {}", n + 1)]).await;
+        execute(&mut conn, &[statement]).await;
+        execute(&mut conn, &[format!("UPDATE product SET price = price + 1 WHERE id = {}", n + 1)]).await;
         assert_equal(&world, &mut conn).await;
     }
     // The column's type is known over a restart, so what was altered while nobody read is judged too.
     assert_eq!(running.stop().code, 0);
-    run(
+    execute(
         &mut conn,
         &["ALTER TABLE product MODIFY name VARCHAR(500) NOT NULL", "UPDATE product SET price = 1 WHERE id = 1"],
     )
@@ -499,8 +491,9 @@ async fn a_definition_that_leaves_the_carried_columns_alone_does_not_stop_it() {
     let running = world.start("cdc-producer", &[]);
     assert_equal(&world, &mut conn).await;
     // A table of the same name in another database.
-    run(&mut conn, &[format!("CREATE TABLE {other}.product (id INT)"), format!("TRUNCATE {other}.product")]).await;
-    run(&mut conn, &[format!("DROP DATABASE {other}"), "UPDATE product SET price = 2 WHERE id = 2".to_owned()]).await;
+    execute(&mut conn, &[format!("CREATE TABLE {other}.product (id INT)"), format!("TRUNCATE {other}.product")]).await;
+    execute(&mut conn, &[format!("DROP DATABASE {other}"), "UPDATE product SET price = 2 WHERE id = 2".to_owned()])
+        .await;
     assert_equal(&world, &mut conn).await;
     assert_eq!(running.stop().code, 0);
     assert!(read_topic(&world.kafka()).iter().all(|r| r.source.epoch == 1));

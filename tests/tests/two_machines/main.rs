@@ -2,7 +2,9 @@
 //! is scaled, killed, copied, moved or deleted.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[path = "../consumer_world/mod.rs"]
 mod consumer_world;
+mod previous_version;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,82 +14,79 @@ use std::time::Duration;
 use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
 use integration_tests::{Ended, Feed, Running, World, eventually};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
 use pipeline::slots::Folder;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::{Offset, TopicPartitionList};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A machine with a logs folder of its own.
-struct Machine {
+/// A machine with a separate logs folder.
+pub(crate) struct Machine {
     logs: PathBuf,
 }
 
 impl Machine {
-    fn new(world: &World, name: &str) -> Self {
+    pub(crate) fn new(world: &World, name: &str) -> Self {
         Self { logs: world.folder.join(name).join("logs") }
     }
 
     /// A machine with a copy of this one's folder.
-    fn copied(&self, world: &World, name: &str) -> Self {
+    pub(crate) fn copied(&self, world: &World, name: &str) -> Self {
         let copy = Self::new(world, name);
         fs::create_dir_all(copy.logs.parent().unwrap()).unwrap();
         cp(&self.logs, &copy.logs);
         copy
     }
 
-    fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.logs.parent().unwrap().file_name().unwrap().to_str().unwrap()
     }
 
-    fn start(&self, world: &World, number: usize) -> Running {
+    pub(crate) fn start(&self, world: &World, number: usize) -> Running {
         self.start_with(world, number, &[])
     }
 
-    fn start_with(&self, world: &World, number: usize, variables: &[(&str, &str)]) -> Running {
+    pub(crate) fn start_with(&self, world: &World, number: usize, variables: &[(&str, &str)]) -> Running {
         let mut command = world.command("consumer", &[]);
         command.env("CONSUMER_LOGS", &self.logs).envs(variables.iter().copied());
         let name = format!("{}-{number}", self.name());
         Running::start(command, &name, world.folder.join(format!("{name}.log")))
     }
 
-    fn run(&self, world: &World, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, world: &World, arguments: &[&str]) -> Ended {
         let output = world.command("consumer", arguments).env("CONSUMER_LOGS", &self.logs).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ended { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    fn slot(&self, slot: &str) -> PathBuf {
+    pub(crate) fn slot(&self, slot: &str) -> PathBuf {
         self.logs.join(slot)
     }
 
-    fn log(&self, slot: &str) -> PathBuf {
+    pub(crate) fn log(&self, slot: &str) -> PathBuf {
         self.slot(slot).join("consumer_log.json")
     }
 
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         Folder::read(&self.logs).unwrap().expect("an identity").id.to_string()
     }
 
     /// Where its markers say that it is.
-    fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         format!("{}:{}", host.trim(), self.logs.display())
     }
 
-    fn line_count(&self) -> usize {
+    pub(crate) fn line_count(&self) -> usize {
         logs_in(&self.logs).values().map(Vec::len).sum()
     }
 }
 
-fn cp(from: &Path, to: &Path) {
+pub(crate) fn cp(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
 }
 
 /// Every record is once in the logs of these machines.
-fn assert_once(world: &World, machines: &[&Machine]) {
+pub(crate) fn assert_once(world: &World, machines: &[&Machine]) {
     wait_until_committed(world);
     let mut logs = BTreeMap::new();
     for machine in machines {
@@ -98,7 +97,7 @@ fn assert_once(world: &World, machines: &[&Machine]) {
     assert_once_in(world, logs);
 }
 
-fn share<'a>(consumers: impl IntoIterator<Item = &'a Running> + Clone) {
+pub(crate) fn share<'a>(consumers: impl IntoIterator<Item = &'a Running> + Clone) {
     let count = consumers.clone().into_iter().count();
     let fair = 10 / count..=10_usize.div_ceil(count);
     eventually(&format!("{count} consumers share the partitions"), PATIENCE, || {
@@ -106,21 +105,21 @@ fn share<'a>(consumers: impl IntoIterator<Item = &'a Running> + Clone) {
     });
 }
 
-fn refused(ended: &Ended, parts: &[&str]) {
+pub(crate) fn refused(ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, 1, "{}", ended.err);
     for part in parts {
         assert!(ended.err.contains(part), "{part}\n{}", ended.err);
     }
 }
 
-fn stop(consumers: impl IntoIterator<Item = Running>) {
+pub(crate) fn stop(consumers: impl IntoIterator<Item = Running>) {
     for consumer in consumers {
         let ended = consumer.stop();
         assert_eq!(ended.code, 0, "{}", ended.err);
     }
 }
 
-fn world(test: &str) -> World {
+pub(crate) fn world(test: &str) -> World {
     let mut world = World::new(test);
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("CONSUMER_BATCH_ROWS", "40");
@@ -184,113 +183,6 @@ async fn a_machine_that_dies_in_mid_transaction_is_made_up_for_and_cuts_its_log_
     assert!(fs::metadata(a.log("consumer_1")).unwrap().len() < left);
 }
 
-/// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were killed
-/// between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier batch.
-async fn previous_version(world: &World, machine: &Machine) {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/previous_version");
-    fs::create_dir_all(machine.logs.parent().unwrap()).unwrap();
-    cp(&fixture.join("consumer_logs"), &machine.logs);
-    let settings = world.kafka();
-    let filled = |text: String| text.replace("{topic}", &settings.topic).replace("{group}", &settings.group_id);
-    for slot in ["consumer_1", "consumer_2"] {
-        let owner = machine.slot(slot).join(".owner");
-        fs::write(&owner, filled(fs::read_to_string(&owner).unwrap())).unwrap();
-    }
-    let topic = TopicSpec::compacted(format!("{}.slots", settings.topic), 16);
-    kafka::ensure_topics(&settings, &[topic]).await.unwrap();
-    let suffix =
-        if settings.group_id == "product_consumers" { String::new() } else { format!(".{}", settings.group_id) };
-    let mut list = TopicPartitionList::new();
-    for (partition, marker) in filled(fs::read_to_string(fixture.join("markers.jsonl")).unwrap()).lines().enumerate() {
-        let key = format!("consumer_{}{suffix}", partition + 1);
-        let producer = TransactionalProducer::new(&settings, &format!("{}.{key}", settings.topic)).unwrap();
-        producer.begin().unwrap();
-        let (topic, value) = (format!("{}.slots", settings.topic), Some(marker.as_bytes()));
-        let record =
-            Record { topic: &topic, partition: Some(partition as i32), key: key.as_bytes(), value, header: None };
-        producer.send(&record).unwrap();
-        producer.commit().unwrap();
-        let marker: serde_json::Value = serde_json::from_str(marker).unwrap();
-        for (partition, offset) in marker["offsets"].as_object().unwrap() {
-            let offset = Offset::Offset(offset.as_i64().unwrap());
-            list.add_partition_offset(&settings.topic, partition.parse().unwrap(), offset).unwrap();
-        }
-    }
-    let consumer: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().unwrap();
-    consumer.commit(&list, CommitMode::Sync).unwrap();
-}
-
-/// What the version before left continues: its committed lines count, what it had not committed is cut off, and a second
-/// machine does not take its names.
-async fn continues_after_the_version_before(world: World) {
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=40, 0);
-    feed.update(1..=40, 1);
-    let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
-    previous_version(&world, &a).await;
-    let copy = a.copied(&world, "copy");
-    // The new machine first.
-    let new = b.start(&world, 1);
-    share([&new]);
-    wait_until_committed(&world);
-    let old: Vec<_> = (1..=2).map(|n| a.start(&world, n)).collect();
-    for consumer in &old {
-        eventually("it took its log over", PATIENCE, || consumer.log().contains("took the log over").then_some(()));
-    }
-    feed.update(1..=40, 2);
-    share(old.iter().chain([&new]));
-    feed.update(1..=40, 3);
-    assert_once(&world, &[&a, &b]);
-    // A copy of the old folder comes too late, on a third machine.
-    let ended = copy.start(&world, 1).wait();
-    let taken = format!("belong to consumer_1 of folder {}, which took this log over at {}", a.id(), a.place());
-    refused(&ended, &[&taken, "delete this copy of consumer_1 with its dot files"]);
-    // As it says.
-    fs::remove_dir_all(copy.slot("consumer_1")).unwrap();
-    fs::remove_dir_all(copy.slot("consumer_2")).unwrap();
-    let third: Vec<_> = (3..=4).map(|n| copy.start(&world, n)).collect();
-    share(old.iter().chain([&new]).chain(&third));
-    feed.update(1..=40, 4);
-    assert_once(&world, &[&a, &b, &copy]);
-    stop(old.into_iter().chain([new]).chain(third));
-    // And once more: now by their own names.
-    let again: Vec<_> = (5..=7).map(|n| a.start(&world, n)).collect();
-    feed.update(1..=40, 5);
-    assert_once(&world, &[&a, &b, &copy]);
-    stop(again);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_the_version_before_continues_without_a_loss_or_a_double() {
-    continues_after_the_version_before(world("before")).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_the_default_group_of_the_version_before_continues_too() {
-    let mut world = world("before_default");
-    world.set("KAFKA_GROUP_ID", "product_consumers");
-    continues_after_the_version_before(world).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn lines_that_the_version_before_had_committed_are_missed_when_they_are_gone() {
-    let world = world("before_gone");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=40, 0);
-    feed.update(1..=40, 1);
-    let a = Machine::new(&world, "a");
-    previous_version(&world, &a).await;
-    let log = fs::read(a.log("consumer_1")).unwrap();
-    fs::remove_dir_all(a.slot("consumer_1")).unwrap();
-    let ended = a.start(&world, 1).wait();
-    refused(&ended, &["has 0 bytes, but 5148 were committed: 5148 bytes are gone", "consumer accept-log consumer_1"]);
-    fs::write(a.log("consumer_1"), log).unwrap();
-    let mut consumer = a.start(&world, 2);
-    consumer.wait_for("settled the slot of a consumer that is gone");
-    assert_once(&world, &[&a]);
-    stop([consumer]);
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_copies_of_a_folder_the_one_that_was_opened_last_continues() {
     let world = world("copies");
@@ -319,7 +211,7 @@ async fn of_two_copies_of_a_folder_the_one_that_was_opened_last_continues() {
         refused(&a.start(&world, n).wait(), &[&older]);
     }
     assert!(copy.is_running() && !copy.log().contains("trying again"), "{}", copy.log());
-    // The first way out: it begins with a folder of its own.
+    // The first way out: it begins with a new folder.
     fs::remove_dir_all(&a.logs).unwrap();
     let original = a.start(&world, 8);
     share([&original, &copy]);

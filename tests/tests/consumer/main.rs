@@ -1,7 +1,9 @@
 //! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead letters.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+#[path = "../consumer_world/mod.rs"]
 mod consumer_world;
+mod log_file;
 
 use std::fs;
 use std::io::Write as _;
@@ -18,7 +20,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 
 /// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker looks
 /// every 10 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until each of them has so many partitions.
 fn all_have<'a>(partitions: usize, consumers: impl IntoIterator<Item = &'a Running> + Clone) {
@@ -144,103 +146,6 @@ async fn consumers_that_come_and_go_leave_each_record_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_torn_tail_is_cut_at_the_next_start() {
-    let world = World::new("torn");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    consumer.kill();
-    let path = log_path(&world, "consumer_1");
-    let committed = fs::read(&path).unwrap();
-    append(&path, b"{\"id\":99");
-    let mut consumer = start(&world, 2);
-    consumer.wait_for("cut off what no transaction committed");
-    eventually("it is cut", PATIENCE, || (fs::read(&path).unwrap() == committed).then_some(()));
-    feed.update(1..=20, 1);
-    wait_until_committed(&world);
-    assert_once(&world);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
-    let world = World::new("shorter");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    assert_eq!(consumer.stop().code, 0);
-    let path = log_path(&world, "consumer_1");
-    let text = fs::read(&path).unwrap();
-    // One whole line and a torn one are left.
-    let kept = text.iter().position(|b| *b == b'\n').unwrap() + 1;
-    fs::write(&path, &text[..kept + 5]).unwrap();
-
-    let refused = start(&world, 2).wait();
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    for part in [
-        format!("has {} bytes, but {} were committed: {} bytes are gone", kept + 5, text.len(), text.len() - kept - 5),
-        "what to do: put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
-    ] {
-        assert!(refused.err.contains(&part), "{part}\n{}", refused.err);
-    }
-    assert_eq!(fs::read(&path).unwrap().len(), kept + 5);
-
-    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
-    assert_eq!(accepted.code, 0, "{}", accepted.err);
-    assert!(accepted.out.contains(&format!("consumer_1: {} bytes were committed, {kept} are from now on", text.len())));
-    feed.update(1..=20, 1);
-    let consumer = start(&world, 3);
-    wait_until_committed(&world);
-    let lines = fs::read_to_string(&path).unwrap();
-    assert_eq!(lines.lines().count(), 21);
-    drop(consumer);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() {
-    let world = World::new("moved");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    let path = log_path(&world, "consumer_1");
-    let aside = world.folder.join("aside");
-    // With nothing to do.
-    fs::rename(&path, &aside).unwrap();
-    let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("there is no such file any more"), "{}", ended.err);
-    assert!(ended.err.contains("put the file back as it was"), "{}", ended.err);
-    fs::rename(&aside, &path).unwrap();
-    // With another file in its place, as a rotation leaves it; records come meanwhile.
-    let consumer = start(&world, 2);
-    feed.update(1..=20, 1);
-    wait_until_committed(&world);
-    fs::rename(&path, &aside).unwrap();
-    fs::write(&path, "").unwrap();
-    feed.update(1..=20, 2);
-    let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("there is another file in its place"), "{}", ended.err);
-    fs::rename(&aside, &path).unwrap();
-    // Emptied where it is.
-    let consumer = start(&world, 3);
-    wait_until_committed(&world);
-    let text = fs::read(&path).unwrap();
-    fs::write(&path, "").unwrap();
-    let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains(&format!("has 0 bytes, but {} were committed", text.len())), "{}", ended.err);
-    fs::write(&path, text).unwrap();
-    let _consumer = start(&world, 4);
-    feed.update(1..=20, 3);
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 80);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_expired_are_not_a_beginning() {
     let mut world = World::new("expired");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
@@ -335,58 +240,6 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
     use_group(&mut world, &first);
     assert_once(&world);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_log_does_not_double_what_was_not_committed() {
-    let world = World::new("accepted");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    consumer.kill();
-    let path = log_path(&world, "consumer_1");
-    let committed = fs::read(&path).unwrap();
-    // As a consumer leaves it that is killed before its commit.
-    append(&path, b"{\"id\":99}\n");
-    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
-    assert_eq!(accepted.code, 0, "{}", accepted.err);
-    assert_eq!(fs::read(&path).unwrap(), committed);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
-    let world = World::new("foreign");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let path = log_path(&world, "consumer_1");
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(&path, "{\"id\":1}\n").unwrap();
-    let refused = start(&world, 1).wait();
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    assert!(refused.err.contains("has 9 bytes, but topic"), "{}", refused.err);
-    assert!(refused.err.contains("knows of no consumer that wrote them"), "{}", refused.err);
-    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"id\":1}\n");
-    assert_eq!(world.run("consumer", &["accept-log", "consumer_1"]).code, 0);
-    let _consumer = start(&world, 2);
-    wait_until_committed(&world);
-    let text = fs::read_to_string(&path).unwrap();
-    assert!(text.starts_with("{\"id\":1}\n{"), "{text}");
-    assert_eq!(text.lines().count(), 21);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn accept_log_leaves_a_running_consumers_slot_alone() {
-    let world = World::new("held");
-    let _feed = Feed::new(&world).await;
-    let mut consumer = start(&world, 1);
-    consumer.wait_for("slot claimed");
-    let refused = world.run("consumer", &["accept-log", "consumer_1"]);
-    assert_eq!(refused.code, 1);
-    assert!(refused.err.contains("consumer_1 is held by a running consumer"), "{}", refused.err);
-    let unknown = world.run("consumer", &["accept-log", "five"]);
-    assert_eq!(unknown.code, 2);
-    assert!(unknown.err.contains("\"five\" is no slot"), "{}", unknown.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
