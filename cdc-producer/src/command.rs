@@ -128,7 +128,7 @@ async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
         .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))?
 }
 
-/// Whether the stream can go on after the committed position.
+/// Whether the stream can continue behind the committed position.
 async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Server) -> Check {
     const NAME: &str = "history";
     let proven = match committed(settings).await {

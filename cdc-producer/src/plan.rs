@@ -16,7 +16,7 @@ use crate::dump::Event;
 
 /// A changed table does not change the rows that were written before.
 const BEHIND_IT: &str =
-    "the binlog keeps the rows as they were written, so then go on behind them: `cdc-producer checkpoint reset`";
+    "the binlog keeps the rows as they were written, so then continue behind them: `cdc-producer checkpoint reset`";
 
 /// What happened to one row.
 #[derive(Clone, Copy, Debug)]

@@ -89,7 +89,7 @@ pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &s
         ))
         .with_remedy(first))
     };
-    let reset = "let every session that writes use binlog_format = ROW; to go on behind it with the table as it is now: \
+    let reset = "let every session that writes use binlog_format = ROW; to continue behind it with the table as it is now: \
                  `cdc-producer checkpoint reset`, then start again";
     let (database, table) = name.split_once('.').unwrap_or_default();
     let quoted = |name: &str| pipeline::table::quoted(name);

@@ -227,7 +227,7 @@ fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error 
         subject.database, subject.table
     ))
     .with_remedy(format!(
-        "{prevent}{separator}to go on behind it with the table as it is now, and tombstones for what is gone: \
+        "{prevent}{separator}to continue behind it with the table as it is now, and tombstones for what is gone: \
          `cdc-producer checkpoint reset`, then start again"
     ))
 }

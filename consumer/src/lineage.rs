@@ -183,7 +183,7 @@ pub(crate) enum Refusal {
     Moved(String, String),
     /// A person said that its folder is gone, there.
     Forgotten(String),
-    /// It was put in the place of a log with lines of its own.
+    /// It was put in the place of a log that has other lines.
     Occupied(Key),
 }
 

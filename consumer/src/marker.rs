@@ -2,8 +2,8 @@
 //! group's offsets.
 //!
 //! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of
-//! it is in flight, so the marker read then is the last word. Each group and each logs folder has markers and transactional
-//! ids of its own. Whether the log beside a marker is the one that the marker means is decided in [`crate::lineage`], before
+//! it is in flight, so the marker read then is the last word. Markers and transactional ids are separate for each group and each
+//! logs folder. Whether the log beside a marker is the one that the marker means is decided in [`crate::lineage`], before
 //! another process is fenced and before the log is touched.
 //!
 //! A marker also has the offsets that its slot committed for the group. Kafka drops a group's offsets when nobody was in it

@@ -24,7 +24,7 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, refusal: &Refusal) -> Er
         ))
         .with_remedy(format!(
             "two machines may not use copies of one logs folder. To continue at {place}, delete this copy with its dot files: \
-             an empty folder gets an identity of its own. To continue here, stop the consumers there, copy {id} from there with \
+             an empty folder gets a new identity. To continue here, stop the consumers there, copy {id} from there with \
              its dot files, and delete the logs folder there",
         )),
         Refusal::Moved(key, place) => Error::definite(format!(
@@ -40,7 +40,7 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, refusal: &Refusal) -> Er
         ))
         .with_remedy(format!("to continue with this log all the same, run: consumer accept-log {id}")),
         Refusal::Occupied(key) => Error::definite(format!(
-            "{path} is the log of {}, but {id} of this folder has committed lines in a log of its own",
+            "{path} is the log of {}, but {id} of this folder has committed lines in another log",
             key.describe()
         ))
         .with_remedy(format!(

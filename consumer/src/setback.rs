@@ -127,7 +127,7 @@ impl Fences {
         ))
         .with_remedy(
             "look for a process with a copy of this logs folder (consumer.logs), or with the same group (kafka.group_id) and \
-             ids of its own making, and stop it",
+             ids that do not come from this folder, and stop it",
         ))
     }
 }

@@ -224,7 +224,7 @@ impl Sink {
         self.known.get(&partition).copied()
     }
 
-    /// Forgets how far the table has come: others may have gone on.
+    /// Forgets how far the table has come: others may have written more.
     pub(crate) fn forget(&mut self) {
         self.known.clear();
     }
@@ -237,7 +237,7 @@ impl Sink {
         Ok(self.session.insert(session))
     }
 
-    /// After an error: what the connection was doing is unknown, so a new one goes on, and asks where the table is.
+    /// After an error the state of the connection is unknown: a new one continues, and asks how far the table has come.
     fn part(&mut self) {
         self.session = None;
         self.known.clear();
@@ -278,7 +278,7 @@ pub(crate) fn exceeds(topic: &str, partition: i32, next: i64, end: i64) -> Error
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
     ))
     .with_remedy(
-        "the topic was made anew: drop the tables product and product_offsets (they are filled again from the topic), \
+        "the topic was deleted and created again: drop the tables product and product_offsets (they are filled again from the topic), \
          or name another database in postgres.url",
     )
 }

@@ -28,7 +28,7 @@ pub struct Position {
     pub offset: u64,
     /// Commit time of the last transaction before here, by the source's clock.
     pub committed_at: Micros,
-    /// What stands in the file before this place, to recognise it; `None` in a position of version 0.1.
+    /// The content of the file before this place, to recognise it; `None` in a position of version 0.1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub anchor: Option<Anchor>,
 }

@@ -177,7 +177,7 @@ impl Registry {
 
     /// The rule in force: the subject's own, else the registry's.
     async fn rule(&self) -> Result<Rule> {
-        // Apicurio answers NONE for a subject without a rule of its own, unless it is asked for the one that holds.
+        // Apicurio answers NONE for a subject that has no rule, unless it is asked for the one that holds.
         let paths = [format!("config/{}?defaultToGlobal=true", self.settings.subject), "config".to_owned()];
         for path in paths {
             match self.call(Method::GET, &path, None).await {

@@ -14,11 +14,11 @@ pub(crate) struct Change {
     pub(crate) at: Micros,
     /// `None` deletes the product.
     pub(crate) row: Option<Row>,
-    /// Where it stands in its file.
+    /// Its place in the file.
     pub(crate) place: Place,
 }
 
-/// Where a row stands in its file.
+/// The place of a row in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) struct Place {
     /// The line of its first byte, from 1.

@@ -1,7 +1,7 @@
 //! The records of a CSV file by RFC 4180, strictly: quoting that the format does not define is a fault of the record, not a guess.
 //!
 //! Lines end with LF, CRLF or CR; empty lines count for nothing. A field that begins with a quote ends with one, and quotes
-//! within it are doubled; any other field has no quote. After a fault the reader goes on at the next line end, so what an
+//! within it are doubled; any other field has no quote. After a fault the reader continues at the next line end, so what an
 //! open quote has swallowed up to there belongs to the faulty record. Memory is bounded by the limit on a record.
 //!
 //! (The crate `csv` takes malformed quotes as text, which is why it is not used here.)

@@ -1,4 +1,4 @@
-//! Which errors of MySQL are the fault of one row, so that the row is put aside and the rest goes on.
+//! Which errors of MySQL are the fault of one row, so that the row is put aside and the rest is applied.
 //!
 //! Known by SQLSTATE: class 22 (data), 23 (integrity: unique keys, foreign keys, NULL) and 45 (SIGNAL of a trigger), and by the
 //! numbers of those that MySQL files under HY000. Everything else, such as a missing right or a full disk, is no row's fault.

@@ -16,7 +16,7 @@ use pipeline::table::{self, SourceTable, answered};
 
 use crate::place::{Place, Places};
 
-/// How long a transaction that stands in the binlog may take until its rows can be seen.
+/// How long a transaction in the binlog may take until its rows can be seen.
 const COMMITTING: Duration = Duration::from_secs(2);
 
 /// Where a server's binlog ends.
@@ -152,7 +152,7 @@ impl Cut {
     pub(crate) async fn open(conn: &mut Conn, source: &SourceTable) -> Result<Self> {
         let low = BinlogEnd::ask(conn).await?;
         if !low.has_gtids {
-            // What stands in the binlog is visible an instant later; `gtid_executed` has only what is visible.
+            // A transaction in the binlog is visible an instant later; `gtid_executed` has only what is visible.
             table::wait_for_writers(conn, &source.database, &source.table).await?;
         }
         let begun = answered(conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")).await;

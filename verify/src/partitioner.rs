@@ -1,6 +1,7 @@
 //! Where the Java client would put a key: murmur2, as `org.apache.kafka.common.utils.Utils` computes it.
 //!
-//! Written anew here, so that the producer's partitioner is checked by something other than itself.
+//! A second implementation, so that the producer's partitioner is not judged by its own code. Both are held against the same
+//! answers of the Java client.
 
 /// The partition of `key` among `partitions`.
 pub(crate) fn partition_of(key: &[u8], partitions: usize) -> usize {

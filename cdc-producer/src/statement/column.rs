@@ -1,6 +1,6 @@
 //! A column that is defined once more: whether each value stays what it was.
 //!
-//! In a strict session the server refuses to convert a value that does not fit; what it rounds, pads or cuts without a word
+//! In a strict session the server refuses to convert a value that does not fit; what it rounds, pads or cuts silently
 //! is not among the pairs here (fractions, spaces at the end of a text).
 
 use super::words::{Kind, Mode, Word, Words};

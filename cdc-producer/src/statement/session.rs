@@ -19,7 +19,7 @@ pub struct Session<'a> {
     pub written: Written<'a>,
 }
 
-/// The databases that a statement wrote to, by itself, a view, a trigger or a function. The server's own parallel replicas
+/// The databases that a statement wrote to, directly or through a view, a trigger or a function. The server's own parallel replicas
 /// rely on this list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written<'a> {

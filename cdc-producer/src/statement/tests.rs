@@ -331,7 +331,7 @@ fn what_takes_a_trigger_away_before_the_server_was_asked() {
 #[test]
 fn the_sessions_modes_decide_what_is_a_word() {
     let mut case = case("shop");
-    // A backslash that escapes nothing must not make words of what stands in a text, nor hide words in one.
+    // A backslash that escapes nothing must not make words of the content of a text, nor hide words in it.
     case.session.mode.no_backslash_escapes = true;
     assert!(!case.stops(r"ALTER TABLE other.t COMMENT '\', COMMENT 'RENAME shop.product x'"));
     assert!(case.stops(r"ALTER TABLE product COMMENT '\', DROP COLUMN price, COMMENT '\'"));

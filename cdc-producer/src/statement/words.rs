@@ -115,7 +115,7 @@ impl Word<'_> {
     }
 }
 
-/// The words of a statement, without comments. What stands in `/*! … */` is executed by the server, so it counts.
+/// The words of a statement, without comments. The text in `/*! … */` is executed by the server, so it counts.
 #[derive(Clone, Debug)]
 pub struct Words<'a> {
     rest: &'a [u8],
@@ -155,7 +155,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Bytes of what stands in quotes at the beginning, with them, and whether a quote or a backslash is within.
+    /// Bytes of the quoted text at the beginning, quotes included, and whether a quote or a backslash is within.
     fn quoted(&self, escapes: bool) -> (usize, bool) {
         let (rest, quote) = (self.rest, self.rest[0]);
         let (mut at, mut special) = (1, false);

@@ -12,7 +12,7 @@ use crate::setback::Setback;
 use crate::sink::{self, Rows};
 
 impl Worker {
-    /// Where each partition is to be read from: where the log or PostgreSQL goes on, whichever is behind.
+    /// Where each partition is to be read from: where the log or PostgreSQL continues, whichever is behind.
     pub(super) fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
         let start = |(partition, offset): (&i32, &i64)| {
             let table = self.sink.as_ref().and_then(|s| s.known(*partition));
@@ -26,7 +26,7 @@ impl Worker {
         let Some(sink) = &mut self.sink else { return Ok(()) };
         let changes = session.group.changes();
         if changes != session.seen_changes {
-            // Others may have gone on in the meantime.
+            // Others may have written more in the meantime.
             sink.forget();
             self.parking.forget();
             session.seen_changes = changes;

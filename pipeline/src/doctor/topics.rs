@@ -1,7 +1,7 @@
 //! What the topics keep, and for how long.
 //!
 //! Three readers rely on the topic of the changes. A consumer needs each change until it has read it: what retention takes
-//! from it before makes it stop, what compaction takes is missing without a word. A sink needs the tombstone of each product that
+//! from it before makes it stop, what compaction takes is missing silently. A sink needs the tombstone of each product that
 //! is deleted. A new epoch needs one record at least of each product that was ever published, to delete what is gone.
 
 use super::Check;

@@ -158,7 +158,7 @@ impl LastRecords {
 
 fn stays_open(topic: &str) -> Error {
     Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it")).with_remedy(
-        "it ends by itself after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+        "the broker ends it after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
     )
 }
 

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until no transaction that wrote to the table is still being committed: an empty moment of `LOCK TABLES … READ`. The
 /// lock is granted when their metadata locks are gone, and released at once. For servers without GTIDs, where nothing
-/// else tells whether what stands in the binlog is visible.
+/// else tells whether a transaction of the binlog is visible.
 ///
 /// # Errors
 /// Transient when it takes longer than ten seconds; definite when the user has not the right `LOCK TABLES`.
