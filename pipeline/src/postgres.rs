@@ -43,22 +43,28 @@ impl Target {
     /// Reads the URL. `sslmode=verify-ca`, `sslmode=verify-full` and `sslrootcert` are taken out of it first: the client
     /// library knows the other modes only. The server sees `application` as the client's name.
     ///
+    /// Source: PostgreSQL manual, "SSL Support" of libpq.
+    ///
     /// # Errors
-    /// Usage when the URL or a certificate can't be read.
+    /// Usage when the URL or a certificate can't be read, or the URL asks for a check that would check nothing.
     pub fn from(settings: &PostgresSettings, application: &str) -> Result<Self> {
         let (base, query) = settings.url.expose().split_once('?').unwrap_or((settings.url.expose(), ""));
-        let (mut check_certificate, mut check_name, mut root) = (false, false, None);
-        let mut kept = Vec::new();
-        for part in query.split('&').filter(|p| !p.is_empty()) {
-            match part.split_once('=') {
-                Some(("sslmode", mode @ ("verify-ca" | "verify-full"))) => {
-                    check_certificate = true;
-                    check_name = mode == "verify-full";
-                    kept.push("sslmode=require");
-                }
-                Some(("sslrootcert", path)) => root = Some(path.to_owned()),
-                _ => kept.push(part),
+        let Checks { mode, root, kept } = Checks::of(query);
+        let (certificate, name) = match (mode, root) {
+            ("verify-full", _) => (true, true),
+            // As libpq has it: a CA that is named is asked.
+            ("verify-ca", _) | ("require", Some(_)) => (true, false),
+            (_, Some(_)) => {
+                return Err(Error::usage(format!("postgres.url: sslrootcert has no effect with sslmode={mode}"))
+                    .with_remedy("add sslmode=verify-full to it"));
             }
+            _ => (false, false),
+        };
+        if mode == "verify-ca" && root.is_none_or(|root| root == SYSTEM) {
+            return Err(Error::usage(
+                "postgres.url: with sslmode=verify-ca and no CA of your own, any certificate would do",
+            )
+            .with_remedy("add sslrootcert=…, or use sslmode=verify-full, which compares the host's name"));
         }
         let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         let remedy = "write it as postgres://user:password@host:5432/database, with %40 for an @ in the password";
@@ -71,7 +77,7 @@ impl Target {
         }
         config.connect_timeout(CONNECT_TIMEOUT).application_name(application);
         let schema = settings.schema.clone();
-        Ok(Self { config, tls: tls(check_certificate, check_name, root.as_deref())?, schema })
+        Ok(Self { config, tls: tls(certificate, name, root)?, schema })
     }
 
     /// The schema of the tables.
@@ -169,14 +175,57 @@ impl Target {
     }
 }
 
-/// A certificate is checked by the `verify` modes only.
-fn tls(check_certificate: bool, check_name: bool, root: Option<&str>) -> Result<MakeTlsConnector> {
+/// `sslrootcert=system`: the CAs that the system trusts.
+const SYSTEM: &str = "system";
+
+/// What a URL's parameters say about TLS, and the others.
+struct Checks<'a> {
+    mode: &'a str,
+    root: Option<&'a str>,
+    kept: Vec<&'a str>,
+}
+
+impl<'a> Checks<'a> {
+    fn of(query: &'a str) -> Self {
+        let mut checks = Self { mode: "prefer", root: None, kept: Vec::new() };
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some(("sslmode", mode)) => {
+                    checks.mode = mode;
+                    checks.kept.push(if mode.starts_with("verify-") { "sslmode=require" } else { part });
+                }
+                Some(("sslrootcert", path)) => checks.root = Some(path),
+                _ => checks.kept.push(part),
+            }
+        }
+        checks
+    }
+}
+
+/// The host that the password of a URL goes to without a check of its certificate, and the `sslmode`.
+pub(crate) fn unchecked_password(url: &str) -> Option<(String, String)> {
+    let Checks { mode, root, .. } = Checks::of(url.split_once('?').map_or("", |(_, query)| query));
+    let is_checked = mode.starts_with("verify-") || (mode == "require" && root.is_some());
+    let config: Config = url.split('?').next()?.parse().ok()?;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        // Of this machine.
+        _ => return None,
+    };
+    (!is_checked && config.get_password().is_some()).then(|| (host, mode.to_owned()))
+}
+
+/// Where `root` is named, no other CA is trusted.
+fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConnector> {
     let mut builder = TlsConnector::builder();
-    builder.danger_accept_invalid_certs(!check_certificate).danger_accept_invalid_hostnames(!check_name);
-    if let Some(path) = root {
+    builder.danger_accept_invalid_certs(!certificate).danger_accept_invalid_hostnames(!name);
+    if let Some(path) = root.filter(|path| *path != SYSTEM) {
         let unreadable = |reason: String| Error::usage(format!("postgres.url: sslrootcert {path}: {reason}"));
         let pem = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
-        builder.add_root_certificate(Certificate::from_pem(&pem).map_err(|e| unreadable(e.to_string()))?);
+        for certificate in Certificate::stack_from_pem(&pem).map_err(|e| unreadable(e.to_string()))? {
+            builder.add_root_certificate(certificate);
+        }
+        builder.disable_built_in_roots(true);
     }
     let connector = builder.build().map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
     Ok(MakeTlsConnector::new(connector))
@@ -277,6 +326,37 @@ mod tests {
         assert_eq!(checked.database(), "products");
         assert_eq!(checked.with_database("postgres").what(), "cannot connect to PostgreSQL at h:1");
         assert_eq!(target("postgres://u:p@h/products").expect("a URL").config.get_ssl_mode(), SslMode::Prefer);
+    }
+
+    #[test]
+    fn a_check_that_checks_nothing_is_refused() {
+        for (query, want) in [
+            ("sslmode=verify-ca", Some("any certificate would do")),
+            ("sslmode=verify-ca&sslrootcert=system", Some("any certificate would do")),
+            ("sslrootcert=/etc/hosts", Some("has no effect with sslmode=prefer")),
+            ("sslmode=disable&sslrootcert=/etc/hosts", Some("has no effect with sslmode=disable")),
+            ("sslmode=verify-full", None),
+            ("sslmode=verify-full&sslrootcert=system", None),
+            ("sslmode=require", None),
+        ] {
+            let refused = target(&format!("postgres://u:hunter2@h/d?{query}")).err().map(|e| e.to_string());
+            assert_eq!(refused.is_some(), want.is_some(), "{query}: {refused:?}");
+            assert!(refused.unwrap_or_default().contains(want.unwrap_or_default()), "{query}");
+        }
+    }
+
+    #[test]
+    fn a_password_over_an_unchecked_connection_is_found() {
+        let found = |url: &str| unchecked_password(url).map(|(host, mode)| format!("{host} {mode}"));
+        for (url, want) in [
+            ("postgres://u:p@h/d", Some("h prefer")),
+            ("postgres://u:p@h/d?sslmode=require", Some("h require")),
+            ("postgres://u:p@h/d?sslmode=require&sslrootcert=/ca.pem", None),
+            ("postgres://u:p@h/d?sslmode=verify-full", None),
+            ("postgres://u@h/d", None),
+        ] {
+            assert_eq!(found(url).as_deref(), want, "{url}");
+        }
     }
 
     #[test]

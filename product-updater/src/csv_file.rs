@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use pipeline::error::{Error, Result};
@@ -89,7 +90,15 @@ impl CsvFile {
     /// Definite when it can't be read.
     pub(crate) fn open(path: &Path, format: Format) -> Result<std::result::Result<Self, (Fault, Vec<u8>)>> {
         let name = path.display().to_string();
-        let (file, begin, mark) = open(path).map_err(|e| unreadable(&name, e))?;
+        let (file, begin, mark) = match open(path) {
+            Ok(opened) => opened,
+            Err(error) => {
+                return match not_a_file(path, &error) {
+                    Some(reason) => Ok(Err((fault("", reason).at(1), Vec::new()))),
+                    None => Err(unreadable(&name, error)),
+                };
+            }
+        };
         if matches!(mark, [0xFF, 0xFE, _] | [0xFE, 0xFF, _]) {
             return Ok(Err((fault("", "the file is UTF-16; save it as UTF-8").at(1), Vec::new())));
         }
@@ -250,8 +259,12 @@ pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> 
 }
 
 /// The file behind its byte order mark, where that is, and its first three bytes.
+/// Opens the file itself: whoever may put a link into the data folder must not choose what is read. A pipe is not waited for.
 fn open(path: &Path) -> io::Result<(File, u64, [u8; 3])> {
-    let mut file = File::open(path)?;
+    let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
     let mut mark = Vec::new();
     (&file).take(3).read_to_end(&mut mark)?;
     mark.resize(3, 0);
@@ -259,6 +272,15 @@ fn open(path: &Path) -> io::Result<(File, u64, [u8; 3])> {
     let begin = if mark == *b"\xEF\xBB\xBF" { 3 } else { 0 };
     file.seek(SeekFrom::Start(begin))?;
     Ok((file, begin, mark))
+}
+
+/// Why nothing is read from what has this name, if it is no regular file.
+fn not_a_file(path: &Path, error: &io::Error) -> Option<String> {
+    if error.raw_os_error() == Some(libc::ELOOP) {
+        return Some("it is a symbolic link, which is not followed; put the file itself here".to_owned());
+    }
+    let kind = path.symlink_metadata().ok()?.file_type();
+    (!kind.is_file()).then(|| "it is no regular file (a folder, pipe, socket or device)".to_owned())
 }
 
 fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {

@@ -1,6 +1,7 @@
 //! Bad rows, kept for a person: `FILE.rejects.csv` with line, column, reason and the row's bytes as they were.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use csv::Writer;
@@ -54,7 +55,7 @@ impl Rejects {
                 if let Some(folder) = self.path.parent() {
                     fs::create_dir_all(folder)?;
                 }
-                let writer = none.insert(Writer::from_writer(File::create(&self.path)?));
+                let writer = none.insert(Writer::from_writer(create(&self.path)?));
                 writer.write_record(["line", "column", "reason", "row"])?;
                 writer
             }
@@ -78,4 +79,9 @@ fn unwritable(path: &Path, error: std::io::Error) -> Error {
     Error::definite(format!("cannot write the rejected rows to {}", path.display()))
         .with_source(error)
         .with_remedy("name a folder that this user may write to with --rejects (updater.rejects)")
+}
+/// Rows of a file may be secret: not everybody may read them. A link in the way is not followed.
+fn create(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
 }

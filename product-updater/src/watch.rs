@@ -69,9 +69,9 @@ fn csv_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
         if !name.ends_with(".csv") || name.ends_with(rejects::SUFFIX) || name.starts_with('.') {
             continue;
         }
-        // A file that goes away in between is no file of this folder.
-        let Ok(meta) = std::fs::metadata(entry.path()) else { continue };
-        if meta.is_file() {
+        // A file that goes away in between is no file of this folder. A link is refused when it is opened.
+        let Ok(meta) = entry.metadata() else { continue };
+        if !meta.is_dir() {
             files.push((entry.path(), (meta.modified().ok(), meta.len())));
         }
     }

@@ -327,3 +327,38 @@ async fn what_is_no_rows_fault_stops_it() {
     );
     assert_eq!(rejects(&world, "a"), "", "no row is to blame");
 }
+
+/// Whoever may put names into the data folder does not choose which of the machine's files is read, or keeps the updater waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_regular_file_is_rejected_unread() {
+    let (world, mut conn) = world("links", &[]).await;
+    let data = write(&world, "z.csv", &format!("9,new,C,1.00,{AT}\n"));
+    let other = world.folder.join("other.csv");
+    fs::write(&other, format!("{HEADER}\n8,hunter2,C,1.00,{AT}\n")).unwrap();
+    for (name, target) in [("a.csv", Path::new("/proc/self/environ")), ("b.csv", &other), ("c.csv", Path::new("/gone"))]
+    {
+        std::os::unix::fs::symlink(target, data.join(name)).unwrap();
+    }
+    assert!(std::process::Command::new("mkfifo").arg(data.join("d.csv")).status().unwrap().success());
+    let _socket = std::os::unix::net::UnixListener::bind(data.join("e.csv")).unwrap();
+    let ended = update(&world, &data, &[]);
+    for (file, reason) in [
+        ("a.csv", "symbolic link"),
+        ("b.csv", "symbolic link"),
+        ("c.csv", "symbolic link"),
+        ("d.csv", "no regular file"),
+        ("e.csv", "no regular file"),
+    ] {
+        let line = ended.err.lines().find(|line| line.contains(file)).unwrap_or_default();
+        assert!(line.contains(reason), "{file}, {reason}:\n{}", ended.err);
+    }
+    for secret in ["hunter2", "DB_PASSWORD", "db_password"] {
+        let shown = format!("{}{}{}{}", ended.err, ended.out, rejects(&world, "a"), rejects(&world, "b"));
+        assert!(!shown.contains(secret), "{secret} in\n{shown}");
+    }
+    assert!(names(&mut conn).await.ends_with(&named(&[(8, "name 8"), (9, "new")])));
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &fs::metadata(world.folder.join("rejects/a.rejects.csv")).unwrap().permissions(),
+    );
+    assert_eq!(mode & 0o007, 0, "{mode:o}");
+}

@@ -10,6 +10,7 @@
 mod flags;
 mod settings;
 pub mod table;
+mod transport;
 mod typed;
 mod value;
 mod yaml;

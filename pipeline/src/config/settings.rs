@@ -11,7 +11,7 @@ use super::flags::flags_given;
 use super::table::{self, NAMES, Names, Program, Unset};
 use super::value::{self, Kind, Pause, Secret};
 use super::yaml::{Entry, Node};
-use super::{DEFAULT_FILE, typed};
+use super::{DEFAULT_FILE, transport, typed};
 use crate::error::{Error, Result};
 
 /// Where a value came from.
@@ -96,6 +96,7 @@ impl Settings {
         settings.read_flags(flags)?;
         settings.fill_in();
         typed::check(&settings, program)?;
+        settings.warnings.extend(transport::warnings(&settings, program));
         Ok(settings)
     }
 

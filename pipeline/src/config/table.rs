@@ -107,9 +107,9 @@ pub(super) fn find(key: &str) -> Option<&'static Names> {
 }
 
 const ALL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify];
-const MYSQL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Verify];
-const KAFKA: &[Program] = &[Program::CdcProducer, Program::Consumer, Program::Verify];
-const SINKS: &[Program] = &[Program::Consumer, Program::Verify];
+pub(super) const MYSQL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Verify];
+pub(super) const KAFKA: &[Program] = &[Program::CdcProducer, Program::Consumer, Program::Verify];
+pub(super) const SINKS: &[Program] = &[Program::Consumer, Program::Verify];
 const UPDATER: &[Program] = &[Program::ProductUpdater];
 const PRODUCER: &[Program] = &[Program::CdcProducer];
 const CONSUMER: &[Program] = &[Program::Consumer];

@@ -171,6 +171,43 @@ fn misspelt_variables_are_pointed_out() {
 }
 
 #[test]
+fn a_password_that_anybody_on_the_way_can_read_is_a_warning() {
+    let warnings = |program: Program, yaml: &str| {
+        let settings = load_as(program, yaml, &[("DB_PASSWORD", "hunter2")], &[]).expect("it is a warning only");
+        assert!(settings.warnings().iter().all(|w| !w.contains("hunter2")), "{:?}", settings.warnings());
+        settings.warnings().iter().map(|w| w.split(" goes to ").next().unwrap_or("").to_owned()).collect::<Vec<_>>()
+    };
+    let mysql =
+        |mode: &str, host: &str| warnings(Program::CdcProducer, &format!("DB_HOST: {host}\ndb: {{ssl_mode: {mode}}}"));
+    for mode in ["disabled", "preferred", "required"] {
+        assert_eq!(mysql(mode, "mysql.example.com"), ["DB_PASSWORD"], "{mode}");
+        assert!(mysql(mode, "127.0.0.1").is_empty(), "{mode}");
+    }
+    assert!(mysql("verify_identity", "mysql.example.com").is_empty());
+    let sasl = |protocol: &str, mechanism: &str, more: &str| {
+        let yaml = format!(
+            "kafka: {{bootstrap_servers: 'localhost:1,broker:2', security_protocol: {protocol}, sasl_mechanisms: {mechanism}, \
+             sasl_username: u, sasl_password: hunter2{more}}}"
+        );
+        warnings(Program::Consumer, &yaml)
+    };
+    assert_eq!(sasl("SASL_PLAINTEXT", "PLAIN", ""), ["kafka.sasl_password"]);
+    assert!(sasl("SASL_PLAINTEXT", "SCRAM-SHA-512", "").is_empty());
+    assert!(sasl("SASL_SSL", "PLAIN", "").is_empty());
+    let unchecked = ", librdkafka: {ssl.endpoint.identification.algorithm: none}";
+    assert_eq!(sasl("SASL_SSL", "PLAIN", unchecked), ["kafka.sasl_password"]);
+    let registry = |url: &str| {
+        warnings(Program::Consumer, &format!("schema_registry: {{url: '{url}', user: u, secret: hunter2}}"))
+    };
+    assert_eq!(registry("http://registry:8081"), ["schema_registry.secret"]);
+    assert!(registry("http://localhost:8081").is_empty() && registry("https://registry").is_empty());
+    let postgres = |url: &str| warnings(Program::Consumer, &format!("postgres: {{url: '{url}'}}"));
+    assert_eq!(postgres("postgres://u:hunter2@db/d?sslmode=require"), ["the password in postgres.url"]);
+    assert!(postgres("postgres://u:hunter2@db/d?sslmode=verify-full").is_empty());
+    assert!(postgres("postgres://u:hunter2@localhost/d").is_empty());
+}
+
+#[test]
 fn every_mistake_in_the_file_is_named() {
     for (yaml, want) in [
         (

@@ -89,6 +89,12 @@ impl MySqlSettings {
                 .wrong("db.ssl_ca", &format!("has no effect with db.ssl_mode {}", settings.text("db.ssl_mode")))
                 .with_remedy("set db.ssl_mode to verify_ca or verify_identity"));
         }
+        // Anybody can have a certificate of a public CA, and the name in it would not be compared.
+        if ssl_ca.is_none() && ssl_mode == SslMode::VerifyCa {
+            return Err(settings
+                .wrong("db.ssl_mode", "is verify_ca without db.ssl_ca, so any certificate would do")
+                .with_remedy("set db.ssl_ca, or set db.ssl_mode to verify_identity, which compares the host's name"));
+        }
         Ok(Self {
             host: settings.text("DB_HOST").to_owned(),
             port: settings.number("DB_PORT")?,
