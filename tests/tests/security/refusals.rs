@@ -100,6 +100,11 @@ async fn postgres_refuses() {
         let url = "postgres.url";
         for (url, texts) in [
             (right.replace(ca, other_ca()), [CERTIFICATE, "check sslmode and sslrootcert in postgres.url"]),
+            // As libpq has it: a CA that is named is asked.
+            (
+                right.replace("verify-full", "require").replace(ca, other_ca()),
+                [CERTIFICATE, "check sslmode and sslrootcert in postgres.url"],
+            ),
             (right.replace("@127.0.0.1", "@localhost"), [CERTIFICATE, "names this host"]),
             (
                 right.replace(&port(SECURED.postgres.port), &port(SECURED.postgres_expired.port)),
@@ -110,7 +115,7 @@ async fn postgres_refuses() {
                 ["password authentication failed", "check user, password and sslmode in postgres.url"],
             ),
             (
-                right.replace("verify-full", "disable"),
+                format!("{}?sslmode=disable", right.split('?').next().unwrap()),
                 ["no encryption", "check user, password and sslmode in postgres.url"],
             ),
         ] {
