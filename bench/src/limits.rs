@@ -65,6 +65,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
             table: Default::default(),
         };
         let known = Known::now(&mut conn, &table, true, true).await?;

@@ -187,13 +187,14 @@ async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
     }
     let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
     let known = || {
-        let bounds = LastRecords::new(&settings.kafka)?.bounds(&target.topic, partitions)?;
+        let records = LastRecords::new(&settings.kafka)?;
+        let (bounds, id) = (records.bounds(&target.topic, partitions)?, records.topic_id(&target.topic)?);
         if !is_there(&target.checkpoint_topic) {
             return Ok((bounds, None));
         }
-        let progress = target.progress(LastRecords::new(&settings.kafka)?)?;
+        let progress = target.progress(records)?;
         epoch::check_count(progress.as_ref(), &bounds, &target.topic)?;
-        progress.as_ref().map_or(Ok(()), |p| epoch::check_topic(p, &bounds, &target))?;
+        progress.as_ref().map_or(Ok(()), |p| epoch::check_topic(p, &bounds, id.as_deref(), &target))?;
         Ok((bounds, progress.and_then(|p| p.complete)))
     };
     let expired = match known() {

@@ -23,6 +23,8 @@ pub(crate) struct Before<'a> {
     pub(crate) progress: Option<&'a Progress>,
     /// The topic's partitions.
     pub(crate) bounds: &'a [Bounds],
+    /// The topic's id, if it is known.
+    pub(crate) id: Option<&'a str>,
 }
 
 impl Before<'_> {
@@ -32,7 +34,7 @@ impl Before<'_> {
 
     /// The progress, if it belongs to this topic.
     fn of_this_topic(&self, target: &Target) -> Option<&Progress> {
-        self.progress.filter(|progress| check_topic(progress, self.bounds, target).is_ok())
+        self.progress.filter(|progress| check_topic(progress, self.bounds, self.id, target).is_ok())
     }
 
     /// The first number that no epoch of the topic has. Blocks.
@@ -57,11 +59,21 @@ impl Before<'_> {
     }
 }
 
-/// Refuses a topic that ends before what is known to have been written to it.
+/// Refuses a topic that has another id than the one that was written to, or ends before what is known to have been written.
 ///
 /// # Errors
 /// Definite, with the partition and both offsets.
-pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Target) -> Result<()> {
+pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], id: Option<&str>, target: &Target) -> Result<()> {
+    const REMEDY: &str = "to write the table into it as it is now: `cdc-producer checkpoint reset`";
+    if let (Some(written), Some(now)) = (progress.topic_id.as_deref(), id)
+        && written != now
+    {
+        return Err(Error::definite(format!(
+            "topic {} was deleted and created again: its id is {now}, but the position in {} belongs to the one with id {written}",
+            target.topic, target.checkpoint_topic
+        ))
+        .with_remedy(REMEDY));
+    }
     for ends in noted(progress) {
         for (partition, (end, now)) in ends.iter().zip(bounds).enumerate() {
             if now.end < *end {
@@ -70,7 +82,7 @@ pub(crate) fn check_topic(progress: &Progress, bounds: &[Bounds], target: &Targe
                      {end}: the topic was deleted and created again, or Kafka has lost records",
                     target.topic, now.end, target.checkpoint_topic
                 ))
-                .with_remedy("to write the table into it as it is now: `cdc-producer checkpoint reset`"));
+                .with_remedy(REMEDY));
             }
         }
     }
@@ -176,6 +188,7 @@ pub(crate) async fn begin(
             table: Default::default(),
             ends: Some(before.ends()),
             schema_ids: before.progress.and_then(|progress| progress.schema_ids.clone()),
+            topic_id: before.id.map(str::to_owned),
             complete,
         }
     }))
@@ -292,6 +305,7 @@ mod tests {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
         }
     }
 
@@ -302,7 +316,8 @@ mod tests {
     #[test]
     fn a_topic_that_ends_too_early_is_another_one() {
         let target = Target { topic: "t".into(), checkpoint_topic: "t.checkpoint".into(), source: "d.product".into() };
-        let check = |progress: &Progress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), &target).is_ok();
+        let check =
+            |progress: &Progress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), None, &target).is_ok();
         let old = progress(Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None }));
         assert!(check(&old, &[(0, 0), (0, 0)]), "an earlier version noted nothing");
         let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
@@ -312,6 +327,11 @@ mod tests {
         assert!(check(&complete, &[(0, 3), (0, 0)]) && !check(&complete, &[(0, 2), (0, 5)]));
         let started = Progress { ends: Some(vec![5, 5]), ..progress(None) };
         assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
+        // Whatever it holds.
+        let check = |progress: &Progress, id| check_topic(progress, &bounds(&[(0, 9), (0, 9)]), id, &target).is_ok();
+        assert!(check(&started, Some("A")) && check(&started, None));
+        let known = Progress { topic_id: Some("A".to_owned()), ..started };
+        assert!(check(&known, Some("A")) && check(&known, None) && !check(&known, Some("B")));
     }
 
     #[test]

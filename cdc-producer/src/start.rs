@@ -105,7 +105,7 @@ pub(crate) async fn prepare(
         memory.may_go_on(committed.as_ref(), settings)?;
     }
     let partitions = usize::try_from(settings.kafka.partitions).unwrap_or(0);
-    let (producer, committed, bounds) = {
+    let (producer, committed, bounds, topic_id) = {
         let target = target.clone();
         blocking(move || {
             producer.connect(&target.checkpoint_topic);
@@ -113,8 +113,9 @@ pub(crate) async fn prepare(
             failpoint::at("producer.initialised");
             // Whatever an earlier producer wrote is settled now, and nobody else writes.
             let bounds = if topic_is_missing { Vec::new() } else { records.bounds(&target.topic, partitions)? };
+            let topic_id = if topic_is_missing { None } else { records.topic_id(&target.topic)? };
             let committed = target.progress(records)?;
-            Ok((producer, committed, bounds))
+            Ok((producer, committed, bounds, topic_id))
         })
         .await?
     };
@@ -136,7 +137,8 @@ pub(crate) async fn prepare(
         }
         Start::Resume(mut progress) => {
             progress.schema_ids.get_or_insert_default().insert(schema_id);
-            epoch::check_topic(&progress, &bounds, &target)?;
+            epoch::check_topic(&progress, &bounds, topic_id.as_deref(), &target)?;
+            progress.topic_id = topic_id.or(progress.topic_id);
             epoch::resume(&mut progress, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
             let (from, to) = (&progress.position.server_uuid, &server.uuid);
@@ -151,16 +153,19 @@ pub(crate) async fn prepare(
             (producer, *progress)
         }
         Start::Begin { epoch, request } => {
+            let mut topic_id = topic_id;
             if topic_is_missing {
                 ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
+                let (kafka, topic) = (settings.kafka.clone(), target.topic.clone());
+                topic_id = blocking(move || kafka::topic_id(&kafka, &topic)).await?;
             }
             let before = committed.clone();
             let (before_bounds, before_settings) = (bounds.clone(), settings.clone());
             let highest = blocking(move || {
-                Before { progress: before.as_ref(), bounds: &before_bounds }.next_epoch(&before_settings)
+                Before { progress: before.as_ref(), bounds: &before_bounds, id: None }.next_epoch(&before_settings)
             });
             let epoch = highest.await?.max(epoch);
-            let before = Before { progress: committed.as_ref(), bounds: &bounds };
+            let before = Before { progress: committed.as_ref(), bounds: &bounds, id: topic_id.as_deref() };
             let begun =
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
                     .await?;

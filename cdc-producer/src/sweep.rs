@@ -393,6 +393,7 @@ mod tests {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
         };
         let marked = progress("binlog.000009", 700, 4);
         for (committed, want) in [

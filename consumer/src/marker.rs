@@ -23,6 +23,7 @@ use crate::lineage::{self, Key, Log, Note, Owner, Step};
 use crate::log_file;
 use crate::refusal;
 use crate::slot::{LOG_NAME, Slot};
+use crate::start_offset;
 
 /// How long the first look at a marker waits for open transactions: those of a living neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -58,7 +59,8 @@ pub(crate) struct OpenMarker {
 }
 
 impl OpenMarker {
-    fn new(settings: &KafkaSettings, slot: &Slot, session: &str) -> Self {
+    /// Of a new session.
+    fn new(settings: &KafkaSettings, slot: &Slot, topic_id: Option<String>) -> Self {
         let id = slot.id();
         let marker = Marker {
             version: VERSION,
@@ -66,8 +68,9 @@ impl OpenMarker {
             file: format!("{id}/{LOG_NAME}"),
             group: settings.group_id.clone(),
             folder: slot.name().folder.as_ref().map_or_else(String::new, ToString::to_string),
-            session: session.to_owned(),
+            session: folder::random_id().to_string(),
             place: slot.place().to_owned(),
+            topic_id,
             ..Marker::default()
         };
         Self { topic: slots::topic(settings), key: slot.name().key(&settings.group_id), marker }
@@ -97,13 +100,28 @@ fn send(producer: &TransactionalProducer, topic: &str, key: &Key, marker: &Marke
 /// The offsets that the group's slots have committed in all their folders, by partition, as the markers tell.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a marker can't be read.
+/// Transient when Kafka can't be reached; definite when a marker can't be read, or has the offsets of another topic.
 pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     let mut offsets = BTreeMap::new();
+    let topic_id = kafka::topic_id(settings, &settings.topic)?;
     for marker in slots::markers(settings)?.values() {
+        check_topic(settings, marker, topic_id.as_deref())?;
         furthest(&mut offsets, &marker.offsets);
     }
     Ok(offsets)
+}
+
+/// Refuses a marker whose offsets are those of a topic with another id.
+fn check_topic(settings: &KafkaSettings, marker: &Marker, now: Option<&str>) -> Result<()> {
+    match (&marker.topic_id, now) {
+        (Some(read), Some(now)) if read != now && !marker.offsets.is_empty() => {
+            Err(start_offset::other_topic(&format!(
+                "topic {} was deleted and created again: its id is {now}, but {} of group {} has read the one with id {read}",
+                settings.topic, marker.slot, settings.group_id
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn furthest(offsets: &mut BTreeMap<i32, i64>, others: &BTreeMap<i32, i64>) {
@@ -175,7 +193,9 @@ pub(crate) struct Opened {
 pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
-    let expected = glance(settings, &log)?.map(|found| step(settings, slot, &log, &found)).transpose()?;
+    let topic_id = kafka::topic_id(settings, &settings.topic)?;
+    let step = |found: &Found| step(settings, slot, &log, found, topic_id.as_deref());
+    let expected = glance(settings, &log)?.map(|found| step(&found)).transpose()?;
     let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
     if expected != Some(Step::Continue) {
         for key in log.former_keys() {
@@ -184,13 +204,14 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     }
     failpoint::at(point);
     let found = Found::read(settings, &log, &|key| last(settings, key))?;
-    let step = step(settings, slot, &log, &found)?;
+    let step = step(&found)?;
     if found.own.is_none() && step == Step::Begin {
         look_around(settings, slot)?;
     }
     let mut committed = found.base(step).map(Committed::from).unwrap_or_default();
     furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
-    let marker = begin_session(settings, slot, &producer, &found, step, &committed)?;
+    let marker = OpenMarker::new(settings, slot, topic_id);
+    let marker = begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
     Ok(Opened { producer, marker, committed })
 }
 
@@ -202,14 +223,18 @@ pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
     let Some(found) = glance(settings, &log)? else { return Ok(()) };
-    let step = step(settings, slot, &log, &found)?;
+    let topic_id = kafka::topic_id(settings, &settings.topic)?;
+    let step = step(settings, slot, &log, &found, topic_id.as_deref())?;
     if found.own.is_none() && step == Step::Begin { look_around(settings, slot) } else { Ok(()) }
 }
 
 /// How the log continues, which has the lines that its marker counts.
-fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found) -> Result<Step> {
+fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found, topic_id: Option<&str>) -> Result<Step> {
     let step = found.decide(log).map_err(|r| refusal::of(settings, slot, &r))?;
-    found.base(step).map_or(Ok(()), |marker| examine(slot, marker))?;
+    if let Some(marker) = found.base(step) {
+        check_topic(settings, marker, topic_id)?;
+        examine(slot, marker)?;
+    }
     Ok(step)
 }
 
@@ -287,12 +312,12 @@ fn begin_session(
     found: &Found,
     step: Step,
     committed: &Committed,
+    marker: OpenMarker,
 ) -> Result<OpenMarker> {
     let own = slot.name().key(&settings.group_id);
     let former = found.former.as_ref().filter(|_| step == Step::TakeOver);
     let session = found.base(step).map_or("", |marker| &marker.session).to_owned();
-    let next = folder::random_id().to_string();
-    let marker = OpenMarker::new(settings, slot, &next);
+    let next = marker.marker.session.clone();
     let (topic, group) = (settings.topic.clone(), settings.group_id.clone());
     let note = Note { topic, group, marker: former.map_or(&own, |(key, _)| key).clone(), session, next };
     slot.note_owner(note.clone())?;
@@ -355,7 +380,9 @@ pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> 
     let Committed { length: before, offsets, .. } = base.unwrap_or_default();
     let tail = Some(log_file::tail(&path, after).map_err(unreadable)?);
     let committed = Committed { length: after, tail, offsets };
-    begin_session(settings, slot, &producer, &found, step, &committed)?;
+    // Whose offsets they are does not change by that.
+    let marker = OpenMarker::new(settings, slot, found.base(step).and_then(|m| m.topic_id.clone()));
+    begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })
 }

@@ -80,11 +80,9 @@ pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Opti
     }
     let (group, topic) = (&settings.group_id, &settings.topic);
     let (what, remedy) = match first {
-        Fault::OtherTopic { .. } => (
-            format!("topic {topic} ends before what group {group} has read of it"),
-            "the topic was deleted and created again, or this is another cluster: correct kafka.bootstrap_servers, or read the \
-             new topic with a new group (kafka.group_id) into a new folder (consumer.logs)",
-        ),
+        Fault::OtherTopic { .. } => {
+            (format!("topic {topic} ends before what group {group} has read of it"), OTHER_TOPIC)
+        }
         Fault::Dropped { .. } => (
             format!("the offsets of group {group} are gone, but its logs have records of topic {topic}"),
             "Kafka drops them when nobody was in the group for offsets.retention.minutes: stop all consumers and run \
@@ -109,6 +107,15 @@ pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Opti
     };
     Some(Error::definite(format!("{what}: {places}")).with_remedy(remedy))
 }
+
+/// The error for a topic that is not the one that the group has read.
+pub(crate) fn other_topic(what: &str) -> Error {
+    Error::definite(what).with_remedy(OTHER_TOPIC)
+}
+
+const OTHER_TOPIC: &str = "the topic was deleted and created again, or this is another cluster: correct \
+    kafka.bootstrap_servers, or read the new topic with a new group (kafka.group_id) into a new folder (consumer.logs), and \
+    empty the PostgreSQL tables product, product_offsets and product_parked before";
 
 const MOVED: &str = "stop all consumers and run `consumer restore-offsets`, which sets the offsets to what the logs have; to \
     read records once more, use a new group (kafka.group_id) and a new folder (consumer.logs)";

@@ -141,6 +141,10 @@ pub struct Progress {
     /// was written to. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ends: Option<Vec<i64>>,
+    /// The topic's id ([`crate::kafka::topic_id`]): a topic with another one is not the one that was written to. `None` when it
+    /// is not known, as with an earlier version of the program.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub topic_id: Option<String>,
     /// The ids under which the schema of the topic's records was registered: a registry that loses its schemas gives the ids
     /// to others. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -114,6 +114,9 @@ pub struct Marker {
     /// The offset after the last record that this slot has done, by partition; another slot may be further.
     #[serde(default)]
     pub offsets: BTreeMap<i32, i64>,
+    /// The id of the topic that has these offsets; `None` when it is not known, as in a marker of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// A hash of the last committed bytes, which tells one log from another of the same length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,

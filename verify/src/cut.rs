@@ -245,6 +245,7 @@ mod tests {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
         }
     }
 

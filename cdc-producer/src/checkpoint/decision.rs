@@ -114,6 +114,7 @@ mod tests {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
             table: Default::default(),
         }
     }

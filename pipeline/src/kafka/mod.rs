@@ -10,6 +10,7 @@ mod keeping;
 mod partitioner;
 mod ranges;
 mod reading;
+mod topic_id;
 mod topics;
 mod transactions;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -33,6 +34,7 @@ pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;
 pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
+pub use topic_id::topic_id;
 pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
 pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 

@@ -116,7 +116,7 @@ impl LastRecords {
     }
 
     /// To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
-    fn close(self) {
+    pub(super) fn close(self) {
         drop(std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self)));
     }
 

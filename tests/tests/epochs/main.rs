@@ -254,7 +254,7 @@ async fn the_topic_is_created_again() {
     let settings = world.kafka();
     delete_topic(&settings, &settings.topic).await;
     kafka::ensure_topics(&settings, &[kafka::TopicSpec::products(&settings)]).await.unwrap();
-    refuses(&world.run("cdc-producer", &[]), &["the topic was deleted and created again", "checkpoint reset"]);
+    refuses(&world.run("cdc-producer", &[]), &["was deleted and created again: its id is ", "checkpoint reset"]);
     execute(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
     reset(&world);
     stop(start(&world, "third", &[]));

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually};
+use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 
 use crate::consumer_world::{assert_once, line_count, logs, start, wait_until_committed};
-use crate::{PATIENCE, admin, assert_refused, offsets, repair, set_offsets};
+use crate::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 
 /// Twenty records in the log, and the consumer stopped.
 async fn world(test: &str) -> (World, Feed) {
@@ -118,25 +119,30 @@ async fn offsets_without_a_note_that_agree_with_the_logs_go_on() {
     consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_was_made_again_is_another_one() {
-    let (mut world, _) = world("again").await;
+/// Deletes the topic and creates it again.
+async fn create_again(world: &World) {
     let kafka = world.kafka();
-    admin(&world).delete_topics(&[&kafka.topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
+    admin(world).delete_topics(&[&kafka.topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     eventually("the topic is made again", PATIENCE, || {
         let new = NewTopic::new(&kafka.topic, kafka.partitions, TopicReplication::Fixed(1));
         let made = tokio::task::block_in_place(|| {
-            let (admin, options) = (admin(&world), AdminOptions::new());
+            let (admin, options) = (admin(world), AdminOptions::new());
             tokio::runtime::Handle::current().block_on(async move { admin.create_topics([&new], &options).await })
         });
         made.unwrap()[0].is_ok().then_some(())
     });
-    let says = format!("topic {} ends before what group {} has read of it", kafka.topic, kafka.group_id);
-    assert_refused(start(&world, 2), &[&says, "but it ends at 0", "kafka.group_id", "consumer.logs"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_is_another_one() {
+    let (mut world, _) = world("again").await;
+    create_again(&world).await;
+    let says = format!("topic {} was deleted and created again: its id is ", world.name);
+    assert_refused(start(&world, 2), &[&says, "kafka.group_id", "consumer.logs"]);
     // Nor do the offsets get better by what the logs have.
     let ended = eventually("nobody is in the group", PATIENCE, || {
         let ended = world.run("consumer", &["restore-offsets"]);
-        ended.err.contains("ends before").then_some(ended)
+        ended.err.contains(&says).then_some(ended)
     });
     assert_eq!(ended.code, 1);
     world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
@@ -147,4 +153,50 @@ async fn a_topic_that_was_made_again_is_another_one() {
     wait_until_committed(&world);
     assert_once(&world);
     assert_eq!(logs(&world).values().map(Vec::len).sum::<usize>(), 20);
+}
+
+/// Its ends do not tell: each partition is longer than the one that was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_again_and_has_grown_is_another_one() {
+    let mut world = World::new("grown").with_postgres();
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut conn = world.table().await;
+    let rows: Vec<String> = (1..=20).map(|id| format!("({id}, 'p{id}', 'cat_5', {id}, NOW(6))")).collect();
+    conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
+    let producer = world.start_as("cdc-producer", "first", &[]);
+    let consumer = start(&world, 1);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+    assert_eq!(producer.stop().code, 0);
+    let before = bounds(&world);
+    create_again(&world).await;
+    let mut feed = Feed::new(&world).await;
+    (1..=3).for_each(|round| feed.update(1..=20, round));
+    let longer = |(partition, (_, end)): (&i32, &(i64, i64))| *end <= before[partition].1 && before[partition].1 > 0;
+    assert!(!bounds(&world).iter().any(longer));
+
+    let says = format!("topic {} was deleted and created again: its id is ", world.name);
+    assert_refused(world.start_as("cdc-producer", "refused", &[]), &[&says, "`cdc-producer checkpoint reset`"]);
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.code == 1 && doctor.out.contains(&says), "{}", doctor.out);
+    assert_refused(start(&world, 2), &[&says, "kafka.group_id", "consumer.logs", "product_offsets"]);
+    // Kafka has dropped the group's offsets with the topic, but those in the logs are not of this one.
+    let ended = world.run("consumer", &["restore-offsets"]);
+    assert!(ended.code == 1 && ended.err.contains(&says), "{}", ended.err);
+
+    // The remedies.
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
+    world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
+    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("TRUNCATE product, product_offsets, product_parked").await.unwrap();
+    let producer = world.start_as("cdc-producer", "second", &[]);
+    let consumer = start(&world, 3);
+    conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
+    let said = world.verify();
+    assert!(said.contains("PostgreSQL agree"), "{said}");
+    assert_once(&world);
+    assert_eq!(consumer.stop().code, 0);
+    assert_eq!(producer.stop().code, 0);
 }

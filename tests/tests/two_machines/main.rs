@@ -398,8 +398,9 @@ async fn a_folder_that_lost_its_identity_or_its_dot_files_continues() {
     // An older state of the same folder, put back in its place: others may have lines of its later records.
     let backup = world.folder.join("backup");
     cp(&a.logs, &backup);
-    let consumer = a.start(&world, 5);
-    wait_until_committed(&world);
+    let mut consumer = a.start(&world, 5);
+    // By then it has opened the log.
+    consumer.wait_for("partitions assigned");
     stop([consumer]);
     fs::remove_dir_all(&a.logs).unwrap();
     fs::rename(&backup, &a.logs).unwrap();

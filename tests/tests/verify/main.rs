@@ -131,6 +131,7 @@ async fn it_waits_for_producer_and_consumers() {
             ends: None,
             complete: None,
             schema_ids: None,
+            topic_id: None,
             table: Default::default(),
         };
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();

@@ -278,7 +278,7 @@ fn topic_deleted(arena: &mut Arena) -> Result<()> {
     arena.start_producer();
     for number in 0..arena.consumers.len() {
         if arena.consumers[number].is_some() {
-            let says = ["a topic that was made anew", "use a new group and a new log folder"];
+            let says = ["was deleted and created again", "kafka.group_id", "consumer.logs"];
             refuses(arena, Who::Consumer(number), &says, |_| Ok(()))?;
         }
     }
