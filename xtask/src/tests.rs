@@ -25,6 +25,11 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
         command.arg("--workspace");
     }
     command.args(arguments).envs(stack.env()).env("PIPELINE_BIN_DIR", programs);
+    // They wait for servers more than they compute.
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        command.env("RUST_TEST_THREADS", (cores + 2).to_string());
+    }
     let status = cargo::run_through(&mut command)?;
     stack.kill()?;
     Ok(status)
