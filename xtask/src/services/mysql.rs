@@ -254,8 +254,10 @@ impl Program {
 }
 
 fn users_sql() -> String {
-    let own = format!("CREATE, SELECT, INSERT, UPDATE, DELETE ON {DATABASE}.*");
-    let read = format!("SELECT ON {DATABASE}.*");
+    // An unescaped _ stands for any character.
+    let database = DATABASE.replace('_', r"\_");
+    let own = format!("CREATE, SELECT, INSERT, UPDATE, DELETE ON `{database}`.*");
+    let read = format!("SELECT ON `{database}`.*");
     let users = [
         (ADMIN, vec!["ALL ON *.*", "GRANT OPTION ON *.*"]),
         (UPDATER, vec![own.as_str()]),
