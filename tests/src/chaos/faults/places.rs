@@ -59,7 +59,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "topic-deleted",
-        expects: "the producer stops definitely when its topic is gone, the consumers when it is made anew; after a reset, \
+        expects: "the producer stops definitely when its topic is gone, the consumers when it is created again; after a reset, \
                   with a new group, log folder and database, all agree again",
         weight: 0,
         quick: false,
