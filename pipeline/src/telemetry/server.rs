@@ -1,16 +1,34 @@
-//! `/metrics`, `/health` and `/ready` over HTTP.
+//! `/metrics`, `/health` and `/ready` over HTTP, for whoever reaches the port.
+//!
+//! Invariant: nobody who connects holds more than one of [`CONNECTIONS`] descriptors, and none for longer than [`TIME`]. While
+//! all are taken, a new connection closes the oldest one: an answer takes milliseconds, so the oldest one is a slow client.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Health, Metrics};
 use crate::error::{Error, Result};
+
+/// Connections at a time.
+const CONNECTIONS: usize = 64;
+/// From the connection to the last byte of its one answer.
+const TIME: Duration = Duration::from_secs(10);
+/// Bytes of a request's line and headers; hyper answers 431 to a longer request, and takes no smaller limit.
+const REQUEST_BYTES: usize = 8192;
+/// The pause after the system could not accept a connection, e.g. for lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Listens on `address` and answers until `shutdown`; returns the address, whose port the system chose when it was 0.
 ///
@@ -29,13 +47,44 @@ pub async fn serve(address: &str, metrics: Metrics, health: Health, shutdown: Ca
         .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render())))
         .route("/health", get(async move || answer(&alive, alive.unhealthy())))
         .route("/ready", get(async move || answer(&health, health.unready())));
-    tokio::spawn(async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are not served any more");
-        }
-    });
+    tokio::spawn(shutdown.run_until_cancelled_owned(accept(listener, router)));
     Ok(bound)
+}
+
+async fn accept(listener: TcpListener, router: Router) {
+    let mut open: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(CONNECTIONS);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                open.retain(|connection| !connection.is_finished());
+                if open.len() == CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                    // Its descriptor is free when it has ended, and not before.
+                    drop(oldest.await);
+                }
+                open.push_back(tokio::spawn(answer_one(stream, router.clone())));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for metrics");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers the first request of a connection and closes it.
+async fn answer_one(stream: TcpStream, router: Router) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(REQUEST_BYTES)
+        // The whole connection has a limit of its own.
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    if let Ok(Err(error)) = tokio::time::timeout(TIME, connection).await {
+        tracing::debug!(%error, "a request for metrics failed");
+    }
 }
 
 fn answer(health: &Health, reason: Option<String>) -> Response {
@@ -82,6 +131,48 @@ mod tests {
         let taken = serve(&address.to_string(), Metrics::default(), health, shutdown.clone()).await;
         let error = taken.expect_err("it is taken");
         assert!(error.to_string().starts_with(&format!("cannot listen on {address} (metrics.listen): ")), "{error}");
+        shutdown.cancel();
+    }
+
+    async fn bare() -> (SocketAddr, CancellationToken) {
+        let (health, shutdown) = (Health::new(Duration::from_secs(3600)), CancellationToken::new());
+        let address = serve("127.0.0.1:0", Metrics::default(), health, shutdown.clone()).await.expect("a free port");
+        (address, shutdown)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn half_open_requests_keep_nobody_out() {
+        let (address, shutdown) = bare().await;
+        let half_open = |_| {
+            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            stream.write_all(b"GET /health HTTP/1.1\r\nX-Slow: ").expect("it reads");
+            stream
+        };
+        let mut half_open: Vec<_> = (0..3 * CONNECTIONS).map(half_open).collect();
+        assert!(ask(address, "/health").starts_with("HTTP/1.1 200"));
+        // The oldest ones were closed for it.
+        let first = half_open[0].read(&mut [0]);
+        assert!(matches!(first, Ok(0)) || first.is_err(), "{first:?}");
+        shutdown.cancel();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_above_the_limit_is_refused() {
+        let (address, shutdown) = bare().await;
+        let long_path = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(2 * REQUEST_BYTES));
+        let many_headers = format!("GET /health HTTP/1.1\r\n{}\r\n", "X-A: b\r\n".repeat(1_000));
+        for request in [long_path, many_headers] {
+            let mut stream = std::net::TcpStream::connect(address).expect("it listens");
+            let mut answer = Vec::new();
+            // What it has not read when it closes resets the connection, perhaps before its answer is read.
+            drop(stream.write_all(request.as_bytes()));
+            drop(stream.read_to_end(&mut answer));
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 431") || answer.starts_with("HTTP/1.1 414"),
+                "{answer}"
+            );
+        }
         shutdown.cancel();
     }
 }
