@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -13,7 +14,12 @@ use crate::config::RegistrySettings;
 use crate::error::{Error, Result, blames_certificate};
 use crate::record::SCHEMA;
 
+/// From a request to the last byte of its answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an answer that are read at most: several times the largest schema that [`crate::avro::Decoder`] takes.
+const LARGEST_ANSWER: usize = 1 << 20;
+/// The status that stands for an answer above the limit.
+const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
 const RULE: &str = "BACKWARD";
 const URL_REMEDY: &str = "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)";
 
@@ -43,6 +49,7 @@ enum Rule {
 
 /// A call that did not succeed.
 struct CallError {
+    /// The registry's, or [`TOO_LARGE`].
     status: Option<StatusCode>,
     error: Error,
 }
@@ -75,7 +82,15 @@ impl Registry {
             tls.add_root_certificate(native_tls::Certificate::from_pem(&pem).map_err(|e| unreadable(e.to_string()))?);
         }
         let tls = tls.build().map_err(|e| broken(e.to_string()))?;
-        let http = reqwest::Client::builder().timeout(TIMEOUT).tls_backend_preconfigured(tls);
+        let http = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            // An answer is never larger than what came over the network.
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
+            .tls_backend_preconfigured(tls);
         let http = http.build().map_err(|e| broken(e.to_string()))?;
         Ok(Self { settings, http })
     }
@@ -202,19 +217,22 @@ impl Registry {
         self.call(Method::PUT, &path, Some(json!({ "compatibility": RULE }))).await
     }
 
-    /// The text of the schema with this id; `None` when the registry says that it has no such schema.
+    /// The text of the schema with this id, or why it is not read, for a person; `None` when the registry says that it has no
+    /// such schema.
     ///
     /// # Errors
     /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry: a wrong path
     /// answers 404 as well, and must not make every schema unknown.
-    pub async fn find_schema(&self, id: u32) -> Result<Option<String>> {
+    pub async fn find_schema(&self, id: u32) -> Result<Option<Result<String, String>>> {
         let path = format!("schemas/ids/{id}");
-        match self.call(Method::GET, &path, None).await? {
-            None => Ok(None),
-            Some(answer) => match answer.get("schema").and_then(Value::as_str) {
-                Some(schema) => Ok(Some(schema.to_owned())),
+        match self.call(Method::GET, &path, None).await {
+            Ok(None) => Ok(None),
+            Ok(Some(answer)) => match answer.get("schema").and_then(Value::as_str) {
+                Some(schema) => Ok(Some(Ok(schema.to_owned()))),
                 None => Err(self.no_registry(&path, "no schema")),
             },
+            Err(failed) if failed.status == Some(TOO_LARGE) => Ok(Some(Err(failed.error.to_string()))),
+            Err(failed) => Err(failed.error),
         }
     }
 
@@ -229,14 +247,21 @@ impl Registry {
             request = request.basic_auth(user, self.settings.secret.as_ref().map(|s| s.expose()));
         }
         let failed = |e: reqwest::Error| CallError { status: None, error: self.unreachable(&innermost(&e)) };
-        let answer = request.send().await.map_err(failed)?;
+        let mut answer = request.send().await.map_err(failed)?;
         let status = answer.status();
-        let text = answer.text().await.map_err(failed)?;
-        let json: Option<Value> = serde_json::from_str(&text).ok();
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(failed)? {
+            if body.len() + part.len() > LARGEST_ANSWER {
+                return Err(CallError { status: Some(TOO_LARGE), error: too_large(&method, &url) });
+            }
+            body.extend_from_slice(&part);
+        }
+        let json: Option<Value> = serde_json::from_slice(&body).ok();
         let has_code = json.as_ref().is_some_and(|json| json.get("error_code").is_some());
         let error = match status {
             _ if status.is_success() && json.is_some() => return Ok(json),
             StatusCode::NOT_FOUND if has_code => return Ok(None),
+            _ if status.is_redirection() => redirected(&method, &url, status, answer.headers().get(LOCATION)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(&method, &url, status),
             _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
                 self.unreachable(&format!("it answers {status} to {method} {path}"))
@@ -344,6 +369,21 @@ impl Registry {
             self.settings.subject
         ))
     }
+}
+
+fn too_large(method: &Method, url: &str) -> Error {
+    Error::transient(format!(
+        "the schema registry answers {method} {url} with more than {LARGEST_ANSWER} bytes, which is the limit"
+    ))
+    .with_remedy(format!("{URL_REMEDY}, and look at what answers there"))
+}
+
+fn redirected(method: &Method, url: &str, status: StatusCode, to: Option<&HeaderValue>) -> Error {
+    let to = to.map_or_else(|| "nowhere".into(), |to| String::from_utf8_lossy(to.as_bytes()));
+    Error::definite(format!(
+        "the schema registry answers {status} to {method} {url}, a redirect to {to}, and redirects are not followed"
+    ))
+    .with_remedy("set schema_registry.url to the address at which the registry itself answers")
 }
 
 /// Our schema as a request has it.

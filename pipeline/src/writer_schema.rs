@@ -41,7 +41,7 @@ impl WriterSchemas {
     /// wrote the id.
     pub fn find(&self, id: u32) -> Result<Result<Decoder, String>> {
         let text = self.runtime.block_on(self.registry.find_schema(id))?;
-        let found = text.map(|text| Decoder::new(&text).map_err(|e| format!("schema {id}: {e}")));
+        let found = text.map(|text| text.and_then(|text| Decoder::new(&text).map_err(|e| format!("schema {id}: {e}"))));
         let found = match found {
             Some(Ok(decoder)) if decoder.is_of_our_schema() => return Ok(Ok(decoder)),
             other => other,

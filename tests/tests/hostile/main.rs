@@ -4,7 +4,9 @@
 
 #[path = "../consumer_world/mod.rs"]
 mod consumer_world;
+mod fakes;
 mod listener;
+mod registry;
 
 use std::time::Duration;
 
