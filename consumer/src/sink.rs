@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use pipeline::config::{OnRefused, PostgresSettings};
 use pipeline::error::{Error, Result};
+use pipeline::escape;
 use pipeline::postgres::{Target, failed};
 
 use crate::sql_value::{Amount, Time};
@@ -114,7 +115,7 @@ impl Refusal {
         Self {
             sqlstate: error.code().code().to_owned(),
             column: error.column().map(str::to_owned),
-            reason: error.message().to_owned(),
+            reason: escape::shown(error.message()).into_owned(),
         }
     }
 

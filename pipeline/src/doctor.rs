@@ -5,6 +5,7 @@ mod topics;
 pub use topics::{expired, history, topics};
 
 use crate::error::{Class, Error, Result};
+use crate::escape;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,9 +95,9 @@ fn render(checks: &[Check]) -> String {
             Outcome::Warning => "warn",
             Outcome::Bad => "FAIL",
         };
-        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, check.found));
+        text.push_str(&format!("{mark}  {:width$}  {}\n", check.name, escape::shown(&check.found)));
         if !check.remedy.is_empty() {
-            text.push_str(&format!("      {:width$}  what to do: {}\n", "", check.remedy));
+            text.push_str(&format!("      {:width$}  what to do: {}\n", "", escape::shown(&check.remedy)));
         }
     }
     text

@@ -4,7 +4,9 @@
 //! and with which exit code.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use crate::escape;
 
 /// A result with our [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -103,16 +105,17 @@ impl Error {
     }
 }
 
-/// The message and its causes, `: ` between them; the remedy is not part of it.
+/// The message and its causes, `: ` between them; the remedy is not part of it. Much of it may be from outside, so it is
+/// [`escape::shown`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)?;
+        let mut text = self.0.message.clone();
         let mut cause: Option<&(dyn StdError + 'static)> = self.0.source.as_deref().map(|e| e as _);
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            write!(text, ": {error}")?;
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&escape::shown(&text))
     }
 }
 
@@ -157,6 +160,14 @@ mod tests {
         ] {
             assert_eq!(blames_certificate(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_server_says_can_not_reach_a_terminal_raw() {
+        let said = std::io::Error::other(format!("\u{1b}]0;x\u{7}\nERROR {}", "y".repeat(escape::LONGEST)));
+        let text = Error::transient("cannot connect").with_source(said).to_string();
+        assert!(text.starts_with("cannot connect: \\u001b]0;x\\u0007\\nERROR yyy"), "{text}");
+        assert!(text.ends_with("… (29 more characters)"), "{}", &text[text.len() - 40..]);
     }
 
     #[test]

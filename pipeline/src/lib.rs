@@ -9,6 +9,7 @@ pub mod config;
 pub mod convert;
 pub mod doctor;
 pub mod error;
+pub mod escape;
 pub mod failpoint;
 pub mod gtid;
 pub mod kafka;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Environment, Program, Settings};
 use crate::error::{Error, Result};
+use crate::escape;
 use crate::shutdown;
 use crate::telemetry::{self, Health, Metrics};
 
@@ -48,7 +49,7 @@ where
     if arguments.get_flag("check-config") {
         print!("{}", settings.report());
         for warning in settings.warnings() {
-            eprintln!("warning: {warning}");
+            eprintln!("warning: {}", escape::shown(warning));
         }
         return ExitCode::SUCCESS;
     }
@@ -104,7 +105,7 @@ fn report(error: &Error, as_json: bool) -> ExitCode {
     } else {
         eprintln!("error: {error}");
         if let Some(remedy) = error.remedy() {
-            eprintln!("  what to do: {remedy}");
+            eprintln!("  what to do: {}", escape::shown(remedy));
         }
     }
     ExitCode::from(error.exit_code())

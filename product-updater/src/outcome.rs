@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use pipeline::escape;
+
 use crate::change::Effect;
 
 /// Counts of rows.
@@ -68,7 +70,7 @@ pub(crate) fn table(files: &[(String, Outcome)]) -> String {
     };
     let mut out = line("file", HEADS.map(str::to_owned));
     for (name, outcome) in files {
-        out.push_str(&line(name, outcome.cells().map(|n| n.to_string())));
+        out.push_str(&line(&escape::shown(name), outcome.cells().map(|n| n.to_string())));
     }
     if files.len() > 1 {
         out.push_str(&line("total", total.cells().map(|n| n.to_string())));

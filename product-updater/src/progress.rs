@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write, stderr};
 
+use pipeline::escape;
+
 use crate::outcome::Outcome;
 
 const WIDTH: u64 = 30;
@@ -43,7 +45,7 @@ impl Progress {
     }
 
     fn draw(&self, text: &str) {
-        let name = &self.name;
+        let name = escape::shown(&self.name);
         if self.on_terminal {
             eprint!("\r\x1b[K{name}  {text}");
             // A terminal that is gone can't be told so.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pipeline::config::{MySqlSettings, Origin, Pause};
 use pipeline::error::{Error, Result};
+use pipeline::escape;
 use pipeline::program::Context;
 use pipeline::record::Micros;
 use pipeline::telemetry::Sign;
@@ -324,7 +325,7 @@ impl Updater {
         }
         print!("{}", outcome::table(&self.files));
         for path in &self.left_out {
-            println!("rejected rows: {}", path.display());
+            println!("rejected rows: {}", escape::shown(&path.display().to_string()));
         }
     }
 }

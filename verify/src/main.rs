@@ -37,6 +37,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, Command};
 use pipeline::config::Program;
 use pipeline::error::{Error, Result};
+use pipeline::escape;
 use pipeline::program::{self, Context};
 
 const JSON: &str = "Print one JSON object instead of tables: verdict (agree, agree_as_far_as_compared, \
@@ -83,7 +84,8 @@ async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
     };
     if context.arguments.get_flag("json") {
         let text = serde_json::to_string(&report);
-        println!("{}", text.map_err(|e| Error::definite("the report can't be written as JSON").with_source(e))?);
+        let text = text.map_err(|e| Error::definite("the report can't be written as JSON").with_source(e))?;
+        println!("{}", escape::escaped(&text));
     } else {
         print!("{}", report.render(&findings));
     }

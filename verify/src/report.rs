@@ -1,5 +1,6 @@
 //! The result: tables for a person, one JSON object for a program.
 
+use pipeline::escape;
 use serde::Serialize;
 
 use crate::findings::{Check, Finding, Findings};
@@ -208,7 +209,7 @@ impl Report {
             text.push_str(&format!("not compared: {what}: {count} ({why})\n"));
         }
         for note in &self.notes {
-            text.push_str(&format!("note: {note}\n"));
+            text.push_str(&format!("note: {}\n", escape::shown(note)));
         }
         text.push_str(&self.verdict(findings));
         text
@@ -284,7 +285,7 @@ impl Report {
             Verdict::NothingCompared => format!("NOTHING COMPARED: {gaps}\n"),
             Verdict::Behind => {
                 let texts: Vec<&str> = findings.first().map(|finding| finding.text.as_str()).collect();
-                format!("BEHIND: {}\n", texts.join("; "))
+                format!("BEHIND: {}\n", escape::shown(&texts.join("; ")))
             }
             Verdict::Different => {
                 let parts: Vec<String> =
@@ -295,6 +296,9 @@ impl Report {
     }
 }
 
+/// A line may be long; a person needs its beginning.
+const LONGEST_VALUE: usize = 400;
+
 fn describe(finding: &Finding) -> String {
     let mut place = Vec::new();
     if let Some(key) = finding.key {
@@ -304,22 +308,13 @@ fn describe(finding: &Finding) -> String {
         place.push(format!("partition {partition}, offset {offset}"));
     }
     let place = if place.is_empty() { String::new() } else { format!("{}: ", place.join(", ")) };
-    let mut text = format!("  {place}{}\n", finding.text);
+    let mut text = format!("  {place}{}\n", escape::shown(&finding.text));
     for (what, value) in [("expected", &finding.expected), ("found   ", &finding.found)] {
         if let Some(value) = value {
-            text.push_str(&format!("      {what} {}\n", shorten(value)));
+            text.push_str(&format!("      {what} {}\n", escape::cut(value, LONGEST_VALUE)));
         }
     }
     text
-}
-
-/// A line may be long; a person needs its beginning.
-fn shorten(text: &str) -> String {
-    const LONGEST: usize = 400;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text.to_owned(),
-    }
 }
 
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<String>>, right: &[bool]) -> String {

@@ -14,6 +14,11 @@ use super::yaml::{Entry, Node};
 use super::{DEFAULT_FILE, transport, typed};
 use crate::error::{Error, Result};
 
+/// The setting whose value may hold secrets among its options.
+const LIBRDKAFKA: &str = "kafka.librdkafka";
+/// Parts of the names of librdkafka's options that hold passwords and keys.
+const SECRET_OPTIONS: [&str; 6] = ["pass", "secret", "pem", "private.key", "oauthbearer.config", "kinit.cmd"];
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -241,7 +246,9 @@ impl Settings {
             return Ok(());
         }
         if let Err(reason) = setting.kind.check(&text) {
-            let hidden = setting.is_secret() || (matches!(setting.kind, Kind::Url) && text.contains('@'));
+            let hidden = setting.is_secret()
+                || setting.key == LIBRDKAFKA
+                || (matches!(setting.kind, Kind::Url) && text.contains('@'));
             let shown = if hidden { "***".to_owned() } else { format!("{text:?}") };
             return Err(Error::usage(format!("{}: {shown} {reason} ({origin})", setting.key))
                 .with_remedy(format!("correct it: {}", setting.help)));
@@ -380,8 +387,7 @@ fn shown(names: &Names, text: &str) -> String {
         // Options of librdkafka may hold passwords and keys.
         Kind::Map => match Node::parse_map(text) {
             Ok(pairs) => {
-                let hide =
-                    |key: &str| ["password", "secret", "pem", "oauthbearer.config"].iter().any(|s| key.contains(s));
+                let hide = |key: &str| SECRET_OPTIONS.iter().any(|part| key.contains(part));
                 let pair = |(key, value): (String, String)| {
                     let node = Node::Scalar(if hide(&key) { HIDDEN.to_owned() } else { value });
                     Entry { key, line: 0, node }

@@ -323,7 +323,7 @@ fn every_wrong_value_is_named_with_its_origin() {
         (
             "KAFKA_LIBRDKAFKA",
             "debug",
-            "kafka.librdkafka: \"debug\" is not a map of texts, e.g. {a: b} or a=b,c=d (environment KAFKA_LIBRDKAFKA)\n",
+            "kafka.librdkafka: *** is not a map of texts, e.g. {a: b} or a=b,c=d (environment KAFKA_LIBRDKAFKA)\n",
         ),
         (
             "KAFKA_SECURITY_PROTOCOL",

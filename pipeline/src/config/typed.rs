@@ -5,6 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
 use super::settings::Settings;
 use super::table::Program;
 use super::value::Secret;
@@ -118,6 +122,13 @@ impl<'a> IntoIterator for &'a ClientOptions {
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.iter()
+    }
+}
+
+impl ClientOptions {
+    /// The value of an option that is set, by librdkafka's name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
     }
 }
 
@@ -245,6 +256,7 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
             return Err(Error::usage(format!("kafka.librdkafka: {key} must stay as the programs set it{from}"))
                 .with_remedy("remove it: changing it would break exactly once"));
         }
+        check_client_option(&key, &value, &from)?;
         options.insert(key, value);
     }
     let protocol = settings.text("kafka.security_protocol");
@@ -281,6 +293,19 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
         options.insert("ssl.ca.location".to_owned(), ca.display().to_string());
     }
     Ok(ClientOptions(options))
+}
+
+/// The library's own message has the value, which may be a password: only the key is named.
+fn check_client_option(key: &str, value: &str, from: &str) -> Result<()> {
+    match ClientConfig::new().set(key, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Err(Error::usage(format!("kafka.librdkafka: librdkafka knows no option {key}{from}"))
+                .with_remedy("correct its name, which librdkafka's CONFIGURATION.md has, or remove it"))
+        }
+        Err(_) => Err(Error::usage(format!("kafka.librdkafka: librdkafka refuses option {key} or its value{from}"))
+            .with_remedy("correct the value, which librdkafka's CONFIGURATION.md describes, or remove an option that needs another build")),
+    }
 }
 
 /// How to reach the schema registry.

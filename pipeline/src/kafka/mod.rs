@@ -79,6 +79,15 @@ impl Logging {
     }
 }
 
+/// What librdkafka says without the value of a setting: it repeats parts of one, which holds secrets.
+fn without_value(message: &str) -> &str {
+    if message.contains("sasl.oauthbearer.config") {
+        "the value of sasl.oauthbearer.config is refused"
+    } else {
+        message
+    }
+}
+
 /// Connects a client by a look at the topic, if a broker answers soon: what comes after it waits for as long as it has to,
 /// and fails if it has to. A client that nothing is asked of may take a second to connect.
 fn connect(client: &Client<Logging>, topic: &str) {
@@ -92,6 +101,7 @@ impl ClientContext for Logging {
         {
             last.broken_connections += 1;
         }
+        let message = without_value(message);
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(facility, "{message}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "{message}"),
@@ -101,6 +111,7 @@ impl ClientContext for Logging {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        let reason = without_value(reason);
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
             let refused = match error.rdkafka_error_code() {
@@ -203,7 +214,12 @@ fn missing_right(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
 }
 
 fn misconfigured(error: &KafkaError) -> Error {
-    Error::usage(format!("the Kafka client refuses its configuration: {error}"))
+    let reason = match error {
+        // Its text has the value.
+        KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key}"),
+        error => without_value(&error.to_string()).to_owned(),
+    };
+    Error::usage(format!("the Kafka client refuses its configuration: {reason}"))
         .with_remedy("correct the kafka.* setting that it names; --check-config shows what is in force")
 }
 

@@ -4,6 +4,7 @@
 //! answers 503, so that a dead connection can't look healthy. Not here: tracing across programs.
 
 mod health;
+mod log_writer;
 mod metrics;
 mod server;
 
@@ -14,6 +15,8 @@ use tracing_subscriber::EnvFilter;
 pub use health::{Health, Sign};
 pub use metrics::{Counter, Gauge, Metrics};
 pub use server::serve;
+
+use log_writer::LogWriter;
 
 use crate::config::{Environment, Origin, Settings};
 use crate::error::Result;
@@ -32,11 +35,12 @@ pub fn start_log(settings: &Settings, environment: &Environment) -> Result<()> {
             .with_source(e)
             .with_remedy("use error, warn, info, debug or trace, or a filter such as info,rdkafka=debug")
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = settings.text("log.format") != "json" && std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || LogWriter::new(colours));
     let started = if settings.text("log.format") == "json" {
         log.json().flatten_event(true).try_init()
     } else {
-        log.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+        log.with_ansi(colours).with_target(false).try_init()
     };
     if let Err(error) = started {
         // Only a second start in one process comes here; the first log goes on.

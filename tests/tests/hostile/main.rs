@@ -7,6 +7,8 @@ mod consumer_world;
 mod fakes;
 mod listener;
 mod registry;
+mod secrets;
+mod texts;
 
 use std::time::Duration;
 
