@@ -9,9 +9,15 @@
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::ResolvedSchema;
 use apache_avro::types::Value;
 
+use crate::escape;
+use crate::foreign_schema;
 use crate::record::{Micros, Price, Product, SCHEMA};
+
+/// Characters that an error has of what the library says, which repeats the value.
+const LONGEST_REASON: usize = 500;
 
 /// Bytes before the Avro value: the zero byte and the schema id.
 pub const PREFIX: usize = 5;
@@ -145,14 +151,16 @@ impl Decoder {
     /// For values that were written with the schema `writer` (its JSON text).
     ///
     /// # Errors
-    /// When the text is not an Avro schema.
+    /// When the text is not an Avro schema, or exceeds a limit, which the error names.
     pub fn new(writer: &str) -> Result<Self, DecodeError> {
-        let parse =
-            |text| Schema::parse_str(text).map_err(|e| DecodeError::new(format!("its schema can't be read: {e}")));
-        let (writer, reader) = (parse(writer)?, parse(SCHEMA)?);
+        let parse = |text| foreign_schema::parse(text).map_err(DecodeError::new);
+        let (writer, ours) = (parse(writer)?, parse(SCHEMA)?);
         // The canonical form leaves out what does not change the bytes, and logical types with it: compare those too.
-        let same = writer.canonical_form() == reader.canonical_form() && writer == reader;
-        Ok(Self { resolve: (!same).then_some((writer, reader)) })
+        if writer.canonical_form() == ours.canonical_form() && writer == ours {
+            return Ok(Self { resolve: None });
+        }
+        let reader = Schema::parse_str(SCHEMA).map_err(|e| DecodeError::new(format!("our schema: {e}")))?;
+        Ok(Self { resolve: Some((writer, reader)) })
     }
 
     /// Whether the writer's schema is ours.
@@ -169,11 +177,15 @@ impl Decoder {
             None => decode_value(bytes),
             Some((writer, reader)) => {
                 let mut rest = bytes;
+                let failed = |e: apache_avro::Error| DecodeError::new(escape::cut(&e.to_string(), LONGEST_REASON));
+                let resolved = ResolvedSchema::new(writer).map_err(failed)?;
+                foreign_schema::measure(writer, resolved.get_names(), bytes).map_err(DecodeError::new)?;
                 let value = GenericDatumReader::builder(writer)
+                    .resolved_writer_schemata(resolved)
                     .reader_schema(reader)
                     .build()
                     .and_then(|r| r.read_value(&mut rest))
-                    .map_err(|e| DecodeError::new(e.to_string()))?;
+                    .map_err(failed)?;
                 if !rest.is_empty() {
                     return Err(DecodeError::new(format!("{} bytes are left over", rest.len())));
                 }
@@ -305,7 +317,9 @@ fn product_of(value: Value, scratch: &mut Scratch) -> Result<Product<'_>, Decode
                 price = Some(price_of(&bytes)?);
             }
             ("last_updated", Value::TimestampMicros(n)) => last_updated = Some(Micros(n)),
-            (field, value) => return Err(DecodeError::new(format!("field {field} is {value:?}"))),
+            (field, value) => {
+                return Err(DecodeError::new(escape::cut(&format!("field {field} is {value:?}"), LONGEST_REASON)));
+            }
         }
     }
     let id = id.ok_or_else(|| DecodeError::new("it has no id"))?;

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod error;
 pub mod escape;
 pub mod failpoint;
+mod foreign_schema;
 pub mod gtid;
 pub mod kafka;
 pub mod log_line;
