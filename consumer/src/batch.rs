@@ -8,33 +8,16 @@ use std::collections::{BTreeMap, HashMap};
 use pipeline::avro::Scratch;
 use pipeline::log_line::{self, Origin};
 use pipeline::transform::{Capitals, Rules, Transformed};
-use serde::Serialize;
 
 use crate::change::{self, Change, Decoders, Polled};
+use crate::dead_letter::{DeadLetter, Kept, Letters};
 use crate::sink::{LastState, Parked, Row, Rows};
 use crate::sql_value::{Amount, Time};
-
-/// A value of this size may not fit a record of its own once more; it stays at its origin.
-const LARGEST_DEAD_VALUE: usize = 900_000;
-
-/// A record that can't be decoded, or that a sink does not store, as it is put aside.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct DeadLetter {
-    /// Why.
-    pub(crate) reason: String,
-    /// The record's own key.
-    pub(crate) key: Vec<u8>,
-    /// The header `origin`.
-    pub(crate) origin: Vec<u8>,
-    /// The record's own value, unless it is too large.
-    pub(crate) value: Option<Vec<u8>>,
-}
 
 /// What a batch is made with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Making<'a> {
-    /// The topic that the records come from.
-    pub(crate) topic: &'a str,
+    pub(crate) letters: Letters<'a>,
     pub(crate) decoders: &'a Decoders,
     pub(crate) rules: &'a Rules,
     /// By partition, the first offset that the log does not have yet.
@@ -43,14 +26,6 @@ pub(crate) struct Making<'a> {
     pub(crate) with_rows: bool,
     /// Whether the records' bytes are kept, for the dead letters of those that a sink may refuse.
     pub(crate) keep: bool,
-}
-
-/// The bytes of a record.
-#[derive(Clone, Debug, Default)]
-struct Kept {
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
-    source: Option<Vec<u8>>,
 }
 
 /// What a batch makes.
@@ -76,15 +51,12 @@ impl Outcome {
     pub(crate) fn take(&mut self, record: &Polled<'_>, making: Making<'_>, scratch: &mut Scratch) {
         self.rows.next.insert(record.partition, record.offset + 1);
         if making.keep {
-            let owned = |bytes: &[u8]| bytes.to_vec();
-            let key = record.key.map(owned).unwrap_or_default();
-            let kept = Kept { key, value: record.value.map(owned), source: record.source.map(owned) };
-            self.kept.insert((record.partition, record.offset), kept);
+            self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
         let new_to_the_log = making.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
         match change::read(record, making.decoders, scratch) {
             Ok(change) => self.add(record, &change, making.rules, new_to_the_log, making.with_rows),
-            Err(reason) if new_to_the_log => self.dead.push(DeadLetter::of(making.topic, record, reason)),
+            Err(reason) if new_to_the_log => self.dead.push(making.letters.undecodable(record, &reason)),
             Err(_) => {}
         }
     }
@@ -110,9 +82,9 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// The dead letter of a record of `topic` that PostgreSQL does not store.
-    pub(crate) fn letter(&self, topic: &str, parked: &Parked) -> DeadLetter {
-        DeadLetter::of_parked(topic, parked, self.kept.get(&(parked.partition, parked.offset)))
+    /// The dead letter of a record that PostgreSQL does not store.
+    pub(crate) fn letter(&self, letters: Letters<'_>, parked: &Parked) -> DeadLetter {
+        letters.parked(parked, self.kept.get(&(parked.partition, parked.offset)))
     }
 }
 
@@ -126,88 +98,17 @@ fn row(product: &Transformed<'_>) -> Row {
     }
 }
 
-/// The header `origin` of a dead letter.
-#[derive(Serialize)]
-struct DeadOrigin<'a> {
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    reason: &'a str,
-    /// Of a record that a sink does not store.
-    #[serde(flatten)]
-    refused: Option<RefusedBy<'a>>,
-    /// The record's own header, where it had one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    header: Option<std::borrow::Cow<'a, str>>,
-    /// The value was too large to be copied: its bytes are at the origin.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    value_left_out: bool,
-}
-
-/// The sink that does not store a record, and the place there.
-#[derive(Serialize)]
-struct RefusedBy<'a> {
-    sink: &'a str,
-    table: &'a str,
-    key: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<&'a str>,
-    sqlstate: &'a str,
-}
-
-impl DeadLetter {
-    /// Without its bytes when the record has left the topic meanwhile.
-    fn of_parked(topic: &str, parked: &Parked, kept: Option<&Kept>) -> Self {
-        let Parked { partition, offset, id, refusal } = parked;
-        let key = id.to_string();
-        let record = Polled {
-            partition: *partition,
-            offset: *offset,
-            key: Some(kept.map_or(key.as_bytes(), |k| &k.key)),
-            value: kept.and_then(|k| k.value.as_deref()),
-            source: kept.and_then(|k| k.source.as_deref()),
-        };
-        let refused = RefusedBy {
-            sink: "postgres",
-            table: "product",
-            key: *id,
-            column: refusal.column.as_deref(),
-            sqlstate: &refusal.sqlstate,
-        };
-        Self::with_origin(topic, &record, refusal.reason.clone(), Some(refused))
-    }
-
-    fn of(topic: &str, record: &Polled<'_>, reason: String) -> Self {
-        Self::with_origin(topic, record, reason, None)
-    }
-
-    fn with_origin(topic: &str, record: &Polled<'_>, reason: String, refused: Option<RefusedBy<'_>>) -> Self {
-        let value = record.value.filter(|v| v.len() <= LARGEST_DEAD_VALUE);
-        let origin = DeadOrigin {
-            topic,
-            partition: record.partition,
-            offset: record.offset,
-            reason: &reason,
-            refused,
-            header: record.source.map(String::from_utf8_lossy),
-            value_left_out: value.is_none() && record.value.is_some(),
-        };
-        // A record of texts and numbers always has a JSON form.
-        let origin = serde_json::to_vec(&origin).unwrap_or_default();
-        let key = record.key.unwrap_or_default().to_vec();
-        Self { reason, key, origin, value: value.map(<[u8]>::to_vec) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead_letter::Room;
     use crate::sink::Refusal;
     use pipeline::avro::{self, Decoder};
     use pipeline::record::{Price, Product, SCHEMA};
     use pipeline::transform::{Filter, TextField};
     use std::collections::HashMap;
 
+    const LETTERS: Letters<'static> = Letters { topic: "t", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
     const DELETE: &[u8] = br#"{"op":"d","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
 
@@ -228,8 +129,14 @@ mod tests {
         let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
         let rules = Rules { drop, ..Rules::default() };
         let log_from = BTreeMap::from([(4, log_from)]);
-        let making =
-            Making { topic: "t", decoders: &decoders, rules: &rules, log_from: &log_from, with_rows: true, keep: true };
+        let making = Making {
+            letters: LETTERS,
+            decoders: &decoders,
+            rules: &rules,
+            log_from: &log_from,
+            with_rows: true,
+            keep: true,
+        };
         let (mut outcome, mut scratch) = (Outcome::default(), Scratch::default());
         records.iter().for_each(|record| outcome.take(record, making, &mut scratch));
         outcome
@@ -273,7 +180,7 @@ mod tests {
         let outcome = run(&[polled(10, "7", Some(&a), CREATE)], 0);
         let refusal =
             Refusal { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
-        let letter = outcome.letter("t", &Parked { partition: 4, offset: 10, id: 7, refusal });
+        let letter = outcome.letter(LETTERS, &Parked { partition: 4, offset: 10, id: 7, refusal });
         assert_eq!((letter.key.as_slice(), letter.value), (&b"7"[..], Some(a)));
         let origin: serde_json::Value = serde_json::from_slice(&letter.origin).expect("JSON");
         let header = String::from_utf8_lossy(CREATE);
@@ -282,21 +189,5 @@ mod tests {
             "column": "name", "sqlstate": "22001", "header": header,
         });
         assert_eq!(origin, want);
-    }
-
-    #[test]
-    fn a_dead_letter_tells_its_origin() {
-        let record = Polled { partition: 1, offset: 2, key: None, value: Some(b"{}"), source: None };
-        let letter = DeadLetter::of("t", &record, "it has no key".to_owned());
-        assert_eq!(
-            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
-            (r#"{"topic":"t","partition":1,"offset":2,"reason":"it has no key"}"#, Some(b"{}".as_slice()))
-        );
-        let large = vec![0; LARGEST_DEAD_VALUE + 1];
-        let letter = DeadLetter::of("t", &Polled { value: Some(&large), source: Some(b"x"), ..record }, "r".to_owned());
-        assert_eq!(
-            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
-            (r#"{"topic":"t","partition":1,"offset":2,"reason":"r","header":"x","value_left_out":true}"#, None)
-        );
     }
 }

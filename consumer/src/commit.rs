@@ -10,7 +10,7 @@ use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 
-use crate::batch::DeadLetter;
+use crate::dead_letter::DeadLetter;
 use crate::marker::{Committed, OpenMarker};
 use crate::offsets;
 

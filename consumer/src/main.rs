@@ -6,6 +6,7 @@ mod batch;
 mod change;
 mod command;
 mod commit;
+mod dead_letter;
 mod doctor;
 mod folder;
 mod group;

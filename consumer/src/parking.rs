@@ -11,7 +11,8 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
 use pipeline::kafka::{self, TopicSpec};
 
-use crate::batch::{DeadLetter, Outcome};
+use crate::batch::Outcome;
+use crate::dead_letter::{DeadLetter, Letters, Room};
 use crate::sink::Parked;
 
 /// Records of a part of a batch that is read again. Halving it takes two statements a record at worst.
@@ -64,11 +65,12 @@ impl Parking {
         outcome: &Outcome,
         committed: &BTreeMap<i32, i64>,
     ) -> Result<Vec<DeadLetter>> {
+        let letters_of = Letters { topic: &settings.topic, room: Room::of(settings) };
         let mut letters = Vec::new();
         for parked in owed {
             let log_has_it = committed.get(&parked.partition).is_some_and(|next| parked.offset < *next);
             if !log_has_it || !self.written(settings)?.contains(&(parked.partition, parked.offset)) {
-                letters.push(outcome.letter(&settings.topic, parked));
+                letters.push(outcome.letter(letters_of, parked));
             }
         }
         Ok(letters)

@@ -49,6 +49,7 @@ use crate::batch::{Making, Outcome};
 use crate::change::{Decoders, Polled};
 use crate::command;
 use crate::commit::Commit;
+use crate::dead_letter::{Letters, Room};
 use crate::doctor;
 use crate::group::Group;
 use crate::log_file::LogFile;
@@ -136,6 +137,8 @@ struct Worker {
     rules: Rules,
     sink: Option<Sink>,
     parking: Parking,
+    /// For dead letters.
+    room: Room,
     batch_rows: usize,
     batch_linger: Duration,
     decoders: Decoders,
@@ -189,6 +192,7 @@ impl Worker {
             rules: config::rules(settings)?,
             sink,
             parking: Parking::default(),
+            room: Room::of(&kafka),
             batch_rows: settings.number("consumer.batch_rows")?,
             batch_linger: settings.duration("consumer.batch_linger")?,
             decoders: Decoders::new(),
@@ -420,7 +424,7 @@ impl Worker {
             let record = polled(&message);
             self.look_up_schema(&record)?;
             let making = Making {
-                topic: &self.kafka.topic,
+                letters: Letters { topic: &self.kafka.topic, room: self.room },
                 decoders: &self.decoders,
                 rules: &self.rules,
                 log_from: &batch.committed,

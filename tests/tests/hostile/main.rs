@@ -6,6 +6,7 @@
 mod consumer_world;
 mod fakes;
 mod listener;
+mod poison;
 mod registry;
 mod secrets;
 mod texts;

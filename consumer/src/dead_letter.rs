@@ -1,0 +1,246 @@
+//! A record that can't be decoded, or that a sink does not store, as it is put aside in the topic `<topic>.dlq`.
+//!
+//! Invariant: a dead letter fits into one record of the producer, whatever the record holds. Each part has a share of the
+//! room and is cut to it, with a mark of how much: whoever wants all of it finds it at the origin.
+
+use pipeline::config::KafkaSettings;
+use pipeline::escape;
+use serde::Serialize;
+
+use crate::change::Polled;
+use crate::sink::Parked;
+
+/// The limit of a record of a topic that nobody configured; `message.max.bytes` may be smaller.
+const LARGEST_RECORD: usize = 1_000_000;
+/// What Kafka adds to key, value and header, and the fields of the header that are not cut.
+const OVERHEAD: usize = 2_048;
+/// Characters of a reason.
+const LONGEST_REASON: usize = 2_000;
+
+/// A dead letter.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    /// Why.
+    pub(crate) reason: String,
+    /// The record's own key.
+    pub(crate) key: Vec<u8>,
+    /// The header `origin`.
+    pub(crate) origin: Vec<u8>,
+    /// The record's own value.
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// The bytes of a record that may still get a dead letter.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    source: Option<Vec<u8>>,
+}
+
+impl Kept {
+    pub(crate) fn of(record: &Polled<'_>) -> Self {
+        let owned = |bytes: &[u8]| bytes.to_vec();
+        let key = record.key.map(owned).unwrap_or_default();
+        Self { key, value: record.value.map(owned), source: record.source.map(owned) }
+    }
+}
+
+/// Bytes for the parts of a dead letter that are cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room(usize);
+
+impl Room {
+    /// For tests.
+    #[cfg(test)]
+    pub(crate) const SMALL: Self = Self(50_000);
+
+    /// Within `message.max.bytes`.
+    pub(crate) fn of(settings: &KafkaSettings) -> Self {
+        let largest = settings.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+        let largest = largest.map_or(LARGEST_RECORD, |bytes: usize| bytes.min(LARGEST_RECORD));
+        Self(largest.saturating_sub(OVERHEAD))
+    }
+}
+
+/// Makes dead letters of the records of a topic.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Letters<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) room: Room,
+}
+
+/// The header `origin` of a dead letter.
+#[derive(Serialize)]
+struct Origin<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    reason: &'a str,
+    /// Of a record that a sink does not store.
+    #[serde(flatten)]
+    refused: Option<RefusedBy<'a>>,
+    /// The record's own header, where it had one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<std::borrow::Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Cut::is_nothing")]
+    cut: Cut,
+}
+
+/// The sink that does not store a record, and the place there.
+#[derive(Serialize)]
+struct RefusedBy<'a> {
+    sink: &'a str,
+    table: &'a str,
+    key: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<&'a str>,
+    sqlstate: &'a str,
+}
+
+/// Bytes that are missing at the end of each part.
+#[derive(Default, Serialize)]
+struct Cut {
+    #[serde(skip_serializing_if = "is_zero")]
+    key: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    value: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    header: usize,
+}
+
+fn is_zero(bytes: &usize) -> bool {
+    *bytes == 0
+}
+
+impl Cut {
+    fn is_nothing(&self) -> bool {
+        self.key + self.value + self.header == 0
+    }
+}
+
+/// The first `most` bytes, and how many are missing.
+fn cut(bytes: &[u8], most: usize) -> (&[u8], usize) {
+    let kept = &bytes[..bytes.len().min(most)];
+    (kept, bytes.len() - kept.len())
+}
+
+impl Letters<'_> {
+    /// Of a record that can't be decoded.
+    pub(crate) fn undecodable(&self, record: &Polled<'_>, reason: &str) -> DeadLetter {
+        self.letter(record, reason, None)
+    }
+
+    /// Of a record that PostgreSQL does not store; without its bytes when the record has left the topic meanwhile.
+    pub(crate) fn parked(&self, parked: &Parked, kept: Option<&Kept>) -> DeadLetter {
+        let Parked { partition, offset, id, refusal } = parked;
+        let key = id.to_string();
+        let record = Polled {
+            partition: *partition,
+            offset: *offset,
+            key: Some(kept.map_or(key.as_bytes(), |k| &k.key)),
+            value: kept.and_then(|k| k.value.as_deref()),
+            source: kept.and_then(|k| k.source.as_deref()),
+        };
+        let refused = RefusedBy {
+            sink: "postgres",
+            table: "product",
+            key: *id,
+            column: refusal.column.as_deref(),
+            sqlstate: &refusal.sqlstate,
+        };
+        self.letter(&record, &refusal.reason, Some(refused))
+    }
+
+    /// A byte of a header takes at most six in JSON, and a character of an escaped reason at most fourteen, so the origin has at
+    /// most 20 of 32 shares, the key 8, and the value what is left.
+    fn letter(&self, record: &Polled<'_>, reason: &str, refused: Option<RefusedBy<'_>>) -> DeadLetter {
+        let share = self.room.0 / 32;
+        let reason = escape::cut(reason, LONGEST_REASON.min(share)).into_owned();
+        let (key, key_cut) = cut(record.key.unwrap_or_default(), 8 * share);
+        let header = record.source.map(|header| cut(header, share));
+        let mut origin = Origin {
+            topic: self.topic,
+            partition: record.partition,
+            offset: record.offset,
+            reason: &reason,
+            refused,
+            header: header.map(|(header, _)| String::from_utf8_lossy(header)),
+            cut: Cut { key: key_cut, value: 0, header: header.map_or(0, |(_, cut)| cut) },
+        };
+        // A record of texts and numbers always has a JSON form.
+        let json = |origin: &Origin<'_>| serde_json::to_vec(origin).unwrap_or_default();
+        let room = self.room.0.saturating_sub(key.len() + json(&origin).len());
+        let value = record.value.map(|value| cut(value, room));
+        origin.cut.value = value.map_or(0, |(_, cut)| cut);
+        let (key, value) = (key.to_vec(), value.map(|(value, _)| value.to_vec()));
+        DeadLetter { key, origin: json(&origin), value, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::Refusal;
+
+    const LETTERS: Letters<'static> = Letters { topic: "t", room: Room(LARGEST_RECORD - OVERHEAD) };
+
+    fn origin(letter: &DeadLetter) -> serde_json::Value {
+        serde_json::from_slice(&letter.origin).expect("JSON")
+    }
+
+    fn size(letter: &DeadLetter) -> usize {
+        letter.key.len() + letter.origin.len() + letter.value.as_ref().map_or(0, Vec::len)
+    }
+
+    #[test]
+    fn a_dead_letter_tells_its_origin() {
+        let record = Polled { partition: 1, offset: 2, key: None, value: Some(b"{}"), source: None };
+        let letter = LETTERS.undecodable(&record, "it has no key");
+        assert_eq!(
+            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
+            (r#"{"topic":"t","partition":1,"offset":2,"reason":"it has no key"}"#, Some(b"{}".as_slice()))
+        );
+        let large = vec![7; 990_000];
+        let letter = LETTERS.undecodable(&Polled { value: Some(&large), source: Some(b"x"), ..record }, "r");
+        assert_eq!(
+            (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value),
+            (r#"{"topic":"t","partition":1,"offset":2,"reason":"r","header":"x"}"#, Some(large))
+        );
+    }
+
+    #[test]
+    fn it_fits_whatever_the_record_holds_and_says_what_is_missing() {
+        let topic = "t".repeat(238);
+        let huge = vec![0; 3_000_000];
+        let (nasty, column) = ("\u{e0041}".repeat(1_000_000), "\0".repeat(63));
+        for largest in [16_384, 100_000, LARGEST_RECORD] {
+            let letters = Letters { topic: &topic, room: Room(largest - OVERHEAD) };
+            let all =
+                Polled { partition: 9, offset: i64::MAX, key: Some(&huge), value: Some(&huge), source: Some(&huge) };
+            for record in [
+                all,
+                Polled { key: None, ..all },
+                Polled { value: None, ..all },
+                Polled { source: None, value: None, ..all },
+                Polled { key: None, source: None, ..all },
+            ] {
+                let refusal =
+                    Refusal { sqlstate: "22001".to_owned(), column: Some(column.clone()), reason: nasty.clone() };
+                let parked = Parked { partition: 9, offset: i64::MAX, id: i64::MIN, refusal };
+                for letter in [letters.undecodable(&record, &nasty), letters.parked(&parked, Some(&Kept::of(&record)))]
+                {
+                    assert!(size(&letter) + 512 <= largest, "{} of {largest}", size(&letter));
+                    let origin = origin(&letter);
+                    let missing = |part: &str| origin["cut"][part].as_u64().unwrap_or(0) as usize;
+                    assert_eq!(letter.key.len() + missing("key"), record.key.map_or(0, <[u8]>::len));
+                    let value = letter.value.as_ref().map(|value| value.len() + missing("value"));
+                    assert_eq!(value, record.value.map(<[u8]>::len));
+                    let header = origin["header"].as_str().map(|header| header.len() + missing("header"));
+                    assert_eq!(header, record.source.map(<[u8]>::len));
+                    assert!(letter.reason.contains("more characters"), "{}", letter.reason.len());
+                }
+            }
+        }
+    }
+}
