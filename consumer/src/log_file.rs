@@ -1,7 +1,7 @@
 //! The log of one slot: lines are appended, and what no transaction committed is cut off again.
 //!
 //! Invariant: the first `committed` bytes are durable and are never touched again; everything behind them belongs to the
-//! batch at hand. [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length
+//! batch at hand. An opening cuts off at most that batch: [`crate::log_floor`] says what must stay. [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length
 //! never exceeds the file.
 //!
 //! People delete, rotate and edit files. [`LogFile::check`] looks before each batch, and while there is nothing to do,
@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 
+use crate::log_floor::{self, LogFloor};
 use crate::slot::{SlotId, unwritable};
 
 /// An open log, cut to its committed length.
@@ -27,6 +28,7 @@ pub(crate) struct LogFile {
     path: PathBuf,
     file: File,
     committed: u64,
+    floor: LogFloor,
 }
 
 /// What is to be done with a file so that it holds exactly what is committed.
@@ -53,13 +55,17 @@ impl LogFile {
     /// Opens the log of `slot` and cuts off what lies behind the committed length.
     ///
     /// # Errors
-    /// Definite when the file is shorter than what was committed, or can't be written to.
+    /// Definite when the file is shorter than what was committed, when more than an uncommitted batch would be cut off, or when
+    /// it can't be written to.
     pub(crate) fn open(slot: SlotId, path: &Path, committed: u64) -> Result<Self> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(|e| unwritable(path, e))?;
-        let mut log = Self { slot, path: path.to_owned(), file, committed };
+        let floor = LogFloor::open(path).map_err(|e| unwritable(path, e))?;
+        let mut log = Self { slot, path: path.to_owned(), file, committed, floor };
+        require_floor(slot, path, log.length()?, committed)?;
         log.settle()?;
         log.cut_back().map_err(|e| unwritable(path, e))?;
+        log.floor.set(committed).map_err(|e| unwritable(path, e))?;
         Ok(log)
     }
 
@@ -158,6 +164,9 @@ impl LogFile {
     /// Notes that a transaction committed this length.
     pub(crate) fn note_committed(&mut self, length: u64) {
         self.committed = length;
+        if let Err(error) = self.floor.set(length) {
+            tracing::warn!(%error, file = %self.path.display(), "cannot note beside the log how much of it is committed");
+        }
     }
 
     /// Cuts off what is not committed, durably. The committed lines must be there.
@@ -192,6 +201,7 @@ pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u6
     if let Settlement::Lost(bytes) = Settlement::of(length, committed) {
         return Err(shorter(slot, path, length, committed, bytes));
     }
+    require_floor(slot, path, length, committed)?;
     if !ends_a_line(&file, committed).map_err(unreadable)? {
         return Err(edited(slot, path, committed));
     }
@@ -199,6 +209,47 @@ pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u6
         Some(tail) if tail_of(&file, committed).map_err(unreadable)? != tail => Err(other_lines(slot, path, committed)),
         _ => Ok(()),
     }
+}
+
+/// Refuses a committed length behind which lines lie that the log's consumer knew as committed.
+fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Result<()> {
+    let known = log_floor::read(path).min(length);
+    if committed >= known {
+        return Ok(());
+    }
+    Err(Error::definite(format!(
+        "the marker of {slot} in Kafka says that {committed} bytes of {} are committed, but its consumer committed {known}: {} bytes \
+         of committed lines would be cut off",
+        path.display(),
+        known - committed
+    ))
+    .with_remedy(format!(
+        "let nobody but the consumers write to the markers' topic (<kafka.topic>.slots), and to continue with the lines that the log \
+         has, run: consumer accept-log {slot}; or, where Kafka was restored from an older state with the group's offsets, move the \
+         bytes of the file behind {committed} into another file: their records are read again"
+    )))
+}
+
+/// The first bytes of a log that `consumer accept-log` takes for committed when it has not the lines that its marker counts, or
+/// more: those that its consumer knew as committed, if the marker counts fewer, else its whole lines.
+///
+/// # Errors
+/// Whatever the file system says; a missing file has none.
+pub(crate) fn acceptable(path: &Path, committed: u64) -> io::Result<u64> {
+    let known = log_floor::read(path);
+    match File::open(path) {
+        Ok(file) if known > committed && known <= file.metadata()?.len() && ends_a_line(&file, known)? => Ok(known),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => whole_lines(path),
+    }
+}
+
+/// Notes what is committed of a log that nobody has open.
+///
+/// # Errors
+/// Definite when it can't be written.
+pub(crate) fn note_accepted(path: &Path, length: u64) -> Result<()> {
+    LogFloor::open(path).and_then(|floor| floor.set(length)).map_err(|e| unwritable(path, e))
 }
 
 /// A hash (FNV-1a) of the last 256 of the first `length` bytes of a log. Each line ends with partition and offset of its
@@ -228,7 +279,7 @@ fn hash(bytes: &[u8]) -> u64 {
 ///
 /// # Errors
 /// Whatever the file system says.
-pub(crate) fn whole_lines(path: &Path) -> io::Result<u64> {
+fn whole_lines(path: &Path) -> io::Result<u64> {
     let mut file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
         other => other?,
@@ -398,6 +449,37 @@ mod tests {
         assert!(text.contains("has other lines than those of the 305 bytes"), "{text}");
         assert!(text.contains("consumer accept-log consumer_1"), "{text}");
         assert!(examine(SLOT, &path, length, None).is_ok());
+    }
+
+    #[test]
+    fn what_its_consumer_knew_as_committed_is_never_cut() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("log");
+        let text = b"one\ntwo\nthree\n".as_slice();
+        let mut log = LogFile::open(SLOT, &path, 0).expect("a new file");
+        let length = log.append(b"one\ntwo\n").expect("room");
+        log.note_committed(length);
+        log.append(b"three\n").expect("room");
+        drop(log);
+        for committed in [0, 4] {
+            let errors = [
+                LogFile::open(SLOT, &path, committed).map(drop).expect_err("too little"),
+                examine(SLOT, &path, committed, None).expect_err("too little"),
+            ];
+            for error in errors {
+                let (text, want) = (format!("{error:?}"), format!("{} bytes of committed lines", 8 - committed));
+                assert!(text.contains(&want) && text.contains("consumer accept-log consumer_1"), "{text}");
+            }
+            assert_eq!(std::fs::read(&path).expect("the file"), text);
+        }
+        assert_eq!((acceptable(&path, 4).expect("the file"), acceptable(&path, 9).expect("the file")), (8, 14));
+        // The second way out: what lies behind the marker's length is taken away.
+        std::fs::write(&path, b"one\n").expect("written");
+        assert_eq!(acceptable(&path, 0).expect("the file"), 4);
+        assert_eq!(LogFile::open(SLOT, &path, 4).expect("the marker's length").committed(), 4);
+        std::fs::write(&path, text).expect("written");
+        assert_eq!(LogFile::open(SLOT, &path, 8).expect("the uncommitted line is cut").committed(), 8);
+        assert_eq!(std::fs::read(&path).expect("the file"), b"one\ntwo\n");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod folder;
 mod group;
 mod lineage;
 mod log_file;
+mod log_floor;
 mod marker;
 mod numbers;
 mod offsets;

@@ -347,8 +347,9 @@ pub(crate) struct Accepted {
     pub(crate) after: u64,
 }
 
-/// Takes the whole lines that the slot's log has now as committed; a marker that can't be read counts as 0. A log that
-/// still has its committed lines keeps those alone: what is behind them comes again.
+/// Takes the lines that the slot's log has now as committed: those that its marker counts, if the log still has them; else those
+/// that its consumer knew as committed, else all whole lines. What is behind them comes again. A marker that can't be read
+/// counts as 0.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when the file can't be read.
@@ -375,7 +376,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> 
     let base = found.base(step).filter(|m| m.moved.is_none()).map(Committed::from);
     let after = match &base {
         Some(Committed { length, tail, .. }) if log_file::examine(slot.id(), &path, *length, *tail).is_ok() => *length,
-        _ => log_file::whole_lines(&path).map_err(unreadable)?,
+        base => log_file::acceptable(&path, base.as_ref().map_or(0, |base| base.length)).map_err(unreadable)?,
     };
     let Committed { length: before, offsets, .. } = base.unwrap_or_default();
     let tail = Some(log_file::tail(&path, after).map_err(unreadable)?);
@@ -383,6 +384,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> 
     // Whose offsets they are does not change by that.
     let marker = OpenMarker::new(settings, slot, found.base(step).and_then(|m| m.topic_id.clone()));
     begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
+    log_file::note_accepted(&path, after)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after })
 }

@@ -6,6 +6,7 @@
 mod consumer_world;
 mod fakes;
 mod listener;
+mod log_floor;
 mod poison;
 mod registry;
 mod secrets;

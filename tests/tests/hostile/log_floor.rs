@@ -1,0 +1,131 @@
+//! Whoever may write to the markers' topic, and an older state of it: committed lines are not cut off a log.
+
+use std::fs;
+use std::path::PathBuf;
+
+use integration_tests::{Feed, World, eventually};
+use pipeline::kafka;
+use pipeline::slots::{self, Marker};
+use rdkafka::Message as _;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+
+use crate::PATIENCE;
+use crate::consumer_world::{assert_once, line_count, log_path, start, wait_until_committed};
+
+/// Key, partition and text of the last marker of the one slot that has lines.
+fn marker(world: &World) -> (Vec<u8>, i32, Marker) {
+    let settings = world.kafka();
+    let mut last = None;
+    kafka::scan(&settings, &slots::topic(&settings), &mut |message| {
+        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
+        last = marker.map(|marker| (message.key().unwrap().to_vec(), message.partition(), marker));
+        Ok(())
+    })
+    .unwrap();
+    last.unwrap()
+}
+
+/// Puts a record into the markers' topic.
+async fn forge(world: &World, key: &[u8], partition: i32, value: Option<&[u8]>) {
+    let settings = world.kafka();
+    let producer: FutureProducer = kafka::client_config(&settings).create().unwrap();
+    let topic = slots::topic(&settings);
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic).key(key).partition(partition);
+    record.payload = value;
+    producer.send(record, PATIENCE).await.map_err(|(e, _)| e).unwrap();
+}
+
+/// A world whose one consumer wrote 600 lines and ended, and the path of its log.
+async fn written(name: &str, killed: bool) -> (World, Feed, PathBuf) {
+    let world = World::new(name);
+    drop(world.table().await);
+    let mut feed = Feed::new(&world).await;
+    let consumer = start(&world, 1);
+    for round in 0..3 {
+        feed.update(1..=200, round);
+        eventually("the lines are there", PATIENCE, || (line_count(&world) as i64 == 200 * (round + 1)).then_some(()));
+    }
+    wait_until_committed(&world);
+    if killed {
+        consumer.kill();
+    } else {
+        assert_eq!(consumer.stop().code, 0);
+    }
+    let log = log_path(&world, "consumer_1");
+    (world, feed, log)
+}
+
+fn assert_refused(world: &World, log: &PathBuf, says: &str) {
+    let before = fs::read(log).unwrap();
+    for (arguments, code) in [(&[][..], 1), (&["doctor"], 1), (&[], 1)] {
+        let ended = world.run("consumer", arguments);
+        let text = format!("{}{}", ended.out, ended.err);
+        assert_eq!(ended.code, code, "{text}");
+        assert!(text.contains(says) && text.contains("consumer accept-log consumer_1"), "{text}");
+        assert!(fs::read(log).unwrap() == before, "the log was changed");
+    }
+}
+
+/// After the remedy every line is there once, and it works on.
+fn assert_remedied(world: &World, feed: &mut Feed) {
+    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
+    assert_eq!(accepted.code, 0, "{}{}", accepted.out, accepted.err);
+    feed.update(1..=50, 9);
+    let consumer = start(world, 2);
+    wait_until_committed(world);
+    eventually("the new lines are there", PATIENCE, || (line_count(world) == 650).then_some(()));
+    assert_once(world);
+    assert_eq!(consumer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_record_with_length_0_empties_no_log() {
+    for killed in [false, true] {
+        let (world, mut feed, log) = written("forged_0", killed).await;
+        let (key, partition, real) = marker(&world);
+        let forged = Marker { length: 0, tail: None, offsets: Default::default(), ..real };
+        forge(&world, &key, partition, Some(&forged.encode())).await;
+        assert_refused(&world, &log, "bytes of committed lines would be cut off");
+        assert_remedied(&world, &mut feed);
+    }
+}
+
+/// One with a length at which a line ends and with the right hash, one that is not a marker, and none.
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_does_a_marker_of_half_the_lines_nor_a_broken_one_nor_a_tombstone() {
+    let (world, mut feed, log) = written("forged_half", true).await;
+    let (key, partition, real) = marker(&world);
+    let text = fs::read(&log).unwrap();
+    let half = text[..text.len() / 2].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    let forged = Marker { length: half as u64, tail: None, ..real.clone() };
+    forge(&world, &key, partition, Some(&forged.encode())).await;
+    assert_refused(&world, &log, "bytes of committed lines would be cut off");
+    forge(&world, &key, partition, Some(b"{\"length\":0}")).await;
+    assert_refused(&world, &log, "the marker of consumer_1 can't be read");
+    forge(&world, &key, partition, None).await;
+    let before = fs::read(&log).unwrap();
+    let ended = world.run("consumer", &[]);
+    assert!(ended.code == 1 && ended.err.contains("knows of no consumer that wrote them"), "{}", ended.err);
+    assert!(fs::read(&log).unwrap() == before);
+    assert_remedied(&world, &mut feed);
+}
+
+/// The folder of a version that did not write the file, and a file that was torn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_without_the_file_is_taken_as_ever() {
+    let (world, mut feed, log) = written("no_floor", true).await;
+    let floor = log.with_file_name(".committed");
+    for (round, torn) in [(3, None), (4, Some("{\"version\":1,\"len"))] {
+        fs::remove_file(&floor).unwrap();
+        torn.iter().for_each(|text| fs::write(&floor, text).unwrap());
+        let consumer = start(&world, 2);
+        feed.update(1..=200, round);
+        wait_until_committed(&world);
+        eventually("the lines are there", PATIENCE, || (line_count(&world) as i64 == 200 * (round + 1)).then_some(()));
+        assert_eq!(consumer.stop().code, 0);
+        let length = format!("\"length\":{}", fs::metadata(&log).unwrap().len());
+        let text = fs::read_to_string(&floor).unwrap();
+        assert!(text.contains(&length), "{text} {length}");
+    }
+    assert_once(&world);
+}
