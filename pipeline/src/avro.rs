@@ -7,10 +7,10 @@
 //! Formats: Avro specification 1.12 "Binary encoding" and "Logical types"; Confluent "Wire format": a zero byte, the schema
 //! id as four bytes big-endian, the value.
 
-use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::schema::ResolvedSchema;
 use apache_avro::types::Value;
+use apache_avro::{Decimal, Schema};
 
 use crate::escape;
 use crate::foreign_schema;
@@ -159,6 +159,7 @@ impl Decoder {
         if writer.canonical_form() == ours.canonical_form() && writer == ours {
             return Ok(Self { resolve: None });
         }
+        check_units(&writer)?;
         let reader = Schema::parse_str(SCHEMA).map_err(|e| DecodeError::new(format!("our schema: {e}")))?;
         Ok(Self { resolve: Some((writer, reader)) })
     }
@@ -180,18 +181,58 @@ impl Decoder {
                 let failed = |e: apache_avro::Error| DecodeError::new(escape::cut(&e.to_string(), LONGEST_REASON));
                 let resolved = ResolvedSchema::new(writer).map_err(failed)?;
                 foreign_schema::measure(writer, resolved.get_names(), bytes).map_err(DecodeError::new)?;
-                let value = GenericDatumReader::builder(writer)
+                let mut value = GenericDatumReader::builder(writer)
                     .resolved_writer_schemata(resolved)
-                    .reader_schema(reader)
                     .build()
                     .and_then(|r| r.read_value(&mut rest))
                     .map_err(failed)?;
+                widen(&mut value).map_err(failed)?;
+                let value = value.resolve(reader).map_err(failed)?;
                 if !rest.is_empty() {
                     return Err(DecodeError::new(format!("{} bytes are left over", rest.len())));
                 }
                 product_of(value, scratch)
             }
         }
+    }
+}
+
+/// Whether a writer's price and time have the units of ours, which the library does not compare: it takes the digits of
+/// `decimal(10,4)` for hundredths, and a whole number for microseconds.
+fn check_units(writer: &Schema) -> Result<(), DecodeError> {
+    let Schema::Record(record) = writer else { return Ok(()) };
+    for field in &record.fields {
+        let variants = match &field.schema {
+            Schema::Union(union) => union.variants(),
+            schema => std::slice::from_ref(schema),
+        };
+        let (wanted, is_ours): (_, fn(&Schema) -> bool) = match field.name.as_str() {
+            "price" => ("a decimal of scale 2", |schema| matches!(schema, Schema::Decimal(d) if d.scale == 2)),
+            "last_updated" => ("timestamp-micros", |schema| matches!(schema, Schema::TimestampMicros)),
+            _ => continue,
+        };
+        if !variants.iter().all(|schema| matches!(schema, Schema::Null) || is_ours(schema)) {
+            let found = escape::cut(&format!("{:?}", field.schema), LONGEST_REASON);
+            return Err(DecodeError::new(format!("its field {} must be {wanted} and is {found}", field.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Fills decimals up with bytes of their sign: the library refuses one that is shorter than its precision may need.
+fn widen(value: &mut Value) -> Result<(), apache_avro::Error> {
+    const WIDE: usize = 16;
+    match value {
+        Value::Record(fields) => fields.iter_mut().try_for_each(|(_, value)| widen(value)),
+        Value::Union(_, inner) => widen(inner),
+        Value::Decimal(decimal) => {
+            let bytes = Vec::try_from(&*decimal)?;
+            let sign = if bytes.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+            let fill = vec![sign; WIDE.saturating_sub(bytes.len())];
+            *decimal = Decimal::from([fill, bytes].concat());
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -415,5 +456,47 @@ mod tests {
         let product = Product { id: 5, name: Some("mug"), category: None, price: None, last_updated: None };
         assert_eq!(decoder.decode(&bytes, &mut scratch), Ok(product));
         assert!(decoder.resolve.is_some() && Decoder::new(SCHEMA).expect("ours").resolve.is_none());
+    }
+
+    /// Our schema with one field more, or with another text in it.
+    fn evolved(from: &str, to: &str) -> String {
+        let more = SCHEMA.replacen("\"fields\": [", "\"fields\": [{\"name\": \"colour\", \"type\": \"string\"},", 1);
+        assert!(SCHEMA.contains(from) && more != SCHEMA);
+        more.replace(from, to)
+    }
+
+    #[test]
+    fn prices_of_any_length_are_resolved() {
+        let writer = evolved("", "");
+        let decoder = Decoder::new(&writer).expect("a decoder");
+        let schema = Schema::parse_str(&writer).expect("a schema");
+        for hundredths in [0, 1, -1, 199, -12_345, 1_234_567, Price::MAX, -Price::MAX] {
+            let price = Decimal::from(shortest(&hundredths.to_be_bytes()).to_vec());
+            let value = Value::Record(vec![
+                ("colour".into(), Value::String("red".into())),
+                ("id".into(), Value::Long(5)),
+                ("name".into(), Value::Union(0, Box::new(Value::Null))),
+                ("category".into(), Value::Union(0, Box::new(Value::Null))),
+                ("price".into(), Value::Union(1, Box::new(Value::Decimal(price)))),
+                ("last_updated".into(), Value::Union(1, Box::new(Value::TimestampMicros(7)))),
+            ]);
+            let (bytes, mut scratch) = (write(&schema, value), Scratch::default());
+            let product = decoder.decode(&bytes, &mut scratch).expect("a product");
+            assert_eq!((product.price, product.last_updated), (Price::from_hundredths(hundredths), Some(Micros(7))));
+        }
+    }
+
+    #[test]
+    fn other_units_are_refused() {
+        for (from, to, want) in [
+            ("\"scale\": 2", "\"scale\": 4", "price must be a decimal of scale 2"),
+            ("\"logicalType\": \"decimal\", ", "", "price must be a decimal of scale 2"),
+            ("timestamp-micros", "timestamp-millis", "last_updated must be timestamp-micros"),
+            ("timestamp-micros", "local-timestamp-micros", "last_updated must be timestamp-micros"),
+            (", \"logicalType\": \"timestamp-micros\"", "", "last_updated must be timestamp-micros"),
+        ] {
+            let error = Decoder::new(&evolved(from, to)).expect_err(to);
+            assert!(error.to_string().contains(want), "{error}");
+        }
     }
 }
