@@ -29,7 +29,7 @@ pub struct Proven {
     pub continuity: Continuity,
 }
 
-/// Proves that the stream can go on after `position`, and finds the place on this server.
+/// Proves that the stream can continue after `position`, and finds the place on this server.
 ///
 /// # Errors
 /// Definite when the history is another one, or incomplete; each with the reason and the ways out.
@@ -177,12 +177,12 @@ async fn on_another_server(endpoint: &Endpoint, server: &Server, position: &Posi
 const SLACK: i64 = 10_000_000;
 
 fn known(position: &Position) -> Known<'_> {
-    let last = position.anchor.as_ref().and_then(|a| a.last.as_ref());
-    Known {
-        server_uuid: &position.server_uuid,
-        last: last.and_then(|last| Some((last.gtid.as_deref()?, last.committed_at))),
-        not_after: Micros(position.committed_at.0 + SLACK),
-    }
+    let last = position.anchor.as_ref().and_then(|a| a.last.as_ref()).and_then(|last| {
+        let gtid = last.gtid.as_deref()?;
+        let is_of_this_server = gtid.starts_with(&position.server_uuid);
+        Some((gtid, last.first_committed_at.or(is_of_this_server.then_some(last.committed_at))?))
+    });
+    Known { server_uuid: &position.server_uuid, last, not_after: Micros(position.committed_at.0 + SLACK) }
 }
 
 /// The place of a position that has no anchor.
@@ -353,7 +353,12 @@ mod tests {
     }
 
     fn last(number: u64, at: i64) -> Option<LastTransaction> {
-        Some(LastTransaction { begin: 300, gtid: Some(format!("{A}:{number}")), committed_at: Micros(at) })
+        Some(LastTransaction {
+            begin: 300,
+            gtid: Some(format!("{A}:{number}")),
+            committed_at: Micros(at),
+            first_committed_at: None,
+        })
     }
 
     fn mark(number: Option<u64>, at: i64) -> Found {

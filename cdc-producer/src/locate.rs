@@ -5,7 +5,7 @@
 //! would not do: it is that of the beginning of the statement whose commit filled the file before.
 
 use pipeline::error::{Error, Result};
-use pipeline::position::{Anchor, LastTransaction, Position};
+use pipeline::position::{Anchor, Position};
 use pipeline::record::Micros;
 
 use crate::endpoint::Endpoint;
@@ -87,7 +87,7 @@ pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Re
                 (Some(set), Some((source, number))) => set.insert(source, *number),
                 _ => position.gtid_set = None,
             }
-            last = Some(LastTransaction { begin: position.offset, gtid: mark.text(), committed_at: mark.committed_at });
+            last = Some(mark.at(position.offset));
         }
         let (file, offset) = events.place();
         if position.file != file {

@@ -199,7 +199,7 @@ fn switched(error: Error) -> Error {
 pub(crate) struct Known<'a> {
     /// The server of the position: its transactions have their first commit time by its clock.
     pub(crate) server_uuid: &'a str,
-    /// The last of them, and when it was committed there.
+    /// The last of them, and when it was committed first, on whichever server.
     pub(crate) last: Option<(&'a str, Micros)>,
     /// None of them was committed there after this time.
     pub(crate) not_after: Micros,
@@ -207,9 +207,9 @@ pub(crate) struct Known<'a> {
 
 impl Known<'_> {
     fn contradicts(&self, gtid: &str, first_committed_at: Micros) -> bool {
-        gtid.starts_with(self.server_uuid)
-            && (first_committed_at > self.not_after
-                || self.last.is_some_and(|(last, at)| last == gtid && at != first_committed_at))
+        // Times of other servers are by other clocks.
+        (gtid.starts_with(self.server_uuid) && first_committed_at > self.not_after)
+            || self.last.is_some_and(|(last, at)| last == gtid && at != first_committed_at)
     }
 }
 
@@ -349,7 +349,7 @@ impl<'a> Search<'a> {
             Some(_) if self.unread.is_none() => self.unread = Some(here()),
             Some(_) => {}
         }
-        self.in_transaction = Some(LastTransaction { begin, gtid, committed_at: mark.committed_at });
+        self.in_transaction = Some(mark.at(begin));
         Ok(())
     }
 
@@ -403,7 +403,7 @@ pub(crate) async fn anchor_before(endpoint: &Endpoint, file: &str, offset: u64) 
             found = Some((Anchor { created, last: None }, Micros(i64::from(created) * 1_000_000)));
         }
         if let (Some(mark), Some((anchor, at))) = (gtid_mark(&event)?, &mut found) {
-            let last = LastTransaction { begin: events.begin(), gtid: mark.text(), committed_at: mark.committed_at };
+            let last = mark.at(events.begin());
             (anchor.last, *at) = (Some(last), mark.committed_at);
         }
         if events.has_reached(file, offset) {

@@ -65,26 +65,26 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
     let sources: Vec<String> = channels.iter().map(source).collect();
     let mut checks = Vec::new();
     if !logs_updates {
-        checks.push(Check::bad(
-            NAME,
-            format!(
-                "this server is a replica of {} with log_replica_updates=OFF: the changes that it receives are not in its binlog",
-                sources.join(", ")
-            ),
-            format!(
-                "set DB_HOST to the source {}, or restart this server with log_replica_updates=ON and then run \
-                 `cdc-producer checkpoint reset`",
-                sources.join(", ")
-            ),
-        ));
+        let found = format!(
+            "this server is a replica of {} with log_replica_updates=OFF: the changes that it receives are not in its binlog",
+            sources.join(", ")
+        );
+        let remedy = format!(
+            "set DB_HOST to the source {}, or restart this server with log_replica_updates=ON and then run \
+             `cdc-producer checkpoint reset`; if it is no replica any more, RESET REPLICA ALL",
+            sources.join(", ")
+        );
+        let is_at_rest = channels.iter().all(is_stopped);
+        checks.push(if is_at_rest { Check::warning(NAME, found, remedy) } else { Check::bad(NAME, found, remedy) });
     }
     for channel in channels {
         if let Some(filter) = left_out(channel, database, table) {
-            checks.push(Check::bad(
-                NAME,
-                format!("the filter {filter} leaves changes of {database}.{table} from {} out", source(channel)),
-                "set DB_HOST to the source, or remove the filter with CHANGE REPLICATION FILTER and copy the table again",
-            ));
+            let found =
+                format!("the filter {filter} leaves changes of {database}.{table} from {} out", source(channel));
+            let remedy = "set DB_HOST to the source, or remove the filter with CHANGE REPLICATION FILTER and copy the table \
+                          again; if this server is no replica any more, RESET REPLICA ALL";
+            let is_at_rest = is_stopped(channel);
+            checks.push(if is_at_rest { Check::warning(NAME, found, remedy) } else { Check::bad(NAME, found, remedy) });
         }
         let stopped =
             ["Replica_IO_Running", "Replica_SQL_Running"].into_iter().find(|name| get(channel, name) != "Yes");
@@ -96,7 +96,7 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
                     source(channel),
                     get(channel, name)
                 ),
-                "START REPLICA, or set DB_HOST to the source",
+                "START REPLICA, or set DB_HOST to the source; if this server is no replica any more, RESET REPLICA ALL",
             ));
         }
         let delay = get(channel, "SQL_Delay");
@@ -112,6 +112,11 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
         checks.push(Check::good(NAME, format!("of {}, log_replica_updates=ON", sources.join(", "))));
     }
     checks
+}
+
+/// Whether it receives nothing, as after a failover to this server. If it is started again, the next look finds it.
+fn is_stopped(channel: &Channel) -> bool {
+    ["Replica_IO_Running", "Replica_SQL_Running"].into_iter().all(|name| get(channel, name) == "No")
 }
 
 fn get<'a>(channel: &'a Channel, name: &str) -> &'a str {
@@ -136,7 +141,7 @@ fn left_out(channel: &Channel, database: &str, table: &str) -> Option<String> {
     let databases = list("Replicate_Do_DB");
     let filters = [
         ("Replicate_Do_DB", !databases.is_empty() && !databases.iter().any(|d| d == database)),
-        ("Replicate_Ignore_DB", list("Replicate_Ignore_DB").iter().any(|d| d == database)),
+        ("Replicate_Ignore_DB", databases.is_empty() && list("Replicate_Ignore_DB").iter().any(|d| d == database)),
         (if list(only).is_empty() { only_like } else { only }, is_only),
         ("Replicate_Ignore_Table", names_it("Replicate_Ignore_Table")),
         ("Replicate_Wild_Ignore_Table", matches_it("Replicate_Wild_Ignore_Table")),
@@ -188,9 +193,18 @@ mod tests {
             (&[("Replicate_Wild_Ignore_Table", "shop.tmp%")], true, Good, ""),
             (&[("Replica_SQL_Running", "No")], true, Warning, "Replica_SQL_Running"),
             (&[("SQL_Delay", "3600")], true, Warning, "delayed by 3600 s"),
+            // MySQL looks at no Ignore_DB then.
+            (&[("Replicate_Do_DB", "shop"), ("Replicate_Ignore_DB", "shop")], true, Good, ""),
         ] {
             let checks = judged(fields, logs_updates);
             assert!(checks.len() == 1 && checks[0].0 == want && checks[0].1.contains(text), "{fields:?}: {checks:?}");
         }
+    }
+
+    #[test]
+    fn a_promoted_replica_with_its_old_channel_is_a_warning() {
+        let stopped = [("Replica_IO_Running", "No"), ("Replica_SQL_Running", "No"), ("Replicate_Ignore_DB", "shop")];
+        let checks = judged(&stopped, false);
+        assert!(checks.len() == 3 && checks.iter().all(|(outcome, _)| *outcome == Outcome::Warning), "{checks:?}");
     }
 }

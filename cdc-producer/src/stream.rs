@@ -254,7 +254,12 @@ mod tests {
             (GIB4 + 9, Some(GIB4), None),
             (GIB4 + 9, None, None),
         ] {
-            let last = begin.map(|begin| LastTransaction { begin, gtid: None, committed_at: Micros(1) });
+            let last = begin.map(|begin| LastTransaction {
+                begin,
+                gtid: None,
+                committed_at: Micros(1),
+                first_committed_at: None,
+            });
             let position = Position {
                 server_uuid: String::new(),
                 gtid_set: None,

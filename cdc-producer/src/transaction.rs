@@ -6,6 +6,7 @@
 use mysql_async::binlog::events::{ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
 use mysql_async::binlog::{EventFlags, EventType};
 use pipeline::error::{Error, Result};
+use pipeline::position::LastTransaction;
 use pipeline::record::Micros;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -26,6 +27,16 @@ pub struct GtidMark {
 }
 
 impl GtidMark {
+    /// The transaction, which begins at this offset of its file.
+    pub fn at(&self, begin: u64) -> LastTransaction {
+        LastTransaction {
+            begin,
+            gtid: self.text(),
+            committed_at: self.committed_at,
+            first_committed_at: Some(self.first_committed_at),
+        }
+    }
+
     /// The GTID as MySQL prints it.
     pub fn text(&self) -> Option<String> {
         self.gtid.as_ref().map(|(source, number)| {

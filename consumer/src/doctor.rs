@@ -88,7 +88,8 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
 fn of_folder(kafka: &KafkaSettings, root: &Path, has_markers: bool) -> Result<Vec<Check>> {
     let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let probe = there.join(format!(".doctor-{}", std::process::id()));
-    fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|e| unwritable(there, e))?;
+    // Never one that is there already, not even behind a link.
+    fs::File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| unwritable(there, e))?;
     let name = root.display();
     let Some(slots) = Slots::existing(root)? else {
         return Ok(vec![Check::good(FOLDER, format!("{name} is made, or gets its identity, at the first start"))]);

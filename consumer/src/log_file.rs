@@ -325,7 +325,7 @@ fn other_lines(slot: SlotId, path: &Path, committed: u64) -> Error {
 
 fn ways_out(slot: SlotId) -> String {
     format!(
-        "put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log {slot}"
+        "put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to continue without the lines that are gone, run: consumer accept-log {slot}"
     )
 }
 

@@ -348,7 +348,7 @@ pub(crate) struct Accepted {
 }
 
 /// Takes the lines that the slot's log has now as committed: those that its marker counts, if the log still has them; else those
-/// that its consumer knew as committed, else all whole lines. What is behind them comes again. A marker that can't be read
+/// that its consumer knew as committed, else all whole lines. What is behind them is read from the topic again. A marker that can't be read
 /// counts as 0.
 ///
 /// # Errors

@@ -3,8 +3,8 @@
 //! A topic whose records expire cannot tell which products it once held, so a new epoch has no tombstones for all that are
 //! gone. But its complete snapshot says from which offset on each product of the table has a record
 //! ([`CompleteSnapshot`]), and each row says which record it came from. Once PostgreSQL has come to the end of the snapshot in
-//! a partition, a row from before its beginning is gone from the table. It stays where a record of the key from behind the
-//! beginning is parked; what was parked before no longer holds.
+//! a partition, a row from before its beginning is gone from the table. The row stays if a
+//! later record of its key, from behind that beginning, is parked. Parked records from before the beginning are ended.
 //!
 //! Every consumer looks now and then; to delete twice changes nothing. Logs keep their lines: which of them are of products
 //! that are gone can't be known from the topic.

@@ -212,7 +212,8 @@ fn check_units(writer: &Schema) -> Result<(), DecodeError> {
             _ => continue,
         };
         if !variants.iter().all(|schema| matches!(schema, Schema::Null) || is_ours(schema)) {
-            let found = escape::cut(&format!("{:?}", field.schema), LONGEST_REASON);
+            let found = format!("{:?}", field.schema);
+            let found = escape::cut(&found, LONGEST_REASON);
             return Err(DecodeError::new(format!("its field {} must be {wanted} and is {found}", field.name)));
         }
     }

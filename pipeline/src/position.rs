@@ -46,6 +46,10 @@ pub struct Anchor {
 /// A transaction in a binlog file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastTransaction {
+    /// When the server on which it was committed first did so, which is the same on every replica. `None` when an earlier version of
+    /// the program wrote this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub first_committed_at: Option<Micros>,
     /// Offset of its first event, bytes.
     pub begin: u64,
     /// `None` for a transaction without a GTID.

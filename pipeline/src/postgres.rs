@@ -50,6 +50,12 @@ impl Target {
     pub fn from(settings: &PostgresSettings, application: &str) -> Result<Self> {
         let (base, query) = settings.url.expose().split_once('?').unwrap_or((settings.url.expose(), ""));
         let Checks { mode, root, kept } = Checks::of(query);
+        if root == Some(SYSTEM) && mode != "verify-full" {
+            return Err(Error::usage(format!(
+                "postgres.url: with sslrootcert=system and sslmode={mode} any certificate would do"
+            ))
+            .with_remedy("use sslmode=verify-full, which compares the host's name"));
+        }
         let (certificate, name) = match (mode, root) {
             ("verify-full", _) => (true, true),
             // As libpq has it: a CA that is named is asked.
@@ -60,7 +66,7 @@ impl Target {
             }
             _ => (false, false),
         };
-        if mode == "verify-ca" && root.is_none_or(|root| root == SYSTEM) {
+        if mode == "verify-ca" && root.is_none() {
             return Err(Error::usage(
                 "postgres.url: with sslmode=verify-ca and no CA of your own, any certificate would do",
             )
@@ -202,17 +208,17 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// The host that the password of a URL goes to without a check of its certificate, and the `sslmode`.
-pub(crate) fn unchecked_password(url: &str) -> Option<(String, String)> {
+/// The hosts that the password of a URL goes to without a check of their certificates, and the `sslmode`.
+pub(crate) fn unchecked_password(url: &str) -> Option<(Vec<String>, String)> {
     let Checks { mode, root, .. } = Checks::of(url.split_once('?').map_or("", |(_, query)| query));
     let is_checked = mode.starts_with("verify-") || (mode == "require" && root.is_some());
     let config: Config = url.split('?').next()?.parse().ok()?;
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(host)) => host.clone(),
-        // Of this machine.
-        _ => return None,
-    };
-    (!is_checked && config.get_password().is_some()).then(|| (host, mode.to_owned()))
+    let hosts = config.get_hosts().iter().filter_map(|host| match host {
+        Host::Tcp(host) => Some(host.clone()),
+        // A socket of this machine.
+        Host::Unix(_) => None,
+    });
+    (!is_checked && config.get_password().is_some()).then(|| (hosts.collect(), mode.to_owned()))
 }
 
 /// Where `root` is named, no other CA is trusted.
@@ -333,6 +339,8 @@ mod tests {
         for (query, want) in [
             ("sslmode=verify-ca", Some("any certificate would do")),
             ("sslmode=verify-ca&sslrootcert=system", Some("any certificate would do")),
+            ("sslmode=require&sslrootcert=system", Some("any certificate would do")),
+            ("sslrootcert=system", Some("any certificate would do")),
             ("sslrootcert=/etc/hosts", Some("has no effect with sslmode=prefer")),
             ("sslmode=disable&sslrootcert=/etc/hosts", Some("has no effect with sslmode=disable")),
             ("sslmode=verify-full", None),
@@ -347,9 +355,10 @@ mod tests {
 
     #[test]
     fn a_password_over_an_unchecked_connection_is_found() {
-        let found = |url: &str| unchecked_password(url).map(|(host, mode)| format!("{host} {mode}"));
+        let found = |url: &str| unchecked_password(url).map(|(hosts, mode)| format!("{} {mode}", hosts.join(",")));
         for (url, want) in [
             ("postgres://u:p@h/d", Some("h prefer")),
+            ("postgres://u:p@localhost,h/d", Some("localhost,h prefer")),
             ("postgres://u:p@h/d?sslmode=require", Some("h require")),
             ("postgres://u:p@h/d?sslmode=require&sslrootcert=/ca.pem", None),
             ("postgres://u:p@h/d?sslmode=verify-full", None),

@@ -62,7 +62,7 @@ impl WriterSchemas {
         match found {
             Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
             _ if noted.is_none() => Err(Error::transient(format!(
-                "the schema registry does not have schema {id} of the topic's subject, and the producer, which is of an earlier                  version, does not note whether it wrote with this id"
+                "the schema registry does not have schema {id} of the topic's subject, and the producer, which is of an earlier version, does not note whether it wrote with this id"
             ))
             .with_remedy("start the producer of this version; the consumers wait")),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),

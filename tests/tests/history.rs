@@ -489,25 +489,7 @@ async fn a_failover_to_another_history_with_the_same_gtids_is_refused() {
     wait_for_price(&world, 2, "60.00");
     assert_eq!(producer.stop().code, 0);
     run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
-    let copy = mysql(&world, "replica", &["--server-id=2", "--relay-log=relay"]);
-    let mut other = world.server_on(copy.port).await;
-    let database = format!("CREATE DATABASE `{}`", world.name);
-    run(&mut other, &["SET sql_log_bin = 0", &database, &format!("USE `{}`", world.name)]).await;
-    run(
-        &mut other,
-        &[
-            "CREATE TABLE product (id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), \
-           last_updated TIMESTAMP(6) NULL)",
-            "INSERT INTO product VALUES (1,'p1','c',60,NULL), (2,'p2','c',2,NULL)",
-        ],
-    )
-    .await;
-    let follow = format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = '{}', \
-         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
-        source.port, ADMIN.0, ADMIN.1
-    );
-    run(&mut other, &[&follow, "START REPLICA"]).await;
+    let (copy, mut other) = rebuilt_replica(&world, "replica", source.port).await;
     run(
         &mut conn,
         &[
@@ -520,10 +502,57 @@ async fn a_failover_to_another_history_with_the_same_gtids_is_refused() {
     catch_up(&world, &mut conn, copy.port).await;
     source.server.kill().unwrap();
     run(&mut other, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
-    let grant = format!("GRANT SELECT ON `{}`.* TO 'cdc'@'%'", world.name.replace('_', r"\_"));
-    run(&mut other, &[&grant]).await;
     world.set("DB_PORT", copy.port.to_string());
     assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
+}
+
+/// The position belongs to a replica. Its source is reset, and another replica is filled from the new history.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_between_replicas_of_a_source_that_was_reset_is_refused() {
+    let (mut world, source, mut conn) = scene("rebuilt", &[]).await;
+    let first = replica(&world, "first", source.port, &[]).await;
+    catch_up(&world, &mut conn, first.port).await;
+    world.set("DB_PORT", first.port.to_string());
+    publish(&world);
+    let producer = start(&world);
+    run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 2"]).await;
+    wait_for_price(&world, 2, "60.00");
+    assert_eq!(producer.stop().code, 0);
+    run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
+    let (second, _other) = rebuilt_replica(&world, "second", source.port).await;
+    for price in 61..90 {
+        run(&mut conn, &[&format!("UPDATE product SET price = {price} WHERE id = 1")]).await;
+    }
+    catch_up(&world, &mut conn, second.port).await;
+    world.set("DB_PORT", second.port.to_string());
+    assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
+}
+
+/// A server with the table's products 1 and 2, which it has not from its source, that follows the source from its first transaction
+/// on; and a connection to it.
+async fn rebuilt_replica(world: &World, name: &str, source: u16) -> (MySql, Conn) {
+    let copy = mysql(world, name, &["--server-id=3", "--relay-log=relay"]);
+    let mut conn = world.server_on(copy.port).await;
+    let database = format!("CREATE DATABASE `{}`", world.name);
+    let grant = format!("GRANT SELECT ON `{}`.* TO 'cdc'@'%'", world.name.replace('_', r"\_"));
+    let follow = format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{}', \
+         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
+        ADMIN.0, ADMIN.1
+    );
+    let statements = [
+        "SET sql_log_bin = 0",
+        &database,
+        &format!("USE `{}`", world.name),
+        "CREATE TABLE product (id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), \
+         last_updated TIMESTAMP(6) NULL)",
+        "INSERT INTO product VALUES (1,'p1','c',60,NULL), (2,'p2','c',2,NULL)",
+        &grant,
+        &follow,
+        "START REPLICA",
+    ];
+    run(&mut conn, &statements).await;
+    (copy, conn)
 }
 
 /// shyiko/mysql-binlog-connector-java#207: the source and its replica answer in turn.

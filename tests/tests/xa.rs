@@ -1,9 +1,11 @@
-//! Two-phase commit (XA): rows count when, and where, their transaction is committed; nobody who prepares one stops the producer.
+//! Two-phase commit (XA): rows count when, and where, their transaction is committed. On a server with GTIDs nobody who prepares
+//! one stops the producer; without GTIDs a snapshot waits for it, and says so.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, read_topic};
+use integration_tests::{Running, TopicRecord, World, eventually, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use xtask::services::{MySql, MySqlOptions};
@@ -43,10 +45,17 @@ async fn prepare<S: AsRef<str>>(conn: &mut Conn, xa: &str, statements: &[S]) {
 /// Operations and keys in the order of their commits.
 fn records(world: &World) -> Vec<String> {
     let mut records = read_topic(&world.kafka());
-    records.sort_by_key(|r| {
+    let order = |r: &TopicRecord| {
         let (ts, pos, row) = (r.source.ts_us, r.source.pos.clone(), r.source.row);
         (ts, pos.rsplit(':').next().and_then(|n| n.parse::<u64>().ok()), row)
-    });
+    };
+    // Of a key, in the order of the topic.
+    let mut last = BTreeMap::new();
+    for record in &records {
+        let before = last.insert(record.key.clone(), order(record));
+        assert!(before.is_none_or(|before| before < order(record)), "key {} is out of order", record.key);
+    }
+    records.sort_by_key(order);
     records.iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect()
 }
 

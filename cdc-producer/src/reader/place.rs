@@ -3,18 +3,22 @@
 use mysql_async::binlog::EventType;
 use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
-use pipeline::position::{Anchor, LastTransaction};
+use pipeline::position::Anchor;
 
 use super::{Group, Reader, State};
 use crate::dump::Event;
 use crate::history;
 use crate::probe;
+use crate::stream::HEARTBEAT_V2;
 use crate::transaction::GtidMark;
 
 impl Reader {
     /// Whether the transaction that is passed over has ended before this event.
     pub(super) fn pass_over(&mut self, state: &mut State, event: &Event) -> bool {
         use EventType as E;
+        let header = event.header();
+        let is_heartbeat =
+            header.event_type_raw() == HEARTBEAT_V2 || header.event_type() == Ok(EventType::HEARTBEAT_EVENT);
         let ends = matches!(
             event.header().event_type(),
             Ok(E::GTID_EVENT
@@ -24,13 +28,15 @@ impl Reader {
                 | E::STOP_EVENT
                 | E::FORMAT_DESCRIPTION_EVENT)
         );
-        if !ends {
+        if !ends && !is_heartbeat {
             self.status.heard();
             return false;
         }
         let position = &mut self.progress.position;
-        if self.stream.place().0 == position.file {
-            position.offset = self.stream.begin();
+        let (file, end) = self.stream.place();
+        if file == position.file {
+            // A heartbeat is sent where the binlog ends, which is between two transactions.
+            position.offset = if is_heartbeat { end } else { self.stream.begin() };
         }
         if let Some(anchor) = &mut position.anchor {
             anchor.last = state.passed.take();
@@ -116,7 +122,7 @@ impl Reader {
         if let (Some(set), Some((source, number))) = (set, &mark.gtid)
             && set.contains(source, *number)
         {
-            state.passed = Some(LastTransaction { begin, gtid: mark.text(), committed_at: mark.committed_at });
+            state.passed = Some(mark.at(begin));
             return Ok(());
         }
         // Without a GTID the place behind its first event, so that it differs from the end of the transaction before,
@@ -142,8 +148,7 @@ impl Reader {
         let gtid = group.mark.gtid.as_ref();
         self.continuity.transaction(position, gtid.map(|(source, number)| (source.as_str(), *number)));
         if let Some(anchor) = &mut position.anchor {
-            let gtid = gtid.is_some().then_some(group.pos);
-            anchor.last = Some(LastTransaction { begin: group.begin, gtid, committed_at: group.mark.committed_at });
+            anchor.last = Some(group.mark.at(group.begin));
         }
         state.moved = true;
         if group.batch_start.is_none() || state.batch.is_full() || state.overdue {

@@ -87,6 +87,7 @@ impl Reader {
         let group = self.group(state)?;
         let begin = group.begin;
         if let Some((xa, kept)) = group.xa.take() {
+            self.forget(state, &xa);
             if kept.has_rows() {
                 self.progress.prepared_rows.insert(xa.clone(), self.prepared_at(begin));
                 state.prepared.insert(xa, kept);
@@ -131,10 +132,15 @@ impl Reader {
     /// The second phase of a transaction that does not count.
     pub(super) async fn xa_rollback(&mut self, state: &mut State, xa: &str) -> Result<()> {
         self.group(state)?;
+        self.forget(state, xa);
+        self.end(state).await
+    }
+
+    /// The identity may be used again, also when no outcome was seen.
+    fn forget(&mut self, state: &mut State, xa: &str) {
         self.progress.prepared.remove(xa);
         self.progress.prepared_rows.remove(xa);
         state.prepared.remove(xa);
-        self.end(state).await
     }
 
     /// Whether it is prepared at a place of the server that is read.
@@ -177,7 +183,11 @@ impl Reader {
         events.set_max_event(self.stream.options().max_event);
         let mut is_found = false;
         while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
-            if events.place().0 != file || events.begin() < *offset {
+            if events.place().0 != file {
+                break;
+            }
+            self.status.heard();
+            if events.begin() < *offset {
                 continue;
             }
             let kind = event.header().event_type_raw();
@@ -194,7 +204,7 @@ impl Reader {
             }
         }
         Err(Error::definite(format!("the binlog no longer has {what}, which is committed now"))
-            .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"))
+            .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
 
     /// Looks for a transaction that was prepared before the position that the stream began at, newest file first, and notes
@@ -213,6 +223,11 @@ impl Reader {
             let found = self.open_in(&file.name, end, &mut outcomes).await?;
             let is_there = found.contains_key(xa);
             for (xa, rows_at) in found {
+                // One that the stream has passed is newer.
+                if self.progress.prepared.contains(&xa) || self.is_known_here(&xa) {
+                    continue;
+                }
+                self.forget(state, &xa);
                 match rows_at {
                     Some(place) => drop(self.progress.prepared_rows.insert(xa, place)),
                     None => drop(self.progress.prepared.insert(xa)),
@@ -230,7 +245,7 @@ impl Reader {
              have changed rows of {}.{}, and the binlog does not say which",
             self.group(state)?.pos, self.table.database, self.table.table
         ))
-        .with_remedy("to go on behind it with the table as it is now: `cdc-producer checkpoint reset`"))
+        .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
 
     /// The transactions that are prepared in a file before `end`, and whose outcome is neither there nor among `outcomes`, those

@@ -10,7 +10,7 @@ pub(super) fn warnings(settings: &Settings, program: Program) -> Vec<String> {
     let mut found = Vec::new();
     let mut warn = |password: &str, host: &str, why: String, remedy: &str| {
         found.push(format!(
-            "{password} goes to {host} and whoever stands on the way can read it: {why}. What to do: {remedy}"
+            "{password} goes to {host}, and anyone who can read the network traffic can read it: {why}. What to do: {remedy}"
         ));
     };
     let unchecked = |s: &MySqlSettings| {
@@ -62,11 +62,11 @@ pub(super) fn warnings(settings: &Settings, program: Program) -> Vec<String> {
     }
     if table::SINKS.contains(&program)
         && let Ok(Some(postgres)) = PostgresSettings::from(settings)
-        && let Some((host, mode)) = crate::postgres::unchecked_password(postgres.url.expose())
-        && !is_local(&host)
+        && let Some((hosts, mode)) = crate::postgres::unchecked_password(postgres.url.expose())
+        && let Some(host) = hosts.iter().find(|host| !is_local(host))
     {
         let why = format!("sslmode={mode} checks no certificate");
-        warn("the password in postgres.url", &host, why, "add sslmode=verify-full and sslrootcert=… to it");
+        warn("the password in postgres.url", host, why, "add sslmode=verify-full and sslrootcert=… to it");
     }
     found
 }

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 
 use super::{answered, failed, quoted};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -27,6 +27,17 @@ pub async fn wait_for_writers(conn: &mut Conn, database: &str, table: &str) -> R
             // 1205: somebody's write transaction is open; it is not held up by more than this one second.
             Err(mysql_async::Error::Server(e)) if e.code == 1205 && Instant::now() < deadline => {
                 sleep(Duration::from_millis(200)).await;
+            }
+            Err(mysql_async::Error::Server(e)) if e.code == 1205 => {
+                return Err(Error::transient(format!(
+                    "cannot lock {table} for a moment, as is needed on a server without GTIDs: a transaction that wrote to it has \
+                     been open for {} s",
+                    PATIENCE.as_secs()
+                ))
+                .with_remedy(
+                    "end it (sys.schema_table_lock_waits names the session); XA RECOVER lists transactions that are prepared and belong to \
+                     no session: XA COMMIT or XA ROLLBACK them",
+                ));
             }
             Err(e) => return Err(failed("lock the table for a moment (the server has no GTIDs)", e)),
         }

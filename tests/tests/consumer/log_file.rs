@@ -44,7 +44,7 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
     assert_eq!(refused.code, 1, "{}", refused.err);
     for part in [
         format!("has {} bytes, but {} were committed: {} bytes are gone", kept + 5, text.len(), text.len() - kept - 5),
-        "what to do: put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to go on without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
+        "what to do: put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to continue without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
     ] {
         assert!(refused.err.contains(&part), "{part}\n{}", refused.err);
     }
