@@ -150,7 +150,8 @@ const DEFAULTS: &[&str] = &[
     "DateStyle = 'German'",
     "IntervalStyle = 'sql_standard'",
     "synchronous_commit = off",
-    "statement_timeout = 1",
+    // In force for the first statements of a transaction, which set our own limit: 1 ms may be too short for these on a busy machine.
+    "statement_timeout = 100",
     "lock_timeout = 1",
     "idle_in_transaction_session_timeout = 1",
     "standard_conforming_strings = off",

@@ -20,16 +20,18 @@ pub(super) const FAULTS: &[Fault] = &[Fault {
 }];
 
 const ROWS: u32 = 100_000;
+/// The ids are below this one. Other faults use some of the negative ids above it.
+const FIRST: i64 = -1_000_000;
 const MIB: u64 = 1 << 20;
 
 fn compressed_transaction(arena: &mut Arena) -> Result<()> {
     let insert = format!(
-        "INSERT INTO product SELECT -n, CONCAT(n, REPEAT('n', 290)), REPEAT('c', 500), n % 1000, NULL FROM \
+        "INSERT INTO product SELECT {FIRST} - n, CONCAT(n, REPEAT('n', 290)), REPEAT('c', 500), n % 1000, NULL FROM \
          (WITH RECURSIVE numbers AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM numbers WHERE n < {ROWS}) \
          SELECT n FROM numbers) AS n"
     );
     let compress = "SET SESSION binlog_transaction_compression = ON, cte_max_recursion_depth = 1000000";
-    let deletes = "DELETE FROM product WHERE id < 0";
+    let deletes = &format!("DELETE FROM product WHERE id < {FIRST}");
     arena.producer.take().context("the producer does not run")?.kill();
     arena.commit_direct(&[compress, &insert])?;
     // Each part of a transaction that is larger than a batch comes to this point once.
