@@ -180,7 +180,7 @@ pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Serve
             }
             _ => {}
         }
-        // It stands in the binlog, but is not visible yet.
+        // It is in the binlog, but not visible yet.
         if gtid_mark(&event)?.is_some() {
             offset = events.begin().min(end);
             break;

@@ -103,7 +103,7 @@ pub async fn now(conn: &mut Conn) -> Result<Micros> {
 }
 
 /// Whether the server has executed these transactions. They may be later than what it was asked before: another producer
-/// was at work until it was fenced; and what stands in the binlog is executed an instant later.
+/// was at work until it was fenced; and the server counts a transaction as executed an instant after it is in the binlog.
 ///
 /// # Errors
 /// As [`pipeline::table::failed`].

@@ -1,6 +1,6 @@
 //! Texts from outside, as a person may see them: a server's error, a registry's answer, a value of a row, a name of a table.
 //!
-//! Invariant: nothing that a program prints or logs can move the cursor, set a title, begin a line of its own or change the
+//! Invariant: nothing that a program prints or logs can move the cursor, set a title, begin a new line or change the
 //! order of what is read. What could is written as JSON writes it, `\n` or `\u202e`, which stays valid inside a JSON string.
 
 use std::borrow::Cow;

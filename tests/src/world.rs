@@ -217,6 +217,17 @@ impl World {
         assert_eq!(ended.code, 0, "verify:\n{}\n{}", ended.out, ended.err);
         ended.out
     }
+
+    /// Everything is in the topic and in the logs once, as `verify` finds with a consumer; the producer is stopped then.
+    pub fn assert_whole(&self, producer: Running) {
+        let consumer = self.start("consumer", &[]);
+        let report = self.verify();
+        assert!(report.contains("OK: "), "{report}");
+        for program in [consumer, producer] {
+            let ended = program.stop();
+            assert_eq!(ended.code, 0, "{}", ended.err);
+        }
+    }
 }
 
 /// Executes SQL statements one after the other; the one that fails is named.

@@ -32,7 +32,7 @@ fn mysql(world: &World, name: &str, flags: &[&str]) -> MySql {
     MySql::start(&options, &|_| {}).expect("a MySQL server")
 }
 
-/// A world with a MySQL server of its own, whose table has the products 1 to 20 with their ids as prices.
+/// A world with a separate MySQL server, whose table has the products 1 to 20 with their ids as prices.
 async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
     let mut world = World::new(name);
     let mysql = mysql(&world, "mysql", flags);
@@ -50,16 +50,21 @@ async fn connect_to(world: &World, port: u16) -> Conn {
     conn
 }
 
+/// Makes a server a replica of the one on this port.
+fn follow(source: u16) -> String {
+    format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{}', \
+         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
+        ADMIN.0, ADMIN.1
+    )
+}
+
 /// A server that follows the world's server from its first transaction on.
 async fn replica(world: &World, name: &str, source: u16, flags: &[&str]) -> MySql {
     let flags = [&["--server-id=2", "--relay-log=relay", "--skip-replica-start"], flags].concat();
     let mysql = mysql(world, name, &flags);
     let mut conn = world.server_on(mysql.port).await;
-    let follow = format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{}', \
-         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
-        ADMIN.0, ADMIN.1
-    );
+    let follow = follow(source);
     run(&mut conn, &[&follow, "START REPLICA"]).await;
     mysql
 }
@@ -109,17 +114,6 @@ fn publish(world: &World) {
     assert_eq!(producer.stop().code, 0);
 }
 
-/// Everything is in the topic and in the logs once; the producer is stopped then.
-fn assert_whole(world: &World, producer: Running) {
-    let consumer = world.start("consumer", &[]);
-    let report = world.verify();
-    assert!(report.contains("OK: "), "{report}");
-    for program in [consumer, producer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
-}
-
 /// The producer does not start, `doctor` says the same, and the named remedy makes all whole.
 fn assert_refused_until_reset(world: &World, wanted: &[&str]) {
     let records = read_topic(&world.kafka()).len();
@@ -134,7 +128,7 @@ fn assert_refused_until_reset(world: &World, wanted: &[&str]) {
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let mut producer = world.start_as("cdc-producer", "after", &[]);
     producer.wait_for("snapshot complete");
-    assert_whole(world, producer);
+    world.assert_whole(producer);
 }
 
 fn progress(world: &World) -> Progress {
@@ -190,7 +184,7 @@ async fn gtids_switched_off_and_on_while_it_is_stopped() {
         run(&mut conn, &["UPDATE product SET price = 333.33 WHERE id = 11"]).await;
         wait_for_price(&world, 11, "333.33");
         assert_eq!(read_topic(&world.kafka()).len(), 23);
-        assert_whole(&world, producer);
+        world.assert_whole(producer);
         assert!(progress(&world).position.gtid_set.is_some(), "GTIDs again");
         let doctor = world.run("cdc-producer", &["doctor"]);
         assert!(doctor.code == 0 && doctor.out.contains("complete after binlog."), "{}", doctor.out);
@@ -215,7 +209,7 @@ async fn gtids_switched_off_before_everything_was_read() {
     assert_eq!(read_topic(&world.kafka()).len(), 23);
     // `verify` wants its right for a server without GTIDs.
     drop(world.mysql().await);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// Every mode on the way, transactions without a GTID within a file of others, and a kill in between.
@@ -251,7 +245,7 @@ async fn gtids_switched_off_and_on_while_it_runs() {
             }
         }
     }
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
     assert!(progress(&world).position.gtid_set.is_some(), "GTIDs again");
 }
 
@@ -382,7 +376,7 @@ async fn gtids_turned_on_later_come_into_the_position() {
         };
         wait_for_price(&world, 1, "63.00");
         running.wait_for("the position has GTIDs from here on");
-        assert_whole(&world, running);
+        world.assert_whole(running);
         let executed: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await.unwrap();
         assert_eq!(progress(&world).position.gtid_set.map(|s| s.to_string()), executed);
     }
@@ -397,12 +391,12 @@ async fn gtids_turned_on_without_a_transaction_after_it() {
     run(&mut conn, &["UPDATE product SET price = 70 WHERE id = 1"]).await;
     wait_for_price(&world, 1, "70.00");
     run(&mut conn, &ON).await;
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
     // A restart directly after the head of the file, before its first transaction.
     let producer = start(&world);
     run(&mut conn, &["UPDATE product SET price = 71 WHERE id = 1"]).await;
     wait_for_price(&world, 1, "71.00");
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
     assert!(progress(&world).position.gtid_set.is_some());
 }
 
@@ -434,7 +428,7 @@ async fn gtids_of_every_form_are_carried_once() {
     run(&mut conn, &["UPDATE product SET price = 90 WHERE id = 9"]).await;
     wait_for_price(&world, 9, "90.00");
     assert_eq!(read_topic(&world.kafka()).len(), 25);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// What was purged may have held a transaction without a GTID, and says so.
@@ -475,7 +469,7 @@ async fn a_failover_to_a_replica_that_wrote_without_gtids() {
     wait_for_price(&world, 10, "222.22");
     assert_eq!(prices(&world)[&9], "111.11");
     assert_eq!(read_topic(&world.kafka()).len(), 23);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// The replica was made again after the source was reset: the same GTIDs name other transactions.
@@ -535,11 +529,7 @@ async fn rebuilt_replica(world: &World, name: &str, source: u16) -> (MySql, Conn
     let mut conn = world.server_on(copy.port).await;
     let database = format!("CREATE DATABASE `{}`", world.name);
     let grant = format!("GRANT SELECT ON `{}`.* TO 'cdc'@'%'", world.name.replace('_', r"\_"));
-    let follow = format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{}', \
-         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
-        ADMIN.0, ADMIN.1
-    );
+    let follow = follow(source);
     let statements = [
         "SET sql_log_bin = 0",
         &database,
@@ -590,7 +580,7 @@ async fn an_address_with_two_servers_is_named() {
     proxy.redirect(source.port);
     let producer = start(&world);
     wait_for_price(&world, 1, "60.00");
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// zendesk/maxwell#1998: what a replica receives is not in its own binlog.
@@ -610,7 +600,7 @@ async fn a_replica_that_does_not_log_what_it_receives_is_refused() {
     run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
     let producer = start(&world);
     wait_for_price(&world, 1, "60.00");
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
     // The second one: the server is started with the setting, and the table is read again.
     catch_up(&world, &mut conn, copy.port).await;
     let mut copy = copy;
@@ -626,7 +616,7 @@ async fn a_replica_that_does_not_log_what_it_receives_is_refused() {
     producer.wait_for("snapshot complete");
     run(&mut conn, &["UPDATE product SET price = 62 WHERE id = 1"]).await;
     wait_for_price(&world, 1, "62.00");
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// A server becomes a replica, or its filter leaves the table out, while it is read.
@@ -654,5 +644,5 @@ async fn a_filter_that_leaves_the_table_out_stops_it() {
     run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
     let producer = start(&world);
     wait_for_price(&world, 1, "60.00");
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }

@@ -19,7 +19,7 @@ async fn run<S: AsRef<str>>(conn: &mut Conn, statements: &[S]) {
     }
 }
 
-/// A world with a MySQL server of its own, whose table is empty; another table is in the database `elsewhere`.
+/// A world with a separate MySQL server, whose table is empty; another table is in the database `elsewhere`.
 async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
     let mut world = World::new(name);
     let flags = flags.iter().map(|f| (*f).to_owned()).collect();
@@ -69,17 +69,6 @@ fn start(world: &World, name: &str) -> Running {
     producer
 }
 
-/// Everything is in the topic and in the logs once; the producer is stopped then.
-fn assert_whole(world: &World, producer: Running) {
-    let consumer = world.start("consumer", &[]);
-    let report = world.verify();
-    assert!(report.contains("OK: "), "{report}");
-    for program in [consumer, producer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_count_where_their_transaction_is_committed() {
     let (world, _mysql, mut conn) = scene("xa_order", &[]).await;
@@ -100,7 +89,7 @@ async fn rows_count_where_their_transaction_is_committed() {
     prepare(&mut conn, "a", &[insert(7)]).await;
     run(&mut conn, &["XA COMMIT 'a'"]).await;
     wait_for(&world, &["c1", "c3", "c5", "c2", "u1", "c6", "c7"]);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// Prepared under one producer, committed under the next; more rows than are kept.
@@ -124,7 +113,7 @@ async fn what_is_not_kept_is_read_again() {
         let one = many.replace("INSERT INTO product VALUES", "REPLACE INTO product VALUES").replace("'c',1,", "'d',2,");
         run(&mut conn, &["XA START 'one'", &one, "XA END 'one'", "XA COMMIT 'one' ONE PHASE"]).await;
         eventually("all rows again", PATIENCE, || (records(&world).len() == 10_002).then_some(()));
-        assert_whole(&world, producer);
+        world.assert_whole(producer);
     }
 }
 
@@ -145,7 +134,7 @@ async fn one_that_was_prepared_before_the_stream_began_is_looked_up() {
     run(&mut conn, &["XA COMMIT 'n3'", "XA ROLLBACK 'n4'", "XA COMMIT 'ours'", "XA ROLLBACK 'undone'"]).await;
     run(&mut conn, &["XA COMMIT 'n0'", "XA COMMIT 'n1'", "XA COMMIT 'n2'", &insert(4)]).await;
     wait_for(&world, &["r1", "c2", "c4"]);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }
 
 /// Only what nobody can know any more stops it; the remedy takes the table as it is.
@@ -167,5 +156,5 @@ async fn one_whose_binlog_is_purged_stops_it_until_a_reset() {
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let producer = start(&world, "second");
     wait_for(&world, &["r1"]);
-    assert_whole(&world, producer);
+    world.assert_whole(producer);
 }

@@ -79,7 +79,7 @@ async fn answer_one(stream: TcpStream, router: Router) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(REQUEST_BYTES)
-        // The whole connection has a limit of its own.
+        // The whole connection has a separate limit.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Ok(Err(error)) = tokio::time::timeout(TIME, connection).await {

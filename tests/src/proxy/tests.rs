@@ -149,7 +149,7 @@ fn a_slow_link_has_its_latency_once_and_its_bandwidth() {
         assert_eq!(read(&server, text.len()).map(|t| t.len()), Ok(text.len()));
     });
     let took = begun.elapsed();
-    // A quarter of a second for the bytes; 16 pieces, each late by itself, would take more than 3 s.
+    // A quarter of a second for the bytes; 16 pieces, each with a delay, would take more than 3 s.
     assert!((Duration::from_millis(450)..Duration::from_millis(2_000)).contains(&took), "{took:?}");
 }
 
