@@ -37,7 +37,7 @@ pub fn start<F>(program: Program, command: Command, run: impl FnOnce(Context) ->
 where
     F: Future<Output = Result<()>>,
 {
-    #[cfg(feature = "failpoints")]
+    #[cfg(all(feature = "failpoints", debug_assertions))]
     let _failpoints = crate::failpoint::start();
     // Prints help and usage errors itself; its exit code for the latter is 2.
     let arguments = config::command(program, command).get_matches();

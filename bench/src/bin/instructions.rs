@@ -37,6 +37,10 @@ fn main() -> ExitCode {
     }
 }
 
+/// `cargo xtask instructions` builds this together with the tests, which turn the failpoints on, and as a release, without
+/// debug assertions. A build of that kind must not have them.
+const _: () = assert!(cfg!(debug_assertions) || !pipeline::failpoint::COMPILED);
+
 fn run(cli: Cli) -> Result<ExitCode> {
     if let Some(path) = cli.path {
         hot_paths::run(path, cli.passes)?;
