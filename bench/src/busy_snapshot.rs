@@ -114,7 +114,7 @@ fn complete(
             if enough(end, since.elapsed()) {
                 return Ok(());
             }
-            ensure!(since.elapsed() < STANDSTILL, "{} stands still at offset {end}", settings.topic);
+            ensure!(since.elapsed() < STANDSTILL, "{} stalled at offset {end}", settings.topic);
             std::thread::sleep(Duration::from_millis(20));
         }
     };

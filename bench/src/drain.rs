@@ -62,7 +62,7 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
         if now > 0 && since.elapsed() > Duration::from_millis(500) && lines(&logs)? == records {
             break changed;
         }
-        ensure!(since.elapsed() < Duration::from_secs(60), "the consumers stand still after {} lines", lines(&logs)?);
+        ensure!(since.elapsed() < Duration::from_secs(60), "the consumers stalled after {} lines", lines(&logs)?);
         std::thread::sleep(LOOK_EVERY);
     };
     let (first, at_first) = first.context("no line was written")?;

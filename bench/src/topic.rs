@@ -98,7 +98,7 @@ pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() 
                 return Ok(arrival);
             }
         }
-        ensure!(since.elapsed() < Duration::from_secs(60), "{} stands still at offset {ends}", settings.topic);
+        ensure!(since.elapsed() < Duration::from_secs(60), "{} stalled at offset {ends}", settings.topic);
         std::thread::sleep(Duration::from_millis(50));
     }
 }

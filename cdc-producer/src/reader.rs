@@ -275,7 +275,9 @@ impl Reader {
         let place = self.stream.place();
         state.group.as_mut().ok_or_else(|| {
             Error::definite(format!("the binlog has an event outside of a transaction at {}:{}", place.0, place.1))
-                .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
+                .with_remedy(
+                    "report it with the server's version; to continue after it: `cdc-producer checkpoint reset`",
+                )
         })
     }
 
@@ -373,7 +375,7 @@ impl Reader {
         Error::definite(format!(
             "the binlog has rows of table number {id} without its table map, before {file}:{offset}"
         ))
-        .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
+        .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
     }
 
     /// Hands the batch to the publisher, waiting while it is busy; `complete` says that it ends between transactions.

@@ -329,5 +329,5 @@ async fn watch_history(
 
 pub(crate) fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {
     Error::definite(format!("{what} ended by a fault of the program: {error}"))
-        .with_remedy("report it with the log; nothing was skipped, a start goes on from the committed position")
+        .with_remedy("report it with the log; nothing was skipped, a start continues from the committed position")
 }

@@ -180,7 +180,7 @@ fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
 /// An event that can't be parsed.
 pub fn damaged(kind: &str, error: &dyn std::fmt::Display) -> Error {
     Error::definite(format!("a {kind} event of the binlog can't be read: {error}"))
-        .with_remedy("report it with the server's version; to go on behind it: `cdc-producer checkpoint reset`")
+        .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
 }
 
 /// Whether the server does not send a transaction because its `gtid_mode` is ON and the transaction has no GTID, or is OFF and

@@ -31,7 +31,7 @@ pub(crate) async fn watch_file(
         let now = committed.borrow_and_update().clone();
         match file.text() {
             Ok(text) if text != written => {
-                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: starting anew with what it says");
+                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: following it");
                 stop.cancel();
                 return true;
             }

@@ -96,7 +96,7 @@ impl Numbers {
             aborts: count("consumer_kafka_aborts_total", "Kafka transactions that were given up."),
             fences: count("consumer_fences_total", "Times that Kafka fenced this slot."),
             setbacks: count("consumer_setbacks_total", "Batches that were rolled back and read again."),
-            restarts: count("consumer_restarts_total", "Times that the Kafka clients were made anew."),
+            restarts: count("consumer_restarts_total", "Times that the Kafka clients were created again."),
             dropped: count("consumer_dropped_batches_total", "Batches that a rebalance put back."),
             rejoins: count(
                 "consumer_rejoins_total",

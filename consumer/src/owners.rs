@@ -53,7 +53,7 @@ impl Owners {
         if unowned.is_empty() {
             self.new = false;
         } else if unowned == self.unowned {
-            tracing::warn!(partitions = ?unowned, "the group has given partitions to nobody: joining again, so that it deals anew");
+            tracing::warn!(partitions = ?unowned, "nobody in the group owns these partitions: joining again to be assigned partitions");
             numbers.rejoins.add(1);
             self.new = false;
             group.rejoin();

@@ -77,8 +77,11 @@ impl Setback {
         }
         let fenced = matches!(failure, Failure::Fenced(_));
         // This transaction has ended in order.
-        let what =
-            if matches!(failure, Failure::Stale) { "the clients are made anew" } else { "the batch was not committed" };
+        let what = if matches!(failure, Failure::Stale) {
+            "the clients are created again"
+        } else {
+            "the batch was not committed"
+        };
         Self::Anew { error: Error::transient(what).with_source(failure), fenced }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
-use xtask::services::{CDC, MySql, MySqlOptions, UPDATER};
+use xtask::services::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
 
 use crate::process::{Ended, Running, run};
 
@@ -106,7 +106,11 @@ impl World {
 
     /// The environment of a program: this world's, with the program's own user at MySQL unless the test has set one.
     fn environment(&self, program: &str) -> impl Iterator<Item = (String, String)> {
-        let (user, password) = if program == Program::ProductUpdater.name() { UPDATER } else { CDC };
+        let (user, password) = match program {
+            "product-updater" => UPDATER,
+            "verify" => VERIFY,
+            _ => CDC,
+        };
         let login = [("DB_USER", user), ("DB_PASSWORD", password)].map(|(k, v)| (k.to_owned(), v.to_owned()));
         login.into_iter().chain(self.environment.iter().filter(|(_, value)| !value.is_empty()).cloned())
     }
@@ -168,7 +172,8 @@ impl World {
         let read = if gtids.as_deref() == Some("ON") { "SELECT" } else { "SELECT, LOCK TABLES" };
         // Unescaped, `_` would stand for any character.
         let database = self.name.replace('_', r"\_");
-        for (rights, (user, _)) in [(read, CDC), ("CREATE, SELECT, INSERT, UPDATE, DELETE", UPDATER)] {
+        let own = "CREATE, SELECT, INSERT, UPDATE, DELETE";
+        for (rights, (user, _)) in [(read, CDC), (read, VERIFY), (own, UPDATER)] {
             let grant = format!("GRANT {rights} ON `{database}`.* TO '{user}'@'%'");
             conn.query_drop(grant).await.expect("the rights of the programs");
         }

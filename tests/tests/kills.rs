@@ -35,12 +35,12 @@ fn killed_at_random(seed: u64) {
         let victim = chance.random_range(0..=CONSUMERS);
         match consumers.get_mut(victim) {
             Some(consumer) => {
-                assert!(consumer.as_mut().unwrap().is_running(), "consumer {victim} ended by itself");
+                assert!(consumer.as_mut().unwrap().is_running(), "consumer {victim} ended");
                 consumer.take().unwrap().kill();
                 *consumer = Some(start_consumer(&world, victim));
             }
             None => {
-                assert!(producer.as_mut().unwrap().is_running(), "the producer ended by itself");
+                assert!(producer.as_mut().unwrap().is_running(), "the producer ended");
                 producer.take().unwrap().kill();
                 producer = Some(world.start("cdc-producer", &["--snapshot-chunk", "500"]));
             }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::Signal;
 
 use crate::services::server::{Launch, Server};
-use crate::services::{CDC, Stack, UPDATER};
+use crate::services::{CDC, Stack, UPDATER, VERIFY};
 use crate::{background, interrupt};
 
 /// How many consumers run: two partitions each.
@@ -99,7 +99,7 @@ impl Programs {
     /// # Errors
     /// When it is not there.
     pub fn verify(&self, arguments: &[&str]) -> Result<Program> {
-        self.start("verify", "verify", arguments, Some(CDC))
+        self.start("verify", "verify", arguments, Some(VERIFY))
     }
 
     /// What the last run of a program printed.

@@ -417,8 +417,8 @@ fn unknown_key(key: &str, origin: &Origin) -> Error {
     // The original's users write the last part at other places, e.g. `kafka.url`; then there is no near one.
     let near = near.filter(|(distance, k)| *distance <= k.len().max(key.len()) / 2).map(|(_, k)| k);
     let remedy = match near {
-        Some(near) => format!("did you mean {near}? Every setting stands in conf/config.example.yaml"),
-        None => "every setting stands in conf/config.example.yaml".to_owned(),
+        Some(near) => format!("did you mean {near}? Every setting is in conf/config.example.yaml"),
+        None => "every setting is in conf/config.example.yaml".to_owned(),
     };
     Error::usage(format!("{origin}: unknown setting {key}")).with_remedy(remedy)
 }

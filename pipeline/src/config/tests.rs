@@ -212,13 +212,13 @@ fn every_mistake_in_the_file_is_named() {
     for (yaml, want) in [
         (
             "kafka:\n  bootstrap_server: x",
-            "config.yaml:2: unknown setting kafka.bootstrap_server\ndid you mean kafka.bootstrap_servers? Every setting stands in conf/config.example.yaml",
+            "config.yaml:2: unknown setting kafka.bootstrap_server\ndid you mean kafka.bootstrap_servers? Every setting is in conf/config.example.yaml",
         ),
         (
             "db_host: x",
-            "config.yaml:1: unknown setting db_host\ndid you mean DB_HOST? Every setting stands in conf/config.example.yaml",
+            "config.yaml:1: unknown setting db_host\ndid you mean DB_HOST? Every setting is in conf/config.example.yaml",
         ),
-        ("\nfoo: {bar: 1}", "config.yaml:2: unknown setting foo\nevery setting stands in conf/config.example.yaml"),
+        ("\nfoo: {bar: 1}", "config.yaml:2: unknown setting foo\nevery setting is in conf/config.example.yaml"),
         ("kafka: 3", "config.yaml:1: unknown setting kafka\n"),
         ("DB_HOST: [a]", "config.yaml:1: DB_HOST must be a single text, not a list or a map\n"),
         ("DB_HOST: a\nDB_HOST: b", "config.yaml:2: DB_HOST stands here and in line 1\ncorrect the YAML of this line"),

@@ -469,7 +469,7 @@ impl Arena {
     /// Which one, with its log's end.
     pub fn check_running(&mut self) -> Result<()> {
         for running in self.consumers.iter_mut().chain([&mut self.producer]).flatten() {
-            ensure!(running.is_running(), "{} ended by itself:\n{}", running.name(), running.log_end());
+            ensure!(running.is_running(), "{} ended:\n{}", running.name(), running.log_end());
         }
         Ok(())
     }

@@ -55,7 +55,7 @@ async fn a_registry_that_lost_its_schemas_is_waited_for() {
     // The remedy; the consumer goes on in the same process.
     assert_eq!(producer.stop().code, 0);
     let producer = world.start_as("cdc-producer", "producer-2", &[]);
-    eventually("the consumer goes on", PATIENCE, || (line_count(&world) == 40).then_some(()));
+    eventually("the consumer continues", PATIENCE, || (line_count(&world) == 40).then_some(()));
     world.verify();
     assert_eq!((line_count(&world), dead_letters(&world).len()), (40, 0));
     assert!(consumer.is_running());

@@ -17,7 +17,7 @@ async fn everything_is_encrypted_and_nobody_tells_a_secret() {
     world.set("RUST_LOG", "trace");
     let mut conn = world.mysql().await;
     let plugins: Vec<String> =
-        conn.query("SELECT DISTINCT plugin FROM mysql.user WHERE user IN ('cdc', 'updater')").await.unwrap();
+        conn.query("SELECT DISTINCT plugin FROM mysql.user WHERE user IN ('cdc', 'updater', 'verify')").await.unwrap();
     assert_eq!(plugins, ["caching_sha2_password"]);
 
     acls::give_all(&SECURED.kafka, &world);

@@ -14,7 +14,7 @@ use pipeline::postgres::Target;
 use xtask::services::server::free_port;
 use xtask::services::{
     ADMIN, CDC, Kafka, KafkaOptions, KafkaSecurity, KafkaUser, Mechanism, MySql, MySqlOptions, Postgres, Registry,
-    UPDATER,
+    UPDATER, VERIFY,
 };
 
 use crate::certificates::{Certificate, Certificates};
@@ -228,7 +228,8 @@ pub(crate) fn told(folder: &Path) -> String {
 pub(crate) fn assert_no_secret(text: &str) {
     let basic = openssl::base64::encode_block(format!("{}:{}", REGISTRY.0, REGISTRY.1).as_bytes());
     let kafka = KAFKA.map(|(_, password, _)| password);
-    let fixed = [ADMIN.1, CDC.1, UPDATER.1, REGISTRY.1, POSTGRES[0].1, POSTGRES[1].1, LACKING, WRONG, basic.as_str()];
+    let fixed =
+        [ADMIN.1, CDC.1, UPDATER.1, VERIFY.1, REGISTRY.1, POSTGRES[0].1, POSTGRES[1].1, LACKING, WRONG, basic.as_str()];
     for secret in fixed.into_iter().chain(kafka) {
         if let Some(at) = text.find(secret) {
             let line = &text[text[..at].rfind('\n').map_or(0, |n| n + 1)..at];

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_security::{KafkaSecurity, KafkaUser, Mechanism};
-pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER};
+pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER, VERIFY};
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use registry::Registry;

@@ -19,8 +19,10 @@ use crate::{downloads, machine};
 pub const ADMIN: (&str, &str) = ("admin", "admin-password");
 /// What product-updater needs: its own database.
 pub const UPDATER: (&str, &str) = ("updater", "updater-password");
-/// What cdc-producer and verify need: to read the database and the binlog.
+/// What cdc-producer needs: to read the database and the binlog.
 pub const CDC: (&str, &str) = ("cdc", "cdc-password");
+/// What verify needs: to read the database, and to ask where the binlog ends.
+pub const VERIFY: (&str, &str) = ("verify", "verify-password");
 /// The database of the programs.
 pub const DATABASE: &str = "buy_online_db";
 
@@ -229,10 +231,13 @@ impl Program {
 
     /// An empty database with its users, made once. Without a server identity: each copy gets its own.
     fn template(&self, say: Say<'_>) -> Result<PathBuf> {
-        let folder = downloads::cached(&format!("mysql-data-{}", self.version), |folder| {
+        let sql = users_sql();
+        // Another set of users is another database.
+        let name = format!("mysql-data-{}-{:08x}", self.version, crc32fast::hash(sql.as_bytes()));
+        let folder = downloads::cached(&name, |folder| {
             say("creating an empty database");
             let users = folder.join("users.sql");
-            fs::write(&users, users_sql())?;
+            fs::write(&users, &sql)?;
             let data = folder.join("data");
             let command = self.command(&data);
             let mut mysqld = bound_to_us(None);
@@ -262,6 +267,7 @@ fn users_sql() -> String {
         (ADMIN, vec!["ALL ON *.*", "GRANT OPTION ON *.*"]),
         (UPDATER, vec![own.as_str()]),
         (CDC, vec![read.as_str(), "REPLICATION SLAVE, REPLICATION CLIENT ON *.*"]),
+        (VERIFY, vec![read.as_str(), "REPLICATION CLIENT ON *.*"]),
     ];
     let mut sql = String::from("ALTER USER root@localhost IDENTIFIED BY 'root-password';\n");
     for ((user, password), rights) in users {

@@ -31,7 +31,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "log-rotated",
-        expects: "a log that is moved away with an empty one in its place stops the consumer; put back, it goes on",
+        expects: "a log that is moved away with an empty one in its place stops the consumer; put back, it continues",
         weight: 2,
         quick: true,
         run: log_rotated,
@@ -68,14 +68,14 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "checkpoint-set-forward",
-        expects: "a time in the future stops the producer, which says so and overwrites nothing; put back, it goes on",
+        expects: "a time in the future stops the producer, which says so and overwrites nothing; put back, it continues",
         weight: 2,
         quick: true,
         run: checkpoint_set_forward,
     },
     Fault {
         name: "checkpoint-of-another-server",
-        expects: "a checkpoint file of another server is refused and not overwritten; put back, it goes on",
+        expects: "a checkpoint file of another server is refused and not overwritten; put back, it continues",
         weight: 2,
         quick: true,
         run: checkpoint_of_another_server,
@@ -89,14 +89,14 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "ddl-drop-column",
-        expects: "a dropped column of the contract stops the producer definitely; with the column back and a reset it goes on",
+        expects: "a dropped column of the contract stops the producer definitely; with the column back and a reset it continues",
         weight: 1,
         quick: true,
         run: ddl_drop_column,
     },
     Fault {
         name: "ddl-rename-column",
-        expects: "a renamed column of the contract stops the producer definitely; renamed back and reset, it goes on",
+        expects: "a renamed column of the contract stops the producer definitely; renamed back and reset, it continues",
         weight: 1,
         quick: true,
         run: ddl_rename_column,
@@ -111,7 +111,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "ddl-truncate",
-        expects: "TRUNCATE stops the producer definitely; with the rows back and a reset it goes on",
+        expects: "TRUNCATE stops the producer definitely; with the rows back and a reset it continues",
         weight: 1,
         quick: true,
         run: ddl_truncate,
@@ -153,7 +153,7 @@ pub(super) fn refuses(
 ) -> Result<()> {
     act(arena)?;
     let mut running = who.take(arena).context("it does not run")?;
-    let gone = wait_for("it stops by itself", SOON, || (!running.is_running()).then_some(()));
+    let gone = wait_for("it stops", SOON, || (!running.is_running()).then_some(()));
     gone.with_context(|| format!("{} should say {texts:?}, but:\n{}", running.name(), running.log_end()))?;
     let (name, ended) = (running.name().to_owned(), running.wait());
     let said = ended.err;

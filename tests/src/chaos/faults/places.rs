@@ -36,7 +36,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "clock-set-back",
-        expects: "producer and consumer go on as before when their hosts' clocks are set back, forth and back",
+        expects: "producer and consumer continue as before when their hosts' clocks are set back, forth and back",
         weight: 2,
         quick: true,
         run: clock_set_back,
@@ -105,7 +105,7 @@ fn disk_full_logs(arena: &mut Arena) -> Result<()> {
     .with_context(|| format!("/ready: {:?}", consumer.http("/ready")))?;
     ensure!(consumer.said().contains("make room on the disk"), "no remedy:\n{}", consumer.log_end());
     disk.free()?;
-    wait_for("it goes on by itself", SOON, || ready(&consumer).then_some(()))?;
+    wait_for("it continues", SOON, || ready(&consumer).then_some(()))?;
     let ended = consumer.stop();
     ensure!(ended.code == 0, "after the full disk the consumer left with {}:\n{}", ended.code, ended.err);
     let lines = fs::read(slot.join("consumer_log.json"))?;

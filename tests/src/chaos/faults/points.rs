@@ -69,12 +69,12 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     killed(
         "kill-producer-epoch-committed",
-        "killed when the new epoch is committed, before the file says so: its identity stands in Kafka, it is not begun twice",
+        "killed when the new epoch is committed, before the file says so: its identity is in Kafka, it is not begun twice",
         |arena| kill_in_snapshot(arena, "producer.epoch-committed", 0),
     ),
     killed(
         "kill-producer-chunk-read",
-        "killed with a chunk read and not sent: the snapshot goes on after the last committed chunk",
+        "killed with a chunk read and not sent: the snapshot continues after the last committed chunk",
         |arena| kill_in_snapshot(arena, "producer.chunk-read", 4),
     ),
     killed(
@@ -107,7 +107,7 @@ pub(super) const FAULTS: &[Fault] = &[
     }),
     killed(
         "kill-consumer-rows-committed",
-        "killed after PostgreSQL's commit, before the log: PostgreSQL passes by what it has when the batch comes again",
+        "killed after PostgreSQL's commit, before the log: PostgreSQL passes by what it has when the batch is read again",
         |arena| kill_consumer(arena, "consumer.rows-committed", 10),
     ),
     killed(
@@ -137,17 +137,17 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     killed(
         "kill-consumer-committed",
-        "killed after the commit: nothing is open, the next start goes on behind it",
+        "killed after the commit: nothing is open, the next start continues after it",
         |arena| kill_consumer(arena, "consumer.committed", 10),
     ),
     killed(
         "kill-consumer-settling",
-        "killed while it settles a gone neighbour's slot, before the cut: whoever comes next cuts the log",
+        "killed while it settles a gone neighbour's slot, before the cut: the next consumer cuts the log",
         |arena| kill_settling(arena, "consumer.settling"),
     ),
     killed(
         "kill-consumer-settled",
-        "killed when a gone neighbour's log is cut, before the slot says so: whoever comes next finds nothing to cut",
+        "killed when a gone neighbour's log is cut, before the slot says so: the next consumer finds nothing to cut",
         |arena| kill_settling(arena, "consumer.settled"),
     ),
     Fault {
@@ -159,12 +159,12 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     stopped(
         "stop-producer-sent",
-        "stopped before a commit past the transaction timeout: fenced when it wakes, it begins anew from Kafka's position",
+        "stopped before a commit past the transaction timeout: fenced when it wakes, it restarts from Kafka's position",
         |arena| stop_producer(arena, "producer.sent"),
     ),
     stopped(
         "stop-producer-sending",
-        "stopped with half a batch sent, past the transaction timeout: the half is aborted, it begins anew",
+        "stopped with half a batch sent, past the transaction timeout: the half is aborted, and it restarts",
         |arena| stop_producer(arena, "producer.sending"),
     ),
     stopped(
@@ -336,7 +336,7 @@ fn kill_revoking(arena: &mut Arena) -> Result<()> {
     arena.settle()?;
     arena.resume_load();
     // Every partition was read to its end, and this is why.
-    let dealt = |consumer: &Running| consumer.said().contains("the group has given partitions to nobody");
+    let dealt = |consumer: &Running| consumer.said().contains("nobody in the group owns these partitions");
     ensure!(arena.consumers.iter().flatten().any(dealt), "no consumer saw a partition without an owner");
     arena.scale_back()
 }

@@ -14,7 +14,7 @@ use crate::chaos::{Arena, wait_for};
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "kill-producer",
-        expects: "SIGKILL of the producer: the next one goes on in the same epoch",
+        expects: "SIGKILL of the producer: the next one continues in the same epoch",
         weight: 10,
         quick: true,
         run: kill_producer,
@@ -49,7 +49,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "pause-program",
-        expects: "SIGSTOP of a moment: the program does not answer meanwhile, and goes on as the same process",
+        expects: "SIGSTOP of a moment: the program does not answer meanwhile, and continues as the same process",
         weight: 4,
         quick: true,
         run: pause_program,

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "stop-producer-past-transaction",
-        expects: "the producer sleeps for longer than its transaction may be open, wakes, and goes on",
+        expects: "the producer sleeps for longer than its transaction may be open, wakes, and continues",
         weight: 2,
         quick: false,
         run: producer_alone,
@@ -46,7 +46,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "stop-all-consumers-past-session",
-        expects: "the whole group sleeps past its session, wakes and goes on",
+        expects: "the whole group sleeps past its session, wakes and continues",
         weight: 3,
         quick: false,
         run: all_consumers,
@@ -60,7 +60,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "stop-consumer-in-rebalance",
-        expects: "a member sleeps past its session in the middle of a rebalance: the others go on without it, and it comes back",
+        expects: "a member sleeps past its session in the middle of a rebalance: the others continue without it, and it comes back",
         weight: 1,
         quick: false,
         run: in_a_rebalance,

@@ -72,7 +72,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-stop",
-        expects: "a chance broker stands still for one to four seconds: nothing ends, no session is lost",
+        expects: "a random broker is stopped for one to four seconds: nothing ends, no session is lost",
         weight: 3,
         quick: true,
         run: |arena| {
@@ -83,14 +83,14 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-stop-long",
-        expects: "every broker stands still past session and transaction timeouts: all say that they wait, and go on",
+        expects: "every broker is stopped past session and transaction timeouts: all say that they wait, and continue",
         weight: 0,
         quick: false,
         run: stop_all_long,
     },
     Fault {
         name: "broker-flap",
-        expects: "every broker stands still past the transaction timeout, twice with a second between: the same",
+        expects: "every broker is stopped past the transaction timeout, twice with a second between: the same",
         weight: 0,
         quick: false,
         run: |arena| {

@@ -21,7 +21,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "mysql-balanced",
-        expects: "new connections reach MySQL and its replica in turn: the producer stops and names both; with one server it goes on",
+        expects: "new connections reach MySQL and its replica in turn: the producer stops and names both; with one server it continues",
         weight: 1,
         quick: false,
         run: balance,

@@ -63,7 +63,7 @@ fn wait_all_ready(arena: &mut Arena) -> Result<()> {
 fn wait_stopped(arena: &mut Arena, patience: Duration, words: &[&str]) -> Result<()> {
     let mut producer = arena.producer.take().context("the producer does not run")?;
     let before = producer.log().len();
-    let ended = wait_for("the producer stops by itself", patience, || (!producer.is_running()).then_some(()));
+    let ended = wait_for("the producer stops", patience, || (!producer.is_running()).then_some(()));
     ended.map_err(|e| anyhow!("{e}; it says {:?}\n{}", producer.http("/ready"), producer.log_end()))?;
     let ended = producer.wait();
     // Its log goes on over restarts: only what came after the fault counts.

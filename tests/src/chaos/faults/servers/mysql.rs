@@ -16,7 +16,7 @@ use crate::chaos::{Arena, wait_for};
 pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     Fault {
         name: "mysql-kill",
-        expects: "MySQL is killed under load and started again: the producer says that it waits, and goes on",
+        expects: "MySQL is killed under load and started again: the producer says that it waits, and continues",
         weight: 4,
         quick: true,
         run: |arena| {
@@ -36,7 +36,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "mysql-stop",
-        expects: "MySQL stands still for one to three seconds: nothing is seen of it but the delay",
+        expects: "MySQL is stopped for one to three seconds: nothing is seen of it but the delay",
         weight: 3,
         quick: true,
         run: |arena| {
@@ -47,13 +47,13 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
             arena.servers.mysql.server.signal(Signal::SIGCONT)?;
             arena.check_running()?;
             let after = self::failures(arena)?;
-            ensure!((after - failures).abs() < 0.5, "the producer began anew {} times", after - failures);
+            ensure!((after - failures).abs() < 0.5, "the producer restarted its session {} times", after - failures);
             Ok(())
         },
     },
     Fault {
         name: "mysql-stop-long",
-        expects: "MySQL stands still until its heartbeats are missed: the producer says so, and goes on afterwards",
+        expects: "MySQL is stopped until its heartbeats are missed: the producer says so, and continues afterwards",
         weight: 0,
         quick: false,
         run: |arena| {
@@ -89,7 +89,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "mysql-failover",
-        expects: "the primary is killed and its GTID replica takes over: the producer goes on there, in the same epoch",
+        expects: "the primary is killed and its GTID replica takes over: the producer continues there, in the same epoch",
         weight: 1,
         quick: false,
         run: failover,

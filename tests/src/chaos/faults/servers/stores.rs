@@ -17,7 +17,7 @@ use crate::chaos::{Arena, CONSUMERS, wait_for};
 pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     Fault {
         name: "registry-down",
-        expects: "the programs are restarted while the registry is away: all say that they wait for it, and go on",
+        expects: "the programs are restarted while the registry is away: all say that they wait for it, and continue",
         weight: 1,
         quick: false,
         run: |arena| registry_away(arena, Duration::ZERO),
@@ -39,7 +39,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "postgres-kill",
-        expects: "PostgreSQL is killed and started again: the consumers say that they wait for it, and go on",
+        expects: "PostgreSQL is killed and started again: the consumers say that they wait for it, and continue",
         weight: 3,
         quick: true,
         run: |arena| postgres_away(arena, Duration::ZERO),
