@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::machine;
 use crate::progress::Say;
+use crate::{checksums, machine};
 
 /// The Kafka that is fetched. Not 4.2 or 4.3: a broker of theirs that was killed alone takes partitions without a leader for
 /// deleted ones and leaves out their commit markers, so that the transaction hangs for ever.
@@ -76,11 +76,13 @@ pub fn needs() -> Result<&'static [machine::Need]> {
 /// # Errors
 /// When Maven fails.
 pub fn kafka(say: Say<'_>) -> Result<PathBuf> {
-    cached(&format!("kafka-{KAFKA}"), |folder| {
+    let name = format!("kafka-{KAFKA}");
+    cached(&name, |folder| {
         say(&format!("fetching Kafka {KAFKA}, 54 MB"));
         let jars = [("org.apache.kafka", "kafka_2.13", KAFKA), ("org.apache.kafka", "kafka-tools", KAFKA), SLF4J];
         fs::write(folder.join("pom.xml"), pom(&jars))?;
-        maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])
+        maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])?;
+        checksums::check(&name, folder, "libs")
     })
 }
 
@@ -89,11 +91,10 @@ pub fn kafka(say: Say<'_>) -> Result<PathBuf> {
 /// # Errors
 /// When Maven fails.
 pub fn registry(say: Say<'_>) -> Result<PathBuf> {
-    cached(&format!("registry-{REGISTRY}"), |folder| {
+    let name = format!("registry-{REGISTRY}");
+    cached(&name, |folder| {
         say(&format!("fetching Apicurio Registry {REGISTRY}, 109 MB"));
-        let artifact = format!("-Dartifact=io.apicurio:apicurio-registry-app:{REGISTRY}:tar.gz:all");
-        let target = format!("-DoutputDirectory={}", folder.display());
-        maven(folder, &["dependency:unpack", &artifact, &target])
+        archive(&name, folder, &format!("io.apicurio:apicurio-registry-app:{REGISTRY}:tar.gz:all"), folder)
     })
 }
 
@@ -102,7 +103,8 @@ pub fn registry(say: Say<'_>) -> Result<PathBuf> {
 /// # Errors
 /// When Maven fails.
 pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
-    cached(&format!("debezium-{DEBEZIUM}"), |folder| {
+    let name = format!("debezium-{DEBEZIUM}");
+    cached(&name, |folder| {
         say(&format!("fetching Debezium {DEBEZIUM} and Kafka Connect {CONNECT}, 93 MB"));
         let runtime = ["connect-runtime", "connect-json", "kafka-tools"].map(|jar| ("org.apache.kafka", jar, CONNECT));
         fs::write(folder.join("pom.xml"), pom(&[&runtime[..], &[SLF4J]].concat()))?;
@@ -115,13 +117,15 @@ pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
         )?;
         let copy = ["dependency:copy-dependencies", "-DoutputDirectory=plugins/apicurio-converter"];
         maven(folder, &[&converter[..], &copy[..]].concat())?;
-        let artifact = format!("-Dartifact=io.debezium:debezium-connector-mysql:{DEBEZIUM}:tar.gz:plugin");
-        let target = format!("-DoutputDirectory={}", folder.join("unpacked").display());
-        maven(folder, &["dependency:unpack", &artifact, &target])?;
+        checksums::check(&name, folder, "libs")?;
+        checksums::check(&name, folder, "plugins/apicurio-converter")?;
+        let unpacked = folder.join("unpacked");
+        let artifact = format!("io.debezium:debezium-connector-mysql:{DEBEZIUM}:tar.gz:plugin");
+        archive(&name, folder, &artifact, &unpacked)?;
         // Beside it the archive leaves headers in files that are named like jars.
         let connector = "debezium-connector-mysql";
-        fs::rename(folder.join("unpacked").join(connector), folder.join("plugins").join(connector))?;
-        fs::remove_dir_all(folder.join("unpacked"))?;
+        fs::rename(unpacked.join(connector), folder.join("plugins").join(connector))?;
+        fs::remove_dir_all(unpacked)?;
         name_plugins(folder)
     })
 }
@@ -132,6 +136,19 @@ fn name_plugins(folder: &Path) -> Result<()> {
     let tool =
         ["-cp", "libs/*", "org.apache.kafka.tools.ConnectPluginPath", "sync-manifests", "--plugin-path", "plugins"];
     machine::run(Command::new(java).current_dir(folder).args(tool))
+}
+
+/// Fetches the archive `artifact` of the download `name`, checks it, and unpacks it into `target`, a folder that is made.
+fn archive(name: &str, folder: &Path, artifact: &str, target: &Path) -> Result<()> {
+    let archives = folder.join("archive");
+    let output = format!("-DoutputDirectory={}", archives.display());
+    maven(folder, &["dependency:copy", &format!("-Dartifact={artifact}"), &output])?;
+    checksums::check(name, folder, "archive")?;
+    fs::create_dir_all(target)?;
+    for entry in fs::read_dir(&archives)? {
+        machine::run(Command::new("tar").arg("-xzf").arg(entry?.path()).arg("-C").arg(target))?;
+    }
+    Ok(fs::remove_dir_all(&archives)?)
 }
 
 fn maven(folder: &Path, arguments: &[&str]) -> Result<()> {

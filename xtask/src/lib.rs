@@ -5,6 +5,7 @@
 
 pub mod background;
 pub mod cargo;
+mod checksums;
 pub mod demo;
 pub mod downloads;
 pub mod interrupt;
