@@ -54,20 +54,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let stream = EventStream::open(&endpoint, &position, options).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
         let (spare, spare_receiver) = mpsc::unbounded_channel();
-        let progress = Progress {
-            version: 1,
-            epoch: 1,
-            request: String::new(),
-            position,
-            snapshot: None,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-            table: Default::default(),
-        };
+        let progress = Progress::new(1, position);
         let known = Known::now(&mut conn, &table, true, true).await?;
         let reader = Reader {
             table,

@@ -178,18 +178,13 @@ pub(crate) async fn begin(
     Ok(identified.map(|request| {
         *seen = Some(request.text());
         Progress {
-            version: 1,
-            epoch,
             request: request.id.unwrap_or_default(),
-            position,
             snapshot,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            table: Default::default(),
             ends: Some(before.ends()),
             schema_ids: before.progress.and_then(|progress| progress.schema_ids.clone()),
             topic_id: before.id.map(str::to_owned),
             complete,
+            ..Progress::new(epoch, position)
         }
     }))
 }
@@ -293,20 +288,7 @@ mod tests {
     }
 
     fn progress(snapshot: Option<SnapshotProgress>) -> Progress {
-        Progress {
-            version: 1,
-            epoch: 2,
-            request: String::new(),
-            position: position(None, "binlog.000002", 4),
-            snapshot,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            table: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-        }
+        Progress { snapshot, ..Progress::new(2, position(None, "binlog.000002", 4)) }
     }
 
     fn bounds(of: &[(i64, i64)]) -> Vec<Bounds> {

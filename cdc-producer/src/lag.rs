@@ -189,27 +189,15 @@ mod tests {
     const SECOND: i64 = 1_000_000;
 
     fn progress(file: &str, offset: u64, second: i64) -> Progress {
-        Progress {
-            version: 1,
-            epoch: 1,
-            request: String::new(),
-            position: Position {
-                server_uuid: String::new(),
-                gtid_set: None,
-                file: file.to_owned(),
-                offset,
-                committed_at: Micros(second * SECOND),
-                anchor: None,
-            },
-            snapshot: None,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-            table: Default::default(),
-        }
+        let position = Position {
+            server_uuid: String::new(),
+            gtid_set: None,
+            file: file.to_owned(),
+            offset,
+            committed_at: Micros(second * SECOND),
+            anchor: None,
+        };
+        Progress::new(1, position)
     }
 
     fn sample(second: i64, files: &[(&str, u64)], kept_for: Option<u64>) -> Sample {

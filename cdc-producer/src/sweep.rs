@@ -369,31 +369,18 @@ mod tests {
 
     #[test]
     fn a_commit_includes_what_was_handed_over_before_it() {
-        let progress = |file: &str, offset, partition| Progress {
-            version: 1,
-            epoch: 2,
-            request: String::new(),
-            position: Position {
+        let progress = |file: &str, offset, partition| {
+            let position = Position {
                 server_uuid: String::new(),
                 gtid_set: None,
                 file: file.to_owned(),
                 offset,
                 committed_at: Micros(0),
                 anchor: None,
-            },
-            snapshot: Some(SnapshotProgress {
-                after: None,
-                rows: 0,
-                begin: None,
-                sweep: Some(SweepCursor { partition, after: None }),
-            }),
-            prepared: BTreeSet::new(),
-            prepared_rows: Default::default(),
-            table: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
+            };
+            let sweep = Some(SweepCursor { partition, after: None });
+            let snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep });
+            Progress { snapshot, ..Progress::new(2, position) }
         };
         let marked = progress("binlog.000009", 700, 4);
         for (committed, want) in [

@@ -161,6 +161,26 @@ pub struct Progress {
     pub table: TableState,
 }
 
+impl Progress {
+    /// The progress at a position of an epoch, without a snapshot, and with nothing known besides.
+    pub fn new(epoch: u64, position: Position) -> Self {
+        Self {
+            version: 1,
+            epoch,
+            request: String::new(),
+            position,
+            snapshot: None,
+            prepared: BTreeSet::new(),
+            prepared_rows: BTreeMap::new(),
+            ends: None,
+            topic_id: None,
+            schema_ids: None,
+            complete: None,
+            table: TableState::default(),
+        }
+    }
+}
+
 /// Where a prepared XA transaction begins in a server's binlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedAt {

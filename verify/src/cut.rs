@@ -233,20 +233,7 @@ mod tests {
             committed_at: Micros(0),
             anchor: None,
         };
-        Progress {
-            version: 1,
-            epoch: 1,
-            request: String::new(),
-            position,
-            snapshot: None,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            table: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-        }
+        Progress::new(1, position)
     }
 
     #[test]

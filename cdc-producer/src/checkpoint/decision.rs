@@ -96,27 +96,15 @@ mod tests {
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
     fn progress(epoch: u64, gtids: u64) -> Progress {
-        Progress {
-            version: 1,
-            epoch,
-            request: format!("snapshot {epoch}"),
-            position: Position {
-                server_uuid: UUID.to_owned(),
-                gtid_set: format!("{UUID}:1-{gtids}").parse().ok(),
-                file: "binlog.000002".to_owned(),
-                offset: gtids * 100,
-                committed_at: Micros(1_763_697_600_000_000 + gtids as i64),
-                anchor: None,
-            },
-            snapshot: None,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-            table: Default::default(),
-        }
+        let position = Position {
+            server_uuid: UUID.to_owned(),
+            gtid_set: format!("{UUID}:1-{gtids}").parse().ok(),
+            file: "binlog.000002".to_owned(),
+            offset: gtids * 100,
+            committed_at: Micros(1_763_697_600_000_000 + gtids as i64),
+            anchor: None,
+        };
+        Progress { request: format!("snapshot {epoch}"), ..Progress::new(epoch, position) }
     }
 
     fn file(progress: &Progress) -> String {

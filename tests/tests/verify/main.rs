@@ -113,27 +113,15 @@ async fn it_waits_for_producer_and_consumers() {
     let mut conn = scene.world.mysql().await;
     let executed: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await.unwrap();
     let publish = |gtid_set: &str| {
-        let progress = Progress {
-            version: 1,
-            epoch: 1,
-            request: String::new(),
-            position: Position {
-                server_uuid: UUID.to_owned(),
-                gtid_set: Some(gtid_set.parse().unwrap()),
-                file: String::new(),
-                offset: 0,
-                committed_at: Micros(TS),
-                anchor: None,
-            },
-            snapshot: None,
-            prepared: Default::default(),
-            prepared_rows: Default::default(),
-            ends: None,
-            complete: None,
-            schema_ids: None,
-            topic_id: None,
-            table: Default::default(),
+        let position = Position {
+            server_uuid: UUID.to_owned(),
+            gtid_set: Some(gtid_set.parse().unwrap()),
+            file: String::new(),
+            offset: 0,
+            committed_at: Micros(TS),
+            anchor: None,
         };
+        let progress = Progress::new(1, position);
         let producer = TransactionalProducer::new(&settings, &format!("{checkpoint}.test")).unwrap();
         producer.begin().unwrap();
         let (key, value) = (format!("{name}.product"), serde_json::to_vec(&progress).unwrap());
