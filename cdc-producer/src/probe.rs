@@ -95,9 +95,6 @@ pub(crate) async fn look(endpoint: &Endpoint, file: &str, anchor: &Anchor) -> Re
     /// Bytes that are damaged on the way heal.
     const TRIES: usize = 3;
     let begin = anchor.last.as_ref().map_or(HEAD, |last| last.begin);
-    if begin > u64::from(u32::MAX) {
-        return Ok(Found::Nothing("it is beyond 4 GiB, where the server cannot be asked to begin".to_owned()));
-    }
     let mut found = Err(Error::transient("nothing was looked at"));
     for _ in 0..TRIES {
         let mut events = EventStream::scan(endpoint, file, begin, None).await?;

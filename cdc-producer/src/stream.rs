@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use mysql_async::Sid;
+use mysql_async::binlog::EventType;
 use mysql_common::packets::BinlogDumpFlags;
 use mysql_common::packets::binlog_request::BinlogRequest;
 use pipeline::error::{Error, Result};
@@ -12,6 +13,7 @@ use pipeline::position::{Position, compare_files};
 
 use crate::dump::{Event, Events};
 use crate::endpoint::Endpoint;
+use crate::probe::HEAD;
 
 /// HEARTBEAT_LOG_EVENT_V2, which mysql_common has no name for.
 pub const HEARTBEAT_V2: u8 = 41;
@@ -23,6 +25,8 @@ const NOBODY: u32 = 0;
 pub struct EventStream {
     events: Events,
     options: StreamOptions,
+    /// Offset of the first event of a scan that was asked for from an earlier one; 0 when that event was reached.
+    first: u64,
 }
 
 /// How the binlog is asked for.
@@ -43,10 +47,10 @@ impl EventStream {
     /// Transient when the connection breaks; definite when the server no longer has what is asked for; as
     /// [`Endpoint::connect`] when another server answers.
     pub async fn open(endpoint: &Endpoint, position: &Position, options: StreamOptions) -> Result<Self> {
-        let from = first_offset(position)?;
+        let from = first_offset(position);
         let request = BinlogRequest::new(options.server_id).with_filename(position.file.as_bytes()).with_pos(from);
         let events = endpoint.dump().await?.dump(&request, options.heartbeat).await?;
-        let mut stream = Self { events, options };
+        let mut stream = Self { events, options, first: 0 };
         while stream.place().0 == position.file && stream.place().1 < position.offset {
             stream.next().await?;
         }
@@ -60,9 +64,10 @@ impl EventStream {
     /// As [`Self::open`].
     pub async fn scan(endpoint: &Endpoint, file: &str, offset: u64, without: Option<&GtidSet>) -> Result<Self> {
         const HEARTBEAT: Duration = Duration::from_secs(8);
+        let from = askable(offset);
         let mut request = BinlogRequest::new(NOBODY)
             .with_filename(file.as_bytes())
-            .with_pos(offset)
+            .with_pos(from)
             .with_flags(BinlogDumpFlags::BINLOG_DUMP_NON_BLOCK);
         if let Some(set) = without {
             request = request.with_use_gtid(true).with_sids(sids(set)?);
@@ -70,7 +75,7 @@ impl EventStream {
         let events = endpoint.dump().await?.dump(&request, HEARTBEAT).await?;
         // A scan looks at no rows.
         let options = StreamOptions { server_id: NOBODY, heartbeat: HEARTBEAT, max_event: 0 };
-        Ok(Self { events, options })
+        Ok(Self { events, options, first: if from == offset { 0 } else { offset } })
     }
 
     /// How it was asked for.
@@ -96,7 +101,16 @@ impl EventStream {
     /// # Errors
     /// As [`Self::next`].
     pub async fn next_or_end(&mut self) -> Result<Option<Event>> {
-        self.events.next().await
+        loop {
+            let event = self.events.next().await?;
+            let Some(header) = event.as_ref().map(Event::header).filter(|_| self.first > 0) else { return Ok(event) };
+            if is_reached(self.first, self.begin(), header.event_type_raw(), header.log_pos()) {
+                self.first = 0;
+            } else if header.event_type_raw() != EventType::FORMAT_DESCRIPTION_EVENT as u8 {
+                continue;
+            }
+            return Ok(event);
+        }
     }
 
     /// The whole of a large event that [`Self::next`] returned last.
@@ -151,17 +165,24 @@ pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
     if near >= before { near } else { near + (1 << 32) }
 }
 
-/// Where to begin reading for a position: its offset, or the begin of its last transaction when COM_BINLOG_DUMP, which has
-/// 32 bits for the offset, cannot ask for it.
-fn first_offset(position: &Position) -> Result<u64> {
+/// The offset to ask the server for, to read what begins at `offset`: COM_BINLOG_DUMP has 32 bits for it, so what begins beyond
+/// 4 GiB is reached from the head of the file. COM_BINLOG_DUMP_GTID has 64 bits, and works only while `gtid_mode` is ON.
+fn askable(offset: u64) -> u64 {
+    if offset > u64::from(u32::MAX) { HEAD } else { offset }
+}
+
+/// Whether a scan whose first event is at `first` has come there, or to the end of the file before, with an event of this type
+/// and header that begins at `begin`. An artificial event, which names no place, is part of neither.
+fn is_reached(first: u64, begin: u64, kind: u8, log_pos: u32) -> bool {
+    let ends_file = kind == EventType::ROTATE_EVENT as u8 || kind == EventType::STOP_EVENT as u8;
+    log_pos != 0 && (ends_file || begin >= first)
+}
+
+/// Where to begin reading for a position: its offset, or else the begin of its last transaction, or else the head of its file.
+fn first_offset(position: &Position) -> u64 {
     let last = position.anchor.as_ref().and_then(|anchor| anchor.last.as_ref());
     let begin = last.map_or(position.offset, |last| last.begin);
-    [position.offset, begin].into_iter().find(|offset| *offset <= u64::from(u32::MAX)).ok_or_else(|| {
-        Error::definite(format!(
-            "binlog position {position} is beyond 4 GiB, where the server cannot be asked to begin"
-        ))
-        .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`")
-    })
+    if askable(position.offset) == position.offset { position.offset } else { askable(begin) }
 }
 
 /// The GTID set as the dump command wants it: one entry for each source and tag.
@@ -246,13 +267,14 @@ mod tests {
     }
 
     #[test]
-    fn a_place_beyond_4_gib_is_reached_from_its_last_transaction() {
+    fn a_place_beyond_4_gib_is_reached_from_an_earlier_one() {
         const GIB4: u64 = 1 << 32;
         for (offset, begin, want) in [
-            (900, Some(400), Some(900)),
-            (GIB4 + 9, Some(400), Some(400)),
-            (GIB4 + 9, Some(GIB4), None),
-            (GIB4 + 9, None, None),
+            (900, Some(400), 900),
+            (GIB4 - 1, None, GIB4 - 1),
+            (GIB4 + 9, Some(400), 400),
+            (GIB4 + 9, Some(GIB4), HEAD),
+            (GIB4 + 9, None, HEAD),
         ] {
             let last = begin.map(|begin| LastTransaction {
                 begin,
@@ -268,7 +290,26 @@ mod tests {
                 committed_at: Micros(1),
                 anchor: Some(Anchor { created: 1, last }),
             };
-            assert_eq!(first_offset(&position).ok(), want, "{offset} {begin:?}");
+            assert_eq!(first_offset(&position), want, "{offset} {begin:?}");
+        }
+    }
+
+    #[test]
+    fn a_scan_from_an_earlier_place_begins_at_its_first_event() {
+        const FIRST: u64 = (1 << 32) + 500;
+        let (rotate, stop) = (EventType::ROTATE_EVENT as u8, EventType::STOP_EVENT as u8);
+        let (format, gtid) = (EventType::FORMAT_DESCRIPTION_EVENT as u8, EventType::GTID_EVENT as u8);
+        for (begin, kind, log_pos, want) in [
+            (HEAD, rotate, 0, false),
+            (HEAD, format, 126, false),
+            (FIRST - 80, gtid, 500, false),
+            (FIRST, gtid, 580, true),
+            (FIRST + 80, gtid, 660, true),
+            // Beyond the end of the file.
+            (HEAD, rotate, 300, true),
+            (FIRST - 90, stop, 433, true),
+        ] {
+            assert_eq!(is_reached(FIRST, begin, kind, log_pos), want, "{begin} {kind} {log_pos}");
         }
     }
 
