@@ -14,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::epoch;
 use crate::history;
 use crate::preflight;
+use crate::prepared;
 use crate::probe;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
@@ -128,22 +129,25 @@ async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
         .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))?
 }
 
-/// Whether the stream can continue behind the committed position.
-async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Server) -> Check {
+/// Whether the stream can continue behind the committed position, and has what it needs from before.
+async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Server) -> Vec<Check> {
     const NAME: &str = "history";
-    let proven = match committed(settings).await {
-        Ok(None) => return Check::good(NAME, "no position yet: the first start begins with a snapshot"),
-        Ok(Some(progress)) => history::resume(endpoint, server, &progress.position).await,
-        Err(e) => Err(e),
+    let progress = match committed(settings).await {
+        Ok(None) => return vec![Check::good(NAME, "no position yet: the first start begins with a snapshot")],
+        Ok(Some(progress)) => progress,
+        Err(e) => return vec![Check::failed(NAME, &e)],
     };
-    let proven = match proven {
+    let prepared = async { prepared::check(&mut endpoint.connect().await?, &progress).await };
+    let prepared = prepared.await.unwrap_or_else(|e| Check::failed("prepared XA", &e));
+    let proven = match history::resume(endpoint, server, &progress.position).await {
         Ok(proven) => probe::try_reading(endpoint, &proven.position).await.map(|()| proven),
         Err(e) => Err(e),
     };
-    match proven {
+    let history = match proven {
         Ok(proven) => Check::good(NAME, format!("complete after {}", proven.position)),
         Err(e) => Check::failed(NAME, &e),
-    }
+    };
+    vec![history, prepared]
 }
 
 async fn doctor(settings: &ProducerSettings) -> Result<()> {
@@ -152,7 +156,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         Ok(mut report) => {
             // Without its rights every other answer is a consequence.
             if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {
-                report.checks.push(history(settings, &endpoint, server).await);
+                report.checks.extend(history(settings, &endpoint, server).await);
             }
             report.checks
         }

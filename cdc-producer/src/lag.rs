@@ -40,6 +40,18 @@ pub(crate) struct Sample {
     pub(crate) kept_for: Option<Duration>,
 }
 
+impl Sample {
+    /// When the server may delete a file by itself of which an event of `read_at` (µs) is known, in seconds since 1970; infinite
+    /// when it never does. The last event of the file is not older than that one, nor than the last look at which the file was
+    /// the one being written.
+    pub(crate) fn purge_at(&self, file: &str, read_at: i64) -> f64 {
+        let Some(kept_for) = self.kept_for else { return f64::INFINITY };
+        let being_written = self.files.last().is_some_and(|last| compare_files(file, &last.name).is_ge());
+        let last_event = if being_written { read_at.max(self.server_time.0) } else { read_at };
+        last_event as f64 / 1e6 + kept_for.as_secs_f64()
+    }
+}
+
 /// What is known of the server's end and of ours.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
@@ -52,6 +64,8 @@ pub(crate) struct Lag {
     caught_up: Option<Micros>,
     /// The commit time of the last transaction that is in Kafka, µs.
     committed_at: i64,
+    /// The files of the prepared XA transactions whose outcome is open, and when each was prepared, µs.
+    prepared: Vec<(String, i64)>,
     /// While a snapshot runs, Kafka has not everything, however far the stream is.
     epoch: u64,
     in_snapshot: bool,
@@ -68,6 +82,9 @@ impl Lag {
         }
         self.committed = (!position.file.is_empty()).then(|| (position.file.clone(), position.offset));
         self.committed_at = position.committed_at.0;
+        self.prepared.clear();
+        let here = progress.prepared_rows.values().filter(|prepared| prepared.server_uuid == position.server_uuid);
+        self.prepared.extend(here.map(|prepared| (prepared.file.clone(), prepared.at.0)));
         let goes_on = self.in_snapshot && progress.snapshot.is_some();
         self.in_snapshot = progress.snapshot.is_some();
         if !goes_on {
@@ -126,16 +143,15 @@ impl Lag {
         self.caught_up.map(|at| ((self.server_time().0 - at.0) as f64 / 1e6).max(0.0))
     }
 
-    /// The earliest time at which the server may delete the file that is to be read next by itself, in seconds from now;
-    /// infinite when it never does, negative when it is overdue. Its last event is no older than what was read of it, and
-    /// not older than the last look at which the file was the one being written.
+    /// The earliest time at which the server may delete a file by itself that is needed, in seconds from now; infinite when it
+    /// never does, negative when it is overdue. Needed are the file that is to be read next, and those with the rows of prepared
+    /// XA transactions.
     pub(crate) fn purge_seconds(&self) -> Option<f64> {
         let sample = self.sample.as_ref()?;
-        let (file, _) = self.reached()?;
-        let Some(kept_for) = sample.kept_for else { return Some(f64::INFINITY) };
-        let being_written = sample.files.last().is_some_and(|last| compare_files(file, &last.name).is_ge());
-        let last_event = if being_written { self.committed_at.max(sample.server_time.0) } else { self.committed_at };
-        Some((last_event - self.server_time().0) as f64 / 1e6 + kept_for.as_secs_f64())
+        let next = sample.purge_at(&self.reached()?.0, self.committed_at);
+        let prepared = self.prepared.iter().map(|(file, at)| sample.purge_at(file, *at));
+        let earliest = prepared.chain([next]).min_by(f64::total_cmp)?;
+        Some(earliest - self.server_time().0 as f64 / 1e6)
     }
 }
 
@@ -168,6 +184,14 @@ async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<S
     if !endpoint.is_session(uuid) {
         return Err(Error::transient(format!("server {uuid} is not the one that is read")));
     }
+    sample(conn).await
+}
+
+/// What the server says now.
+///
+/// # Errors
+/// Transient when the link breaks; definite when the user may not ask.
+pub(crate) async fn sample(conn: &mut Conn) -> Result<Sample> {
     let at = Instant::now();
     let server_time = server::now(conn).await?;
     let variables: Vec<(String, String)> = conn
@@ -182,7 +206,7 @@ async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<S
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::{Position, SnapshotProgress};
+    use pipeline::position::{Position, PreparedAt, SnapshotProgress};
 
     use super::*;
 
@@ -237,6 +261,36 @@ mod tests {
         assert_eq!(shown(&lag), (Some(0), Some(0), Some(600)));
         lag.nothing_until(&("b.000001".to_owned(), 4), ("b.000002".to_owned(), 197));
         assert_eq!(lag.bytes(), Some(193), "it was said of another state");
+    }
+
+    #[test]
+    fn a_prepared_transaction_needs_its_file() {
+        let mut lag = Lag::default();
+        let mut progress = progress("b.000003", 100, 1_900);
+        progress.position.server_uuid = "here".to_owned();
+        let prepared = |server_uuid: &str, file: &str, second: i64| PreparedAt {
+            server_uuid: server_uuid.to_owned(),
+            file: file.to_owned(),
+            offset: 4,
+            at: Micros(second * SECOND),
+        };
+        // A server that is no longer read purges what it likes.
+        progress.prepared_rows.insert("a".to_owned(), prepared("there", "b.000001", 1_000));
+        lag.committed(&progress);
+        lag.sampled(sample(2_000, &[("b.000001", 9), ("b.000002", 9), ("b.000003", 100)], Some(600)));
+        assert_eq!(shown(&lag).2, Some(600));
+        progress.prepared_rows.insert("b".to_owned(), prepared("here", "b.000003", 1_500));
+        lag.committed(&progress);
+        assert_eq!(shown(&lag).2, Some(600), "it is being written");
+        progress.prepared_rows.insert("c".to_owned(), prepared("here", "b.000002", 1_700));
+        progress.prepared_rows.insert("d".to_owned(), prepared("here", "b.000001", 1_650));
+        lag.committed(&progress);
+        assert_eq!(shown(&lag).2, Some(250));
+        progress.prepared_rows.remove("d");
+        lag.committed(&progress);
+        assert_eq!(shown(&lag).2, Some(300));
+        lag.sampled(sample(2_000, &[("b.000003", 100)], None));
+        assert_eq!(lag.purge_seconds(), Some(f64::INFINITY));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod lag;
 pub mod locate;
 pub mod plan;
 pub mod preflight;
+mod prepared;
 pub mod probe;
 pub mod publish;
 mod reach;

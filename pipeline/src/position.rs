@@ -190,6 +190,9 @@ pub struct PreparedAt {
     pub file: String,
     /// Offset in the file, bytes.
     pub offset: u64,
+    /// When it was prepared, by the server's clock; 0 when an earlier version of the program wrote this.
+    #[serde(default)]
+    pub at: Micros,
 }
 
 /// What is known of the table at a position, besides what the binlog says with its rows.

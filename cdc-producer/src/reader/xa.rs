@@ -13,6 +13,7 @@ use mysql_async::binlog::EventType;
 use mysql_async::binlog::events::QueryEvent;
 use pipeline::error::{Error, Result};
 use pipeline::position::PreparedAt;
+use pipeline::record::Micros;
 use pipeline::table::SourceTable;
 
 use super::{Reader, State};
@@ -85,11 +86,11 @@ impl Reader {
     /// The first phase.
     pub(super) async fn xa_prepare(&mut self, state: &mut State) -> Result<()> {
         let group = self.group(state)?;
-        let begin = group.begin;
+        let (begin, at) = (group.begin, group.mark.committed_at);
         if let Some((xa, kept)) = group.xa.take() {
             self.forget(state, &xa);
             if kept.has_rows() {
-                self.progress.prepared_rows.insert(xa.clone(), self.prepared_at(begin));
+                self.progress.prepared_rows.insert(xa.clone(), self.prepared_at(begin, at));
                 state.prepared.insert(xa, kept);
             } else {
                 self.progress.prepared.insert(xa);
@@ -101,13 +102,12 @@ impl Reader {
     /// Both phases in one: `XA COMMIT … ONE PHASE`; and the end of any other transaction.
     pub(super) async fn commit(&mut self, state: &mut State) -> Result<()> {
         let group = self.group(state)?;
-        let begin = group.begin;
-        if let Some((xa, kept)) = group.xa.take()
-            && kept.has_rows()
-        {
+        let (begin, at) = (group.begin, group.mark.committed_at);
+        if let Some((xa, kept)) = group.xa.take() {
+            self.forget(state, &xa);
             match kept.events() {
                 Some(events) => self.apply(state, events).await?,
-                None => self.read_again(state, &xa, &self.prepared_at(begin)).await?,
+                None => self.read_again(state, &xa, &self.prepared_at(begin, at)).await?,
             }
         }
         self.end(state).await
@@ -149,11 +149,12 @@ impl Reader {
         place.is_some_and(|place| place.server_uuid == self.progress.position.server_uuid)
     }
 
-    fn prepared_at(&self, begin: u64) -> PreparedAt {
+    fn prepared_at(&self, begin: u64, at: Micros) -> PreparedAt {
         PreparedAt {
             server_uuid: self.progress.position.server_uuid.clone(),
             file: self.stream.place().0.to_owned(),
             offset: begin,
+            at,
         }
     }
 
@@ -177,9 +178,7 @@ impl Reader {
     async fn read_again(&mut self, state: &mut State, xa: &str, place: &PreparedAt) -> Result<()> {
         let PreparedAt { file, offset, .. } = place;
         let what = format!("the XA transaction {xa}, prepared at {file}:{offset}");
-        // COM_BINLOG_DUMP has 32 bits for the offset.
-        let from = if *offset > u64::from(u32::MAX) { HEAD } else { *offset };
-        let mut events = EventStream::scan(&self.endpoint, file, from, None).await.map_err(|e| e.at(&what))?;
+        let mut events = EventStream::scan(&self.endpoint, file, *offset, None).await.map_err(|e| e.at(&what))?;
         events.set_max_event(self.stream.options().max_event);
         let mut is_found = false;
         while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
@@ -187,9 +186,6 @@ impl Reader {
                 break;
             }
             self.status.heard();
-            if events.begin() < *offset {
-                continue;
-            }
             let kind = event.header().event_type_raw();
             match xa_of(&event)? {
                 Some(Xa::Start(found)) => is_found = found == xa,
@@ -267,9 +263,9 @@ impl Reader {
         }
         search.open.retain(|xa, _| !outcomes.contains(xa));
         outcomes.extend(search.outcomes);
-        let place = |offset| {
+        let place = |(offset, at)| {
             let server_uuid = self.progress.position.server_uuid.clone();
-            PreparedAt { server_uuid, file: file.to_owned(), offset }
+            PreparedAt { server_uuid, file: file.to_owned(), offset, at }
         };
         Ok(search.open.into_iter().map(|(xa, begin)| (xa, begin.map(place))).collect())
     }
@@ -278,12 +274,12 @@ impl Reader {
 /// Looks at the events of one file.
 #[derive(Debug, Default)]
 struct Search {
-    /// Where the transaction begins that is looked at.
-    begin: u64,
+    /// Where the transaction begins that is looked at, and when it was committed or prepared.
+    begin: (u64, Micros),
     current: Option<String>,
     has_rows: bool,
-    /// Prepared, without an outcome so far; where each begins that has rows of the table.
-    open: BTreeMap<String, Option<u64>>,
+    /// Prepared, without an outcome so far; where and when each begins that has rows of the table.
+    open: BTreeMap<String, Option<(u64, Micros)>>,
     /// Outcomes of transactions that were prepared in an earlier file.
     outcomes: HashSet<String>,
 }
@@ -291,8 +287,8 @@ struct Search {
 impl Search {
     fn take(&mut self, event: &Event, begin: u64, table: &SourceTable) -> Result<()> {
         let kind = event.header().event_type_raw();
-        if gtid_mark(event)?.is_some() {
-            (self.begin, self.current, self.has_rows) = (begin, None, false);
+        if let Some(mark) = gtid_mark(event)? {
+            (self.begin, self.current, self.has_rows) = ((begin, mark.committed_at), None, false);
         } else if is_table_map(kind) && self.current.is_some() {
             self.has_rows |= Plan::table_of(event, table)?.1;
         } else if kind == EventType::XA_PREPARE_LOG_EVENT as u8 {

@@ -3,13 +3,17 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration_tests::{Running, TopicRecord, World, eventually, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use xtask::services::{MySql, MySqlOptions};
+use xtask::services::MySql;
 
+mod beside;
+mod waiting;
+
+const WITHOUT_GTIDS: [&str; 2] = ["--gtid-mode=OFF", "--enforce-gtid-consistency=ON"];
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn run<S: AsRef<str>>(conn: &mut Conn, statements: &[S]) {
@@ -22,10 +26,8 @@ async fn run<S: AsRef<str>>(conn: &mut Conn, statements: &[S]) {
 /// A world with a separate MySQL server, whose table is empty; another table is in the database `elsewhere`.
 async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
     let mut world = World::new(name);
-    let flags = flags.iter().map(|f| (*f).to_owned()).collect();
-    let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
-    let mysql = MySql::start(&options, &|_| {}).expect("a MySQL server");
-    world.set("DB_PORT", mysql.port.to_string());
+    let mysql = world.own_mysql(flags);
+    world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = world.table().await;
     run(&mut conn, &["CREATE DATABASE elsewhere", "CREATE TABLE elsewhere.t (id INT PRIMARY KEY)"]).await;
     (world, mysql, conn)
@@ -42,12 +44,12 @@ async fn prepare<S: AsRef<str>>(conn: &mut Conn, xa: &str, statements: &[S]) {
     run(conn, &[format!("XA END '{xa}'"), format!("XA PREPARE '{xa}'")]).await;
 }
 
-/// Operations and keys in the order of their commits.
+/// Operations and keys by epoch, in the order of their commits.
 fn records(world: &World) -> Vec<String> {
     let mut records = read_topic(&world.kafka());
     let order = |r: &TopicRecord| {
         let (ts, pos, row) = (r.source.ts_us, r.source.pos.clone(), r.source.row);
-        (ts, pos.rsplit(':').next().and_then(|n| n.parse::<u64>().ok()), row)
+        (r.source.epoch, ts, pos.rsplit(':').next().and_then(|n| n.parse::<u64>().ok()), row)
     };
     // Of a key, in the order of the topic.
     let mut last = BTreeMap::new();
@@ -60,7 +62,16 @@ fn records(world: &World) -> Vec<String> {
 }
 
 fn wait_for(world: &World, want: &[&str]) {
-    eventually(&format!("the topic holds {want:?}"), PATIENCE, || (records(world) == want).then_some(()));
+    let mut last = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        last = records(world);
+        if last == want {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("the topic holds {last:?} instead of {want:?}");
 }
 
 fn start(world: &World, name: &str) -> Running {
@@ -71,25 +82,27 @@ fn start(world: &World, name: &str) -> Running {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_count_where_their_transaction_is_committed() {
-    let (world, _mysql, mut conn) = scene("xa_order", &[]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
-    run(&mut conn, &[insert(1)]).await;
-    prepare(&mut conn, "a", &[insert(2), "UPDATE product SET price = 9 WHERE id = 1".to_owned()]).await;
-    run(&mut conn, &[insert(3)]).await;
-    prepare(&mut conn, "b", &[insert(4)]).await;
-    prepare(&mut conn, "none", &["INSERT INTO elsewhere.t VALUES (1)"]).await;
-    run(&mut conn, &["XA ROLLBACK 'b'"]).await;
-    run(&mut conn, &[insert(5)]).await;
-    wait_for(&world, &["c1", "c3", "c5"]);
-    run(&mut conn, &["XA COMMIT 'a'", "XA COMMIT 'none'"]).await;
-    wait_for(&world, &["c1", "c3", "c5", "c2", "u1"]);
-    run(&mut conn, &["XA START 'z'", &insert(6), "XA END 'z'", "XA COMMIT 'z' ONE PHASE"]).await;
-    // The identity is used again.
-    prepare(&mut conn, "a", &[insert(7)]).await;
-    run(&mut conn, &["XA COMMIT 'a'"]).await;
-    wait_for(&world, &["c1", "c3", "c5", "c2", "u1", "c6", "c7"]);
-    world.assert_whole(producer);
+    for (name, flags) in [("xa_order", &[][..]), ("xa_order_nogtid", &WITHOUT_GTIDS)] {
+        let (world, _mysql, mut conn) = scene(name, flags).await;
+        let mut producer = start(&world, "first");
+        producer.wait_for("snapshot complete");
+        run(&mut conn, &[insert(1)]).await;
+        prepare(&mut conn, "a", &[insert(2), "UPDATE product SET price = 9 WHERE id = 1".to_owned()]).await;
+        run(&mut conn, &[insert(3)]).await;
+        prepare(&mut conn, "b", &[insert(4)]).await;
+        prepare(&mut conn, "none", &["INSERT INTO elsewhere.t VALUES (1)"]).await;
+        run(&mut conn, &["XA ROLLBACK 'b'"]).await;
+        run(&mut conn, &[insert(5)]).await;
+        wait_for(&world, &["c1", "c3", "c5"]);
+        run(&mut conn, &["XA COMMIT 'a'", "XA COMMIT 'none'"]).await;
+        wait_for(&world, &["c1", "c3", "c5", "c2", "u1"]);
+        run(&mut conn, &["XA START 'z'", &insert(6), "XA END 'z'", "XA COMMIT 'z' ONE PHASE"]).await;
+        // The identity is used again.
+        prepare(&mut conn, "a", &[insert(7)]).await;
+        run(&mut conn, &["XA COMMIT 'a'"]).await;
+        wait_for(&world, &["c1", "c3", "c5", "c2", "u1", "c6", "c7"]);
+        world.assert_whole(producer);
+    }
 }
 
 /// Prepared under one producer, committed under the next; more rows than are kept.
