@@ -5,3 +5,6 @@ GRANT CREATE, SELECT, INSERT, UPDATE, DELETE ON `buy\_online\_db`.* TO 'updater'
 CREATE USER 'cdc'@'%' IDENTIFIED BY 'cdc-password';
 GRANT SELECT ON `buy\_online\_db`.* TO 'cdc'@'%';
 GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'cdc'@'%';
+CREATE USER 'verify'@'%' IDENTIFIED BY 'verify-password';
+GRANT SELECT ON `buy\_online\_db`.* TO 'verify'@'%';
+GRANT REPLICATION CLIENT ON *.* TO 'verify'@'%';

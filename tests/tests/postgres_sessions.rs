@@ -206,15 +206,23 @@ async fn a_commit_is_durable_whatever_the_role_says() {
     run(
         &client,
         "CREATE TABLE seen (setting text); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
-            INSERT INTO public.seen VALUES (current_setting('synchronous_commit') || ' ' || current_setting('transaction_isolation'));
+            INSERT INTO public.seen SELECT string_agg(current_setting(name), ' ')
+                FROM unnest('{synchronous_commit,transaction_isolation,statement_timeout,lock_timeout}'::text[]) AS name;
             RETURN NULL; END $$;
          CREATE TRIGGER note AFTER INSERT ON product FOR EACH ROW EXECUTE FUNCTION note()",
     )
     .await;
     let rights = "GRANT ALL ON SCHEMA public TO ROLE; GRANT ALL ON ALL TABLES IN SCHEMA public TO ROLE";
-    for (setting, want) in [("off", "on read committed"), ("remote_apply", "remote_apply read committed")] {
+    for (setting, want) in [("off", "on read committed 30s 0"), ("remote_apply", "remote_apply read committed 30s 0")]
+    {
         let url = world.get("POSTGRES_URL").to_owned();
-        let name = role(&mut world, &client, rights, &[&format!("synchronous_commit = {setting}")]).await;
+        let name = role(
+            &mut world,
+            &client,
+            rights,
+            &[&format!("synchronous_commit = {setting}"), "statement_timeout = 100", "lock_timeout = 1"],
+        )
+        .await;
         let mut feed = Feed::new(&world).await;
         feed.update(1..=1, 0);
         let consumer = start(&world, 1);
