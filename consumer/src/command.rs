@@ -111,7 +111,7 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
         || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, &slot))?;
+    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, slots, &slot))?;
     slot.note_settled()?;
     println!("{name}: {} bytes were committed, {} are from now on", accepted.before, accepted.after);
     if accepted.after < accepted.before {

@@ -11,7 +11,7 @@
 //! Not here: which length is committed ([`crate::marker`]).
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -230,18 +230,13 @@ fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Resu
     )))
 }
 
-/// The first bytes of a log that `consumer accept-log` takes for committed when it has not the lines that its marker counts, or
-/// more: those that its consumer knew as committed, if the marker counts fewer, else its whole lines.
+/// The first bytes of a log that its consumer knew as committed and that are there; 0 when no line ends behind them any more.
 ///
 /// # Errors
-/// Whatever the file system says; a missing file has none.
-pub(crate) fn acceptable(path: &Path, committed: u64) -> io::Result<u64> {
+/// Whatever the file system says.
+pub(crate) fn known(path: &Path, file: &File) -> io::Result<u64> {
     let known = log_floor::read(path);
-    match File::open(path) {
-        Ok(file) if known > committed && known <= file.metadata()?.len() && ends_a_line(&file, known)? => Ok(known),
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => whole_lines(path),
-    }
+    Ok(if known <= file.metadata()?.len() && ends_a_line(file, known)? { known } else { 0 })
 }
 
 /// Notes what is committed of a log that nobody has open.
@@ -275,22 +270,16 @@ fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The length of the whole lines of a log: what lies behind its last newline is torn. A missing file has none.
+/// Where the last line that ends within the first `end` bytes of a log ends; 0 when none does.
 ///
 /// # Errors
 /// Whatever the file system says.
-fn whole_lines(path: &Path) -> io::Result<u64> {
-    let mut file = match File::open(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-        other => other?,
-    };
-    let mut end = file.metadata()?.len();
-    let mut block = vec![0; 64 * 1024];
+pub(crate) fn whole_lines(file: &File, mut end: u64) -> io::Result<u64> {
+    let mut block = [0; 4096];
     while end > 0 {
         let start = end.saturating_sub(block.len() as u64);
         let part = &mut block[..(end - start) as usize];
-        file.seek(SeekFrom::Start(start))?;
-        file.read_exact(part)?;
+        file.read_exact_at(part, start)?;
         if let Some(newline) = part.iter().rposition(|b| *b == b'\n') {
             return Ok(start + newline as u64 + 1);
         }
@@ -472,10 +461,10 @@ mod tests {
             }
             assert_eq!(std::fs::read(&path).expect("the file"), text);
         }
-        assert_eq!((acceptable(&path, 4).expect("the file"), acceptable(&path, 9).expect("the file")), (8, 14));
+        assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 8);
         // The second way out: what lies behind the marker's length is taken away.
         std::fs::write(&path, b"one\n").expect("written");
-        assert_eq!(acceptable(&path, 0).expect("the file"), 4);
+        assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 0);
         assert_eq!(LogFile::open(SLOT, &path, 4).expect("the marker's length").committed(), 4);
         std::fs::write(&path, text).expect("written");
         assert_eq!(LogFile::open(SLOT, &path, 8).expect("the uncommitted line is cut").committed(), 8);
@@ -486,11 +475,11 @@ mod tests {
     fn whole_lines_end_with_the_last_newline() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("log");
-        assert_eq!(whole_lines(&path).expect("no file"), 0);
         let long = [b"a\n".as_slice(), &vec![b'x'; 100_000]].concat();
         for (text, want) in [(b"".as_slice(), 0), (b"torn", 0), (b"a\nb\n", 4), (b"a\nb", 2), (&long, 2)] {
             std::fs::write(&path, text).expect("written");
-            assert_eq!(whole_lines(&path).expect("the file"), want);
+            let file = File::open(&path).expect("the file");
+            assert_eq!(whole_lines(&file, text.len() as u64).expect("the file"), want);
         }
     }
 }

@@ -9,6 +9,8 @@
 //! A marker also has the offsets that its slot committed for the group. Kafka drops a group's offsets when nobody was in it
 //! for a week; without them the topic would be read from its beginning, and every line written twice.
 
+mod accept;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use crate::log_file;
 use crate::refusal;
 use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
+pub(crate) use accept::accept;
 
 /// How long the first look at a marker waits for open transactions: those of a living neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -336,57 +339,6 @@ fn begin_session(
         tracing::info!(slot = %slot.name(), from = key.0, bytes = committed.length, "took the log over");
     }
     Ok(marker)
-}
-
-/// What [`accept`] did, bytes.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    /// Committed length before.
-    pub(crate) before: u64,
-    /// Committed length now.
-    pub(crate) after: u64,
-}
-
-/// Takes the lines that the slot's log has now as committed: those that its marker counts, if the log still has them; else those
-/// that its consumer knew as committed, else all whole lines. What is behind them is read from the topic again. A marker that can't be read
-/// counts as 0.
-///
-/// # Errors
-/// Transient when Kafka can't be reached; definite when the file can't be read.
-pub(crate) fn accept(settings: &KafkaSettings, slot: &Slot) -> Result<Accepted> {
-    let path = slot.log_path();
-    let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
-    let owner = slot.owner()?;
-    let log = log(settings, slot, &owner)?;
-    let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
-    let found = Found::read(settings, &log, &|key| match last(settings, key) {
-        Err(error) if !error.is_transient() => {
-            tracing::warn!("it counts as 0 bytes: {error}");
-            Ok(None)
-        }
-        read => read,
-    })?;
-    // What is refused is accepted all the same, behind its own marker.
-    let step = found.decide(&log).unwrap_or(Step::Continue);
-    if step == Step::TakeOver
-        && let Some((key, _)) = &found.former
-    {
-        drop(TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?);
-    }
-    let base = found.base(step).filter(|m| m.moved.is_none()).map(Committed::from);
-    let after = match &base {
-        Some(Committed { length, tail, .. }) if log_file::examine(slot.id(), &path, *length, *tail).is_ok() => *length,
-        base => log_file::acceptable(&path, base.as_ref().map_or(0, |base| base.length)).map_err(unreadable)?,
-    };
-    let Committed { length: before, offsets, .. } = base.unwrap_or_default();
-    let tail = Some(log_file::tail(&path, after).map_err(unreadable)?);
-    let committed = Committed { length: after, tail, offsets };
-    // Whose offsets they are does not change by that.
-    let marker = OpenMarker::new(settings, slot, found.base(step).and_then(|m| m.topic_id.clone()));
-    begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
-    log_file::note_accepted(&path, after)?;
-    log_file::LogFile::open(slot.id(), &path, after)?;
-    Ok(Accepted { before, after })
 }
 
 /// Declares the logs of a folder that is gone: they hold nothing any more that the group counts on. Returns the committed bytes

@@ -322,6 +322,16 @@ impl Slots {
         ids(&self.root)
     }
 
+    /// The names in Kafka of the slots beside `own`, with the paths of their logs.
+    ///
+    /// # Errors
+    /// Definite when the folder can't be read.
+    pub(crate) fn beside(&self, own: SlotId) -> Result<Vec<(Name, PathBuf)>> {
+        let name = |slot| Name { slot, folder: Some(self.identity.id.clone()) };
+        let others = self.ids()?.into_iter().filter(|id| *id != own);
+        Ok(others.map(|id| (name(id), self.folder(id).join(LOG_NAME))).collect())
+    }
+
     fn folder(&self, id: SlotId) -> PathBuf {
         self.root.join(id.to_string())
     }

@@ -105,23 +105,6 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_accepted_log_does_not_double_what_was_not_committed() {
-    let world = World::new("accepted");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    consumer.kill();
-    let path = log_path(&world, "consumer_1");
-    let committed = fs::read(&path).unwrap();
-    // As a consumer leaves it that is killed before its commit.
-    append(&path, b"{\"id\":99}\n");
-    let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
-    assert_eq!(accepted.code, 0, "{}", accepted.err);
-    assert_eq!(fs::read(&path).unwrap(), committed);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
     let world = World::new("foreign");
     let mut feed = Feed::new(&world).await;

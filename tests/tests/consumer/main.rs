@@ -1,6 +1,7 @@
 //! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead letters.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod accept_log;
 #[path = "../consumer_world/mod.rs"]
 mod consumer_world;
 mod log_file;

@@ -13,8 +13,10 @@ use pipeline::config::{Program, rules};
 use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, SOURCE_HEADER, Source};
+use pipeline::slots::{self, Marker};
 use pipeline::transform::Capitals;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 /// Starts a consumer with a log of its own.
@@ -177,6 +179,31 @@ pub(crate) fn assert_once_in(world: &World, logs: BTreeMap<String, Vec<String>>)
             assert!(before < offset, "{slot}: partition {partition}: {before} before {offset}");
         }
     }
+}
+
+/// Key, partition and text of the last marker of a slot.
+pub(crate) fn marker(world: &World, slot: &str) -> (Vec<u8>, i32, Marker) {
+    let settings = world.kafka();
+    let mut last = None;
+    kafka::scan(&settings, &slots::topic(&settings), &mut |message| {
+        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
+        if let Some(marker) = marker.filter(|marker| marker.slot == slot && marker.is_of(&settings.group_id)) {
+            last = Some((message.key().unwrap().to_vec(), message.partition(), marker));
+        }
+        Ok(())
+    })
+    .unwrap();
+    last.unwrap()
+}
+
+/// Puts a record into the markers' topic, as one who may write there.
+pub(crate) async fn forge(world: &World, key: &[u8], partition: i32, value: Option<&[u8]>) {
+    let settings = world.kafka();
+    let producer: FutureProducer = kafka::client_config(&settings).create().unwrap();
+    let topic = slots::topic(&settings);
+    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic).key(key).partition(partition);
+    record.payload = value;
+    producer.send(record, Duration::from_secs(60)).await.map_err(|(e, _)| e).unwrap();
 }
 
 /// A record of the dead letters' topic.

@@ -4,36 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use integration_tests::{Ended, Feed, World, eventually};
-use pipeline::kafka;
-use pipeline::slots::{self, Marker};
-use rdkafka::Message as _;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use pipeline::slots::Marker;
 
 use crate::PATIENCE;
-use crate::consumer_world::{assert_once, line_count, log_path, start, wait_until_committed};
-
-/// Key, partition and text of the last marker of the one slot that has lines.
-fn marker(world: &World) -> (Vec<u8>, i32, Marker) {
-    let settings = world.kafka();
-    let mut last = None;
-    kafka::scan(&settings, &slots::topic(&settings), &mut |message| {
-        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
-        last = marker.map(|marker| (message.key().unwrap().to_vec(), message.partition(), marker));
-        Ok(())
-    })
-    .unwrap();
-    last.unwrap()
-}
-
-/// Puts a record into the markers' topic.
-async fn forge(world: &World, key: &[u8], partition: i32, value: Option<&[u8]>) {
-    let settings = world.kafka();
-    let producer: FutureProducer = kafka::client_config(&settings).create().unwrap();
-    let topic = slots::topic(&settings);
-    let mut record: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(&topic).key(key).partition(partition);
-    record.payload = value;
-    producer.send(record, PATIENCE).await.map_err(|(e, _)| e).unwrap();
-}
+use crate::consumer_world::{assert_once, forge, line_count, log_path, marker, start, wait_until_committed};
 
 /// A world whose one consumer wrote 600 lines and ended, and the path of its log.
 async fn written(name: &str, killed: bool) -> (World, Feed, PathBuf) {
@@ -91,7 +65,7 @@ fn assert_remedied(world: &World, feed: &mut Feed) {
 async fn one_record_with_length_0_empties_no_log() {
     for killed in [false, true] {
         let (world, mut feed, log) = written("forged_0", killed).await;
-        let (key, partition, real) = marker(&world);
+        let (key, partition, real) = marker(&world, "consumer_1");
         let forged = Marker { length: 0, tail: None, offsets: Default::default(), ..real };
         forge(&world, &key, partition, Some(&forged.encode())).await;
         assert_refused(&world, &log, "bytes of committed lines would be cut off");
@@ -103,7 +77,7 @@ async fn one_record_with_length_0_empties_no_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_does_a_marker_of_half_the_lines_nor_a_broken_one_nor_a_tombstone() {
     let (world, mut feed, log) = written("forged_half", true).await;
-    let (key, partition, real) = marker(&world);
+    let (key, partition, real) = marker(&world, "consumer_1");
     let text = fs::read(&log).unwrap();
     let half = text[..text.len() / 2].iter().rposition(|b| *b == b'\n').unwrap() + 1;
     let forged = Marker { length: half as u64, tail: None, ..real.clone() };

@@ -1,0 +1,312 @@
+//! `consumer accept-log`: takes the lines that a slot's log has now for what is committed.
+//!
+//! What a transaction committed must stay, as nobody reads its records again; what none committed must go, as its records
+//! are read again. The marker may not be the one that the log's consumer wrote last, and `.committed` may be older than the
+//! last commit. So each line behind the bytes that are known as committed is compared, from the end, with what Kafka and the
+//! other logs say of its record ([`Done`]). An uncommitted batch is all at the end, so the first line that stays ends it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::{Error, Result};
+use pipeline::kafka::{self, TransactionalProducer};
+use pipeline::slots::{self, Marker};
+use rdkafka::Message as _;
+use rdkafka::consumer::BaseConsumer;
+use serde::Deserialize;
+
+use super::{Committed, Found, OpenMarker, begin_session, furthest, last, log};
+use crate::lineage::{Key, Owner, Step};
+use crate::log_file;
+use crate::log_floor;
+use crate::offsets;
+use crate::slot::{Slot, Slots};
+
+/// More lines than a batch has.
+const BATCH: usize = 1 << 20;
+
+/// What [`accept`] did, bytes.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    /// Committed length before.
+    pub(crate) before: u64,
+    /// Committed length now.
+    pub(crate) after: u64,
+}
+
+/// Takes the lines that the slot's log has now as committed, but for those at its end that no transaction committed. A marker
+/// that can't be read counts as 0 bytes.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when a log can't be read.
+pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
+    let path = slot.log_path();
+    let owner = slot.owner()?;
+    let log = log(settings, slot, &owner)?;
+    let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
+    let read = || Found::read(settings, &log, &|key| readable(settings, key));
+    // What is refused is accepted all the same, behind its own marker.
+    let decided = |found: &Found| found.decide(&log).unwrap_or(Step::Continue);
+    let mut found = read()?;
+    if decided(&found) == Step::TakeOver
+        && let Some((key, _)) = &found.former
+    {
+        drop(TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?);
+        found = read()?;
+    }
+    let step = decided(&found);
+    let base = found.base(step).filter(|m| m.moved.is_none()).map(Committed::from);
+    let is_ours = matches!(&owner, Owner::Note(note) if note.topic == log.topic && note.group == log.group);
+    let after = if is_ours || base.is_some() {
+        stays(settings, slots, slot, base.as_ref())?
+    } else {
+        // Another topic's: what is committed of it can't be told here.
+        let whole = || File::open(&path).and_then(|file| log_file::whole_lines(&file, file.metadata()?.len()));
+        whole().map_err(|e| unreadable(&path, e))?
+    };
+    let Committed { length: before, offsets, .. } = base.unwrap_or_default();
+    let tail = Some(log_file::tail(&path, after).map_err(|e| unreadable(&path, e))?);
+    let committed = Committed { length: after, tail, offsets };
+    // Whose offsets they are does not change by that.
+    let marker = OpenMarker::new(settings, slot, found.base(step).and_then(|m| m.topic_id.clone()));
+    begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
+    log_file::note_accepted(&path, after)?;
+    log_file::LogFile::open(slot.id(), &path, after)?;
+    Ok(Accepted { before, after })
+}
+
+/// The last marker of a key; `None` for one that can't be read.
+fn readable(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
+    match last(settings, key) {
+        Err(error) if !error.is_transient() => {
+            tracing::warn!("it counts as 0 bytes: {error}");
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    Error::definite(format!("cannot read {}", path.display())).with_source(error)
+}
+
+/// The length of the log without what no transaction committed.
+fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Committed>) -> Result<u64> {
+    let path = slot.log_path();
+    let read = |e| unreadable(&path, e);
+    let file = match File::open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+        file => file.map_err(read)?,
+    };
+    let whole = base.filter(|b| log_file::examine(slot.id(), &path, b.length, b.tail).is_ok());
+    let last = base.filter(|b| b.length >= log_floor::read(&path));
+    let from = match (whole, last) {
+        (Some(base), _) => base.length,
+        // The lines are others than those of which `.committed` tells.
+        (None, Some(_)) => 0,
+        (None, None) => log_file::known(&path, &file).map_err(read)?,
+    };
+    let end = file.metadata().and_then(|m| log_file::whole_lines(&file, m.len())).map_err(read)?;
+    if end <= from {
+        return Ok(from);
+    }
+    let lines = Backwards { file: &file, end, from }.take(BATCH).collect::<io::Result<Vec<Line>>>().map_err(read)?;
+    let done = Done::look_up(settings, slots, slot, &lines, last.filter(|base| !base.offsets.is_empty()))?;
+    // A line without the place of a record is none of ours.
+    Ok(end_of(end, &lines, |place| place.map_or(whole.is_none(), |place| done.here(place))))
+}
+
+/// Partition and offset of a line's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+struct Place {
+    partition: i32,
+    offset: i64,
+}
+
+impl Place {
+    fn of(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
+}
+
+/// A line of a log.
+struct Line {
+    /// Where it begins.
+    start: u64,
+    place: Option<Place>,
+}
+
+/// The lines of a log between two ends of lines, the last one first.
+struct Backwards<'a> {
+    file: &'a File,
+    end: u64,
+    from: u64,
+}
+
+impl Iterator for Backwards<'_> {
+    type Item = io::Result<Line>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (file, end) = (self.file, self.end);
+        if end <= self.from {
+            return None;
+        }
+        let line = || {
+            let start = log_file::whole_lines(file, end - 1)?;
+            let mut text = vec![0; (end - start) as usize];
+            file.read_exact_at(&mut text, start)?;
+            Ok(Line { start, place: Place::of(&text) })
+        };
+        let line = line();
+        self.end = line.as_ref().map_or(self.from, |line: &Line| line.start);
+        Some(line)
+    }
+}
+
+/// Where the last line ends that stays; `end` is the end of the first one, and `lines` is in the order of [`Backwards`].
+fn end_of(end: u64, lines: &[Line], stays: impl Fn(Option<Place>) -> bool) -> u64 {
+    lines.iter().take_while(|line| !stays(line.place)).last().map_or(end, |line| line.start)
+}
+
+/// Who has done records.
+#[derive(Default)]
+struct Done {
+    /// By partition, the offset from which on the group has done nothing, and reads (again).
+    group: BTreeMap<i32, i64>,
+    /// Of the slot itself, if its marker is the last that it wrote.
+    own: Option<BTreeMap<i32, i64>>,
+    /// Of the slots of other logs folders.
+    other_folders: BTreeMap<i32, i64>,
+    /// Records whose lines are committed in other logs of this folder.
+    beside: HashSet<Place>,
+}
+
+impl Done {
+    /// Whether the record's line belongs into this log. One that nobody has done is read again; one that another slot has
+    /// done is in its log.
+    fn here(&self, place: Place) -> bool {
+        let Place { partition, offset } = place;
+        let has = |done: &BTreeMap<i32, i64>| done.get(&partition).is_some_and(|next| offset < *next);
+        let elsewhere = || self.own.as_ref().is_some_and(|own| !has(own)) && has(&self.other_folders);
+        has(&self.group) && !self.beside.contains(&place) && !elsewhere()
+    }
+
+    /// Asks Kafka and the other logs of the folder; the group's offsets first, as a neighbour may be at work.
+    fn look_up(
+        settings: &KafkaSettings,
+        slots: &Slots,
+        slot: &Slot,
+        lines: &[Line],
+        own: Option<&Committed>,
+    ) -> Result<Self> {
+        let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
+        let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
+        let partitions: Vec<i32> = (0..settings.partitions).collect();
+        let committed = offsets::committed(settings, &consumer, &partitions)?;
+        let mut done = Self { own: own.map(|own| own.offsets.clone()), ..Self::default() };
+        done.group = committed.into_iter().filter_map(|(p, c)| Some((p, c?.next))).collect();
+        let folder = slot.name().folder.as_ref().map(ToString::to_string).unwrap_or_default();
+        for marker in markers(settings)?.values() {
+            // Where the group's offsets are gone or moved back, these say where it reads on.
+            furthest(&mut done.group, &marker.offsets);
+            if marker.folder != folder {
+                furthest(&mut done.other_folders, &marker.offsets);
+            }
+        }
+        let wanted: HashSet<Place> = lines.iter().filter_map(|line| line.place).collect();
+        for (name, path) in slots.beside(slot.id())? {
+            let marker = readable(settings, &name.key(&settings.group_id))?.filter(|m| m.moved.is_none());
+            let length = marker.map_or(0, |marker| marker.length).max(log_floor::read(&path));
+            done.beside.extend(places(&path, length, &wanted).map_err(|e| unreadable(&path, e))?);
+        }
+        Ok(done)
+    }
+}
+
+/// The last marker of each key of the group that can be read.
+fn markers(settings: &KafkaSettings) -> Result<BTreeMap<Vec<u8>, Marker>> {
+    let mut markers = BTreeMap::new();
+    kafka::scan(settings, &slots::topic(settings), &mut |message| {
+        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
+        if let Some(marker) = marker.filter(|marker| marker.is_of(&settings.group_id)) {
+            markers.insert(message.key().unwrap_or_default().to_vec(), marker);
+        }
+        Ok(())
+    })?;
+    Ok(markers)
+}
+
+/// Those of the `wanted` records whose lines are in the first `length` bytes of a log.
+fn places(path: &Path, length: u64, wanted: &HashSet<Place>) -> io::Result<Vec<Place>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file?.take(length),
+    };
+    let mut found = Vec::new();
+    for line in BufReader::new(file).split(b'\n') {
+        found.extend(Place::of(&line?).filter(|place| wanted.contains(place)));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(partition: i32, offset: i64) -> Place {
+        Place { partition, offset }
+    }
+
+    #[test]
+    fn a_line_stays_when_its_record_is_done_and_nowhere_else() {
+        let done = Done {
+            group: [(0, 10), (1, 10), (2, 10)].into(),
+            own: Some([(0, 10), (1, 5), (2, 5)].into()),
+            other_folders: [(0, 9), (1, 8)].into(),
+            beside: [at(2, 7)].into(),
+        };
+        for (place, want) in [
+            (at(0, 9), true),
+            (at(0, 10), false),
+            (at(3, 0), false),
+            (at(1, 4), true),
+            (at(1, 7), false),
+            (at(1, 8), true),
+            (at(2, 6), true),
+            (at(2, 7), false),
+        ] {
+            assert_eq!(done.here(place), want, "{place:?}");
+        }
+        // The marker is not its last one: what may be in another folder stays.
+        assert!(Done { own: None, ..done }.here(at(1, 7)));
+    }
+
+    #[test]
+    fn only_an_uncommitted_end_goes() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("log");
+        let line = |offset: i64| format!("{{\"id\":1,\"partition\":0,\"offset\":{offset},\"source_ts\":null}}\n");
+        let text = format!("{}{}{{\"id\":1}}\n{}{}", line(7), line(3), line(8), line(9));
+        std::fs::write(&path, &text).expect("written");
+        let file = File::open(&path).expect("the file");
+        let all = Backwards { file: &file, end: text.len() as u64, from: 0 };
+        let lines: Vec<Line> = all.collect::<io::Result<_>>().expect("lines");
+        let places: Vec<_> = lines.iter().map(|line| line.place).collect();
+        assert_eq!(places, [Some(at(0, 9)), Some(at(0, 8)), None, Some(at(0, 3)), Some(at(0, 7))]);
+        let end = |next: i64, unknown: bool| {
+            end_of(text.len() as u64, &lines, |place| place.map_or(unknown, |place| place.offset < next)) as usize
+        };
+        assert_eq!(end(10, true), text.len());
+        assert_eq!(end(9, true), text.len() - line(9).len());
+        assert_eq!(end(5, true), text.len() - 2 * line(9).len(), "the line of nobody stays");
+        assert_eq!(end(5, false), 2 * line(9).len());
+        assert_eq!(end(0, false), 0);
+        let wanted = [at(0, 3), at(0, 9), at(1, 3)].into();
+        assert_eq!(super::places(&path, text.len() as u64 - 1, &wanted).expect("lines"), [at(0, 3), at(0, 9)]);
+        assert_eq!(super::places(&path, 2 * line(9).len() as u64, &wanted).expect("lines"), [at(0, 3)]);
+    }
+}
