@@ -213,8 +213,7 @@ async fn a_commit_is_durable_whatever_the_role_says() {
     )
     .await;
     let rights = "GRANT ALL ON SCHEMA public TO ROLE; GRANT ALL ON ALL TABLES IN SCHEMA public TO ROLE";
-    for (setting, want) in [("off", "on read committed 30s 0"), ("remote_apply", "remote_apply read committed 30s 0")]
-    {
+    for (setting, want) in [("off", "on read committed 30s 0"), ("remote_apply", "remote_apply read committed 30s 0")] {
         let url = world.get("POSTGRES_URL").to_owned();
         let name = role(
             &mut world,
