@@ -124,7 +124,9 @@ fn compare(position: &Position, anchor: &Anchor, found: Found) -> Result<Option<
             return Ok(None);
         }
         (Found::NotSent, _) => return Ok(None),
-        (Found::Head { previous, end }, None) => return Ok((position.offset <= end).then_some(previous)),
+        (Found::Head { previous, end }, None) if is_after(position, &previous) => {
+            return Ok((position.offset <= end).then_some(previous));
+        }
         (Found::OtherFile(created), _) => {
             format!(
                 "the server created {file} at second {created} since 1970, and the file that was read at {}",
@@ -140,7 +142,7 @@ fn compare(position: &Position, anchor: &Anchor, found: Found) -> Result<Option<
             last.committed_at
         ),
         (Found::Nothing(why), Some(last)) => format!("no transaction begins at {file}:{}: {why}", last.begin),
-        (Found::Transaction(_) | Found::Nothing(_), None) | (Found::Head { .. }, Some(_)) => {
+        (Found::Transaction(_) | Found::Nothing(_) | Found::Head { .. }, None) | (Found::Head { .. }, Some(_)) => {
             format!("{file} does not begin as it did")
         }
     };
@@ -150,6 +152,11 @@ fn compare(position: &Position, anchor: &Anchor, found: Found) -> Result<Option<
         position.server_uuid
     ))
     .with_remedy(NEW_SNAPSHOT))
+}
+
+/// Whether a file that begins after `previous` may hold the position.
+fn is_after(position: &Position, previous: &GtidSet) -> bool {
+    position.gtid_set.as_ref().is_none_or(|set| set.contains_all(previous))
 }
 
 fn name(gtid: Option<&str>) -> &str {
@@ -379,6 +386,8 @@ mod tests {
             (Found::Nothing("no event begins there".to_owned()), last(3, 9), Err("no event begins there")),
             (Found::NotSent, last(3, 9), Ok(None)),
             (head(500), None, Ok(Some(set("A:1-3")))),
+            (Found::Head { previous: set("A:1-4"), end: 500 }, None, Err("does not begin as it did")),
+            (Found::Head { previous: set("A:1-2,B:1"), end: 500 }, None, Err("does not begin as it did")),
             (head(158), None, Ok(None)),
             (head(500), last(3, 9), Err("does not begin as it did")),
         ] {

@@ -162,7 +162,9 @@ pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Serve
     // The end before the set: what is committed in between is in the set, and the stream passes over it.
     let (file, end) = server::binlog_end(conn).await?;
     let executed = if server.gtids { Some(Server::ask(conn).await?.executed) } else { None };
-    let mut events = EventStream::scan(endpoint, &file, HEAD, executed.as_ref()).await?;
+    // The last transaction of each source tells the file from another one that begins alike.
+    let without = executed.as_ref().map(all_but_last);
+    let mut events = EventStream::scan(endpoint, &file, HEAD, without.as_ref()).await?;
     let (mut anchor, mut offset) = (None, end);
     while let Some(event) = events.next_or_end().await.map_err(switched)? {
         if events.place().0 != file {
@@ -177,13 +179,37 @@ pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Serve
             }
             _ => {}
         }
-        // It is in the binlog, but not visible yet.
-        if gtid_mark(&event)?.is_some() {
-            offset = events.begin().min(end);
+        let Some(mark) = gtid_mark(&event)? else { continue };
+        let begin = events.begin();
+        let is_visible = match (&executed, &mark.gtid) {
+            (Some(set), Some((source, number))) => set.contains(source, *number),
+            _ => false,
+        };
+        // It is in the binlog, but not visible yet; or behind the end.
+        if !is_visible || begin >= end {
+            offset = begin.min(end);
             break;
+        }
+        if let Some(anchor) = &mut anchor {
+            anchor.last = Some(mark.at(begin));
         }
     }
     Ok(Position { server_uuid: server.uuid.clone(), gtid_set: executed, file, offset, committed_at, anchor })
+}
+
+/// The set without the last transaction of each source.
+fn all_but_last(set: &GtidSet) -> GtidSet {
+    let mut rest = GtidSet::default();
+    for (source, intervals) in set.sources() {
+        let last = intervals.iter().map(|(_, end)| *end).max().unwrap_or(0);
+        for (start, end) in intervals {
+            let end = if *end == last { end - 1 } else { *end };
+            if start < &end {
+                rest.insert_interval(source, *start, end);
+            }
+        }
+    }
+    rest
 }
 
 /// The server refuses to leave transactions out while somebody changes its `gtid_mode`.
@@ -408,4 +434,25 @@ pub(crate) async fn anchor_before(endpoint: &Endpoint, file: &str, offset: u64) 
         }
     }
     Ok(found.filter(|_| events.place() == (file, offset)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_transaction_of_each_source_is_left() {
+        const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+        const B: &str = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee";
+        for (set, want) in [
+            ("A:1-9", "A:1-8"),
+            ("A:1-3:7", "A:1-3"),
+            ("A:1,B:2-3:5-6", "B:2-3:5"),
+            ("A:1-2:night:1-4", "A:1:night:1-3"),
+            ("", ""),
+        ] {
+            let parse = |text: &str| text.replace('A', A).replace('B', B).parse::<GtidSet>().expect("a set");
+            assert_eq!(all_but_last(&parse(set)), parse(want), "{set}");
+        }
+    }
 }
