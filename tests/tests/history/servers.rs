@@ -1,0 +1,109 @@
+//! Which server is read: two behind one address, a replica that does not log what it receives, or leaves it out.
+
+use integration_tests::Proxy;
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use super::{catch_up, connect_to, mysql, publish, replica, run, scene, start, wait_for_price};
+
+/// shyiko/mysql-binlog-connector-java#207: the source and its replica answer in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_with_two_servers_is_named() {
+    let (mut world, source, mut conn) = scene("balanced", &[]).await;
+    let copy = replica(&world, "replica", source.port, &[]).await;
+    catch_up(&world, &mut conn, copy.port).await;
+    let mut other = connect_to(&world, copy.port).await;
+    run(&mut other, &["FLUSH LOCAL BINARY LOGS"; 20]).await;
+    let uuid = async |conn: &mut Conn| conn.query_first::<String, _>("SELECT @@server_uuid").await.unwrap().unwrap();
+    let uuids = [uuid(&mut conn).await, uuid(&mut other).await];
+    let assert_named = |text: &str| {
+        let wanted = ["DB_HOST leads to more than one server", &uuids[0], &uuids[1], "address of one server"];
+        assert!(wanted.iter().all(|want| text.contains(want)), "{text}");
+    };
+    let port = source.port;
+    let proxy = tokio::task::spawn_blocking(move || Proxy::start(port)).await.unwrap();
+    proxy.balance(&[source.port, copy.port]);
+    world.set("DB_PORT", proxy.port().to_string());
+    let ended = world.run("cdc-producer", &[]);
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert_named(&ended.err);
+    assert_named(&world.run("cdc-producer", &["doctor"]).out);
+    // The remedy: one server behind the address.
+    proxy.redirect(source.port);
+    publish(&world);
+    // Under a running producer, whose connections stay where they are.
+    let producer = start(&world);
+    proxy.balance(&[source.port, copy.port]);
+    run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert_named(&ended.err);
+    proxy.redirect(source.port);
+    let producer = start(&world);
+    wait_for_price(&world, 1, "60.00");
+    world.assert_whole(producer);
+}
+
+/// zendesk/maxwell#1998: what a replica receives is not in its own binlog.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_log_what_it_receives_is_refused() {
+    let (mut world, source, mut conn) = scene("unlogged", &[]).await;
+    let copy = replica(&world, "replica", source.port, &["--log-replica-updates=OFF"]).await;
+    catch_up(&world, &mut conn, copy.port).await;
+    world.set("DB_PORT", copy.port.to_string());
+    let wanted = ["log_replica_updates=OFF", "set DB_HOST to the source 127.0.0.1:"];
+    let (ended, doctor) = (world.run("cdc-producer", &[]), world.run("cdc-producer", &["doctor"]));
+    assert_eq!((ended.code, doctor.code), (1, 1), "{}\n{}", ended.err, doctor.out);
+    assert!(wanted.iter().all(|w| ended.err.contains(w) && doctor.out.contains(w)), "{}\n{}", ended.err, doctor.out);
+    // The first remedy.
+    world.set("DB_PORT", source.port.to_string());
+    publish(&world);
+    run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
+    let producer = start(&world);
+    wait_for_price(&world, 1, "60.00");
+    world.assert_whole(producer);
+    // The second one: the server is started with the setting, and the table is read again.
+    catch_up(&world, &mut conn, copy.port).await;
+    let mut copy = copy;
+    copy.server.stop().unwrap();
+    drop(copy);
+    let copy = mysql(&world, "replica", &["--server-id=2", "--relay-log=relay", "--log-replica-updates=ON"]);
+    world.set("DB_PORT", copy.port.to_string());
+    run(&mut conn, &["UPDATE product SET price = 61 WHERE id = 1"]).await;
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.out.contains("log_replica_updates=ON"), "{}", doctor.out);
+    assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let mut producer = world.start_as("cdc-producer", "after", &[]);
+    producer.wait_for("snapshot complete");
+    run(&mut conn, &["UPDATE product SET price = 62 WHERE id = 1"]).await;
+    wait_for_price(&world, 1, "62.00");
+    world.assert_whole(producer);
+}
+
+/// A server becomes a replica, or its filter leaves the table out, while it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_leaves_the_table_out_stops_it() {
+    let (mut world, source, mut conn) = scene("filtered", &[]).await;
+    let copy = replica(&world, "replica", source.port, &[]).await;
+    catch_up(&world, &mut conn, copy.port).await;
+    world.set("DB_PORT", copy.port.to_string());
+    publish(&world);
+    let producer = start(&world);
+    let mut other = connect_to(&world, copy.port).await;
+    let filter = format!("CHANGE REPLICATION FILTER REPLICATE_WILD_IGNORE_TABLE = ('{}.prod%')", world.name);
+    run(&mut other, &["STOP REPLICA SQL_THREAD", &filter, "START REPLICA SQL_THREAD"]).await;
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(
+        ended.err.contains("Replicate_Wild_Ignore_Table") && ended.err.contains("set DB_HOST to the source"),
+        "{}",
+        ended.err
+    );
+    assert_eq!(world.run("cdc-producer", &["doctor"]).code, 1);
+    // Read from the source: the position is found there by its GTIDs.
+    world.set("DB_PORT", source.port.to_string());
+    run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
+    let producer = start(&world);
+    wait_for_price(&world, 1, "60.00");
+    world.assert_whole(producer);
+}
