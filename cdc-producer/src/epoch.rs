@@ -131,6 +131,13 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
     progress.ends = Some(ends);
 }
 
+/// Notes the id that the producer writes under from now on. Without a note of where the list of ids is complete from, it is
+/// from the topic's present ends: what is before them may have been written by a version that noted no ids.
+pub(crate) fn note_schema_id(progress: &mut Progress, id: u32, bounds: &[Bounds]) {
+    progress.schema_ids.get_or_insert_default().insert(id);
+    progress.schema_ids_from.get_or_insert_with(|| bounds.iter().map(|b| b.end).collect());
+}
+
 /// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
 ///
 /// # Errors
@@ -182,6 +189,8 @@ pub(crate) async fn begin(
             snapshot,
             ends: Some(before.ends()),
             schema_ids: before.progress.and_then(|progress| progress.schema_ids.clone()),
+            // The offsets of another topic say nothing of this one.
+            schema_ids_from: before.of_this_topic(&target).and_then(|progress| progress.schema_ids_from.clone()),
             topic_id: before.id.map(str::to_owned),
             complete,
             ..Progress::new(epoch, position)
@@ -363,6 +372,18 @@ mod tests {
         let mut resumed = progress(Some(known.clone()));
         resume(&mut resumed, &bounds(&now));
         assert_eq!((resumed.snapshot, resumed.ends), (Some(known), Some(vec![5, 8])));
+    }
+
+    #[test]
+    fn schema_ids_are_complete_from_the_first_note() {
+        let mut noting = progress(None);
+        note_schema_id(&mut noting, 4, &bounds(&[(0, 5), (8, 8)]));
+        note_schema_id(&mut noting, 6, &bounds(&[(0, 9), (8, 9)]));
+        assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4, 6].into()), Some(vec![5, 8])));
+        // A version that noted ids, but not from where.
+        let mut noting = Progress { schema_ids: Some([4].into()), ..progress(None) };
+        note_schema_id(&mut noting, 4, &bounds(&[(0, 5)]));
+        assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4].into()), Some(vec![5])));
     }
 
     #[test]

@@ -136,8 +136,8 @@ pub(crate) async fn prepare(
             .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
         }
         Start::Resume(mut progress) => {
-            progress.schema_ids.get_or_insert_default().insert(schema_id);
             epoch::check_topic(&progress, &bounds, topic_id.as_deref(), &target)?;
+            epoch::note_schema_id(&mut progress, schema_id, &bounds);
             progress.topic_id = topic_id.or(progress.topic_id);
             epoch::resume(&mut progress, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
@@ -170,7 +170,7 @@ pub(crate) async fn prepare(
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
                     .await?;
             let Some(mut first) = begun else { return Ok(None) };
-            first.schema_ids.get_or_insert_default().insert(schema_id);
+            epoch::note_schema_id(&mut first, schema_id, &bounds);
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, HashMap};
 use pipeline::avro::Scratch;
 use pipeline::log_line::{self, Origin};
 use pipeline::transform::{Capitals, Rules, Transformed};
+use pipeline::writer_schema::Decoders;
 
-use crate::change::{self, Change, Decoders, Polled};
+use crate::change::{self, Change, Polled};
 use crate::dead_letter::{DeadLetter, Kept, Letters};
 use crate::sink::{LastState, Parked, Row, Rows};
 use crate::sql_value::{Amount, Time};
 
 /// What a batch is made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Making<'a> {
     pub(crate) letters: Letters<'a>,
     pub(crate) decoders: &'a Decoders,
@@ -106,7 +107,6 @@ mod tests {
     use pipeline::avro::{self, Decoder};
     use pipeline::record::{Price, Product, SCHEMA};
     use pipeline::transform::{Filter, TextField};
-    use std::collections::HashMap;
 
     const LETTERS: Letters<'static> = Letters { topic: "t", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
@@ -125,7 +125,8 @@ mod tests {
     }
 
     fn run(records: &[Polled<'_>], log_from: i64) -> Outcome {
-        let decoders = HashMap::from([(1, Ok(Decoder::new(SCHEMA).expect("our schema")))]);
+        let mut decoders = Decoders::default();
+        decoders.insert(1, Ok(Decoder::new(SCHEMA).expect("our schema")));
         let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
         let rules = Rules { drop, ..Rules::default() };
         let log_from = BTreeMap::from([(4, log_from)]);

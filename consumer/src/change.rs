@@ -3,10 +3,9 @@
 //! Pure. Everything that arrives is one of the two: a record that can't be decoded becomes a dead letter, never a panic and
 //! never a gap.
 
-use std::collections::HashMap;
-
-use pipeline::avro::{self, Decoder, Scratch};
+use pipeline::avro::Scratch;
 use pipeline::record::{Micros, Op, Product, Source};
+use pipeline::writer_schema::Decoders;
 
 /// A record as it was polled.
 #[derive(Clone, Copy, Debug)]
@@ -29,16 +28,6 @@ pub(crate) struct Change<'a> {
     pub(crate) product: Option<Product<'a>>,
 }
 
-/// The decoders of the schemas that were looked up, by schema id; or why there is none.
-pub(crate) type Decoders = HashMap<u32, Result<Decoder, String>>;
-
-impl Polled<'_> {
-    /// The id of the schema that the value was written with, where it has one.
-    pub(crate) fn schema_id(&self) -> Option<u32> {
-        avro::split(self.value?).ok().map(|(id, _)| id)
-    }
-}
-
 /// Reads a record.
 ///
 /// # Errors
@@ -56,30 +45,20 @@ pub(crate) fn read<'a>(
         (None, Op::Delete) => None,
         (None, op) => return Err(format!("it has no value, but its op is {}", op.letter())),
         (Some(_), Op::Delete) => return Err("its op is d, but it has a value".to_owned()),
-        (Some(value), _) => Some(product(value, id, decoders, scratch)?),
+        (Some(value), _) => Some(product(record, value, id, decoders, scratch)?),
     };
     Ok(Change { id, op: source.op, source_ts: Micros(source.ts_us), product })
 }
 
 fn product<'a>(
+    record: &Polled<'_>,
     value: &'a [u8],
     key: i64,
     decoders: &'a Decoders,
     scratch: &'a mut Scratch,
 ) -> Result<Product<'a>, String> {
-    let (schema, body) = avro::split(value).map_err(|e| e.to_string())?;
-    let decoder = match decoders.get(&schema) {
-        Some(Ok(decoder)) => decoder,
-        Some(Err(reason)) => return Err(reason.clone()),
-        None => return Err(format!("schema {schema} was not looked up")),
-    };
-    let product = decoder.decode(body, scratch).map_err(|e| e.to_string())?;
-    if product.id != key {
-        return Err(format!("its key is {key}, but its value has id {}", product.id));
-    }
-    if let Some(t) = product.last_updated {
-        printable("last_updated", t)?;
-    }
+    let product = decoders.decode(value, key, (record.partition, record.offset), scratch)?;
+    product.last_updated.map_or(Ok(()), |t| printable("last_updated", t))?;
     Ok(product)
 }
 
@@ -101,6 +80,7 @@ fn printable(what: &str, time: Micros) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pipeline::avro::{self, Decoder};
     use pipeline::record::{Price, SCHEMA};
 
     const HEADER: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
@@ -117,10 +97,9 @@ mod tests {
     }
 
     fn outcome(key: Option<&[u8]>, value: Option<&[u8]>, source: Option<&[u8]>) -> String {
-        let decoders = HashMap::from([
-            (7, Ok(Decoder::new(SCHEMA).expect("our schema"))),
-            (8, Err("the registry has no schema 8".to_owned())),
-        ]);
+        let mut decoders = Decoders::default();
+        decoders.insert(7, Ok(Decoder::new(SCHEMA).expect("our schema")));
+        decoders.insert(8, Err("the registry has no schema 8".to_owned()));
         let mut scratch = Scratch::default();
         let record = Polled { partition: 0, offset: 0, key, value, source };
         match read(&record, &decoders, &mut scratch) {

@@ -46,7 +46,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Making, Outcome};
-use crate::change::{Decoders, Polled};
+use crate::change::Polled;
 use crate::command;
 use crate::commit::Commit;
 use crate::dead_letter::{Letters, Room};
@@ -141,7 +141,6 @@ struct Worker {
     room: Room,
     batch_rows: usize,
     batch_linger: Duration,
-    decoders: Decoders,
     numbers: Numbers,
     readiness: Readiness,
     /// When the last batch was done; one that comes after a quiet moment does not wait for more records.
@@ -195,7 +194,6 @@ impl Worker {
             room: Room::of(&kafka),
             batch_rows: settings.number("consumer.batch_rows")?,
             batch_linger: settings.duration("consumer.batch_linger")?,
-            decoders: Decoders::new(),
             numbers: Numbers::new(context.metrics.clone()),
             readiness: Readiness::new(context.health.clone()),
             finished: Instant::now(),
@@ -425,7 +423,7 @@ impl Worker {
             self.look_up_schema(&record)?;
             let making = Making {
                 letters: Letters { topic: &self.kafka.topic, room: self.room },
-                decoders: &self.decoders,
+                decoders: self.schemas.decoders(),
                 rules: &self.rules,
                 log_from: &batch.committed,
                 with_rows: self.sink.is_some(),
@@ -436,8 +434,7 @@ impl Worker {
                 batch.newest.insert(message.partition(), Micros(written * 1_000));
             }
         }
-        // What the registry did not know may be there next time.
-        self.decoders.retain(|_, decoder| decoder.is_ok());
+        self.schemas.forget_unknown();
         Ok(batch)
     }
 

@@ -18,6 +18,20 @@ pub fn look_up(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option
     last(&LastRecords::new(kafka)?, kafka, stops)
 }
 
+/// As [`look_up`], with the ends of what was committed in `kafka.topic` before, by partition: the progress knows of each record
+/// that is before them. Blocks.
+///
+/// # Errors
+/// As [`last`]; definite when a topic has another number of partitions than the settings say.
+pub fn with_ends(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<(Vec<i64>, Option<Progress>)> {
+    let missing = check_topics(kafka, &[TopicSpec::compacted(topic(kafka), 1)])?;
+    let records = LastRecords::new(kafka)?;
+    // A transaction that is open has the progress of its own records in it.
+    let ends = records.stable_ends(&kafka.topic, usize::try_from(kafka.partitions).unwrap_or(0))?;
+    let progress = if missing.is_empty() { last(&records, kafka, stops)? } else { None };
+    Ok((ends, progress))
+}
+
 /// As [`look_up`], of a topic that is there, by clients that are made already.
 ///
 /// # Errors

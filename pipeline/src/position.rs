@@ -153,6 +153,10 @@ pub struct Progress {
     /// to others. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema_ids: Option<BTreeSet<u32>>,
+    /// By partition, the offset from which each record of the producer has one of `schema_ids`: 0 for one that is not in here.
+    /// Before it, versions of the program that noted no ids wrote under others too. `None` when such a version wrote this.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub schema_ids_from: Option<Vec<i64>>,
     /// The last complete snapshot in this topic.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub complete: Option<CompleteSnapshot>,
@@ -175,6 +179,7 @@ impl Progress {
             ends: None,
             topic_id: None,
             schema_ids: None,
+            schema_ids_from: None,
             complete: None,
             table: TableState::default(),
         }

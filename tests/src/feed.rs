@@ -5,6 +5,7 @@ use std::time::Duration;
 use pipeline::avro;
 use pipeline::config::{KafkaSettings, Program, RegistrySettings};
 use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
+use pipeline::position::{CHECKPOINT_SUFFIX, Position, Progress};
 use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
 use pipeline::registry::Registry;
 
@@ -13,6 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use crate::{World, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+const SERVER: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
 /// Writes changes to a world's topic, each call one transaction.
 pub struct Feed {
@@ -93,6 +95,27 @@ impl Feed {
         self.transaction(|send| send(key, value, op));
     }
 
+    /// Writes these values with the key and an op, in one transaction.
+    pub fn raw_all(&mut self, key: &[u8], values: &[Vec<u8>]) {
+        self.transaction(|send| values.iter().for_each(|value| send(key, Some(value), Some(Op::Create))));
+    }
+
+    /// Commits the progress of a producer that has written the whole topic under our schema's id.
+    pub async fn note_schema_id(&mut self, world: &World) {
+        let position = Position {
+            server_uuid: SERVER.to_owned(),
+            gtid_set: None,
+            file: "binlog.000001".to_owned(),
+            offset: 4,
+            committed_at: Micros(0),
+            anchor: None,
+        };
+        let from = vec![0; usize::try_from(self.settings.partitions).expect("a number")];
+        let ids = Some([self.schema].into());
+        let progress = Progress { schema_ids: ids, schema_ids_from: Some(from), ..Progress::new(1, position) };
+        commit_progress(world, &self.producer, &progress).await;
+    }
+
     #[allow(clippy::type_complexity, reason = "one use")]
     fn transaction(&mut self, fill: impl FnOnce(&mut dyn FnMut(&[u8], Option<&[u8]>, Option<Op>))) {
         self.transaction += 1;
@@ -101,7 +124,7 @@ impl Feed {
         fill(&mut |key, value, op| {
             header.clear();
             if let Some(op) = op {
-                let pos = format!("3e11fa47-71ca-11e1-9e33-c80aa9429562:{}", self.transaction);
+                let pos = format!("{SERVER}:{}", self.transaction);
                 let ts_us = 1_763_697_600_000_000 + self.transaction as i64;
                 Source { op, ts_us, pos: pos.into(), row, epoch: 1 }.write(&mut header);
             }
@@ -124,4 +147,16 @@ impl Feed {
             ends(written).filter(|all| ends(committed).as_ref() == Some(all)).map(drop)
         });
     }
+}
+
+/// Commits this as the progress of a world's producer.
+pub async fn commit_progress(world: &World, producer: &TransactionalProducer, progress: &Progress) {
+    let kafka = world.kafka();
+    let topic = format!("{}{CHECKPOINT_SUFFIX}", kafka.topic);
+    ensure_topics(&kafka, &[TopicSpec::compacted(topic.clone(), 1)]).await.expect("the checkpoint topic");
+    let (key, value) = (format!("{}.product", world.name), serde_json::to_vec(progress).expect("JSON"));
+    let (partition, key, value) = (Some(0), key.as_bytes(), Some(value.as_slice()));
+    producer.begin().expect("to begin");
+    producer.send(&Record { topic: &topic, partition, key, value, header: None }).expect("to send");
+    producer.commit().expect("to commit");
 }

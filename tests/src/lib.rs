@@ -14,7 +14,7 @@ mod topic;
 mod world;
 
 pub use clock::Clock;
-pub use feed::Feed;
+pub use feed::{Feed, commit_progress};
 pub use process::{Ended, Running, run};
 pub use proxy::{Direction, Link, Proxy};
 pub use small_disk::SmallDisk;

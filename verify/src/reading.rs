@@ -1,21 +1,18 @@
 //! A record of the topic, read as a consumer reads it: the change that it tells of, and the line that it must give.
 
-use std::collections::HashMap;
-
-use pipeline::avro::{self, Decoder, Scratch};
+use pipeline::avro::Scratch;
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
 use pipeline::record::{Micros, Op, Product, SOURCE_HEADER, Source};
 use pipeline::transform::{Capitals, Rules};
-use pipeline::writer_schema::WriterSchemas;
+use pipeline::writer_schema::{Decoders, WriterSchemas};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
 /// Reads records; schemas are looked up once each. To be used on a blocking thread.
 pub(crate) struct Reader {
     schemas: WriterSchemas,
-    decoders: HashMap<u32, Result<Decoder, String>>,
     scratch: Scratch,
 }
 
@@ -29,34 +26,22 @@ pub(crate) struct Change<'a> {
 
 impl Reader {
     pub(crate) fn new(schemas: WriterSchemas) -> Self {
-        Self { schemas, decoders: HashMap::new(), scratch: Scratch::default() }
+        Self { schemas, scratch: Scratch::default() }
     }
 
     /// The change, or why the record tells of none.
     ///
     /// # Errors
-    /// As [`WriterSchemas::find`].
+    /// As [`WriterSchemas::look_up`]: only an id that nobody of ours wrote is the record's fault.
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
-        if let Some((schema, _)) = message.payload().and_then(|value| avro::split(value).ok()) {
-            self.look_up(schema)?;
-        }
-        Ok(change(message, &self.decoders, &mut self.scratch))
-    }
-
-    fn look_up(&mut self, schema: u32) -> Result<()> {
-        if self.decoders.contains_key(&schema) {
-            return Ok(());
-        }
-        // Only an id that nobody of ours wrote is the record's fault: a consumer stops at all else, too.
-        let decoder = self.schemas.find(schema)?;
-        self.decoders.insert(schema, decoder);
-        Ok(())
+        self.schemas.look_up(message.payload(), message.partition(), message.offset())?;
+        Ok(change(message, self.schemas.decoders(), &mut self.scratch))
     }
 }
 
 fn change<'a>(
     message: &'a BorrowedMessage<'_>,
-    decoders: &'a HashMap<u32, Result<Decoder, String>>,
+    decoders: &'a Decoders,
     scratch: &'a mut Scratch,
 ) -> Result<Change<'a>, String> {
     let header = kafka::header(message, SOURCE_HEADER).ok_or("it has no header source")?;
@@ -71,17 +56,9 @@ fn change<'a>(
         (None, Op::Delete) => None,
         (None, op) => return Err(format!("it has no value, but its op is {}", op.letter())),
         (Some(_), Op::Delete) => return Err("its op is d, but it has a value".to_owned()),
-        (Some(value), _) => {
-            let (schema, body) = avro::split(value).map_err(|e| e.to_string())?;
-            let decoder = decoders.get(&schema).ok_or("its schema was not looked up")?;
-            let product = decoder.as_ref().map_err(Clone::clone)?.decode(body, scratch).map_err(|e| e.to_string())?;
-            Some(product)
-        }
+        (Some(value), _) => Some(decoders.decode(value, id, (message.partition(), message.offset()), scratch)?),
     };
     if let Some(product) = &product {
-        if product.id != id {
-            return Err(format!("its key is {id}, but its value has id {}", product.id));
-        }
         product.last_updated.map_or(Ok(()), |t| printable("last_updated", t))?;
     }
     Ok(Change { id, source, product })

@@ -6,9 +6,10 @@ use crate::setback::Setback;
 
 impl Worker {
     pub(super) fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<(), Setback> {
-        let Some(id) = record.schema_id().filter(|id| !self.decoders.contains_key(id)) else { return Ok(()) };
-        let decoder = self.readiness.registry.during(|| self.schemas.find(id))?;
-        self.decoders.insert(id, decoder);
-        Ok(())
+        if self.schemas.knows(record.value, record.partition, record.offset) {
+            return Ok(());
+        }
+        let look_up = || self.schemas.look_up(record.value, record.partition, record.offset);
+        Ok(self.readiness.registry.during(look_up)?)
     }
 }

@@ -28,32 +28,27 @@ impl LastRecords {
     /// # Errors
     /// Transient when Kafka can't be reached.
     pub fn bounds(&self, topic: &str, partitions: usize) -> Result<Vec<Bounds>> {
-        let deadline = Instant::now() + SPREADING;
-        let offsets = |which: Offset| loop {
-            match self.offsets(topic, partitions, which) {
-                Err(e) if is_new(&e) && Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
-                answer => break answer.map_err(|e| self.failed(topic, &e)),
-            }
-        };
-        let begins = offsets(Offset::Beginning)?;
-        let ends = offsets(Offset::End)?;
+        let begins = self.offsets(&self.written, topic, partitions, Offset::Beginning)?;
+        let ends = self.offsets(&self.written, topic, partitions, Offset::End)?;
         Ok(begins.into_iter().zip(ends).map(|(begin, end)| Bounds { begin, end }).collect())
     }
 
-    fn offsets(&self, topic: &str, partitions: usize, which: Offset) -> Result<Vec<i64>, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition as i32, which)?;
+    /// By partition, the offset of a topic that is there before which every transaction has ended (last stable offset). Blocks.
+    ///
+    /// # Errors
+    /// As [`LastRecords::bounds`].
+    pub fn stable_ends(&self, topic: &str, partitions: usize) -> Result<Vec<i64>> {
+        self.offsets(&self.committed, topic, partitions, Offset::End)
+    }
+
+    fn offsets(&self, by: &BaseConsumer<Logging>, topic: &str, partitions: usize, which: Offset) -> Result<Vec<i64>> {
+        let deadline = Instant::now() + SPREADING;
+        loop {
+            match ask_offsets(by, topic, partitions, which) {
+                Err(e) if is_new(&e) && Instant::now() < deadline => std::thread::sleep(LOOK_EVERY),
+                answer => return answer.map_err(|e| self.failed(topic, &e)),
+            }
         }
-        // The first and the last offset are times too, by Kafka's protocol (ListOffsets).
-        let found = self.written.offsets_for_times(list, REQUEST_TIMEOUT)?;
-        let elements = found.elements();
-        let offsets = elements.iter().map(|element| match (element.error(), element.offset()) {
-            (Ok(()), Offset::Offset(offset)) => Ok(offset),
-            (Ok(()), _) => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition)),
-            (Err(e), _) => Err(e),
-        });
-        offsets.collect()
     }
 
     /// Hands the committed records of `range` in a partition to `each`, in order, until it breaks off. It waits for
@@ -138,6 +133,27 @@ impl LastRecords {
     fn failed(&self, topic: &str, error: &KafkaError) -> Error {
         unreachable(&self.settings, &format!("cannot read topic {topic}"), error, &self.logging)
     }
+}
+
+fn ask_offsets(
+    by: &BaseConsumer<Logging>,
+    topic: &str,
+    partitions: usize,
+    which: Offset,
+) -> Result<Vec<i64>, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition as i32, which)?;
+    }
+    // The first and the last offset are times too, by Kafka's protocol (ListOffsets).
+    let found = by.offsets_for_times(list, REQUEST_TIMEOUT)?;
+    let elements = found.elements();
+    let offsets = elements.iter().map(|element| match (element.error(), element.offset()) {
+        (Ok(()), Offset::Offset(offset)) => Ok(offset),
+        (Ok(()), _) => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition)),
+        (Err(e), _) => Err(e),
+    });
+    offsets.collect()
 }
 
 fn watermarks(consumer: &BaseConsumer<Logging>, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {

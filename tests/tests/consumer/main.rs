@@ -247,6 +247,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
 async fn records_that_cannot_be_decoded_become_dead_letters() {
     let world = World::new("poison");
     let mut feed = Feed::new(&world).await;
+    feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);
     let schema = u8::try_from(feed.schema()).expect("a small id on a test's registry");
     feed.raw(b"5", Some(b"{\"id\":5}"), Some(Op::Update));

@@ -8,6 +8,7 @@ mod moved;
 mod partitions;
 mod registry;
 mod retention;
+mod schema_ids;
 mod stopping;
 
 use std::collections::BTreeMap;

@@ -3,7 +3,6 @@
 
 use integration_tests::{Feed, Running, World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{Record, TransactionalProducer};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::Op;
 use serde_json::{Value, json};
@@ -13,14 +12,14 @@ use crate::PATIENCE;
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 
 /// A registry of the test's own, which has nothing when it is started again.
-fn own_registry(world: &mut World) -> Registry {
+pub(crate) fn own_registry(world: &mut World) -> Registry {
     let registry = Registry::start(&world.folder.join("registry"), None, &|_| {}).expect("a registry");
     world.set("SCHEMA_REGISTRY_URL", registry.url());
     registry
 }
 
 /// Kills it and takes its data away.
-fn empty(registry: &mut Registry) {
+pub(crate) fn empty(registry: &mut Registry) {
     registry.server.kill().expect("to kill it");
     registry.forget().expect("to delete its data");
     registry.start_again().expect("to start it again");
@@ -70,7 +69,7 @@ const SWAPPED: &str = r#"{"type": "record", "name": "Product", "namespace": "sho
     {"name": "last_updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]}]}"#;
 
 /// Registers so many schemas of other subjects, each under an id of its own; the last id.
-async fn register_others(world: &World, count: usize) -> u64 {
+pub(crate) async fn register_others(world: &World, count: usize) -> u64 {
     let (http, mut last) = (reqwest::Client::new(), 0);
     for number in 0..count {
         let url = format!("{}/subjects/other-{number}-value/versions", world.get("SCHEMA_REGISTRY_URL"));
@@ -89,7 +88,7 @@ fn noted(world: &World) -> Vec<u32> {
     progress(world).schema_ids.into_iter().flatten().collect()
 }
 
-fn progress(world: &World) -> Progress {
+pub(crate) fn progress(world: &World) -> Progress {
     let kafka = world.kafka();
     let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", world.name));
     let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes()).unwrap().expect("a progress");
@@ -166,6 +165,7 @@ async fn a_record_with_the_schema_of_another_subject_is_a_dead_letter() {
     let _registry = own_registry(&mut world);
     let other = register_others(&world, 1).await as u8;
     let mut feed = Feed::new(&world).await;
+    feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);
     feed.raw(b"7", Some(&[0, 0, 0, 0, other, 14, 0, 0, 0, 0]), Some(Op::Create));
     let consumer = start(&world, 1);
@@ -176,51 +176,12 @@ async fn a_record_with_the_schema_of_another_subject_is_a_dead_letter() {
     assert_eq!(consumer.stop().code, 0);
 }
 
-/// Whether a producer that notes no ids wrote a record can't be known, so it is not put aside.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_id_waits_for_a_producer_that_notes_its_ids() {
-    let mut world = World::new("not_noted");
-    world.set("METRICS_LISTEN", "127.0.0.1:0");
-    let mut conn = world.table().await;
-    conn.query_drop("INSERT INTO product VALUES (1, 'a', 'b', 1, NOW(6))").await.unwrap();
-    let producer = world.start_as("cdc-producer", "producer-1", &[]);
-    eventually("the row is in the topic", PATIENCE, || (read_topic(&world.kafka()).len() == 1).then_some(()));
-    assert_eq!(producer.stop().code, 0);
-    // As the version before leaves it.
-    let (kafka, earlier) = (world.kafka(), Progress { schema_ids: None, ..progress(&world) });
-    let value = serde_json::to_vec(&earlier).unwrap();
-    let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", world.name));
-    {
-        let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id).unwrap();
-        producer.begin().unwrap();
-        let (partition, key, value) = (Some(0), key.as_bytes(), Some(value.as_slice()));
-        producer.send(&Record { topic: &topic, partition, key, value, header: None }).unwrap();
-        producer.commit().unwrap();
-    }
-    let mut feed = Feed::new(&world).await;
-    feed.raw(b"7", Some(&[0, 0x7f, 0, 0, 1, 14, 0, 0, 0, 0]), Some(Op::Create));
-    let mut consumer = start(&world, 1);
-    consumer.wait_for("does not note whether it wrote with this id");
-    eventually("it says why it waits", PATIENCE, || {
-        consumer.http("/ready").filter(|(status, body)| *status == 503 && body.contains("does not note"))
-    });
-    assert_eq!(dead_letters(&world).len(), 0);
-    // The remedy.
-    let producer = world.start_as("cdc-producer", "producer-2", &[]);
-    conn.query_drop("INSERT INTO product VALUES (2, 'a', 'b', 1, NOW(6))").await.unwrap();
-    eventually("the consumer continues", PATIENCE, || (line_count(&world) == 2).then_some(()));
-    wait_until_committed(&world);
-    let reasons: Vec<String> = dead_letters(&world).iter().map(|l| l.reason()).collect();
-    assert_eq!(reasons, ["the registry has no schema 2130706433"]);
-    assert_eq!(consumer.stop().code, 0);
-    assert_eq!(producer.stop().code, 0);
-}
-
 /// One record does not stop the others, as long as the registry knows our schema.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_with_an_unknown_schema_is_a_dead_letter_while_the_subject_is_there() {
     let world = World::new("unknown_id");
     let mut feed = Feed::new(&world).await;
+    feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);
     feed.raw(b"7", Some(&[0, 0x7f, 0, 0, 1, 14, 0, 0, 0, 0]), Some(Op::Create));
     feed.update(1..=10, 1);
