@@ -74,8 +74,8 @@ pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
     if !report.table_exists {
         report.checks.push(Check::warning(
             "table",
-            format!("there is no table {database}.{table} yet, or this user may not see it: its changes come when it is created"),
-            "check DB_NAME and db.table, and that this user may SELECT from it; or wait for it",
+            SourceTable::missing(&mut conn, database, table).await?,
+            "check DB_NAME and db.table, and that this user may SELECT from it; or create it: its changes come from then on",
         ));
         // Such a server writes all names to its binlog in small letters.
         let small: Option<u8> = answered(conn.query_first("SELECT @@lower_case_table_names"))
@@ -89,7 +89,11 @@ pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
     }
     match SourceTable::inspect(&mut conn, database, table).await {
         Ok(table) => {
-            report.checks.push(Check::good("table", format!("{}.{}", table.database, table.table)));
+            let left_out = match table.left_out(&mut conn).await?.join(", ") {
+                none if none.is_empty() => none,
+                names => format!("; not in the contract, so not carried: {names}"),
+            };
+            report.checks.push(Check::good("table", format!("{}.{}{left_out}", table.database, table.table)));
             report.table = Some(table);
         }
         Err(e) => report.checks.push(definite_or(Check::failed("table", &e), e)?),

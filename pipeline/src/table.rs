@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
 
 mod connection;
+mod inspect;
 mod tls;
 mod visible;
 
@@ -144,9 +145,6 @@ pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable, extra.
-type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String, String);
-
 impl SourceTable {
     /// A table that is not there yet, with the contract's own names.
     pub fn expected(database: &str, table: &str) -> Self {
@@ -161,57 +159,6 @@ impl SourceTable {
         Self { database: database.to_owned(), table: table.to_owned(), columns }
     }
 
-    /// Whether there is such a table that this user may see.
-    ///
-    /// # Errors
-    /// As [`failed`].
-    pub async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
-        let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
-        let found: Option<u8> = answered(conn.exec_first(query, (database, table)))
-            .await
-            .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
-        Ok(found.is_some())
-    }
-
-    /// Looks the table up and matches its columns to the contract by name, capitals or not.
-    ///
-    /// # Errors
-    /// Definite when the table or a column is missing or can't be carried without loss; each names what to do.
-    pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
-        let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
-        let found: Option<(String, String, String)> = answered(conn.exec_first(
-            "SELECT table_schema, table_name, table_type FROM information_schema.tables \
-                 WHERE table_schema = ? AND table_name = ?",
-            (database, table),
-        ))
-        .await
-        .map_err(asking)?;
-        let Some((database, table, kind)) = found else {
-            return Err(Error::definite(format!("there is no table {database}.{table}, or this user may not see it"))
-                .with_remedy(
-                    "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
-                ));
-        };
-        if kind != "BASE TABLE" {
-            return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
-                .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
-        }
-        let rows: Vec<ColumnRow> = answered(conn.exec(
-            "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
-                 character_set_name, is_nullable, extra \
-                 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
-            (&database, &table),
-        ))
-        .await
-        .map_err(asking)?;
-        let plan = |field: Field| plan_column(&database, &table, &rows, field);
-        let [id, name, category, price, last_updated] = Field::ALL.map(plan);
-        let columns = [id?, name?, category?, price?, last_updated?];
-        check_key(conn, &database, &table, &columns[0].name).await?;
-        check_foreign_keys(conn, &database, &table).await?;
-        Ok(Self { database, table, columns })
-    }
-
     /// The columns for a `SELECT`, in the order that [`product_from_row`] wants.
     pub fn select_list(&self) -> String {
         self.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", ")
@@ -223,51 +170,6 @@ impl SourceTable {
         Error::definite(format!("{}.{}{row}, column {}: {}", self.database, self.table, field.name(), refusal.reason))
             .with_remedy(refusal.remedy)
     }
-}
-
-fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) -> Result<ColumnPlan> {
-    let wanted = field.name();
-    let Some((name, place, type_name, full_type, precision, scale, charset, nullable, extra)) =
-        rows.iter().find(|row| row.0.eq_ignore_ascii_case(wanted))
-    else {
-        return Err(Error::definite(format!("{database}.{table} has no column {wanted}"))
-            .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
-    };
-    let refused = |refusal: Refusal| {
-        Error::definite(format!("{database}.{table}.{name} is {full_type}: {}", refusal.reason))
-            .with_remedy(refusal.remedy)
-    };
-    let column = ColumnType {
-        name: type_name,
-        precision: precision.unwrap_or(0),
-        scale: scale.unwrap_or(0),
-        charset: charset.as_deref(),
-    };
-    check(field, &column).map_err(refused)?;
-    if field == Field::Id && nullable != "NO" {
-        return Err(refused(Refusal::new("an id must not be NULL", "make the column id NOT NULL and the primary key")));
-    }
-    let place = usize::try_from(*place).unwrap_or(usize::MAX).saturating_sub(1);
-    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone(), extra: extra.clone() })
-}
-
-async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
-    let key: Vec<String> = answered(conn.exec(
-        "SELECT column_name FROM information_schema.statistics \
-             WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
-        (database, table),
-    ))
-    .await
-    .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
-    if matches!(key.as_slice(), [only] if only.eq_ignore_ascii_case(id)) {
-        return Ok(());
-    }
-    let found = match key.join(", ") {
-        none if none.is_empty() => "has no primary key".to_owned(),
-        columns => format!("has the primary key ({columns})"),
-    };
-    Err(Error::definite(format!("{database}.{table} {found}; it must be id alone"))
-        .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY (id)")))
 }
 
 /// Whether the server logs the rows that a foreign key changes.
@@ -286,32 +188,6 @@ pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
             .await
             .map_err(|e| failed("ask whether the server logs cascades", e))?;
     Ok(native.is_none_or(|(_, value)| value != "ON"))
-}
-
-async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
-    let asking = |e| failed(&format!("look up the foreign keys of {database}.{table}"), e);
-    if logs_cascades(conn).await? {
-        return Ok(());
-    }
-    let cascading: Option<(String, String, String)> = answered(conn.exec_first(
-        "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
-             WHERE constraint_schema = ? AND table_name = ? \
-             AND (update_rule IN ('CASCADE', 'SET NULL') OR delete_rule IN ('CASCADE', 'SET NULL'))",
-        (database, table),
-    ))
-    .await
-    .map_err(asking)?;
-    match cascading {
-        None => Ok(()),
-        Some((name, update, delete)) => Err(Error::definite(format!(
-            "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
-             this server changes such rows without an event in the binlog"
-        ))
-        .with_remedy(
-            "use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys; rows may have gone \
-             already, so then `cdc-producer checkpoint reset`",
-        )),
-    }
 }
 
 /// Hands each row to `each` in the order of the primary key, from the first one after `after`, at most `limit`. Returns how

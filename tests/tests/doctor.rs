@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use consumer_world::{log_path, wait_until_committed};
-use integration_tests::{Ended, World, eventually, expire};
+use integration_tests::{Ended, World, eventually, execute, expire};
 use mysql_async::prelude::Queryable;
 use pipeline::kafka;
 use postgres_world::{PATIENCE, connect, run};
@@ -330,4 +330,43 @@ fn move_back(world: &World) {
         list.add_partition_offset(&settings.topic, partition, Offset::Offset(0)).unwrap();
     }
     eventually("the group is empty", Duration::from_secs(90), || consumer.commit(&list, CommitMode::Sync).ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelt_table_and_all_that_is_wrong_with_one_are_named_at_once() {
+    let mut world = World::new("doctor_table");
+    let mut conn = world.mysql().await;
+    execute(
+        &mut conn,
+        &["CREATE TABLE product (id INT UNIQUE NOT NULL, name VARBINARY(9), category TEXT, price DECIMAL(12,4), picture BLOB)"],
+    )
+    .await;
+    world.set("DB_TABLE", "prodcut");
+    let found = doctor(&world, "cdc-producer");
+    let near =
+        format!("there is no table {0}.prodcut, or this user may not see it; did you mean {0}.product?", world.name);
+    assert!(found.out.contains(&near), "{}", found.out);
+    world.set("DB_TABLE", "product");
+    let found = faults(&doctor(&world, "cdc-producer"), "table");
+    let [(line, remedy)] = &found[..] else { panic!("{found:?}") };
+    for part in [
+        "product.name is varbinary(9)",
+        "product.price is decimal(12,4)",
+        "has no column last_updated",
+        "has no primary key",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    for part in ["change the column to VARCHAR", "DECIMAL(10,2)", "add the column last_updated", "ADD PRIMARY KEY (id)"]
+    {
+        assert!(remedy.contains(part), "{part} is not in {remedy}");
+    }
+    execute(
+        &mut conn,
+        &["ALTER TABLE product MODIFY name VARCHAR(9), MODIFY price DECIMAL(10,2), ADD last_updated TIMESTAMP(6) NULL, \
+           ADD PRIMARY KEY (id)"],
+    )
+    .await;
+    let green = is_green(&world, "cdc-producer");
+    assert!(green.contains("product; not in the contract, so not carried: picture\n"), "{green}");
 }

@@ -229,7 +229,7 @@ pub(super) fn partition_count(
                 }
                 if patience >= TELL_AFTER && !std::mem::replace(&mut silent, true) {
                     let error = unreachable(settings, &what, &error, logging);
-                    tracing::warn!(remedy = error.remedy(), "{error}; asked on for {} s", REQUEST_TIMEOUT.as_secs());
+                    tracing::warn!(remedy = error.remedy(), "{error}; trying for {} s", REQUEST_TIMEOUT.as_secs());
                 }
             }
         }
