@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::progress::Say;
-use crate::{checksums, machine};
+use crate::{cargo, checksums, machine};
 
 /// The Kafka that is fetched. Not 4.2 or 4.3: a broker of theirs that was killed alone takes partitions without a leader for
 /// deleted ones and leaves out their commit markers, so that the transaction hangs for ever.
@@ -23,6 +23,9 @@ pub const DEBEZIUM: &str = "3.6.1.Final";
 const CONNECT: &str = "4.3.1";
 /// The Avro converter that its documentation names.
 const CONVERTER: &str = "2.6.13.Final";
+
+/// The cargo-deny that checks the libraries.
+const CARGO_DENY: &str = "0.20.2";
 
 /// The folder of everything fetched: `$XDG_CACHE_HOME` or `~/.cache`, in it `product-stream`.
 ///
@@ -127,6 +130,21 @@ pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
         fs::rename(unpacked.join(connector), folder.join("plugins").join(connector))?;
         fs::remove_dir_all(unpacked)?;
         name_plugins(folder)
+    })
+}
+
+/// The folder with `bin/cargo-deny`, built without optimisation: that takes a minute instead of six, and it runs for seconds.
+///
+/// # Errors
+/// When cargo cannot fetch or build it.
+pub fn cargo_deny(say: Say<'_>) -> Result<PathBuf> {
+    cached(&format!("cargo-deny-{CARGO_DENY}"), |folder| {
+        say("building cargo-deny, once");
+        let target = folder.join("target");
+        let mut install = cargo::cargo(&["install", "--quiet", "--debug", "--locked", "cargo-deny"]);
+        install.args(["--version", CARGO_DENY, "--config", "profile.dev.debug=0"]);
+        machine::run(install.arg("--root").arg(folder).arg("--target-dir").arg(&target))?;
+        Ok(fs::remove_dir_all(target)?)
     })
 }
 

@@ -68,6 +68,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Check licences and sources of all libraries by deny.toml
+    Deny,
     /// Stop what runs in the background
     Down(Place),
     /// Remove the data of stopped servers
@@ -128,6 +130,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Chaos { arguments } => return Ok(code(tests::chaos(&arguments)?)),
         Chore::Bench { arguments } => return Ok(code(tests::bench(&arguments)?)),
         Chore::Instructions { arguments } => return Ok(code(tests::instructions(&arguments)?)),
+        Chore::Deny => return Ok(code(tests::deny()?)),
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),
         Chore::Kafka { tool, arguments } => {

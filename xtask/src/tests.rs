@@ -1,4 +1,4 @@
-//! All tests on servers of their own, the fault harness, the benchmark, and the count of instructions.
+//! All tests on servers of their own, the fault harness, the benchmark, the count of instructions, and the check of libraries.
 
 use std::process::{Command, ExitStatus};
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::machine::Need;
 use crate::services::{Ports, Stack, StackOptions, needs};
-use crate::{background, cargo, machine, progress};
+use crate::{background, cargo, downloads, machine, progress};
 
 /// Starts a fresh stack, runs `cargo test` with `arguments` on it and stops the stack.
 ///
@@ -87,4 +87,18 @@ pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
         return Ok(status);
     }
     cargo::run_through(Command::new(cargo::target().join("debug/instructions")).args(arguments))
+}
+
+/// Checks licences and sources of all libraries by `deny.toml`. Uses the cargo-deny of the machine, or one that is built once
+/// into the cache folder; it needs no network beyond that.
+///
+/// # Errors
+/// When cargo-deny does not compile. What it finds is no error but a status.
+pub fn deny() -> Result<ExitStatus> {
+    let program = match machine::find_program("cargo-deny") {
+        Some(installed) => installed,
+        None => downloads::cargo_deny(&|what| progress::note(what))?.join("bin/cargo-deny"),
+    };
+    let checks = ["--offline", "check", "licenses", "bans", "sources"];
+    cargo::run_through(Command::new(program).current_dir(background::root()).args(checks))
 }
