@@ -228,15 +228,24 @@ impl Slots {
         Ok(identity.map(|identity| Self { root: root.to_owned(), identity, place: folder::place(root) }))
     }
 
-    /// A slot to look at, which nobody holds at this moment; `None` when a process holds it.
+    /// A slot to look at, which nobody holds at this moment; `None` when a process holds it. Makes no file, which would
+    /// belong to the user who looks, and keeps nobody from the slot: who claims one waits for the lock that is held here.
     ///
     /// # Errors
-    /// Definite when its files can't be opened.
+    /// Definite when its files can't be opened, transient when that lock does not get free.
     pub(crate) fn look(&self, id: SlotId) -> Result<Option<Slot>> {
-        let _claim = claim_lock(&self.root)?;
-        let path = self.folder(id).join(LOCK_NAME);
-        let lock = open_lock(&path)?;
-        match FileExt::try_lock_exclusive(&lock).and_then(|()| FileExt::unlock(&lock)) {
+        let folder = self.folder(id);
+        let (claim, path) = (self.root.join(CLAIM_NAME), folder.join(LOCK_NAME));
+        let existing = |path: &Path| match File::open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(|e| unlockable(path, e)),
+        };
+        let (Some(claim_file), Some(lock)) = (existing(&claim)?, existing(&path)?) else {
+            let nobody = File::open(&folder).map_err(|e| unlockable(&folder, e))?;
+            return Ok(Some(self.slot(id, nobody)));
+        };
+        let _claim = wait_for(claim_file, &claim, FileExt::try_lock_shared)?;
+        match FileExt::try_lock_shared(&lock).and_then(|()| FileExt::unlock(&lock)) {
             Ok(()) => Ok(Some(self.slot(id, lock))),
             Err(e) if e.kind() == fs2::lock_contended_error().kind() => Ok(None),
             Err(e) => Err(unlockable(&path, e)),
@@ -401,12 +410,15 @@ pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
 /// Waits for the lock under which slots are taken; it is held for an instant only, unless its holder is stopped there.
 fn claim_lock(root: &Path) -> Result<File> {
     let path = root.join(CLAIM_NAME);
-    let file = open_lock(&path)?;
+    wait_for(open_lock(&path)?, &path, FileExt::try_lock_exclusive)
+}
+
+fn wait_for(file: File, path: &Path, lock: fn(&File) -> io::Result<()>) -> Result<File> {
     let deadline = Instant::now() + CLAIM_LIMIT;
     loop {
-        match FileExt::try_lock_exclusive(&file) {
+        match lock(&file) {
             Ok(()) => return Ok(file),
-            Err(e) if e.kind() != fs2::lock_contended_error().kind() => return Err(unlockable(&path, e)),
+            Err(e) if e.kind() != fs2::lock_contended_error().kind() => return Err(unlockable(path, e)),
             Err(e) if Instant::now() > deadline => {
                 let text = format!("another process holds {} for {} s", path.display(), CLAIM_LIMIT.as_secs());
                 return Err(Error::transient(text).with_source(e).with_remedy(

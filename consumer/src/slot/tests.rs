@@ -64,6 +64,24 @@ fn a_newcomer_waits_for_a_neighbour_that_settles() {
 }
 
 #[test]
+fn a_look_makes_no_file_and_keeps_nobody_from_a_slot() {
+    let (_dir, slots) = slots(2);
+    let files = || fs::read_dir(slots.folder(SlotId(1))).expect("a folder").count();
+    assert!(slots.look(SlotId(1)).expect("no error").is_some());
+    assert_eq!(files(), 1, "the log alone");
+    drop(slots.claim().expect("a slot"));
+    std::thread::scope(|s| {
+        let claims = s.spawn(|| (0..300).map(|_| slots.claim().expect("a slot").id()).collect::<Vec<_>>());
+        while !claims.is_finished() {
+            slots.look(SlotId(1)).expect("no error");
+        }
+        assert_eq!(claims.join().expect("no panic"), [SlotId(1); 300]);
+    });
+    let held = slots.claim().expect("a slot");
+    assert!(slots.look(held.id()).expect("no error").is_none());
+}
+
+#[test]
 fn a_full_disk_heals_and_a_forbidden_one_does_not() {
     let heals = |kind: ErrorKind| unwritable(Path::new("log"), kind.into()).is_transient();
     assert!([ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Interrupted].map(heals) == [true; 3]);
