@@ -3,7 +3,7 @@
 use clap::{Arg, Command};
 use pipeline::doctor::{self, Check};
 use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, LastRecords};
+use pipeline::kafka::{self, LastRecords, Resource, Right};
 use pipeline::position::Progress;
 use pipeline::program::Context;
 use pipeline::record::Micros;
@@ -174,6 +174,18 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     doctor::conclude(&checks)
 }
 
+/// What docs/security.md has for the producer, on the topics that are there.
+fn rights(settings: &ProducerSettings, target: &Target, missing: &[String]) -> Vec<Check> {
+    let topics = [&target.topic, &target.checkpoint_topic].into_iter().filter(|topic| !missing.contains(topic));
+    let rights: Vec<_> =
+        topics.map(|topic| (Resource::Topic(topic.clone()), &[Right::Read, Right::Write][..])).collect();
+    let mut untold = format!("WRITE on the transactional id {}", settings.kafka.transactional_id);
+    if !missing.is_empty() {
+        untold = format!("{untold}, CREATE on {}", missing.join(", "));
+    }
+    doctor::rights(&settings.kafka, &rights, &untold)
+}
+
 async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
     let target = Target::new(&settings.kafka, settings.source());
     let missing = match kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka)) {
@@ -186,6 +198,7 @@ async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
     } else {
         Check::good("Kafka", format!("to be created: {}", missing.join(", ")))
     }];
+    checks.extend(rights(settings, &target, &missing));
     if !is_there(&target.topic) {
         return checks;
     }

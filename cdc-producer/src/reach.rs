@@ -46,17 +46,20 @@ pub(crate) async fn ask(conn: &mut Conn, database: &str, table: &str) -> Result<
 pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
     // A right on a single table has a name there; `*` alone covers the name that no table has.
     const NO_TABLE: &str = "";
-    let found = if sees_triggers(&grants(conn).await?, database, NO_TABLE) {
-        "granted: a statement that a session logs as text is passed over when it leaves the table alone".to_owned()
+    Ok(if sees_triggers(&grants(conn).await?, database, NO_TABLE) {
+        Check::good(
+            "TRIGGER",
+            "granted: a statement that a session logs as text is passed over when it leaves the table alone",
+        )
     } else {
-        format!(
+        let found = format!(
             "not granted, nor needed while every session logs rows: a statement on another table of {database} that a session logs \
              as text (binlog_format = STATEMENT, as pt-heartbeat does) stops the producer, and with GRANT TRIGGER ON {}.* it \
              is passed over",
             pipeline::table::quoted(database)
-        )
-    };
-    Ok(Check::good("TRIGGER", found))
+        );
+        Check::note("TRIGGER", found)
+    })
 }
 
 async fn grants(conn: &mut Conn) -> Result<Vec<String>> {

@@ -7,7 +7,7 @@ use pipeline::committed_progress;
 use pipeline::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::doctor::{self, Check};
 use pipeline::error::Result;
-use pipeline::kafka::{self, LastRecords, TopicSpec};
+use pipeline::kafka::{self, LastRecords, Resource, Right, TopicSpec};
 use pipeline::registry::{Found, Registry};
 
 use crate::sink::check as postgres;
@@ -26,7 +26,11 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
     let topics = kafka::check_topics(kafka, &wanted(kafka));
     let all_there = topics.as_ref().is_ok_and(Vec::is_empty);
     let mut checks = match topics {
-        Ok(missing) => of_topics(kafka, &missing).await,
+        Ok(missing) => {
+            let mut checks = of_topics(kafka, &missing).await;
+            checks.extend(tokio::task::block_in_place(|| of_rights(kafka, &missing)));
+            checks
+        }
         Err(error) => vec![Check::failed(KAFKA, &error)],
     };
     if all_there {
@@ -82,6 +86,21 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     let complete = complete.and_then(|progress| progress.complete);
     checks.extend(doctor::topics(kafka, &doctor::expired(&bounds, complete.as_ref())).await);
     checks
+}
+
+/// What docs/security.md has for the consumers, on the topics that are there.
+fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
+    use Right::{Read, Write};
+    let [topic, slots, letters] = wanted(kafka).map(|topic| topic.name);
+    let topics = [(topic, &[Read][..]), (slots, &[Read, Write]), (letters, &[Write])];
+    let there = topics.into_iter().filter(|(name, _)| !missing.contains(name));
+    let mut rights: Vec<_> = there.map(|(name, rights)| (Resource::Topic(name), rights)).collect();
+    rights.push((Resource::Group(kafka.group_id.clone()), &[Read]));
+    let mut untold = format!("WRITE on the transactional ids {}.consumer_*", kafka.topic);
+    if !missing.is_empty() {
+        untold = format!("{untold}, CREATE on {}", missing.join(", "));
+    }
+    doctor::rights(kafka, &rights, &untold)
 }
 
 /// Whether the folder can be written to, and the logs in it are those that the markers mean.

@@ -1,7 +1,9 @@
 //! The frame of `doctor`: checks that say what was found and what to do, as one screen and one exit code.
 
+mod rights;
 mod topics;
 
+pub use rights::rights;
 pub use topics::{expired, history, topics};
 
 use crate::error::{Class, Error, Result};
@@ -12,6 +14,8 @@ use crate::escape;
 pub enum Outcome {
     /// As it should be.
     Good,
+    /// Neither good nor bad: what follows from the state as it is.
+    Note,
     /// It works, but a person should know.
     Warning,
     /// It can't work like this.
@@ -35,6 +39,11 @@ impl Check {
     /// As it should be.
     pub fn good(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Good, found: found.into(), remedy: String::new() }
+    }
+
+    /// Neither good nor bad: what follows from the state as it is.
+    pub fn note(name: &'static str, found: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Note, found: found.into(), remedy: String::new() }
     }
 
     /// It works, but a person should know.
@@ -92,6 +101,7 @@ fn render(checks: &[Check]) -> String {
     for check in checks {
         let mark = match check.outcome {
             Outcome::Good => "ok  ",
+            Outcome::Note => "note",
             Outcome::Warning => "warn",
             Outcome::Bad => "FAIL",
         };

@@ -171,7 +171,7 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
     // Without the right to see triggers it does not guess, as doctor says beforehand; with the right that it names it continues.
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(
-        doctor.code == 0 && doctor.out.contains("ok    TRIGGER") && doctor.out.contains("not granted"),
+        doctor.code == 0 && doctor.out.contains("note  TRIGGER") && doctor.out.contains("not granted"),
         "{}",
         doctor.out
     );

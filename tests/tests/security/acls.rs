@@ -5,7 +5,7 @@ use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use xtask::services::Kafka;
 
 use crate::refusals::filled;
-use crate::servers::{KAFKA, LACKING, SECURED, login};
+use crate::servers::{KAFKA, LACKING, LACKING_USERS, SECURED, login};
 
 /// A right: operations on a resource.
 #[derive(Clone, Debug)]
@@ -196,6 +196,78 @@ async fn each_right_is_needed() {
         refuses("verify --wait 20s", user, &texts);
     }
     assert_eq!(producer.stop().code, 0);
+}
+
+/// `doctor` names each right that is missing, without using it; with the ACL that it prints a start finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_a_missing_right() {
+    let world = SECURED.world("rights_seen").await;
+    let (topic, group) = (world.get("KAFKA_TOPIC").to_owned(), world.get("KAFKA_GROUP_ID").to_owned());
+    make_topics(&world).await;
+    let (producer, consumer) = (of_producer(&topic), of_consumer(&topic, &group));
+    let [own_producer, own_consumer, ..] = KAFKA.map(login);
+    let user = |n: usize| format!("lacking-{}", LACKING_USERS - 1 - n);
+    // Each lacks writing, which nothing that doctor reads would show; the group's is lacking to the last one.
+    let without = |rights: &[Right], operation: &str, kind: &str, name: &str| -> Vec<Right> {
+        let is = |right: &Right| right.operations == [operation] && right.kind == kind && right.name == name;
+        let describe = rights.iter().filter(|r| is(r)).map(|r| right("Describe", r.kind, r.name.clone()));
+        describe.chain(rights.iter().filter(|r| !is(r)).cloned()).collect()
+    };
+    let cases = [
+        ("cdc-producer", &producer, "Write", "--topic", topic.clone(), "WRITE on topic "),
+        ("cdc-producer", &producer, "Write", "--topic", format!("{topic}.checkpoint"), "WRITE on topic "),
+        ("consumer", &consumer, "Write", "--topic", format!("{topic}.slots"), "WRITE on topic "),
+        ("consumer", &consumer, "Write", "--topic", format!("{topic}.dlq"), "WRITE on topic "),
+        ("consumer", &consumer, "Read", "--group", group.clone(), "READ on group "),
+    ];
+    let doctor = |program: &str, login: &[(&str, &str)]| SECURED.run(&world, program, &["doctor"], login);
+    let mut given: Vec<(Right, Vec<String>)> = Vec::new();
+    let lacking = cases
+        .iter()
+        .enumerate()
+        .map(|(n, (_, all, operation, kind, name, _))| (user(n), without(all, operation, kind, name)));
+    let whole = [("producer".to_owned(), producer.clone()), ("consumer".to_owned(), consumer.clone())];
+    for (user, rights) in whole.into_iter().chain(lacking) {
+        for right in rights {
+            let same = |(r, _): &&mut (Right, _)| {
+                (r.kind, &r.name, &r.operations) == (right.kind, &right.name, &right.operations)
+            };
+            match given.iter_mut().find(same) {
+                Some((_, users)) => users.push(user.clone()),
+                None => given.push((right, vec![user.clone()])),
+            }
+        }
+    }
+    give(&SECURED.kafka, &given);
+    assert_eq!(filled(&world, &own_producer).await.stop().code, 0);
+    for (n, (program, rights, operation, kind, name, lacks)) in cases.iter().enumerate() {
+        let user = user(n);
+        let login = [
+            ("KAFKA_SASL_USERNAME", user.as_str()),
+            ("KAFKA_SASL_PASSWORD", LACKING),
+            ("KAFKA_SASL_MECHANISMS", "PLAIN"),
+        ];
+        let ended = doctor(program, &login);
+        let says = [
+            format!("FAIL  rights      Kafka does not allow this user {lacks}{name}\n"),
+            format!("what to do: allow the user of kafka.sasl_username: ACL {lacks}{name}\n"),
+        ];
+        for text in &says {
+            let squeezed = ended.out.split_whitespace().collect::<Vec<_>>().join(" ");
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(ended.code == 1 && squeezed.contains(&text), "{text}\n{}{}", ended.out, ended.err);
+        }
+        // As it says.
+        let right =
+            rights.iter().find(|r| r.operations == [*operation] && r.kind == *kind && r.name == *name).unwrap().clone();
+        give(&SECURED.kafka, &[(right, vec![user.clone()])]);
+        let ended = doctor(program, &login);
+        assert!(ended.code == 0 && ended.out.contains("Kafka allows what is needed on topic "), "{}", ended.out);
+    }
+    let ended = doctor("consumer", &own_consumer);
+    let note =
+        format!("not checked, as Kafka does not tell it: WRITE on the transactional ids {topic}.consumer_*. A start");
+    assert!(ended.code == 0 && ended.out.contains(&note) && ended.out.contains("note  rights"), "{}", ended.out);
 }
 
 /// The commands in docs/security.md give these rights and no others.
