@@ -103,7 +103,10 @@ impl EventStream {
     pub async fn next_or_end(&mut self) -> Result<Option<Event>> {
         loop {
             let event = self.events.next().await?;
-            let Some(header) = event.as_ref().map(Event::header).filter(|_| self.first > 0) else { return Ok(event) };
+            if self.first == 0 {
+                return Ok(event);
+            }
+            let Some(header) = event.as_ref().map(Event::header) else { return Ok(None) };
             if is_reached(self.first, self.begin(), header.event_type_raw(), header.log_pos()) {
                 self.first = 0;
             } else if header.event_type_raw() != EventType::FORMAT_DESCRIPTION_EVENT as u8 {
