@@ -113,6 +113,7 @@ async fn rebuilt_replica(world: &World, name: &str, source: u16) -> (MySql, Conn
 async fn xa_transactions_that_were_prepared_before_a_failover() {
     let (mut world, mut source, mut conn) = scene("xa_failover", &[]).await;
     let copy = replica(&world, "replica", source.port, &[]).await;
+    catch_up(&world, &mut conn, copy.port).await;
     // Its files have other names and offsets.
     run(&mut connect_to(&world, copy.port).await, &["FLUSH LOCAL BINARY LOGS"; 3]).await;
     run(&mut conn, &["CREATE TABLE other (id INT PRIMARY KEY)"]).await;
