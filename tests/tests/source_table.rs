@@ -1,6 +1,7 @@
 //! The source table on a real server: every kind of column is read exactly, or refused by name.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use cdc_producer::dump::DumpConnection;
 use integration_tests::World;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -227,6 +228,25 @@ async fn a_server_of_another_kind() {
     let error = table::connect(&settings).await.expect_err("no TLS");
     assert_eq!(error.class(), Class::Definite);
     assert!(error.to_string().contains("the server offers no TLS"), "{error}");
+
+    // The same server under an address that is not known to be this machine: the password does not go there without TLS,
+    // over neither kind of connection, unless that is asked for.
+    world.set("DB_HOST", "0.0.0.0");
+    let refused = world.run("verify", &[]);
+    assert!(refused.code == 1 && refused.err.contains("the server offers no TLS"), "{}", refused.err);
+    settings.host = "0.0.0.0".to_owned();
+    settings.ssl_mode = SslMode::Preferred;
+    let error = DumpConnection::connect(&settings).await.err().expect("no TLS");
+    assert!(error.to_string().contains("the server offers no TLS"), "{error}");
+    world.set("DB_SSL_MODE", "disabled");
+    settings.ssl_mode = SslMode::Disabled;
+    drop(DumpConnection::connect(&settings).await.unwrap());
+    let accepted = world.run("cdc-producer", &["doctor"]);
+    assert!(
+        accepted.code == 0 && accepted.err.contains("db.ssl_mode disabled checks no certificate"),
+        "{}",
+        accepted.err
+    );
 
     // InnoDB itself executes cascades here, and they never reach the binlog.
     run(&mut conn, "CREATE TABLE shop (id INT PRIMARY KEY)").await;

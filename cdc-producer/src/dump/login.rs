@@ -13,7 +13,7 @@ use mysql_async::{DriverError, ServerError};
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::scramble::{scramble_native, scramble_sha256};
 use openssl::rsa::{Padding, Rsa};
-use pipeline::config::{MySqlSettings, SslMode};
+use pipeline::config::MySqlSettings;
 use pipeline::error::Result;
 use pipeline::table::{failed, no_tls, tls_connector};
 use tokio::net::TcpStream;
@@ -155,7 +155,7 @@ async fn login(settings: &MySqlSettings, tls: Option<tokio_native_tls::TlsConnec
             let link = tls.connect(&settings.host, link).await?;
             wire = Wire::new(link, ANSWER_PATIENCE).with_sequence(sequence);
             secure = true;
-        } else if settings.ssl_mode != SslMode::Preferred {
+        } else if !settings.may_log_in_without_tls() {
             return Err(DriverError::NoClientSslFlagFromServer.into());
         }
     }
@@ -227,7 +227,7 @@ fn proof(plugin: &str, password: &str, nonce: &[u8]) -> mysql_async::Result<Vec<
 }
 
 /// The password as the full `caching_sha2_password` exchange sends it without TLS: encrypted for the key that the other side
-/// offers, whoever that is. `db.ssl_mode` is what protects against another server; this is the one place that could refuse.
+/// offers, whoever that is. [`MySqlSettings::may_log_in_without_tls`] keeps it from other hosts unless a person asked for that.
 fn encrypted_for_offered_key(password: &str, nonce: &[u8], pem: &[u8]) -> io::Result<Vec<u8>> {
     let mut text = [password.as_bytes(), &[0]].concat();
     for (byte, mask) in text.iter_mut().zip(nonce.iter().cycle()) {

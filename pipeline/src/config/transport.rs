@@ -83,7 +83,7 @@ fn host_of(address: &str) -> &str {
 }
 
 /// Whether what is sent there never leaves this machine.
-fn is_local(host: &str) -> bool {
+pub(super) fn is_local(host: &str) -> bool {
     host.is_empty()
         || host.starts_with('/')
         || host.eq_ignore_ascii_case("localhost")

@@ -110,6 +110,16 @@ impl MySqlSettings {
             ssl_ca,
         })
     }
+
+    /// Whether it may log in without TLS: if `db.ssl_mode` asks for that, or no password leaves this machine. Without TLS
+    /// whoever answers, or sits in between, gets the password, as it is encrypted for a key that the other side names.
+    pub fn may_log_in_without_tls(&self) -> bool {
+        match self.ssl_mode {
+            SslMode::Disabled => true,
+            SslMode::Preferred => self.password.is_none() || super::transport::is_local(&self.host),
+            SslMode::Required | SslMode::VerifyCa | SslMode::VerifyIdentity => false,
+        }
+    }
 }
 
 /// Options for librdkafka; `Debug` shows their names only.

@@ -91,13 +91,12 @@ fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
 pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     let what = format!("connect to MySQL at {}:{} as {}", settings.host, settings.port, settings.user);
     match within_time(opts(settings)?).await {
-        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => match settings.ssl_mode {
-            SslMode::Preferred => {
-                let plain = builder(settings, None).into();
-                within_time(plain).await.map_err(|e| failed(&what, e))
+        Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => {
+            if !settings.may_log_in_without_tls() {
+                return Err(tls::no_tls(&what));
             }
-            _ => Err(tls::no_tls(&what)),
-        },
+            within_time(builder(settings, None).into()).await.map_err(|e| failed(&what, e))
+        }
         result => result.map_err(|e| failed(&what, e)),
     }
 }
