@@ -76,7 +76,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Text | Kind::Secret | Kind::LogFilter => "TEXT",
         Kind::Path => "PATH",
         Kind::Url => "URL",
-        Kind::Listen => "IP:PORT",
+        Kind::Listen => "IP:PORT[-PORT]",
         Kind::Number(..) => "N",
         Kind::Duration(_) => "TIME",
         Kind::Pause => "TIME..TIME",

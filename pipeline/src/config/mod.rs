@@ -24,7 +24,7 @@ pub use table::Program;
 pub use typed::{
     ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode, rules,
 };
-pub use value::{Pause, Secret};
+pub use value::{Pause, Secret, listen_addresses};
 
 /// Where the configuration file is when nothing else is said.
 pub const DEFAULT_FILE: &str = "conf/config.yaml";

@@ -288,7 +288,12 @@ fn every_wrong_value_is_named_with_its_origin() {
         (
             "METRICS_LISTEN",
             "9100",
-            "metrics.listen: \"9100\" is not an IP address with a port, e.g. 127.0.0.1:9100 (environment METRICS_LISTEN)\n",
+            "metrics.listen: \"9100\" is not an IP address with a port or a range of ports, e.g. 127.0.0.1:9100-9109 (environment METRICS_LISTEN)\n",
+        ),
+        (
+            "METRICS_LISTEN",
+            "127.0.0.1:9100-9099",
+            "metrics.listen: \"127.0.0.1:9100-9099\" is not an IP address with a port or a range of ports, e.g. 127.0.0.1:9100-9109 (environment METRICS_LISTEN)\n",
         ),
         (
             "UPDATER_PAUSE",

@@ -52,10 +52,10 @@ impl Kind {
             }
             Self::Url if text.starts_with("http://") || text.starts_with("https://") => Ok(()),
             Self::Url => Err("does not begin with http:// or https://".to_owned()),
-            Self::Listen => match text.parse::<SocketAddr>() {
-                Ok(_) => Ok(()),
-                Err(_) => Err("is not an IP address with a port, e.g. 127.0.0.1:9100".to_owned()),
-            },
+            Self::Listen if listen_addresses(text).is_some() => Ok(()),
+            Self::Listen => {
+                Err("is not an IP address with a port or a range of ports, e.g. 127.0.0.1:9100-9109".to_owned())
+            }
             Self::Number(from, to) => match text.parse::<i64>() {
                 Ok(n) if (from..=to).contains(&n) => Ok(()),
                 _ => Err(format!("is not a whole number from {from} to {to}")),
@@ -171,6 +171,15 @@ impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// The addresses of `IP:PORT` or `IP:PORT-PORT`, in the order of their ports.
+pub fn listen_addresses(text: &str) -> Option<impl Iterator<Item = SocketAddr> + use<>> {
+    let (first, last) = match text.rsplit_once('-') {
+        Some((first, last)) => (first.parse::<SocketAddr>().ok()?, last.parse::<u16>().ok()?),
+        None => text.parse::<SocketAddr>().map(|address| (address, address.port())).ok()?,
+    };
+    (first.port() <= last).then(|| (first.port()..=last).map(move |port| SocketAddr::new(first.ip(), port)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Health, Metrics};
+use crate::config;
 use crate::error::{Error, Result};
 
 /// Connections at a time.
@@ -30,17 +31,20 @@ const REQUEST_BYTES: usize = 8192;
 /// The pause after the system could not accept a connection, e.g. for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Listens on `address` and answers until `shutdown`; returns the address, whose port the system chose when it was 0.
+/// Listens on `address`, which is `IP:PORT` or `IP:PORT-PORT`, and answers until `shutdown`. Returns the address that it took:
+/// of a range the first free one, and where the port is 0 what the system chose.
 ///
 /// # Errors
-/// Definite when the address is taken or not of this machine.
+/// Definite when all of them are taken, or not of this machine.
 pub async fn serve(address: &str, metrics: Metrics, health: Health, shutdown: CancellationToken) -> Result<SocketAddr> {
     let failed = |e: std::io::Error| {
         Error::definite(format!("cannot listen on {address} (metrics.listen)"))
             .with_source(e)
-            .with_remedy("name a free port of this machine, or port 0 to get one")
+            .with_remedy("name free ports of this machine: a range has one for each program, e.g. 127.0.0.1:9100-9109")
     };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    // It tries one after the other.
+    let addresses: Vec<SocketAddr> = config::listen_addresses(address).into_iter().flatten().collect();
+    let listener = TcpListener::bind(&addresses[..]).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let alive = health.clone();
     let router = Router::new()
@@ -131,6 +135,12 @@ mod tests {
         let taken = serve(&address.to_string(), Metrics::default(), health, shutdown.clone()).await;
         let error = taken.expect_err("it is taken");
         assert!(error.to_string().starts_with(&format!("cannot listen on {address} (metrics.listen): ")), "{error}");
+        // The setting may be that of several programs.
+        let port = address.port();
+        let range = format!("127.0.0.1:{port}-{}", port.saturating_add(200));
+        let (metrics, health) = (Metrics::default(), Health::new(Duration::from_secs(3600)));
+        let next = serve(&range, metrics, health, shutdown.clone()).await.expect("a free port");
+        assert!(next.port() > port && ask(next, "/health").starts_with("HTTP/1.1 200"));
         shutdown.cancel();
     }
 
