@@ -220,7 +220,8 @@ fn filters(status: &Row, database: &str, checks: &mut Vec<Check>) {
             format!(
                 "changes of {database} are left out of the binlog (binlog_do_db {only:?}, binlog_ignore_db {ignored:?})"
             ),
-            "restart the server without that filter",
+            "restart the server without that filter, then run `cdc-producer checkpoint reset` and start: the binlog has nothing \
+             of what was written under the filter",
         ));
     }
 }

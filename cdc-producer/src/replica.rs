@@ -82,7 +82,8 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
             let found =
                 format!("the filter {filter} leaves changes of {database}.{table} from {} out", source(channel));
             let remedy = "set DB_HOST to the source, or remove the filter with CHANGE REPLICATION FILTER and copy the table \
-                          again; if this server is no replica any more, RESET REPLICA ALL";
+                          again; then run `cdc-producer checkpoint reset`, as the position may be behind changes that were \
+                          left out; if this server is no replica any more, RESET REPLICA ALL";
             let is_at_rest = is_stopped(channel);
             checks.push(if is_at_rest { Check::warning(NAME, found, remedy) } else { Check::bad(NAME, found, remedy) });
         }
