@@ -11,6 +11,8 @@ pub mod dump;
 pub mod endpoint;
 mod epoch;
 mod fencing;
+#[cfg(test)]
+mod fuzz;
 pub mod history;
 pub mod known;
 mod lag;

@@ -12,6 +12,8 @@ pub mod error;
 pub mod escape;
 pub mod failpoint;
 mod foreign_schema;
+#[cfg(test)]
+mod fuzz;
 pub mod gtid;
 pub mod kafka;
 pub mod log_line;

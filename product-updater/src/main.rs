@@ -2,6 +2,8 @@
 
 mod change;
 mod csv_file;
+#[cfg(test)]
+mod fuzz;
 mod generate;
 mod outcome;
 mod plan;

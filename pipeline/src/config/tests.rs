@@ -451,3 +451,15 @@ fn the_example_file_holds_every_setting_at_its_default() {
         }
     }
 }
+
+/// A fuzz target: a configuration file and the texts of settings.
+#[test]
+fn any_text_is_a_configuration_or_refused() {
+    fuzzing::check!(fuzzing::seeds("config"), 2_000, |input: &[u8]| {
+        let Ok(text) = std::str::from_utf8(input) else { return };
+        drop(super::yaml::Node::parse(text));
+        drop(super::yaml::Node::parse_list(text));
+        drop(super::yaml::Node::parse_map(text));
+        drop(load(text, &[], &[]));
+    });
+}

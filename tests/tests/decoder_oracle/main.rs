@@ -245,7 +245,7 @@ fn shown(change: &Change, other: &Change) -> String {
 fn bless(captured: &[Captured]) -> Result<()> {
     const UPDATE: u8 = 31;
     const LARGEST: usize = 1500;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cdc-producer/fuzz/corpus/rows");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzzing/seeds/rows");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("empty {}", folder.display()))?;
     }

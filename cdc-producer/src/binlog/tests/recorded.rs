@@ -1,4 +1,4 @@
-//! Events that a real server wrote, which are the fuzzer's seeds too (`fuzz/corpus/rows`, made by the oracle test with
+//! Events that a real server wrote, which are the fuzzer's seeds too (`fuzzing/seeds/rows`, made by the oracle test with
 //! `DECODER_BLESS=1`): whole, cut off anywhere, and with bytes changed.
 
 use std::{fs, path::Path, sync::LazyLock};
@@ -15,7 +15,7 @@ struct Seed {
 }
 
 fn seeds() -> Vec<Seed> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/rows");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzzing/seeds/rows");
     let mut seeds = Vec::new();
     for file in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let file = file.unwrap();
