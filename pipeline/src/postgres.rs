@@ -239,7 +239,7 @@ fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConne
 
 /// Sorts an error of PostgreSQL; its remedy goes by its SQLSTATE (PostgreSQL manual, appendix A).
 pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
-    let state = error.code().map_or("", SqlState::code);
+    let state = if is_in_recovery(&error) { "25006" } else { error.code().map_or("", SqlState::code) };
     if state.is_empty() {
         let reason = whole(&error);
         if blames_certificate(&reason) || reason.contains("does not support TLS") {
@@ -274,6 +274,13 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     let transient = heals(state) && !pools_statements(&error);
     let sorted = if transient { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
+}
+
+/// Whether a server in recovery (a standby) refuses `READ WRITE`, the only setting of ours with two values that a server may
+/// refuse. It calls that a feature that it does not have (0A000); the name of its function, unlike the message, is not translated.
+fn is_in_recovery(error: &tokio_postgres::Error) -> bool {
+    let routine = error.as_db_error().and_then(|e| e.routine());
+    error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) && routine == Some("call_bool_check_hook")
 }
 
 /// Whether a pooler gives each statement another connection, so that no transaction is possible; pgbouncer's text.

@@ -1,6 +1,7 @@
 //! Each remedy that a program prints, followed: a real fault, what the program says to do, and then `verify` agrees.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use pipeline::kafka::{self, TransactionalProducer};
 use pipeline::slots::Folder;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use xtask::services::Postgres;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
@@ -134,4 +136,56 @@ async fn a_record_that_kafka_finds_too_large_arrives_with_higher_limits() {
     admin.alter_configs(&[raised], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     let producer = world.start_as("cdc-producer", "after", &[]);
     world.assert_whole(producer);
+}
+
+/// A server in recovery. Its promotion, or the address of all hosts, ends the wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgresql_that_is_read_only_gets_every_row_when_it_takes_writes() {
+    let mut world = World::new("read_only");
+    let mut primary = Postgres::start_with(&world.folder.join("primary"), None, &[], &|_| {}).unwrap();
+    let login = primary.url().rsplit_once('@').unwrap().0.to_owned();
+    let name = world.name.clone();
+    let url = |ports: &[u16]| {
+        let hosts: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("{login}@{}/{name}", hosts.join(","))
+    };
+    let mut conn = world.table().await;
+    execute(&mut conn, &[INSERT_1]).await;
+    world.set("POSTGRES_URL", url(&[primary.port]));
+    let producer = world.start("cdc-producer", &[]);
+    let consumer = world.start("consumer", &[]);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+    // A copy that stays in recovery is what a replica is to its clients.
+    primary.server.stop().unwrap();
+    let (from, to) = (world.folder.join("primary"), world.folder.join("standby"));
+    let copied = std::process::Command::new("cp").arg("-a").args([&from, &to]).status().unwrap();
+    assert!(copied.success());
+    fs::write(to.join("data/standby.signal"), "").unwrap();
+    primary.start_again().unwrap();
+    let standby = Postgres::start_with(&to, None, &["hot_standby=on".to_owned()], &|_| {}).unwrap();
+
+    world.set("POSTGRES_URL", url(&[standby.port]));
+    execute(&mut conn, &[UPDATE]).await;
+    let mut consumer = world.start_as("consumer", "standby", &[]);
+    consumer.wait_for("target_session_attrs=read-write");
+    assert!(consumer.said().contains("wait for the failover to end"), "{}", consumer.said());
+    drop(consumer);
+    let both = url(&[standby.port, primary.port]);
+    world.set("POSTGRES_URL", format!("{both}?target_session_attrs=read-write"));
+    let consumer = world.start_as("consumer", "both", &[]);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+    // The failover ends while a consumer waits; what only the other server has is written again.
+    world.set("POSTGRES_URL", url(&[standby.port]));
+    let mut consumer = world.start_as("consumer", "promoted", &[]);
+    consumer.wait_for("wait for the failover to end");
+    let server =
+        format!("postgres://{}:{}@127.0.0.1:{}/postgres", Postgres::SUPERUSER.0, Postgres::SUPERUSER.1, standby.port);
+    let (superuser, connection) = tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    superuser.batch_execute("SELECT pg_promote()").await.unwrap();
+    execute(&mut conn, &[UPDATE]).await;
+    world.verify();
+    assert_eq!((consumer.stop().code, producer.stop().code), (0, 0));
 }
