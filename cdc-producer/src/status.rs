@@ -70,6 +70,7 @@ impl Status {
         };
         let count = |name, help| metrics.counter(name, help, &[]);
         let gauge = |name, help| metrics.gauge(name, help, &[]);
+        let once_known = |name, help| metrics.once_known(name, help);
         Self {
             kafka: health.sign("Kafka", KAFKA_LIMIT),
             mysql: health.sign("MySQL", heartbeat + HEARTBEAT_DELAY),
@@ -80,16 +81,19 @@ impl Status {
             aborts: count("producer_kafka_aborts_total", "Kafka transactions that were given up."),
             fences: count("producer_fences_total", "Times that Kafka fenced the producer."),
             failures: [failures("transient"), failures("definite")],
-            last_event: gauge(
+            last_event: once_known(
                 "producer_last_event_timestamp_seconds",
                 "When MySQL last sent something, heartbeats included.",
             ),
-            last_commit: gauge("producer_last_commit_timestamp_seconds", "When Kafka last committed a transaction."),
-            committed_at: gauge(
+            last_commit: once_known(
+                "producer_last_commit_timestamp_seconds",
+                "When Kafka last committed a transaction.",
+            ),
+            committed_at: once_known(
                 "producer_position_timestamp_seconds",
                 "Commit time in MySQL of the last transaction that is in Kafka.",
             ),
-            epoch: gauge("producer_epoch_number", "Replays, from 1."),
+            epoch: once_known("producer_epoch_number", "Replays, from 1."),
             snapshot_rows: gauge("producer_snapshot_rows", "Rows read by the running snapshot, 0 without one."),
             cut_partitions: gauge(
                 "producer_topic_cut_partitions",

@@ -115,9 +115,10 @@ impl Numbers {
                 "Keys of our partitions of which PostgreSQL has an older state, as the last one is parked.",
             ),
             log_bytes: gauge("consumer_log_bytes", "Committed length of the log."),
-            last_event: gauge("consumer_last_event_timestamp_seconds", "When a record was last read."),
-            last_commit: gauge("consumer_last_commit_timestamp_seconds", "When the last transaction was committed."),
-            position: gauge(
+            last_event: metrics.once_known("consumer_last_event_timestamp_seconds", "When a record was last read."),
+            last_commit: metrics
+                .once_known("consumer_last_commit_timestamp_seconds", "When the last transaction was committed."),
+            position: metrics.once_known(
                 "consumer_position_timestamp_seconds",
                 "When the newest record that is committed here was written to Kafka.",
             ),

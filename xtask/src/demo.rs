@@ -126,8 +126,17 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
         print!("{}", programs.output("verify").unwrap_or_default());
     }
     verdict?;
-    step.done("table, topic, logs and PostgreSQL agree: every change arrived exactly once");
     let picture = Picture::of(stack, &programs.output("verify")?)?;
+    if picture.changes() == 0 {
+        drop(step);
+        print!("{}", programs.output("product-updater")?);
+        bail!(
+            "no row of {} applied, so there was nothing to arrive\n  what to do: see why in {}",
+            data.display(),
+            programs.logs().join("product-updater.log").display()
+        );
+    }
+    step.done("table, topic, logs and PostgreSQL agree: every change arrived exactly once");
     println!("\n{}", programs.output("product-updater")?.trim_end());
     println!("\n{}", picture.text());
     println!("{}", hints(stack, programs, options.keep));

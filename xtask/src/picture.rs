@@ -70,12 +70,16 @@ impl Picture {
         Ok(())
     }
 
+    /// The changes in the topic.
+    pub fn changes(&self) -> usize {
+        self.records.iter().sum()
+    }
+
     /// The picture as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let total: usize = self.records.iter().sum();
         // Writing to a string cannot fail.
-        _ = writeln!(text, "  changes in the topic {TOPIC}: {total}");
+        _ = writeln!(text, "  changes in the topic {TOPIC}: {}", self.changes());
         _ = write!(text, "    partition");
         (0..PARTITIONS).for_each(|partition| _ = write!(text, "{partition:>7}"));
         _ = write!(text, "\n    records  ");

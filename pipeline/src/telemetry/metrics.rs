@@ -99,6 +99,14 @@ impl Metrics {
         families.insert(name, (help, Family::Computed(Computed(Box::new(value)))));
     }
 
+    /// A gauge that is left out until it is known, which 0 is not: a time, a count from 1.
+    pub fn once_known(&self, name: &'static str, help: &'static str) -> Gauge {
+        let gauge = Gauge::default();
+        let shown = gauge.clone();
+        self.computed(name, help, move || Some(shown.get()).filter(|n| *n != 0).map(|n| n as f64));
+        gauge
+    }
+
     /// Everything as text.
     pub fn render(&self) -> String {
         let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
