@@ -92,7 +92,7 @@ impl Decoders {
         }
     }
 
-    /// Keeps what was found for an id. At most [`MOST_IDS`] are kept; what is dropped has to be looked up again.
+    /// Keeps what was found for an id. At most `MOST_IDS` are kept; what is dropped has to be looked up again.
     pub fn insert(&mut self, id: u32, found: Result<Decoder, String>) {
         if self.by_id.len() >= MOST_IDS {
             self.by_id.clear();
