@@ -257,8 +257,8 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
              INSERT, UPDATE and DELETE on them: docs/security.md has the statements"
         }
         "25006" => {
-            "wait for the failover to end, or name the server that takes writes in postgres.url: all its hosts with \
-             target_session_attrs=read-write find it"
+            "wait for the failover to end, or name the server that takes writes in postgres.url; it is found among several in \
+             postgres://USER:PASSWORD@HOST,HOST/DATABASE?target_session_attrs=read-write"
         }
         "3D000" => "create the database, or let this user do it (CREATEDB)",
         "3F000" => "create the schema that postgres.schema names, or correct postgres.schema",

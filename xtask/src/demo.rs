@@ -184,7 +184,11 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     }
     outputs.claim(&id)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
-    let programs = Programs::new(programs_folder, &stack);
+    let mut programs = Programs::new(programs_folder, &stack);
+    // They share it, so it must be a range of ports, which their error says.
+    if let Ok(address) = std::env::var("METRICS_LISTEN") {
+        programs = programs.with("METRICS_LISTEN", &address);
+    }
     let result = kept_up(&mut stack, &programs, &data, &id);
     background::withdraw(&dir);
     stack.stop()?;

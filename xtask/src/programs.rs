@@ -15,8 +15,8 @@ use crate::{background, interrupt};
 pub const CONSUMERS: usize = 5;
 
 /// Settings of the person's own environment that must not reach the programs of a run on our servers.
-const SETTINGS: [&str; 8] =
-    ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_"];
+const SETTINGS: [&str; 9] =
+    ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_", "METRICS_"];
 
 /// How programs are started on one stack.
 #[derive(Debug, Clone)]

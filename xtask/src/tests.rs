@@ -90,7 +90,7 @@ pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
 }
 
 /// Checks licences and sources of all libraries by `deny.toml`. Uses the cargo-deny of the machine, or one that is built once
-/// into the cache folder; it needs no network beyond that.
+/// into the cache folder.
 ///
 /// # Errors
 /// When cargo-deny does not compile. What it finds is no error but a status.
@@ -99,6 +99,6 @@ pub fn deny() -> Result<ExitStatus> {
         Some(installed) => installed,
         None => downloads::cargo_deny(&|what| progress::note(what))?.join("bin/cargo-deny"),
     };
-    let checks = ["--offline", "check", "licenses", "bans", "sources"];
+    let checks = ["--locked", "check", "licenses", "bans", "sources"];
     cargo::run_through(Command::new(program).current_dir(background::root()).args(checks))
 }

@@ -209,7 +209,7 @@ static TABLE: &[Setting] = &[
     more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Category and its discount in percent"),
     more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
 
-    more("metrics.listen", Listen, None, SERVICES, "Where /metrics, /health and /ready are: the first free port of these; unset is off"),
+    more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health, /ready; of several ports the first free one; unset is off"),
     common("log.level", Kind::LogFilter, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),
     more("log.format", Choice(&["text", "json"]), Text("text"), ALL, "text or json"),
 ];

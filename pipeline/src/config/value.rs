@@ -179,7 +179,13 @@ pub fn listen_addresses(text: &str) -> Option<impl Iterator<Item = SocketAddr> +
         Some((first, last)) => (first.parse::<SocketAddr>().ok()?, last.parse::<u16>().ok()?),
         None => text.parse::<SocketAddr>().map(|address| (address, address.port())).ok()?,
     };
-    (first.port() <= last).then(|| (first.port()..=last).map(move |port| SocketAddr::new(first.ip(), port)))
+    (first.port() <= last).then(|| {
+        (first.port()..=last).map(move |port| {
+            let mut address = first;
+            address.set_port(port);
+            address
+        })
+    })
 }
 
 #[cfg(test)]

@@ -81,8 +81,10 @@ pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
 
 /// A server that offers no TLS, where the login must have it ([`MySqlSettings::may_log_in_without_tls`]).
 pub fn no_tls(what: &str) -> Error {
-    Error::definite(format!("cannot {what}: the server offers no TLS, which keeps DB_PASSWORD from others"))
-        .with_remedy(
-            "turn TLS on in the server; or set db.ssl_mode to disabled, if nobody else can reach the network between",
-        )
+    Error::definite(format!(
+        "cannot {what}: the server offers no TLS, and without it others on the network can read DB_PASSWORD"
+    ))
+    .with_remedy(
+        "turn TLS on in the server; or set db.ssl_mode to disabled, if nobody else can reach the network between",
+    )
 }
