@@ -190,9 +190,10 @@ pub fn topic(settings: &KafkaSettings) -> String {
 /// The last marker of each key of the group, by key. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite for a marker that can't be read.
+/// Transient when Kafka can't be reached; definite for a last marker that can't be read.
 pub fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
-    let mut markers = BTreeMap::new();
+    // One that can't be read counts as long as no other follows: `consumer accept-log` writes one.
+    let mut markers: BTreeMap<String, Result<Marker, String>> = BTreeMap::new();
     kafka::scan(settings, &topic(settings), &mut |message| {
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
         // Another group's need not be read.
@@ -203,13 +204,17 @@ pub fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
             markers.remove(&key);
             return Ok(());
         };
-        let marker = Marker::parse(value).map_err(|reason| unreadable(&key, &reason))?;
-        if marker.is_of(&settings.group_id) {
+        let marker = Marker::parse(value);
+        if marker.as_ref().map_or(true, |marker| marker.is_of(&settings.group_id)) {
             markers.insert(key, marker);
         }
         Ok(())
     })?;
-    Ok(markers)
+    let read = |(key, marker): (String, Result<Marker, String>)| match marker {
+        Ok(marker) => Ok((key, marker)),
+        Err(reason) => Err(unreadable(&key, &reason)),
+    };
+    markers.into_iter().map(read).collect()
 }
 
 /// A marker that can't be read.
