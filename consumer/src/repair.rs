@@ -35,7 +35,9 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
     let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
     let mut set = Vec::new();
     for (partition, committed) in &committed {
-        let (before, logs) = (committed.map(|c| c.next), written.get(partition).copied());
+        let before = committed.map(|c| c.next);
+        // One with our note was committed together with its lines, also where no marker has them.
+        let logs = noted(*committed).max(written.get(partition).copied());
         // The facts with the offset that it gets: the logs may be another topic's.
         if let Err(fault @ Fault::OtherTopic { .. }) = judge(Facts { group: logs, logs, bounds: bounds[partition] }) {
             return Err(refusal(settings, &[(*partition, fault)]).unwrap_or_else(|| Error::definite("another topic")));
@@ -121,11 +123,14 @@ impl Group {
     /// What is to be judged of each partition.
     fn facts(&self) -> impl Iterator<Item = (i32, Facts)> {
         self.committed.iter().map(|(partition, committed)| {
-            let noted = committed.filter(|c| c.noted).map(|c| c.next);
-            let logs = noted.or(self.written.get(partition).copied());
+            let logs = noted(*committed).or(self.written.get(partition).copied());
             (*partition, Facts { group: committed.map(|c| c.next), logs, bounds: self.bounds[partition] })
         })
     }
+}
+
+fn noted(committed: Option<Committed>) -> Option<i64> {
+    committed.filter(|c| c.noted).map(|c| c.next)
 }
 
 fn commit(settings: &KafkaSettings, consumer: &BaseConsumer<Logging>, logging: &Logging, set: &[Set]) -> Result<()> {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually};
 use mysql_async::prelude::Queryable;
+use pipeline::slots::Marker;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 
-use crate::consumer_world::{assert_once, line_count, logs, start, wait_until_committed};
+use crate::consumer_world::{assert_once, forge, line_count, logs, marker, start, wait_until_committed};
 use crate::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 
 /// Twenty records in the log, and the consumer stopped.
@@ -103,6 +104,22 @@ async fn offsets_that_were_set_before_the_first_start_are_refused() {
     let _consumer = start(&world, 2);
     wait_until_committed(&world);
     assert_once(&world);
+}
+
+/// No marker has any offset. Those with our note are right, and only the one that was moved is set.
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_that_no_marker_has_are_left_alone() {
+    let (world, _feed) = world("unmarked").await;
+    let (key, of_marker, real) = marker(&world, "consumer_1");
+    forge(&world, &key, of_marker, Some(&Marker { offsets: BTreeMap::new(), ..real }.encode())).await;
+    let mut before = offsets(&world);
+    let (partition, offset) = before.pop_first().unwrap();
+    set_offsets(&world, &BTreeMap::from([(partition, offset + 1)]));
+    assert_refused(start(&world, 2), &["were moved ahead", &format!("partition {partition}: ")]);
+    let said = repair(&world, "restore-offsets");
+    assert!(said.contains(", 1 were set to what the logs have"), "{said}");
+    before.insert(partition, 0);
+    assert_eq!(offsets(&world), before);
 }
 
 /// As the previous version wrote them: the right offsets, without our note.
