@@ -6,7 +6,8 @@ use pipeline::error::{Error, Result};
 use pipeline::kafka;
 use pipeline::slots::FolderId;
 
-use crate::marker;
+use crate::kept_lines::Kept;
+use crate::marker::{self, Accepted};
 use crate::repair::{self, Set};
 use crate::sink::Sink;
 use crate::slot::{SlotId, Slots};
@@ -113,11 +114,27 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
     kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
     let accepted = tokio::task::block_in_place(|| marker::accept(kafka, slots, &slot))?;
     slot.note_settled()?;
-    println!("{name}: {} bytes were committed, {} are from now on", accepted.before, accepted.after);
-    if accepted.after < accepted.before {
+    let Accepted { before, after, cut, is_new_group } = accepted;
+    match before {
+        Some(before) => println!("{name}: {before} bytes were committed, {after} are from now on"),
+        None => println!("{name}: how much was committed is unknown, {after} bytes are from now on"),
+    }
+    if let Some(Kept { bytes, path }) = &cut {
         println!(
-            "warning: the lines of {} bytes are gone and will not be written again",
-            accepted.before - accepted.after
+            "warning: {bytes} bytes were cut off, as their records are read again or are in another log; they are kept in {}",
+            path.display()
+        );
+    }
+    if is_new_group && after > 0 {
+        println!(
+            "warning: Kafka at {} knows nothing that group {} has read: the consumers read topic {} from its beginning",
+            kafka.bootstrap_servers, kafka.group_id, kafka.topic
+        );
+    }
+    let missing = before.unwrap_or(0).saturating_sub(after);
+    if missing > 0 {
+        println!(
+            "warning: the log has {missing} bytes less than were committed; lines that are gone will not be written again"
         );
     }
     Ok(())

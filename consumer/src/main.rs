@@ -10,6 +10,7 @@ mod dead_letter;
 mod doctor;
 mod folder;
 mod group;
+mod kept_lines;
 mod lineage;
 mod log_file;
 mod log_floor;
@@ -42,7 +43,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let accept_log = Command::new("accept-log")
-        .about("Take a slot's log as it is now for what is committed, after committed lines of it were lost")
+        .about("Take a slot's log as it is now for what is committed, after the log or its marker was changed, lost or replaced")
         .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
     let restore_offsets = Command::new("restore-offsets").about(
         "Set the group's offsets to what the logs have, after Kafka has dropped them or somebody has moved them",

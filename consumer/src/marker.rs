@@ -26,7 +26,7 @@ use crate::log_file;
 use crate::refusal;
 use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
-pub(crate) use accept::accept;
+pub(crate) use accept::{Accepted, accept};
 
 /// How long the first look at a marker waits for open transactions: those of a living neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);

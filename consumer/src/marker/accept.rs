@@ -4,6 +4,7 @@
 //! are read again. The marker may not be the one that the log's consumer wrote last, and `.committed` may be older than the
 //! last commit. So each line behind the bytes that are known as committed is compared, from the end, with what Kafka and the
 //! other logs say of its record ([`Done`]). An uncommitted batch is all at the end, so the first line that stays ends it.
+//! What is cut is kept beside the log ([`kept_lines`]): Kafka may say something else than it did.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -20,63 +21,86 @@ use rdkafka::consumer::BaseConsumer;
 use serde::Deserialize;
 
 use super::{Committed, Found, OpenMarker, begin_session, furthest, last, log};
-use crate::lineage::{Key, Owner, Step};
+use crate::kept_lines::{self, Kept};
+use crate::lineage::{Key, Owner, Refusal, Step};
 use crate::log_file;
 use crate::log_floor;
 use crate::offsets;
+use crate::refusal;
 use crate::slot::{Slot, Slots};
 
 /// More lines than a batch has.
 const BATCH: usize = 1 << 20;
 
-/// What [`accept`] did, bytes.
+/// What [`accept`] did.
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    /// Committed length before.
-    pub(crate) before: u64,
-    /// Committed length now.
+    /// Committed length before, bytes; `None` when no marker tells it.
+    pub(crate) before: Option<u64>,
+    /// Committed length now, bytes.
     pub(crate) after: u64,
+    /// What was cut off.
+    pub(crate) cut: Option<Kept>,
+    /// No offset of the group is known, so that it reads the topic from its beginning.
+    pub(crate) is_new_group: bool,
 }
 
-/// Takes the lines that the slot's log has now as committed, but for those at its end that no transaction committed. A marker
-/// that can't be read counts as 0 bytes.
+/// Takes the lines that the slot's log has now as committed, but for those at its end that no transaction committed; these
+/// are kept in a file beside the log.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a log can't be read.
+/// Transient when Kafka can't be reached; definite when a log can't be read, when what is cut can't be kept, or when the log
+/// stands in the place of another one.
 pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
-    let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
+    let own_key = log.name.key(log.group);
+    let producer = TransactionalProducer::new(settings, &own_key.transactional_id(&settings.topic))?;
     let read = || Found::read(settings, &log, &|key| readable(settings, key));
-    // What is refused is accepted all the same, behind its own marker.
-    let decided = |found: &Found| found.decide(&log).unwrap_or(Step::Continue);
+    // What is refused is accepted all the same, behind its own marker; but not where that is another log's.
+    let decided = |found: &Found| match found.decide(&log) {
+        Err(occupied @ Refusal::Occupied(_)) => Err(refusal::of(settings, slot, &occupied)),
+        decided => Ok(decided.unwrap_or(Step::Continue)),
+    };
     let mut found = read()?;
-    if decided(&found) == Step::TakeOver
+    if decided(&found)? == Step::TakeOver
         && let Some((key, _)) = &found.former
     {
         drop(TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?);
         found = read()?;
     }
-    let step = decided(&found);
-    let base = found.base(step).filter(|m| m.moved.is_none()).map(Committed::from);
+    let step = decided(&found)?;
+    // One that was declared lost is as good as ever: nobody has its lines.
+    let has_its_lines = |m: &&Marker| m.moved.as_ref().is_none_or(|moved| moved.to.is_empty());
+    let base = found.base(step).filter(has_its_lines).map(Committed::from);
+    let known = Known::look_up(settings)?;
+    let own = known.markers.get(&own_key.0);
     let is_ours = matches!(&owner, Owner::Note(note) if note.topic == log.topic && note.group == log.group);
     let after = if is_ours || base.is_some() {
-        stays(settings, slots, slot, base.as_ref())?
+        stays(settings, slots, slot, base.as_ref(), &known)?
     } else {
         // Another topic's: what is committed of it can't be told here.
         let whole = || File::open(&path).and_then(|file| log_file::whole_lines(&file, file.metadata()?.len()));
         whole().map_err(|e| unreadable(&path, e))?
     };
-    let Committed { length: before, offsets, .. } = base.unwrap_or_default();
     let tail = Some(log_file::tail(&path, after).map_err(|e| unreadable(&path, e))?);
+    let cut = kept_lines::keep(&path, after)?;
+    let before = base.as_ref().map(|base| base.length);
+    let mut offsets = base.map(|base| base.offsets).unwrap_or_default();
+    own.iter().for_each(|own| furthest(&mut offsets, &own.offsets));
+    furthest(&mut offsets, &known.in_no_marker());
     let committed = Committed { length: after, tail, offsets };
-    // Whose offsets they are does not change by that.
-    let marker = OpenMarker::new(settings, slot, found.base(step).and_then(|m| m.topic_id.clone()));
+    // Whose offsets they are does not change by that; those of the group are of the topic that is there.
+    let topic_id = match found.base(step).or(own) {
+        Some(marker) => marker.topic_id.clone(),
+        None => kafka::topic_id(settings, &settings.topic)?,
+    };
+    let marker = OpenMarker::new(settings, slot, topic_id);
     begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
     log_file::note_accepted(&path, after)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
-    Ok(Accepted { before, after })
+    Ok(Accepted { before, after, cut, is_new_group: known.is_empty() })
 }
 
 /// The last marker of a key; `None` for one that can't be read.
@@ -95,7 +119,7 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 }
 
 /// The length of the log without what no transaction committed.
-fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Committed>) -> Result<u64> {
+fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Committed>, known: &Known) -> Result<u64> {
     let path = slot.log_path();
     let read = |e| unreadable(&path, e);
     let file = match File::open(&path) {
@@ -103,7 +127,8 @@ fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Com
         file => file.map_err(read)?,
     };
     let whole = base.filter(|b| log_file::examine(slot.id(), &path, b.length, b.tail).is_ok());
-    let last = base.filter(|b| b.length >= log_floor::read(&path));
+    let floor = log_floor::read(&path);
+    let last = base.filter(|b| b.length >= floor);
     let from = match (whole, last) {
         (Some(base), _) => base.length,
         // The lines are others than those of which `.committed` tells.
@@ -114,8 +139,13 @@ fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Com
     if end <= from {
         return Ok(from);
     }
+    if base.is_none() && known.is_empty() {
+        // Nothing says that a line must go.
+        return Ok(end);
+    }
     let lines = Backwards { file: &file, end, from }.take(BATCH).collect::<io::Result<Vec<Line>>>().map_err(read)?;
-    let done = Done::look_up(settings, slots, slot, &lines, last.filter(|base| !base.offsets.is_empty()))?;
+    let own = known.own(&slot.name().key(&settings.group_id), last, floor);
+    let done = Done::look_up(settings, slots, slot, &lines, known, own)?;
     // A line without the place of a record is none of ours.
     Ok(end_of(end, &lines, |place| place.map_or(whole.is_none(), |place| done.here(place))))
 }
@@ -195,22 +225,19 @@ impl Done {
         has(&self.group) && !self.beside.contains(&place) && !elsewhere()
     }
 
-    /// Asks Kafka and the other logs of the folder; the group's offsets first, as a neighbour may be at work.
+    /// Looks at what Kafka knows and into the other logs of the folder.
     fn look_up(
         settings: &KafkaSettings,
         slots: &Slots,
         slot: &Slot,
         lines: &[Line],
-        own: Option<&Committed>,
+        known: &Known,
+        own: Option<BTreeMap<i32, i64>>,
     ) -> Result<Self> {
-        let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
-        let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
-        let partitions: Vec<i32> = (0..settings.partitions).collect();
-        let committed = offsets::committed(settings, &consumer, &partitions)?;
-        let mut done = Self { own: own.map(|own| own.offsets.clone()), ..Self::default() };
-        done.group = committed.into_iter().filter_map(|(p, c)| Some((p, c?.next))).collect();
+        let mut done = Self { own, ..Self::default() };
+        done.group = known.group.iter().map(|(partition, offset)| (*partition, offset.next)).collect();
         let folder = slot.name().folder.as_ref().map(ToString::to_string).unwrap_or_default();
-        for marker in markers(settings)?.values() {
+        for marker in known.markers.values() {
             // Where the group's offsets are gone or moved back, these say where it reads on.
             furthest(&mut done.group, &marker.offsets);
             if marker.folder != folder {
@@ -227,13 +254,59 @@ impl Done {
     }
 }
 
-/// The last marker of each key of the group that can be read.
-fn markers(settings: &KafkaSettings) -> Result<BTreeMap<Vec<u8>, Marker>> {
-    let mut markers = BTreeMap::new();
+/// What Kafka knows of the group.
+struct Known {
+    group: BTreeMap<i32, offsets::Committed>,
+    /// The last marker of each key that can be read, with the furthest offsets that it ever had.
+    markers: BTreeMap<String, Marker>,
+}
+
+impl Known {
+    /// Asks for the group's offsets first, as a neighbour may be at work.
+    fn look_up(settings: &KafkaSettings) -> Result<Self> {
+        let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
+        let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
+        let partitions: Vec<i32> = (0..settings.partitions).collect();
+        let committed = offsets::committed(settings, &consumer, &partitions)?;
+        let group = committed.into_iter().filter_map(|(p, c)| Some((p, c?))).collect();
+        Ok(Self { group, markers: markers(settings)? })
+    }
+
+    /// Whether nothing tells what the group has read, as on a cluster that was built again.
+    fn is_empty(&self) -> bool {
+        self.group.is_empty() && self.markers.values().all(|marker| marker.offsets.is_empty())
+    }
+
+    /// The offsets that a slot has done, if its marker is the last one of its log: the given one, or one that can be read and
+    /// counts all that its consumer knew as committed.
+    fn own(&self, key: &Key, last: Option<&Committed>, floor: u64) -> Option<BTreeMap<i32, i64>> {
+        let read = self.markers.get(&key.0).filter(|marker| marker.length >= floor);
+        let mut own = last.map(|last| last.offsets.clone()).unwrap_or_default();
+        read.iter().for_each(|marker| furthest(&mut own, &marker.offsets));
+        (!own.is_empty()).then_some(own)
+    }
+
+    /// Offsets that were committed together with their lines, and that no marker has.
+    fn in_no_marker(&self) -> BTreeMap<i32, i64> {
+        let mut of_markers = BTreeMap::new();
+        self.markers.values().for_each(|marker| furthest(&mut of_markers, &marker.offsets));
+        let noted = self.group.iter().filter(|(_, committed)| committed.noted).map(|(p, c)| (*p, c.next));
+        noted.filter(|(partition, next)| of_markers.get(partition).is_none_or(|known| known < next)).collect()
+    }
+}
+
+/// The last marker of each key of the group that can be read, with the furthest offsets that it ever had in the same topic: it
+/// may have been set back.
+fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
+    let mut markers: BTreeMap<String, Marker> = BTreeMap::new();
     kafka::scan(settings, &slots::topic(settings), &mut |message| {
         let marker = message.payload().and_then(|value| Marker::parse(value).ok());
-        if let Some(marker) = marker.filter(|marker| marker.is_of(&settings.group_id)) {
-            markers.insert(message.key().unwrap_or_default().to_vec(), marker);
+        if let Some(mut marker) = marker.filter(|marker| marker.is_of(&settings.group_id)) {
+            let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
+            if let Some(before) = markers.get(&key).filter(|before| before.topic_id == marker.topic_id) {
+                furthest(&mut marker.offsets, &before.offsets);
+            }
+            markers.insert(key, marker);
         }
         Ok(())
     })?;

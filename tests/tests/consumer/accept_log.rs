@@ -1,14 +1,22 @@
 //! `consumer accept-log` after a kill at a named point, with a marker that is not the last one: no line is lost or doubled.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
-use integration_tests::{Running, World, eventually};
+use integration_tests::{Feed, Running, World, eventually};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use pipeline::slots::Marker;
+use pipeline::kafka;
+use pipeline::slots::{self, Marker};
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::PATIENCE;
-use crate::consumer_world::{committed_everything, forge, log_path, marker, owned, wait_until_committed};
+use crate::consumer_world::{
+    committed_everything, forge, line_count, log_path, marker, owned, start, wait_until_committed,
+};
 
 const SLOTS: [&str; 2] = ["consumer_1", "consumer_2"];
 
@@ -63,9 +71,55 @@ fn refuses_then_accepts(world: &World, slot: &str) {
     accepts(world, slot);
 }
 
-fn accepts(world: &World, slot: &str) {
+fn accepts(world: &World, slot: &str) -> String {
     let accepted = world.run("consumer", &["accept-log", slot]);
     assert_eq!(accepted.code, 0, "{}{}", accepted.out, accepted.err);
+    accepted.out
+}
+
+fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+    kafka::client_config(&world.kafka()).create().unwrap()
+}
+
+async fn delete_topics(world: &World, topics: &[&str]) {
+    for deleted in admin(world).delete_topics(topics, &AdminOptions::new()).await.unwrap() {
+        deleted.unwrap();
+    }
+}
+
+/// As Kafka does when nobody was in the group for a week.
+async fn drop_offsets(world: &World) {
+    let settings = world.kafka();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let deleted = admin(world).delete_groups(&[&settings.group_id], &AdminOptions::new()).await.unwrap();
+        match &deleted[0] {
+            Ok(_) => return,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error:?}"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+}
+
+/// As a tool does: without our note.
+fn move_offset(world: &World, partition: i32, to: i64) {
+    let settings = world.kafka();
+    let client: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&settings.topic, partition, Offset::Offset(to)).unwrap();
+    eventually("nobody is in the group any more", PATIENCE, || client.commit(&list, CommitMode::Sync).ok());
+}
+
+/// The consumer stops because of the group's offsets, and after `restore-offsets` everything is there once.
+fn refuses_then_restores(world: &World, says: &str) {
+    let refused = world.start_as("consumer", "refused", &[]).wait();
+    assert!(refused.code == 1 && refused.err.contains(says), "{}", refused.err);
+    eventually("the offsets are restored", PATIENCE, || {
+        (world.run("consumer", &["restore-offsets"]).code == 0).then_some(())
+    });
+    let consumer = world.start("consumer", &[]);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,4 +205,83 @@ async fn several_slots_are_accepted_one_after_the_other() {
         assert_eq!(consumer.stop().code, 0);
     }
     assert_eq!(producer.stop().code, 0);
+}
+
+/// The accepted marker has the offsets of the group, so that Kafka may drop them and a person may move them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_offsets_outlive_a_marker_that_is_gone() {
+    let (world, mut conn, producer) = world("accept_offsets").await;
+    delete_topics(&world, &[&slots::topic(&world.kafka())]).await;
+    refuses_then_accepts(&world, "consumer_1");
+    drop_offsets(&world).await;
+    refuses_then_restores(&world, "are gone, but its logs have records");
+    for which in [1, 2] {
+        change(&mut conn, &world).await;
+        let consumer = world.start("consumer", &[]);
+        world.verify();
+        assert_eq!(consumer.stop().code, 0);
+        forge_another(&world, "consumer_1", which).await;
+        let said = accepts(&world, "consumer_1");
+        assert!(said.contains("how much was committed is unknown"), "{said}");
+        let partition = *marker(&world, "consumer_1").2.offsets.first_key_value().unwrap().0;
+        move_offset(&world, partition, 0);
+        refuses_then_restores(&world, "were moved back");
+    }
+    assert_eq!(producer.stop().code, 0);
+}
+
+/// Neither markers nor offsets of the group, as on a cluster that was built again: nothing says that a line must go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_knows_nothing_cuts_nothing() {
+    let mut world = World::new("accept_rebuilt");
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    Feed::new(&world).await.update(1..=40, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    let settings = world.kafka();
+    drop_offsets(&world).await;
+    delete_topics(&world, &[&settings.topic, &slots::topic(&settings)]).await;
+    let path = log_path(&world, "consumer_1");
+    fs::remove_file(path.with_file_name(".committed")).unwrap();
+    let before = fs::read(&path).unwrap();
+    let mut feed = Feed::new(&world).await;
+    let refused = world.run("consumer", &[]);
+    assert!(refused.code == 1 && refused.err.contains("knows of no consumer that wrote them"), "{}", refused.err);
+    let said = accepts(&world, "consumer_1");
+    assert!(said.contains("how much was committed is unknown"), "{said}");
+    assert!(said.contains("from its beginning"), "{said}");
+    assert!(fs::read(&path).unwrap() == before, "the log was cut");
+    feed.update(1..=20, 1);
+    let consumer = start(&world, 2);
+    wait_until_committed(&world);
+    assert_eq!(line_count(&world), 60);
+    assert_eq!(consumer.stop().code, 0);
+}
+
+/// What is cut is kept beside the log, for its owner alone, and no such file is written over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_is_kept() {
+    let (world, mut conn, producer) = world("accept_kept").await;
+    let path = log_path(&world, "consumer_1");
+    let length = fs::read(&path).unwrap().len();
+    let kept = |n: &str| path.with_file_name(format!("consumer_log.json.cut-{length}{n}"));
+    for n in ["", "-2"] {
+        change(&mut conn, &world).await;
+        killed_at(start_until(&world, "killed", POINTS[0]), POINTS[0]);
+        // And half a line.
+        let mut text = fs::read(&path).unwrap();
+        text.extend(b"{\"id\":");
+        fs::write(&path, &text).unwrap();
+        let said = accepts(&world, "consumer_1");
+        let bytes = text.len() - length;
+        assert!(said.contains(&format!("{bytes} bytes were cut off")), "{said}");
+        assert!(said.contains(&kept(n).display().to_string()), "{said}");
+        assert!(fs::read(kept(n)).unwrap() == text[length..]);
+        assert_eq!(fs::metadata(kept(n)).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read(&path).unwrap().len(), length);
+    }
+    let consumer = world.start("consumer", &[]);
+    world.verify();
+    assert_eq!((consumer.stop().code, producer.stop().code), (0, 0));
 }

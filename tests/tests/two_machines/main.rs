@@ -2,6 +2,7 @@
 //! is scaled, killed, copied, moved or deleted.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod accepted;
 #[path = "../consumer_world/mod.rs"]
 mod consumer_world;
 mod previous_version;
@@ -289,7 +290,11 @@ async fn a_slot_that_is_moved_takes_its_lines_along() {
     let ended = a.start(&world, 2).wait();
     let occupied =
         format!("is the log of consumer_2 of folder {}, but consumer_1 of this folder has committed lines", b.id());
-    refused(&ended, &[&occupied, "rename this folder to consumer_N with a number that is free"]);
+    let way_out = "rename this folder to consumer_N with a number that is free";
+    refused(&ended, &[&occupied, way_out]);
+    let text = fs::read(a.log("consumer_1")).unwrap();
+    refused(&a.run(&world, &["accept-log", "consumer_1"]), &[&occupied, way_out]);
+    assert!(fs::read(a.log("consumer_1")).unwrap() == text);
     // As it says.
     fs::rename(a.slot("consumer_1"), a.slot("consumer_7")).unwrap();
     fs::rename(&own, a.slot("consumer_1")).unwrap();
