@@ -1,6 +1,9 @@
 //! A record of the topic, read as a consumer reads it: the change that it tells of, and the line that it must give.
 
+use std::collections::HashSet;
+
 use pipeline::avro::Scratch;
+use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::kafka;
 use pipeline::log_line::{self, Origin};
@@ -10,10 +13,14 @@ use pipeline::writer_schema::{Decoders, WriterSchemas};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 
+use crate::span::Bounds;
+
 /// Reads records; schemas are looked up once each. To be used on a blocking thread.
 pub(crate) struct Reader {
     schemas: WriterSchemas,
     scratch: Scratch,
+    /// Where the records are that a consumer could not read.
+    dead_letters: HashSet<(i32, i64)>,
 }
 
 /// What a record says.
@@ -26,7 +33,27 @@ pub(crate) struct Change<'a> {
 
 impl Reader {
     pub(crate) fn new(schemas: WriterSchemas) -> Self {
-        Self { schemas, scratch: Scratch::default() }
+        Self { schemas, scratch: Scratch::default(), dead_letters: HashSet::new() }
+    }
+
+    /// Learns which records consumers could not read. One with an unknown schema id may have been known as foreign when it was
+    /// consumed, by a list of ids that is lost since: then it is no change, although it can be read.
+    ///
+    /// # Errors
+    /// As [`DeadLetter::read`], and when Kafka can't be reached.
+    pub(crate) fn look_at_dead_letters(&mut self, settings: &KafkaSettings) -> Result<()> {
+        let topic = format!("{}.dlq", settings.topic);
+        if Bounds::of(settings, &topic)?.is_none() {
+            return Ok(());
+        }
+        kafka::scan(settings, &topic, &mut |message| {
+            let letter = DeadLetter::read(message)?;
+            if letter.topic == settings.topic && letter.sink.is_empty() {
+                self.dead_letters.insert((letter.partition, letter.offset));
+            }
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// The change, or why the record tells of none.
@@ -34,7 +61,12 @@ impl Reader {
     /// # Errors
     /// As [`WriterSchemas::look_up`]: only an id that nobody of ours wrote is the record's fault.
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
-        self.schemas.look_up(message.payload(), message.partition(), message.offset())?;
+        let (partition, offset) = (message.partition(), message.offset());
+        self.schemas.look_up(message.payload(), partition, offset)?;
+        let is_guess = |value| self.schemas.decoders().is_guess(value, partition, offset);
+        if self.dead_letters.contains(&(partition, offset)) && message.payload().is_some_and(is_guess) {
+            return Ok(Err("its schema id is unknown, and it is a dead letter".to_owned()));
+        }
         Ok(change(message, self.schemas.decoders(), &mut self.scratch))
     }
 }

@@ -163,6 +163,7 @@ impl Run {
             if let Some(open) = open {
                 findings.add(Check::Waiting, || Finding::new(Check::Waiting, open));
             }
+            reader.look_at_dead_letters(&parts.kafka)?;
             let topic = Topic::read(&parts.kafka, &span, &cut, &parts.rules, &mut reader, &mut findings)?;
             // Records may have expired while the topic was read.
             span.first = bounds.now()?.first;

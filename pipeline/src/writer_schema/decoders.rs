@@ -92,6 +92,14 @@ impl Decoders {
         }
     }
 
+    /// Whether this value, whose schema has been looked up, can only be read by trying our schema: the producer's list of ids
+    /// does not reach back to it.
+    pub fn is_guess(&self, value: &[u8], partition: i32, offset: i64) -> bool {
+        let id = avro::split(value).ok().map(|(id, _)| id);
+        let is_unknown = id.and_then(|id| self.by_id.get(&id)).is_some_and(Result::is_err);
+        is_unknown && !self.noted.is_complete_at(partition, offset)
+    }
+
     /// Keeps what was found for an id. At most `MOST_IDS` are kept; what is dropped has to be looked up again.
     pub fn insert(&mut self, id: u32, found: Result<Decoder, String>) {
         if self.by_id.len() >= MOST_IDS {
@@ -161,6 +169,7 @@ mod tests {
             let read = |value: &[u8], key| decoders.decode(value, key, place, &mut Scratch::default()).map(|p| p.id);
             let reason = Err("the registry has no schema 4".to_owned());
             assert_eq!(read(&value(4), 5), if is_read { Ok(5) } else { reason.clone() }, "{from:?} {place:?}");
+            assert_eq!(decoders.is_guess(&value(4), place.0, place.1), is_read, "{from:?} {place:?}");
             // What does not fit exactly is nobody of ours', wherever it is.
             assert_eq!(read(&value(4), 6), reason);
             assert_eq!(read(&[value(4), vec![0]].concat(), 5), reason);

@@ -309,9 +309,9 @@ impl Arena {
         })
     }
 
-    /// So may all changes up to now: the topic is made anew.
+    /// So may all changes up to now: the topic is created again.
     pub fn collapse_from_the_beginning(&mut self) {
-        self.load.ledger().collapse_from(0);
+        self.load.ledger().begin_topic();
     }
 
     /// Every change committed from here on must be streamed. The snapshot must be complete.

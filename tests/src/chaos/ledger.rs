@@ -78,6 +78,15 @@ impl Ledger {
         self.collapsed.push(from..u32::MAX);
     }
 
+    /// The topic is created again, or another one is used: its epochs and partitions are not those noted so far, and all
+    /// changes up to now may be in it as a snapshot's state only.
+    pub(crate) fn begin_topic(&mut self) {
+        self.replays.clear();
+        self.emptied.clear();
+        self.kept.clear();
+        self.collapse_from(0);
+    }
+
     /// The next change must be streamed again.
     pub(crate) fn collapse_until_here(&mut self) {
         let next = self.next;
