@@ -51,6 +51,8 @@ fn two_machines(arena: &mut Arena) -> Result<()> {
         if of_second { start(arena, number) } else { arena.start_consumer(number) }
     }
     arena.probe().context("with both machines again")?;
+    // Each one has its slot.
+    arena.all_ready()?;
     // The last slot of the first machine moves to the end of the second one's.
     for number in second.clone().chain([CONSUMERS - 1]) {
         stop(arena, number)?;
