@@ -138,7 +138,11 @@ fn purge(arena: &mut Arena) -> Result<()> {
     let last = binlog(arena)?;
     arena.commit_direct(&[format!("PURGE BINARY LOGS TO '{last}'")])?;
     arena.start_producer();
-    wait_stopped(arena, Duration::from_secs(30), &["purged", "checkpoint reset", "binlog_expire_logs_seconds"])?;
+    wait_stopped(
+        arena,
+        Duration::from_secs(30),
+        &["is no longer on the server", "checkpoint reset", "binlog_expire_logs_seconds"],
+    )?;
     reset_checkpoint(arena)?;
     arena.resume_load();
     arena.collapse_until_here()
