@@ -41,7 +41,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// When the server may delete a file by itself of which an event of `read_at` (µs) is known, in seconds since 1970; infinite
+    /// When retention may delete a file of which an event of `read_at` (µs) is known, in seconds since 1970; infinite
     /// when it never does. The last event of the file is not older than that one, nor than the last look at which the file was
     /// the one being written.
     pub(crate) fn purge_at(&self, file: &str, read_at: i64) -> f64 {
@@ -143,7 +143,7 @@ impl Lag {
         self.caught_up.map(|at| ((self.server_time().0 - at.0) as f64 / 1e6).max(0.0))
     }
 
-    /// The earliest time at which the server may delete a file by itself that is needed, in seconds from now; infinite when it
+    /// The earliest time at which retention may delete a file that is needed, in seconds from now; infinite when it
     /// never does, negative when it is overdue. Needed are the file that is to be read next, and those with the rows of prepared
     /// XA transactions.
     pub(crate) fn purge_seconds(&self) -> Option<f64> {

@@ -50,7 +50,7 @@ pub(crate) struct Accepted {
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a log can't be read, when what is cut can't be kept, or when the log
-/// stands in the place of another one.
+/// is where another one was.
 pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let owner = slot.owner()?;
