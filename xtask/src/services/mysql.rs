@@ -110,8 +110,11 @@ impl MySql {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let port = self.port;
-        self.server.wait_ready(READY, || greets(port))
+        let (port, pid) = (self.port, self.server.pid().map(|pid| pid.to_string()));
+        // mysqld writes it once the port is bound: until then, another server may be the one that greets.
+        let bound = self.server.folder().join("data/mysql.pid");
+        let is_ours = || fs::read_to_string(&bound).ok().is_some_and(|found| Some(found.trim()) == pid.as_deref());
+        self.server.wait_ready(READY, || is_ours() && greets(port))
     }
 }
 

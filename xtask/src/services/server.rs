@@ -6,10 +6,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -67,6 +69,11 @@ impl Server {
         self.child.as_ref().map(Child::id)
     }
 
+    /// The folder it runs in.
+    pub fn folder(&self) -> &Path {
+        &self.launch.folder
+    }
+
     /// The file with its output.
     pub fn log(&self) -> &Path {
         &self.launch.log
@@ -78,17 +85,20 @@ impl Server {
     /// When the process ends, the deadline passes or we are interrupted; the message shows the end of the log.
     pub fn wait_ready(&mut self, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
-        while !ready() {
+        loop {
             interrupt::check()?;
+            // First: another server may answer in place of one that has ended.
             if let Some(status) = self.try_status()? {
                 bail!("{} ended with {status} instead of starting{}", self.name, self.tail());
+            }
+            if ready() {
+                return Ok(());
             }
             if started.elapsed() > deadline {
                 bail!("{} was not ready within {} s{}", self.name, deadline.as_secs(), self.tail());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
     }
 
     /// The exit status when the process has ended, `None` while it runs.
@@ -273,7 +283,8 @@ fn on_lasting_thread(command: Command) -> Result<Child> {
     Ok(result.recv()??)
 }
 
-/// A port on loopback that nobody listens on, outside the range of outgoing connections.
+/// A port on loopback that nobody listens on, outside the range of outgoing connections. No other call gets it while this
+/// process lives, in no process: a server takes seconds to bind it.
 ///
 /// # Errors
 /// When none was found in many tries.
@@ -281,11 +292,21 @@ pub fn free_port() -> Result<u16> {
     use std::hash::{BuildHasher, RandomState};
     for attempt in 0..1000_u16 {
         let port = 20_000 + u16::try_from(RandomState::new().hash_one(attempt) % 12_000)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if reserve(port)? && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
     bail!("found no free port between 20000 and 32000 on 127.0.0.1")
+}
+
+/// Whether the port is this process's from now on. The kernel keeps the reservation, a name in the abstract namespace
+/// (`unix(7)`), until the process ends.
+fn reserve(port: u16) -> Result<bool> {
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let name = SocketAddr::from_abstract_name(format!("product-stream-port-{port}"))?;
+    let Ok(reservation) = UnixListener::bind_addr(&name) else { return Ok(false) };
+    RESERVED.lock().map_err(|_| anyhow!("a thread ended while it reserved a port"))?.push(reservation);
+    Ok(true)
 }
 
 /// `wanted` if it is free, else an error; a free one when none is wanted.
@@ -336,6 +357,13 @@ mod tests {
         assert!(kill(pid, None).is_err());
         fs::remove_file(&log).unwrap();
         fs::remove_file(signal).unwrap();
+    }
+
+    #[test]
+    fn a_port_is_given_once() {
+        let port = free_port().unwrap();
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "nobody listens there");
+        assert!(!reserve(port).unwrap());
     }
 
     #[test]
