@@ -3,6 +3,7 @@
 use pipeline::avro;
 use pipeline::position::Progress;
 use pipeline::record::{Op, Product, Source};
+use pipeline::refused_row::{Letters, RefusedRow};
 
 /// A batch is handed over when it has this many records or bytes, or when nothing more is there to read.
 const FULL_ROWS: usize = 1_000;
@@ -13,6 +14,8 @@ const FULL_BYTES: usize = 256 * 1024;
 pub struct Batch {
     data: Vec<u8>,
     spans: Vec<Span>,
+    /// Dead letters among the records.
+    parked: usize,
     /// The progress after the last record; `None` when it ends within a transaction of the source.
     pub end: Option<Progress>,
 }
@@ -24,7 +27,15 @@ struct Span {
     key: usize,
     value: usize,
     header: usize,
-    tombstone: bool,
+    kind: Kind,
+}
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    State,
+    Tombstone,
+    Parked,
 }
 
 /// One record of a batch.
@@ -34,8 +45,10 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// Confluent's wire format; `None` for a delete.
     pub value: Option<&'a [u8]>,
-    /// The header `source`.
+    /// The header `source`; of a dead letter, `origin`.
     pub header: &'a [u8],
+    /// It is a dead letter.
+    pub is_parked: bool,
 }
 
 /// What a record says of a product.
@@ -47,6 +60,8 @@ pub enum Change<'a> {
     Encoded(i64, &'a [u8]),
     /// The product with this id is gone.
     Gone(i64),
+    /// The product's new state can't be carried: a dead letter.
+    Refused(&'a Letters, &'a RefusedRow),
 }
 
 impl Batch {
@@ -58,6 +73,11 @@ impl Batch {
     /// Whether it holds no record.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
+    }
+
+    /// Number of dead letters among them.
+    pub fn parked(&self) -> usize {
+        self.parked
     }
 
     /// Bytes of all records.
@@ -76,17 +96,34 @@ impl Batch {
         let id = match change {
             Change::State(_, product) => product.id,
             Change::Encoded(id, _) | Change::Gone(id) => id,
+            Change::Refused(letters, row) => return self.park(letters, row, source),
         };
         self.data.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
         let key = self.data.len();
         match change {
             Change::State(schema_id, product) => avro::encode(schema_id, product, &mut self.data),
             Change::Encoded(_, bytes) => self.data.extend_from_slice(bytes),
-            Change::Gone(_) => {}
+            Change::Gone(_) | Change::Refused(..) => {}
         }
         let value = self.data.len();
         source.write(&mut self.data);
-        self.spans.push(Span { start, key, value, header: self.data.len(), tombstone: source.op == Op::Delete });
+        let kind = if source.op == Op::Delete { Kind::Tombstone } else { Kind::State };
+        self.spans.push(Span { start, key, value, header: self.data.len(), kind });
+    }
+
+    fn park(&mut self, letters: &Letters, row: &RefusedRow, source: &Source<'_>) {
+        let start = self.data.len();
+        self.data.extend_from_slice(itoa::Buffer::new().format(row.id).as_bytes());
+        let key = self.data.len();
+        letters.write_value(row, &mut self.data);
+        let value = self.data.len();
+        letters.write_origin(row, source, &mut self.data);
+        self.spans.push(Span { start, key, value, header: self.data.len(), kind: Kind::Parked });
+        self.parked += 1;
+    }
+
+    fn count_parked(&mut self) {
+        self.parked = self.spans.iter().filter(|span| span.kind == Kind::Parked).count();
     }
 
     /// Drops the records from number `len` on.
@@ -94,6 +131,7 @@ impl Batch {
         if let Some(first) = self.spans.get(len) {
             self.data.truncate(first.start);
             self.spans.truncate(len);
+            self.count_parked();
         }
     }
 
@@ -106,7 +144,10 @@ impl Batch {
                 *end -= start;
             }
         }
-        Self { data: self.data.split_off(start), spans, end: None }
+        let mut tail = Self { data: self.data.split_off(start), spans, parked: 0, end: None };
+        self.count_parked();
+        tail.count_parked();
+        tail
     }
 
     /// Empties it and keeps its memory, unless a very large record has blown it up.
@@ -115,6 +156,7 @@ impl Batch {
         self.data.clear();
         self.data.shrink_to(KEPT);
         self.spans.clear();
+        self.parked = 0;
         self.end = None;
     }
 
@@ -122,8 +164,9 @@ impl Batch {
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         self.spans.iter().map(|s| Entry {
             key: &self.data[s.start..s.key],
-            value: (!s.tombstone).then(|| &self.data[s.key..s.value]),
+            value: (s.kind != Kind::Tombstone).then(|| &self.data[s.key..s.value]),
             header: &self.data[s.value..s.header],
+            is_parked: s.kind == Kind::Parked,
         })
     }
 }

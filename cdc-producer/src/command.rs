@@ -107,7 +107,7 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
             }
         },
     }
-    let topic = Target::new(&settings.kafka, settings.source()).checkpoint_topic;
+    let topic = Target::new(settings).checkpoint_topic;
     match committed(settings).await? {
         None => println!("Kafka ({topic})\n  no position yet"),
         Some(p) => println!(
@@ -123,7 +123,7 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
 
 /// The progress that is in Kafka.
 async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
-    let (kafka, target) = (settings.kafka.clone(), Target::new(&settings.kafka, settings.source()));
+    let (kafka, target) = (settings.kafka.clone(), Target::new(settings));
     tokio::task::spawn_blocking(move || target.progress(LastRecords::new(&kafka)?))
         .await
         .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))?
@@ -177,8 +177,10 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
 /// What docs/security.md has for the producer, on the topics that are there.
 fn rights(settings: &ProducerSettings, target: &Target, missing: &[String]) -> Vec<Check> {
     let topics = [&target.topic, &target.checkpoint_topic].into_iter().filter(|topic| !missing.contains(topic));
-    let rights: Vec<_> =
+    let mut rights: Vec<_> =
         topics.map(|topic| (Resource::Topic(topic.clone()), &[Right::Read, Right::Write][..])).collect();
+    let parked = target.parked_topic.iter().filter(|topic| !missing.contains(topic));
+    rights.extend(parked.map(|topic| (Resource::Topic(topic.clone()), &[Right::Write][..])));
     let mut untold = format!("WRITE on the transactional id {}", settings.kafka.transactional_id);
     if !missing.is_empty() {
         untold = format!("{untold}, CREATE on {}", missing.join(", "));
@@ -187,7 +189,7 @@ fn rights(settings: &ProducerSettings, target: &Target, missing: &[String]) -> V
 }
 
 async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
-    let target = Target::new(&settings.kafka, settings.source());
+    let target = Target::new(settings);
     let missing = match kafka::check_topics(&settings.kafka, &target.topics(&settings.kafka)) {
         Ok(missing) => missing,
         Err(e) => return vec![Check::failed("Kafka", &e)],

@@ -151,7 +151,7 @@ pub(crate) async fn begin(
     request: Request,
     seen: &mut Option<String>,
 ) -> Result<Option<Progress>> {
-    let target = Target::new(&settings.kafka, settings.source());
+    let target = Target::new(settings);
     let (position, snapshot, complete) = match request.from {
         Some(at) => {
             let found = locate::position_at(endpoint, server, at).await;
@@ -306,7 +306,12 @@ mod tests {
 
     #[test]
     fn a_topic_that_ends_too_early_is_another_one() {
-        let target = Target { topic: "t".into(), checkpoint_topic: "t.checkpoint".into(), source: "d.product".into() };
+        let target = Target {
+            topic: "t".into(),
+            checkpoint_topic: "t.checkpoint".into(),
+            parked_topic: None,
+            source: "d.product".into(),
+        };
         let check =
             |progress: &Progress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), None, &target).is_ok();
         let old = progress(Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None }));

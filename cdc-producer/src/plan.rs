@@ -2,13 +2,14 @@
 //!
 //! Each table map brings the table's columns as they were when the row was written, so a change of the table needs nothing
 //! but a new plan: the contract's columns are found by name and checked again. One that no longer converts without loss
-//! stops the stream by name.
+//! stops the stream by name. A single value that can't be carried makes a refused row.
 
 use std::borrow::Cow;
 
 use pipeline::convert::{self, CivilTime, Refusal};
 use pipeline::error::{Error, Result};
-use pipeline::record::{Micros, Price, Product};
+use pipeline::record::{Micros, Op, Price, Product};
+use pipeline::refused_row::RefusedRow;
 use pipeline::table::{ColumnType, Field, SourceTable, check};
 
 use crate::binlog::{ColumnKind, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
@@ -27,6 +28,8 @@ pub enum RowChange<'a> {
     Updated(i64, &'a Product<'a>),
     /// Deleted: the id.
     Deleted(i64),
+    /// Has a value that can't be carried; the state after the change, or the one before a delete, of which only the id is known.
+    Refused(Op, &'a RefusedRow),
 }
 
 /// How the rows of one table map are read.
@@ -70,22 +73,22 @@ impl Plan {
         let projection = layout.project(&names).map_err(|e| undecodable(&e))?;
         for (field, index) in Field::ALL.into_iter().zip(projection.columns()) {
             let column = &layout.columns[*index];
-            check(field, &type_of(&column.kind)).map_err(|r| refused(table, field, None, &r))?;
+            check(field, &type_of(&column.kind)).map_err(|r| refused(table, field, &r))?;
         }
         let key: Vec<usize> = layout.primary_key.iter().map(|k| k.column).collect();
         if projection.columns().first().map(|id| vec![*id]) != Some(key) {
             let refusal =
                 Refusal::new("it is not the table's whole primary key any more", "make id the primary key again");
-            return Err(refused(table, Field::Id, None, &refusal));
+            return Err(refused(table, Field::Id, &refusal));
         }
         let id = layout.project(&names[..1]).map_err(|e| undecodable(&e))?;
         Ok(Self { table: table.clone(), layout, projection, id })
     }
 
-    /// Hands each row of the event to `each`.
+    /// Hands each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
     ///
     /// # Errors
-    /// Definite when the event can't be decoded or a value can't be carried; whatever `each` returns.
+    /// Definite when the event can't be decoded; whatever `each` returns.
     pub fn each_row(&self, event: &Event, mut each: impl FnMut(RowChange<'_>) -> Result<()>) -> Result<()> {
         let kind = event.header().event_type_raw();
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
@@ -97,42 +100,104 @@ impl Plan {
             .map_err(|e| undecodable(&e))?
         {
             match changes.operation {
-                RowOperation::Insert => each(RowChange::Created(&self.product(&values)?))?,
-                RowOperation::Update => {
-                    let before = self.id(&id_before)?;
-                    each(RowChange::Updated(before, &self.product(&values)?))?;
-                }
-                RowOperation::Delete => each(RowChange::Deleted(self.id(&id_before)?))?,
+                RowOperation::Insert => match self.product(&values)? {
+                    Ok(product) => each(RowChange::Created(&product))?,
+                    Err(row) => each(RowChange::Refused(Op::Create, &row))?,
+                },
+                RowOperation::Update => match (self.id(&id_before)?, self.product(&values)?) {
+                    (Ok(before), Ok(after)) => each(RowChange::Updated(before, &after))?,
+                    (before, after) => refused_update(before, after, &mut each)?,
+                },
+                RowOperation::Delete => match self.id(&id_before)? {
+                    Ok(id) => each(RowChange::Deleted(id))?,
+                    Err(row) => each(RowChange::Refused(Op::Delete, &row))?,
+                },
             }
         }
         Ok(())
     }
 
-    fn id(&self, value: &Value<'_>) -> Result<i64> {
-        let id = match value {
-            Value::Int(id) => Ok(*id),
-            Value::UInt(id) => convert::id_from_u64(*id),
-            other => Err(unexpected(other)),
-        };
-        id.map_err(|r| refused(&self.table, Field::Id, None, &r))
+    fn id(&self, value: &Value<'_>) -> Result<Result<i64, Box<RefusedRow>>> {
+        match id_of(value) {
+            Ok(id) => Ok(Ok(id)),
+            Err(refusal) => self.refuse(Field::Id, refusal, value, const { &[const { Value::Null }; 5] }).map(Err),
+        }
     }
 
-    fn product<'v>(&self, values: &'v [Value<'_>; 5]) -> Result<Product<'v>> {
-        let [id, name, category, price, last_updated] = values;
-        let id = self.id(id)?;
-        let at = |field| move |r: Refusal| refused(&self.table, field, Some(id), &r);
-        Ok(Product {
-            id,
-            name: text(name).map_err(at(Field::Name))?,
-            category: text(category).map_err(at(Field::Category))?,
-            price: price_of(price).map_err(at(Field::Price))?,
-            last_updated: time_of(last_updated).map_err(at(Field::LastUpdated))?,
-        })
+    fn product<'v>(&self, values: &'v [Value<'_>; 5]) -> Result<Result<Product<'v>, Box<RefusedRow>>> {
+        let product = || {
+            let [id, name, category, price, last_updated] = values;
+            let of = |field| move |refusal| (field, refusal);
+            Ok(Product {
+                id: id_of(id).map_err(of(Field::Id))?,
+                name: text(name).map_err(of(Field::Name))?,
+                category: text(category).map_err(of(Field::Category))?,
+                price: price_of(price).map_err(of(Field::Price))?,
+                last_updated: time_of(last_updated).map_err(of(Field::LastUpdated))?,
+            })
+        };
+        match product() {
+            Ok(product) => Ok(Ok(product)),
+            Err((field, refusal)) => self.refuse(field, refusal, &values[0], values).map(Err),
+        }
+    }
+
+    /// The row that can't be carried.
+    ///
+    /// # Errors
+    /// Definite when it is the column's fault.
+    fn refuse(
+        &self,
+        field: Field,
+        refusal: Refusal,
+        id: &Value<'_>,
+        values: &[Value<'_>; 5],
+    ) -> Result<Box<RefusedRow>> {
+        let id = match id {
+            Value::UInt(id) => i128::from(*id),
+            Value::Int(id) => i128::from(*id),
+            _ => return Err(refused(&self.table, field, &refusal)),
+        };
+        if refusal.of_column {
+            return Err(refused(&self.table, field, &refusal));
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let values = values.each_ref().map(|value| value.to_text_protocol().map(text));
+        Ok(Box::new(RefusedRow { id, field, refusal, values }))
     }
 }
 
-fn refused(table: &SourceTable, field: Field, id: Option<i64>, refusal: &Refusal) -> Error {
-    let error = table.refused(field, id, refusal);
+/// An update of which a state can't be carried: of another key, it is an end and a beginning.
+fn refused_update(
+    before: Result<i64, Box<RefusedRow>>,
+    after: Result<Product<'_>, Box<RefusedRow>>,
+    each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
+) -> Result<()> {
+    let id_before = before.as_ref().map_or_else(|row| row.id, |id| i128::from(*id));
+    let id_after = after.as_ref().map_or_else(|row| row.id, |product| i128::from(product.id));
+    let is_another = id_before != id_after;
+    if is_another {
+        match &before {
+            Ok(id) => each(RowChange::Deleted(*id))?,
+            Err(row) => each(RowChange::Refused(Op::Delete, row))?,
+        }
+    }
+    match &after {
+        Ok(product) => each(RowChange::Created(product)),
+        Err(row) => each(RowChange::Refused(if is_another { Op::Create } else { Op::Update }, row)),
+    }
+}
+
+fn id_of(value: &Value<'_>) -> Result<i64, Refusal> {
+    match value {
+        Value::Int(id) => Ok(*id),
+        Value::UInt(id) => convert::id_from_u64(*id),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn refused(table: &SourceTable, field: Field, refusal: &Refusal) -> Error {
+    let error = table.refused(field, refusal);
     let remedy = error.remedy().unwrap_or("put right what it names").to_owned();
     error.with_remedy(format!("{remedy}; {BEHIND_IT}"))
 }
@@ -144,7 +209,7 @@ fn undecodable(error: &DecodeError) -> Error {
 
 fn unexpected(value: &Value<'_>) -> Refusal {
     let what = std::mem::discriminant(value);
-    Refusal::new(format!("the row has a value of another kind ({what:?})"), "report it with the table's definition")
+    Refusal::of_column(format!("it has a value of another kind ({what:?})"), "report it with the table's definition")
 }
 
 fn text<'v>(value: &'v Value<'_>) -> Result<Option<&'v str>, Refusal> {

@@ -5,16 +5,18 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline::config::KafkaSettings;
+use pipeline::config::{KafkaSettings, OnRefused};
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::SOURCE_HEADER;
+use pipeline::refused_row::ORIGIN_HEADER;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::batch::Batch;
+use crate::run::ProducerSettings;
 use crate::status::Status;
 
 /// How often Kafka is asked for a sign of life, and for the number of the topic's partitions.
@@ -42,20 +44,26 @@ pub struct Target {
     pub topic: String,
     /// Topic of the progress.
     pub checkpoint_topic: String,
+    /// Topic of the dead letters; `None` when a row that can't be carried stops the stream.
+    pub parked_topic: Option<String>,
     /// `database.table`, the key of the progress.
     pub source: String,
 }
 
 impl Target {
     /// The topics as configured.
-    pub fn new(settings: &KafkaSettings, source: String) -> Self {
-        let topic = settings.topic.clone();
-        Self { checkpoint_topic: format!("{topic}{CHECKPOINT_SUFFIX}"), topic, source }
+    pub fn new(settings: &ProducerSettings) -> Self {
+        let topic = settings.kafka.topic.clone();
+        let parks = settings.on_refused == OnRefused::DeadLetter;
+        let parked_topic = parks.then(|| TopicSpec::dead_letters(&settings.kafka).name);
+        Self { checkpoint_topic: format!("{topic}{CHECKPOINT_SUFFIX}"), topic, parked_topic, source: settings.source() }
     }
 
     /// The topics that must be there.
-    pub fn topics(&self, settings: &KafkaSettings) -> [TopicSpec; 2] {
-        [TopicSpec::products(settings), TopicSpec::compacted(self.checkpoint_topic.clone(), 1)]
+    pub fn topics(&self, settings: &KafkaSettings) -> Vec<TopicSpec> {
+        let mut topics = vec![TopicSpec::products(settings), TopicSpec::compacted(self.checkpoint_topic.clone(), 1)];
+        topics.extend(self.parked_topic.as_ref().map(|_| TopicSpec::dead_letters(settings)));
+        topics
     }
 
     /// The committed progress; `None` when there never was any. Blocks.
@@ -109,6 +117,8 @@ pub struct Stopped {
 struct Open {
     since: Instant,
     rows: usize,
+    /// Dead letters among them.
+    parked: usize,
     bytes: usize,
     /// The progress to commit; `None` within a transaction of the source.
     end: Option<Progress>,
@@ -173,20 +183,19 @@ impl Publisher {
             self.producer.begin()?;
             failpoint::at("producer.begun");
         }
-        let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, bytes: 0, end: None });
+        let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, parked: 0, bytes: 0, end: None });
         let point = match batch.end.as_ref().and_then(|end| end.snapshot.as_ref()) {
             None => "producer.sending",
             Some(snapshot) if snapshot.sweep.is_none() => "producer.chunk-sending",
             Some(_) => "producer.sweep-sending",
         };
         for (index, entry) in batch.iter().enumerate() {
-            self.producer.send(&Record {
-                topic: &self.target.topic,
-                partition: None,
-                key: entry.key,
-                value: entry.value,
-                header: Some((SOURCE_HEADER, entry.header)),
-            })?;
+            let (topic, partition, header) = match &self.target.parked_topic {
+                Some(parked) if entry.is_parked => (parked, Some(0), ORIGIN_HEADER),
+                _ => (&self.target.topic, None, SOURCE_HEADER),
+            };
+            let header = Some((header, entry.header));
+            self.producer.send(&Record { topic, partition, key: entry.key, value: entry.value, header })?;
             if index == batch.len() / 2 {
                 failpoint::at(point);
             }
@@ -198,6 +207,7 @@ impl Publisher {
             self.status.kafka_answered();
         }
         open.rows += batch.len();
+        open.parked += batch.parked();
         open.bytes += batch.bytes();
         open.end = batch.end.take();
         batch.clear();
@@ -207,14 +217,14 @@ impl Publisher {
     }
 
     fn commit_open(&self, open: &mut Option<Open>) -> Result<(), Failure> {
-        if let Some(Open { rows, end: Some(end), .. }) = open {
-            self.commit(*rows, end.clone())?;
+        if let Some(Open { rows, parked, end: Some(end), .. }) = open {
+            self.commit(*rows - *parked, *parked, end.clone())?;
             *open = None;
         }
         Ok(())
     }
 
-    fn commit(&self, rows: usize, end: Progress) -> Result<(), Failure> {
+    fn commit(&self, rows: usize, parked: usize, end: Progress) -> Result<(), Failure> {
         let value = serde_json::to_vec(&end).map_err(|e| {
             tracing::error!(error = %e, "the progress can't be written as JSON");
             Failure::Broken(rdkafka::error::KafkaError::Canceled)
@@ -230,7 +240,7 @@ impl Publisher {
         failpoint::at("producer.sent");
         self.status.while_waiting("Kafka commits", || self.producer.commit())?;
         failpoint::at("producer.committed");
-        self.status.committed(rows, &end);
+        self.status.committed(rows, parked, &end);
         self.committed.send_replace(Some(end));
         Ok(())
     }

@@ -13,6 +13,7 @@ use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::position::{LastTransaction, Progress};
 use pipeline::record::{Op, Source};
+use pipeline::refused_row::{Letters, RefusedRow};
 use pipeline::table::SourceTable;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ use crate::history::Continuity;
 use crate::known::{self, Known};
 use crate::lag::Place;
 use crate::plan::{Plan, RowChange};
-use crate::snapshot::{Chunk, pos_of};
+use crate::snapshot::{Chunk, ChunkForm, pos_of};
 use crate::status::Status;
 use crate::stream::EventStream;
 use crate::sweep::{Candidates, Step, Sweep};
@@ -57,6 +58,8 @@ pub struct Reader {
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
+    /// Makes dead letters of rows that can't be carried; without it they stop the stream.
+    pub letters: Option<Letters>,
     /// Deletes in the topic what is gone from the table, at the end of a snapshot.
     pub sweep: Sweep,
     /// What is known of the table besides its rows.
@@ -110,6 +113,19 @@ struct Group {
     row: u64,
     /// Where it begins in the batch; `None` when part of it has been handed over.
     batch_start: Option<usize>,
+}
+
+/// Says which row was parked, once a batch: the metric counts them all.
+pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
+    if batch.parked() == 1 {
+        tracing::warn!(
+            row = %row.id,
+            column = row.field.name(),
+            reason = row.refusal.reason,
+            what_to_do = row.refusal.remedy,
+            "a row can't be carried: it is parked in the dead letters, and the topic keeps its last state"
+        );
+    }
 }
 
 impl Reader {
@@ -318,32 +334,39 @@ impl Reader {
             row: group.row,
             epoch: self.progress.epoch,
         };
-        let schema_id = self.schema_id;
+        let (schema_id, table, letters) = (self.schema_id, &self.table, self.letters.as_ref());
         {
             let mut candidates = self.sweep.candidates();
-            let mut put = |op: Op, change: Change<'_>, id: i64| {
+            let mut put = |op: Op, change: Change<'_>, id: i128| {
                 source.op = op;
                 batch.push(change, &source);
                 source.row += 1;
-                if let Some(candidates) = &mut candidates {
-                    candidates.remove(&id);
-                }
                 if let Some(chunk) = chunk {
                     chunk.touch(id);
+                }
+                match (change, i64::try_from(id), &mut candidates) {
+                    // The topic has no record of it in this epoch, so the last epoch's is deleted.
+                    (Change::Refused(_, row), ..) => warn_of_first(batch, row),
+                    (_, Ok(id), Some(candidates)) => drop(candidates.remove(&id)),
+                    _ => {}
                 }
             };
             plan.each_row(&event, |change| {
                 match change {
-                    RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id),
+                    RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id.into()),
                     RowChange::Updated(before, after) if before == after.id => {
-                        put(Op::Update, Change::State(schema_id, after), after.id);
+                        put(Op::Update, Change::State(schema_id, after), before.into());
                     }
                     // A changed key is the end of one product and the beginning of another.
                     RowChange::Updated(before, after) => {
-                        put(Op::Delete, Change::Gone(before), before);
-                        put(Op::Create, Change::State(schema_id, after), after.id);
+                        put(Op::Delete, Change::Gone(before), before.into());
+                        put(Op::Create, Change::State(schema_id, after), after.id.into());
                     }
-                    RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before),
+                    RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before.into()),
+                    RowChange::Refused(op, row) => {
+                        let letters = letters.ok_or_else(|| row.error(table))?;
+                        put(op, Change::Refused(letters, row), row.id);
+                    }
                 }
                 Ok(())
             })
@@ -407,10 +430,10 @@ impl Reader {
                 return self.sweep(state).await;
             }
             let Some(chunk) = &mut state.chunk else {
-                let (after, limit) = (snapshot.after, self.chunk_rows);
-                let chunk =
-                    Chunk::read(&mut self.conn, &self.table, &self.progress.position, after, limit, self.schema_id)
-                        .await?;
+                let form =
+                    ChunkForm { limit: self.chunk_rows, schema_id: self.schema_id, parks: self.letters.is_some() };
+                let (conn, position) = (&mut self.conn, &self.progress.position);
+                let chunk = Chunk::read(conn, &self.table, position, snapshot.after, form).await?;
                 failpoint::at("producer.chunk-read");
                 state.chunk = Some(chunk);
                 continue;
@@ -419,7 +442,8 @@ impl Reader {
             if !self.stream.has_reached(file, offset) {
                 return Ok(());
             }
-            let emitted = chunk.emit(self.progress.epoch, snapshot.rows, &mut state.batch);
+            let letters = self.letters.as_ref();
+            let emitted = chunk.emit(self.progress.epoch, snapshot.rows, letters, &mut state.batch);
             snapshot.rows = emitted.rows;
             if !emitted.is_out || emitted.after.is_some() {
                 snapshot.after = emitted.after;

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline::config::{KafkaSettings, MySqlSettings, RegistrySettings, Settings};
+use pipeline::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
 use pipeline::doctor;
 use pipeline::error::{Error, Result};
 use pipeline::kafka::Failure;
 use pipeline::position::Progress;
+use pipeline::refused_row::Letters;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ pub struct ProducerSettings {
     pub heartbeat: Duration,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
+    /// What happens to a row that a record can't carry.
+    pub on_refused: OnRefused,
     /// Bytes that may be on the way from the reader to Kafka.
     pub memory: usize,
     /// Bytes of the largest event of the binlog that is taken into memory.
@@ -77,6 +80,7 @@ impl ProducerSettings {
             limits,
             heartbeat: settings.duration("producer.heartbeat")?,
             chunk_rows: settings.number("producer.snapshot_chunk")?,
+            on_refused: OnRefused::from(settings, "producer.on_refused"),
             memory: settings.bytes("producer.memory")?,
             max_event: settings.bytes("producer.max_event")?,
         })
@@ -193,6 +197,7 @@ async fn stream(
     let (spare, spare_receiver) = mpsc::unbounded_channel();
     let (attempted, attempted_view) = watch::channel(None);
     let (committed, committed_view) = watch::channel(Some(progress.clone()));
+    let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, &table));
     let publisher = Publisher {
         producer,
         target,
@@ -212,6 +217,7 @@ async fn stream(
         endpoint: Arc::clone(endpoint),
         conn,
         chunk_rows: settings.chunk_rows,
+        letters,
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
         known,
         batches: batch_sender,

@@ -12,9 +12,11 @@ use pipeline::avro;
 use pipeline::error::Result;
 use pipeline::position::Position;
 use pipeline::record::{Micros, Op, Source};
+use pipeline::refused_row::{Letters, RefusedRow};
 use pipeline::table::{self, SourceTable};
 
 use crate::batch::{Batch, Change};
+use crate::reader::warn_of_first;
 use crate::server;
 
 /// The rows of one key range on their way out.
@@ -27,9 +29,9 @@ pub struct Chunk {
     /// Their values in wire format.
     data: Vec<u8>,
     /// The key range that has not gone out begins after this key.
-    after: Option<i64>,
+    after: Option<i128>,
     /// It ends with this key; `None` at the end of the table.
-    last: Option<i64>,
+    last: Option<i128>,
     /// The binlog's end after the read: the stream must get here first.
     high: (String, u64),
     /// The position S, as the records say it.
@@ -37,12 +39,25 @@ pub struct Chunk {
     read_at: Micros,
 }
 
+/// How a chunk is read.
+#[derive(Clone, Copy, Debug)]
+pub struct ChunkForm {
+    /// Rows, at most.
+    pub limit: usize,
+    /// Schema id of the values.
+    pub schema_id: u32,
+    /// A row that can't be carried becomes a dead letter, and is no error.
+    pub parks: bool,
+}
+
 #[derive(Debug)]
 struct Row {
-    id: i64,
+    id: i128,
     end: usize,
     /// The stream has brought a newer state.
     superseded: bool,
+    /// It can't be carried.
+    refused: Option<Box<RefusedRow>>,
 }
 
 /// What has been emitted.
@@ -52,35 +67,41 @@ pub struct Emitted {
     pub is_out: bool,
     /// The key range that has not gone out begins after this key; `None` before the first key, or when the chunk is out and
     /// was the last one.
-    pub after: Option<i64>,
+    pub after: Option<i128>,
     /// Records of the snapshot so far.
     pub rows: u64,
 }
 
 impl Chunk {
-    /// Reads the rows after `after`, at most `limit`; the stream stands at `position`, between two transactions.
+    /// Reads the rows after `after`; the stream stands at `position`, between two transactions.
     ///
     /// # Errors
-    /// As the queries; definite for a value that can't be carried.
+    /// As the queries; definite for a value that can't be carried, unless it is to be parked.
     pub async fn read(
         conn: &mut Conn,
         table: &SourceTable,
         position: &Position,
-        after: Option<i64>,
-        limit: usize,
-        schema_id: u32,
+        after: Option<i128>,
+        form: ChunkForm,
     ) -> Result<Self> {
         server::make_visible(conn, position, &table.database, &table.table).await?;
         let read_at = server::now(conn).await?;
         let (mut rows, mut data) = (Vec::new(), Vec::new());
-        table::each_row(conn, table, after, Some(limit), |product| {
-            avro::encode(schema_id, product, &mut data);
-            rows.push(Row { id: product.id, end: data.len(), superseded: false });
+        table::each_row(conn, table, after, Some(form.limit), |row| {
+            let (id, refused) = match row {
+                Ok(product) => {
+                    avro::encode(form.schema_id, &product, &mut data);
+                    (product.id.into(), None)
+                }
+                Err(row) if form.parks => (row.id, Some(row)),
+                Err(row) => return Err(row.error(table)),
+            };
+            rows.push(Row { id, end: data.len(), superseded: false, refused });
             Ok(())
         })
         .await?;
         let high = server::binlog_end(conn).await?;
-        let last = if rows.len() < limit { None } else { rows.last().map(|r| r.id) };
+        let last = if rows.len() < form.limit { None } else { rows.last().map(|r| r.id) };
         Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at })
     }
 
@@ -90,15 +111,15 @@ impl Chunk {
     }
 
     /// The stream has brought a newer state of this row.
-    pub fn touch(&mut self, id: i64) {
+    pub fn touch(&mut self, id: i128) {
         if let Ok(i) = self.rows.binary_search_by_key(&id, |r| r.id) {
             self.rows[i].superseded = true;
         }
     }
 
     /// Appends what is left of the chunk to `batch`, in key order, until the batch is full. Numbers the records from `number`.
-    /// What is behind goes out with the next call, or is read again after a kill.
-    pub fn emit(&mut self, epoch: u64, number: u64, batch: &mut Batch) -> Emitted {
+    /// What is behind goes out with the next call, or is read again after a kill. `letters` are there if rows are parked.
+    pub fn emit(&mut self, epoch: u64, number: u64, letters: Option<&Letters>, batch: &mut Batch) -> Emitted {
         let (op, pos) = (Op::Snapshot, self.pos.as_str().into());
         let mut source = Source { op, ts_us: self.read_at.0, pos, row: number, epoch };
         while let Some(row) = self.rows.get(self.out) {
@@ -108,9 +129,17 @@ impl Chunk {
             let start = self.out.checked_sub(1).map_or(0, |before| self.rows[before].end);
             self.out += 1;
             self.after = Some(row.id);
-            if !row.superseded {
-                batch.push(Change::Encoded(row.id, &self.data[start..row.end]), &source);
-                source.row += 1;
+            let change = match (&row.refused, letters, i64::try_from(row.id)) {
+                _ if row.superseded => continue,
+                (Some(refused), Some(letters), _) => Change::Refused(letters, refused),
+                (None, _, Ok(id)) => Change::Encoded(id, &self.data[start..row.end]),
+                // `read` keeps neither a row that is not to be parked nor a product with such an id.
+                _ => continue,
+            };
+            batch.push(change, &source);
+            source.row += 1;
+            if let Some(refused) = &row.refused {
+                warn_of_first(batch, refused);
             }
         }
         let is_out = self.out == self.rows.len();
@@ -130,8 +159,12 @@ pub fn pos_of(position: &Position) -> String {
 mod tests {
     use super::*;
 
-    fn chunk(ids: &[i64], after: Option<i64>, last: Option<i64>) -> Chunk {
-        let rows = ids.iter().enumerate().map(|(i, id)| Row { id: *id, end: i + 1, superseded: false }).collect();
+    fn chunk(ids: &[i128], after: Option<i128>, last: Option<i128>) -> Chunk {
+        let rows = ids
+            .iter()
+            .enumerate()
+            .map(|(i, id)| Row { id: *id, end: i + 1, superseded: false, refused: None })
+            .collect();
         Chunk {
             rows,
             out: 0,
@@ -150,7 +183,7 @@ mod tests {
         chunk.touch(2);
         chunk.touch(3);
         let mut batch = Batch::default();
-        let emitted = chunk.emit(2, 10, &mut batch);
+        let emitted = chunk.emit(2, 10, None, &mut batch);
         assert_eq!((emitted.is_out, emitted.after, emitted.rows), (true, Some(5), 12));
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let entries: Vec<String> = batch.iter().map(|e| text(e.key) + " " + &text(e.header)).collect();
@@ -160,13 +193,13 @@ mod tests {
 
     #[test]
     fn a_chunk_larger_than_a_batch_goes_out_in_parts() {
-        let ids: Vec<i64> = (0..2_500).map(|i| i * 2).collect();
+        let ids: Vec<i128> = (0..2_500).map(|i| i * 2).collect();
         let mut chunk = chunk(&ids, None, None);
         let (mut number, mut keys, mut parts) = (0, Vec::new(), 0);
         loop {
             let mut batch = Batch::default();
-            let emitted = chunk.emit(2, number, &mut batch);
-            keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i64>().expect("an id")));
+            let emitted = chunk.emit(2, number, None, &mut batch);
+            keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i128>().expect("an id")));
             (number, parts) = (emitted.rows, parts + 1);
             assert_eq!(number, keys.len() as u64);
             if emitted.is_out {

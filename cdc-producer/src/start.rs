@@ -53,7 +53,7 @@ pub(crate) async fn prepare(
     memory: &mut Memory,
 ) -> Result<Option<Session>> {
     let source = settings.source();
-    let target = Target::new(&settings.kafka, source.clone());
+    let target = Target::new(settings);
 
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
@@ -68,6 +68,9 @@ pub(crate) async fn prepare(
         if missing.contains(&target.checkpoint_topic) {
             ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
             return Ok(false);
+        }
+        if target.parked_topic.as_ref().is_some_and(|topic| missing.contains(topic)) {
+            ensure_topics(&settings.kafka, vec![TopicSpec::dead_letters(&settings.kafka)]).await?;
         }
         Ok(missing.contains(&target.topic))
     };
@@ -201,7 +204,7 @@ pub(crate) async fn prepare(
 }
 
 /// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.
-async fn ensure_topics(settings: &KafkaSettings, topics: [TopicSpec; 2]) -> Result<()> {
+async fn ensure_topics(settings: &KafkaSettings, topics: Vec<TopicSpec>) -> Result<()> {
     let (settings, runtime) = (settings.clone(), Handle::current());
     blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &topics))).await
 }

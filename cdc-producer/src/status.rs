@@ -25,6 +25,7 @@ pub struct Status {
     mysql: Sign,
     lag: Arc<Mutex<Lag>>,
     records: Counter,
+    parked: Counter,
     transactions: Counter,
     aborts: Counter,
     fences: Counter,
@@ -77,6 +78,10 @@ impl Status {
             health,
             lag,
             records: count("producer_records_committed_total", "Records committed to the topic."),
+            parked: count(
+                "producer_parked_rows_total",
+                "Rows committed to the dead letters, as a record can't carry them.",
+            ),
             transactions: count("producer_kafka_transactions_total", "Kafka transactions committed."),
             aborts: count("producer_kafka_aborts_total", "Kafka transactions that were given up."),
             fences: count("producer_fences_total", "Times that Kafka fenced the producer."),
@@ -175,10 +180,11 @@ impl Status {
         self.lag().nothing_until(handed_over, place);
     }
 
-    /// Records and progress were committed.
-    pub fn committed(&self, records: usize, progress: &Progress) {
+    /// Records, dead letters and progress were committed.
+    pub fn committed(&self, records: usize, parked: usize, progress: &Progress) {
         self.kafka.wait();
         self.records.add(records as u64);
+        self.parked.add(parked as u64);
         self.transactions.add(1);
         self.last_commit.set(Micros::now().0 / 1_000_000);
         self.show(progress);

@@ -10,8 +10,6 @@ use serde::Serialize;
 use crate::change::Polled;
 use crate::sink::Parked;
 
-/// The limit of a record of a topic that nobody configured; `message.max.bytes` may be smaller.
-const LARGEST_RECORD: usize = 1_000_000;
 /// What Kafka adds to key, value and header, and the fields of the header that are not cut.
 const OVERHEAD: usize = 2_048;
 /// Characters of a reason.
@@ -57,9 +55,7 @@ impl Room {
 
     /// Within `message.max.bytes`.
     pub(crate) fn of(settings: &KafkaSettings) -> Self {
-        let largest = settings.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-        let largest = largest.map_or(LARGEST_RECORD, |bytes: usize| bytes.min(LARGEST_RECORD));
-        Self(largest.saturating_sub(OVERHEAD))
+        Self(settings.largest_record().saturating_sub(OVERHEAD))
     }
 }
 
@@ -183,6 +179,7 @@ mod tests {
     use super::*;
     use crate::sink::Refusal;
 
+    const LARGEST_RECORD: usize = 1_000_000;
     const LETTERS: Letters<'static> = Letters { topic: "t", room: Room(LARGEST_RECORD - OVERHEAD) };
 
     fn origin(letter: &DeadLetter) -> serde_json::Value {

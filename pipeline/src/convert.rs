@@ -3,6 +3,8 @@
 //! The same functions serve the snapshot's `SELECT` and the binlog's row images, so that the same row gives the same bytes
 //! from both. They take plain numbers and text and do no IO.
 
+use std::fmt;
+
 use jiff::civil;
 
 use crate::record::{Micros, Price};
@@ -15,16 +17,23 @@ pub struct Refusal {
     pub reason: String,
     /// An imperative sentence.
     pub remedy: &'static str,
+    /// The column's type is at fault, so that other rows are refused as well.
+    pub of_column: bool,
 }
 
 impl Refusal {
     /// With this reason and remedy.
     pub fn new(reason: impl Into<String>, remedy: &'static str) -> Self {
-        Self { reason: reason.into(), remedy }
+        Self { reason: reason.into(), remedy, of_column: false }
+    }
+
+    /// As [`Refusal::new`], where the column's type is at fault.
+    pub fn of_column(reason: impl Into<String>, remedy: &'static str) -> Self {
+        Self { of_column: true, ..Self::new(reason, remedy) }
     }
 }
 
-const CORRECT_THE_ROW: &str = "correct the row in the table, then begin a new snapshot";
+const CORRECT_THE_ROW: &str = "correct the row in the table";
 
 /// A date and time of day as a server stores it; zero and impossible dates are among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +46,15 @@ pub struct CivilTime {
     pub minute: u8,
     pub second: u8,
     pub micros: u32,
+}
+
+/// As MySQL shows it, with the fraction of a second if there is one: `0000-00-00 00:00:00`.
+impl fmt::Display for CivilTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { year, month, day, hour, minute, second, micros } = self;
+        write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")?;
+        if *micros > 0 { write!(f, ".{micros:06}") } else { Ok(()) }
+    }
 }
 
 /// A primary key of an unsigned column.
@@ -118,13 +136,7 @@ fn not_a_price(text: &str) -> Refusal {
 /// # Errors
 /// For zero dates and for dates that no calendar has.
 pub fn time_from_civil(t: CivilTime) -> Result<Micros, Refusal> {
-    let wrong = || {
-        let CivilTime { year, month, day, hour, minute, second, .. } = t;
-        Refusal::new(
-            format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} is no point in time"),
-            "set the column to a real time or to NULL, then begin a new snapshot",
-        )
-    };
+    let wrong = || Refusal::new(format!("{t} is no point in time"), "set the column to a real time or to NULL");
     let small = |n: u16| i8::try_from(n).map_err(|_| wrong());
     let year = i16::try_from(t.year).ok().filter(|y| *y > 0).ok_or_else(wrong)?;
     let nanos = i32::try_from(u64::from(t.micros) * 1000).map_err(|_| wrong())?;

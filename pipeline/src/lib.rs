@@ -21,6 +21,7 @@ pub mod position;
 pub mod postgres;
 pub mod program;
 pub mod record;
+pub mod refused_row;
 pub mod registry;
 pub mod shutdown;
 pub mod slots;

@@ -72,8 +72,8 @@ impl fmt::Display for Position {
 /// How far a snapshot has come.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotProgress {
-    /// The last primary key that was read; `None` before the first chunk.
-    pub after: Option<i64>,
+    /// The last primary key that was read, which may be beyond what a record holds; `None` before the first chunk.
+    pub after: Option<i128>,
     /// Records that the snapshot has emitted so far; the next one has this number.
     pub rows: u64,
     /// By partition, the topic's end when the epoch began: each record of the snapshot is at or behind it. `None` when a

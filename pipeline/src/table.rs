@@ -10,6 +10,7 @@ use mysql_async::{Conn, Params, Row, Value};
 use crate::convert::{self, CivilTime, Refusal};
 use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
+use crate::refused_row::RefusedRow;
 
 mod connection;
 mod inspect;
@@ -164,10 +165,9 @@ impl SourceTable {
         self.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", ")
     }
 
-    /// The error for a value of this table that is refused.
-    pub fn refused(&self, field: Field, id: Option<i64>, refusal: &Refusal) -> Error {
-        let row = id.map_or_else(String::new, |id| format!(", row {id}"));
-        Error::definite(format!("{}.{}{row}, column {}: {}", self.database, self.table, field.name(), refusal.reason))
+    /// The error for a column of this table that is refused.
+    pub fn refused(&self, field: Field, refusal: &Refusal) -> Error {
+        Error::definite(format!("{}.{}, column {}: {}", self.database, self.table, field.name(), refusal.reason))
             .with_remedy(refusal.remedy)
     }
 }
@@ -194,13 +194,13 @@ pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
 /// many there were. The rows are streamed; memory holds one at a time.
 ///
 /// # Errors
-/// As [`failed`]; definite for a value that can't be carried; whatever `each` returns.
+/// As [`failed`]; definite when the table was altered since it was inspected; whatever `each` returns.
 pub async fn each_row(
     conn: &mut Conn,
     table: &SourceTable,
-    after: Option<i64>,
+    after: Option<i128>,
     limit: Option<usize>,
-    mut each: impl FnMut(&Product<'_>) -> Result<()>,
+    mut each: impl FnMut(std::result::Result<Product<'_>, Box<RefusedRow>>) -> Result<()>,
 ) -> Result<usize> {
     let what = format!("read the table {}.{}", table.database, table.table);
     let id = quoted(&table.columns[0].name);
@@ -208,7 +208,10 @@ pub async fn each_row(
     let mut params = Vec::new();
     if let Some(after) = after {
         query.push_str(&format!(" WHERE {id} > ?"));
-        params.push(Value::Int(after));
+        params.push(match i64::try_from(after) {
+            Ok(after) => Value::Int(after),
+            Err(_) => Value::UInt(u64::try_from(after).unwrap_or(u64::MAX)),
+        });
     }
     query.push_str(&format!(" ORDER BY {id}"));
     if let Some(limit) = limit {
@@ -221,7 +224,7 @@ pub async fn each_row(
     let mut outcome = Ok(());
     while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
         count += 1;
-        outcome = product_from_row(table, &row).and_then(|product| each(&product));
+        outcome = product_from_row(table, &row).and_then(&mut each);
         if outcome.is_err() {
             break;
         }
@@ -230,20 +233,53 @@ pub async fn each_row(
     outcome.map(|()| count)
 }
 
-/// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol.
+/// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol; one with a value that can't be
+/// carried is the inner error.
 ///
 /// # Errors
-/// Definite for a value that can't be carried, naming row and column.
-pub fn product_from_row<'a>(table: &SourceTable, row: &'a Row) -> Result<Product<'a>> {
-    let id = id_of(value(row, 0)).map_err(|r| table.refused(Field::Id, None, &r))?;
-    let refused = |field| move |r: Refusal| table.refused(field, Some(id), &r);
-    Ok(Product {
-        id,
-        name: text_of(value(row, 1)).map_err(refused(Field::Name))?,
-        category: text_of(value(row, 2)).map_err(refused(Field::Category))?,
-        price: price_of(value(row, 3)).map_err(refused(Field::Price))?,
-        last_updated: time_of(value(row, 4)).map_err(refused(Field::LastUpdated))?,
-    })
+/// Definite when a value is of another type than the column's was.
+pub fn product_from_row<'a>(
+    table: &SourceTable,
+    row: &'a Row,
+) -> Result<std::result::Result<Product<'a>, Box<RefusedRow>>> {
+    let product = || {
+        let of = |field| move |refusal| (field, refusal);
+        Ok(Product {
+            id: id_of(value(row, 0)).map_err(of(Field::Id))?,
+            name: text_of(value(row, 1)).map_err(of(Field::Name))?,
+            category: text_of(value(row, 2)).map_err(of(Field::Category))?,
+            price: price_of(value(row, 3)).map_err(of(Field::Price))?,
+            last_updated: time_of(value(row, 4)).map_err(of(Field::LastUpdated))?,
+        })
+    };
+    match product() {
+        Ok(product) => Ok(Ok(product)),
+        Err((field, refusal)) if refusal.of_column => Err(table.refused(field, &refusal)),
+        Err((field, refusal)) => {
+            let id = match value(row, 0) {
+                Value::UInt(id) => i128::from(*id),
+                id => i128::from(id_of(id).map_err(|refusal| table.refused(Field::Id, &refusal))?),
+            };
+            let values = [0, 1, 2, 3, 4].map(|i| shown(value(row, i)));
+            Ok(Err(Box::new(RefusedRow { id, field, refusal, values })))
+        }
+    }
+}
+
+/// A value as text, for a dead letter.
+fn shown(value: &Value) -> Option<String> {
+    match *value {
+        Value::NULL => None,
+        Value::Bytes(ref bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::Int(n) => Some(n.to_string()),
+        Value::UInt(n) => Some(n.to_string()),
+        Value::Float(f) => Some(f.to_string()),
+        Value::Double(f) => Some(f.to_string()),
+        Value::Date(year, month, day, hour, minute, second, micros) => {
+            Some(CivilTime { year, month, day, hour, minute, second, micros }.to_string())
+        }
+        ref other => Some(other.as_sql(true)),
+    }
 }
 
 fn value(row: &Row, i: usize) -> &Value {
@@ -259,7 +295,8 @@ fn unexpected(value: &Value) -> Refusal {
         Value::Date(..) => "a date",
         Value::Time(..) => "a time of day",
     };
-    Refusal::new(format!("the server sent {kind}, which the column's type does not allow"), "restart: was it altered?")
+    let reason = format!("the server sent {kind}, which the column's type does not allow");
+    Refusal::of_column(reason, "restart: was it altered?")
 }
 
 fn id_of(value: &Value) -> Result<i64, Refusal> {

@@ -259,12 +259,18 @@ impl Store {
 
     fn take(&self, rows: &[mysql_async::Row], states: &mut HashMap<i32, State>) -> Result<()> {
         for row in rows {
-            let product = product_from_row(&self.table, row)?;
-            let Ok(id) = i32::try_from(product.id) else { continue };
-            let columns = product.name.zip(product.category).zip(product.price);
+            let (id, at, columns) = match product_from_row(&self.table, row)? {
+                Ok(product) => {
+                    let columns = product.name.zip(product.category).zip(product.price);
+                    (i128::from(product.id), product.last_updated, columns)
+                }
+                // A file's row may replace a value that no record can carry; a time that is none is older than any.
+                Err(refused) => (refused.id, row.as_ref(4).map(time).filter(|at| at.0 != 0), None),
+            };
+            let Ok(id) = i32::try_from(id) else { continue };
             let columns =
                 columns.map(|((name, category), price)| Row { name: name.into(), category: category.into(), price });
-            states.insert(id, State::Present(product.last_updated, columns));
+            states.insert(id, State::Present(at, columns));
         }
         Ok(())
     }

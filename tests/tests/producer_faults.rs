@@ -244,7 +244,8 @@ async fn a_server_without_gtids_and_a_server_that_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_tables_are_carried_exactly_or_refused() {
-    let world = World::new("types");
+    let mut world = World::new("types");
+    world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     for statement in [
         "CREATE TABLE product (colour INT, Id BIGINT UNSIGNED PRIMARY KEY, NAME TEXT CHARACTER SET latin1, price FLOAT, \

@@ -18,11 +18,12 @@ async fn run(conn: &mut Conn, statement: &str) {
 async fn rows(
     conn: &mut Conn,
     source: &SourceTable,
-    after: Option<i64>,
+    after: Option<i128>,
     limit: Option<usize>,
 ) -> Result<Vec<String>, String> {
     let mut lines = Vec::new();
-    let each = table::each_row(conn, source, after, limit, |p| {
+    let each = table::each_row(conn, source, after, limit, |row| {
+        let p = row.map_err(|row| row.error(source))?;
         let text = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
         let price = text(p.price.map(|p| p.to_string()));
         let time = text(p.last_updated.map(|t| t.to_string()));
@@ -76,7 +77,7 @@ async fn every_kind_of_column_is_read_exactly() {
         let source = SourceTable::inspect(&mut conn, &world.name, &format!("t{i}")).await.unwrap();
         assert_eq!(rows(&mut conn, &source, None, None).await.unwrap(), want, "{columns}");
         let second = &want[want.len().min(1)..];
-        let first: i64 = want[0].split('|').next().unwrap().parse().unwrap();
+        let first: i128 = want[0].split('|').next().unwrap().parse().unwrap();
         assert_eq!(rows(&mut conn, &source, Some(first), None).await.unwrap(), second);
         assert_eq!(rows(&mut conn, &source, None, Some(1)).await.unwrap(), &want[..1]);
     }
@@ -94,7 +95,7 @@ async fn a_value_that_does_not_fit_is_refused_by_row_and_column() {
         (
             "id INT PRIMARY KEY, last_updated DATETIME",
             "(6, '0000-00-00')",
-            "row 6, column last_updated: 0000-00-00 00:00:00 is no point in time; set the column to a real time",
+            "row 6, column last_updated: 0000-00-00 00:00:00 is no point in time; set producer.on_refused to dead_letter",
         ),
         ("id INT PRIMARY KEY, last_updated DATE", "(6, '2026-02-00')", "2026-02-00 00:00:00 is no point in time"),
         ("id INT PRIMARY KEY, last_updated TIMESTAMP", "(6, 0)", "0000-00-00 00:00:00 is no point in time"),

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use mysql_async::Conn;
 use pipeline::error::Result;
 use pipeline::record::{Micros, Price, Product};
+use pipeline::refused_row::RefusedRow;
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::{Capitals, Rules, Transformed};
 
@@ -71,6 +72,8 @@ pub(crate) struct Comparison<'a> {
     pub(crate) rechecks: &'a mut Rechecks,
     /// Keys of which PostgreSQL has an older row or none, as the last record is parked.
     pub(crate) parked: BTreeSet<i64>,
+    /// Keys of which topic and PostgreSQL have an older state or none, as the producer could not carry the row.
+    pub(crate) refused: BTreeSet<i128>,
 }
 
 impl Comparison<'_> {
@@ -88,12 +91,21 @@ impl Comparison<'_> {
         let mut status = Status::new("rows compared");
         loop {
             let mut chunk = Vec::new();
-            table::each_row(conn, source, after, Some(CHUNK), |product| {
-                chunk.push(OwnedProduct::of(product));
+            table::each_row(conn, source, after, Some(CHUNK), |row| {
+                after = Some(row.as_ref().map_or_else(|row| row.id, |product| product.id.into()));
+                chunk.push(row.map(|product| OwnedProduct::of(&product)));
                 Ok(())
             })
             .await?;
             for row in &chunk {
+                status.one_more();
+                let row = match row {
+                    Ok(row) => row,
+                    Err(row) => {
+                        self.not_carried(row);
+                        continue;
+                    }
+                };
                 let product = row.borrow();
                 self.with_topic(&product, &mut scratch);
                 if let Some(stored) = stored.as_deref_mut() {
@@ -101,10 +113,8 @@ impl Comparison<'_> {
                     let expected = self.rules.apply(&product, &mut capitals);
                     self.with_postgres(row.id, expected.as_ref(), stored).await?;
                 }
-                status.one_more();
             }
             count += chunk.len() as u64;
-            after = chunk.last().map(|row| row.id);
             if chunk.len() < CHUNK {
                 break;
             }
@@ -144,6 +154,22 @@ impl Comparison<'_> {
         }
     }
 
+    /// A row of the table that a record can't carry: a dead letter must tell of it.
+    fn not_carried(&mut self, row: &RefusedRow) {
+        self.refused.insert(row.id);
+        let Some(text) = self.topic.judge_refused(row.id, self.cut) else {
+            self.gaps.add(Gap::Refused, 1);
+            return;
+        };
+        self.findings.add(Check::Table, || {
+            let finding = Finding::new(Check::Table, text).found(format!("{}: {}", row.field.name(), row.refusal));
+            match i64::try_from(row.id) {
+                Ok(id) => finding.key(id),
+                Err(_) => finding,
+            }
+        });
+    }
+
     /// Keys that are alive in the topic and not in the table.
     fn left_over(&mut self) {
         let alive = self.topic.keys.iter().filter(|(_, key)| key.state.is_some() && !key.in_table);
@@ -168,7 +194,7 @@ impl Comparison<'_> {
     async fn with_postgres(&mut self, id: i64, expected: Option<&Transformed<'_>>, stored: &mut Rows) -> Result<()> {
         let mut met: Option<StoredProduct> = None;
         while let Some(row) = stored.next_up_to(id).await? {
-            if self.is_behind(row.id) {
+            if self.is_behind(row.id) || self.refused.contains(&row.id.into()) {
                 continue;
             }
             if row.place().is_some() && self.topic.is_parked(row.id, row.place()) {
@@ -214,7 +240,8 @@ impl Comparison<'_> {
     /// Keys that were written to and have no row in PostgreSQL: it must have been deleted.
     fn without_row(&mut self) {
         for id in self.topic.recent_keys(self.cut) {
-            if !self.rechecks.has(id) && !self.is_behind(id) && !self.is_parked(id) {
+            let is_compared = self.rechecks.has(id) || self.refused.contains(&id.into());
+            if !is_compared && !self.is_behind(id) && !self.is_parked(id) {
                 let place = self.place(id);
                 self.rechecks.no_row(id, place);
             }

@@ -19,6 +19,8 @@ pub(crate) enum Gap {
     PostgresRows,
     /// Keys whose last record is parked for PostgreSQL.
     Parked,
+    /// Rows of the table that the producer could not carry.
+    Refused,
 }
 
 impl Gap {
@@ -30,6 +32,7 @@ impl Gap {
             Self::PassedRows => "rows of the table that a snapshot passed meanwhile",
             Self::PostgresRows => "rows of PostgreSQL whose last record has expired",
             Self::Parked => "keys that are parked for PostgreSQL",
+            Self::Refused => "rows of the table that a record can't carry",
         }
     }
 
@@ -38,6 +41,7 @@ impl Gap {
             Self::Partitions => "their older records have expired, so nothing tells whether each of these is in a log",
             Self::Lines | Self::Rows | Self::PostgresRows => "the topic tells nothing of them",
             Self::Parked => "PostgreSQL refused their last record, and has an older row of them or none",
+            Self::Refused => "the producer parked their last state, and the topic has an older one of them or none",
             Self::PassedRows => "the topic does not have each of their changes",
         }
     }

@@ -121,9 +121,18 @@ impl Change<'_> {
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct DeadLetter {
     pub(crate) topic: String,
+    /// Of a record; a row that the producer parked has none.
+    #[serde(default = "nowhere")]
     pub(crate) partition: i32,
+    #[serde(default = "nowhere")]
     pub(crate) offset: i64,
-    /// Why the consumer put it aside.
+    /// The table of a row that the producer parked.
+    #[serde(default)]
+    table: String,
+    /// The header `source` that the record has, or would have.
+    #[serde(default)]
+    header: String,
+    /// Why it was put aside.
     #[serde(default)]
     pub(crate) reason: String,
     /// The sink that does not store the record; empty when the record can't be decoded.
@@ -134,7 +143,27 @@ pub(crate) struct DeadLetter {
     pub(crate) key: i64,
 }
 
+fn nowhere<T: From<i32>>() -> T {
+    T::from(-1)
+}
+
 impl DeadLetter {
+    /// Where the producer parked the row in its source; `None` when it is a record's dead letter.
+    ///
+    /// # Errors
+    /// Definite when its header has another form.
+    pub(crate) fn of_row<'a>(&'a self, message: &BorrowedMessage<'_>) -> Result<Option<(i128, Source<'a>)>> {
+        if self.offset >= 0 || self.table.is_empty() {
+            return Ok(None);
+        }
+        let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse().ok());
+        let source = Source::parse(self.header.as_bytes()).ok();
+        let place = format!("{} offset {}", message.topic(), message.offset());
+        key.zip(source).map(Some).ok_or_else(|| {
+            Error::definite(format!("the dead letter at {place}: its row can't be told, or its place in the source"))
+        })
+    }
+
     /// Reads the header.
     ///
     /// # Errors

@@ -73,6 +73,8 @@ pub(crate) struct Report {
     pub(crate) dead_letters: u64,
     /// Records that PostgreSQL does not store.
     pub(crate) parked_records: u64,
+    /// Dead letters of rows that the producer could not carry.
+    pub(crate) refused_rows: u64,
     /// Keys of which PostgreSQL has an older row or none, as their last record is parked.
     pub(crate) parked_keys: u64,
     /// Records that a rule leaves out of the logs.
@@ -146,6 +148,7 @@ impl Report {
         self.lines = logs.logs.iter().map(|log| log.lines).sum();
         self.dead_letters = topic.dead_letters;
         self.parked_records = topic.parked.len() as u64;
+        self.refused_rows = topic.refused_rows;
         self.filtered = topic.filtered;
         self.expired_lines = logs.expired;
         self.later_lines = logs.later;
@@ -178,7 +181,7 @@ impl Report {
         }
         // PostgreSQL's rows are compared with the table's.
         let rows = self.postgres_rows.is_some_and(|rows| rows > 0)
-            || self.table_rows > gaps.count(Gap::Rows) + gaps.count(Gap::PassedRows);
+            || self.table_rows > gaps.count(Gap::Rows) + gaps.count(Gap::PassedRows) + gaps.count(Gap::Refused);
         if self.records > 0 || rows { Verdict::AgreeAsFarAsCompared } else { Verdict::NothingCompared }
     }
 
@@ -247,6 +250,7 @@ impl Report {
         ];
         for (what, count, remark) in [
             ("dead letters", self.dead_letters, "parked, in no log"),
+            ("rows parked by the producer", self.refused_rows, "a record can't carry them"),
             ("parked for PostgreSQL", self.parked_records, "in the logs, refused by PostgreSQL"),
             ("left out by rules", self.filtered, "in no log"),
             ("lines of expired records", self.expired_lines, "not checked"),

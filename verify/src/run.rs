@@ -235,6 +235,7 @@ impl Run {
             gaps: &mut self.gaps,
             rechecks: &mut rechecks,
             parked: BTreeSet::new(),
+            refused: BTreeSet::new(),
         };
         let rows = comparison.run(conn, table, stored.as_mut()).await?;
         self.report.table_rows = rows;

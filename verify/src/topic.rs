@@ -78,10 +78,14 @@ pub(crate) struct Topic {
     pub(crate) ops: [u64; 4],
     pub(crate) filtered: u64,
     pub(crate) dead_letters: u64,
+    /// Dead letters of rows that the producer could not carry.
+    pub(crate) refused_rows: u64,
     /// Partition and offset of the records that PostgreSQL does not store.
     pub(crate) parked: HashSet<(i32, i64)>,
     /// The last of them, by key.
     last_parked: HashMap<i64, (i32, i64)>,
+    /// Of each row that the producer could not carry: epoch, place and number of the last such change.
+    refused: HashMap<i128, (u64, Option<Place>, u64)>,
     /// Keys that were written to after the cut.
     recent: HashMap<i64, Recent>,
     /// Older records of a key may be gone.
@@ -283,6 +287,12 @@ impl Topic {
                 self.take_parked(&letter, findings);
                 return Ok(());
             }
+            if let Some((id, source)) = letter.of_row(message)? {
+                let place = self.places.place(&source.pos, source.op);
+                self.refused.insert(id, (source.epoch, place, source.row));
+                self.refused_rows += 1;
+                return Ok(());
+            }
             let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
             let Some(records) = records else { return Ok(()) };
             // One that is not found may have left the topic by its retention.
@@ -328,6 +338,24 @@ impl Topic {
         };
         let older = stored.is_none_or(|(p, o)| p != *partition || o < *offset);
         older && *partition == key.partition && *offset >= key.offset
+    }
+
+    /// Notes that the table has a row which can't be carried; says what is wrong if no dead letter tells of this state.
+    pub(crate) fn judge_refused(&mut self, id: i128, cut: &Cut) -> Option<&'static str> {
+        let letter = self.refused.get(&id);
+        if letter.is_none() {
+            return Some("the row can't be carried, and no dead letter tells of it");
+        }
+        let id = i64::try_from(id).ok()?;
+        // It is carried again since.
+        let is_recent = self.recent(id, cut).is_some();
+        let key = self.keys.get_mut(&id)?;
+        key.in_table = true;
+        // A new epoch deletes a product that it could not carry.
+        let key = Some(&*key).filter(|key| key.state.is_some() && !is_recent)?;
+        let (epoch, place, row) = letter?;
+        let order = self.places.disorder((key.epoch, key.place.as_ref(), key.row), (*epoch, place.as_ref(), *row));
+        order.map(|_| "the row can't be carried, and its dead letter is older than its last record")
     }
 
     /// Whether some record is in no log.

@@ -221,6 +221,13 @@ const EXACTLY_ONCE_OPTIONS: &[&str] = &[
 ];
 
 impl KafkaSettings {
+    /// Bytes of the largest record that a topic takes which nobody configured, or that `message.max.bytes` allows.
+    pub fn largest_record(&self) -> usize {
+        const OF_A_TOPIC: usize = 1_000_000;
+        let allowed = self.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+        allowed.map_or(OF_A_TOPIC, |bytes: usize| bytes.min(OF_A_TOPIC))
+    }
+
     /// Takes the settings `kafka.*`.
     ///
     /// # Errors
@@ -354,13 +361,23 @@ impl RegistrySettings {
     }
 }
 
-/// What happens to a record that PostgreSQL refuses to store.
+/// What happens to a row that a record can't carry, or to a record that PostgreSQL refuses to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRefused {
     /// It goes to the dead letters, and the rest continues.
     DeadLetter,
-    /// The consumer stops.
+    /// The program stops.
     Stop,
+}
+
+impl OnRefused {
+    /// Takes the setting `key`, whose values the table of settings has checked.
+    pub fn from(settings: &Settings, key: &'static str) -> Self {
+        match settings.text(key) {
+            "stop" => Self::Stop,
+            _ => Self::DeadLetter,
+        }
+    }
 }
 
 /// How to reach PostgreSQL, and how it is written to.
@@ -370,7 +387,7 @@ pub struct PostgresSettings {
     pub url: Secret,
     /// The schema that holds the tables.
     pub schema: String,
-    /// What happens to a record that PostgreSQL refuses to store.
+    /// What happens to a row that a record can't carry, or to a record that PostgreSQL refuses to store.
     pub on_refused: OnRefused,
 }
 
@@ -395,10 +412,7 @@ impl PostgresSettings {
         if schema.len() > 63 || schema.contains('\0') {
             return Err(settings.wrong("postgres.schema", "is not a name that PostgreSQL allows"));
         }
-        let on_refused = match settings.text("postgres.on_refused") {
-            "stop" => OnRefused::Stop,
-            _ => OnRefused::DeadLetter,
-        };
+        let on_refused = OnRefused::from(settings, "postgres.on_refused");
         Ok(Some(Self { url, schema, on_refused }))
     }
 }

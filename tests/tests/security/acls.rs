@@ -29,6 +29,7 @@ pub(crate) fn of_producer(topic: &str) -> Vec<Right> {
         right("Read", "--topic", topic.to_owned()),
         right("Write", "--topic", format!("{topic}.checkpoint")),
         right("Read", "--topic", format!("{topic}.checkpoint")),
+        right("Write", "--topic", format!("{topic}.dlq")),
         right("Write", "--transactional-id", format!("{topic}.producer")),
     ]
 }
@@ -69,7 +70,7 @@ pub(crate) fn of_other_folders(topic: &str) -> Vec<Right> {
 /// Who may create the topics when nobody has made them beforehand.
 pub(crate) fn to_create(topic: &str) -> [Vec<Right>; 2] {
     let create = |names: &[&str]| names.iter().map(|n| right("Create", "--topic", format!("{topic}{n}"))).collect();
-    [create(&["", ".checkpoint"]), create(&["", ".slots", ".dlq"])]
+    [create(&["", ".checkpoint", ".dlq"]), create(&["", ".slots", ".dlq"])]
 }
 
 /// Gives users rights, with Kafka's own tool.
@@ -153,11 +154,13 @@ async fn each_right_is_needed() {
     assert_eq!(producer.stop().code, 0);
     let (checkpoint, id) =
         (format!("cannot read topic {topic}.checkpoint "), format!("transactions of {topic}.producer: "));
+    let letters = format!("cannot look up topic {topic}.dlq ");
     for (user, texts) in lacking[0].iter().zip([
         ["publishing to ", "ACL WRITE"],
         ["cannot read topic ", "ACL READ"],
         ["cannot begin epoch ", "ACL WRITE"],
         [&checkpoint, "ACL READ"],
+        [&letters, "ACL DESCRIBE, which READ and WRITE bring"],
         [&id, "ACL WRITE on the transactional id"],
     ]) {
         // Each takes up a replay: a first epoch does not read the topic.
@@ -170,7 +173,7 @@ async fn each_right_is_needed() {
     consumer.wait_for("dead letters records=1");
     assert_eq!(consumer.stop().code, 0);
     let slots = format!("cannot read topic {topic}.slots ");
-    let (looked_up, letters) = (format!("cannot look up topic {topic} "), format!("cannot look up topic {topic}.dlq "));
+    let looked_up = format!("cannot look up topic {topic} ");
     // The folder's identity follows.
     let id = format!("transactions of {topic}.consumer_1-");
     for (user, texts) in lacking[1].iter().zip([
@@ -216,6 +219,7 @@ async fn doctor_names_a_missing_right() {
     let cases = [
         ("cdc-producer", &producer, "Write", "--topic", topic.clone(), "WRITE on topic "),
         ("cdc-producer", &producer, "Write", "--topic", format!("{topic}.checkpoint"), "WRITE on topic "),
+        ("cdc-producer", &producer, "Write", "--topic", format!("{topic}.dlq"), "WRITE on topic "),
         ("consumer", &consumer, "Write", "--topic", format!("{topic}.slots"), "WRITE on topic "),
         ("consumer", &consumer, "Write", "--topic", format!("{topic}.dlq"), "WRITE on topic "),
         ("consumer", &consumer, "Read", "--group", group.clone(), "READ on group "),
