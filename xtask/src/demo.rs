@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::machine::Need;
 use crate::outputs::Outputs;
 use crate::picture::{Picture, settled};
-use crate::programs::{CONSUMERS, Program, Programs};
+use crate::programs::{CONSUMERS, Ended, Program, Programs};
 use crate::services::{Ports, Stack, StackOptions, needs};
 use crate::{background, cargo, interrupt, machine, progress};
 
@@ -50,8 +50,10 @@ pub struct UpOptions {
 
 /// The running programs. Dropped in an error, they are killed.
 struct Running {
-    producer: Program,
-    consumers: Vec<Program>,
+    /// The producer is the first one.
+    programs: Vec<Program>,
+    /// One that ends does not end the others: what ended it is shown, and it may be started again.
+    keeps_on: bool,
     outputs: Outputs,
     owner: String,
     claimed: Instant,
@@ -64,15 +66,32 @@ impl Running {
             self.outputs.claim(&self.owner)?;
             self.claimed = Instant::now();
         }
-        self.producer.check()?;
-        self.consumers.iter_mut().try_for_each(Program::check)
+        if !self.keeps_on {
+            return self.programs.iter_mut().try_for_each(Program::check);
+        }
+        for program in &mut self.programs {
+            if let Some(error) = program.newly_ended()? {
+                show(&error);
+            }
+        }
+        if interrupt::asked_to_start_again() {
+            for program in &mut self.programs {
+                if program.start_again()? {
+                    progress::note(&format!("{} is started again", program.name()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all run; any that has ended was shown.
+    fn all_run(&mut self) -> bool {
+        self.programs.iter_mut().all(|program| program.check().is_ok())
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.producer.ask_to_stop();
-        self.consumers.iter().for_each(Program::ask_to_stop);
-        self.producer.stop()?;
-        self.consumers.iter_mut().try_for_each(Program::stop)
+        self.programs.iter().for_each(Program::ask_to_stop);
+        self.programs.iter_mut().try_for_each(Program::stop)
     }
 }
 
@@ -114,7 +133,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
 }
 
 fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &Path, started: Instant) -> Result<()> {
-    let mut running = start_programs(programs, stack, OWNER)?;
+    let mut running = start_programs(programs, stack, OWNER, false)?;
     let step = progress::step("updater", "writing the CSV files to MySQL");
     let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause"])?;
     updater.wait(|| running.check())?;
@@ -152,10 +171,10 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     Ok(())
 }
 
-/// Keeps servers and programs running until Ctrl-C.
+/// Keeps servers and programs running until Ctrl-C. A program that ends is shown, and the others continue.
 ///
 /// # Errors
-/// When one of them cannot be started or ends by itself.
+/// When something cannot be started, or a server ends.
 pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let data = checked_data(&options.data)?;
     let outputs = Outputs::default();
@@ -197,19 +216,18 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
 }
 
 fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str) -> Result<()> {
-    let mut running = start_programs(programs, stack, id)?;
-    let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?;
+    interrupt::catch_start_again()?;
+    let mut running = start_programs(programs, stack, id, true)?;
+    running.programs.push(programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?);
     background::announce(stack)?;
     print!("{}", background::env_lines(&stack.env()));
     progress::note(&format!("logs of the programs: {}", programs.logs().display()));
     progress::note("running until Ctrl-C; a CSV file put into the data folder is taken in");
     watch(|| {
         stack.check()?;
-        running.check()?;
-        updater.check()
+        running.check()
     })?;
     let step = progress::step("stop", "stopping programs and servers");
-    updater.stop()?;
     running.stop()?;
     stack.stop()?;
     step.done("nothing is left running");
@@ -276,21 +294,38 @@ fn prepared() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Producer and consumers, started before the first change so that each change is seen passing by.
-fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str) -> Result<Running> {
+/// Shows why a program has ended, and how it is started again.
+fn show(error: &anyhow::Error) {
+    progress::note(&format!(
+        "{error:#}\n  what to do: the servers and the other programs continue; when the cause is gone, start it again with \
+         `kill -USR1 {}`",
+        std::process::id()
+    ));
+}
+
+/// Producer and consumers, started before the first change so that each change is seen passing by. With `keeps_on`, one that
+/// ends does not end the others.
+fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on: bool) -> Result<Running> {
     let step = progress::step("programs", "creating the table");
     let nothing = stack.dir().join("no-data");
     fs::create_dir_all(&nothing)?;
-    programs.updater(&["--data", &nothing.display().to_string(), "--no-pause"])?.wait(|| Ok(()))?;
+    match programs.updater(&["--data", &nothing.display().to_string(), "--no-pause"])?.wait(|| Ok(())) {
+        Err(error) if keeps_on && error.is::<Ended>() => show(&error),
+        created => created?,
+    }
     step.say("starting the producer and five consumers");
-    let producer = programs.producer()?;
-    let consumers = (1..=CONSUMERS).map(|number| programs.consumer(number)).collect::<Result<_>>()?;
+    let started = std::iter::once(programs.producer()).chain((1..=CONSUMERS).map(|number| programs.consumer(number)));
+    let (programs_run, owner) = (started.collect::<Result<_>>()?, owner.to_owned());
     let mut running =
-        Running { producer, consumers, outputs: Outputs::default(), owner: owner.to_owned(), claimed: Instant::now() };
+        Running { programs: programs_run, keeps_on, outputs: Outputs::default(), owner, claimed: Instant::now() };
     let since = Instant::now();
-    while !(running.producer.has_logged(" reading ") && settled(stack, CONSUMERS)?) {
+    while !(running.programs[0].has_logged(" reading ") && settled(stack, CONSUMERS)?) {
         interrupt::check()?;
         running.check()?;
+        if !running.all_run() {
+            step.done("not all of them run");
+            return Ok(running);
+        }
         stack.check()?;
         if since.elapsed() > PRODUCER_READY {
             bail!(

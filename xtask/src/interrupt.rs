@@ -1,4 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP as a flag that every wait looks at, so that servers are stopped in order.
+//! Ctrl-C, SIGTERM and SIGHUP as a flag that every wait looks at, so that servers are stopped in order; SIGUSR1 as another one,
+//! by which a person says that what has ended may be started again.
 //!
 //! A second signal ends the process at once; the servers then die with it.
 
@@ -7,9 +8,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 static FLAG: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+static START_AGAIN: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Starts to catch the signals. Without this call they have their usual effect.
 ///
@@ -22,6 +24,21 @@ pub fn catch() -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(flag))?;
     }
     Ok(())
+}
+
+/// Starts to catch SIGUSR1, which would end the process otherwise.
+///
+/// # Errors
+/// When the system refuses a handler.
+pub fn catch_start_again() -> Result<()> {
+    let flag = START_AGAIN.get_or_init(Arc::default);
+    signal_hook::flag::register(SIGUSR1, Arc::clone(flag))?;
+    Ok(())
+}
+
+/// Whether SIGUSR1 has come since the last call.
+pub fn asked_to_start_again() -> bool {
+    START_AGAIN.get().is_some_and(|flag| flag.swap(false, Ordering::SeqCst))
 }
 
 /// Whether a signal has come.

@@ -124,7 +124,7 @@ impl Programs {
         let output = Some(self.logs.join(format!("{name}.out")));
         let launch =
             Launch { command, env, output, folder: background::root(), log, user: None, stop_signal: Signal::SIGTERM };
-        Ok(Program { name: name.to_owned(), server: Server::start(name, launch)? })
+        Ok(Program { name: name.to_owned(), server: Server::start(name, launch)?, is_shown: false })
     }
 }
 
@@ -133,6 +133,8 @@ impl Programs {
 pub struct Program {
     name: String,
     server: Server,
+    /// It has ended, and a person has seen why.
+    is_shown: bool,
 }
 
 impl Program {
@@ -145,6 +147,34 @@ impl Program {
             None => Ok(()),
             Some(status) => Err(self.ended(status.code())),
         }
+    }
+
+    /// The error of [`Self::check`], once for each end.
+    ///
+    /// # Errors
+    /// When the system cannot say whether it runs.
+    pub fn newly_ended(&mut self) -> Result<Option<anyhow::Error>> {
+        match self.server.try_status()? {
+            Some(status) if !std::mem::replace(&mut self.is_shown, true) => Ok(Some(self.ended(status.code()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Starts it again if it has ended; whether it had.
+    ///
+    /// # Errors
+    /// As its start.
+    pub fn start_again(&mut self) -> Result<bool> {
+        if self.server.try_status()?.is_none() {
+            return Ok(false);
+        }
+        self.is_shown = false;
+        self.server.start_again().map(|()| true)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Waits for its end, and meanwhile asks `others` whether all is well.
@@ -195,5 +225,53 @@ impl Program {
             None => (1, "a signal"),
         };
         anyhow!(Ended { code, message: format!("{} ended with {meaning}{}", self.name, self.server.tail()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_ends_is_shown_once_and_may_be_started_again() {
+        let folder = std::env::temp_dir().join("product-stream-tests").join(format!("programs_{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let command =
+            ["sh", "-c", "echo 'what to do: this'; test -e works && exec sleep 60; exit 1"].map(str::to_owned);
+        let launch = Launch {
+            command: command.into(),
+            env: Vec::new(),
+            output: None,
+            folder: folder.clone(),
+            log: folder.join("log"),
+            user: None,
+            stop_signal: Signal::SIGTERM,
+        };
+        let server = Server::start("fragile", launch).expect("it starts");
+        let mut program = Program { name: "fragile".to_owned(), server, is_shown: false };
+        let ended = |program: &mut Program| {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60) {
+                if let Some(error) = program.newly_ended().expect("its state") {
+                    return error.to_string();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            panic!("it does not end");
+        };
+        for works in [false, true] {
+            let shown = ended(&mut program);
+            assert!(shown.contains("fragile ended with exit code 1") && shown.contains("what to do: this"), "{shown}");
+            assert!(program.newly_ended().expect("its state").is_none(), "shown once");
+            if works {
+                fs::write(folder.join("works"), "").expect("the cause is gone");
+            }
+            assert!(program.start_again().expect("it starts"), "it had ended");
+        }
+        assert!(!program.start_again().expect("its state"), "it runs");
+        program.stop().expect("it stops");
+        fs::remove_dir_all(&folder).expect("its own folder");
     }
 }
