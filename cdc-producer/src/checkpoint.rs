@@ -21,10 +21,13 @@ use pipeline::record::Micros;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use decision::{Start, decide};
+pub use decision::{Start, decide, restored};
 
 /// Name of the file within the folder.
 pub const FILE: &str = "last_read_timestamp.json";
+
+/// Bytes of the file, at most: far above the GTID set of any server.
+const LONGEST: u64 = 16 * 1024 * 1024;
 
 const HELP: &str = "to replay, set last_read_timestamp to null (snapshot of the table, then the binlog) or to a time such as \
                     2026-11-21T04:00:00Z (every change committed from then on)";
@@ -138,8 +141,8 @@ pub enum State {
 pub fn parse(text: &str, path: &Path) -> Result<State> {
     let refuse = |reason: String| {
         Error::definite(format!("{}: {reason}", path.display())).with_remedy(
-            "nothing was overwritten. Restore the file, or ask for a replay: `cdc-producer checkpoint reset` (snapshot) \
-             or `cdc-producer checkpoint set TIME`",
+            "nothing was overwritten. `cdc-producer checkpoint restore` writes the file from the position in Kafka; for a \
+             replay: `cdc-producer checkpoint reset` (snapshot) or `cdc-producer checkpoint set TIME`",
         )
     };
     let value: Value = serde_json::from_str(text).map_err(|e| refuse(format!("not valid JSON: {e}")))?;
@@ -220,17 +223,12 @@ impl CheckpointFile {
         }
     }
 
-    /// The file's text; `None` when there is none.
+    /// Its text, see [`text`].
     ///
     /// # Errors
-    /// Definite when it can't be read.
+    /// As [`text`].
     pub fn text(&self) -> Result<Option<String>> {
-        match fs::read(&self.path) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::definite(format!("{}: {e}", self.path.display()))
-                .with_remedy("make the file readable for this user")),
-        }
+        text(&self.path)
     }
 
     /// Replaces the file durably if it still says what was `seen`; false when somebody has edited it meanwhile.
@@ -252,6 +250,33 @@ impl CheckpointFile {
         }
         Ok(self.replace(seen, &request.text())?.then_some(request))
     }
+}
+
+/// The text of the checkpoint file at `path`; `None` when its folder is there and it is not.
+///
+/// # Errors
+/// Definite when it can't be read, is no regular file or has more than 16 MiB.
+pub fn text(path: &Path) -> Result<Option<String>> {
+    let failed = |reason: String| {
+        Error::definite(format!("{}: {reason}", path.display()))
+            .with_remedy("make it a file that this user may read, in a folder that this user may write to")
+    };
+    let found = match fs::metadata(path) {
+        Ok(found) => found,
+        Err(e) if e.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => return Ok(None),
+        Err(e) => return Err(failed(e.to_string())),
+    };
+    // To open a pipe would wait for a writer.
+    if !found.is_file() {
+        return Err(failed("not a regular file".to_owned()));
+    }
+    let file = File::open(path).map_err(|e| failed(e.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(failed(format!("it has more than {LONGEST} bytes, a fixed limit")));
+    }
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Replaces a file durably: temporary file, fsync, rename, fsync of the folder. The folder is locked meanwhile against

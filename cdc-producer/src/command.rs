@@ -32,9 +32,13 @@ pub fn command() -> Command {
         .subcommand(Command::new("doctor").about("Check MySQL, Kafka and the registry, and say what to do"))
         .subcommand(
             Command::new("checkpoint")
-                .about("Look at the progress, or ask for a replay")
+                .about("Look at the progress, restore the file, or ask for a replay")
                 .subcommand_required(true)
                 .subcommand(Command::new("show").about("What the checkpoint file and Kafka say"))
+                .subcommand(
+                    Command::new("restore")
+                        .about("Write the checkpoint file from the position in Kafka, to continue there"),
+                )
                 .subcommand(
                     Command::new("reset").about("Ask for a snapshot of the table, then the binlog: a new epoch"),
                 )
@@ -55,6 +59,7 @@ pub async fn execute(context: Context) -> Result<()> {
     match context.arguments.subcommand() {
         Some(("doctor", _)) => doctor(&settings).await,
         Some(("checkpoint", arguments)) => match arguments.subcommand() {
+            Some(("restore", _)) => restore(&settings).await,
             Some(("reset", _)) => ask(&settings, None),
             Some(("set", arguments)) => {
                 let text = arguments.get_one::<String>("time").map_or("", String::as_str);
@@ -74,8 +79,7 @@ pub async fn execute(context: Context) -> Result<()> {
 
 fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
     let path = settings.time_track.join(FILE);
-    std::fs::create_dir_all(&settings.time_track)
-        .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))?;
+    create_folder(settings)?;
     checkpoint::replace(&path, &Request { from, id: None }.text(), || Ok(true))?;
     match from {
         None => println!("asked for a snapshot, then the binlog"),
@@ -85,40 +89,80 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
     Ok(())
 }
 
+/// Writes the file as the producer would have written it last.
+async fn restore(settings: &ProducerSettings) -> Result<()> {
+    let path = settings.time_track.join(FILE);
+    create_folder(settings)?;
+    // What is damaged is replaced.
+    let seen = checkpoint::text(&path).ok().flatten();
+    let state = seen.as_deref().and_then(|text| checkpoint::parse(text, &path).ok());
+    let progress = committed(settings).await?;
+    let text = checkpoint::restored(state, progress.as_ref(), &settings.source())?;
+    if !checkpoint::replace(&path, &text, || Ok(checkpoint::text(&path).ok().flatten() == seen))? {
+        return Err(Error::transient(format!("{} was edited at this very moment", path.display()))
+            .with_remedy("look at it, and run the command again"));
+    }
+    if let Some(progress) = progress {
+        println!("{} says what Kafka has: epoch {} at {}", path.display(), progress.epoch, progress.position);
+    }
+    println!("a running producer continues as before, another one continues there when it is started");
+    Ok(())
+}
+
+fn create_folder(settings: &ProducerSettings) -> Result<()> {
+    std::fs::create_dir_all(&settings.time_track)
+        .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))
+}
+
+/// What the checkpoint file says; `None` when it is not there.
+fn parsed(settings: &ProducerSettings) -> Result<Option<State>> {
+    // The start creates the folder.
+    if !settings.time_track.exists() {
+        return Ok(None);
+    }
+    let path = settings.time_track.join(FILE);
+    checkpoint::text(&path)?.map(|text| checkpoint::parse(&text, &path)).transpose()
+}
+
+/// Shows both, and then says why a start would refuse the file, if it would.
 async fn show(settings: &ProducerSettings) -> Result<()> {
     let path = settings.time_track.join(FILE);
-    match std::fs::read_to_string(&path) {
-        Err(e) => println!("{}: {e}", path.display()),
-        Ok(text) => match checkpoint::parse(&text, &path)? {
-            State::Written(w) => println!(
-                "{}\n  read up to      {}\n  source          {} on server {}\n  epoch           {}\n  position        {}:{}\n  GTIDs           {}",
-                path.display(),
-                w.last_read_timestamp,
-                w.source,
-                w.server_uuid,
-                w.epoch,
-                w.file,
-                w.offset,
-                w.gtid_set.map_or("-".to_owned(), |s| s.to_string()),
-            ),
-            State::Asked(Request { from: None, .. }) => println!("{}\n  asks for a snapshot", path.display()),
-            State::Asked(Request { from: Some(t), .. }) => {
-                println!("{}\n  asks for every change since {t}", path.display())
-            }
-        },
+    let parsed = parsed(settings);
+    match &parsed {
+        Err(_) => println!("{}\n  damaged: see below", path.display()),
+        Ok(None) => println!("{}\n  is not there: the next start begins with a snapshot", path.display()),
+        Ok(Some(State::Written(w))) => println!(
+            "{}\n  read up to      {}\n  source          {} on server {}\n  epoch           {}\n  position        {}:{}\n  GTIDs           {}",
+            path.display(),
+            w.last_read_timestamp,
+            w.source,
+            w.server_uuid,
+            w.epoch,
+            w.file,
+            w.offset,
+            w.gtid_set.as_ref().map_or("-".to_owned(), ToString::to_string),
+        ),
+        Ok(Some(State::Asked(Request { from: None, .. }))) => println!("{}\n  asks for a snapshot", path.display()),
+        Ok(Some(State::Asked(Request { from: Some(t), .. }))) => {
+            println!("{}\n  asks for every change since {t}", path.display())
+        }
     }
     let topic = Target::new(settings).checkpoint_topic;
-    match committed(settings).await? {
+    let progress = committed(settings).await?;
+    match &progress {
         None => println!("Kafka ({topic})\n  no position yet"),
         Some(p) => println!(
             "Kafka ({topic})\n  read up to      {}\n  epoch           {}\n  position        {}\n  snapshot        {}",
             p.position.committed_at,
             p.epoch,
             p.position,
-            p.snapshot.map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
+            p.snapshot.as_ref().map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
         ),
     }
-    Ok(())
+    match parsed? {
+        Some(state) => checkpoint::decide(state, progress, &settings.source(), &path).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// The progress that is in Kafka.
@@ -168,7 +212,8 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
         Err(e) => Check::failed("registry", &e),
     });
-    if let Err(e) = checkpoint::require_replaceable(&settings.time_track.join(FILE)) {
+    let replaceable = checkpoint::require_replaceable(&settings.time_track.join(FILE));
+    if let Err(e) = replaceable.and_then(|()| parsed(settings)) {
         checks.push(Check::failed("checkpoint", &e));
     }
     doctor::conclude(&checks)

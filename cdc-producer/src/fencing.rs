@@ -4,6 +4,7 @@ use pipeline::error::{Error, Result};
 use pipeline::position::Progress;
 
 use crate::run::ProducerSettings;
+use crate::view::View;
 
 /// What is remembered from one session to the next.
 #[derive(Default)]
@@ -16,6 +17,8 @@ pub(crate) struct Memory {
     pub(crate) outlived: bool,
     /// The last session committed something new.
     pub(crate) advanced: bool,
+    /// What it knows of the checkpoint file.
+    pub(crate) view: View,
     /// A session has once got as far as streaming.
     pub(crate) has_run: bool,
 }

@@ -4,6 +4,7 @@
 //! microseconds), then one file is scanned for the first GTID event at or after the time. The time in a file's own head
 //! would not do: it is that of the beginning of the statement whose commit filled the file before.
 
+use mysql_async::Conn;
 use pipeline::error::{Error, Result};
 use pipeline::position::{Anchor, Position};
 use pipeline::record::Micros;
@@ -21,43 +22,9 @@ use crate::transaction::gtid_mark;
 /// named).
 pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Result<Position> {
     let mut conn = endpoint.connect().await?;
-    let now = server::now(&mut conn).await?;
-    if at > now {
-        return Err(Error::definite(format!(
-            "last_read_timestamp {at} is in the future: the server's clock says {now}"
-        ))
-        .with_remedy("set an earlier time: `cdc-producer checkpoint set TIME`"));
-    }
-    let files = server::binlog_files(&mut conn).await?;
-    // The last file whose first transaction was committed before the time: none before it can hold one at or after it.
-    let (mut low, mut high) = (0, files.len());
-    while low < high {
-        let middle = usize::midpoint(low, high);
-        if first_commit(endpoint, &files[middle]).await?.is_some_and(|t| t < at) {
-            low = middle + 1
-        } else {
-            high = middle
-        }
-    }
-    let index = low.saturating_sub(1);
-    let Some(file) = files.get(index) else {
-        return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
-    };
-    // When there is no transaction left, the time of the file's head is the best there is.
-    let earliest = match first_commit(endpoint, file).await? {
-        Some(first) => first,
-        None => Micros(i64::from(created_at(endpoint, file).await?) * 1_000_000),
-    };
-    if at < earliest && reaches_back(server, file) {
-        return Err(Error::definite(format!(
-            "last_read_timestamp {at}: the binlogs reach back to {earliest} only; what was committed before is gone"
-        ))
-        .with_remedy(format!(
-            "`cdc-producer checkpoint set {earliest}` for all that is left, or `cdc-producer checkpoint reset` for a snapshot"
-        )));
-    }
+    let file = file_at(endpoint, &mut conn, server, at).await?;
     let before = if server.gtids {
-        let mut before = previous_gtids_of(&mut conn, file).await?;
+        let mut before = previous_gtids_of(&mut conn, &file).await?;
         // What a clone or a restored backup brought along was never in a binlog of this server, and no file names it.
         before.insert_all(&server.purged);
         Some(before)
@@ -99,6 +66,60 @@ pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Re
         anchor.last = last;
     }
     Ok(position)
+}
+
+/// Whether a position for this time can be found on the server of the session.
+///
+/// # Errors
+/// As [`position_at`].
+pub(crate) async fn require_reached(endpoint: &Endpoint, at: Micros) -> Result<()> {
+    let mut conn = endpoint.connect().await?;
+    let server = Server::ask(&mut conn).await?;
+    file_at(endpoint, &mut conn, &server, at).await.map(drop)
+}
+
+/// The last file whose first transaction was committed before the time, or else the first file.
+async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micros) -> Result<BinlogFile> {
+    let now = server::now(conn).await?;
+    if at > now {
+        return Err(Error::definite(format!(
+            "last_read_timestamp {at} is in the future: the server's clock says {now}"
+        ))
+        .with_remedy(
+            "set an earlier time: `cdc-producer checkpoint set TIME`; or `cdc-producer checkpoint restore` to continue from the \
+             position in Kafka",
+        ));
+    }
+    let files = server::binlog_files(conn).await?;
+    // The last file whose first transaction was committed before the time: none before it can hold one at or after it.
+    let (mut low, mut high) = (0, files.len());
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        if first_commit(endpoint, &files[middle]).await?.is_some_and(|t| t < at) {
+            low = middle + 1
+        } else {
+            high = middle
+        }
+    }
+    let index = low.saturating_sub(1);
+    let Some(file) = files.get(index) else {
+        return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
+    };
+    // When there is no transaction left, the time of the file's head is the best there is.
+    let earliest = match first_commit(endpoint, file).await? {
+        Some(first) => first,
+        None => Micros(i64::from(created_at(endpoint, file).await?) * 1_000_000),
+    };
+    if at < earliest && reaches_back(server, file) {
+        return Err(Error::definite(format!(
+            "last_read_timestamp {at}: the binlogs reach back to {earliest} only; what was committed before is gone"
+        ))
+        .with_remedy(format!(
+            "`cdc-producer checkpoint set {earliest}` for all that is left, `cdc-producer checkpoint reset` for a snapshot, or \
+             `cdc-producer checkpoint restore` to continue from the position in Kafka"
+        )));
+    }
+    Ok(file.clone())
 }
 
 /// Whether something was committed before the first file that is left.

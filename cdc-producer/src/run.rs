@@ -27,7 +27,7 @@ use crate::replica;
 use crate::start::{Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
-use crate::view::watch_file;
+use crate::view::Watched;
 
 /// How long a producer that was asked to stop waits for Kafka. Container engines kill after ten seconds, and blocked
 /// threads are waited for after this.
@@ -109,7 +109,7 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()));
     tokio::select! {
         outcome = sessions(&settings, &endpoint, &status, &shutdown) => outcome,
-        never = lag::watch(&endpoint, &status) => match never {},
+        never = lag::watch(&*endpoint, &status) => match never {},
     }
 }
 
@@ -162,7 +162,7 @@ async fn session(
     // To let go of a start is what a kill would do, and safe at every moment; nothing has been read yet.
     let ready = tokio::select! {
         () = shutdown.cancelled() => return Ok(End::Stopped),
-        ready = prepare(settings, endpoint, file, memory) => ready?,
+        ready = prepare(settings, endpoint, file, memory, status) => ready?,
     };
     let Some(session) = ready else { return Ok(End::Edited) };
     let streaming = stream(settings, endpoint, session, file, status, memory, shutdown);
@@ -189,8 +189,7 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, continuity, known } =
-        session;
+    let Session { target, table, schema_id, producer, progress, bounds, conn, stream, continuity, known } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
@@ -239,9 +238,14 @@ async fn stream(
     };
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
-        let status = status.clone();
-        let stop = stop.clone();
-        tokio::spawn(async move { watch_file(&file, &source, view, committed, &status, &stop, &finished).await })
+        let (endpoint, status, stop) = (Arc::clone(endpoint), status.clone(), stop.clone());
+        let mut view = std::mem::take(&mut memory.view);
+        tokio::spawn(async move {
+            let (file, source, endpoint, status) = (&*file, source.as_str(), &endpoint, &status);
+            let watched = Watched { file, source, endpoint, status, committed };
+            let edited = view.watch(&watched, &stop, &finished).await;
+            (edited, view)
+        })
     };
 
     let watching_history = {
@@ -254,7 +258,8 @@ async fn stream(
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
     let published = publishing.await.map_err(|e| panicked("publishing", &e))?;
     finished.cancel();
-    let edited = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
+    let (edited, view) = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
+    memory.view = view;
     let history = watching_history.await.map_err(|e| panicked("asking for the server's history", &e))?;
 
     let committed = committed_view.borrow().clone();

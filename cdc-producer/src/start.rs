@@ -15,8 +15,9 @@ use pipeline::position::Progress;
 use pipeline::registry::Registry;
 use pipeline::table::SourceTable;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
-use crate::checkpoint::{CheckpointFile, Start, Written, decide};
+use crate::checkpoint::{CheckpointFile, Start, Written};
 use crate::endpoint::Endpoint;
 use crate::epoch::{self, Before};
 use crate::fencing::Memory;
@@ -26,7 +27,9 @@ use crate::preflight;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, panicked};
 use crate::server;
+use crate::status::Status;
 use crate::stream::{EventStream, StreamOptions};
+use crate::view::Watched;
 
 /// A session that is ready to stream.
 pub(crate) struct Session {
@@ -35,8 +38,6 @@ pub(crate) struct Session {
     pub(crate) schema_id: u32,
     pub(crate) producer: TransactionalProducer,
     pub(crate) progress: Progress,
-    /// What the checkpoint file says.
-    pub(crate) view: String,
     /// What the topic held at the start.
     pub(crate) bounds: Vec<Bounds>,
     pub(crate) conn: mysql_async::Conn,
@@ -51,6 +52,7 @@ pub(crate) async fn prepare(
     endpoint: &Endpoint,
     file: &CheckpointFile,
     memory: &mut Memory,
+    status: &Status,
 ) -> Result<Option<Session>> {
     let source = settings.source();
     let target = Target::new(settings);
@@ -99,8 +101,13 @@ pub(crate) async fn prepare(
         return Err(Error::transient("the server's checks did not come to an end"));
     };
     // The state of the file is looked at first: what it refuses must not fence anybody.
-    let seen = file.text()?;
-    let state = file.state(seen.as_deref())?;
+    let text = match file.text() {
+        Err(error) if !memory.has_run => return Err(error),
+        text => text,
+    };
+    if let (false, Ok(text)) = (memory.has_run, &text) {
+        file.state(text.as_deref())?;
+    }
     if memory.fenced > 0 {
         // Whoever has to leave does so before it fences the other one once more.
         let (kafka, target) = (settings.kafka.clone(), target.clone());
@@ -128,9 +135,10 @@ pub(crate) async fn prepare(
     epoch::check_count(committed.as_ref(), &bounds, &target.topic)?;
 
     let mut conn = endpoint.connect().await?;
-    let mut seen = seen;
+    let watched = Watched { file, source: &source, endpoint, status, committed: watch::channel(committed.clone()).1 };
+    let mut seen = text.as_ref().ok().cloned().flatten();
     let mut continuity = Continuity::new(server.purged.clone(), None);
-    let (producer, progress) = match decide(state, committed.clone(), &source, file.path())? {
+    let (producer, progress) = match memory.view.start(&watched, text).await? {
         Start::Resume(_) if topic_is_missing => {
             return Err(Error::definite(format!(
                 "topic {} is gone, but the position in {} says that it was written",
@@ -179,7 +187,7 @@ pub(crate) async fn prepare(
         }
     };
     let view = Written::of(&progress, &source).text();
-    if !file.replace(seen.as_deref(), &view)? {
+    if !memory.view.begin(file, seen.as_deref(), view, status)? {
         return Ok(None);
     }
     tracing::info!(
@@ -200,7 +208,7 @@ pub(crate) async fn prepare(
     let ProducerSettings { server_id, heartbeat, max_event, .. } = *settings;
     let options = StreamOptions { server_id, heartbeat, max_event };
     let stream = EventStream::open(endpoint, &progress.position, options).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, view, bounds, conn, stream, continuity, known }))
+    Ok(Some(Session { target, table, schema_id, producer, progress, bounds, conn, stream, continuity, known }))
 }
 
 /// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.

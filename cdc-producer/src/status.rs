@@ -106,7 +106,7 @@ impl Status {
             ),
             view_outdated: gauge(
                 "producer_checkpoint_file_outdated",
-                "1 while the checkpoint file can't be written, else 0.",
+                "1 while the checkpoint file can't be written or followed, else 0.",
             ),
         }
     }
@@ -165,9 +165,14 @@ impl Status {
         self.fences.add(1);
     }
 
-    /// Whether the checkpoint file says what is in Kafka; that it does not is no reason to stop the stream.
-    pub fn view_written(&self, written: bool) {
-        self.view_outdated.set(i64::from(!written));
+    /// Why the checkpoint file does not say what is in Kafka; that it does not is no reason to stop the stream, so the
+    /// producer stays ready.
+    pub fn view_outdated(&self, error: Option<&Error>) {
+        self.view_outdated.set(i64::from(error.is_some()));
+        self.health.warn(error.map(|error| match error.remedy() {
+            Some(remedy) => format!("{error}; what to do: {remedy}"),
+            None => error.to_string(),
+        }));
     }
 
     /// The server has said where its binlog ends.

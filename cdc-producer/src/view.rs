@@ -1,65 +1,301 @@
-//! Keeps the checkpoint file, which people see and edit, up to date with the progress in Kafka.
+//! The checkpoint file while the producer runs: it is kept up to date with the progress in Kafka, and what a person edits is
+//! followed.
+//!
+//! Invariant: nothing in the file ends a producer that has streamed. What can't be followed is reported, the file is left
+//! alone, and the stream continues from the position in Kafka, until the file says something else.
 
 use std::time::Duration;
 
+use pipeline::error::{Error, Result};
 use pipeline::position::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{CheckpointFile, Written};
+use crate::checkpoint::{CheckpointFile, Request, Start, Written, decide, parse};
+use crate::endpoint::Endpoint;
+use crate::locate;
 use crate::status::Status;
 
-/// Keeps the checkpoint file up to date with what is committed, until everything is `finished`. When a person edits it,
-/// the file is left alone, the session is told to `stop`, and the answer is true.
-pub(crate) async fn watch_file(
-    file: &CheckpointFile,
-    source: &str,
-    view: String,
-    mut committed: watch::Receiver<Option<Progress>>,
-    status: &Status,
-    stop: &CancellationToken,
-    finished: &CancellationToken,
-) -> bool {
-    // Often enough for a person, seldom enough for a disk.
-    const EVERY: Duration = Duration::from_millis(500);
-    let mut written = Some(view);
-    loop {
-        let stopping = tokio::select! {
-            () = finished.cancelled() => true,
-            () = tokio::time::sleep(EVERY) => false,
-        };
-        let now = committed.borrow_and_update().clone();
-        match file.text() {
-            Ok(text) if text != written => {
-                tracing::info!(file = %file.path().display(), "the checkpoint file was edited: following it");
-                stop.cancel();
-                return true;
-            }
-            Ok(_) => {
-                let text = now.map(|p| Written::of(&p, source).text());
-                match text.filter(|text| Some(text) != written.as_ref()) {
-                    None => status.view_written(true),
-                    Some(new) => match file.replace(written.as_deref(), &new) {
-                        Ok(true) => {
-                            written = Some(new);
-                            status.view_written(true);
-                        }
-                        // Edited this very moment: the next look says so.
-                        Ok(false) => continue,
-                        Err(error) => {
-                            status.view_written(false);
-                            tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file is out of date");
-                        }
-                    },
+/// How often the file is looked at: often enough for a person, seldom enough for a disk.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// What a look at the file found: its text, `None` when it is missing, or why it can't be read.
+type Look = std::result::Result<Option<String>, String>;
+
+/// What a process knows of the checkpoint file, from one session to the next.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// What the file says, or said last that could be followed; `None` before the first session streams.
+    accepted: Option<String>,
+    /// What it says that can't be followed.
+    refused: Option<Look>,
+    /// What it said at the last look, if that is neither.
+    unsettled: Option<Look>,
+    /// The error that was reported last, while it lasts.
+    reported: Option<String>,
+}
+
+/// What a look means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The file says what is known.
+    Unchanged,
+    /// It has just changed. Programs that save a file empty it first, or remove it: the next look says whether it stays so.
+    Unsettled,
+    /// It says what was refused before.
+    Refused,
+    /// Somebody has edited it.
+    Edited,
+}
+
+/// What a session that keeps the file up to date works with.
+pub(crate) struct Watched<'a> {
+    pub(crate) file: &'a CheckpointFile,
+    /// `database.table`.
+    pub(crate) source: &'a str,
+    pub(crate) endpoint: &'a Endpoint,
+    pub(crate) status: &'a Status,
+    /// The progress that Kafka has.
+    pub(crate) committed: watch::Receiver<Option<Progress>>,
+}
+
+impl View {
+    /// Keeps the file up to date with what is committed, until everything is `finished`. When a person asks for a replay, the
+    /// session is told to `stop`, and the answer is true.
+    pub(crate) async fn watch(
+        &mut self,
+        watched: &Watched<'_>,
+        stop: &CancellationToken,
+        finished: &CancellationToken,
+    ) -> bool {
+        loop {
+            let stopping = tokio::select! {
+                () = finished.cancelled() => true,
+                () = tokio::time::sleep(EVERY) => false,
+            };
+            let text = watched.file.text();
+            match self.compare(&look_of(&text)) {
+                Verdict::Unchanged => self.update(watched),
+                Verdict::Edited if !stopping => {
+                    let is_followed = tokio::select! {
+                        () = finished.cancelled() => return false,
+                        is_followed = self.follow(watched, text) => is_followed,
+                    };
+                    if is_followed {
+                        stop.cancel();
+                        return true;
+                    }
                 }
+                Verdict::Edited | Verdict::Unsettled | Verdict::Refused => {}
             }
-            Err(error) => {
-                status.view_written(false);
-                tracing::error!(%error, what_to_do = error.remedy(), "the checkpoint file can't be read");
+            if stopping {
+                return false;
             }
         }
-        if stopping {
-            return false;
+    }
+
+    /// What a session begins with, by the `text` of the file and the progress in Kafka. A process that has streamed continues
+    /// from Kafka when the file can't be followed.
+    ///
+    /// # Errors
+    /// At the first start, why the file can't be followed; transient when the server can't be asked.
+    pub(crate) async fn start(&mut self, watched: &Watched<'_>, text: Result<Option<String>>) -> Result<Start> {
+        let committed = watched.committed.borrow().clone();
+        let decided = |state| decide(state, committed, watched.source, watched.file.path());
+        let Some(accepted) = &self.accepted else { return decided(watched.file.state(text?.as_deref())?) };
+        let accepted = parse(accepted, watched.file.path())?;
+        let look = look_of(&text);
+        if self.refused.as_ref() != Some(&look) {
+            match judge(watched, text).await {
+                Err(error) if !error.is_transient() => self.refuse(look, watched.status, &error),
+                judged => {
+                    self.refused = None;
+                    return judged;
+                }
+            }
+        }
+        decided(accepted)
+    }
+
+    /// Writes what a session begins with; false when somebody has edited the file since it was `seen`. What was refused is left
+    /// alone, and a process that has streamed continues without the file.
+    ///
+    /// # Errors
+    /// At the first start, as [`CheckpointFile::replace`].
+    pub(crate) fn begin(
+        &mut self,
+        file: &CheckpointFile,
+        seen: Option<&str>,
+        text: String,
+        status: &Status,
+    ) -> Result<bool> {
+        if self.refused.is_some() {
+            return Ok(true);
+        }
+        match file.replace(seen, &text) {
+            Ok(true) => self.accept(text),
+            Ok(false) => return Ok(false),
+            Err(error) if self.accepted.is_some() => self.report(status, &error),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    /// Compares a look with what is known, and remembers it.
+    fn compare(&mut self, look: &Look) -> Verdict {
+        let verdict = if matches!(look, Ok(Some(text)) if Some(text) == self.accepted.as_ref()) {
+            Verdict::Unchanged
+        } else if self.refused.as_ref() == Some(look) {
+            Verdict::Refused
+        } else if self.unsettled.as_ref() == Some(look) {
+            Verdict::Edited
+        } else {
+            Verdict::Unsettled
+        };
+        match verdict {
+            Verdict::Unchanged => (self.refused, self.unsettled) = (None, None),
+            Verdict::Refused => self.unsettled = None,
+            Verdict::Unsettled | Verdict::Edited => self.unsettled = Some(look.clone()),
+        }
+        verdict
+    }
+
+    fn accept(&mut self, text: String) {
+        (self.accepted, self.refused, self.unsettled) = (Some(text), None, None);
+    }
+
+    /// Writes the progress that Kafka has, if the file says another one.
+    fn update(&mut self, watched: &Watched<'_>) {
+        let now = watched.committed.borrow().as_ref().map(|progress| Written::of(progress, watched.source).text());
+        let Some(new) = now.filter(|text| Some(text) != self.accepted.as_ref()) else {
+            return self.is_well(watched.status);
+        };
+        match watched.file.replace(self.accepted.as_deref(), &new) {
+            Ok(true) => {
+                self.accept(new);
+                self.is_well(watched.status);
+            }
+            // Edited this very moment: the next look says so.
+            Ok(false) => {}
+            Err(error) => self.report(watched.status, &error),
+        }
+    }
+
+    /// Follows what somebody has put into the file; whether a new epoch is to begin.
+    async fn follow(&mut self, watched: &Watched<'_>, text: Result<Option<String>>) -> bool {
+        let look = look_of(&text);
+        match judge(watched, text).await {
+            Ok(Start::Begin { request, .. }) => {
+                let seen = look.ok().flatten();
+                match watched.file.identify(request, seen.as_deref()) {
+                    Ok(Some(_)) => {
+                        tracing::info!(file = %watched.file.path().display(), "the checkpoint file was edited: following it");
+                        return true;
+                    }
+                    Ok(None) => {}
+                    // The next look tries again.
+                    Err(error) => self.report(watched.status, &error),
+                }
+            }
+            Ok(Start::Resume(_)) => {
+                tracing::info!(file = %watched.file.path().display(), "the checkpoint file says a position that Kafka has");
+                if let Ok(Some(text)) = look {
+                    self.accept(text);
+                }
+                self.update(watched);
+            }
+            Err(error) if error.is_transient() => {
+                tracing::debug!(%error, "cannot see whether the edit can be followed")
+            }
+            Err(error) => self.refuse(look, watched.status, &error),
+        }
+        false
+    }
+
+    fn refuse(&mut self, look: Look, status: &Status, error: &Error) {
+        (self.refused, self.unsettled, self.reported) = (Some(look), None, None);
+        self.report(status, error);
+    }
+
+    /// Reports an error once, as long as it lasts.
+    fn report(&mut self, status: &Status, error: &Error) {
+        status.view_outdated(Some(error));
+        let text = Some(error.to_string());
+        if self.reported != text {
+            tracing::error!(
+                %error,
+                what_to_do = error.remedy(),
+                "the checkpoint file is out of date; the stream continues from the position in Kafka"
+            );
+            self.reported = text;
+        }
+    }
+
+    fn is_well(&mut self, status: &Status) {
+        status.view_outdated(None);
+        if self.reported.take().is_some() {
+            tracing::info!("the checkpoint file is up to date again");
+        }
+    }
+}
+
+fn look_of(text: &Result<Option<String>>) -> Look {
+    text.as_ref().cloned().map_err(ToString::to_string)
+}
+
+/// What the text of the file asks for.
+///
+/// # Errors
+/// Definite when it can't be followed; transient when the server can't be asked.
+async fn judge(watched: &Watched<'_>, text: Result<Option<String>>) -> Result<Start> {
+    let (file, committed) = (watched.file, watched.committed.borrow().clone());
+    let start = decide(file.state(text?.as_deref())?, committed, watched.source, file.path())?;
+    if let Start::Begin { request: Request { from: Some(at), .. }, .. } = &start {
+        let reached = locate::require_reached(watched.endpoint, *at).await;
+        reached.map_err(|e| e.at(&file.path().display().to_string()))?;
+    }
+    Ok(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_counts_when_two_looks_find_it() {
+        use Verdict::{Edited, Refused, Unchanged, Unsettled};
+        let text = |text: &str| Ok(Some(text.to_owned()));
+        let mut view = View::default();
+        view.accept("ours".to_owned());
+        for (look, want) in [
+            (text("ours"), Unchanged),
+            // An editor empties the file, or removes it, before it writes.
+            (text(""), Unsettled),
+            (text("new"), Unsettled),
+            (Ok(None), Unsettled),
+            (text("ours"), Unchanged),
+            (Ok(None), Unsettled),
+            (Ok(None), Edited),
+            // As long as it was neither accepted nor refused.
+            (Ok(None), Edited),
+            (Err("no right".to_owned()), Unsettled),
+            (Err("no right".to_owned()), Edited),
+        ] {
+            assert_eq!(view.compare(&look), want, "{look:?}");
+        }
+        view.refused = Some(text("typo"));
+        for (look, want) in [
+            (text("typo"), Refused),
+            (text("typo"), Refused),
+            (text("typos"), Unsettled),
+            (text("typo"), Refused),
+            (text("typos"), Unsettled),
+            (text("ours"), Unchanged),
+            // Put in once more: reported once more.
+            (text("typo"), Unsettled),
+            (text("typo"), Edited),
+        ] {
+            assert_eq!(view.compare(&look), want, "{look:?}");
         }
     }
 }

@@ -38,8 +38,8 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
         }),
         State::Written(written) if written.source != source => refuse(
             format!("it belongs to {}, but the source is {source}", written.source),
-            "Give each source its own producer.time_track and kafka.topic, or ask for a replay with \
-             `cdc-producer checkpoint reset`",
+            "Give each source its own producer.time_track and kafka.topic. If only the file is wrong, \
+             `cdc-producer checkpoint restore` writes it from the position in Kafka",
         ),
         State::Written(written) => match kafka {
             None => refuse(
@@ -54,7 +54,10 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
                     "it was read from server {}, but the position in Kafka belongs to {}",
                     written.server_uuid, kafka.position.server_uuid
                 ),
-                &format!("Restore the file that belongs to this source. {reset}"),
+                &format!(
+                    "`cdc-producer checkpoint restore` writes the file from the position in Kafka, which the start compares \
+                     with the server. {reset}"
+                ),
             ),
             Some(kafka) if is_ahead(&written, &kafka) => refuse(
                 format!("it is ahead of the position in Kafka (epoch {} at {})", kafka.epoch, kafka.position),
@@ -62,6 +65,33 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
             ),
             Some(kafka) => Ok(Start::Resume(Box::new(kafka))),
         },
+    }
+}
+
+/// What the file is to say so that the next start continues from the position in Kafka. Pure; `state` is what the file says now,
+/// `None` when it is damaged or not there.
+///
+/// # Errors
+/// Definite when Kafka has no position, or when the file says that Kafka once had a later one: what was written behind the
+/// position would be written once more.
+pub fn restored(state: Option<State>, kafka: Option<&Progress>, source: &str) -> Result<String> {
+    let reset = "`cdc-producer checkpoint reset` asks for a snapshot, then the binlog";
+    let Some(kafka) = kafka else {
+        return Err(Error::definite(format!("Kafka holds no position for {source}, so there is nothing to restore"))
+            .with_remedy(format!("is this the right cluster (kafka.bootstrap_servers, kafka.topic)? {reset}")));
+    };
+    match state {
+        Some(State::Written(written))
+            if written.source == source && !is_of_another_server(&written, kafka) && is_ahead(&written, kafka) =>
+        {
+            Err(Error::definite(format!(
+                "the file says epoch {} at {}:{}, which is ahead of the position in Kafka (epoch {} at {}): from there, changes \
+                 that the topic has would be written a second time",
+                written.epoch, written.file, written.offset, kafka.epoch, kafka.position
+            ))
+            .with_remedy(format!("Kafka has lost records, or it is another cluster. {reset}")))
+        }
+        _ => Ok(Written::of(kafka, source).text()),
     }
 }
 
@@ -182,6 +212,31 @@ mod tests {
             let got = decision(&text, kafka);
             assert!(got.contains(want), "{text}: {got}");
         }
+    }
+
+    #[test]
+    fn the_file_is_restored_from_the_position_in_kafka_unless_it_was_further() {
+        let kafka = progress(2, 50);
+        let path = Path::new("file");
+        let damaged = file(&kafka).replacen("2025-11-21T", "2025-11-21 soon", 1);
+        for text in [
+            Some(damaged.as_str()),
+            Some(&file(&kafka)),
+            Some(&file(&progress(2, 40))),
+            Some(&file(&progress(2, 60)).replace("db.product", "db.other")),
+            Some(r#"{"last_read_timestamp": "2999-01-01 00:00:00"}"#),
+            None,
+        ] {
+            let state = text.and_then(|text| parse(text, path).ok());
+            assert_eq!(restored(state, Some(&kafka), "db.product").ok(), Some(file(&kafka)), "{text:?}");
+        }
+        let refused = |text: &str, kafka: Option<&Progress>| {
+            restored(parse(text, path).ok(), kafka, "db.product").expect_err("it is refused").to_string()
+        };
+        let lost = refused(&file(&progress(2, 60)), Some(&kafka));
+        assert!(lost.contains("epoch 2 at binlog.000002:6000, which is ahead of the position in Kafka"), "{lost}");
+        let none = refused("not json", None);
+        assert!(none.contains("Kafka holds no position for db.product"), "{none}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ struct State {
     deadline: Duration,
     /// Why it is not ready; `None` when it is.
     waiting_for: Option<String>,
+    /// What a person must look at although it does its work.
+    warning: Option<String>,
     /// A call that blocks, what it waits for and since when.
     blocked: Option<(&'static str, Instant)>,
     signs: Vec<Sign>,
@@ -76,6 +78,7 @@ impl Health {
             last_progress: Instant::now(),
             deadline,
             waiting_for: Some("starting".to_owned()),
+            warning: None,
             blocked: None,
             signs: Vec::new(),
         };
@@ -113,6 +116,16 @@ impl Health {
     /// It does not do its work at the moment, because of this.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.state().waiting_for = Some(reason.into());
+    }
+
+    /// What a person must look at although it does its work; `None` when there is nothing.
+    pub fn warn(&self, warning: Option<String>) {
+        self.state().warning = warning;
+    }
+
+    /// What a person must look at although it does its work.
+    pub fn warning(&self) -> Option<String> {
+        self.state().warning.clone()
     }
 
     /// Makes a call that may block until `what` happens: should that take too long, it is not ready meanwhile.

@@ -96,6 +96,7 @@ fn answer(health: &Health, reason: Option<String>) -> Response {
     let body = serde_json::json!({
         "ok": reason.is_none(),
         "reason": reason,
+        "warning": health.warning(),
         "seconds_since_progress": health.silent_for().as_secs(),
     });
     (code, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
@@ -128,6 +129,9 @@ mod tests {
         assert!(starting.starts_with("HTTP/1.1 503") && starting.contains(r#""reason":"starting""#), "{starting}");
         health.ready();
         assert!(ask(address, "/ready").starts_with("HTTP/1.1 200"));
+        health.warn(Some("look here".to_owned()));
+        let warned = ask(address, "/ready");
+        assert!(warned.starts_with("HTTP/1.1 200") && warned.contains(r#""warning":"look here""#), "{warned}");
         health.set_deadline(Duration::ZERO);
         let silent = ask(address, "/health");
         assert!(silent.starts_with("HTTP/1.1 503") && silent.contains("no progress for"), "{silent}");

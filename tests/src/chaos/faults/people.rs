@@ -46,8 +46,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "checkpoint-corrupted",
-        expects: "a checkpoint file that is no JSON stops the producer with the ways out, again at each start, and is not \
-                  overwritten; put back or reset, it goes on",
+        expects: "a producer that runs reports a checkpoint file that is no JSON, and streams on; each start is refused with \
+                  the ways out; the file is not overwritten; restored or reset, it goes on",
         weight: 2,
         quick: true,
         run: checkpoint_corrupted,
@@ -68,14 +68,16 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "checkpoint-set-forward",
-        expects: "a time in the future stops the producer, which says so and overwrites nothing; put back, it continues",
+        expects: "a producer that runs reports a time in the future, and streams on; each start is refused; nothing is \
+                  overwritten; restored, it continues",
         weight: 2,
         quick: true,
         run: checkpoint_set_forward,
     },
     Fault {
         name: "checkpoint-of-another-server",
-        expects: "a checkpoint file of another server is refused and not overwritten; put back, it continues",
+        expects: "a producer that runs reports a checkpoint file of another server, and streams on; each start is refused; \
+                  nothing is overwritten; put back, it continues",
         weight: 2,
         quick: true,
         run: checkpoint_of_another_server,
@@ -286,11 +288,20 @@ pub(super) fn ask(arena: &Arena, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a checkpoint file that the producer must refuse, while it runs and at its next start, without touching it.
+/// Writes a checkpoint file that a running producer must report while it streams on, and that its next start must refuse,
+/// both without touching it.
 fn refused_checkpoint(arena: &mut Arena, text: &str, says: &str) -> Result<()> {
     let path = checkpoint(arena);
+    let reports = [says, "last_read_timestamp.json", "the checkpoint file is out of date"];
+    fs::write(&path, text)?;
+    let producer = arena.producer.as_ref().context("it runs")?;
+    let reported = wait_for("it reports the file", SOON, || {
+        producer.said().lines().any(|line| reports.iter().all(|r| line.contains(r))).then_some(())
+    });
+    reported.with_context(|| producer.log_end())?;
+    arena.probe()?;
+    stop_producer(arena)?;
     let says = [says, "last_read_timestamp.json", "what to do: "];
-    refuses(arena, Who::Producer, &says, |_| Ok(fs::write(&path, text)?))?;
     refuses_to_start(arena, Who::Producer, &says)?;
     ensure!(fs::read_to_string(&path)? == text, "the checkpoint file was overwritten");
     Ok(())
@@ -302,7 +313,7 @@ fn checkpoint_corrupted(arena: &mut Arena) -> Result<()> {
         arena.resume_load();
         let own = fs::read_to_string(&path)?;
         refused_checkpoint(arena, &own[..own.len() / 2], "not valid JSON")?;
-        fs::write(&path, own)?;
+        ask(arena, &["restore"])?;
         arena.start_all();
         return Ok(());
     }
@@ -345,11 +356,9 @@ fn checkpoint_set_back(arena: &mut Arena) -> Result<()> {
 
 fn checkpoint_set_forward(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
-    let path = checkpoint(arena);
-    let own = fs::read_to_string(&path)?;
     let asked = "{\"last_read_timestamp\": \"2999-01-01T00:00:00Z\"}";
     refused_checkpoint(arena, asked, "is in the future: the server's clock says")?;
-    fs::write(&path, own)?;
+    ask(arena, &["restore"])?;
     arena.start_all();
     Ok(())
 }
