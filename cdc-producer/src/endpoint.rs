@@ -1,7 +1,7 @@
 //! The way to the MySQL server. Every connection of one session must reach the same server: what one connection proves says
 //! nothing about another server's binlog.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mysql_async::Conn;
@@ -10,7 +10,7 @@ use pipeline::config::MySqlSettings;
 use pipeline::error::{Error, Result};
 use pipeline::table::{self, answered};
 
-use crate::dump::DumpConnection;
+use crate::dump::{DumpConnection, Observer};
 use crate::stream::failed;
 
 const SERVER_UUID: &str = "SELECT @@server_uuid";
@@ -22,7 +22,8 @@ const FAILOVER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Endpoint {
     settings: MySqlSettings,
-    servers: Mutex<Servers>,
+    servers: Arc<Mutex<Servers>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The servers that connections have reached, by `@@server_uuid`.
@@ -44,7 +45,24 @@ pub enum Reached {
 impl Endpoint {
     /// Of these settings; no session has begun.
     pub fn new(settings: MySqlSettings) -> Self {
-        Self { settings, servers: Mutex::default() }
+        Self { settings, servers: Arc::default(), observer: None }
+    }
+
+    /// The same, and whatever comes from the binlog is a sign of life for the observer.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
+    }
+
+    /// The same session for questions beside the stream, which say nothing of the stream's life.
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self { settings: self.settings.clone(), servers: Arc::clone(&self.servers), observer: None }
+    }
+
+    /// Who follows the work on the binlog.
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.as_ref()
     }
 
     /// The settings of the connections.
@@ -109,6 +127,9 @@ impl Endpoint {
     pub async fn dump(&self) -> Result<DumpConnection> {
         let mut conn = DumpConnection::connect(&self.settings).await?;
         let uuid = answered(conn.value(SERVER_UUID)).await.map_err(|e| failed("ask for the server_uuid", e))?;
+        if let Some(observer) = &self.observer {
+            conn.set_observer(Arc::clone(observer));
+        }
         match self.servers().compare(&uuid.unwrap_or_default(), Instant::now()) {
             None => Ok(conn),
             Some(error) => Err(error),

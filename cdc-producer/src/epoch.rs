@@ -1,5 +1,7 @@
 //! The beginning of an epoch: its number, its position, and what the topic holds from before it.
 
+use std::time::Instant;
+
 use pipeline::doctor;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
@@ -15,7 +17,8 @@ use crate::probe;
 use crate::publish::Target;
 use crate::run::ProducerSettings;
 use crate::server::Server;
-use crate::stream::failed;
+use crate::status::Status;
+use crate::stream::{SAY_EVERY, failed};
 
 /// What is known of the topic when an epoch begins.
 pub(crate) struct Before<'a> {
@@ -41,7 +44,7 @@ impl Before<'_> {
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.
-    pub(crate) fn next_epoch(&self, settings: &ProducerSettings) -> Result<u64> {
+    pub(crate) fn next_epoch(&self, settings: &ProducerSettings, status: &Status) -> Result<u64> {
         let known = self.progress.map_or(0, |p| p.epoch);
         // With the progress of this version, whose epochs only grow, the topic holds no higher one.
         if self.progress.is_some_and(|p| p.ends.is_some()) || self.bounds.iter().all(|b| b.begin == b.end) {
@@ -49,8 +52,14 @@ impl Before<'_> {
         }
         let topic = &settings.kafka.topic;
         tracing::info!(topic, "looking for the topic's last epoch, as no position tells it");
-        let mut highest = known;
+        let (mut highest, mut records, mut said) = (known, 0_u64, Instant::now());
         kafka::scan(&settings.kafka, topic, &mut |message| {
+            records += 1;
+            status.progress();
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                status.working(&format!("looking for the last epoch of topic {topic}: {records} records read"));
+            }
             let header = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
             highest = highest.max(header.map_or(0, |source| source.epoch));
             Ok(())

@@ -15,6 +15,8 @@ use crate::server::{self, BinlogFile, Server};
 use crate::stream::EventStream;
 use crate::transaction::gtid_mark;
 
+const PURPOSE: &str = "looking for the first transaction at or after the time that was asked for";
+
 /// Finds the position from which every change committed at or after `at` follows.
 ///
 /// # Errors
@@ -41,7 +43,7 @@ pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Re
     };
     let mut last = None;
     // The scan goes over file ends by itself: it ends at the first transaction, or where the binlog ends.
-    let mut events = EventStream::scan(endpoint, &file.name, HEAD, None).await?;
+    let mut events = EventStream::scan(endpoint, PURPOSE, &file.name, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {
         if let Some(created) = created(&event) {
             (position.anchor, last) = (Some(Anchor { created, last: None }), None);
@@ -129,7 +131,7 @@ fn reaches_back(server: &Server, first: &BinlogFile) -> bool {
 
 /// When the first transaction in this file, or else in those after it, was committed; `None` when there is none.
 async fn first_commit(endpoint: &Endpoint, file: &BinlogFile) -> Result<Option<Micros>> {
-    let mut events = EventStream::scan(endpoint, &file.name, HEAD, None).await?;
+    let mut events = EventStream::scan(endpoint, PURPOSE, &file.name, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {
         if let Some(mark) = gtid_mark(&event)? {
             return Ok(Some(mark.committed_at));
@@ -140,7 +142,7 @@ async fn first_commit(endpoint: &Endpoint, file: &BinlogFile) -> Result<Option<M
 
 /// When the server began the file, in seconds since 1970.
 async fn created_at(endpoint: &Endpoint, file: &BinlogFile) -> Result<u32> {
-    let mut events = EventStream::scan(endpoint, &file.name, HEAD, None).await?;
+    let mut events = EventStream::scan(endpoint, PURPOSE, &file.name, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {
         if let Some(second) = created(&event).filter(|second| *second > 0) {
             return Ok(second);

@@ -198,7 +198,7 @@ async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -
         }
     };
     let name = "REPLICATION SLAVE";
-    let refused = match EventStream::scan(endpoint, &file, HEAD, None).await {
+    let refused = match EventStream::scan(endpoint, "asking for the binlog", &file, HEAD, None).await {
         Err(e) => Some(e),
         Ok(mut events) => events.next_or_end().await.err(),
     };

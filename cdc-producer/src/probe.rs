@@ -97,7 +97,8 @@ pub(crate) async fn look(endpoint: &Endpoint, file: &str, anchor: &Anchor) -> Re
     let begin = anchor.last.as_ref().map_or(HEAD, |last| last.begin);
     let mut found = Err(Error::transient("nothing was looked at"));
     for _ in 0..TRIES {
-        let mut events = EventStream::scan(endpoint, file, begin, None).await?;
+        let mut events =
+            EventStream::scan(endpoint, "comparing the position with the binlog", file, begin, None).await?;
         found = look_at(&mut events, anchor).await;
         if !events.is_damaged() {
             break;
@@ -146,7 +147,7 @@ async fn look_at(events: &mut EventStream, anchor: &Anchor) -> Result<Found> {
 /// As the stream would meet them.
 pub(crate) async fn try_reading(endpoint: &Endpoint, position: &Position) -> Result<()> {
     const MOMENT: Duration = Duration::from_secs(3);
-    let mut events = EventStream::scan(endpoint, &position.file, position.offset, None).await?;
+    let mut events = EventStream::scan(endpoint, "reading on", &position.file, position.offset, None).await?;
     let until = Instant::now() + MOMENT;
     while Instant::now() < until && events.next_or_end().await?.is_some() {}
     Ok(())
@@ -164,7 +165,8 @@ pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Serve
     let executed = if server.gtids { Some(Server::ask(conn).await?.executed) } else { None };
     // The last transaction of each source tells the file from another one that begins alike.
     let without = executed.as_ref().map(all_but_last);
-    let mut events = EventStream::scan(endpoint, &file, HEAD, without.as_ref()).await?;
+    let mut events =
+        EventStream::scan(endpoint, "looking for the position of the snapshot", &file, HEAD, without.as_ref()).await?;
     let (mut anchor, mut offset) = (None, end);
     while let Some(event) = events.next_or_end().await.map_err(switched)? {
         if events.place().0 != file {
@@ -251,7 +253,7 @@ pub(crate) async fn place_of(
     let mut conn = endpoint.connect().await?;
     let files = server::binlog_files(&mut conn).await?;
     let (first, mut search) = first_file(&mut conn, &files, server, set, known).await?;
-    let mut events = EventStream::scan(endpoint, &first, HEAD, None).await?;
+    let mut events = EventStream::scan(endpoint, "looking for the position on this server", &first, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {
         if search.take(&event, events.place(), events.begin())? {
             break;
@@ -419,7 +421,8 @@ fn used_again(gtid: &str, at: Micros, known: Known<'_>) -> Error {
 /// # Errors
 /// As [`EventStream::scan`].
 pub(crate) async fn anchor_before(endpoint: &Endpoint, file: &str, offset: u64) -> Result<Option<(Anchor, Micros)>> {
-    let mut events = EventStream::scan(endpoint, file, HEAD, None).await?;
+    let mut events =
+        EventStream::scan(endpoint, "looking for the transaction before the position", file, HEAD, None).await?;
     let mut found = None;
     while let Some(event) = events.next_or_end().await? {
         if let Some(created) = created(&event) {

@@ -174,7 +174,6 @@ impl Reader {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
-                self.status.heard();
                 state.overdue = state.handed_over.elapsed() > self.position_every;
             }
             if let Err(error) = self.take(state, event).await {
@@ -221,7 +220,6 @@ impl Reader {
         match meaning {
             // Heartbeats among them.
             Meaning::Nothing => {
-                self.status.heard();
                 if state.group.is_none() {
                     self.known.settle(&mut self.progress.table, &self.stream);
                     self.between(state, &event).await?;

@@ -106,10 +106,10 @@ enum End {
 /// Definite errors at once. Transient ones are tried again with growing pauses, except when nothing has ever worked for
 /// `STARTUP_PATIENCE`.
 pub async fn run(settings: ProducerSettings, status: Status, shutdown: CancellationToken) -> Result<()> {
-    let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()));
+    let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()).observed_by(Arc::new(status.clone())));
     tokio::select! {
         outcome = sessions(&settings, &endpoint, &status, &shutdown) => outcome,
-        never = lag::watch(&*endpoint, &status) => match never {},
+        never = lag::watch(&endpoint, &status) => match never {},
     }
 }
 
@@ -238,7 +238,7 @@ async fn stream(
     };
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
-        let (endpoint, status, stop) = (Arc::clone(endpoint), status.clone(), stop.clone());
+        let (endpoint, status, stop) = (endpoint.aside(), status.clone(), stop.clone());
         let mut view = std::mem::take(&mut memory.view);
         tokio::spawn(async move {
             let (file, source, endpoint, status) = (&*file, source.as_str(), &endpoint, &status);
@@ -250,7 +250,7 @@ async fn stream(
 
     let watching_history = {
         let (endpoint, committed, stop, finished) =
-            (Arc::clone(endpoint), committed_view.clone(), stop.clone(), finished.clone());
+            (endpoint.aside(), committed_view.clone(), stop.clone(), finished.clone());
         let source = (settings.mysql.database.clone(), settings.mysql.table.clone());
         tokio::spawn(async move { watch_history(&endpoint, &source, &committed, &stop, &finished).await })
     };

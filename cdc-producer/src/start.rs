@@ -171,9 +171,10 @@ pub(crate) async fn prepare(
                 topic_id = blocking(move || kafka::topic_id(&kafka, &topic)).await?;
             }
             let before = committed.clone();
-            let (before_bounds, before_settings) = (bounds.clone(), settings.clone());
+            let (before_bounds, before_settings, status) = (bounds.clone(), settings.clone(), status.clone());
             let highest = blocking(move || {
-                Before { progress: before.as_ref(), bounds: &before_bounds, id: None }.next_epoch(&before_settings)
+                Before { progress: before.as_ref(), bounds: &before_bounds, id: None }
+                    .next_epoch(&before_settings, &status)
             });
             let epoch = highest.await?.max(epoch);
             let before = Before { progress: committed.as_ref(), bounds: &bounds, id: topic_id.as_deref() };

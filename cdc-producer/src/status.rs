@@ -10,6 +10,7 @@ use pipeline::position::Progress;
 use pipeline::record::Micros;
 use pipeline::telemetry::{Counter, Gauge, Health, Metrics, Sign};
 
+use crate::dump::Observer;
 use crate::lag::{Lag, Place, Sample};
 
 /// Kafka is asked every two seconds when there is nothing to send.
@@ -37,6 +38,16 @@ pub struct Status {
     snapshot_rows: Gauge,
     cut_partitions: Gauge,
     view_outdated: Gauge,
+}
+
+impl Observer for Status {
+    fn heard(&self) {
+        Self::heard(self);
+    }
+
+    fn working(&self, state: &str) {
+        Self::working(self, state);
+    }
 }
 
 impl Status {
@@ -127,6 +138,17 @@ impl Status {
         if self.kafka.overdue().is_none() {
             self.health.progress();
         }
+    }
+
+    /// The start makes progress elsewhere than in the binlog.
+    pub fn progress(&self) {
+        self.health.progress();
+    }
+
+    /// What takes long has come so far.
+    pub fn working(&self, state: &str) {
+        tracing::info!("{state}");
+        self.health.still_waits_for(state);
     }
 
     /// Kafka has answered.

@@ -1,7 +1,8 @@
 //! The binlog from a position on, and what the server's errors about it mean.
 
 use std::cmp::Ordering;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mysql_async::Sid;
 use mysql_async::binlog::EventType;
@@ -11,7 +12,7 @@ use pipeline::error::{Error, Result};
 use pipeline::gtid::GtidSet;
 use pipeline::position::{Position, compare_files};
 
-use crate::dump::{Event, Events};
+use crate::dump::{Event, Events, Observer};
 use crate::endpoint::Endpoint;
 use crate::probe::HEAD;
 
@@ -21,12 +22,41 @@ pub const HEARTBEAT_V2: u8 = 41;
 /// The server ends the dump of an earlier reader with the same id, except of this one.
 const NOBODY: u32 = 0;
 
+/// How often a look-up says how far it is.
+pub(crate) const SAY_EVERY: Duration = Duration::from_secs(5);
+
 /// A running dump of the binlog.
 pub struct EventStream {
     events: Events,
     options: StreamOptions,
+    work: Option<Work>,
     /// Offset of the first event of a scan that was asked for from an earlier one; 0 when that event was reached.
     first: u64,
+}
+
+/// A look-up in the binlog, which may take long.
+struct Work {
+    observer: Arc<dyn Observer>,
+    /// What it is for.
+    purpose: &'static str,
+    begun: Instant,
+    said: Instant,
+}
+
+impl Work {
+    fn of(endpoint: &Endpoint, purpose: &'static str) -> Option<Self> {
+        let (observer, begun) = (Arc::clone(endpoint.observer()?), Instant::now());
+        Some(Self { observer, purpose, begun, said: begun })
+    }
+
+    /// Says from time to time how far it is.
+    fn is_at(&mut self, (file, offset): (&str, u64)) {
+        if self.said.elapsed() >= SAY_EVERY {
+            self.said = Instant::now();
+            let (purpose, seconds) = (self.purpose, self.begun.elapsed().as_secs());
+            self.observer.working(&format!("{purpose}: at {file}:{offset} after {seconds} s"));
+        }
+    }
 }
 
 /// How the binlog is asked for.
@@ -50,19 +80,28 @@ impl EventStream {
         let from = first_offset(position);
         let request = BinlogRequest::new(options.server_id).with_filename(position.file.as_bytes()).with_pos(from);
         let events = endpoint.dump().await?.dump(&request, options.heartbeat).await?;
-        let mut stream = Self { events, options, first: 0 };
+        let work = Work::of(endpoint, "passing over the binlog up to the position");
+        let mut stream = Self { events, options, work, first: 0 };
         while stream.place().0 == position.file && stream.place().1 < position.offset {
             stream.next().await?;
         }
+        stream.work = None;
         Ok(stream)
     }
 
-    /// Asks the server of the session for the binlog from `offset` in `file` to its end as it is now; with a set, without the
+    /// Asks the server of the session for the binlog from `offset` in `file` to its end as it is now, for a `purpose` that
+    /// the log names if it takes long; with a set, without the
     /// transactions in it, which the server does only while its `gtid_mode` is ON.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn scan(endpoint: &Endpoint, file: &str, offset: u64, without: Option<&GtidSet>) -> Result<Self> {
+    pub async fn scan(
+        endpoint: &Endpoint,
+        purpose: &'static str,
+        file: &str,
+        offset: u64,
+        without: Option<&GtidSet>,
+    ) -> Result<Self> {
         const HEARTBEAT: Duration = Duration::from_secs(8);
         let from = askable(offset);
         let mut request = BinlogRequest::new(NOBODY)
@@ -75,7 +114,8 @@ impl EventStream {
         let events = endpoint.dump().await?.dump(&request, HEARTBEAT).await?;
         // A scan looks at no rows.
         let options = StreamOptions { server_id: NOBODY, heartbeat: HEARTBEAT, max_event: 0 };
-        Ok(Self { events, options, first: if from == offset { 0 } else { offset } })
+        let work = Work::of(endpoint, purpose);
+        Ok(Self { events, options, work, first: if from == offset { 0 } else { offset } })
     }
 
     /// How it was asked for.
@@ -103,6 +143,9 @@ impl EventStream {
     pub async fn next_or_end(&mut self) -> Result<Option<Event>> {
         loop {
             let event = self.events.next().await?;
+            if let Some(work) = &mut self.work {
+                work.is_at(self.events.place());
+            }
             if self.first == 0 {
                 return Ok(event);
             }

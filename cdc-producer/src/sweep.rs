@@ -20,7 +20,7 @@ use std::future::pending;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::run::panicked;
+use crate::stream::SAY_EVERY;
 
 /// Bytes that a key takes in a pass, at most.
 const KEY_BYTES: usize = 32;
@@ -285,7 +286,12 @@ impl Topic {
         each: &mut dyn FnMut(i64, &BorrowedMessage<'_>),
     ) -> Result<()> {
         let stops = || self.stop.load(Ordering::Relaxed);
+        let (end, mut said) = (range.end, Instant::now());
         records.read_range(&self.settings.topic, partition as i32, range, &stops, &mut |message| {
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                tracing::info!(partition, offset = message.offset(), end, "looking for keys that are gone");
+            }
             let key = message.key().and_then(|k| std::str::from_utf8(k).ok()).and_then(|k| k.parse().ok());
             if let Some(key) = key {
                 each(key, message);

@@ -6,6 +6,7 @@
 //! information" (`page_caching_sha2_authentication_exchanges`).
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use pipeline::error::Result;
 use pipeline::table::{failed, no_tls, tls_connector};
 use tokio::net::TcpStream;
 
+use super::Observer;
 use super::wire::Wire;
 
 /// The longest wait for a connection, and for an answer of the login and of a statement.
@@ -58,6 +60,11 @@ impl DumpConnection {
             Err(mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer)) => Err(no_tls(&what)),
             Err(error) => Err(failed(&what, error)),
         }
+    }
+
+    /// Tells the observer of what comes from now on.
+    pub(crate) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+        self.wire.set_observer(observer);
     }
 
     /// The first column of the first row that a statement returns; `None` when there is none or it is NULL.

@@ -11,6 +11,17 @@ mod payload;
 mod request;
 mod wire;
 
+use std::fmt::Debug;
+
 pub use event::Event;
 pub use events::Events;
 pub use login::DumpConnection;
+
+/// Follows the work on the binlog.
+pub trait Observer: Debug + Send + Sync {
+    /// Bytes of the binlog have come; called ten times a second at most.
+    fn heard(&self);
+
+    /// A look-up takes long; `state` says what it does and how far it is.
+    fn working(&self, state: &str);
+}

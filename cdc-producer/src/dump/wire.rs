@@ -5,17 +5,23 @@
 //! Source: MySQL's internals documentation, "MySQL Packets" (`page_protocol_basic_packets`).
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::Observer;
+
 /// Bytes that are asked for at once.
 const READ: usize = 128 * 1024;
 
 /// Payload bytes of a full chunk: another chunk of the same packet follows.
 const FULL_CHUNK: usize = 0xff_ffff;
+
+/// How often an observer hears of what has come, at most.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// A connection, with TLS or without.
 pub(super) trait Link: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -35,6 +41,8 @@ pub(super) struct Wire {
     /// Longest silence that is not an error.
     patience: Duration,
     heard: Instant,
+    /// Hears of what has come, and when it did last.
+    observer: Option<(Arc<dyn Observer>, Instant)>,
 }
 
 impl Wire {
@@ -48,7 +56,13 @@ impl Wire {
             is_last: true,
             patience,
             heard: Instant::now(),
+            observer: None,
         }
+    }
+
+    /// Tells the observer from now on when something has come.
+    pub(super) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some((observer, self.heard));
     }
 
     /// Changes the longest silence that is not an error.
@@ -99,7 +113,7 @@ impl Wire {
     pub(super) async fn packet(&mut self, limit: usize) -> io::Result<Bytes> {
         self.begin().await?;
         if self.left > limit {
-            return Err(invalid(&format!("an answer of {} bytes or more", self.left)));
+            return Err(invalid(&format!("an answer of {} bytes or more, and the fixed limit is {limit}", self.left)));
         }
         if !self.contiguous(self.left).await? || !self.is_last {
             return Err(invalid("an answer of several chunks"));
@@ -200,6 +214,12 @@ impl Wire {
             Ok(Ok(0)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(Ok(_)) => {
                 self.heard = Instant::now();
+                if let Some((observer, told)) = &mut self.observer
+                    && self.heard - *told >= TELL_EVERY
+                {
+                    *told = self.heard;
+                    observer.heard();
+                }
                 Ok(())
             }
             Ok(Err(error)) => Err(error),

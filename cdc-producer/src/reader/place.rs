@@ -29,7 +29,6 @@ impl Reader {
                 | E::FORMAT_DESCRIPTION_EVENT)
         );
         if !ends && !is_heartbeat {
-            self.status.heard();
             return false;
         }
         let position = &mut self.progress.position;

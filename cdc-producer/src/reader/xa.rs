@@ -178,14 +178,16 @@ impl Reader {
     async fn read_again(&mut self, state: &mut State, xa: &str, place: &PreparedAt) -> Result<()> {
         let PreparedAt { file, offset, .. } = place;
         let what = format!("the XA transaction {xa}, prepared at {file}:{offset}");
-        let mut events = EventStream::scan(&self.endpoint, file, *offset, None).await.map_err(|e| e.at(&what))?;
+        let mut events =
+            EventStream::scan(&self.endpoint, "reading the rows of an XA transaction", file, *offset, None)
+                .await
+                .map_err(|e| e.at(&what))?;
         events.set_max_event(self.stream.options().max_event);
         let mut is_found = false;
         while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
             if events.place().0 != file {
                 break;
             }
-            self.status.heard();
             let kind = event.header().event_type_raw();
             match xa_of(&event)? {
                 Some(Xa::Start(found)) => is_found = found == xa,
@@ -253,12 +255,11 @@ impl Reader {
         outcomes: &mut HashSet<String>,
     ) -> Result<BTreeMap<String, Option<PreparedAt>>> {
         let mut search = Search::default();
-        let mut events = EventStream::scan(&self.endpoint, file, HEAD, None).await?;
+        let mut events = EventStream::scan(&self.endpoint, "looking for an XA transaction", file, HEAD, None).await?;
         while let Some(event) = events.next_or_end().await? {
             if events.place().0 != file || events.place().1 > end {
                 break;
             }
-            self.status.heard();
             search.take(&event, events.begin(), &self.table)?;
         }
         search.open.retain(|xa, _| !outcomes.contains(xa));

@@ -118,6 +118,13 @@ impl Health {
         self.state().waiting_for = Some(reason.into());
     }
 
+    /// If it is not ready, this is what it does about it.
+    pub fn still_waits_for(&self, work: &str) {
+        if let Some(reason) = &mut self.state().waiting_for {
+            work.clone_into(reason);
+        }
+    }
+
     /// What a person must look at although it does its work; `None` when there is nothing.
     pub fn warn(&self, warning: Option<String>) {
         self.state().warning = warning;
