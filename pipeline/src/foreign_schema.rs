@@ -31,7 +31,7 @@ const DECIMAL_BYTES: usize = 1_024;
 /// Which limit it exceeds, or why it is no schema, for a person.
 pub(crate) fn parse(text: &str) -> Result<Schema, String> {
     if text.len() > SCHEMA_BYTES {
-        return Err(format!("its schema has {} bytes, and the limit is {SCHEMA_BYTES}", text.len()));
+        return Err(format!("its schema has {} bytes, and the fixed limit is {SCHEMA_BYTES}", text.len()));
     }
     let unreadable = |e: &dyn ToString| format!("its schema can't be read: {}", escape::cut(&e.to_string(), 500));
     let mut json: Value = serde_json::from_str(text).map_err(|e| unreadable(&e))?;
@@ -42,10 +42,10 @@ pub(crate) fn parse(text: &str) -> Result<Schema, String> {
 fn strip(json: &mut Value, depth: usize, nodes: &mut usize) -> Result<(), String> {
     *nodes += 1;
     if *nodes > SCHEMA_NODES {
-        return Err(format!("its schema has more than {SCHEMA_NODES} nodes, which is the limit"));
+        return Err(format!("its schema has more than {SCHEMA_NODES} nodes, which is a fixed limit"));
     }
     if depth > SCHEMA_DEPTH {
-        return Err(format!("its schema has more than {SCHEMA_DEPTH} levels, which is the limit"));
+        return Err(format!("its schema has more than {SCHEMA_DEPTH} levels, which is a fixed limit"));
     }
     match json {
         Value::Array(items) => items.iter_mut().try_for_each(|item| strip(item, depth + 1, nodes)),
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
         self.require_room(1)?;
         self.values += 1;
         if depth > VALUE_DEPTH {
-            return Err(format!("it has more than {VALUE_DEPTH} levels, which is the limit"));
+            return Err(format!("it has more than {VALUE_DEPTH} levels, which is a fixed limit"));
         }
         match schema {
             Schema::Null => Ok(()),
@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
 
     fn require_room(&self, more: u64) -> Result<(), String> {
         if self.values.saturating_add(more) > VALUES as u64 {
-            return Err(format!("it has more than {VALUES} values, which is the limit"));
+            return Err(format!("it has more than {VALUES} values, which is a fixed limit"));
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
 
     fn decimal(&mut self, length: u64) -> Result<(), String> {
         if length > DECIMAL_BYTES as u64 {
-            return Err(format!("it has a decimal number of {length} bytes, and the limit is {DECIMAL_BYTES}"));
+            return Err(format!("it has a decimal number of {length} bytes, and the fixed limit is {DECIMAL_BYTES}"));
         }
         self.skip(length)
     }
@@ -223,8 +223,8 @@ mod tests {
         assert!(said.contains(says), "{says:?} in {said:?}");
     }
 
-    const LEVELS: &str = "it has more than 64 levels, which is the limit";
-    const MANY: &str = "it has more than 100000 values, which is the limit";
+    const LEVELS: &str = "it has more than 64 levels, which is a fixed limit";
+    const MANY: &str = "it has more than 100000 values, which is a fixed limit";
 
     #[test]
     fn a_recursive_value_is_measured_before_it_is_followed() {
@@ -296,7 +296,7 @@ mod tests {
         let symbols = (0..5_000).map(|n| format!("\"s{n}\"")).collect::<Vec<_>>().join(",");
         check(&with(&format!(r#"{{"type":"enum","name":"E","symbols":[{symbols}]}}"#)), &[], "more than 4000 nodes");
         let long_name = "n".repeat(SCHEMA_BYTES);
-        check(&with(&format!("\"{long_name}\"")), &[], "and the limit is 262144");
+        check(&with(&format!("\"{long_name}\"")), &[], "and the fixed limit is 262144");
         check("syntax = \"proto3\";", &[], "its schema can't be read");
         let said = said(&with(&format!("\"{}\"", "n".repeat(9_000))), &[]);
         assert!(said.len() < 1_000, "{}", said.len());
@@ -310,7 +310,7 @@ mod tests {
             r#"{"type":"bytes","logicalType":"decimal","precision":2000000,"scale":2}"#,
             r#"{"type":"bytes","logicalType":"big-decimal"}"#,
         ] {
-            check(&with(kind), &x, "it has a decimal number of 900000 bytes, and the limit is 1024");
+            check(&with(kind), &x, "it has a decimal number of 900000 bytes, and the fixed limit is 1024");
         }
         let price = with(r#"{"type":"bytes","logicalType":"big-decimal"}"#).replace("\"x\"", "\"price\"");
         for scale in [i64::MAX, i64::MIN, 1 << 40] {

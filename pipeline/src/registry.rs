@@ -373,7 +373,7 @@ impl Registry {
 
 fn too_large(method: &Method, url: &str) -> Error {
     Error::transient(format!(
-        "the schema registry answers {method} {url} with more than {LARGEST_ANSWER} bytes, which is the limit"
+        "the schema registry answers {method} {url} with more than {LARGEST_ANSWER} bytes, which is a fixed limit"
     ))
     .with_remedy(format!("{URL_REMEDY}, and look at what answers there"))
 }

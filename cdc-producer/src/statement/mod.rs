@@ -109,7 +109,7 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
         "TRUNCATE" | "DROP" | "RENAME" | "ALTER" | "CREATE" => {
             let words: Vec<Word<'_>> = Words::new(statement, session.mode).take(LONGEST + 1).collect();
             if words.len() > LONGEST {
-                return may_change(format!("a definition of more than {LONGEST} words"));
+                return may_change(format!("a definition of more than {LONGEST} words, which is a fixed limit"));
             }
             definition(&words, statement, session, subject)
         }

@@ -65,7 +65,8 @@ async fn a_hostile_schema_makes_a_dead_letter() {
         });
     let doubling = format!(r#"{{"type":"record","name":"P","fields":[{{"name":"id","type":"long"}},{doubling}]}}"#);
     let long_text = |bytes: usize| product(&format!(r#"{{"type":"string","text":"{}"}}"#, "d".repeat(bytes)));
-    let (levels, values) = ("more than 64 levels, which is the limit", "more than 100000 values, which is the limit");
+    let (levels, values) =
+        ("more than 64 levels, which is a fixed limit", "more than 100000 values, which is a fixed limit");
     feed.update(1..=10, 0);
     let mut reasons = Vec::new();
     for (schema, x, says) in [
@@ -84,10 +85,10 @@ async fn a_hostile_schema_makes_a_dead_letter() {
         (
             product(r#"{"type":"bytes","logicalType":"decimal","precision":2000000,"scale":2}"#),
             [long(700_000), vec![0x77; 700_000]].concat(),
-            "a decimal number of 700000 bytes, and the limit is 1024",
+            "a decimal number of 700000 bytes, and the fixed limit is 1024",
         ),
-        (long_text(300_000), long(0), "and the limit is 262144"),
-        (long_text(1_100_000), long(0), "with more than 1048576 bytes, which is the limit"),
+        (long_text(300_000), long(0), "and the fixed limit is 262144"),
+        (long_text(1_100_000), long(0), "with more than 1048576 bytes, which is a fixed limit"),
     ] {
         let id = register(&world, &schema).await;
         feed.raw(b"7", Some(&value(id, 7, &x)), Some(Op::Create));

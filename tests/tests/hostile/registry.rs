@@ -26,7 +26,7 @@ async fn an_answer_without_an_end_is_cut_off_and_waited_for() {
     feed.update(1..=10, 0);
     let fake = front(&mut world);
     let endless = [
-        (Mode::Endless(format!("{OK}\r\n{{\"schema\":\""), "x".to_owned()), "which is the limit"),
+        (Mode::Endless(format!("{OK}\r\n{{\"schema\":\""), "x".to_owned()), "which is a fixed limit"),
         (Mode::Endless(OK.to_owned(), "X-More: headers\r\n".to_owned()), "cannot reach the schema registry"),
         (Mode::Dripping(format!("{OK}\r\n")), "cannot reach the schema registry"),
     ];
@@ -40,7 +40,8 @@ async fn an_answer_without_an_end_is_cut_off_and_waited_for() {
         eventually("it is not ready", PATIENCE, || consumer.http("/ready").filter(|(status, _)| *status == 503));
     }
     let url = format!("GET {}/schemas/ids/", world.get("SCHEMA_REGISTRY_URL"));
-    let subject = format!("/subjects/{}-value/versions with more than 1048576 bytes, which is the limit", world.name);
+    let subject =
+        format!("/subjects/{}-value/versions with more than 1048576 bytes, which is a fixed limit", world.name);
     assert!(consumer.log().contains(&url) || consumer.log().contains(&subject), "{}", consumer.log_end());
     assert!(consumer.is_running());
     let peak = peak_memory(consumer.pid());
@@ -67,7 +68,7 @@ async fn what_is_no_answer_of_a_registry_is_refused_with_its_address() {
         (elsewhere, format!("a redirect to http://{}/loop, and redirects are not followed", fake.address), 1),
         ("HTTP/1.1 301 Moved\r\nContent-Length: 0\r\n\r\n".to_owned(), "a redirect to nowhere".to_owned(), 1),
         (packed, "not as a schema registry does".to_owned(), 1),
-        (announced, "with more than 1048576 bytes, which is the limit".to_owned(), 75),
+        (announced, "with more than 1048576 bytes, which is a fixed limit".to_owned(), 75),
     ] {
         fake.set(Mode::Once(answer));
         let ended = world.run("cdc-producer", &["doctor"]);
