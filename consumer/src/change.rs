@@ -4,8 +4,12 @@
 //! never a gap.
 
 use pipeline::avro::Scratch;
+use pipeline::escape;
 use pipeline::record::{Micros, Op, Product, Source};
 use pipeline::writer_schema::Decoders;
+
+/// Characters that a reason shows of a key that is no id.
+const LONGEST_KEY: usize = 100;
 
 /// A record as it was polled.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +72,7 @@ fn key_id(key: Option<&[u8]>) -> Result<i64, String> {
     let text = std::str::from_utf8(key).map_err(|_| "its key is not UTF-8")?;
     let id: Option<i64> = text.parse().ok();
     id.filter(|id| itoa::Buffer::new().format(*id) == text)
-        .ok_or_else(|| format!("its key {text:?} is not a whole number"))
+        .ok_or_else(|| format!("its key \"{}\" is not a whole number", escape::cut(text, LONGEST_KEY)))
 }
 
 /// A time that JSON lines and PostgreSQL can hold: the years 1 to 9999.
@@ -114,7 +118,7 @@ mod tests {
         let late = value(&Product { last_updated: Some(Micros(i64::MAX)), ..mug(5) });
         let mut unknown = good.clone();
         unknown[4] = 8;
-        let key = Some(b"5".as_slice());
+        let (key, long) = (Some(b"5".as_slice()), [b'k'; 500]);
         for (key, value, header, want) in [
             (key, Some(good.as_slice()), Some(HEADER), "c 5 Some(Some(\"mug\"))"),
             (key, None, Some(DELETE), "d 5 None"),
@@ -123,6 +127,12 @@ mod tests {
             (key, Some(&good), None, "it has no header source"),
             (key, Some(&good), Some(b"x"), "its header source can't be read: expected value at line 1 column 1"),
             (None, Some(&good), Some(HEADER), "it has no key"),
+            (
+                Some(&long),
+                Some(&good),
+                Some(HEADER),
+                &format!("its key \"{}… (400 more characters)\" is not a whole number", "k".repeat(100)),
+            ),
             (Some(b"05"), Some(&good), Some(HEADER), "its key \"05\" is not a whole number"),
             (Some(b"\xff"), Some(&good), Some(HEADER), "its key is not UTF-8"),
             (Some(b"6"), Some(&good), Some(HEADER), "its key is 6, but its value has id 5"),
