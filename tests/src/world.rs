@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
+use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use xtask::services::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
 
 use crate::process::{Ended, Running, run};
@@ -206,6 +207,22 @@ impl World {
         .await
         .expect("the table");
         conn
+    }
+
+    /// The producer's progress as it is in Kafka; `None` when it has committed none.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn find_progress(&self) -> anyhow::Result<Option<Progress>> {
+        let kafka = self.kafka();
+        let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", self.name));
+        let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
+        Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
+    }
+
+    /// The same; fails when there is none.
+    pub fn progress(&self) -> Progress {
+        self.find_progress().expect("the topic with the progress").expect("a progress")
     }
 
     /// Waits until the producer has published what is in MySQL now, as `verify --wait` sees it.

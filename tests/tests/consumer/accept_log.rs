@@ -23,6 +23,13 @@ const SLOTS: [&str; 2] = ["consumer_1", "consumer_2"];
 /// Before the Kafka transaction of a batch, and after it, before the file `.committed` notes its end.
 const POINTS: [&str; 2] = ["consumer.appended", "consumer.committed"];
 
+/// A consumer reads what there is, and everything is in a log once.
+fn verify(world: &World) {
+    let consumer = world.start("consumer", &[]);
+    world.verify();
+    assert_eq!(consumer.stop().code, 0);
+}
+
 /// A world with 40 products that a producer reads, their changes all in a log.
 async fn world(name: &str) -> (World, Conn, Running) {
     let mut world = World::new(name);
@@ -31,9 +38,7 @@ async fn world(name: &str) -> (World, Conn, Running) {
     let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
     conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
     let producer = world.start("cdc-producer", &[]);
-    let consumer = world.start("consumer", &[]);
-    world.verify();
-    assert_eq!(consumer.stop().code, 0);
+    verify(&world);
     (world, conn, producer)
 }
 
@@ -117,9 +122,7 @@ fn refuses_then_restores(world: &World, says: &str) {
     eventually("the offsets are restored", PATIENCE, || {
         (world.run("consumer", &["restore-offsets"]).code == 0).then_some(())
     });
-    let consumer = world.start("consumer", &[]);
-    world.verify();
-    assert_eq!(consumer.stop().code, 0);
+    verify(world);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,9 +134,7 @@ async fn a_kill_before_or_after_the_commit_neither_doubles_nor_loses() {
             killed_at(start_until(&world, "killed", point), point);
             forge_another(&world, "consumer_1", forged).await;
             refuses_then_accepts(&world, "consumer_1");
-            let consumer = world.start("consumer", &[]);
-            world.verify();
-            assert_eq!(consumer.stop().code, 0);
+            verify(&world);
         }
     }
     assert_eq!(producer.stop().code, 0);
@@ -200,9 +201,7 @@ async fn several_slots_are_accepted_one_after_the_other() {
         for slot in SLOTS {
             accepts(&world, slot);
         }
-        let consumer = world.start("consumer", &[]);
-        world.verify();
-        assert_eq!(consumer.stop().code, 0);
+        verify(&world);
     }
     assert_eq!(producer.stop().code, 0);
 }
@@ -217,9 +216,7 @@ async fn the_offsets_outlive_a_marker_that_is_gone() {
     refuses_then_restores(&world, "are gone, but its logs have records");
     for which in [1, 2] {
         change(&mut conn, &world).await;
-        let consumer = world.start("consumer", &[]);
-        world.verify();
-        assert_eq!(consumer.stop().code, 0);
+        verify(&world);
         forge_another(&world, "consumer_1", which).await;
         let said = accepts(&world, "consumer_1");
         assert!(said.contains("how much was committed is unknown"), "{said}");

@@ -13,7 +13,6 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::config::KafkaSettings;
 use pipeline::kafka::{self, Record, TransactionalProducer};
-use pipeline::position::Progress;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -66,12 +65,6 @@ pub(crate) fn topic_has(world: &World, want: &BTreeSet<i64>) {
 
 fn checkpoint_topic(world: &World) -> String {
     format!("{}.checkpoint", world.kafka().topic)
-}
-
-pub(crate) fn progress(world: &World) -> Progress {
-    let key = format!("{}.product", world.name);
-    let value = kafka::last_record(&world.kafka(), &checkpoint_topic(world), 0, key.as_bytes()).unwrap();
-    serde_json::from_slice(&value.expect("a progress")).unwrap()
 }
 
 /// Writes a progress as an earlier version of the program, or a person, might have.
@@ -167,7 +160,7 @@ async fn the_number_of_the_epoch_is_lower_than_the_topics() {
     let (world, mut conn) = published("low_epoch").await;
     reset(&world);
     stop(start(&world, "second", &[]));
-    let mut old = serde_json::to_value(progress(&world)).unwrap();
+    let mut old = serde_json::to_value(world.progress()).unwrap();
     old["epoch"] = 1.into();
     for field in ["ends", "complete"] {
         old.as_object_mut().unwrap().remove(field);
@@ -266,7 +259,7 @@ async fn the_topic_is_created_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_the_previous_version_is_finished() {
     let (world, mut conn) = published("migrated").await;
-    let mut old = serde_json::to_value(progress(&world)).unwrap();
+    let mut old = serde_json::to_value(world.progress()).unwrap();
     for field in ["ends", "complete"] {
         old.as_object_mut().unwrap().remove(field);
     }
@@ -281,7 +274,7 @@ async fn a_snapshot_of_the_previous_version_is_finished() {
     assert_eq!(operations(&world, "3").last().map(String::as_str), Some("d.2"));
     assert!(producer.is_running());
     stop(producer);
-    let now = progress(&world);
+    let now = world.progress();
     assert!(now.epoch == 2 && now.snapshot.is_none() && now.complete.is_some(), "{now:?}");
 }
 
@@ -296,13 +289,13 @@ async fn a_replay_from_a_time_interrupts_a_snapshot() {
     let killed = world.start_as("cdc-producer", "killed", &["--snapshot-chunk", "4"]).wait();
     assert_eq!(killed.code, -1, "{}", killed.err);
     world.set("FAILPOINTS", "");
-    let before = progress(&world);
+    let before = world.progress();
     assert!(before.epoch == 2 && before.snapshot.as_ref().is_some_and(|s| s.after.is_some()), "{before:?}");
     // The binlog of the epochs before is gone: only the snapshot has what it held.
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
     let producer = start(&world, "third", &["--snapshot-chunk", "40"]);
     equal(&world, &mut conn).await;
-    assert_eq!(progress(&world).epoch, 3);
+    assert_eq!(world.progress().epoch, 3);
     stop(producer);
 }
 
@@ -375,7 +368,7 @@ async fn many_passes_under_load_and_kills() {
         let was = last.insert(record.key.clone(), is_delete);
         assert!(!(is_delete && was == Some(true)), "{} is deleted twice", record.key);
     }
-    assert_eq!(progress(&world).epoch, 2);
+    assert_eq!(world.progress().epoch, 2);
     stop(producer);
 }
 
@@ -387,13 +380,13 @@ async fn epochs_follow_each_other_quickly() {
     producer.wait_for("reading");
     for id in 1..=8 {
         execute(&mut conn, &[&format!("DELETE FROM product WHERE id = {id}"), &insert([id + 100])]).await;
-        let epoch = progress(&world).epoch;
+        let epoch = world.progress().epoch;
         reset(&world);
-        eventually("the next epoch", PATIENCE, || (progress(&world).epoch > epoch).then_some(()));
+        eventually("the next epoch", PATIENCE, || (world.progress().epoch > epoch).then_some(()));
     }
-    eventually("the last snapshot", PATIENCE, || progress(&world).snapshot.is_none().then_some(()));
+    eventually("the last snapshot", PATIENCE, || world.progress().snapshot.is_none().then_some(()));
     equal(&world, &mut conn).await;
-    assert!(progress(&world).epoch >= 9);
+    assert!(world.progress().epoch >= 9);
     stop(producer);
 }
 

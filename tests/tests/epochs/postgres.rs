@@ -9,7 +9,7 @@ use mysql_async::{Conn, Row};
 use tokio_postgres::NoTls;
 use xtask::services::MySql;
 
-use crate::{PATIENCE, insert, progress, refuses, reset, start, stop, topic_has};
+use crate::{PATIENCE, insert, refuses, reset, start, stop, topic_has};
 
 /// The products that PostgreSQL has; an error while it has no such table or database.
 async fn ids_of_postgres(world: &World) -> Result<BTreeSet<i64>, tokio_postgres::Error> {
@@ -86,7 +86,7 @@ async fn the_topics_records_have_expired_and_postgresql_is_behind() {
     let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
     execute(&mut conn, &[&insert([300])]).await;
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
-    eventually("the third epoch", PATIENCE, || (progress(&world).epoch == 3).then_some(()));
+    eventually("the third epoch", PATIENCE, || (world.progress().epoch == 3).then_some(()));
     let end = Instant::now() + Duration::from_secs(12);
     while Instant::now() < end {
         assert_eq!(ids_of_postgres(&world).await.unwrap(), (1..=20).collect(), "PostgreSQL has not read the snapshot");

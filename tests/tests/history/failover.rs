@@ -6,8 +6,17 @@ use xtask::services::MySql;
 
 use super::{
     OFF, ON, PATIENCE, assert_refused_until_permissive, assert_refused_until_reset, catch_up, connect_to, follow,
-    mysql, prices, progress, publish, replica, run, scene, start, wait_for_price,
+    mysql, prices, publish, replica, run, scene, start, wait_for_price,
 };
+
+/// Kills the source and makes the replica on this port the world's server; a connection to it.
+async fn fail_over(world: &mut World, source: &mut MySql, replica: u16) -> Conn {
+    source.server.kill().unwrap();
+    let mut conn = connect_to(world, replica).await;
+    run(&mut conn, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
+    world.set("DB_PORT", replica.to_string());
+    conn
+}
 
 /// After a failover a transaction without a GTID follows what was read, before the replica has GTIDs again.
 #[tokio::test(flavor = "multi_thread")]
@@ -20,14 +29,11 @@ async fn a_failover_to_a_replica_that_wrote_without_gtids() {
     wait_for_price(&world, 1, "60.00");
     catch_up(&world, &mut conn, copy.port).await;
     assert_eq!(producer.stop().code, 0);
-    source.server.kill().unwrap();
-    let mut conn = connect_to(&world, copy.port).await;
-    run(&mut conn, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
+    let mut conn = fail_over(&mut world, &mut source, copy.port).await;
     run(&mut conn, &OFF[..2]).await;
     run(&mut conn, &["UPDATE product SET price = 111.11 WHERE id = 9"]).await;
     run(&mut conn, &ON[1..]).await;
     run(&mut conn, &["FLUSH BINARY LOGS", "UPDATE product SET price = 222.22 WHERE id = 10"]).await;
-    world.set("DB_PORT", copy.port.to_string());
     let producer = assert_refused_until_permissive(&world, &mut conn).await;
     wait_for_price(&world, 10, "222.22");
     assert_eq!(prices(&world)[&9], "111.11");
@@ -46,7 +52,7 @@ async fn a_failover_to_another_history_with_the_same_gtids_is_refused() {
     wait_for_price(&world, 2, "60.00");
     assert_eq!(producer.stop().code, 0);
     run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
-    let (copy, mut other) = rebuilt_replica(&world, "replica", source.port).await;
+    let copy = rebuilt_replica(&world, "replica", source.port).await;
     run(
         &mut conn,
         &[
@@ -57,9 +63,7 @@ async fn a_failover_to_another_history_with_the_same_gtids_is_refused() {
     )
     .await;
     catch_up(&world, &mut conn, copy.port).await;
-    source.server.kill().unwrap();
-    run(&mut other, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
-    world.set("DB_PORT", copy.port.to_string());
+    fail_over(&mut world, &mut source, copy.port).await;
     assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
 }
 
@@ -76,7 +80,7 @@ async fn a_failover_between_replicas_of_a_source_that_was_reset_is_refused() {
     wait_for_price(&world, 2, "60.00");
     assert_eq!(producer.stop().code, 0);
     run(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
-    let (second, _other) = rebuilt_replica(&world, "second", source.port).await;
+    let second = rebuilt_replica(&world, "second", source.port).await;
     for price in 61..90 {
         run(&mut conn, &[&format!("UPDATE product SET price = {price} WHERE id = 1")]).await;
     }
@@ -86,8 +90,8 @@ async fn a_failover_between_replicas_of_a_source_that_was_reset_is_refused() {
 }
 
 /// A server with the table's products 1 and 2, which it has not from its source, that follows the source from its first transaction
-/// on; and a connection to it.
-async fn rebuilt_replica(world: &World, name: &str, source: u16) -> (MySql, Conn) {
+/// on.
+async fn rebuilt_replica(world: &World, name: &str, source: u16) -> MySql {
     let copy = mysql(world, name, &["--server-id=3", "--relay-log=relay"]);
     let mut conn = world.server_on(copy.port).await;
     let database = format!("CREATE DATABASE `{}`", world.name);
@@ -105,7 +109,7 @@ async fn rebuilt_replica(world: &World, name: &str, source: u16) -> (MySql, Conn
         "START REPLICA",
     ];
     run(&mut conn, &statements).await;
-    (copy, conn)
+    copy
 }
 
 /// The replica has prepared them too; their outcome comes after the failover, and their place is looked up there.
@@ -131,12 +135,9 @@ async fn xa_transactions_that_were_prepared_before_a_failover() {
     wait_for_price(&world, 3, "63.00");
     catch_up(&world, &mut conn, copy.port).await;
     assert_eq!(producer.stop().code, 0);
-    let read = progress(&world);
+    let read = world.progress();
     assert_eq!((read.prepared_rows.len(), read.prepared.len()), (2, 1));
-    source.server.kill().unwrap();
-    let mut conn = connect_to(&world, copy.port).await;
-    run(&mut conn, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
-    world.set("DB_PORT", copy.port.to_string());
+    let mut conn = fail_over(&mut world, &mut source, copy.port).await;
     let producer = start(&world);
     run(&mut conn, &["XA COMMIT 'other'", "XA COMMIT 'kept'", "XA ROLLBACK 'undone'"]).await;
     run(&mut conn, &["UPDATE product SET price = 64 WHERE id = 4"]).await;
@@ -145,7 +146,7 @@ async fn xa_transactions_that_were_prepared_before_a_failover() {
     assert_eq!((prices[&1].as_str(), prices[&2].as_str()), ("61.00", "2.00"));
     assert_eq!(read_topic(&world.kafka()).len(), 23);
     eventually("nothing waits", PATIENCE, || {
-        let now = progress(&world);
+        let now = world.progress();
         (now.prepared_rows.is_empty() && now.prepared.is_empty()).then_some(())
     });
     world.assert_whole(producer);

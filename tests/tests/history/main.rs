@@ -9,7 +9,7 @@ use integration_tests::{Running, World, eventually, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use pipeline::avro;
-use pipeline::kafka::{self, Record, TransactionalProducer};
+use pipeline::kafka::{Record, TransactionalProducer};
 use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use xtask::services::{ADMIN, MySql, MySqlOptions};
 
@@ -137,16 +137,9 @@ fn assert_refused_until_reset(world: &World, wanted: &[&str]) {
     world.assert_whole(producer);
 }
 
-fn progress(world: &World) -> Progress {
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", world.kafka().topic);
-    let source = format!("{}.product", world.name);
-    let bytes = kafka::last_record(&world.kafka(), &topic, 0, source.as_bytes()).unwrap().expect("a position");
-    serde_json::from_slice(&bytes).unwrap()
-}
-
 /// Makes the committed position one of version 0.1: without what recognises the place.
 fn as_version_0_1(world: &World) {
-    let mut progress = progress(world);
+    let mut progress = world.progress();
     progress.position.anchor = None;
     assert!(!serde_json::to_string(&progress).unwrap().contains("anchor"));
     commit(world, &progress);

@@ -3,7 +3,7 @@
 use integration_tests::{eventually, read_topic};
 use pipeline::position::{Position, Progress, SnapshotProgress};
 
-use super::{PATIENCE, commit, progress, publish, run, scene, start, wait_for_price};
+use super::{PATIENCE, commit, publish, run, scene, start, wait_for_price};
 
 /// On an idle server only a heartbeat tells that the last one of them has ended.
 #[tokio::test(flavor = "multi_thread")]
@@ -12,19 +12,19 @@ async fn a_heartbeat_ends_what_is_passed_over() {
         let (mut world, _mysql, mut conn) = scene("passed", &[]).await;
         world.set("PRODUCER_HEARTBEAT", "500ms");
         publish(&world);
-        let before = progress(&world);
+        let before = world.progress();
         run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;
         let producer = start(&world);
         wait_for_price(&world, 1, "60.00");
         assert_eq!(producer.stop().code, 0);
-        let after = progress(&world);
+        let after = world.progress();
         assert!(before.position.offset < after.position.offset);
         let position = Position { gtid_set: after.position.gtid_set.clone(), ..before.position };
         let snapshot = SnapshotProgress { after: None, rows: 0, begin: None, sweep: None };
         commit(&world, &Progress { position, snapshot: in_snapshot.then_some(snapshot), ..after.clone() });
         let mut producer = start(&world);
         eventually("the position is behind it", PATIENCE, || {
-            let position = progress(&world).position;
+            let position = world.progress().position;
             ((position.offset, position.anchor) == (after.position.offset, after.position.anchor.clone())).then_some(())
         });
         if in_snapshot {

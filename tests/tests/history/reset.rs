@@ -5,7 +5,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use pipeline::position::{Position, Progress};
 
-use super::{WITHOUT_GTIDS, as_version_0_1, assert_refused_until_reset, commit, progress, publish, run, scene, start};
+use super::{WITHOUT_GTIDS, as_version_0_1, assert_refused_until_reset, commit, publish, run, scene, start};
 
 /// MySQL bug 72635: as many transactions again, by the same GTIDs.
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn the_position_of_a_snapshot_is_recognised() {
     let executed: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await.unwrap();
     let (source, numbers) = executed.as_ref().unwrap().split_once(':').unwrap();
     let last = format!("{source}:{}", numbers.rsplit('-').next().unwrap());
-    let read = progress(&world);
+    let read = world.progress();
     let mut anchor = read.position.anchor.clone().unwrap();
     assert_eq!(anchor.last.as_ref().unwrap().gtid, Some(last));
     // Of another history: the same file, and another transaction at the place.
@@ -135,6 +135,6 @@ async fn the_position_of_a_snapshot_is_recognised() {
     run(&mut conn, &["FLUSH BINARY LOGS"]).await;
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     publish(&world);
-    assert_eq!(progress(&world).position.anchor.unwrap().last, None);
+    assert_eq!(world.progress().position.anchor.unwrap().last, None);
     world.assert_whole(start(&world));
 }

@@ -5,7 +5,7 @@ use mysql_async::prelude::Queryable;
 
 use super::{
     OFF, ON, WITHOUT_GTIDS, as_version_0_1, assert_refused_until_permissive, assert_refused_until_reset, prices,
-    progress, publish, run, scene, start, wait_for_price,
+    publish, run, scene, start, wait_for_price,
 };
 
 /// MySQL bug 71529: files without GTIDs are passed over by a dump that is asked by GTID set.
@@ -27,7 +27,7 @@ async fn gtids_switched_off_and_on_while_it_is_stopped() {
         wait_for_price(&world, 11, "333.33");
         assert_eq!(read_topic(&world.kafka()).len(), 23);
         world.assert_whole(producer);
-        assert!(progress(&world).position.gtid_set.is_some(), "GTIDs again");
+        assert!(world.progress().position.gtid_set.is_some(), "GTIDs again");
         let doctor = world.run("cdc-producer", &["doctor"]);
         assert!(doctor.code == 0 && doctor.out.contains("complete after binlog."), "{}", doctor.out);
     }
@@ -88,7 +88,7 @@ async fn gtids_switched_off_and_on_while_it_runs() {
         }
     }
     world.assert_whole(producer);
-    assert!(progress(&world).position.gtid_set.is_some(), "GTIDs again");
+    assert!(world.progress().position.gtid_set.is_some(), "GTIDs again");
 }
 
 /// debezium/debezium#7981: the position takes up the set with the first transaction that has a GTID.
@@ -113,7 +113,7 @@ async fn gtids_turned_on_later_come_into_the_position() {
         running.wait_for("the position has GTIDs from here on");
         world.assert_whole(running);
         let executed: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await.unwrap();
-        assert_eq!(progress(&world).position.gtid_set.map(|s| s.to_string()), executed);
+        assert_eq!(world.progress().position.gtid_set.map(|s| s.to_string()), executed);
     }
 }
 
@@ -132,7 +132,7 @@ async fn gtids_turned_on_without_a_transaction_after_it() {
     run(&mut conn, &["UPDATE product SET price = 71 WHERE id = 1"]).await;
     wait_for_price(&world, 1, "71.00");
     world.assert_whole(producer);
-    assert!(progress(&world).position.gtid_set.is_some());
+    assert!(world.progress().position.gtid_set.is_some());
 }
 
 /// GTIDs that a person names, out of order and with a tag, and those that no binlog ever held.

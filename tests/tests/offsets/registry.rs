@@ -3,7 +3,6 @@
 
 use integration_tests::{Feed, Running, World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::Op;
 use serde_json::{Value, json};
 use xtask::services::Registry;
@@ -85,14 +84,7 @@ pub(crate) async fn register_others(world: &World, count: usize) -> u64 {
 
 /// The schema ids that the producer has noted.
 fn noted(world: &World) -> Vec<u32> {
-    progress(world).schema_ids.into_iter().flatten().collect()
-}
-
-pub(crate) fn progress(world: &World) -> Progress {
-    let kafka = world.kafka();
-    let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", world.name));
-    let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes()).unwrap().expect("a progress");
-    serde_json::from_slice(&value).unwrap()
+    world.progress().schema_ids.into_iter().flatten().collect()
 }
 
 /// Twenty rows in the topic and in no log, while the registry has so many schemas of others before ours; then the registry is

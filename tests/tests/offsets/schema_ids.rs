@@ -9,7 +9,7 @@ use pipeline::record::{Op, SOURCE_HEADER};
 use xtask::services::Registry;
 
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
-use crate::registry::{empty, own_registry, progress, register_others};
+use crate::registry::{empty, own_registry, register_others};
 use crate::{PATIENCE, admin};
 
 /// A value of product 7 that fits our schema, with an id that no registry has.
@@ -52,7 +52,7 @@ async fn written(test: &str, others: usize) -> (World, mysql_async::Conn, Regist
 /// The progress as an earlier version leaves it.
 async fn rewrite_progress(world: &World, earlier: impl Fn(Progress) -> Progress) {
     let producer = TransactionalProducer::new(&world.kafka(), &world.kafka().transactional_id).unwrap();
-    commit_progress(world, &producer, &earlier(progress(world))).await;
+    commit_progress(world, &producer, &earlier(world.progress())).await;
 }
 
 /// The registry loses its schemas under the earlier version, and what it gets then has ids of its own. After the upgrade each
@@ -88,7 +88,7 @@ async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: 
     assert_eq!(consumer.stop().code, 0);
 
     // A new epoch keeps the note, and a new group reads all of it.
-    let Progress { schema_ids: ids, schema_ids_from: from, .. } = progress(&world);
+    let Progress { schema_ids: ids, schema_ids_from: from, .. } = world.progress();
     assert!(ids.unwrap().contains(&(others[1] as u32 + 1)));
     assert!(from.iter().flatten().any(|from| *from > 0), "{from:?}");
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
@@ -98,7 +98,7 @@ async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: 
     let consumer = start(&world, 2);
     wait_until_committed(&world);
     assert_once(&world);
-    assert_eq!((line_count(&world), progress(&world).schema_ids_from), (60, from));
+    assert_eq!((line_count(&world), world.progress().schema_ids_from), (60, from));
     assert_eq!(consumer.stop().code, 0);
     assert_eq!(producer.stop().code, 0);
 }
@@ -154,7 +154,7 @@ async fn what_an_open_transaction_notes_is_known_with_its_records() {
     };
     let elsewhere = (8..).map(|id: i64| id.to_string()).find(is_elsewhere).unwrap();
     feed.raw(elsewhere.as_bytes(), Some(&[0, 0x7f, 0, 0, 2, 16, 0, 0, 0, 0]), Some(Op::Create));
-    let noting = Progress { schema_ids: Some([feed.schema(), 0x7f00_0001].into()), ..progress(&world) };
+    let noting = Progress { schema_ids: Some([feed.schema(), 0x7f00_0001].into()), ..world.progress() };
     let (kafka, source) = (world.kafka(), format!("{}.product", world.name));
     let (checkpoint, progress) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), serde_json::to_vec(&noting).unwrap());
     let header = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;

@@ -1,20 +1,11 @@
 //! A prepared XA transaction beside other things that happen until its outcome.
 
-use integration_tests::{World, eventually};
+use integration_tests::eventually;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka;
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use pipeline::record::Micros;
 
-use super::{PATIENCE, insert, prepare, records, run, scene, start, wait_for};
-
-fn progress(world: &World) -> Progress {
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", world.kafka().topic);
-    let source = format!("{}.product", world.name);
-    let bytes = kafka::last_record(&world.kafka(), &topic, 0, source.as_bytes()).unwrap().expect("a position");
-    serde_json::from_slice(&bytes).unwrap()
-}
+use super::{PATIENCE, insert, prepare, records, run, scene, start, start_with_snapshot, wait_for};
 
 async fn now(conn: &mut Conn) -> String {
     let query = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
@@ -73,8 +64,7 @@ async fn a_commit_beside_a_chunk_of_a_snapshot() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_set_between_prepare_and_commit() {
     let (world, _mysql, mut conn) = scene("xa_set", &[]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     run(&mut conn, &[insert(1)]).await;
     prepare(&mut conn, "a", &[insert(2), "UPDATE product SET price = 9 WHERE id = 1".to_owned()]).await;
     prepare(&mut conn, "before", &[insert(3)]).await;
@@ -88,7 +78,7 @@ async fn a_checkpoint_set_between_prepare_and_commit() {
     wait_for(&world, &first);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &between]).code, 0);
     wait_for(&world, &[&first[..], &["c4", "c2", "u1", "c5"]].concat());
-    assert!(progress(&world).prepared_rows.is_empty());
+    assert!(world.progress().prepared_rows.is_empty());
     world.assert_whole(producer);
 }
 
@@ -96,8 +86,7 @@ async fn a_checkpoint_set_between_prepare_and_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_identity_is_used_again_after_an_outcome_that_was_not_logged() {
     let (world, _mysql, mut conn) = scene("xa_reused", &[]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     prepare(&mut conn, "a", &[insert(1)]).await;
     run(&mut conn, &[insert(2)]).await;
     wait_for(&world, &["c2"]);
@@ -105,7 +94,7 @@ async fn an_identity_is_used_again_after_an_outcome_that_was_not_logged() {
     // In one phase: nothing waits for an outcome any more.
     run(&mut conn, &["XA START 'a'", &insert(3), "XA END 'a'", "XA COMMIT 'a' ONE PHASE"]).await;
     wait_for(&world, &["c2", "c3"]);
-    eventually("nothing waits", PATIENCE, || progress(&world).prepared_rows.is_empty().then_some(()));
+    eventually("nothing waits", PATIENCE, || world.progress().prepared_rows.is_empty().then_some(()));
     prepare(&mut conn, "a", &[insert(4)]).await;
     roll_back_unlogged(&mut conn, "a").await;
     prepare(&mut conn, "a", &[insert(5)]).await;
@@ -136,8 +125,7 @@ async fn an_identity_is_used_again_after_an_outcome_that_was_not_logged() {
     run(&mut conn, &["FLUSH BINARY LOGS"]).await;
     assert_eq!(producer.stop().code, 0);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
-    let mut producer = start(&world, "third");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "third");
     run(&mut conn, &["XA COMMIT 'a'", "XA COMMIT 'b'"]).await;
     wait_for(&world, &[&before[..], &["r2", "r3", "r5", "r7", "r8", "c11", "c21"]].concat());
     world.assert_whole(producer);

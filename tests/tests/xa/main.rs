@@ -80,12 +80,18 @@ fn start(world: &World, name: &str) -> Running {
     producer
 }
 
+/// The same, whose first epoch, or the one of a reset, is complete.
+fn start_with_snapshot(world: &World, name: &str) -> Running {
+    let mut producer = start(world, name);
+    producer.wait_for("snapshot complete");
+    producer
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_count_where_their_transaction_is_committed() {
     for (name, flags) in [("xa_order", &[][..]), ("xa_order_nogtid", &WITHOUT_GTIDS)] {
         let (world, _mysql, mut conn) = scene(name, flags).await;
-        let mut producer = start(&world, "first");
-        producer.wait_for("snapshot complete");
+        let producer = start_with_snapshot(&world, "first");
         run(&mut conn, &[insert(1)]).await;
         prepare(&mut conn, "a", &[insert(2), "UPDATE product SET price = 9 WHERE id = 1".to_owned()]).await;
         run(&mut conn, &[insert(3)]).await;
@@ -110,8 +116,7 @@ async fn rows_count_where_their_transaction_is_committed() {
 async fn what_is_not_kept_is_read_again() {
     for (name, flags) in [("xa_again", &[][..]), ("xa_zip", &["--binlog-transaction-compression=ON"])] {
         let (world, _mysql, mut conn) = scene(name, flags).await;
-        let mut producer = start(&world, "first");
-        producer.wait_for("snapshot complete");
+        let producer = start_with_snapshot(&world, "first");
         prepare(&mut conn, "small", &[insert(1)]).await;
         let many: Vec<String> = (1_001..=6_000).map(|id| format!("({id},REPEAT('x',90),'c',1,'2026-01-01')")).collect();
         let many = format!("INSERT INTO product VALUES {}", many.join(","));
@@ -141,8 +146,7 @@ async fn one_that_was_prepared_before_the_stream_began_is_looked_up() {
         prepare(&mut conn, &format!("n{xa}"), &[format!("INSERT INTO elsewhere.t VALUES ({xa})")]).await;
     }
     run(&mut conn, &["FLUSH BINARY LOGS"]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     wait_for(&world, &["r1"]);
     run(&mut conn, &["XA COMMIT 'n3'", "XA ROLLBACK 'n4'", "XA COMMIT 'ours'", "XA ROLLBACK 'undone'"]).await;
     run(&mut conn, &["XA COMMIT 'n0'", "XA COMMIT 'n1'", "XA COMMIT 'n2'", &insert(4)]).await;
@@ -158,8 +162,7 @@ async fn one_whose_binlog_is_purged_stops_it_until_a_reset() {
     run(&mut conn, &["FLUSH BINARY LOGS"]).await;
     let file: Option<(String, u64, String, String, String)> = conn.query_first("SHOW BINARY LOG STATUS").await.unwrap();
     run(&mut conn, &[format!("PURGE BINARY LOGS TO '{}'", file.unwrap().0)]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     run(&mut conn, &["XA COMMIT 'gone'"]).await;
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);

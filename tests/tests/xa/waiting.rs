@@ -4,7 +4,7 @@ use integration_tests::{Running, World, eventually};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{PATIENCE, WITHOUT_GTIDS, insert, prepare, run, scene, start, wait_for};
+use super::{PATIENCE, WITHOUT_GTIDS, insert, prepare, run, scene, start, start_with_snapshot, wait_for};
 
 const PURGE: &str = "producer_binlog_purge_seconds";
 
@@ -45,8 +45,7 @@ async fn purge(conn: &mut Conn) {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_binlog_is_counted_before_the_purge() {
     let (world, _mysql, mut conn) = scene("xa_needed", &["--binlog-expire-logs-seconds=3600"]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     doctor_says(&world, &["no transaction with rows of the table waits"]);
     prepare(&mut conn, "a", &[insert(1)]).await;
     run(&mut conn, &["FLUSH BINARY LOGS", &insert(2)]).await;
@@ -71,8 +70,7 @@ async fn its_binlog_is_counted_before_the_purge() {
 #[tokio::test(flavor = "multi_thread")]
 async fn its_binlog_is_purged() {
     let (world, _mysql, mut conn) = scene("xa_gone", &[]).await;
-    let mut producer = start(&world, "first");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "first");
     for xa in ["a", "b"] {
         prepare(&mut conn, xa, &[insert(i64::from(xa.as_bytes()[0]))]).await;
     }
@@ -90,8 +88,7 @@ async fn its_binlog_is_purged() {
     assert!(ended.code == 1 && ended.err.contains("the XA transaction X'62',X'',1, prepared at"), "{}", ended.err);
     assert!(ended.err.contains("checkpoint reset"), "{}", ended.err);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
-    let mut producer = start(&world, "third");
-    producer.wait_for("snapshot complete");
+    let producer = start_with_snapshot(&world, "third");
     wait_for(&world, &["c1", "r1", "r98"]);
     // Ended without the binlog: the server does not list it.
     prepare(&mut conn, "c", &[insert(99)]).await;
