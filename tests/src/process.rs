@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -116,16 +116,19 @@ impl Running {
     /// A path of its metrics server (`/metrics`, `/health`, `/ready`): status and body; `None` while it does not answer
     /// within two seconds. It needs `METRICS_LISTEN=127.0.0.1:0`.
     pub fn http(&self, path: &str) -> Option<(u16, String)> {
-        const SAID: &str = "readiness on http://";
-        let log = self.said();
-        let address = log.rsplit_once(SAID)?.1.split_whitespace().next()?.to_owned();
-        let mut stream = TcpStream::connect(address).ok()?;
+        let mut stream = TcpStream::connect(self.metrics_address()?).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let status = answer.split(' ').nth(1)?.parse().ok()?;
         Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    /// The address of its metrics server; `None` until it has said it.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        const SAID: &str = "readiness on http://";
+        self.said().rsplit_once(SAID)?.1.split_whitespace().next()?.parse().ok()
     }
 
     /// The value of a metric, by its name with its labels as `/metrics` shows it.

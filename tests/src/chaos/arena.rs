@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
+use pipeline::position::Progress;
 use pipeline::record::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -20,7 +20,7 @@ use xtask::services::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres,
 use super::load::{Load, Writer, connect};
 use super::probe::Tail;
 use super::token::{PROBES, Token};
-use crate::{Link, Proxy, Running, World};
+use crate::{Ended, Link, Proxy, Running, World};
 
 /// How many consumers run when nothing else is said.
 pub const CONSUMERS: usize = 5;
@@ -269,6 +269,12 @@ impl Arena {
         logs
     }
 
+    /// What `verify` with these arguments says of all that is there. The load should be paused.
+    pub(crate) fn verify(&self, arguments: &[&str]) -> Ended {
+        let logs: Vec<String> = self.logs().iter().map(|logs| logs.display().to_string()).collect();
+        self.world.run("verify", &[&["--wait", "90s", "--logs", &logs.join(",")], arguments].concat())
+    }
+
     fn arrive(&mut self, places: &[usize]) -> Result<Duration> {
         let started = Instant::now();
         let deadline = started + ARRIVAL;
@@ -351,10 +357,7 @@ impl Arena {
     /// # Errors
     /// When Kafka does not answer.
     pub fn progress(&self) -> Result<Option<Progress>> {
-        let kafka = self.world.kafka();
-        let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", self.world.name));
-        let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
-        Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
+        self.world.find_progress()
     }
 
     /// The epoch that is committed to Kafka; 0 when there is none.

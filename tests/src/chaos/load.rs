@@ -144,13 +144,18 @@ impl Shared {
     }
 }
 
-/// A connection to MySQL on this port, in UTC.
+/// The administrator's connection to MySQL on this port, in UTC.
 pub(crate) async fn connect(port: u16, database: Option<&str>) -> Result<Conn> {
+    connect_as(ADMIN, port, database).await
+}
+
+/// The same of the user with this name and password.
+pub(crate) async fn connect_as((user, password): (&str, &str), port: u16, database: Option<&str>) -> Result<Conn> {
     let options = OptsBuilder::default()
         .ip_or_hostname("127.0.0.1")
         .tcp_port(port)
-        .user(Some(ADMIN.0))
-        .pass(Some(ADMIN.1))
+        .user(Some(user))
+        .pass(Some(password))
         .db_name(database)
         .prefer_socket(false)
         .setup(vec!["SET time_zone = '+00:00', transaction_isolation = 'READ-COMMITTED'"]);

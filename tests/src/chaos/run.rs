@@ -255,8 +255,7 @@ struct Verified {
 fn conclude(arena: &mut Arena) -> Result<(Verified, Verdict)> {
     arena.servers.heal_links();
     arena.settle()?;
-    let logs: Vec<String> = arena.logs().iter().map(|logs| logs.display().to_string()).collect();
-    let ended = arena.world.run("verify", &["--wait", "90s", "--json", "--logs", &logs.join(",")]);
+    let ended = arena.verify(&["--json"]);
     let verified: Verified = serde_json::from_str(&ended.out)
         .with_context(|| format!("verify ended with {} and prints no report:\n{}", ended.code, ended.err))?;
     let verdict = judge(&arena.load.ledger(), &arena.world.kafka())?;

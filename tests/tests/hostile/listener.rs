@@ -14,9 +14,7 @@ const CONNECTIONS: usize = 64;
 const TIME: Duration = Duration::from_secs(10);
 
 fn connect(consumer: &Running, bytes: &[u8]) -> TcpStream {
-    let log = consumer.said();
-    let address = log.rsplit_once("readiness on http://").unwrap().1.split_whitespace().next().unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
+    let mut stream = TcpStream::connect(consumer.metrics_address().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(bytes).unwrap();
     stream

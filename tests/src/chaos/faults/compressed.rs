@@ -44,10 +44,20 @@ fn compressed_transaction(arena: &mut Arena) -> Result<()> {
     arena.probe()?;
     arena.commit_direct(&[compress, deletes])?;
     arena.probe()?;
+    check_memory(arena)
+}
+
+/// Fails when the running producer has ever had more memory than a large transaction may cost.
+pub(super) fn check_memory(arena: &Arena) -> Result<()> {
     let producer = arena.producer.as_ref().context("the producer does not run")?;
-    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid()))?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    let peak: u64 = peak.trim().trim_end_matches(" kB").parse()?;
-    ensure!(peak * 1024 < 170 * MIB, "the producer took {} MiB", peak / 1024);
+    let peak = peak_memory(producer.pid()).context("no VmHWM")?;
+    ensure!(peak < 170 * MIB, "the producer took {} MiB", peak / MIB);
     Ok(())
+}
+
+/// The most memory that a process has had, in bytes; `None` when it has ended.
+pub(super) fn peak_memory(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }

@@ -7,6 +7,7 @@ mod links;
 mod people;
 mod places;
 mod points;
+mod poison;
 mod processes;
 mod servers;
 mod sinks;
@@ -45,6 +46,9 @@ pub static FAULTS: &[&[Fault]] = &[
     servers::HISTORY,
     servers::STORES,
     places::FAULTS,
+    poison::MYSQL,
+    poison::TOPIC,
+    poison::BESIDE,
     people::FAULTS,
     sinks::FAULTS,
     two_machines::FAULTS,

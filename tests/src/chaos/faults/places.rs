@@ -1,4 +1,4 @@
-//! Disks, clocks, topics and records, as time and strangers leave them.
+//! Disks, clocks and topics, as time and other people leave them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,6 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use pipeline::kafka;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::Fault;
 use super::people::{Who, ask, refuses, some_consumer, stop_producer};
@@ -40,14 +38,6 @@ pub(super) const FAULTS: &[Fault] = &[
         weight: 2,
         quick: true,
         run: clock_set_back,
-    },
-    Fault {
-        name: "poison-record",
-        expects: "garbage, an unknown schema and a value without its header, from a foreign producer, become dead letters \
-                  with their reasons",
-        weight: 2,
-        quick: true,
-        run: poison_record,
     },
     Fault {
         name: "million-rows",
@@ -172,64 +162,6 @@ fn clock_set_back(arena: &mut Arena) -> Result<()> {
     ensure!(ended.code == 0, "the consumer left with {}:\n{}", ended.code, ended.err);
     arena.start_all();
     Ok(())
-}
-
-/// How many dead letters have this reason.
-fn dead_letters(arena: &Arena, reason: &str) -> Result<usize> {
-    let settings = arena.world.kafka();
-    let mut count = 0;
-    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {
-        let origin = kafka::header(message, "origin").unwrap_or_default();
-        count += usize::from(String::from_utf8_lossy(origin).contains(reason));
-        Ok(())
-    })?;
-    Ok(count)
-}
-
-/// A record that is none of ours, and what its dead letter says.
-struct Poison {
-    key: &'static str,
-    value: &'static [u8],
-    with_header: bool,
-    reason: &'static str,
-}
-
-fn poison_record(arena: &mut Arena) -> Result<()> {
-    const SOURCE: &[u8] = br#"{"op":"u","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
-    arena.resume_load();
-    let garbage = Poison {
-        key: "-5",
-        value: b"\xde\xad\xbe\xef",
-        with_header: true,
-        reason: "the value is not a product: begins with byte 0xde",
-    };
-    let unknown = Poison {
-        key: "-6",
-        value: &[0, 0x7f, 0, 0, 1, 11, 0, 0, 0, 0],
-        with_header: true,
-        reason: "the registry has no schema 2130706433",
-    };
-    let bare = Poison {
-        key: "-7",
-        value: &[0, 0, 0, 0, 1, 13, 0, 0, 0, 0],
-        with_header: false,
-        reason: "it has no header source",
-    };
-    let settings = arena.world.kafka();
-    let producer: BaseProducer = kafka::client_config(&settings).create()?;
-    for poison in [garbage, unknown, bare] {
-        let before = dead_letters(arena, poison.reason)?;
-        let mut record = BaseRecord::to(&settings.topic).key(poison.key).payload(poison.value);
-        if poison.with_header {
-            record = record.headers(OwnedHeaders::new().insert(Header { key: "source", value: Some(SOURCE) }));
-        }
-        producer.send(record).map_err(|(e, _)| e)?;
-        producer.flush(SOON)?;
-        wait_for(&format!("a dead letter says {:?}", poison.reason), SOON, || {
-            dead_letters(arena, poison.reason).is_ok_and(|now| now == before + 1).then_some(())
-        })?;
-    }
-    arena.check_running()
 }
 
 fn million_rows(arena: &mut Arena) -> Result<()> {

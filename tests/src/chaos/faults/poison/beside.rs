@@ -1,0 +1,156 @@
+//! Someone who reaches a metrics port, or who may put files into the updater's folder.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mysql_async::prelude::Queryable;
+use rand::Rng;
+
+use super::super::Fault;
+use super::super::compressed::peak_memory;
+use super::{SOON, withstands};
+use crate::Running;
+use crate::chaos::{Arena, wait_for};
+
+pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "poison-metrics",
+        expects: "450 half-open connections to the metrics port of a program: it answers at /ready, works on, and holds few \
+                  of them",
+        weight: 2,
+        quick: false,
+        run: poison_metrics,
+    },
+    Fault {
+        name: "poison-csv",
+        expects: "a CSV file with a line of 64 MB and an open quote, links to files with secrets, and bytes that are no UTF-8: \
+                  rejected, and the rows beside them are applied",
+        weight: 2,
+        quick: false,
+        run: poison_csv,
+    },
+];
+
+const MIB: u64 = 1 << 20;
+
+fn poison_metrics(arena: &mut Arena) -> Result<()> {
+    /// Connections at a time (`pipeline::telemetry`), and descriptors that clients of Kafka open and close meanwhile.
+    const MOST: usize = 64 + 32;
+    withstands(arena, |arena| {
+        let number = arena.chance.random_range(0..=arena.consumers.len());
+        let begins: [&[u8]; 3] = [b"GET /ready HTTP/1.1\r\nX-Slow: ", b"GE", b""];
+        let before = descriptors(program(arena, number)?)?;
+        let address = program(arena, number)?.metrics_address().context("it has no metrics port")?;
+        let mut held = Vec::new();
+        for n in 0..450 {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).context("to connect")?;
+            // It may have been closed for a later one.
+            let _sent = stream.write_all(begins[n % begins.len()]);
+            held.push(stream);
+        }
+        arena.probe()?;
+        let program = program(arena, number)?;
+        let (answer, now) = (program.http("/ready"), descriptors(program)?);
+        ensure!(answer.as_ref().is_some_and(|(code, _)| *code == 200), "/ready says {answer:?}\n{}", program.log_end());
+        ensure!(now <= before + MOST, "{before} descriptors before, {now} with {} connections", held.len());
+        ensure!(!program.said().contains("Too many open files"), "{}", program.log_end());
+        Ok(Vec::new())
+    })?;
+    Ok(())
+}
+
+/// A consumer by its number, or the producer behind them.
+fn program(arena: &Arena, number: usize) -> Result<&Running> {
+    arena.consumers.get(number).unwrap_or(&arena.producer).as_ref().context("it does not run")
+}
+
+fn descriptors(running: &Running) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", running.pid()))?.count())
+}
+
+/// Ids of the rows in the files.
+const IDS: std::ops::RangeInclusive<i64> = -4_099..=-4_000;
+
+fn poison_csv(arena: &mut Arena) -> Result<()> {
+    withstands(arena, |arena| {
+        let deleted = format!("DELETE FROM product WHERE id BETWEEN {} AND {}", IDS.start(), IDS.end());
+        arena.commit_direct(&[deleted])?;
+        let data = arena.world.folder.join("data");
+        write_files(&data)?;
+        update(arena, &data)?;
+        fs::remove_dir_all(&data)?;
+        let count = format!("SELECT COUNT(*) FROM product WHERE id BETWEEN {} AND {}", IDS.start(), IDS.end());
+        let count: Option<usize> = arena.block_on(arena.mysql()?.query_first(count))?;
+        ensure!(count == Some(APPLIED), "{count:?} of the {APPLIED} good rows were applied");
+        Ok(Vec::new())
+    })?;
+    Ok(())
+}
+
+const HEADER: &[u8] = b"id,name,category,price,last_updated\n";
+/// Rows of the files that nothing is wrong with.
+const APPLIED: usize = 24;
+/// What must not be shown.
+const SECRET: &str = "hunter2-of-another-file";
+
+fn row(id: i64, name: &[u8]) -> Vec<u8> {
+    [format!("{id},").as_bytes(), name, b",C,1.00,2027-01-01 00:00:00\n"].concat()
+}
+
+/// In the order of their names: two links, a row that is no UTF-8, a line without an end, good rows.
+fn write_files(data: &Path) -> Result<()> {
+    fs::create_dir_all(data)?;
+    let other = data.join("other.txt");
+    fs::write(&other, [HEADER, &row(-4_050, SECRET.as_bytes())].concat())?;
+    symlink("/proc/self/environ", data.join("a.csv"))?;
+    symlink(&other, data.join("b.csv"))?;
+    fs::write(
+        data.join("c.csv"),
+        [HEADER, &row(-4_000, b"a"), &row(-4_001, b"\xff\xfe"), &row(-4_002, b"b")].concat(),
+    )?;
+    let mut long = File::create(data.join("d.csv"))?;
+    long.write_all(&[HEADER, &row(-4_003, b"a"), &row(-4_004, b"b"), b"-4005,\""].concat())?;
+    // A hole, which takes no room on the disk.
+    long.set_len(64 * MIB)?;
+    let good: Vec<u8> = (0..20).flat_map(|n| row(-4_010 - n, b"good")).collect();
+    fs::write(data.join("e.csv"), [HEADER, &good].concat())?;
+    Ok(())
+}
+
+/// Runs the updater over the folder: it ends with 0, has put aside what is bad, and has shown no secret.
+fn update(arena: &Arena, data: &Path) -> Result<()> {
+    let command = arena.world.command("product-updater", &["--no-pause", "--data", &data.display().to_string()]);
+    let mut updater = Running::start(command, "product-updater", arena.world.folder.join("product-updater.log"));
+    let (mut peak, pid) = (0, updater.pid());
+    wait_for("the updater ends", SOON, || {
+        peak = peak_memory(pid).unwrap_or(peak);
+        (!updater.is_running()).then_some(())
+    })?;
+    let said = updater.said();
+    let ended = updater.wait();
+    ensure!(ended.code == 0, "the updater ends with {}:\n{said}", ended.code);
+    ensure!(peak < 64 * MIB, "the updater took {} MiB", peak / MIB);
+    let folder = Path::new(arena.world.get("UPDATER_REJECTS"));
+    for (name, reason) in [
+        ("a", "symbolic link"),
+        ("b", "symbolic link"),
+        ("c", "UTF-8"),
+        ("d", "the quote that opens the field is never closed"),
+    ] {
+        let rejects = fs::read(folder.join(format!("{name}.rejects.csv"))).context("the rejects")?;
+        let rejects = String::from_utf8_lossy(&rejects);
+        let shown: String = rejects.chars().take(500).collect();
+        ensure!(rejects.contains(reason), "{name}.csv: {reason:?} is not in\n{shown}");
+        ensure!(rejects.matches("\n").count() == 2, "{name}.csv has more than one reject:\n{shown}");
+        for secret in [SECRET, "DB_PASSWORD"] {
+            ensure!(!rejects.contains(secret) && !said.contains(secret), "{secret} is shown:\n{shown}\n{said}");
+        }
+    }
+    ensure!(!folder.join("e.rejects.csv").exists(), "a good row was rejected");
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What somebody with few rights sends to stop the pipeline: a user of MySQL with rights on another database, or on the
+//! rows of the table alone; a writer of the topic or of schemas; someone who reaches a metrics port or the folder of CSV
+//! files.
+//!
+//! The users of MySQL are real ones with just these rights. The arena's Kafka and registry ask nobody for a name: whoever
+//! writes there does nothing but write.
+
+mod beside;
+mod mysql;
+mod topic;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pipeline::kafka;
+use rdkafka::Message;
+use serde::Deserialize;
+
+use crate::chaos::{Arena, wait_for};
+
+/// The faults of this family.
+pub(super) use beside::FAULTS as BESIDE;
+pub(super) use mysql::FAULTS as MYSQL;
+pub(super) use topic::FAULTS as TOPIC;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// The header `origin` of a dead letter.
+#[derive(Debug, Deserialize)]
+struct Origin {
+    reason: String,
+    /// Bytes that the letter lacks, by part: `key`, `value`, `header`.
+    #[serde(default)]
+    cut: BTreeMap<String, usize>,
+}
+
+/// A dead letter.
+#[derive(Debug)]
+struct Letter {
+    origin: Origin,
+    /// Bytes of its key and of its value.
+    sizes: [usize; 2],
+}
+
+/// All dead letters in the order in which they were written.
+fn letters(arena: &Arena) -> Result<Vec<Letter>> {
+    let settings = arena.world.kafka();
+    let mut letters = Vec::new();
+    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {
+        let origin = kafka::header(message, "origin").unwrap_or_default();
+        let origin = serde_json::from_slice(origin);
+        // The scan takes errors of the pipeline alone.
+        let origin = origin.unwrap_or_else(|e| Origin { reason: format!("no origin: {e}"), cut: BTreeMap::new() });
+        let sizes = [message.key(), message.payload()].map(|part| part.map_or(0, <[u8]>::len));
+        letters.push(Letter { origin, sizes });
+        Ok(())
+    })?;
+    Ok(letters)
+}
+
+/// Does `act`, which returns the reasons of the dead letters that must follow; returns those letters. There must be one for
+/// each reason and no other. Nothing may end or begin another epoch; changes must arrive, and all must be ready.
+fn withstands(arena: &mut Arena, act: impl FnOnce(&mut Arena) -> Result<Vec<String>>) -> Result<Vec<Letter>> {
+    arena.resume_load();
+    let (epoch, before) = (arena.epoch()?, letters(arena)?.len());
+    let mut missing = act(arena)?;
+    let wanted = before + missing.len();
+    let parked = wait_for(&format!("{} more dead letters", missing.len()), SOON, || {
+        letters(arena).is_ok_and(|letters| letters.len() >= wanted).then_some(())
+    });
+    if let Err(error) = parked {
+        arena.check_running()?;
+        let found: Vec<_> = letters(arena)?.into_iter().skip(before).map(|letter| letter.origin.reason).collect();
+        return Err(error.context(format!("of {missing:?} there is {found:?}")));
+    }
+    // Each partition gets a change, so that whatever was written to it has been read.
+    arena.settle()?;
+    arena.resume_load();
+    arena.all_ready()?;
+    let letters: Vec<Letter> = letters(arena)?.into_iter().skip(before).collect();
+    for letter in &letters {
+        let reason = &letter.origin.reason;
+        let at = missing.iter().position(|wanted| reason.contains(wanted.as_str()));
+        missing.swap_remove(at.with_context(|| format!("a dead letter says {reason:?}, expected are {missing:?}"))?);
+    }
+    ensure!(missing.is_empty(), "no dead letter says {missing:?}");
+    ensure!(arena.epoch()? == epoch, "epoch {} has begun", arena.epoch()?);
+    arena.check_running()?;
+    Ok(letters)
+}
