@@ -38,8 +38,9 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
         }),
         State::Written(written) if written.source != source => refuse(
             format!("it belongs to {}, but the source is {source}", written.source),
-            "Give each source its own producer.time_track and kafka.topic. If only the file is wrong, \
-             `cdc-producer checkpoint restore` writes it from the position in Kafka",
+            "Give each source its own producer.time_track and kafka.topic. If the source has another name now, ask for a replay \
+             with `cdc-producer checkpoint reset`. If only the file is wrong, `cdc-producer checkpoint restore` writes it \
+             from the position in Kafka",
         ),
         State::Written(written) => match kafka {
             None => refuse(
