@@ -87,7 +87,10 @@ fn value_name(kind: Kind) -> &'static str {
     }
 }
 
-fn heading(key: &str) -> &'static str {
+/// The heading of a program's own settings.
+pub(super) const OWN: &str = "What it does";
+
+pub(super) fn heading(key: &str) -> &'static str {
     match key.split(['.', '_']).next().unwrap_or("") {
         "DB" | "db" => "MySQL",
         "kafka" => "Kafka",
@@ -95,7 +98,7 @@ fn heading(key: &str) -> &'static str {
         "postgres" => "PostgreSQL",
         "rules" => "Rules",
         "metrics" | "log" => "Observing",
-        _ => "What it does",
+        _ => OWN,
     }
 }
 

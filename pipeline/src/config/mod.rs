@@ -7,6 +7,8 @@
 //! Invariant: a [`Settings`] holds only values that have the form of their setting. What concerns several settings at
 //! once is checked by the validated types ([`KafkaSettings`] and its like). Not here: whether a server answers.
 
+#[cfg(test)]
+mod document;
 mod flags;
 mod settings;
 pub mod table;
