@@ -99,7 +99,7 @@ fn poison_record(arena: &mut Arena) -> Result<()> {
 }
 
 fn poison_schema(arena: &mut Arena) -> Result<()> {
-    const LEVELS: &str = "more than 64 levels, which is the limit";
+    const LEVELS: &str = "it has more than 64 levels";
     // Each time another schema, so that it gets another id, which no consumer knows.
     let name: u64 = arena.chance.random();
     let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
@@ -122,8 +122,8 @@ fn poison_schema(arena: &mut Arena) -> Result<()> {
             // 2 kB that are a thousand levels: a stack that overflows.
             (&ours, evolved(0, list), vec![2; 2_000], LEVELS),
             (&ours, evolved(1, array), vec![2; 2_000], LEVELS),
-            (&ours, evolved(2, &doubling), vec![2], "more than 100000 values, which is the limit"),
-            (&ours, evolved(3, &long), vec![2, 0], "and the limit is 262144"),
+            (&ours, evolved(2, &doubling), vec![2], "it has more than 100000 values"),
+            (&ours, evolved(3, &long), vec![2, 0], "limit is 262144"),
             (&guests, list.replace('L', &format!("L{name}")), vec![2; 2_000], "is one of another subject"),
         ] {
             let schema = SuppliedSchema::new(None, SchemaType::Avro, schema);
