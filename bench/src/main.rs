@@ -50,7 +50,7 @@ struct Cli {
     /// Leave Debezium out
     #[arg(long)]
     alone: bool,
-    /// Write docs/benchmarks.md, docs/benchmarks.json and the charts
+    /// Write reports/benchmarks.md, reports/benchmarks.json and the charts
     #[arg(long)]
     write: bool,
 }
@@ -90,7 +90,7 @@ fn run(cli: Cli) -> Result<()> {
         println!("{} took {:.0} s", name(case), begun.elapsed().as_secs_f64());
         // Should a later case fail, what was measured is there.
         if cli.write {
-            report.write(&background::root().join("docs"))?;
+            report.write(&background::root().join("reports"))?;
         }
     }
     stand.stack.kill()
@@ -121,7 +121,7 @@ fn commit() -> String {
         let git = Command::new("git").args(arguments).current_dir(background::root()).output();
         git.map(|git| String::from_utf8_lossy(&git.stdout).trim().to_owned()).unwrap_or_default()
     };
-    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!*.md"]);
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!reports", ":!*.md"]);
     git(&["rev-parse", "--short", "HEAD"]) + if changed.is_empty() { "" } else { "-dirty" }
 }
 

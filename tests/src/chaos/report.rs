@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// The form of `--json` and of `docs/chaos-report.json`; its keys stay.
+/// The form of `--json` and of `reports/chaos-report.json`; its keys stay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The seed of each round.
