@@ -101,7 +101,10 @@ fn run<S: AsRef<str>>(arena: &Arena, conn: &mut Conn, statements: &[S]) -> Resul
 /// Statements of somebody who may not touch the table `DB.product`, each list in a session with defaults. Read in the wrong
 /// way, one of each list renames, changes or drops it.
 const STATEMENTS: [&[&str]; 18] = [
-    &["SET sql_mode = 'NO_BACKSLASH_ESCAPES'", r"ALTER TABLE t COMMENT '\', COMMENT ' RENAME TO DB.product '"],
+    &[
+        "SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
+        r"ALTER TABLE t COMMENT '\', COMMENT ', RENAME TO DB.product, COMMENT '",
+    ],
     &[
         "SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
         r"CREATE TABLE n (a INT COMMENT '\', b INT COMMENT '); DROP TABLE DB.product; ')",
@@ -112,16 +115,16 @@ const STATEMENTS: [&[&str]; 18] = [
         r#"ALTER TABLE t ADD COLUMN "\" INT, ADD COLUMN ", RENAME TO DB.product, x" INT"#,
         r#"ALTER TABLE t DROP COLUMN "\", DROP COLUMN ", RENAME TO DB.product, x""#,
     ],
-    &["SET sql_mode = 'ANSI_QUOTES'", r#"ALTER TABLE t COMMENT 'a"', COMMENT ' RENAME TO DB.product "b'"#],
+    &["SET sql_mode = 'ANSI_QUOTES'", r#"ALTER TABLE t COMMENT 'a"', COMMENT ', RENAME TO DB.product, COMMENT "b'"#],
     &[r"ALTER TABLE t COMMENT 'it\'s, RENAME TO DB.product, COMMENT \''"],
-    &["ALTER TABLE t COMMENT 'it''s', COMMENT \"\"\" RENAME TO DB.product, COMMENT \"\"\""],
+    &["ALTER TABLE t COMMENT 'it''s', COMMENT \"\"\", RENAME TO DB.product, COMMENT \"\"\""],
     &["ALTER TABLE t /* ', RENAME TO DB.product, ' */ COMMENT 'a' -- ', RENAME TO DB.product"],
     &["ALTER TABLE t COMMENT 'a' # ', RENAME TO DB.product\n, COMMENT 'b'"],
     &["ALTER TABLE t COMMENT 'a' /*!99999 , RENAME TO DB.product */"],
     // The second byte of a character is a backslash.
-    &["SET NAMES gbk", "ALTER TABLE t COMMENT '\u{bf}\\', COMMENT ' RENAME TO DB.product '"],
-    &["SET NAMES sjis", "ALTER TABLE t COMMENT '\u{95}\\', COMMENT ' RENAME TO DB.product '"],
-    &["SET NAMES big5", "ALTER TABLE t COMMENT '\u{a5}\\', COMMENT ' RENAME TO DB.product '"],
+    &["SET NAMES gbk", "ALTER TABLE t COMMENT '\u{bf}\\', COMMENT ', RENAME TO DB.product, COMMENT '"],
+    &["SET NAMES sjis", "ALTER TABLE t COMMENT '\u{95}\\', COMMENT ', RENAME TO DB.product, COMMENT '"],
+    &["SET NAMES big5", "ALTER TABLE t COMMENT '\u{a5}\\', COMMENT ', RENAME TO DB.product, COMMENT '"],
     &["RENAME TABLE t TO `DB.product`", "TRUNCATE `DB.product`", "RENAME TABLE `DB.product` TO t"],
     &[
         "CREATE TABLE product (id INT PRIMARY KEY, price INT)",
