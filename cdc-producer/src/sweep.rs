@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
-use pipeline::kafka::LastRecords;
+use pipeline::kafka::{self, LastRecords};
 use pipeline::position::{CompleteSnapshot, Progress, SweepCursor, compare_files};
+use pipeline::record::{Op, SOURCE_HEADER, Source};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use tokio::sync::watch;
@@ -237,8 +238,10 @@ impl Sweep {
             let records = LastRecords::new(&topic.settings)?;
             let mut collector = Collector::new(from, limit);
             while let Some(end) = begin.get(collector.cursor.partition) {
-                topic.read(&records, collector.cursor.partition, 0..*end, &mut |key, message| {
-                    collector.take(key, message.payload().is_some());
+                topic.read(&records, collector.cursor.partition, 0..*end, &mut |key, record| match record {
+                    Found::State | Found::Foreign => collector.take(key, true),
+                    Found::Tombstone => collector.take(key, false),
+                    Found::ForeignTombstone => {}
                 })?;
                 if !collector.end_partition() {
                     break;
@@ -263,8 +266,10 @@ impl Sweep {
                     if pass.gone.lock().is_empty() {
                         break;
                     }
-                    topic.read(&records, partition, begin[partition]..bounds[partition].end, &mut |key, _| {
-                        pass.gone.lock().remove(&key);
+                    topic.read(&records, partition, begin[partition]..bounds[partition].end, &mut |key, record| {
+                        if matches!(record, Found::State | Found::Tombstone) {
+                            pass.gone.lock().remove(&key);
+                        }
                     })?;
                 }
                 let is_last = pass.next.partition == topic.partitions;
@@ -276,14 +281,34 @@ impl Sweep {
     }
 }
 
+/// What a record of the topic says of its key. Consumers take no record without our header, so such a one neither hides a
+/// product that is gone nor stands for one that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    State,
+    Tombstone,
+    Foreign,
+    ForeignTombstone,
+}
+
+fn found(message: &BorrowedMessage<'_>) -> Found {
+    let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
+    match (message.payload(), source.map(|source| source.op == Op::Delete)) {
+        (Some(_), Some(false)) => Found::State,
+        (None, Some(true)) => Found::Tombstone,
+        (Some(_), _) => Found::Foreign,
+        (None, _) => Found::ForeignTombstone,
+    }
+}
+
 impl Topic {
-    /// Hands the committed records of a partition whose key is an id to `each`.
+    /// Hands the committed records of a partition whose key is the plain form of an id to `each`.
     fn read(
         &self,
         records: &LastRecords,
         partition: usize,
         range: Range<i64>,
-        each: &mut dyn FnMut(i64, &BorrowedMessage<'_>),
+        each: &mut dyn FnMut(i64, Found),
     ) -> Result<()> {
         let stops = || self.stop.load(Ordering::Relaxed);
         let (end, mut said) = (range.end, Instant::now());
@@ -292,9 +317,9 @@ impl Topic {
                 said = Instant::now();
                 tracing::info!(partition, offset = message.offset(), end, "looking for keys that are gone");
             }
-            let key = message.key().and_then(|k| std::str::from_utf8(k).ok()).and_then(|k| k.parse().ok());
-            if let Some(key) = key {
-                each(key, message);
+            let text = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+            if let Some(key) = text.parse::<i64>().ok().filter(|key| itoa::Buffer::new().format(*key) == text) {
+                each(key, found(message));
             }
             Ok(())
         })?;

@@ -2,6 +2,7 @@
 //! happened to the checkpoint topic, the number of the epoch, the table or the topic; and what the topic can't tell is said.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+mod foreign;
 mod postgres;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
