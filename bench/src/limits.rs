@@ -66,6 +66,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
             endpoint: Arc::new(endpoint),
             conn,
             chunk_rows: 1,
+            chunk_bytes: 1,
             letters: None,
             sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),
             batches: batch_sender,

@@ -9,10 +9,10 @@ use std::borrow::Cow;
 use pipeline::convert::{self, CivilTime, Refusal};
 use pipeline::error::{Error, Result};
 use pipeline::record::{Micros, Op, Price, Product};
-use pipeline::refused_row::RefusedRow;
+use pipeline::refused_row::{MALFORMED, RefusedRow};
 use pipeline::table::{ColumnType, Field, SourceTable, check};
 
-use crate::binlog::{ColumnKind, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
+use crate::binlog::{ColumnKind, Date, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use crate::dump::Event;
 
 /// A changed table does not change the rows that were written before.
@@ -136,7 +136,7 @@ impl Plan {
                 last_updated: time_of(last_updated).map_err(of(Field::LastUpdated))?,
             })
         };
-        match product() {
+        match product().and_then(|product| self.table.fits(product)) {
             Ok(product) => Ok(Ok(product)),
             Err((field, refusal)) => self.refuse(field, refusal, &values[0], values).map(Err),
         }
@@ -161,9 +161,7 @@ impl Plan {
         if refusal.of_column {
             return Err(refused(&self.table, field, &refusal));
         }
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let values = values.each_ref().map(|value| value.to_text_protocol().map(text));
-        Ok(Box::new(RefusedRow { id, field, refusal, values }))
+        Ok(Box::new(RefusedRow::new(id, field, refusal, values.each_ref().map(shown))))
     }
 }
 
@@ -186,6 +184,24 @@ fn refused_update(
         Ok(product) => each(RowChange::Created(product)),
         Err(row) => each(RowChange::Refused(if is_another { Op::Create } else { Op::Update }, row)),
     }
+}
+
+/// A value as a dead letter shows it; a snapshot's has the same text.
+fn shown(value: &Value<'_>) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Malformed => MALFORMED.to_owned(),
+        Value::Float(f) => f.to_string(),
+        Value::Double(f) => f.to_string(),
+        Value::Date(d) => civil(d, 0, 0, 0, 0).to_string(),
+        Value::DateTime(t) => civil(&t.date, t.hour, t.minute, t.second, t.micros).to_string(),
+        Value::Timestamp(t) => CivilTime::of_timestamp(t.micros).to_string(),
+        other => String::from_utf8_lossy(&other.to_text_protocol().unwrap_or_default()).into_owned(),
+    })
+}
+
+fn civil(date: &Date, hour: u8, minute: u8, second: u8, micros: u32) -> CivilTime {
+    CivilTime { year: date.year, month: date.month, day: date.day, hour, minute, second, micros }
 }
 
 fn id_of(value: &Value<'_>) -> Result<i64, Refusal> {
@@ -218,6 +234,7 @@ fn text<'v>(value: &'v Value<'_>) -> Result<Option<&'v str>, Refusal> {
         Value::Text(Cow::Borrowed(text)) => Ok(Some(text)),
         Value::Text(Cow::Owned(text)) => Ok(Some(text)),
         Value::Enum { label, .. } => Ok(Some(label)),
+        Value::Malformed => Err(convert::malformed_text()),
         other => Err(unexpected(other)),
     }
 }
@@ -242,24 +259,8 @@ fn time_of(value: &Value<'_>) -> Result<Option<Micros>, Refusal> {
     match value {
         Value::Null => return Ok(None),
         Value::Timestamp(t) => convert::time_from_timestamp(t.micros),
-        Value::DateTime(t) => convert::time_from_civil(CivilTime {
-            year: t.date.year,
-            month: t.date.month,
-            day: t.date.day,
-            hour: t.hour,
-            minute: t.minute,
-            second: t.second,
-            micros: t.micros,
-        }),
-        Value::Date(d) => convert::time_from_civil(CivilTime {
-            year: d.year,
-            month: d.month,
-            day: d.day,
-            hour: 0,
-            minute: 0,
-            second: 0,
-            micros: 0,
-        }),
+        Value::DateTime(t) => convert::time_from_civil(civil(&t.date, t.hour, t.minute, t.second, t.micros)),
+        Value::Date(d) => convert::time_from_civil(civil(d, 0, 0, 0, 0)),
         other => Err(unexpected(other)),
     }
     .map(Some)

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,7 +13,7 @@ use mysql_async::Conn;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
 use pipeline::position::{LastTransaction, Progress};
-use pipeline::record::{Op, Source};
+use pipeline::record::{Micros, Op, Source};
 use pipeline::refused_row::{Letters, RefusedRow};
 use pipeline::table::SourceTable;
 use tokio::sync::mpsc;
@@ -58,6 +59,8 @@ pub struct Reader {
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
+    /// Bytes of a chunk, and one row more.
+    pub chunk_bytes: usize,
     /// Makes dead letters of rows that can't be carried; without it they stop the stream.
     pub letters: Option<Letters>,
     /// Deletes in the topic what is gone from the table, at the end of a snapshot.
@@ -83,6 +86,8 @@ struct State {
     /// The transaction that is passed over: it was read before.
     passed: Option<LastTransaction>,
     chunk: Option<Chunk>,
+    /// Rows that the next chunk is asked for, at most.
+    chunk_limit: usize,
     plan: Option<(u64, Vec<u8>, Plan)>,
     /// Tables of the open transaction that are not ours.
     others: HashSet<u64>,
@@ -115,9 +120,11 @@ struct Group {
     batch_start: Option<usize>,
 }
 
-/// Says which row was parked, once a batch: the metric counts them all.
+/// Says which row was parked, at most once a second: the metric counts them all.
 pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
-    if batch.parked() == 1 {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    let now = Micros::now().0 / 1_000_000;
+    if batch.parked() == 1 && LAST.swap(now, Ordering::Relaxed) != now {
         tracing::warn!(
             row = %row.id,
             column = row.field.name(),
@@ -140,6 +147,7 @@ impl Reader {
             head: None,
             passed: None,
             chunk: None,
+            chunk_limit: self.chunk_rows,
             plan: None,
             others: HashSet::new(),
             prepared: Prepared::default(),
@@ -428,10 +436,13 @@ impl Reader {
                 return self.sweep(state).await;
             }
             let Some(chunk) = &mut state.chunk else {
-                let form =
-                    ChunkForm { limit: self.chunk_rows, schema_id: self.schema_id, parks: self.letters.is_some() };
+                // The server sends what is asked for, so a table of long rows is asked for fewer of them.
+                let limit = state.chunk_limit.clamp(1, self.chunk_rows);
+                let (schema_id, parks) = (self.schema_id, self.letters.is_some());
+                let form = ChunkForm { limit, bytes: self.chunk_bytes, schema_id, parks };
                 let (conn, position) = (&mut self.conn, &self.progress.position);
                 let chunk = Chunk::read(conn, &self.table, position, snapshot.after, form).await?;
+                state.chunk_limit = chunk.cut_at().unwrap_or(limit.saturating_mul(2));
                 failpoint::at("producer.chunk-read");
                 state.chunk = Some(chunk);
                 continue;

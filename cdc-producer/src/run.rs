@@ -216,6 +216,7 @@ async fn stream(
         endpoint: Arc::clone(endpoint),
         conn,
         chunk_rows: settings.chunk_rows,
+        chunk_bytes: settings.memory,
         letters,
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
         known,
@@ -284,7 +285,9 @@ async fn stream(
             if matches!(failure, Failure::Fenced(_)) || memory.outlived {
                 memory.fenced += 1;
             }
-            return Err(failure.into_error(&format!("publishing to Kafka topic {}", settings.kafka.topic)));
+            let topic = &settings.kafka.topic;
+            let what = format!("publishing to Kafka topic {topic} or its topics .checkpoint and .dlq");
+            return Err(failure.into_error(&what));
         }
     }
     read.and(history)?;

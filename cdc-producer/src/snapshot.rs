@@ -37,6 +37,8 @@ pub struct Chunk {
     /// The position S, as the records say it.
     pos: String,
     read_at: Micros,
+    /// Not all rows that were asked for are in it.
+    is_cut: bool,
 }
 
 /// How a chunk is read.
@@ -44,6 +46,8 @@ pub struct Chunk {
 pub struct ChunkForm {
     /// Rows, at most.
     pub limit: usize,
+    /// Bytes after which no more rows are taken.
+    pub bytes: usize,
     /// Schema id of the values.
     pub schema_id: u32,
     /// A row that can't be carried becomes a dead letter, and is no error.
@@ -86,23 +90,38 @@ impl Chunk {
     ) -> Result<Self> {
         server::make_visible(conn, position, &table.database, &table.table).await?;
         let read_at = server::now(conn).await?;
-        let (mut rows, mut data) = (Vec::new(), Vec::new());
-        table::each_row(conn, table, after, Some(form.limit), |row| {
+        let (mut rows, mut data, mut refused_bytes) = (Vec::new(), Vec::new(), 0);
+        let mut held = 0;
+        let read = table::each_row(conn, table, after, Some(form.limit), |row| {
+            if held >= form.bytes {
+                return Ok(false);
+            }
             let (id, refused) = match row {
                 Ok(product) => {
                     avro::encode(form.schema_id, &product, &mut data);
                     (product.id.into(), None)
                 }
-                Err(row) if form.parks => (row.id, Some(row)),
+                Err(row) if form.parks => {
+                    refused_bytes += row.bytes();
+                    (row.id, Some(row))
+                }
                 Err(row) => return Err(row.error(table)),
             };
+            held = data.len() + refused_bytes;
             rows.push(Row { id, end: data.len(), superseded: false, refused });
-            Ok(())
+            Ok(true)
         })
         .await?;
         let high = server::binlog_end(conn).await?;
-        let last = if rows.len() < form.limit { None } else { rows.last().map(|r| r.id) };
-        Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at })
+        let is_cut = read > rows.len();
+        let is_last = !is_cut && read < form.limit;
+        let last = if is_last { None } else { rows.last().map(|r| r.id) };
+        Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at, is_cut })
+    }
+
+    /// The number of its rows, if there were more of them than it may hold in bytes.
+    pub fn cut_at(&self) -> Option<usize> {
+        self.is_cut.then_some(self.rows.len())
     }
 
     /// Where the stream must get before the chunk goes out.
@@ -174,6 +193,7 @@ mod tests {
             high: ("binlog.000001".to_owned(), 4),
             pos: "set".to_owned(),
             read_at: Micros(1),
+            is_cut: false,
         }
     }
 

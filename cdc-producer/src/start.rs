@@ -97,9 +97,10 @@ pub(crate) async fn prepare(
     }
     doctor::require(&report.checks)?;
     let (table_exists, logs_cascades) = (report.table_exists, report.logs_cascades);
-    let (Some(server), Some(table)) = (report.server, report.table) else {
+    let (Some(server), Some(mut table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));
     };
+    table.longest_text = settings.kafka.longest_text();
     // The state of the file is looked at first: what it refuses must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),

@@ -7,6 +7,7 @@ use std::fmt;
 
 use jiff::civil;
 
+use crate::escape;
 use crate::record::{Micros, Price};
 
 /// Why a value can't be carried, and what to do about it.
@@ -46,6 +47,29 @@ pub struct CivilTime {
     pub minute: u8,
     pub second: u8,
     pub micros: u32,
+}
+
+impl CivilTime {
+    /// The time of a `TIMESTAMP` column in UTC: microseconds since 1970, 0 for the zero date.
+    pub fn of_timestamp(micros: i64) -> Self {
+        let mut text = Vec::new();
+        Micros(micros).write(&mut text);
+        let number = |at: std::ops::Range<usize>| {
+            text.get(at).map_or(0, |digits| digits.iter().fold(0, |n, b| n * 10 + u32::from(b.wrapping_sub(b'0'))))
+        };
+        if micros == 0 {
+            return Self { year: 0, month: 0, day: 0, hour: 0, minute: 0, second: 0, micros: 0 };
+        }
+        Self {
+            year: number(0..4) as u16,
+            month: number(5..7) as u8,
+            day: number(8..10) as u8,
+            hour: number(11..13) as u8,
+            minute: number(14..16) as u8,
+            second: number(17..19) as u8,
+            micros: number(20..26),
+        }
+    }
 }
 
 /// As MySQL shows it, with the fraction of a second if there is one: `0000-00-00 00:00:00`.
@@ -127,7 +151,14 @@ pub fn price_from_f64(float: f64) -> Result<Price, Refusal> {
     price_from_text(&float.to_string())
 }
 
+/// Text that its character set does not have.
+pub fn malformed_text() -> Refusal {
+    Refusal::new("its text is damaged: its character set does not have it", CORRECT_THE_ROW)
+}
+
 fn not_a_price(text: &str) -> Refusal {
+    const LONGEST: usize = 80;
+    let text = escape::cut(text, LONGEST);
     Refusal::new(format!("{text} does not fit decimal(10,2), and nothing is rounded"), CORRECT_THE_ROW)
 }
 

@@ -61,11 +61,31 @@ struct Row<'a> {
     last_updated: Option<&'a str>,
 }
 
+/// Stands for text that its character set does not have.
+pub const MALFORMED: &str = "(damaged text)";
+
+/// Characters of a value that are kept in memory.
+const KEPT: usize = 31_250;
+
 impl RefusedRow {
+    /// The row; long values are cut, with a mark.
+    pub fn new(id: i128, field: Field, refusal: Refusal, values: [Option<String>; 5]) -> Self {
+        let values = values.map(|value| match value {
+            Some(text) if text.len() > KEPT => Some(cut(&text, KEPT).into_owned()),
+            value => value,
+        });
+        Self { id, field, refusal, values }
+    }
+
+    /// Bytes of its values.
+    pub fn bytes(&self) -> usize {
+        self.values.iter().flatten().map(String::len).sum()
+    }
+
     /// The error of this row where it is not parked.
     pub fn error(&self, table: &SourceTable) -> Error {
         let remedy = format!(
-            "set producer.on_refused to dead_letter, which parks the row; then {}, which arrives as any change",
+            "{}; to continue without this change, set producer.on_refused to dead_letter, which parks it",
             self.refusal.remedy
         );
         Error::definite(format!(
@@ -136,7 +156,7 @@ mod tests {
         let table = SourceTable::expected("shop", "product");
         let letters = Letters { topic: "t".to_owned(), table: "shop.product".to_owned(), longest: largest / 32 };
         let refusal = Refusal::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");
-        let row = RefusedRow { id: 7, field: Field::LastUpdated, refusal, values };
+        let row = RefusedRow::new(7, Field::LastUpdated, refusal, values);
         let error = row.error(&table);
         assert!(error.to_string().starts_with("shop.product, row 7, column last_updated: 0000-00-00"), "{error}");
         let (mut value, mut origin) = (Vec::new(), Vec::new());

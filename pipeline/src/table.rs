@@ -10,7 +10,7 @@ use mysql_async::{Conn, Params, Row, Value};
 use crate::convert::{self, CivilTime, Refusal};
 use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
-use crate::refused_row::RefusedRow;
+use crate::refused_row::{MALFORMED, RefusedRow};
 
 mod connection;
 mod inspect;
@@ -101,6 +101,8 @@ pub struct SourceTable {
     pub table: String,
     /// The contract's columns, in the order of [`Field::ALL`].
     pub columns: [ColumnPlan; 5],
+    /// Bytes of text that a record holds: [`KafkaSettings::longest_text`](crate::config::KafkaSettings::longest_text).
+    pub longest_text: usize,
 }
 
 /// Whether every value that the column may hold converts to the field without loss, or is refused by itself.
@@ -157,7 +159,28 @@ impl SourceTable {
             full_type: String::new(),
             extra: String::new(),
         });
-        Self { database: database.to_owned(), table: table.to_owned(), columns }
+        Self { database: database.to_owned(), table: table.to_owned(), columns, longest_text: usize::MAX }
+    }
+
+    /// The product, if its texts are not too large for a record.
+    ///
+    /// # Errors
+    /// The column and why.
+    #[inline]
+    pub fn fits<'a>(&self, product: Product<'a>) -> Result<Product<'a>, (Field, Refusal)> {
+        let [name, category] = [product.name, product.category].map(|text| text.map_or(0, str::len));
+        if name + category <= self.longest_text {
+            return Ok(product);
+        }
+        let (field, bytes) = if name > category { (Field::Name, name) } else { (Field::Category, category) };
+        Err((
+            field,
+            Refusal::new(
+                format!("its text of {bytes} bytes is too large for a record"),
+                "allow larger records (max.message.bytes of the topic and message.max.bytes in kafka.librdkafka), or shorten the \
+                 text in the table",
+            ),
+        ))
     }
 
     /// The columns for a `SELECT`, in the order that [`product_from_row`] wants.
@@ -190,8 +213,8 @@ pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
     Ok(native.is_none_or(|(_, value)| value != "ON"))
 }
 
-/// Hands each row to `each` in the order of the primary key, from the first one after `after`, at most `limit`. Returns how
-/// many there were. The rows are streamed; memory holds one at a time.
+/// Hands each row to `each` in the order of the primary key, from the first one after `after`, at most `limit`, until `each`
+/// says that it wants no more. Returns how many it was handed. The rows are streamed; memory holds one at a time.
 ///
 /// # Errors
 /// As [`failed`]; definite when the table was altered since it was inspected; whatever `each` returns.
@@ -200,7 +223,7 @@ pub async fn each_row(
     table: &SourceTable,
     after: Option<i128>,
     limit: Option<usize>,
-    mut each: impl FnMut(std::result::Result<Product<'_>, Box<RefusedRow>>) -> Result<()>,
+    mut each: impl FnMut(std::result::Result<Product<'_>, Box<RefusedRow>>) -> Result<bool>,
 ) -> Result<usize> {
     let what = format!("read the table {}.{}", table.database, table.table);
     let id = quoted(&table.columns[0].name);
@@ -221,16 +244,16 @@ pub async fn each_row(
     let params = if params.is_empty() { Params::Empty } else { Params::Positional(params) };
     let mut rows = answered(conn.exec_iter(query, params)).await.map_err(|e| failed(&what, e))?;
     let mut count = 0;
-    let mut outcome = Ok(());
+    let mut outcome = Ok(true);
     while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
         count += 1;
         outcome = product_from_row(table, &row).and_then(&mut each);
-        if outcome.is_err() {
+        if !matches!(outcome, Ok(true)) {
             break;
         }
     }
     answered(rows.drop_result()).await.map_err(|e| failed(&what, e))?;
-    outcome.map(|()| count)
+    outcome.map(|_| count)
 }
 
 /// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol; one with a value that can't be
@@ -252,7 +275,7 @@ pub fn product_from_row<'a>(
             last_updated: time_of(value(row, 4)).map_err(of(Field::LastUpdated))?,
         })
     };
-    match product() {
+    match product().and_then(|product| table.fits(product)) {
         Ok(product) => Ok(Ok(product)),
         Err((field, refusal)) if refusal.of_column => Err(table.refused(field, &refusal)),
         Err((field, refusal)) => {
@@ -261,7 +284,7 @@ pub fn product_from_row<'a>(
                 id => i128::from(id_of(id).map_err(|refusal| table.refused(Field::Id, &refusal))?),
             };
             let values = [0, 1, 2, 3, 4].map(|i| shown(value(row, i)));
-            Ok(Err(Box::new(RefusedRow { id, field, refusal, values })))
+            Ok(Err(Box::new(RefusedRow::new(id, field, refusal, values))))
         }
     }
 }
@@ -270,7 +293,7 @@ pub fn product_from_row<'a>(
 fn shown(value: &Value) -> Option<String> {
     match *value {
         Value::NULL => None,
-        Value::Bytes(ref bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::Bytes(ref bytes) => Some(std::str::from_utf8(bytes).unwrap_or(MALFORMED).to_owned()),
         Value::Int(n) => Some(n.to_string()),
         Value::UInt(n) => Some(n.to_string()),
         Value::Float(f) => Some(f.to_string()),
@@ -310,9 +333,7 @@ fn id_of(value: &Value) -> Result<i64, Refusal> {
 fn text_of(value: &Value) -> Result<Option<&str>, Refusal> {
     match value {
         Value::NULL => Ok(None),
-        Value::Bytes(bytes) => std::str::from_utf8(bytes)
-            .map(Some)
-            .map_err(|e| Refusal::new(format!("its text is not UTF-8: {e}"), "correct the row in the table")),
+        Value::Bytes(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| convert::malformed_text()),
         other => Err(unexpected(other)),
     }
 }

@@ -296,6 +296,7 @@ async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
     let mut world = World::new("refuses");
+    world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     execute(
         &mut conn,

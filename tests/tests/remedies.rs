@@ -110,6 +110,7 @@ async fn a_consumer_that_another_process_fences_continues_without_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_kafka_finds_too_large_arrives_with_higher_limits() {
     let mut world = World::new("large");
+    world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     let table =
         "CREATE TABLE product (id INT PRIMARY KEY, name MEDIUMTEXT, category TEXT, price INT, last_updated DATE)";

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use mysql_async::Conn;
 use pipeline::error::Result;
 use pipeline::record::{Micros, Price, Product};
-use pipeline::refused_row::RefusedRow;
+use pipeline::refused_row::{Letters, RefusedRow};
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::{Capitals, Rules, Transformed};
 
@@ -21,7 +21,7 @@ use crate::recent::Match;
 use crate::rechecks::Rechecks;
 use crate::span::Span;
 use crate::status::Status;
-use crate::topic::{Topic, state_hash};
+use crate::topic::{Topic, hash, state_hash};
 
 /// Rows read at once.
 const CHUNK: usize = 5000;
@@ -74,6 +74,8 @@ pub(crate) struct Comparison<'a> {
     pub(crate) parked: BTreeSet<i64>,
     /// Keys of which topic and PostgreSQL have an older state or none, as the producer could not carry the row.
     pub(crate) refused: BTreeSet<i128>,
+    /// What the dead letter of such a row must be.
+    pub(crate) letters: &'a Letters,
 }
 
 impl Comparison<'_> {
@@ -94,7 +96,7 @@ impl Comparison<'_> {
             table::each_row(conn, source, after, Some(CHUNK), |row| {
                 after = Some(row.as_ref().map_or_else(|row| row.id, |product| product.id.into()));
                 chunk.push(row.map(|product| OwnedProduct::of(&product)));
-                Ok(())
+                Ok(true)
             })
             .await?;
             for row in &chunk {
@@ -157,7 +159,9 @@ impl Comparison<'_> {
     /// A row of the table that a record can't carry: a dead letter must tell of it.
     fn not_carried(&mut self, row: &RefusedRow) {
         self.refused.insert(row.id);
-        let Some(text) = self.topic.judge_refused(row.id, self.cut) else {
+        let mut value = Vec::new();
+        self.letters.write_value(row, &mut value);
+        let Some(text) = self.topic.judge_refused(row.id, hash(&value), self.cut) else {
             self.gaps.add(Gap::Refused, 1);
             return;
         };

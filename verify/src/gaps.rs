@@ -41,7 +41,7 @@ impl Gap {
             Self::Partitions => "their older records have expired, so nothing tells whether each of these is in a log",
             Self::Lines | Self::Rows | Self::PostgresRows => "the topic tells nothing of them",
             Self::Parked => "PostgreSQL refused their last record, and has an older row of them or none",
-            Self::Refused => "the producer parked their last state, and the topic has an older one of them or none",
+            Self::Refused => "their dead letters have this state, and the topic has an older one or none",
             Self::PassedRows => "the topic does not have each of their changes",
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use mysql_async::Conn;
 use pipeline::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
 use pipeline::error::{Error, Result};
+use pipeline::refused_row::Letters;
 use pipeline::table::{self, SourceTable};
 use pipeline::transform::Rules;
 use pipeline::writer_schema::WriterSchemas;
@@ -74,7 +75,8 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     let mut run = Run::new(parts, wait);
     let mut conn = table::connect(&run.parts.mysql).await?;
     let MySqlSettings { database, table, .. } = &run.parts.mysql;
-    let inspected = SourceTable::inspect(&mut conn, database, table).await?;
+    let mut inspected = SourceTable::inspect(&mut conn, database, table).await?;
+    inspected.longest_text = run.parts.kafka.longest_text();
     let (mut cut, producer) = match run.fix(&mut conn, &inspected).await? {
         Ok(fixed) => fixed,
         Err(missing) => return Ok(run.not_arrived(missing)),
@@ -236,6 +238,7 @@ impl Run {
             rechecks: &mut rechecks,
             parked: BTreeSet::new(),
             refused: BTreeSet::new(),
+            letters: &Letters::new(&self.parts.kafka, table),
         };
         let rows = comparison.run(conn, table, stored.as_mut()).await?;
         self.report.table_rows = rows;

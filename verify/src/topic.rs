@@ -17,7 +17,7 @@ use pipeline::avro;
 use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
 use pipeline::kafka;
-use pipeline::record::{Op, Product};
+use pipeline::record::{Op, Product, Source};
 use pipeline::transform::Rules;
 use rdkafka::Message as _;
 
@@ -68,6 +68,16 @@ pub(crate) struct Key {
     place: Option<Place>,
 }
 
+/// A dead letter of a row that the producer could not carry.
+#[derive(Debug)]
+struct RowLetter {
+    epoch: u64,
+    place: Option<Place>,
+    row: u64,
+    /// Hash of its value.
+    value: u64,
+}
+
 /// What the topic holds.
 #[derive(Debug, Default)]
 pub(crate) struct Topic {
@@ -84,8 +94,12 @@ pub(crate) struct Topic {
     pub(crate) parked: HashSet<(i32, i64)>,
     /// The last of them, by key.
     last_parked: HashMap<i64, (i32, i64)>,
-    /// Of each row that the producer could not carry: epoch, place and number of the last such change.
-    refused: HashMap<i128, (u64, Option<Place>, u64)>,
+    /// The last dead letter of each row that the producer could not carry.
+    refused: HashMap<i128, RowLetter>,
+    /// Hashes of (epoch, position, row) of all of them.
+    refused_at: HashSet<u64>,
+    /// Dead letters may be gone.
+    letters_expired: bool,
     /// Keys that were written to after the cut.
     recent: HashMap<i64, Recent>,
     /// Older records of a key may be gone.
@@ -112,8 +126,12 @@ pub(crate) fn state_hash(product: &Product<'_>, scratch: &mut Vec<u8>) -> u64 {
 }
 
 fn position_hash(change: &Change<'_>) -> u64 {
+    source_hash(&change.source)
+}
+
+fn source_hash(source: &Source<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (change.source.epoch, &*change.source.pos, change.source.row).hash(&mut hasher);
+    (source.epoch, &*source.pos, source.row).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -277,7 +295,8 @@ impl Topic {
     ) -> Result<()> {
         let topic = format!("{}.dlq", settings.topic);
         let Some(bounds) = Bounds::of(settings, &topic)? else { return Ok(()) };
-        bounds.settled(deadline)?;
+        let (span, _) = bounds.settled(deadline)?;
+        self.letters_expired = span.first.iter().any(|first| *first > 0);
         kafka::scan(settings, &topic, &mut |message| {
             let letter = DeadLetter::read(message)?;
             if letter.topic != settings.topic {
@@ -289,8 +308,18 @@ impl Topic {
             }
             if let Some((id, source)) = letter.of_row(message)? {
                 let place = self.places.place(&source.pos, source.op);
-                self.refused.insert(id, (source.epoch, place, source.row));
+                let value = hash(message.payload().unwrap_or_default());
+                self.refused.insert(id, RowLetter { epoch: source.epoch, place, row: source.row, value });
                 self.refused_rows += 1;
+                if !self.refused_at.insert(source_hash(&source)) {
+                    findings.add(Check::Doubled, || {
+                        let text = format!(
+                            "the change {} row {} of epoch {} of the row {id} is parked twice",
+                            source.pos, source.row, source.epoch
+                        );
+                        Finding::new(Check::Doubled, text)
+                    });
+                }
                 return Ok(());
             }
             let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
@@ -340,22 +369,29 @@ impl Topic {
         older && *partition == key.partition && *offset >= key.offset
     }
 
-    /// Notes that the table has a row which can't be carried; says what is wrong if no dead letter tells of this state.
-    pub(crate) fn judge_refused(&mut self, id: i128, cut: &Cut) -> Option<&'static str> {
-        let letter = self.refused.get(&id);
-        if letter.is_none() {
-            return Some("the row can't be carried, and no dead letter tells of it");
+    /// Notes that the table has a row which can't be carried, of which a dead letter must have the value with this hash; says
+    /// what is wrong if none tells of this state.
+    pub(crate) fn judge_refused(&mut self, id: i128, value: u64, cut: &Cut) -> Option<&'static str> {
+        let recent = i64::try_from(id).ok().filter(|id| self.recent(*id, cut).is_some());
+        if let Some(key) = i64::try_from(id).ok().and_then(|id| self.keys.get_mut(&id)) {
+            key.in_table = true;
         }
-        let id = i64::try_from(id).ok()?;
-        // It is carried again since.
-        let is_recent = self.recent(id, cut).is_some();
-        let key = self.keys.get_mut(&id)?;
-        key.in_table = true;
+        let Some(letter) = self.refused.get(&id) else {
+            // Carried again since, or its dead letter may have expired.
+            let missing = "the row can't be carried, and no dead letter tells of it; to write one: `cdc-producer checkpoint reset`";
+            return (recent.is_none() && !self.letters_expired).then_some(missing);
+        };
+        if recent.is_some() || letter.place.is_some_and(|place| cut.is_after_low(&self.places, place)) {
+            return None;
+        }
+        if letter.value != value {
+            return Some("the row can't be carried, and its last dead letter tells of another state");
+        }
         // A new epoch deletes a product that it could not carry.
-        let key = Some(&*key).filter(|key| key.state.is_some() && !is_recent)?;
-        let (epoch, place, row) = letter?;
-        let order = self.places.disorder((key.epoch, key.place.as_ref(), key.row), (*epoch, place.as_ref(), *row));
-        order.map(|_| "the row can't be carried, and its dead letter is older than its last record")
+        let key = i64::try_from(id).ok().and_then(|id| self.keys.get(&id)).filter(|key| key.state.is_some())?;
+        let last = (key.epoch, key.place.as_ref(), key.row);
+        let order = self.places.disorder(last, (letter.epoch, letter.place.as_ref(), letter.row));
+        order.map(|_| "the row can't be carried, and its last dead letter is older than its last record")
     }
 
     /// Whether some record is in no log.

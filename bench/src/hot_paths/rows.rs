@@ -97,7 +97,7 @@ fn table() -> SourceTable {
         let (name, place, full_type) = (field.name().to_owned(), field as usize, String::new());
         ColumnPlan { field, name, place, full_type, extra: String::new() }
     });
-    SourceTable { database: "shop".to_owned(), table: "product".to_owned(), columns }
+    SourceTable { database: "shop".to_owned(), table: "product".to_owned(), columns, longest_text: 1_000_000 }
 }
 
 /// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)` in utf8mb4,

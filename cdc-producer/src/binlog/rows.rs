@@ -256,7 +256,10 @@ impl Column {
             ColumnKind::Decimal { precision, scale } => {
                 Value::Decimal(Decimal::decode(self.stored(bytes)?, *precision, *scale)?)
             }
-            ColumnKind::Text { charset, .. } => Value::Text(charset.decode(self.stored(bytes)?)?),
+            ColumnKind::Text { charset, .. } => match charset.decode(self.stored(bytes)?) {
+                Ok(text) => Value::Text(text),
+                Err(Fault(_)) => Value::Malformed,
+            },
             ColumnKind::Bytes { .. } => Value::Bytes(Cow::Borrowed(self.stored(bytes)?)),
             ColumnKind::Binary { length } => Value::Bytes(padded(self.stored(bytes)?, usize::from(*length))?),
             ColumnKind::Date => Value::Date(Date::decode(bytes)?),

@@ -28,6 +28,8 @@ pub enum Value<'a> {
     Decimal(Decimal<'a>),
     /// CHAR, VARCHAR and the TEXT types, converted to UTF-8.
     Text(Cow<'a, str>),
+    /// Text that its character set does not have, as half a surrogate pair of UTF-16, which MySQL stores.
+    Malformed,
     /// BINARY (with its trailing zero bytes), VARBINARY and the BLOB types.
     Bytes(Cow<'a, [u8]>),
     /// DATE.
@@ -111,7 +113,12 @@ impl fmt::Display for Printed<'_> {
                 }
                 Ok(())
             }
-            Value::Null | Value::Bytes(_) | Value::Geometry(_) | Value::Vector(_) | Value::Bit { .. } => Ok(()),
+            Value::Null
+            | Value::Malformed
+            | Value::Bytes(_)
+            | Value::Geometry(_)
+            | Value::Vector(_)
+            | Value::Bit { .. } => Ok(()),
         }
     }
 }

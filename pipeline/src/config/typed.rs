@@ -220,12 +220,25 @@ const EXACTLY_ONCE_OPTIONS: &[&str] = &[
     "partition.assignment.strategy",
 ];
 
+/// librdkafka's default of `message.max.bytes`, which a topic takes that nobody configured.
+const MESSAGE_MAX_BYTES: usize = 1_000_000;
+
 impl KafkaSettings {
     /// Bytes of the largest record that a topic takes which nobody configured, or that `message.max.bytes` allows.
     pub fn largest_record(&self) -> usize {
-        const OF_A_TOPIC: usize = 1_000_000;
-        let allowed = self.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
-        allowed.map_or(OF_A_TOPIC, |bytes: usize| bytes.min(OF_A_TOPIC))
+        self.message_max_bytes().min(MESSAGE_MAX_BYTES)
+    }
+
+    /// Bytes of text that a row may have to fit into a record that `message.max.bytes` allows: the rest is room for what is
+    /// added, of which a GTID set in the header may be long.
+    pub fn longest_text(&self) -> usize {
+        const ADDED: usize = 16 * 1024;
+        let largest = self.message_max_bytes();
+        largest.saturating_sub(ADDED).max(largest / 2)
+    }
+
+    fn message_max_bytes(&self) -> usize {
+        self.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(MESSAGE_MAX_BYTES)
     }
 
     /// Takes the settings `kafka.*`.

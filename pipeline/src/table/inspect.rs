@@ -85,7 +85,8 @@ impl SourceTable {
         }
         match columns {
             [Some(id), Some(name), Some(category), Some(price), Some(last_updated)] if faults.is_empty() => {
-                Ok(Self { database, table, columns: [id, name, category, price, last_updated] })
+                let columns = [id, name, category, price, last_updated];
+                Ok(Self { database, table, columns, longest_text: usize::MAX })
             }
             _ => Err(together(&faults)),
         }
