@@ -11,6 +11,7 @@ mod decision;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use pipeline::error::{Error, Result};
@@ -290,8 +291,13 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
     let mut wanted = Ok(true);
     let write = || -> std::io::Result<()> {
         let folder = File::open(folder)?;
-        folder.lock_exclusive()?;
-        let mut file = File::create(&temporary)?;
+        lock(&folder)?;
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        // A new file: neither a link is followed nor a pipe opened that somebody has put there.
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         wanted = still();
@@ -313,6 +319,23 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
             .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
     })?;
     wanted
+}
+
+/// Locks the folder, for which another program may have to finish first.
+fn lock(folder: &File) -> std::io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match folder.try_lock_exclusive() {
+            Err(e) if e.kind() == fs2::lock_contended_error().kind() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(e) if e.kind() == fs2::lock_contended_error().kind() => {
+                return Err(std::io::Error::other("another program has locked its folder for 2 s"));
+            }
+            locked => return locked,
+        }
+    }
 }
 
 /// Whether the file can be replaced: not when it is a separate mount, as a container's volume of one file is.

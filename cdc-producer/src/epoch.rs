@@ -61,7 +61,9 @@ impl Before<'_> {
                 status.working(&format!("looking for the last epoch of topic {topic}: {records} records read"));
             }
             let header = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
-            highest = highest.max(header.map_or(0, |source| source.epoch));
+            // A foreign record may claim any.
+            let possible = header.map(|source| source.epoch).filter(|epoch| *epoch <= u64::from(u32::MAX));
+            highest = highest.max(possible.unwrap_or(0));
             Ok(())
         })?;
         Ok(highest + 1)

@@ -85,7 +85,7 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
     let now = server::now(conn).await?;
     if at > now {
         return Err(Error::definite(format!(
-            "last_read_timestamp {at} is in the future: the server's clock says {now}"
+            "last_read_timestamp {at} is in the future: the server's clock says {now}. A start after that time follows it"
         ))
         .with_remedy(
             "set an earlier time: `cdc-producer checkpoint set TIME`; or `cdc-producer checkpoint restore` to continue from the \

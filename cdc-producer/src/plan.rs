@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use pipeline::convert::{self, CivilTime, Refusal};
 use pipeline::error::{Error, Result};
 use pipeline::record::{Micros, Op, Price, Product};
-use pipeline::refused_row::{MALFORMED, RefusedRow};
+use pipeline::refused_row::{MALFORMED, RefusedRow, kept};
 use pipeline::table::{ColumnType, Field, SourceTable, check};
 
 use crate::binlog::{ColumnKind, Date, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
@@ -161,7 +161,7 @@ impl Plan {
         if refusal.of_column {
             return Err(refused(&self.table, field, &refusal));
         }
-        Ok(Box::new(RefusedRow::new(id, field, refusal, values.each_ref().map(shown))))
+        Ok(Box::new(RefusedRow { id, field, refusal, values: values.each_ref().map(shown) }))
     }
 }
 
@@ -191,6 +191,7 @@ fn shown(value: &Value<'_>) -> Option<String> {
     Some(match value {
         Value::Null => return None,
         Value::Malformed => MALFORMED.to_owned(),
+        Value::Text(text) => kept(text),
         Value::Float(f) => f.to_string(),
         Value::Double(f) => f.to_string(),
         Value::Date(d) => civil(d, 0, 0, 0, 0).to_string(),

@@ -130,7 +130,7 @@ pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
             column = row.field.name(),
             reason = row.refusal.reason,
             what_to_do = row.refusal.remedy,
-            "a row can't be carried: it is parked in the dead letters, and the topic keeps its last state"
+            "a row can't be carried: it is parked in the dead letters"
         );
     }
 }

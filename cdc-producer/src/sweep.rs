@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pipeline::avro;
 use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::failpoint;
@@ -281,8 +282,8 @@ impl Sweep {
     }
 }
 
-/// What a record of the topic says of its key. Consumers take no record without our header, so such a one neither hides a
-/// product that is gone nor stands for one that is there.
+/// What a record of the topic says of its key. A record that consumers can't decode must not decide which products the sweep
+/// deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     State,
@@ -291,10 +292,12 @@ enum Found {
     ForeignTombstone,
 }
 
-fn found(message: &BorrowedMessage<'_>) -> Found {
+fn found(key: i64, message: &BorrowedMessage<'_>) -> Found {
     let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
+    let is_of_key =
+        |value| avro::split(value).and_then(|(_, body)| avro::decode_value(body)).is_ok_and(|p| p.id == key);
     match (message.payload(), source.map(|source| source.op == Op::Delete)) {
-        (Some(_), Some(false)) => Found::State,
+        (Some(value), Some(false)) if is_of_key(value) => Found::State,
         (None, Some(true)) => Found::Tombstone,
         (Some(_), _) => Found::Foreign,
         (None, _) => Found::ForeignTombstone,
@@ -302,7 +305,7 @@ fn found(message: &BorrowedMessage<'_>) -> Found {
 }
 
 impl Topic {
-    /// Hands the committed records of a partition whose key is the plain form of an id to `each`.
+    /// Hands the committed records of a partition whose key is the plain form of an id that belongs there to `each`.
     fn read(
         &self,
         records: &LastRecords,
@@ -318,8 +321,12 @@ impl Topic {
                 tracing::info!(partition, offset = message.offset(), end, "looking for keys that are gone");
             }
             let text = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-            if let Some(key) = text.parse::<i64>().ok().filter(|key| itoa::Buffer::new().format(*key) == text) {
-                each(key, found(message));
+            let is_here = |key: &i64| {
+                itoa::Buffer::new().format(*key) == text
+                    && kafka::partition_of(text.as_bytes(), self.partitions as i32) == partition as i32
+            };
+            if let Some(key) = text.parse::<i64>().ok().filter(is_here) {
+                each(key, found(key, message));
             }
             Ok(())
         })?;

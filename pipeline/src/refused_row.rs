@@ -64,19 +64,16 @@ struct Row<'a> {
 /// Stands for text that its character set does not have.
 pub const MALFORMED: &str = "(damaged text)";
 
-/// Characters of a value that are kept in memory.
-const KEPT: usize = 31_250;
+/// The end of the reason of a row whose text is longer than a record may be.
+pub const TOO_LARGE: &str = "too large for a record";
+
+/// A value of a row that can't be carried: its first 31,250 characters, with a mark of how many were cut.
+pub fn kept(text: &str) -> String {
+    const KEPT: usize = 31_250;
+    cut(text, KEPT).into_owned()
+}
 
 impl RefusedRow {
-    /// The row; long values are cut, with a mark.
-    pub fn new(id: i128, field: Field, refusal: Refusal, values: [Option<String>; 5]) -> Self {
-        let values = values.map(|value| match value {
-            Some(text) if text.len() > KEPT => Some(cut(&text, KEPT).into_owned()),
-            value => value,
-        });
-        Self { id, field, refusal, values }
-    }
-
     /// Bytes of its values.
     pub fn bytes(&self) -> usize {
         self.values.iter().flatten().map(String::len).sum()
@@ -85,7 +82,7 @@ impl RefusedRow {
     /// The error of this row where it is not parked.
     pub fn error(&self, table: &SourceTable) -> Error {
         let remedy = format!(
-            "{}; to continue without this change, set producer.on_refused to dead_letter, which parks it",
+            "set producer.on_refused to dead_letter, which parks this change; then {}, which arrives as any change",
             self.refusal.remedy
         );
         Error::definite(format!(
@@ -115,6 +112,11 @@ impl Letters {
         let shown = row.values.each_ref().map(|value| value.as_deref().map(|value| cut(value, self.longest)));
         let [id, name, category, price, last_updated] = shown.each_ref().map(|v| v.as_deref());
         write_json(&Row { id, name, category, price, last_updated }, out);
+    }
+
+    /// A value as the dead letter's value has it.
+    pub fn shown(&self, text: &str) -> String {
+        cut(&kept(text), self.longest).into_owned()
     }
 
     /// Appends the dead letter's header `origin` to `out`.
@@ -156,7 +158,7 @@ mod tests {
         let table = SourceTable::expected("shop", "product");
         let letters = Letters { topic: "t".to_owned(), table: "shop.product".to_owned(), longest: largest / 32 };
         let refusal = Refusal::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");
-        let row = RefusedRow::new(7, Field::LastUpdated, refusal, values);
+        let row = RefusedRow { id: 7, field: Field::LastUpdated, refusal, values };
         let error = row.error(&table);
         assert!(error.to_string().starts_with("shop.product, row 7, column last_updated: 0000-00-00"), "{error}");
         let (mut value, mut origin) = (Vec::new(), Vec::new());

@@ -10,7 +10,7 @@ use mysql_async::{Conn, Params, Row, Value};
 use crate::convert::{self, CivilTime, Refusal};
 use crate::error::{Error, Result};
 use crate::record::{Micros, Price, Product};
-use crate::refused_row::{MALFORMED, RefusedRow};
+use crate::refused_row::{MALFORMED, RefusedRow, TOO_LARGE, kept};
 
 mod connection;
 mod inspect;
@@ -176,9 +176,9 @@ impl SourceTable {
         Err((
             field,
             Refusal::new(
-                format!("its text of {bytes} bytes is too large for a record"),
-                "allow larger records (max.message.bytes of the topic and message.max.bytes in kafka.librdkafka), or shorten the \
-                 text in the table",
+                format!("its text of {bytes} bytes is {TOO_LARGE}"),
+                "allow larger records (max.message.bytes of the topic and message.max.bytes in kafka.librdkafka) and change the \
+                 row, or shorten its text",
             ),
         ))
     }
@@ -246,11 +246,12 @@ pub async fn each_row(
     let mut count = 0;
     let mut outcome = Ok(true);
     while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
+        if !matches!(outcome, Ok(true)) {
+            // The rest of the rows comes all the same, as slowly as the link is.
+            continue;
+        }
         count += 1;
         outcome = product_from_row(table, &row).and_then(&mut each);
-        if !matches!(outcome, Ok(true)) {
-            break;
-        }
     }
     answered(rows.drop_result()).await.map_err(|e| failed(&what, e))?;
     outcome.map(|_| count)
@@ -284,7 +285,7 @@ pub fn product_from_row<'a>(
                 id => i128::from(id_of(id).map_err(|refusal| table.refused(Field::Id, &refusal))?),
             };
             let values = [0, 1, 2, 3, 4].map(|i| shown(value(row, i)));
-            Ok(Err(Box::new(RefusedRow::new(id, field, refusal, values))))
+            Ok(Err(Box::new(RefusedRow { id, field, refusal, values })))
         }
     }
 }
@@ -293,7 +294,7 @@ pub fn product_from_row<'a>(
 fn shown(value: &Value) -> Option<String> {
     match *value {
         Value::NULL => None,
-        Value::Bytes(ref bytes) => Some(std::str::from_utf8(bytes).unwrap_or(MALFORMED).to_owned()),
+        Value::Bytes(ref bytes) => Some(kept(std::str::from_utf8(bytes).unwrap_or(MALFORMED))),
         Value::Int(n) => Some(n.to_string()),
         Value::UInt(n) => Some(n.to_string()),
         Value::Float(f) => Some(f.to_string()),

@@ -248,7 +248,7 @@ impl CsvFile {
 /// Definite when the file can't be read.
 pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> {
     let read = || {
-        let mut file = File::open(path)?;
+        let (mut file, ..) = open(path)?;
         file.seek(SeekFrom::Start(byte))?;
         let mut records = Records::new(BufReader::new(file), byte, format.row_bytes);
         // It was well-formed when it was read first; if it is not any more, its bytes are what is there.
@@ -258,8 +258,8 @@ pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> 
     read().map_err(|e: io::Error| unreadable(&path.display().to_string(), e))
 }
 
-/// The file behind its byte order mark, where that is, and its first three bytes.
-/// Opens the file itself: whoever may put a link into the data folder must not choose what is read. A pipe is not waited for.
+/// The file behind its byte order mark, where that is, and its first three bytes. A link in the data folder is not followed, and
+/// a pipe is not waited for.
 fn open(path: &Path) -> io::Result<(File, u64, [u8; 3])> {
     let mut file = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {

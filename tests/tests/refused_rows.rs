@@ -314,6 +314,7 @@ async fn each_kind_of_value_is_parked_as_it_is_by_stream_and_snapshot() {
                 "'a ','b',12.345,'2026-01-01 10:00:00.123'",
                 "'☕','b',1,'0000-00-00'",
                 "'a',_ucs2 0xD800,1,NULL",
+                "'a',_ucs2 0xD83DDE00,1,NULL",
                 "_utf16 0xD800DC41,_ucs2 0x0061DC00,1e300,NULL",
             ],
         ),

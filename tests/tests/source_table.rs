@@ -95,7 +95,7 @@ async fn a_value_that_does_not_fit_is_refused_by_row_and_column() {
         (
             "id INT PRIMARY KEY, last_updated DATETIME",
             "(6, '0000-00-00')",
-            "row 6, column last_updated: 0000-00-00 00:00:00 is no point in time; set the column to a real time",
+            "row 6, column last_updated: 0000-00-00 00:00:00 is no point in time; set producer.on_refused to dead_letter",
         ),
         ("id INT PRIMARY KEY, last_updated DATE", "(6, '2026-02-00')", "2026-02-00 00:00:00 is no point in time"),
         ("id INT PRIMARY KEY, last_updated TIMESTAMP", "(6, 0)", "0000-00-00 00:00:00 is no point in time"),

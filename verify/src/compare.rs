@@ -25,6 +25,12 @@ use crate::topic::{Topic, hash, state_hash};
 
 /// Rows read at once.
 const CHUNK: usize = 5000;
+/// Bytes of texts after which no more rows are read at once.
+const CHUNK_BYTES: usize = 16 * 1024 * 1024;
+
+fn text_bytes(product: &Product<'_>) -> usize {
+    product.name.map_or(0, str::len) + product.category.map_or(0, str::len)
+}
 
 /// A row of the table.
 struct OwnedProduct {
@@ -89,14 +95,16 @@ impl Comparison<'_> {
         source: &SourceTable,
         mut stored: Option<&mut Rows>,
     ) -> Result<u64> {
-        let (mut count, mut after, mut scratch) = (0, None, Vec::new());
+        let (mut count, mut after, mut scratch, mut limit) = (0, None, Vec::new(), CHUNK);
         let mut status = Status::new("rows compared");
         loop {
-            let mut chunk = Vec::new();
-            table::each_row(conn, source, after, Some(CHUNK), |row| {
+            let (mut chunk, mut bytes) = (Vec::new(), 0);
+            let asked = limit;
+            table::each_row(conn, source, after, Some(asked), |row| {
+                bytes += row.as_ref().map_or_else(|row| row.bytes(), text_bytes);
                 after = Some(row.as_ref().map_or_else(|row| row.id, |product| product.id.into()));
                 chunk.push(row.map(|product| OwnedProduct::of(&product)));
-                Ok(true)
+                Ok(bytes < CHUNK_BYTES)
             })
             .await?;
             for row in &chunk {
@@ -117,9 +125,11 @@ impl Comparison<'_> {
                 }
             }
             count += chunk.len() as u64;
-            if chunk.len() < CHUNK {
+            let is_cut = bytes >= CHUNK_BYTES;
+            if chunk.len() < asked && !is_cut {
                 break;
             }
+            limit = if is_cut { chunk.len() } else { (asked * 2).min(CHUNK) };
         }
         if let Some(stored) = stored {
             self.with_postgres(i64::MAX, None, stored).await?;
@@ -142,6 +152,10 @@ impl Comparison<'_> {
             Match::Equal => {}
             Match::Expired => self.gaps.add(Gap::Rows, 1),
             Match::Passed => self.gaps.add(Gap::PassedRows, 1),
+            Match::Different if self.topic.is_too_large(product, self.letters) => {
+                self.refused.insert(id.into());
+                self.gaps.add(Gap::Refused, 1);
+            }
             Match::Different => self.findings.add(Check::Table, || match place {
                 None => {
                     let text = "the row is in the table, but no record of it is in the topic";

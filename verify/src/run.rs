@@ -75,8 +75,7 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     let mut run = Run::new(parts, wait);
     let mut conn = table::connect(&run.parts.mysql).await?;
     let MySqlSettings { database, table, .. } = &run.parts.mysql;
-    let mut inspected = SourceTable::inspect(&mut conn, database, table).await?;
-    inspected.longest_text = run.parts.kafka.longest_text();
+    let inspected = SourceTable::inspect(&mut conn, database, table).await?;
     let (mut cut, producer) = match run.fix(&mut conn, &inspected).await? {
         Ok(fixed) => fixed,
         Err(missing) => return Ok(run.not_arrived(missing)),

@@ -18,6 +18,7 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::Result;
 use pipeline::kafka;
 use pipeline::record::{Op, Product, Source};
+use pipeline::refused_row::{Letters, TOO_LARGE};
 use pipeline::transform::Rules;
 use rdkafka::Message as _;
 
@@ -76,6 +77,23 @@ struct RowLetter {
     row: u64,
     /// Hash of its value.
     value: u64,
+    /// Hash of name and category, where the row's text is too large for a record.
+    large: Option<u64>,
+}
+
+/// The texts of a dead letter's value.
+#[derive(serde::Deserialize)]
+struct Texts<'a> {
+    #[serde(borrow)]
+    name: Option<std::borrow::Cow<'a, str>>,
+    #[serde(borrow)]
+    category: Option<std::borrow::Cow<'a, str>>,
+}
+
+fn texts_hash(name: Option<&str>, category: Option<&str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (name, category).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What the topic holds.
@@ -309,7 +327,10 @@ impl Topic {
             if let Some((id, source)) = letter.of_row(message)? {
                 let place = self.places.place(&source.pos, source.op);
                 let value = hash(message.payload().unwrap_or_default());
-                self.refused.insert(id, RowLetter { epoch: source.epoch, place, row: source.row, value });
+                let texts: Option<Texts<'_>> = serde_json::from_slice(message.payload().unwrap_or_default()).ok();
+                let large = texts.filter(|_| letter.reason.ends_with(TOO_LARGE));
+                let large = large.map(|texts| texts_hash(texts.name.as_deref(), texts.category.as_deref()));
+                self.refused.insert(id, RowLetter { epoch: source.epoch, place, row: source.row, value, large });
                 self.refused_rows += 1;
                 if !self.refused_at.insert(source_hash(&source)) {
                     findings.add(Check::Doubled, || {
@@ -392,6 +413,15 @@ impl Topic {
         let last = (key.epoch, key.place.as_ref(), key.row);
         let order = self.places.disorder(last, (letter.epoch, letter.place.as_ref(), letter.row));
         order.map(|_| "the row can't be carried, and its last dead letter is older than its last record")
+    }
+
+    /// Whether the row's last dead letter says that its text is too large for a record. The limit is the producer's: this program
+    /// may be given another one, and the producer may have had another one before.
+    pub(crate) fn is_too_large(&self, product: &Product<'_>, letters: &Letters) -> bool {
+        let shown = |text: Option<&str>| text.map(|text| letters.shown(text));
+        self.refused.get(&product.id.into()).is_some_and(|letter| {
+            letter.large == Some(texts_hash(shown(product.name).as_deref(), shown(product.category).as_deref()))
+        })
     }
 
     /// Whether some record is in no log.

@@ -17,7 +17,9 @@ pub enum Charset {
     Latin1,
     /// Not text.
     Binary,
-    /// 2 bytes a character, big-endian: `ucs2`; `utf16` adds surrogate pairs.
+    /// 2 bytes a character, big-endian: `ucs2`. MySQL takes half a surrogate pair for a character, which has no UTF-8.
+    Ucs2,
+    /// The same with surrogate pairs.
     Utf16,
     /// The same, little-endian.
     Utf16Le,
@@ -36,7 +38,8 @@ impl Charset {
             11 | 65 => Self::Ascii,
             5 | 8 | 15 | 31 | 47..=49 | 94 => Self::Latin1,
             63 => Self::Binary,
-            35 | 90 | 128..=151 | 159 | 640..=642 | 54 | 55 | 101..=124 | 672..=674 => Self::Utf16,
+            35 | 90 | 128..=151 | 159 | 640..=642 => Self::Ucs2,
+            54 | 55 | 101..=124 | 672..=674 => Self::Utf16,
             56 | 62 => Self::Utf16Le,
             60 | 61 | 160..=183 | 736..=738 => Self::Utf32,
             _ => return Err(charset_name(id)),
@@ -56,6 +59,7 @@ impl Charset {
             }
             Self::Ascii => Err(Fault("a byte above 127 in an ascii column")),
             Self::Latin1 => Ok(Cow::Owned(bytes.iter().map(|byte| latin1(*byte)).collect())),
+            Self::Ucs2 => ucs2(bytes),
             Self::Utf16 => utf16(bytes, u16::from_be_bytes),
             Self::Utf16Le => utf16(bytes, u16::from_le_bytes),
             Self::Utf32 => utf32(bytes),
@@ -72,6 +76,18 @@ fn latin1(byte: u8) -> char {
         0x80..=0x9f => HIGH[usize::from(byte - 0x80)],
         _ => char::from(byte),
     }
+}
+
+fn ucs2(bytes: &[u8]) -> Result<Cow<'static, str>, Fault> {
+    let (units, []) = bytes.as_chunks::<2>() else {
+        return Err(Fault("half a 2-byte character"));
+    };
+    units
+        .iter()
+        .map(|bytes| char::from_u32(u32::from(u16::from_be_bytes(*bytes))))
+        .collect::<Option<String>>()
+        .map(Cow::Owned)
+        .ok_or(Fault("half a surrogate pair"))
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>, Fault> {
@@ -140,7 +156,8 @@ mod tests {
 
     #[test]
     fn converts() {
-        let cases: [(Charset, &[u8], &str); 10] = [
+        let cases: [(Charset, &[u8], &str); 11] = [
+            (Charset::Ucs2, &[0x00, 0x41, 0x03, 0xa9], "AΩ"),
             (Charset::Utf8, "ΩŸ😀".as_bytes(), "ΩŸ😀"),
             (Charset::Ascii, b"plain\x7f", "plain\u{7f}"),
             (Charset::Latin1, b"\x80\x81\x9f\xa0\xe4\xff", "€\u{81}Ÿ\u{a0}äÿ"),
@@ -159,7 +176,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_text() {
-        let cases: [(Charset, &[u8]); 7] = [
+        let cases: [(Charset, &[u8]); 8] = [
+            (Charset::Ucs2, &[0xd8, 0x3d, 0xde, 0x00]),
             (Charset::Utf8, b"\xff"),
             (Charset::Ascii, b"\x80"),
             (Charset::Utf16, &[0x41]),

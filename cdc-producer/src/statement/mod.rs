@@ -109,7 +109,7 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
         "TRUNCATE" | "DROP" | "RENAME" | "ALTER" | "CREATE" => {
             let words: Vec<Word<'_>> = Words::new(statement, session.mode).take(LONGEST + 1).collect();
             if words.len() > LONGEST {
-                return may_change(format!("a definition of more than {LONGEST} words, which is a fixed limit"));
+                return long_definition(&words, Words::new(statement, session.mode), subject);
             }
             definition(&words, statement, session, subject)
         }
@@ -117,6 +117,26 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
         | "CHECK" | "INSTALL" | "UNINSTALL" => Effect::None,
         _ => text::effect(statement, session, subject),
     }
+}
+
+/// A definition with more words than are kept. One of a procedure and its like has no table; of another, the table is ours
+/// only if our table or database is among the words.
+fn long_definition<'a>(first: &[Word<'a>], mut all: impl Iterator<Item = Word<'a>>, subject: &Subject<'_>) -> Effect {
+    const OBJECTS: [&str; 9] =
+        ["TABLE", "DATABASE", "SCHEMA", "INDEX", "VIEW", "TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"];
+    let object = first.iter().skip(1).find(|word| word.is_any(&OBJECTS));
+    if object.is_some_and(|object| object.is_any(&["VIEW", "PROCEDURE", "FUNCTION", "EVENT"])) {
+        return Effect::None;
+    }
+    let asked = subject.asked.into_iter().flatten().filter_map(|name| name.split_once('.'));
+    let names: Vec<&str> =
+        asked.flat_map(|(database, table)| [database, table]).chain([subject.database, subject.table]).collect();
+    if all.any(|word| names.iter().any(|name| same(&word.text, name))) {
+        return may_change(format!(
+            "a definition of more than {LONGEST} words, which is a fixed limit, with the name of the table or its database"
+        ));
+    }
+    Effect::None
 }
 
 /// Statements that define something.

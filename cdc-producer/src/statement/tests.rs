@@ -375,3 +375,27 @@ fn long_statements_take_a_moment() {
     }
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
+
+/// Somebody with rights on another database only may send a definition of any length.
+#[test]
+fn a_definition_of_more_words_than_are_kept() {
+    let many = |begin: &str, word: &str, end: &str| format!("{begin}{}{end}", vec![word; 100_001].join(","));
+    let guest = case("guest");
+    for (statement, stops) in [
+        (many("CREATE PROCEDURE guest.p() SELECT product, shop, ", "1", ""), false),
+        (many("CREATE DEFINER=`TABLE`@`%` FUNCTION f() RETURNS INT RETURN product + ", "1", ""), false),
+        (many("CREATE TABLE guest.t (a ENUM(", "'x'", "))"), false),
+        (many("ALTER TABLE other MODIFY a ENUM(", "'x'", ")"), false),
+        (many("ALTER TABLE shop.product MODIFY a ENUM(", "'x'", ")"), true),
+        (many("DROP TABLE ", "guest.t", ", shop.product"), true),
+        (many("RENAME TABLE ", "guest.t TO guest.u", ", shop.product TO x"), true),
+    ] {
+        assert_eq!(guest.stops(&statement), stops, "{}", &statement[..60]);
+    }
+    assert!(case("shop").stops(&many("DROP TABLE ", "guest.t", ", product")));
+    assert!(case("guest").stops(&many("DROP DATABASE shop /* ", "1", " */ ,").replace("/* ", "").replace(" */", "")));
+    let mut asked = case("guest");
+    asked.asked = Some(["other.audited".to_owned()].into());
+    assert!(asked.stops(&many("DROP TABLE ", "guest.t", ", other.audited")));
+    assert!(!asked.stops(&many("DROP TABLE ", "guest.t", ", another")));
+}

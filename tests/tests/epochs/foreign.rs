@@ -8,11 +8,16 @@ use super::*;
 
 /// Writes records without the header `source`.
 fn write(world: &World, records: &[(&str, Option<&[u8]>)]) {
+    write_to(world, records, |key, partitions| partition_of(key.trim_start_matches('0').as_bytes(), partitions));
+}
+
+/// The same, into the partition that `place` says.
+fn write_to(world: &World, records: &[(&str, Option<&[u8]>)], place: impl Fn(&str, i32) -> i32) {
     let settings = world.kafka();
     let producer = TransactionalProducer::new(&settings, "foreign").unwrap();
     producer.begin().unwrap();
     for (key, value) in records {
-        let partition = partition_of(key.trim_start_matches('0').as_bytes(), settings.partitions);
+        let partition = place(key, settings.partitions);
         let topic = &settings.topic;
         let record = Record { topic, partition: Some(partition), key: key.as_bytes(), value: *value, header: None };
         producer.send(&record).unwrap();
@@ -49,6 +54,35 @@ async fn they_hide_nothing_from_a_new_epoch() {
     let consumer = world.start("consumer", &[]);
     let report = world.verify();
     assert!(report.contains("OK: ") && report.contains("dead letters"), "{report}");
+    stop(consumer);
+    stop(producer);
+}
+
+/// One of another partitioner, as kcat's, whose key belongs elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_delete_nothing_that_is_there() {
+    let (mut world, mut conn) = published("foreign_partition").await;
+    let all: Vec<String> = (1..=20).map(|id: i64| id.to_string()).collect();
+    let records: Vec<(&str, Option<&[u8]>)> = all.iter().map(|key| (key.as_str(), Some(&b"nonsense"[..]))).collect();
+    for shift in 1..10 {
+        write_to(&world, &records, |key, partitions| (partition_of(key.as_bytes(), partitions) + shift) % partitions);
+    }
+    // Two keys in a pass, so that a pass sees a part of the partitions.
+    world.set("PRODUCER_MEMORY", "256");
+    reset(&world);
+    let producer = start(&world, "second", &[]);
+    let mut deleted = 0;
+    kafka::scan(&world.kafka(), &world.name, &mut |message| {
+        deleted += usize::from(message.payload().is_none());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(deleted, 0);
+    execute(&mut conn, &["DELETE FROM product WHERE id = 5"]).await;
+    let consumer = world.start("consumer", &[]);
+    let ended = world.run("verify", &["--wait", "60s"]);
+    // Foreign records are dead letters, and nothing else is wrong.
+    assert!(ended.code == 0 && ended.out.contains("180 dead letters"), "{}", ended.out);
     stop(consumer);
     stop(producer);
 }

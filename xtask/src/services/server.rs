@@ -45,6 +45,8 @@ pub struct Server {
     name: String,
     launch: Launch,
     child: Option<Child>,
+    /// It was found to have ended.
+    has_ended: bool,
     /// Bytes in the log before this start.
     log_before: u64,
 }
@@ -61,7 +63,7 @@ impl Server {
     pub fn start(name: &str, launch: Launch) -> Result<Self> {
         let log_before = fs::metadata(&launch.log).map_or(0, |log| log.len());
         let child = spawn(name, &launch)?;
-        Ok(Self { name: name.to_owned(), launch, child: Some(child), log_before })
+        Ok(Self { name: name.to_owned(), launch, child: Some(child), has_ended: false, log_before })
     }
 
     /// The process id, while it runs.
@@ -107,7 +109,11 @@ impl Server {
     /// When the system cannot say.
     pub fn try_status(&mut self) -> Result<Option<ExitStatus>> {
         match &mut self.child {
-            Some(child) => child.try_wait().with_context(|| format!("cannot ask for the state of {}", self.name)),
+            Some(child) => {
+                let status = child.try_wait().with_context(|| format!("cannot ask for the state of {}", self.name))?;
+                self.has_ended = status.is_some();
+                Ok(status)
+            }
             None => Ok(Some(ExitStatus::from_raw(0))),
         }
     }
@@ -137,8 +143,9 @@ impl Server {
 
     /// Asks to stop without waiting for it.
     pub fn ask_to_stop(&self) {
-        if let Some(child) = &self.child {
-            // It may have ended by itself.
+        // The number of a process that was found to have ended may be another one's.
+        if let Some(child) = self.child.as_ref().filter(|_| !self.has_ended) {
+            // It may have ended since.
             kill(pid_of(child), self.launch.stop_signal).ok();
         }
     }
