@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::kafka::{LastRecords, TopicSpec, check_topics};
 use crate::position::{CHECKPOINT_SUFFIX, Progress};
 
-/// The last committed progress; `None` when there is no checkpoint topic, when it is empty, or when it `stops`. Blocks.
+/// The last committed progress; `None` when there is no checkpoint topic, when it is empty, or when `stops` returns
+/// true. Blocks.
 ///
 /// # Errors
 /// As [`last`].
@@ -18,21 +19,21 @@ pub fn look_up(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option
     last(&LastRecords::new(kafka)?, kafka, stops)
 }
 
-/// As [`look_up`], with the ends of what was committed in `kafka.topic` before, by partition: the progress knows of each record
-/// that is before them. Blocks.
+/// As [`look_up`], and by partition the end of the committed records in `kafka.topic`, read before the progress: the
+/// progress covers every record before these ends. Blocks.
 ///
 /// # Errors
 /// As [`last`]; definite when a topic has another number of partitions than the settings say.
 pub fn with_ends(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<(Vec<i64>, Option<Progress>)> {
     let missing = check_topics(kafka, &[TopicSpec::compacted(topic(kafka), 1)])?;
     let records = LastRecords::new(kafka)?;
-    // A transaction that is open has the progress of its own records in it.
+    // Read the ends first: the progress of an open transaction is committed together with its records.
     let ends = records.stable_ends(&kafka.topic, usize::try_from(kafka.partitions).unwrap_or(0))?;
     let progress = if missing.is_empty() { last(&records, kafka, stops)? } else { None };
     Ok((ends, progress))
 }
 
-/// As [`look_up`], of a topic that is there, by clients that are made already.
+/// As [`look_up`], for an existing topic and with existing clients.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a right is missing or the progress can't be read.

@@ -1,4 +1,4 @@
-//! From a column's value to a field of the contract: without loss, or refused.
+//! Converts a column's value to a field of the contract without loss, or refuses it.
 //!
 //! The same functions serve the snapshot's `SELECT` and the binlog's row images, so that the same row gives the same bytes
 //! from both. They take plain numbers and text and do no IO.
@@ -18,7 +18,7 @@ pub struct Refusal {
     pub reason: String,
     /// An imperative sentence.
     pub remedy: &'static str,
-    /// The column's type is at fault, so that other rows are refused as well.
+    /// The column's type is the cause, so other rows are refused as well.
     pub of_column: bool,
 }
 
@@ -28,7 +28,7 @@ impl Refusal {
         Self { reason: reason.into(), remedy, of_column: false }
     }
 
-    /// As [`Refusal::new`], where the column's type is at fault.
+    /// As [`Refusal::new`], where the column's type is the cause.
     pub fn of_column(reason: impl Into<String>, remedy: &'static str) -> Self {
         Self { of_column: true, ..Self::new(reason, remedy) }
     }
@@ -151,7 +151,7 @@ pub fn price_from_f64(float: f64) -> Result<Price, Refusal> {
     price_from_text(&float.to_string())
 }
 
-/// Text that its character set does not have.
+/// Text with bytes that are invalid in its character set.
 pub fn malformed_text() -> Refusal {
     Refusal::new("its text is damaged: its character set does not have it", CORRECT_THE_ROW)
 }
@@ -175,7 +175,7 @@ pub fn time_from_civil(t: CivilTime) -> Result<Micros, Refusal> {
     civil::DateTime::new(year, month?, day?, hour?, minute?, second?, nanos).map(Micros::from_utc).map_err(|_| wrong())
 }
 
-/// A time of a `TIMESTAMP` column as the binlog has it: microseconds since 1970, 0 for the zero date.
+/// A time of a `TIMESTAMP` column as the binlog stores it: microseconds since 1970, 0 for the zero date.
 ///
 /// # Errors
 /// For the zero date.

@@ -1,4 +1,4 @@
-//! The frame of `doctor`: checks that say what was found and what to do, as one screen and one exit code.
+//! The frame of `doctor`: checks with a finding and a remedy, shown on one screen, with one exit code.
 
 mod rights;
 mod topics;
@@ -14,11 +14,11 @@ use crate::escape;
 pub enum Outcome {
     /// As it should be.
     Good,
-    /// Neither good nor bad: what follows from the state as it is.
+    /// Neither good nor bad: a consequence of the present state.
     Note,
-    /// It works, but a person should know.
+    /// It works, but a person should know about it.
     Warning,
-    /// It can't work like this.
+    /// It can't work in this state.
     Bad,
 }
 
@@ -41,22 +41,22 @@ impl Check {
         Self { name, outcome: Outcome::Good, found: found.into(), remedy: String::new() }
     }
 
-    /// Neither good nor bad: what follows from the state as it is.
+    /// Neither good nor bad: a consequence of the present state.
     pub fn note(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Note, found: found.into(), remedy: String::new() }
     }
 
-    /// It works, but a person should know.
+    /// It works, but a person should know about it.
     pub fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Warning, found: found.into(), remedy: remedy.into() }
     }
 
-    /// It can't work like this.
+    /// It can't work in this state.
     pub fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, outcome: Outcome::Bad, found: found.into(), remedy: remedy.into() }
     }
 
-    /// From an error that was met.
+    /// From the error that a check returned.
     pub fn failed(name: &'static str, error: &Error) -> Self {
         Self::bad(name, error.to_string(), error.remedy().unwrap_or_default())
     }
@@ -65,7 +65,7 @@ impl Check {
 /// The check of a definite error.
 ///
 /// # Errors
-/// A transient error itself: it ends the checks; a definite one is what they are for.
+/// A transient error is returned and ends the checks; a definite one becomes a bad check.
 pub fn definite_or(check: Check, error: Error) -> Result<Check> {
     if error.class() == Class::Transient { Err(error) } else { Ok(check) }
 }

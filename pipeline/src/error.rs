@@ -1,6 +1,6 @@
-//! One error for all programs: what happened, to which object, and what to do next.
+//! One error type for all programs: the failure, the object, and the remedy.
 //!
-//! An error is sorted into a [`Class`] where it arises; the class decides alone whether a program tries again or stops,
+//! The code that creates an error sets its [`Class`]; the class alone decides whether a program tries again or stops,
 //! and with which exit code.
 
 use std::error::Error as StdError;
@@ -11,14 +11,14 @@ use crate::escape;
 /// A result with our [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an error means for the program.
+/// How the program reacts to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// It may heal by itself: try again.
+    /// It may heal without a person: try again.
     Transient,
     /// It stays until a person acts: stop.
     Definite,
-    /// The command line or the configuration is wrong: stop before anything is begun.
+    /// The command line or the configuration is wrong: stop before doing anything.
     Usage,
 }
 
@@ -33,7 +33,7 @@ impl Class {
     }
 }
 
-/// An error with its class, its causes, and the way out.
+/// An error with its class, its causes, and the remedy.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -70,7 +70,7 @@ impl Error {
         self
     }
 
-    /// Puts the place before the message.
+    /// Puts the place in front of the message.
     #[must_use]
     pub fn at(mut self, place: &str) -> Self {
         self.0.message.insert_str(0, &format!("{place}: "));
@@ -84,7 +84,7 @@ impl Error {
         self
     }
 
-    /// What it means for the program.
+    /// How the program reacts to it.
     pub fn class(&self) -> Class {
         self.0.class
     }
@@ -105,7 +105,7 @@ impl Error {
     }
 }
 
-/// The message and its causes, `: ` between them; the remedy is not part of it. Much of it may be from outside, so it is
+/// The message and its causes, separated by `: `, without the remedy. Parts of it may come from outside, so it is
 /// [`escape::shown`].
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,10 +128,10 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {}
 
-/// Whether the text of a failed TLS handshake blames a certificate; else the link broke, and that heals.
+/// Whether the error text of a failed TLS handshake blames a certificate; otherwise the link broke, which is transient.
 ///
-/// OpenSSL's binding appends what it found about the server's certificate, in brackets, to every error, a reset in
-/// the middle of the handshake too, and even if nothing was to be verified. So what is in brackets does not count.
+/// OpenSSL's binding appends its findings about the server's certificate in brackets to every error, including a reset
+/// during the handshake, and even if nothing had to be verified. So the text in brackets is ignored.
 pub(crate) fn blames_certificate(text: &str) -> bool {
     let mut depth = 0_u32;
     let mut outside = text.to_owned();

@@ -1,17 +1,17 @@
-//! Texts from outside, as a person may see them: a server's error, a registry's answer, a value of a row, a name of a table.
+//! Escapes texts from outside before a person sees them: server errors, registry answers, row values, table names.
 //!
 //! Invariant: nothing that a program prints or logs can move the cursor, set a title, begin a new line or change the
-//! order of what is read. What could is written as JSON writes it, `\n` or `\u202e`, which stays valid inside a JSON string.
+//! reading order. Such characters are written as JSON escapes, `\n` or `\u202e`, which stay valid inside a JSON string.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Characters of an error, a remedy or a value that are shown; the rest is counted.
+/// Maximum characters of an error, a remedy or a value that are shown; the rest is only counted.
 pub const LONGEST: usize = 8_192;
 
-/// The text with every character escaped that is a control character, a separator of lines or paragraphs, a mark or an
-/// isolate of bidirectional text, or invisible (U+2060 to U+206F, U+FEFF, U+FFF9 to U+FFFB, tags). Joiners stay, as
-/// languages need them. To escape twice changes nothing.
+/// The text with these characters escaped: control characters, separators of lines or paragraphs, marks and isolates of
+/// bidirectional text, and invisible ones (U+2060 to U+206F, U+FEFF, U+FFF9 to U+FFFB, tags). Joiners stay, as
+/// languages need them. Escaping twice changes nothing.
 pub fn escaped(text: &str) -> Cow<'_, str> {
     let Some((first, _)) = text.char_indices().find(|(_, c)| is_unsafe(*c)) else { return Cow::Borrowed(text) };
     let mut out = text[..first].to_owned();

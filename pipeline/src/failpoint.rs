@@ -1,13 +1,14 @@
 //! Named points between two durable steps, at which a test kills or stops the program.
 //!
-//! They exist only in builds with the feature `failpoints`, which nothing but the tests' package turns on, and with debug
-//! assertions: a release never has them, whatever is built along with it. Elsewhere [`at`] is empty. The variable `FAILPOINTS` says what happens where, in the language of the crate `fail`:
-//! `producer.committed=7*off->1*return(kill)` kills the program the eighth time it comes to that point.
+//! Failpoints exist only in builds with debug assertions and the feature `failpoints`, which only the package of the
+//! tests turns on, so a release never has them. In other builds [`at`] is empty. The variable `FAILPOINTS` gives the
+//! action of each point in the syntax of the crate `fail`: `producer.committed=7*off->1*return(kill)` kills the program
+//! when it reaches that point for the eighth time.
 
 /// Whether this build has the points.
 pub const COMPILED: bool = cfg!(all(feature = "failpoints", debug_assertions));
 
-/// Starts them as the environment says; the answer must be kept for as long as they are to work.
+/// Starts the failpoints from the environment; they work as long as the caller keeps the returned value.
 #[cfg(all(feature = "failpoints", debug_assertions))]
 #[must_use]
 pub fn start() -> impl Drop {
@@ -18,8 +19,8 @@ pub fn start() -> impl Drop {
     Scenario(fail::FailScenario::setup())
 }
 
-/// The program is at this point: `return(kill)` ends it with SIGKILL, `return(stop)` stops it with SIGSTOP; what else
-/// `fail` knows (`sleep(ms)`, `pause`) works as well.
+/// The program has reached this point: `return(kill)` ends it with SIGKILL, `return(stop)` stops it with SIGSTOP; the
+/// other actions of `fail` (`sleep(ms)`, `pause`) work as well.
 #[cfg(all(feature = "failpoints", debug_assertions))]
 pub fn at(name: &str) {
     use nix::sys::signal::{Signal, raise};
@@ -32,20 +33,20 @@ pub fn at(name: &str) {
     });
 }
 
-/// What is written in one go elsewhere, in two halves with a point between them, so that a kill there leaves a torn line.
+/// Splits a write in two halves with a failpoint between them, so that a kill there leaves a torn line.
 #[cfg(all(feature = "failpoints", debug_assertions))]
 pub fn halves(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.len() / 2)
 }
 
-/// What is written in one go; the second half is empty in this build.
+/// The whole write; the second half is empty in this build.
 #[cfg(not(all(feature = "failpoints", debug_assertions)))]
 #[inline(always)]
 pub fn halves(bytes: &[u8]) -> (&[u8], &[u8]) {
     (bytes, &[])
 }
 
-/// The program is at this point; nothing happens in this build.
+/// The program has reached this point; this build does nothing.
 #[cfg(not(all(feature = "failpoints", debug_assertions)))]
 #[inline(always)]
 pub fn at(_name: &str) {}

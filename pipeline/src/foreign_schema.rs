@@ -1,8 +1,9 @@
-//! Schemas and values that somebody else wrote: what is bounded before `apache-avro` reads them.
+//! Limits on schemas and values of other writers, checked before `apache-avro` reads them.
 //!
-//! The library follows a schema as deep as it goes, reserves what a block announces before its items are there, and fills in
-//! defaults of defaults. So a schema is measured and stripped before it is parsed, and a value is measured along its schema,
-//! without an allocation, before it is decoded. Memory for a value is then at most [`VALUES`] values and its own bytes.
+//! The library recurses as deep as a schema goes, reserves the memory that a block announces before its items arrive,
+//! and fills in defaults of defaults. So this module measures and strips a schema before parsing it, and walks a value
+//! along its schema without allocating before decoding it. A value then takes at most [`VALUES`] values and its own
+//! bytes of memory.
 
 use std::collections::HashMap;
 
@@ -22,13 +23,14 @@ const SCHEMA_DEPTH: usize = 64;
 const VALUE_DEPTH: usize = 64;
 /// Values within a value.
 const VALUES: usize = 100_000;
-/// Bytes of a decimal number: to print a longer one takes time by the square of its length.
+/// Bytes of a decimal number: printing takes time quadratic in its length.
 const DECIMAL_BYTES: usize = 1_024;
 
-/// Reads a writer's schema without what does not change the bytes of a value: documentation, and defaults, which are a reader's.
+/// Reads a writer's schema and drops the parts that do not change the bytes of a value: documentation, and defaults,
+/// which only readers use.
 ///
 /// # Errors
-/// Which limit it exceeds, or why it is no schema, for a person.
+/// The limit that it exceeds, or why it is not a schema, for a person.
 pub(crate) fn parse(text: &str) -> Result<Schema, String> {
     if text.len() > SCHEMA_BYTES {
         return Err(format!("its schema has {} bytes, and the fixed limit is {SCHEMA_BYTES}", text.len()));
@@ -58,10 +60,10 @@ fn strip(json: &mut Value, depth: usize, nodes: &mut usize) -> Result<(), String
     }
 }
 
-/// Follows the bytes of a value along its schema.
+/// Walks the bytes of a value along its schema.
 ///
 /// # Errors
-/// Which limit it exceeds, or where the bytes are no value of the schema, for a person.
+/// The limit that it exceeds, or the place where the bytes are not a value of the schema, for a person.
 pub(crate) fn measure(schema: &Schema, names: &HashMap<Name, &Schema>, bytes: &[u8]) -> Result<(), String> {
     Walk { names, rest: bytes, values: 0 }.value(schema, None, 0)
 }
@@ -141,7 +143,7 @@ impl<'a> Walk<'a> {
             if count < 0 {
                 self.long()?;
             }
-            // Before the library reserves room for them.
+            // Checked before the library reserves memory for them.
             self.require_room(count.unsigned_abs())?;
             for _ in 0..count.unsigned_abs() {
                 item(self)?;
@@ -205,7 +207,7 @@ mod tests {
         out
     }
 
-    /// What decoding a value says, of a product with id 1 and these bytes in `x`.
+    /// The result of decoding a product with id 1 and these bytes in `x`.
     fn said(schema: &str, x: &[u8]) -> String {
         let decoder = match Decoder::new(schema) {
             Ok(decoder) => decoder,
@@ -263,7 +265,7 @@ mod tests {
         check(&with(r#"["null","string"]"#), &[], "an integer ends too early");
     }
 
-    /// Each type has two of the one before, so that a value of no bytes has 2^60 parts, and a default 2^60 defaults.
+    /// Each type contains the previous one twice, so a value of no bytes has 2^60 parts, and a default 2^60 defaults.
     #[test]
     fn types_that_double_are_neither_followed_nor_filled_in() {
         let mut kind = r#"{"type":"record","name":"T0","fields":[]}"#.to_owned();
@@ -274,7 +276,7 @@ mod tests {
             );
         }
         check(&with(&kind), &[], MANY);
-        // The same, one beside the other.
+        // The same types, side by side.
         let mut fields = r#"{"name":"f0","type":{"type":"record","name":"T0","fields":[]}}"#.to_owned();
         for n in 1..=60 {
             let of = format!(
@@ -302,7 +304,7 @@ mod tests {
         assert!(said.len() < 1_000, "{}", said.len());
     }
 
-    /// An error of the library prints the value, and a decimal number of a megabyte takes it minutes.
+    /// The library's error prints the value, which takes minutes for a decimal number of a megabyte.
     #[test]
     fn numbers_that_take_long_to_print_are_refused() {
         let x = [long(900_000), vec![0x77; 900_000]].concat();
@@ -320,7 +322,7 @@ mod tests {
         }
     }
 
-    /// What a schema says beside the bytes makes no other schema of ours.
+    /// Attributes that do not change the bytes leave the schema equal to ours.
     #[test]
     fn defaults_and_documentation_do_not_count() {
         let documented = crate::record::SCHEMA.replacen('{', r#"{"doc":"said otherwise","#, 1);

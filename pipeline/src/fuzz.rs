@@ -1,4 +1,4 @@
-//! Fuzz targets: what others may write to the topics and to the schema registry.
+//! Fuzz targets for data that other programs may write to the topics and to the schema registry.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use crate::position::Progress;
 use crate::record::Source;
 use crate::slots::Marker;
 
-/// The length of a writer's schema in 2 bytes, the schema, a value: a product or an error.
+/// The length of a writer's schema in 2 bytes, the schema, a value: decoding gives a product or an error.
 #[test]
 fn avro() {
     fuzzing::check!(fuzzing::seeds("avro"), 4_000, |input: &[u8]| {
@@ -25,8 +25,8 @@ fn avro() {
     });
 }
 
-/// The short way through a header says what a JSON parser says, and a position that a producer of ours can have is written as
-/// it was read.
+/// The fast parser of a header agrees with a JSON parser, and a position that our producer can write is printed as it
+/// was read.
 #[test]
 fn source() {
     fuzzing::check!(fuzzing::seeds("source"), 20_000, |input: &[u8]| {

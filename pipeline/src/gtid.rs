@@ -1,4 +1,4 @@
-//! Sets of GTIDs: which transactions of which source are contained.
+//! Sets of GTIDs: the transactions of each source that are contained.
 //!
 //! Text form as MySQL prints it (manual, "GTID Format and Storage"): `uuid:1-5:8,uuid:tag:1-3`. Tags exist since 8.3.
 
@@ -15,7 +15,7 @@ pub type SourceId = String;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GtidSet(BTreeMap<SourceId, Vec<(u64, u64)>>);
 
-/// A text that is not a GTID or a set of them.
+/// A text that is neither a GTID nor a set of GTIDs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a GTID set")]
 pub struct ParseGtidError(String);
@@ -44,7 +44,7 @@ impl GtidSet {
     /// Adds one GTID; adding it twice changes nothing.
     pub fn insert(&mut self, source: &str, number: u64) {
         if let Some(intervals) = self.0.get_mut(source) {
-            // The stream brings them in order: nearly always the last interval grows by one.
+            // The stream brings GTIDs in order, so nearly always the last interval grows by one.
             if let Some(last) = intervals.last_mut().filter(|last| last.1 == number) {
                 last.1 += 1;
                 return;
@@ -53,7 +53,7 @@ impl GtidSet {
         self.insert_interval(source, number, number.saturating_add(1));
     }
 
-    /// Adds the GTIDs of `source` from `start` up to `end`, which is not in the set then.
+    /// Adds the GTIDs of `source` from `start` to `end`, excluding `end`.
     pub fn insert_interval(&mut self, source: &str, start: u64, end: u64) {
         let intervals = self.0.entry(source.to_owned()).or_default();
         let first = intervals.partition_point(|i| i.1 < start);

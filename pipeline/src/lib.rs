@@ -1,6 +1,6 @@
-//! What the programs share: the record contract, configuration, clients, errors, telemetry.
+//! The library that the programs share: the record contract, configuration, clients, errors, telemetry.
 //!
-//! Invariants: nothing here decides when progress moves (that is each program's own), and the modules of the record
+//! Invariants: no module here decides when progress moves (each program does that), and the modules of the record
 //! contract ([`record`], [`avro`], [`log_line`], [`transform`], [`position`], [`gtid`]) do no IO.
 
 pub mod avro;

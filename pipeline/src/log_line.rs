@@ -7,7 +7,7 @@
 use crate::record::{Micros, Op, Price};
 use crate::transform::Transformed;
 
-/// Where a line's record came from.
+/// The source of a line's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// What happened to the product.
@@ -46,7 +46,7 @@ fn tail(out: &mut Vec<u8>, origin: Origin) {
     out.extend_from_slice(b"}\n");
 }
 
-// Inlined, so that the length of each key is known to the compiler and it is copied by a move or two.
+// Inlined, so that the compiler knows the length of each key and copies it with a move or two.
 #[inline(always)]
 fn number(out: &mut Vec<u8>, key: &str, n: i64) {
     out.extend_from_slice(key.as_bytes());
@@ -68,7 +68,7 @@ fn text(out: &mut Vec<u8>, key: &str, value: Option<&str>) {
     }
 }
 
-/// Whether JSON writes it as it is. All bytes are looked at, which the compiler does many at a time.
+/// Whether JSON writes the text unescaped. All bytes are checked, so the compiler can check many at a time.
 fn is_plain(text: &str) -> bool {
     !text.bytes().fold(false, |escaped, b| escaped | (b < b' ') | (b == b'"') | (b == b'\\'))
 }

@@ -1,6 +1,6 @@
-//! How far the producer has come: the position in the binlog and the progress record that is kept in Kafka.
+//! The producer's progress: the position in the binlog and the progress record in Kafka.
 //!
-//! Invariant: a [`Progress`] is written in the same Kafka transaction as the records before it, so the two can't disagree.
+//! Invariant: one Kafka transaction writes a [`Progress`] and the records before it, so the two can't disagree.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +28,12 @@ pub struct Position {
     pub offset: u64,
     /// Commit time of the last transaction before here, by the source's clock.
     pub committed_at: Micros,
-    /// The content of the file before this place, to recognise it; `None` in a position of version 0.1.
+    /// Identifies the file's content before this place; `None` in a position of version 0.1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub anchor: Option<Anchor>,
 }
 
-/// What tells a place in a binlog file from the same place in another file of the same name.
+/// Distinguishes a place in a binlog file from the same place in another file of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// When the server created the file, in seconds since 1970: the timestamp of its format description event.
@@ -69,7 +69,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// How far a snapshot has come.
+/// How far a snapshot has progressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotProgress {
     /// The last primary key that was read, which may be beyond what a record holds; `None` before the first chunk.
@@ -80,7 +80,8 @@ pub struct SnapshotProgress {
     /// version of the program began the snapshot that did not note it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub begin: Option<Vec<i64>>,
-    /// Every row is in the topic, and what is gone from the table is being deleted there; `None` before that.
+    /// Set once every row is in the topic, while the keys that are gone from the table are being deleted there; `None`
+    /// before.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub sweep: Option<SweepCursor>,
 }
@@ -91,14 +92,14 @@ impl SnapshotProgress {
         Self { after: None, rows, begin: Some(ends), sweep: None }
     }
 
-    /// Every row has been emitted: what is to be done next, if the topic has records from before the snapshot.
+    /// Every row has been emitted: the next step, if the topic has records from before the snapshot.
     pub fn swept(mut self) -> Option<Self> {
         self.sweep = Some(SweepCursor::default());
         self.begin.as_ref().is_some_and(|begin| begin.iter().any(|end| *end > 0)).then_some(self)
     }
 }
 
-/// How far the deletes of a snapshot have come: what is before it, in the order of partition and key, is done.
+/// How far the deletes of a snapshot have progressed: everything before it, in the order of partition and key, is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepCursor {
     /// The partition, from 0.
@@ -108,65 +109,67 @@ pub struct SweepCursor {
     pub after: Option<i64>,
 }
 
-/// A complete snapshot. Each key that was in the table has a record in `begin..end` of its partition; of any other key, what
-/// stands before `begin` no longer holds.
+/// A complete snapshot. Each key that was in the table has a record in `begin..end` of its partition; for any other
+/// key, the records before `begin` are no longer valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompleteSnapshot {
     /// The epoch that it began.
     pub epoch: u64,
-    /// By partition, the first offset that the snapshot may have written to.
+    /// By partition, the first offset that the snapshot may have written.
     pub begin: Vec<i64>,
-    /// By partition, an offset behind all rows of the snapshot, directly behind some record; 0 without one.
+    /// By partition, an offset behind all rows of the snapshot, directly after a record; 0 if there is none.
     pub end: Vec<i64>,
 }
 
 /// The value of the checkpoint topic; its key is the source, `database.table`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Version of this form: 1.
+    /// Version of this format: 1.
     pub version: u32,
     /// Counts the replays, from 1.
     pub epoch: u64,
-    /// The reset that began this epoch, as it stood in the checkpoint file.
+    /// The identity of the reset that began this epoch, from the checkpoint file.
     pub request: String,
-    /// Where the stream goes on.
+    /// The position at which the stream continues.
     pub position: Position,
-    /// The snapshot under way; `None` when it is complete or was not asked for.
+    /// The running snapshot; `None` when it is complete or was not requested.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<SnapshotProgress>,
-    /// XA transactions that are prepared and did not write to the table: their later commit changes nothing in it. The
-    /// identities as the binlog prints them.
+    /// Prepared XA transactions that did not write to the table: their later commit changes nothing in it. Identities
+    /// as the binlog prints them.
     #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
     pub prepared: BTreeSet<String>,
-    /// Those that wrote to the table, and where their rows are in the binlog until their outcome is known.
+    /// Prepared XA transactions that wrote to the table, and where their rows are in the binlog until their outcome is
+    /// known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub prepared_rows: BTreeMap<String, PreparedAt>,
-    /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier is not the one that
-    /// was written to. `None` when an earlier version of the program wrote this.
+    /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier was deleted
+    /// and created again. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ends: Option<Vec<i64>>,
-    /// The topic's id ([`crate::kafka::topic_id`]): a topic with another one is not the one that was written to. `None` when it
-    /// is not known, as with an earlier version of the program.
+    /// The topic's id ([`crate::kafka::topic_id`]): a topic with another id was deleted and created again. `None` when
+    /// the id is unknown, as with an earlier version of the program.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub topic_id: Option<String>,
-    /// The ids under which the schema of the topic's records was registered: a registry that loses its schemas gives the ids
-    /// to others. `None` when an earlier version of the program wrote this.
+    /// The ids of our schema under which the topic's records were written: a registry that has lost its schemas may
+    /// assign these ids to other schemas. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema_ids: Option<BTreeSet<u32>>,
-    /// By partition, the offset from which each record of the producer has one of `schema_ids`: 0 for one that is not in here.
-    /// Before it, versions of the program that noted no ids wrote under others too. `None` when such a version wrote this.
+    /// By partition, the offset from which each record of the producer has one of `schema_ids`; 0 for a partition that
+    /// is not listed. Before it, versions of the program that did not record ids may have used others. `None` when such
+    /// a version wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema_ids_from: Option<Vec<i64>>,
     /// The last complete snapshot in this topic.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub complete: Option<CompleteSnapshot>,
-    /// What is known of the table at the position.
+    /// The state of the table at the position.
     #[serde(skip_serializing_if = "TableState::is_unknown", default)]
     pub table: TableState,
 }
 
 impl Progress {
-    /// The progress at a position of an epoch, without a snapshot, and with nothing known besides.
+    /// The progress at a position of an epoch, without a snapshot and with all other facts unknown.
     pub fn new(epoch: u64, position: Position) -> Self {
         Self {
             version: 1,
@@ -200,13 +203,13 @@ pub struct PreparedAt {
     pub at: Micros,
 }
 
-/// What is known of the table at a position, besides what the binlog says with its rows.
+/// Facts about the table at a position that the row events do not contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
-    /// The definitions of the columns that are carried, in the order of the contract; empty when they are not known.
+    /// The definitions of the carried columns, in the order of the contract; empty when unknown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub columns: Vec<String>,
-    /// Other tables that the server was asked about.
+    /// Other tables about which the producer asked the server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub asked: Option<Asked>,
 }
@@ -217,8 +220,9 @@ impl TableState {
     }
 }
 
-/// Other tables, `database.table`, that statements logged as text wrote to. The server was asked whether they have triggers
-/// when its binlog ended at `file` and `offset`, so what it said counts only if no statement before that place took one away.
+/// Other tables, `database.table`, that statements logged as text wrote to. The server answered whether they have
+/// triggers when its binlog ended at `file` and `offset`, so the answer is valid only if no statement before that place
+/// dropped a trigger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     /// Their names.
@@ -234,14 +238,14 @@ pub struct Asked {
 pub enum RecordPosition<'a> {
     /// One transaction.
     Gtid(&'a str, u64),
-    /// What a snapshot row contains, on a server with GTIDs.
+    /// The transactions that a snapshot row contains, on a server with GTIDs.
     Contains(GtidSet),
     /// Binlog file and offset.
     File(&'a str, u64),
 }
 
 impl<'a> RecordPosition<'a> {
-    /// Reads a `pos`; `snapshot` says that it belongs to a snapshot row. `None` when it is of no known form.
+    /// Reads a `pos`; `snapshot` marks that of a snapshot row. `None` when its form is unknown.
     pub fn parse(text: &'a str, snapshot: bool) -> Option<Self> {
         if snapshot {
             if let Ok(set) = text.parse() {
@@ -254,8 +258,9 @@ impl<'a> RecordPosition<'a> {
         Some(Self::File(file, offset.parse().ok()?))
     }
 
-    /// Whether a record at `self` may stand directly before one of the same key at `next`: later in the source, or of the
-    /// same transaction. Records of sources that can't be compared (two servers after a failover) may.
+    /// Whether a record at `self` may come directly before one of the same key at `next`: `next` is later in the
+    /// source, or of the same transaction. True for records of sources that can't be compared (two servers after a
+    /// failover).
     pub fn may_precede(&self, next: &Self) -> bool {
         match (self, next) {
             (Self::Gtid(a, m), Self::Gtid(b, n)) => a != b || m <= n,

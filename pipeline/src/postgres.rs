@@ -1,8 +1,8 @@
-//! Connecting to PostgreSQL: TLS by the URL's `sslmode` as libpq understands it, what each transaction relies on, and what
-//! each error means.
+//! Connections to PostgreSQL: TLS by the URL's `sslmode` with libpq's meaning, the state that each transaction sets,
+//! and the class of each error.
 //!
-//! Invariant: nothing outlives a transaction on the server, so a pooler may give each transaction another connection.
-//! Statements are unnamed, settings are `LOCAL`, and no default of the server, the database or the role counts.
+//! Invariant: no state outlives a transaction on the server, so a pooler may give each transaction another connection.
+//! Statements are unnamed, settings are `LOCAL`, and no default of the server, the database or the role has an effect.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::error::{Error, Result, blames_certificate};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A transaction that waits for its client for so long has lost it, and must not keep its locks.
+/// The server ends a transaction that is idle for this long: its client is lost, and its locks must be released.
 const IDLE_LIMIT: &str = "30s";
-/// A statement that takes longer has no client any more.
+/// The server ends a statement that takes longer: its client is lost.
 const STATEMENT_LIMIT: &str = "30s";
 
-/// What a transaction is for.
+/// The purpose of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Writing what other consumers may write as well.
+    /// Writes rows that other consumers may write as well.
     Write,
-    /// Reading one snapshot, with pauses of any length.
+    /// Reads one snapshot, with pauses of any length.
     Read,
 }
 
@@ -40,13 +40,13 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads the URL. `sslmode=verify-ca`, `sslmode=verify-full` and `sslrootcert` are taken out of it first: the client
-    /// library knows the other modes only. The server sees `application` as the client's name.
+    /// Reads the URL. Removes `sslmode=verify-ca`, `sslmode=verify-full` and `sslrootcert` from it first, as the client
+    /// library knows only the other modes. The server shows `application` as the client's name.
     ///
     /// Source: PostgreSQL manual, "SSL Support" of libpq.
     ///
     /// # Errors
-    /// Usage when the URL or a certificate can't be read, or the URL asks for a check that would check nothing.
+    /// Usage when the URL or a certificate can't be read, or when the URL requires a check that would verify nothing.
     pub fn from(settings: &PostgresSettings, application: &str) -> Result<Self> {
         let (base, query) = settings.url.expose().split_once('?').unwrap_or((settings.url.expose(), ""));
         let Checks { mode, root, kept } = Checks::of(query);
@@ -58,7 +58,7 @@ impl Target {
         }
         let (certificate, name) = match (mode, root) {
             ("verify-full", _) => (true, true),
-            // As libpq has it: a CA that is named is asked.
+            // As in libpq: a CA that is given is checked.
             ("verify-ca", _) | ("require", Some(_)) => (true, false),
             (_, Some(_)) => {
                 return Err(Error::usage(format!("postgres.url: sslrootcert has no effect with sslmode={mode}"))
@@ -91,21 +91,21 @@ impl Target {
         &self.schema
     }
 
-    /// The statement that lets a transaction see our schema alone, in which a temporary table of a pooled connection hides none
-    /// of ours.
+    /// The statement that limits a transaction to our schema, so that no temporary table of a pooled connection hides
+    /// one of ours.
     pub fn search_path(&self) -> String {
         format!("SET LOCAL search_path = \"{}\", pg_temp", self.schema.replace('"', "\"\""))
     }
 
-    /// The statements that begin a transaction, separated by `;`, with all that it relies on:
+    /// The statements that begin a transaction, separated by `;`, with all the settings that it depends on:
     ///
     /// - its isolation level, and whether it writes, whatever the defaults of role and database are;
     /// - our schema alone ([`Target::search_path`]);
-    /// - an error where row level security would leave rows out in silence;
+    /// - an error where row level security would silently omit rows;
     /// - times in UTC;
-    /// - our own limits of time: a role's shorter ones would end a batch again and again, and none would keep the locks of a
-    ///   client that vanished;
-    /// - a commit that is durable before it is answered. A role's stricter choice stays.
+    /// - our own time limits: a role's shorter ones would end a batch again and again, and without limits a vanished
+    ///   client would keep its locks;
+    /// - a commit that is durable before it is answered; a role's stricter setting stays.
     pub fn begin(&self, access: Access) -> String {
         let (level, idle) = match access {
             Access::Write => ("READ COMMITTED READ WRITE", IDLE_LIMIT),
@@ -135,15 +135,15 @@ impl Target {
     /// Connects.
     ///
     /// # Errors
-    /// The library's, for the caller to tell a missing database from the rest; then [`failed`] with [`Target::what`].
+    /// The library's error, so that the caller can recognise a missing database; then [`failed`] with [`Target::what`].
     pub async fn connect(&self) -> Result<Client, tokio_postgres::Error> {
         let (client, connection) = self.config.connect(self.tls.clone()).await?;
-        // It ends by itself when the client is dropped; how it ended, the client's calls say.
+        // The task ends when the client is dropped; the client's calls report its error.
         drop(tokio::spawn(connection));
         Ok(client)
     }
 
-    /// Connects, and makes the database when it is missing.
+    /// Connects, and creates the database when it is missing.
     ///
     /// # Errors
     /// Transient when the server can't be reached; definite when it refuses.
@@ -159,7 +159,7 @@ impl Target {
         let name = self.database();
         let client = self.with_database("postgres").connect().await.map_err(|e| failed(&self.what(), e))?;
         match client.batch_execute(&format!("CREATE DATABASE \"{}\"", name.replace('"', "\"\""))).await {
-            // Another one was faster.
+            // Another program has just created it.
             Err(e) if matches!(e.code(), Some(&SqlState::DUPLICATE_DATABASE | &SqlState::UNIQUE_VIOLATION)) => Ok(()),
             Err(e) => Err(failed(&format!("cannot create the PostgreSQL database {name}"), e)),
             Ok(()) => {
@@ -184,7 +184,7 @@ impl Target {
 /// `sslrootcert=system`: the CAs that the system trusts.
 const SYSTEM: &str = "system";
 
-/// What a URL's parameters say about TLS, and the others.
+/// The URL's parameters about TLS, and the other parameters.
 struct Checks<'a> {
     mode: &'a str,
     root: Option<&'a str>,
@@ -208,20 +208,20 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// The hosts that the password of a URL goes to without a check of their certificates, and the `sslmode`.
+/// The hosts that get the password of a URL although their certificates are not checked, and the `sslmode`.
 pub(crate) fn unchecked_password(url: &str) -> Option<(Vec<String>, String)> {
     let Checks { mode, root, .. } = Checks::of(url.split_once('?').map_or("", |(_, query)| query));
     let is_checked = mode.starts_with("verify-") || (mode == "require" && root.is_some());
     let config: Config = url.split('?').next()?.parse().ok()?;
     let hosts = config.get_hosts().iter().filter_map(|host| match host {
         Host::Tcp(host) => Some(host.clone()),
-        // A socket of this machine.
+        // A socket on this machine.
         Host::Unix(_) => None,
     });
     (!is_checked && config.get_password().is_some()).then(|| (hosts.collect(), mode.to_owned()))
 }
 
-/// Where `root` is named, no other CA is trusted.
+/// A given `root` replaces all other CAs.
 fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConnector> {
     let mut builder = TlsConnector::builder();
     builder.danger_accept_invalid_certs(!certificate).danger_accept_invalid_hostnames(!name);
@@ -237,7 +237,7 @@ fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConne
     Ok(MakeTlsConnector::new(connector))
 }
 
-/// Sorts an error of PostgreSQL; its remedy goes by its SQLSTATE (PostgreSQL manual, appendix A).
+/// Classifies an error of PostgreSQL; its SQLSTATE selects the remedy (PostgreSQL manual, appendix A).
 pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     let state = if is_in_recovery(&error) { "25006" } else { error.code().map_or("", SqlState::code) };
     if state.is_empty() {
@@ -270,47 +270,50 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
         }
         _ => "see the server's log",
     };
-    // The library's own text says only "db error"; the server's message is its cause.
+    // The library's own text is only "db error"; the server's message is its cause.
     let transient = heals(state) && !pools_statements(&error);
     let sorted = if transient { Error::transient(what) } else { Error::definite(what) };
     sorted.with_source(error).with_remedy(remedy)
 }
 
-/// Whether a server in recovery (a standby) refuses `READ WRITE`, the only setting of ours with two values that a server may
-/// refuse. It calls that a feature that it does not have (0A000); the name of its function, unlike the message, is not translated.
+/// Whether a server in recovery (a standby) refuses `READ WRITE`, our only two-valued setting that a server may refuse.
+/// It reports an unsupported feature (0A000); the name of the server's function, unlike the message, is not translated.
 fn is_in_recovery(error: &tokio_postgres::Error) -> bool {
     let routine = error.as_db_error().and_then(|e| e.routine());
     error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) && routine == Some("call_bool_check_hook")
 }
 
-/// Whether a pooler gives each statement another connection, so that no transaction is possible; pgbouncer's text.
+/// Whether a pooler gives each statement another connection, so that transactions are impossible; recognised by
+/// pgbouncer's text.
 fn pools_statements(error: &tokio_postgres::Error) -> bool {
     let text = error.as_db_error().map_or("", |e| e.message());
     text.contains("statement pooling")
 }
 
-/// Whether the server refuses the rows that it was sent, and would take others: their values, a constraint, a trigger or a
-/// limit of the table forbids them. All else is the fault of the server, its settings, or the link.
+/// Whether the server refuses these rows but would accept others: their values, a constraint, a trigger or a limit of
+/// the table forbids them. Any other error comes from the server, its settings, or the link.
 pub fn refuses_rows(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|state| is_of_rows(state.code()))
 }
 
-/// By SQLSTATE. A trigger may raise one of a class that nobody has defined, so what counts are the classes that are never a
-/// row's fault. Of the class 22 that is a binary form that does not fit: the column's type has changed.
+/// By SQLSTATE. A trigger may raise one of an undefined class, so this lists the classes that are never caused by a
+/// row. In class 22, an invalid binary form is not caused by a row either: the column's type has changed.
 fn is_of_rows(state: &str) -> bool {
     const OTHERS: &str = "00 01 02 03 08 0A 0B 0F 0L 0P 0Z 24 25 26 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV XX";
     let class = state.get(..2).unwrap_or("00");
     !matches!(state, "22P03" | "22P04") && !OTHERS.split(' ').any(|other| other == class)
 }
 
-/// Whether the connection has a prepared statement with this name already, as one that a pooler gave to others before.
+/// Whether the connection already has a prepared statement with this name, because the pooler gave it to another client
+/// before.
 pub fn is_prepared_already(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::DUPLICATE_PSTATEMENT)
 }
 
-/// Whether an error with this SQLSTATE may heal by itself: no answer at all, a broken link, a serialization failure, too few
-/// resources, a lock, a shutdown, the system under the server. Of the class 25, a server that is read-only during a failover
-/// (25006), and a transaction that was idle or took too long, as one of a program that was stopped does (25P03, 25P04).
+/// Whether an error with this SQLSTATE may heal: no answer at all, a broken link, a serialization failure, too few
+/// resources, a lock, a shutdown, an error of the operating system. Of class 25, a server that is read-only during a
+/// failover (25006), and a transaction that was idle or took too long, for example because the program was stopped
+/// (25P03, 25P04).
 fn heals(state: &str) -> bool {
     const CLASSES: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
     matches!(state, "" | "25006" | "25P03" | "25P04") || CLASSES.iter().any(|class| state.starts_with(class))

@@ -1,4 +1,4 @@
-//! The frame of every program: command line, configuration, log, signals, one error at the end, exit code.
+//! The frame of every program: command line, configuration, log, signals, one error report at the end, exit code.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -13,10 +13,10 @@ use crate::escape;
 use crate::shutdown;
 use crate::telemetry::{self, Health, Metrics};
 
-/// Silence after which a program counts as dead, unless it says otherwise.
+/// Time without progress after which a program is unhealthy, unless it sets another one.
 const HEALTH_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a program gets to run with.
+/// The inputs of a program's `run`.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// The settings in force.
@@ -25,21 +25,21 @@ pub struct Context {
     pub arguments: ArgMatches,
     /// Cancelled by SIGINT and SIGTERM.
     pub shutdown: CancellationToken,
-    /// Its numbers.
+    /// Its metrics.
     pub metrics: Metrics,
-    /// Its state.
+    /// Its health.
     pub health: Health,
 }
 
-/// Runs a program from its command line to its exit code. `command` holds what is the program's own; the settings are
-/// added to it. An error is printed once with its causes and its remedy.
+/// Runs a program from its command line to its exit code. `command` defines the program's own flags and subcommands;
+/// this function adds the settings. An error is printed once with its causes and its remedy.
 pub fn start<F>(program: Program, command: Command, run: impl FnOnce(Context) -> F) -> ExitCode
 where
     F: Future<Output = Result<()>>,
 {
     #[cfg(all(feature = "failpoints", debug_assertions))]
     let _failpoints = crate::failpoint::start();
-    // Prints help and usage errors itself; its exit code for the latter is 2.
+    // clap prints help and usage errors; its exit code for the latter is 2.
     let arguments = config::command(program, command).get_matches();
     let environment = Environment::of_process();
     let settings = match Settings::load(program, &environment, &arguments) {
@@ -94,7 +94,7 @@ where
         }
         run(Context { settings, arguments, shutdown, metrics, health }).await
     });
-    // A blocking client that hangs must not keep an ended program alive.
+    // A hanging call of a client must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
 }

@@ -1,6 +1,6 @@
-//! The record contract: one product, one change, and where the change came from.
+//! The record contract: one product, one change, and the source of the change.
 //!
-//! Everything that stores or sends a product goes through these types: the Avro value ([`crate::avro`]), the JSON log line
+//! Every program stores and sends products as these types: the Avro value ([`crate::avro`]), the JSON log line
 //! ([`crate::log_line`]), the row of MySQL and of PostgreSQL. Money is an integer of hundredths, time an integer of
 //! microseconds; neither is ever a float or a local time.
 
@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The Avro schema of a value, as it is registered.
+/// The Avro schema of a value, as the producer registers it.
 pub const SCHEMA: &str = include_str!("../../schemas/product_value_avro_schema.json");
 
 /// The name of the one header that each record of the topic carries; its value is a [`Source`].
@@ -95,13 +95,13 @@ impl Micros {
         if nanos % 1000 == 0 { i64::try_from(nanos / 1000).ok().map(Self) } else { None }
     }
 
-    /// Appends what [`fmt::Display`] prints, without its detours.
+    /// Appends the same text as [`fmt::Display`], but faster.
     pub fn write(self, out: &mut Vec<u8>) {
         const DAY: i64 = 86_400_000_000;
         const FIRST: i64 = -719_162 * DAY;
         const AFTER: i64 = 2_932_897 * DAY;
         if !(FIRST..AFTER).contains(&self.0) {
-            // Beyond the years 1 to 9999; writing to memory can't fail.
+            // The time is outside the years 1 to 9999; writing to memory can't fail.
             return drop(write!(out, "{self}"));
         }
         let (year, month, day) = civil_from_days((self.0.div_euclid(DAY) + 719_468) as u32);
@@ -125,13 +125,13 @@ impl Micros {
     /// The time of a date and time of day in UTC; nanoseconds are cut off.
     pub fn from_utc(civil: DateTime) -> Self {
         let length = civil.duration_since(EPOCH);
-        // Within the years that a `DateTime` has, microseconds fit easily.
+        // For every year of a `DateTime` the microseconds fit into an `i64`.
         Self(length.as_secs() * 1_000_000 + i64::from(length.subsec_micros()))
     }
 }
 
-/// Times are reckoned from here as dates and times of day, since jiff's `Timestamp` ends a day before the year 9999 does,
-/// and `9999-12-31` is many a shop's "never".
+/// Times are computed from here as dates and times of day, since jiff's `Timestamp` ends a day before the year 9999
+/// does, and many shops write `9999-12-31` for "never".
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
 /// `00` to `99`.
@@ -177,7 +177,7 @@ pub struct Product<'a> {
     pub category: Option<&'a str>,
     /// Price.
     pub price: Option<Price>,
-    /// When the shop last touched the product.
+    /// When the shop last changed the product.
     pub last_updated: Option<Micros>,
 }
 
@@ -199,7 +199,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The letter that stands for it in headers and log lines.
+    /// Its letter in headers and log lines.
     pub fn letter(self) -> &'static str {
         match self {
             Self::Snapshot => "r",
@@ -210,15 +210,15 @@ impl Op {
     }
 }
 
-/// Where a record came from: the value of the header [`SOURCE_HEADER`], compact JSON.
+/// The source of a record: the value of the header [`SOURCE_HEADER`], compact JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Source<'a> {
     /// What happened.
     pub op: Op,
     /// Commit time on the source, microseconds since 1970 UTC; of a snapshot row, the time its chunk was read.
     pub ts_us: i64,
-    /// The transaction's GTID, or `file:offset` behind its first event where the server has no GTIDs. Of a snapshot row, the position
-    /// it is exact at: the set of GTIDs that it contains, or `file:offset`.
+    /// The transaction's GTID, or `file:offset` behind its first event where the server has no GTIDs. For a snapshot
+    /// row, the position at which it is exact: the set of GTIDs that it contains, or `file:offset`.
     #[serde(borrow)]
     pub pos: std::borrow::Cow<'a, str>,
     /// The record's number within the transaction, or within the snapshot, from 0.
@@ -250,7 +250,7 @@ impl Source<'_> {
     /// # Errors
     /// When it is not an object of this form.
     pub fn parse(bytes: &[u8]) -> Result<Source<'_>, serde_json::Error> {
-        // What a producer of ours writes has one form, which a tenth of a JSON parser's work reads.
+        // Our producer writes the header in one form, which this parser reads in a tenth of a JSON parser's time.
         match as_written(bytes) {
             Some(source) => Ok(source),
             None => serde_json::from_slice(bytes),
@@ -258,7 +258,7 @@ impl Source<'_> {
     }
 }
 
-/// Exactly what [`Source::write`] writes; `None` for any other text.
+/// Reads only the form that [`Source::write`] writes; `None` for any other text.
 fn as_written(bytes: &[u8]) -> Option<Source<'_>> {
     let (letter, rest) = bytes.strip_prefix(b"{\"op\":\"")?.split_first()?;
     let op = match letter {
@@ -268,7 +268,7 @@ fn as_written(bytes: &[u8]) -> Option<Source<'_>> {
         b'd' => Op::Delete,
         _ => return None,
     };
-    // From both ends: what is left between the fields of known form is the position.
+    // Reads from both ends: the position is the rest between the known fields.
     let rest = rest.strip_prefix(b"\",\"ts_us\":")?;
     let (ts_us, rest) = rest.split_at(rest.iter().take_while(|b| b.is_ascii_digit()).count());
     let ts_us = whole_number(ts_us)?;
@@ -285,7 +285,7 @@ fn number_at_end(text: &[u8]) -> Option<(u64, &[u8])> {
     whole_number(digits).map(|number| (number, rest))
 }
 
-/// A number of at most 18 digits without zeros before it.
+/// A number of at most 18 digits without leading zeros.
 fn whole_number(digits: &[u8]) -> Option<u64> {
     match digits {
         [b'0', _, ..] => None,
@@ -294,7 +294,7 @@ fn whole_number(digits: &[u8]) -> Option<u64> {
     }
 }
 
-/// ASCII that JSON does not escape. All bytes are looked at, which the compiler does many at a time.
+/// ASCII that JSON does not escape. All bytes are checked, so the compiler can check many at a time.
 fn plain_text(bytes: &[u8]) -> Option<&str> {
     let other = bytes.iter().fold(false, |other, b| other | !(b' '..=b'~').contains(b) | (*b == b'"') | (*b == b'\\'));
     if other { None } else { std::str::from_utf8(bytes).ok() }

@@ -1,6 +1,6 @@
-//! A row of the table with a value that the contract does not hold, as the producer parks it in `<topic>.dlq`.
+//! A row with a value that the contract can't hold; the producer parks it in `<topic>.dlq`.
 //!
-//! Invariant: a dead letter of such a row fits into one record of Kafka, whatever the row holds.
+//! Invariant: the dead letter of such a row fits into one Kafka record, whatever the row holds.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::escape;
 use crate::record::Source;
 use crate::table::{Field, SourceTable};
 
-/// Name of the header that says where a dead letter came from, a JSON object.
+/// Name of the header with the origin of a dead letter, a JSON object.
 pub const ORIGIN_HEADER: &str = "origin";
 
 /// A row that can't be carried.
@@ -23,16 +23,16 @@ pub struct RefusedRow {
     pub id: i128,
     /// The column that is refused.
     pub field: Field,
-    /// Why.
+    /// The reason.
     pub refusal: Refusal,
-    /// The values as text, in the order of [`Field::ALL`]; `None` is NULL. All are `None` when the row is gone.
+    /// The values as text, in the order of [`Field::ALL`]; `None` is NULL. All are `None` for a deleted row.
     pub values: [Option<String>; 5],
 }
 
 /// Makes dead letters of refused rows.
 #[derive(Clone, Debug)]
 pub struct Letters {
-    /// The topic that the rows belong into.
+    /// The topic of the rows.
     topic: String,
     /// `database.table`.
     table: String,
@@ -61,7 +61,7 @@ struct Row<'a> {
     last_updated: Option<&'a str>,
 }
 
-/// Stands for text that its character set does not have.
+/// Replaces text that is invalid in its character set.
 pub const MALFORMED: &str = "(damaged text)";
 
 /// The end of the reason of a row whose text is longer than a record may be.
@@ -79,7 +79,7 @@ impl RefusedRow {
         self.values.iter().flatten().map(String::len).sum()
     }
 
-    /// The error of this row where it is not parked.
+    /// The error of this row when it is not parked.
     pub fn error(&self, table: &SourceTable) -> Error {
         let remedy = format!(
             "set producer.on_refused to dead_letter, which parks this change; then {}, which arrives as any change",
@@ -144,7 +144,7 @@ fn cut(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// Texts only, which always have a JSON form.
+/// The object has only texts, which always have a JSON form.
 fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).unwrap_or_default();
 }

@@ -1,8 +1,8 @@
 //! The schema registry (Confluent's REST API): register our schema, look others up by id.
 //!
-//! Nothing is written that is there already: a schema that the subject has is looked up, and a rule that is in force, the
-//! subject's own or the registry's, stays. A registry without a rule accepts any schema, so the subject is given `BACKWARD`
-//! then, before our schema is registered.
+//! Existing entries are never rewritten: a schema that the subject has is only looked up, and an existing rule, the
+//! subject's own or the registry's, stays. A registry without a rule accepts any schema, so the subject then gets
+//! `BACKWARD` before our schema is registered.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::config::RegistrySettings;
 use crate::error::{Error, Result, blames_certificate};
 use crate::record::SCHEMA;
 
-/// From a request to the last byte of its answer.
+/// Timeout from a request to the last byte of its answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of an answer that are read at most: several times the largest schema that [`crate::avro::Decoder`] takes.
+/// Maximum bytes of an answer: several times the largest schema that [`crate::avro::Decoder`] takes.
 const LARGEST_ANSWER: usize = 1 << 20;
-/// The status that stands for an answer above the limit.
+/// The status that represents an answer above the limit.
 const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;
 const RULE: &str = "BACKWARD";
 const URL_REMEDY: &str = "check schema_registry.url (with its path, e.g. /apis/ccompat/v7 for Apicurio)";
@@ -30,12 +30,12 @@ pub struct Registry {
     http: reqwest::Client,
 }
 
-/// What [`Registry::check`] or [`Registry::check_reading`] found.
+/// The result of [`Registry::check`] or [`Registry::check_reading`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A start will succeed as far as can be seen.
+    /// As far as can be checked, a start will succeed.
     Good(String),
-    /// A start will succeed, but the subject may be missing or without a rule: what was found, and what to do.
+    /// A start will succeed, but the subject may be missing or without a rule: the finding, and the remedy.
     Unprotected(String, String),
 }
 
@@ -47,7 +47,7 @@ enum Rule {
     Hidden(Error),
 }
 
-/// A call that did not succeed.
+/// A failed call.
 struct CallError {
     /// The registry's, or [`TOO_LARGE`].
     status: Option<StatusCode>,
@@ -74,7 +74,7 @@ impl Registry {
     pub fn new(settings: RegistrySettings) -> Result<Self> {
         let broken = |e: String| Error::usage(format!("the registry's HTTP client can't be made: {e}"));
         let mut tls = native_tls::TlsConnector::builder();
-        // To read the system's certificates takes 25 ms.
+        // Reading the system's certificates takes 25 ms.
         tls.disable_built_in_roots(settings.url.starts_with("http://"));
         if let Some(path) = &settings.ca_location {
             let unreadable = |e: String| Error::usage(format!("schema_registry.ca_location {}: {e}", path.display()));
@@ -85,7 +85,7 @@ impl Registry {
         let http = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            // An answer is never larger than what came over the network.
+            // An answer is never larger than the bytes from the network.
             .no_gzip()
             .no_brotli()
             .no_zstd()
@@ -95,7 +95,7 @@ impl Registry {
         Ok(Self { settings, http })
     }
 
-    /// What a start will find and write; changes nothing.
+    /// Checks what a start will find and write, without writing.
     ///
     /// # Errors
     /// As [`Registry::register`], as far as it can be seen without writing.
@@ -125,7 +125,8 @@ impl Registry {
         })
     }
 
-    /// Makes sure that our schema is under the configured subject and returns its id; doing it again gives the same id.
+    /// Registers our schema under the configured subject, if needed, and returns its id; a repeated call gives the same
+    /// id.
     ///
     /// # Errors
     /// Transient when the registry can't be reached; definite when it holds an incompatible schema or refuses.
@@ -155,7 +156,7 @@ impl Registry {
                 Err(failed) => return Err(failed.error),
             }
         }
-        // Some registries know no rule of a subject that is not there yet.
+        // Some registries report no rule for a subject that does not exist yet.
         let is_late = set_rule && self.set_rule().await?.is_none();
         self.require_compatible().await?;
         let path = format!("subjects/{subject}/versions");
@@ -179,7 +180,7 @@ impl Registry {
         let (subject, url) = (&self.settings.subject, &self.settings.url);
         let path = format!("compatibility/subjects/{subject}/versions/latest");
         let answer = self.call(Method::POST, &path, Some(schema())).await?;
-        // Without a subject there is nothing to be compatible with.
+        // A new subject has no schema to be compatible with.
         if answer.is_none_or(|answer| answer["is_compatible"] != Value::Bool(false)) {
             return Ok(());
         }
@@ -192,7 +193,7 @@ impl Registry {
 
     /// The rule in force: the subject's own, else the registry's.
     async fn rule(&self) -> Result<Rule> {
-        // Apicurio answers NONE for a subject that has no rule, unless it is asked for the one that holds.
+        // Apicurio answers NONE for a subject without its own rule, unless the request asks for the effective one.
         let paths = [format!("config/{}?defaultToGlobal=true", self.settings.subject), "config".to_owned()];
         for path in paths {
             match self.call(Method::GET, &path, None).await {
@@ -217,12 +218,12 @@ impl Registry {
         self.call(Method::PUT, &path, Some(json!({ "compatibility": RULE }))).await
     }
 
-    /// The text of the schema with this id, or why it is not read, for a person; `None` when the registry says that it has no
-    /// such schema.
+    /// The text of the schema with this id, or the reason for a person why it was not read; `None` when the registry
+    /// has no such schema.
     ///
     /// # Errors
-    /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry: a wrong path
-    /// answers 404 as well, and must not make every schema unknown.
+    /// Transient when the registry can't be reached; definite when it refuses, or when the server is not a registry: a
+    /// wrong path also answers 404, which must not make every schema unknown.
     pub async fn find_schema(&self, id: u32) -> Result<Option<Result<String, String>>> {
         let path = format!("schemas/ids/{id}");
         match self.call(Method::GET, &path, None).await {
@@ -236,7 +237,7 @@ impl Registry {
         }
     }
 
-    /// The JSON that the registry answers; `None` when it says that it has not what the path names.
+    /// The JSON of the registry's answer; `None` when the registry does not have the object of this path.
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Option<Value>, CallError> {
         let url = format!("{}/{path}", self.settings.url.trim_end_matches('/'));
         let mut request = self.http.request(method.clone(), &url);
@@ -272,8 +273,8 @@ impl Registry {
         Err(CallError { status: Some(status), error })
     }
 
-    /// Whether the registry has the configured subject. The producer registers it before its first record, so a registry
-    /// without it has lost its schemas, or is another one.
+    /// Whether the registry has the configured subject. The producer registers it before its first record, so a
+    /// registry without it has lost its schemas, or is another one.
     ///
     /// # Errors
     /// Transient when the registry can't be reached; definite when it refuses.
@@ -282,12 +283,12 @@ impl Registry {
         Ok(self.call(Method::GET, &path, None).await?.is_some())
     }
 
-    /// What a program that only reads will find.
+    /// Checks what a start of a program that only reads will find.
     ///
     /// # Errors
-    /// Transient when the registry can't be reached; definite when it refuses, or what answers is no registry.
+    /// Transient when the registry can't be reached; definite when it refuses, or when the server is not a registry.
     pub async fn check_reading(&self) -> Result<Found> {
-        // Whether or not there is a schema with this number, the answer says that this user may ask.
+        // Even if no schema has this number, the answer shows that this user may read schemas.
         self.find_schema(1).await?;
         let subject = &self.settings.subject;
         match self.call(Method::GET, &format!("subjects/{subject}/versions"), None).await {
@@ -319,7 +320,7 @@ impl Registry {
         Ok(versions.is_some_and(|all| all.iter().any(|v| v["subject"] == *self.settings.subject)))
     }
 
-    /// The error for records whose schema id does not stand for our schema, while the registry does not have the subject.
+    /// The error for records whose schema id is not that of our schema, while the registry does not have the subject.
     pub fn has_lost(&self, id: u32) -> Error {
         let RegistrySettings { url, subject, .. } = &self.settings;
         Error::transient(format!(
@@ -386,7 +387,7 @@ fn redirected(method: &Method, url: &str, status: StatusCode, to: Option<&Header
     .with_remedy("set schema_registry.url to the address at which the registry itself answers")
 }
 
-/// Our schema as a request has it.
+/// The form of our schema in a request.
 fn schema() -> Value {
     json!({ "schema": SCHEMA })
 }
@@ -395,8 +396,8 @@ fn id_of(answer: Option<&Value>) -> Option<u32> {
     answer?.get("id")?.as_u64()?.try_into().ok()
 }
 
-/// The last cause of an error says what happened; the ones around it repeat the URL. Why a certificate does not hold is said
-/// by the one before.
+/// The innermost cause of an error has the reason; the outer ones repeat the URL. The reason why a certificate is
+/// invalid is in the cause before the last.
 fn innermost(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
     let causes: Vec<String> = causes.collect();

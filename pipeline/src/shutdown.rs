@@ -1,14 +1,14 @@
-//! Stopping when asked to: one token from SIGINT and SIGTERM.
+//! Ordered shutdown: SIGINT and SIGTERM cancel one token.
 //!
-//! The first signal cancels the token, and the program ends in order. The second one ends it at once with exit code 130.
-//! Not here: what "in order" means; each program drains what it has begun.
+//! The first signal cancels the token, and the program ends in order. The second one ends it at once with exit code
+//! 130. Not here: the steps of an ordered end; each program finishes the work that it has begun.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 
-/// Exit code after the second signal: 128 + SIGINT, as shells have it.
+/// Exit code after the second signal: 128 + SIGINT, as in shells.
 const IMPATIENT: i32 = 130;
 
 /// A token that the first SIGINT or SIGTERM cancels. The listening task lives as long as the runtime.

@@ -1,9 +1,9 @@
-//! The records and files by which logs are known outside of their consumer: the marker of a slot in the topic
-//! `<topic>.slots`, and the identity of a logs folder.
+//! The records and files that identify logs to other programs: the marker of a slot in the topic `<topic>.slots`, and
+//! the identity of a logs folder.
 //!
 //! A marker's key is the slot's name in Kafka: `consumer_3-k7x2m9qa` is slot 3 of the folder k7x2m9qa, followed by
-//! `.<group>` for each group but the default one. Before folders had identities the name was `consumer_3`: such a marker
-//! stays until the folder that holds its log takes it over.
+//! `.<group>` for each group but the default one. Before folders had identities the name was `consumer_3`: the folder
+//! that holds such a marker's log replaces the marker.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,11 @@ use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 use crate::kafka;
 
-/// The version of markers and of the file of the identity that this program writes and reads.
+/// The version of markers and of the identity file that this program writes and reads.
 pub const VERSION: u32 = 1;
-/// The file in a logs folder that has its identity.
+/// The file in a logs folder that holds its identity.
 pub const FOLDER_FILE: &str = ".folder";
-/// What the field `group` of a moved marker says: no group has this name, so programs that know of no moves leave it alone.
+/// Value of the field `group` in a moved marker: no group has this name, so older programs ignore the marker.
 const MOVED: &str = "(moved)";
 
 /// The identity of a logs folder: 8 characters of a–z and 2–7, drawn at random.
@@ -33,7 +33,7 @@ impl FolderId {
     const LENGTH: usize = 8;
     const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-    /// The identity that these random bits give; 40 of them count.
+    /// The identity made from the lowest 40 of these random bits.
     pub fn from_bits(bits: u128) -> Self {
         let digit = |i: usize| char::from(Self::DIGITS[(bits >> (5 * i)) as usize % 32]);
         Self((0..Self::LENGTH).map(digit).collect())
@@ -70,14 +70,14 @@ impl From<FolderId> for String {
     }
 }
 
-/// What the file [`FOLDER_FILE`] says.
+/// The content of the file [`FOLDER_FILE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Folder {
     /// Version of this file.
     pub version: u32,
     /// The folder's identity.
     pub id: FolderId,
-    /// Consumers used it before it had an identity, so that markers without one may be those of its logs.
+    /// Consumers used the folder before it had an identity, so markers without one may belong to its logs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub legacy: bool,
 }
@@ -86,7 +86,7 @@ impl Folder {
     /// Reads the identity of the logs folder `root`; `None` when it has none yet.
     ///
     /// # Errors
-    /// Whatever the file system says; `InvalidData` for a file that holds something else.
+    /// Any error of the file system; `InvalidData` for a file with another content.
     pub fn read(root: &Path) -> io::Result<Option<Self>> {
         let text = match std::fs::read(root.join(FOLDER_FILE)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -97,7 +97,7 @@ impl Folder {
     }
 }
 
-/// How much of a slot's log is committed, and for whom.
+/// How much of a slot's log is committed, and for which group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
     /// Version of this record.
@@ -111,37 +111,37 @@ pub struct Marker {
     /// The consumer group that the lines were written for.
     #[serde(default)]
     pub group: String,
-    /// The offset after the last record that this slot has done, by partition; another slot may be further.
+    /// The offset after the last record that this slot has processed, by partition; another slot may be further.
     #[serde(default)]
     pub offsets: BTreeMap<i32, i64>,
-    /// The id of the topic that has these offsets; `None` when it is not known, as in a marker of an earlier version.
+    /// The id of the topic of these offsets; `None` when it is unknown, as in a marker of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
-    /// A hash of the last committed bytes, which tells one log from another of the same length.
+    /// A hash of the last committed bytes, which distinguishes logs of the same length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
-    /// The identity of the logs folder; empty in a marker that is older than identities.
+    /// The identity of the logs folder; empty in a marker from before folders had identities.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub folder: String,
-    /// The last opening of the log, drawn at random: a copy of the folder does not have the one of a later opening.
+    /// Random id of the last opening of the log: a copy of the folder does not have the id of a later opening.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub session: String,
     /// Host and path of the folder at that opening, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub place: String,
-    /// The log is another marker's from now on.
+    /// Set when another marker has taken over the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
 }
 
-/// Where a log has gone.
+/// The new place of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
     /// The group of the marker.
     pub group: String,
-    /// The key of the marker that has the log now; empty when a person said that the log is gone.
+    /// The key of the marker that has the log now; empty when a person has declared the log lost.
     pub to: String,
-    /// Host and path of the folder in which that happened.
+    /// Host and path of the folder whose program wrote this.
     pub place: String,
 }
 
@@ -149,7 +149,7 @@ impl Marker {
     /// Reads a marker.
     ///
     /// # Errors
-    /// Why it can't be read, as the end of a sentence.
+    /// The reason, as the end of a sentence.
     pub fn parse(value: &[u8]) -> Result<Self, String> {
         let marker: Self = serde_json::from_slice(value).map_err(|e| e.to_string())?;
         if marker.version == VERSION {
@@ -161,21 +161,21 @@ impl Marker {
 
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
-        // A record of texts and numbers always has a JSON form.
+        // Texts and numbers always have a JSON form.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The group that it belongs to; empty in the oldest ones, which are of any group.
+    /// The group that it belongs to; empty in the oldest markers, which count for every group.
     pub fn group(&self) -> &str {
         self.moved.as_ref().map_or(&self.group, |moved| &moved.group)
     }
 
-    /// Whether it is of this group.
+    /// Whether it belongs to this group.
     pub fn is_of(&self, group: &str) -> bool {
         self.group().is_empty() || self.group() == group
     }
 
-    /// The same after its log has gone elsewhere.
+    /// The same marker after its log has moved.
     pub fn moved_to(&self, group: &str, to: &str, place: &str) -> Self {
         let moved = Moved { group: group.to_owned(), to: to.to_owned(), place: place.to_owned() };
         Self { group: MOVED.to_owned(), moved: Some(moved), ..self.clone() }
@@ -192,11 +192,11 @@ pub fn topic(settings: &KafkaSettings) -> String {
 /// # Errors
 /// Transient when Kafka can't be reached; definite for a last marker that can't be read.
 pub fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
-    // One that can't be read counts as long as no other follows: `consumer accept-log` writes one.
+    // An unreadable marker is an error only if no other follows: `consumer accept-log` writes one.
     let mut markers: BTreeMap<String, Result<Marker, String>> = BTreeMap::new();
     kafka::scan(settings, &topic(settings), &mut |message| {
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-        // Another group's need not be read.
+        // Markers of other groups need not be readable.
         if key.split_once('.').is_some_and(|(_, group)| group != settings.group_id) {
             return Ok(());
         }

@@ -1,8 +1,9 @@
-//! The source table as `SELECT` reads it: matched to the contract by column name, each conversion checked beforehand.
+//! Reads the source table by `SELECT`: columns are matched to the contract by name, and each conversion is checked
+//! beforehand.
 //!
-//! Invariant: whatever comes out of here is what the table holds, exactly; a column or value that can't be carried without
-//! loss is an error with the column's name. The binlog side checks its columns by the same [`check`] and converts by the
-//! same functions ([`crate::convert`]).
+//! Invariant: the module returns exactly the values that the table holds; a column or value that can't be carried
+//! without loss is an error with the column's name. The binlog side checks its columns by the same [`check`] and
+//! converts by the same functions ([`crate::convert`]).
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Params, Row, Value};
@@ -40,7 +41,7 @@ impl Field {
     /// All of them, in the order of the Avro schema.
     pub const ALL: [Self; 5] = [Self::Id, Self::Name, Self::Category, Self::Price, Self::LastUpdated];
 
-    /// Its name, which is the column's too.
+    /// Its name, which is also that of the column.
     pub fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
@@ -52,7 +53,7 @@ impl Field {
     }
 }
 
-/// A column's type, as far as it decides whether the column can be carried.
+/// A column's type, reduced to the attributes that decide whether the column can be carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnType<'a> {
     /// MySQL's name of the type in small letters, without length and sign: `bigint`, `varchar`, `decimal`.
@@ -76,12 +77,12 @@ pub struct ColumnPlan {
     pub place: usize,
     /// Its full type as the server prints it: `decimal(10,2)`.
     pub full_type: String,
-    /// What else the server says of it: `auto_increment`, `STORED GENERATED`.
+    /// The server's other attributes of it: `auto_increment`, `STORED GENERATED`.
     pub extra: String,
 }
 
 impl ColumnPlan {
-    /// Its type with what else decides its values.
+    /// Its type with the other attributes that decide its values.
     pub fn definition(&self) -> String {
         format!("{} {}", self.full_type, self.extra).trim_end().to_owned()
     }
@@ -105,10 +106,11 @@ pub struct SourceTable {
     pub longest_text: usize,
 }
 
-/// Whether every value that the column may hold converts to the field without loss, or is refused by itself.
+/// Whether every value that the column may hold either converts to the field without loss or is refused as a single
+/// value.
 ///
 /// # Errors
-/// The reason, and what to do.
+/// The reason and the remedy.
 pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
     const INTEGERS: [&str; 5] = ["tinyint", "smallint", "mediumint", "int", "bigint"];
     const TEXTS: [&str; 7] = ["char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"];
@@ -149,7 +151,7 @@ pub fn check(field: Field, column: &ColumnType<'_>) -> Result<(), Refusal> {
 }
 
 impl SourceTable {
-    /// A table that is not there yet, with the contract's own names.
+    /// A table that does not exist yet, with the contract's own names.
     pub fn expected(database: &str, table: &str) -> Self {
         let mut place = 0..;
         let columns = Field::ALL.map(|field| ColumnPlan {
@@ -162,10 +164,10 @@ impl SourceTable {
         Self { database: database.to_owned(), table: table.to_owned(), columns, longest_text: usize::MAX }
     }
 
-    /// The product, if its texts are not too large for a record.
+    /// The product, if its texts fit into a record.
     ///
     /// # Errors
-    /// The column and why.
+    /// The column and the reason.
     #[inline]
     pub fn fits<'a>(&self, product: Product<'a>) -> Result<Product<'a>, (Field, Refusal)> {
         let [name, category] = [product.name, product.category].map(|text| text.map_or(0, str::len));
@@ -183,7 +185,7 @@ impl SourceTable {
         ))
     }
 
-    /// The columns for a `SELECT`, in the order that [`product_from_row`] wants.
+    /// The columns for a `SELECT`, in the order that [`product_from_row`] expects.
     pub fn select_list(&self) -> String {
         self.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", ")
     }
@@ -213,11 +215,11 @@ pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
     Ok(native.is_none_or(|(_, value)| value != "ON"))
 }
 
-/// Hands each row to `each` in the order of the primary key, from the first one after `after`, at most `limit`, until `each`
-/// says that it wants no more. Returns how many it was handed. The rows are streamed; memory holds one at a time.
+/// Passes at most `limit` rows to `each` in the order of the primary key, from the first one after `after`, until
+/// `each` returns false. Returns the number of rows passed. The rows are streamed; memory holds one at a time.
 ///
 /// # Errors
-/// As [`failed`]; definite when the table was altered since it was inspected; whatever `each` returns.
+/// As [`failed`]; definite when the table was altered since it was inspected; any error of `each`.
 pub async fn each_row(
     conn: &mut Conn,
     table: &SourceTable,
@@ -257,11 +259,11 @@ pub async fn each_row(
     outcome.map(|_| count)
 }
 
-/// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol; one with a value that can't be
-/// carried is the inner error.
+/// Converts a row of the columns of [`SourceTable::select_list`], read over the binary protocol; the inner error is a
+/// row with a value that can't be carried.
 ///
 /// # Errors
-/// Definite when a value is of another type than the column's was.
+/// Definite when a value's type differs from that of the inspected column.
 pub fn product_from_row<'a>(
     table: &SourceTable,
     row: &'a Row,

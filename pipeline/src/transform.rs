@@ -1,4 +1,4 @@
-//! What a consumer does to each record: capitals, discounts, filters.
+//! The rules that a consumer applies to each record: capitals, discounts, filters.
 //!
 //! Pure: a product goes in, the transformed one comes out. `verify` applies the same rules to check the result.
 
@@ -15,12 +15,12 @@ pub enum TextField {
     Category,
 }
 
-/// Leaves out the records whose field has exactly this text (before capitals).
+/// Excludes the records whose field has exactly this text (before capitals).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     /// The field that is compared.
     pub field: TextField,
-    /// What it must equal.
+    /// The text that excludes a record.
     pub equals: String,
 }
 
@@ -31,7 +31,7 @@ pub struct Rules {
     pub capitalise: Vec<TextField>,
     /// Category in capitals → discount in hundredths of a percent (2000 is 20 %), 0 to 10,000.
     pub discounts: BTreeMap<String, u16>,
-    /// Records that are left out of logs and of PostgreSQL.
+    /// Filters of records that neither the logs nor PostgreSQL get.
     pub drop: Vec<Filter>,
 }
 
@@ -58,11 +58,11 @@ pub struct Transformed<'a> {
     pub price: Option<Price>,
     /// The price less the category's discount, where it has one.
     pub discount_price: Option<Price>,
-    /// When the shop last touched the product.
+    /// When the shop last changed the product.
     pub last_updated: Option<crate::record::Micros>,
 }
 
-/// Room for a product's text in capitals, which the next product uses again.
+/// Buffers for a product's text in capitals, reused for the next product.
 #[derive(Clone, Debug, Default)]
 pub struct Capitals {
     name: String,
@@ -70,7 +70,7 @@ pub struct Capitals {
 }
 
 impl Rules {
-    /// Applies the rules; `None` when a filter leaves the record out.
+    /// Applies the rules; `None` when a filter excludes the record.
     pub fn apply<'a>(&self, product: &Product<'a>, capitals: &'a mut Capitals) -> Option<Transformed<'a>> {
         let text = |field| match field {
             TextField::Name => product.name,

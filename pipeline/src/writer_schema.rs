@@ -1,16 +1,17 @@
-//! The schemas that values were written with, looked up by their ids, also when the registry has lost them.
+//! Looks up the schemas that values were written with by their ids, also when the registry has lost them.
 //!
-//! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then registers
-//! our schema under another id, and the ids of the records that are in the topic are unknown to the registry, or belong to the
-//! schema of another subject. The producer's progress says under which ids it wrote ([`Progress::schema_ids`]), and from which
-//! offsets this list is complete. An id that neither the registry nor the list has proves that nobody of ours wrote the record,
-//! if the list is complete at the record's offset. Before that offset, and without a progress, it proves nothing: versions of
-//! the producer that noted no ids wrote there. Such a value is read by our schema, the only one that any version wrote with.
-//! If it does not fit exactly, or its id is not the record's key, the record is nobody of ours'.
+//! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then
+//! registers our schema under another id, and the registry does not know the ids of the existing records, or assigns
+//! them to schemas of other subjects. The producer's progress lists the ids that it wrote under
+//! ([`Progress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
+//! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
+//! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
+//! wrote there. Such a value is decoded by our schema, the only one that any version wrote with. If the value does not
+//! fit exactly, or its id differs from the record's key, our producer did not write the record.
 //!
-//! A value of another schema can fit by chance, but a record needs the header `source` of our producer too. To put such a record
-//! aside would put aside each good one that looks the same, and to wait would let one record stop its partition for ever: the
-//! ids are noted nowhere.
+//! A value of another schema can fit by chance, but a record also needs the header `source` of our producer. Parking
+//! such a record would park every good record that looks the same, and waiting would let one record stop its partition
+//! for ever: no list has the ids.
 //!
 //! [`Progress::schema_ids`]: crate::position::Progress::schema_ids
 
@@ -27,7 +28,7 @@ use crate::error::Result;
 use crate::record::SCHEMA;
 use crate::registry::Registry;
 
-/// Looks schemas up. To be used on a thread that may block.
+/// Looks schemas up. Use it on a thread that may block.
 pub struct WriterSchemas {
     registry: Registry,
     kafka: KafkaSettings,
@@ -36,7 +37,7 @@ pub struct WriterSchemas {
 }
 
 impl WriterSchemas {
-    /// For the records of `kafka.topic`. To be called within a runtime.
+    /// For the records of `kafka.topic`. Call it within a runtime.
     ///
     /// # Errors
     /// As [`Registry::new`].
@@ -45,22 +46,22 @@ impl WriterSchemas {
         Ok(Self { registry, kafka, runtime: Handle::current(), decoders: Decoders::default() })
     }
 
-    /// The decoders of what was looked up.
+    /// The decoders of the schemas that were looked up.
     pub fn decoders(&self) -> &Decoders {
         &self.decoders
     }
 
-    /// Forgets the ids that have no decoder: what the registry did not know may be there next time.
+    /// Forgets the ids without a decoder: the registry may know them at the next look-up.
     pub fn forget_unknown(&mut self) {
         self.decoders.forget_unknown();
     }
 
-    /// Whether nothing has to be looked up for the record at this place.
+    /// Whether the record at this place needs no look-up.
     pub fn knows(&self, value: Option<&[u8]>, partition: i32, offset: i64) -> bool {
         id_of(value).is_none_or(|id| self.decoders.has(id, partition, offset))
     }
 
-    /// Looks up the schema of a record's value, where it has one and is not known. Blocks.
+    /// Looks up the schema of a record's value, if it has a value and the schema is unknown. Blocks.
     ///
     /// # Errors
     /// As [`Registry::find_schema`] and [`committed_progress::with_ends`]; transient when the registry does not have the subject.
@@ -71,7 +72,7 @@ impl WriterSchemas {
         }
     }
 
-    /// The decoder of the values with this id, or why there is none, for a person.
+    /// The decoder of the values with this id, or the reason for a person why there is none.
     fn find(&mut self, id: u32, partition: i32, offset: i64) -> Result<Result<Decoder, String>> {
         let text = self.runtime.block_on(self.registry.find_schema(id))?;
         let found = text.map(|text| text.and_then(|text| Decoder::new(&text).map_err(|e| format!("schema {id}: {e}"))));

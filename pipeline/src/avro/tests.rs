@@ -1,4 +1,4 @@
-//! Our values against the library's, and values of other schemas.
+//! Compares our values with the library's, and decodes values of other schemas.
 
 use super::*;
 use proptest::prelude::*;

@@ -1,11 +1,11 @@
 //! Configuration: defaults < `conf/config.yaml` < environment < flags.
 //!
-//! One [table] knows every setting. A setting `kafka.topic` has the same path in YAML, the environment name
-//! `KAFKA_TOPIC` and the flag `--kafka-topic`. Each value keeps its [`Origin`], so that an error and `--check-config` can
-//! say where it came from.
+//! One [table] lists every setting. A setting `kafka.topic` has the same path in YAML, the environment name
+//! `KAFKA_TOPIC` and the flag `--kafka-topic`. Each value keeps its [`Origin`], which errors and `--check-config`
+//! print.
 //!
-//! Invariant: a [`Settings`] holds only values that have the form of their setting. What concerns several settings at
-//! once is checked by the validated types ([`KafkaSettings`] and its like). Not here: whether a server answers.
+//! Invariant: a [`Settings`] holds only values that have the form of their setting. The validated types
+//! ([`KafkaSettings`] and others) check rules across several settings. Not here: whether a server answers.
 
 #[cfg(test)]
 mod document;
@@ -28,5 +28,5 @@ pub use typed::{
 };
 pub use value::{Pause, Secret, listen_addresses};
 
-/// Where the configuration file is when nothing else is said.
+/// Path of the configuration file unless a flag or the environment names another one.
 pub const DEFAULT_FILE: &str = "conf/config.yaml";

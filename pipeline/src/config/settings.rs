@@ -22,7 +22,7 @@ const SECRET_OPTIONS: [&str; 6] = ["pass", "secret", "pem", "private.key", "oaut
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it; perhaps made from other settings, which are named.
+    /// The default, which may be derived from other settings; those are named.
     Default(Option<&'static str>),
     /// A line of the configuration file.
     File(PathBuf, usize),
@@ -55,7 +55,7 @@ struct Value {
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The process's own. A variable that is not UTF-8 is left out; one that is empty counts as unset.
+    /// The environment of this process. A variable that is not UTF-8 is ignored; an empty one counts as unset.
     pub fn of_process() -> Self {
         std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
     }
@@ -87,7 +87,7 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
-    /// Brings the sources together: defaults, file, environment, flags.
+    /// Merges the sources: defaults, file, environment, flags.
     ///
     /// # Errors
     /// Usage, naming setting, value and origin: for an unknown key, a value of the wrong form, a secret given twice, a
@@ -112,7 +112,7 @@ impl Settings {
         settings
     }
 
-    /// What looks like a mistake but does not stop a program, e.g. `KAFKA_BOOTSTRAP_SERVER` in the environment.
+    /// Warnings about probable mistakes that do not stop a program, e.g. `KAFKA_BOOTSTRAP_SERVER` in the environment.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -202,7 +202,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Takes a value, or the file that holds it, from one source.
+    /// Takes a value, or the name of the file that holds it, from one source.
     fn read_pair(
         &mut self,
         names: &'static Names,
@@ -212,7 +212,8 @@ impl Settings {
     ) -> Result<()> {
         match (text, file) {
             (None, None) => Ok(()),
-            // A stronger source may override a weaker one in the other form; one source must make up its mind.
+            // A stronger source may override the value with the file form or the reverse; one source must not give
+            // both.
             (Some(_), Some(_)) => Err(given_twice(names, &origin(false), &origin(true))),
             (Some(text), None) => {
                 self.values.remove(names.setting.key);
@@ -305,7 +306,7 @@ impl Settings {
         self.optional(key).map(Secret::new)
     }
 
-    /// A whole number of whatever type its bounds in the table allow.
+    /// A whole number of the type that its bounds in the table allow.
     ///
     /// # Errors
     /// Usage when it is unset or does not fit the type.
@@ -361,7 +362,7 @@ impl Settings {
         Error::usage(format!("{key}: {shown:?} {reason} ({})", value.origin))
     }
 
-    /// What is in force: one line a setting with its value and origin, secrets hidden.
+    /// The settings in force: one line per setting with its value and origin, secrets hidden.
     pub fn report(&self) -> String {
         let rows: Vec<[String; 3]> = NAMES
             .iter()
@@ -414,7 +415,7 @@ fn unknown_key(key: &str, origin: &Origin) -> Error {
         [Some(n.setting.key), file].into_iter().flatten()
     });
     let near = known.map(|k| (strsim::damerau_levenshtein(&k.to_lowercase(), &key.to_lowercase()), k)).min();
-    // The original's users write the last part at other places, e.g. `kafka.url`; then there is no near one.
+    // Earlier users write the last part under other sections, e.g. `kafka.url`; then no known name is near.
     let near = near.filter(|(distance, k)| *distance <= k.len().max(key.len()) / 2).map(|(_, k)| k);
     let remedy = match near {
         Some(near) => format!("did you mean {near}? Every setting is in conf/config.example.yaml"),

@@ -30,14 +30,14 @@ impl Program {
     }
 }
 
-/// What a setting is when nobody sets it.
+/// The value of a setting that no source sets.
 #[derive(Clone, Copy)]
 pub(super) enum Unset {
     /// Unset.
     None,
     /// This text.
     Text(&'static str),
-    /// Made from other settings, which are named for the reader.
+    /// Derived from other settings, which this text names for the reader.
     From(&'static str, fn(&Settings) -> String),
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Names {
     pub(super) key_file: String,
     /// Flag without its dashes; a program's own section is left out, `--slots` for `consumer.slots`.
     pub(super) flag: String,
-    /// The whole key as a flag, which works as well.
+    /// The whole key as a flag, which is accepted too.
     pub(super) long_flag: String,
     /// Flag of the file that holds a secret.
     pub(super) flag_file: String,
@@ -215,8 +215,8 @@ static TABLE: &[Setting] = &[
     more("log.format", Choice(&["text", "json"]), Text("text"), ALL, "text or json"),
 ];
 
-/// An id that stays the same for a source and seldom meets another one: FNV-1a, kept away from the small numbers that
-/// people give to servers.
+/// An id that stays the same for a source and rarely collides with another one: FNV-1a, mapped above the small numbers
+/// that administrators give to servers.
 fn server_id(settings: &Settings) -> String {
     let source = ["DB_HOST", "DB_PORT", "DB_NAME", "db.table"].map(|k| settings.text(k).to_owned()).join("/");
     let hash = source.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));

@@ -1,4 +1,4 @@
-//! The whole way from the sources to the settings in force, and each error by its text.
+//! Tests the merging of all sources into the settings in force, and the text of each error.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use super::*;
 use crate::error::{Class, Result};
 use crate::transform::{Filter, Rules, TextField};
 
-/// A file that goes away with the test.
+/// A file that is removed when the test ends.
 struct File(PathBuf);
 
 impl File {
@@ -432,7 +432,7 @@ fn postgres_is_off_until_it_has_an_address() {
 fn the_example_file_holds_every_setting_at_its_default() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../conf/config.example.yaml");
     let text = std::fs::read_to_string(path).expect("the example file");
-    // What is commented out is an example of a setting that has no default.
+    // A commented-out line is an example of a setting that has no default.
     let uncommented: String = text
         .lines()
         .map(|l| l.replacen("# ", "", usize::from(l.trim_start().starts_with("# ") && l.contains(": "))) + "\n")

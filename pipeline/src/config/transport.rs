@@ -1,11 +1,11 @@
-//! Warnings about passwords that go to another host over a connection whose other end is not checked.
+//! Warns about passwords that a program sends to another host over a connection that does not authenticate the server.
 
 use super::settings::Settings;
 use super::table::{self, Program};
 use super::typed::SslMode;
 use super::{MySqlSettings, PostgresSettings};
 
-/// One for each server whose password somebody on the way could read.
+/// One warning for each server whose password a third party on the network could read.
 pub(super) fn warnings(settings: &Settings, program: Program) -> Vec<String> {
     let mut found = Vec::new();
     let mut warn = |password: &str, host: &str, why: String, remedy: &str| {
@@ -82,7 +82,7 @@ fn host_of(address: &str) -> &str {
     }
 }
 
-/// Whether what is sent there never leaves this machine.
+/// Whether traffic to this host stays on this machine.
 pub(super) fn is_local(host: &str) -> bool {
     host.is_empty()
         || host.starts_with('/')

@@ -37,9 +37,9 @@ pub(super) fn check(settings: &Settings, program: Program) -> Result<()> {
 pub enum SslMode {
     /// No TLS.
     Disabled,
-    /// TLS when the server has it, whoever it is.
+    /// TLS when the server offers it, without checking the server's identity.
     Preferred,
-    /// TLS, whoever the server is.
+    /// TLS, without checking the server's identity.
     Required,
     /// TLS, with a certificate of the known CA.
     VerifyCa,
@@ -93,7 +93,7 @@ impl MySqlSettings {
                 .wrong("db.ssl_ca", &format!("has no effect with db.ssl_mode {}", settings.text("db.ssl_mode")))
                 .with_remedy("set db.ssl_mode to verify_ca or verify_identity"));
         }
-        // Anybody can have a certificate of a public CA, and the name in it would not be compared.
+        // Anybody can get a certificate of a public CA, and this mode does not compare the name in it.
         if ssl_ca.is_none() && ssl_mode == SslMode::VerifyCa {
             return Err(settings
                 .wrong("db.ssl_mode", "is verify_ca without db.ssl_ca, so any certificate would do")
@@ -111,8 +111,9 @@ impl MySqlSettings {
         })
     }
 
-    /// Whether it may log in without TLS: if `db.ssl_mode` asks for that, or no password leaves this machine. Without TLS
-    /// whoever answers, or sits in between, gets the password, as it is encrypted for a key that the other side names.
+    /// Whether it may log in without TLS: `db.ssl_mode` asks for that, or the password stays on this machine. Without
+    /// TLS any server that answers, or a host in between, gets the password: it is encrypted with a key that the other
+    /// side sends.
     pub fn may_log_in_without_tls(&self) -> bool {
         match self.ssl_mode {
             SslMode::Disabled => true,
@@ -153,7 +154,7 @@ impl fmt::Debug for ClientOptions {
 pub struct KafkaSettings {
     /// Brokers, `host:port` with commas.
     pub bootstrap_servers: String,
-    /// Security and the options that are passed on as they are, by librdkafka's names.
+    /// `security.protocol` and the other options that are passed on unchanged, by librdkafka's names.
     pub client: ClientOptions,
     /// Topic of the changes.
     pub topic: String,
@@ -194,7 +195,7 @@ const OWN_OPTIONS: &[(&str, &str)] = &[
     ("compression.type", "kafka.compression"),
     ("compression.codec", "kafka.compression"),
 ];
-/// Options that a user must not pass on because exactly once rests on them.
+/// Options that a user must not pass on because exactly-once delivery depends on them.
 const EXACTLY_ONCE_OPTIONS: &[&str] = &[
     "allow.auto.create.topics",
     "enable.idempotence",
@@ -220,17 +221,17 @@ const EXACTLY_ONCE_OPTIONS: &[&str] = &[
     "partition.assignment.strategy",
 ];
 
-/// librdkafka's default of `message.max.bytes`, which a topic takes that nobody configured.
+/// librdkafka's default of `message.max.bytes`, which a topic with default configuration accepts.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
 
 impl KafkaSettings {
-    /// Bytes of the largest record that a topic takes which nobody configured, or that `message.max.bytes` allows.
+    /// Bytes of the largest record that a topic with default configuration accepts, or that `message.max.bytes` allows.
     pub fn largest_record(&self) -> usize {
         self.message_max_bytes().min(MESSAGE_MAX_BYTES)
     }
 
-    /// Bytes of text that a row may have to fit into a record that `message.max.bytes` allows: the rest is room for what is
-    /// added, of which a GTID set in the header may be long.
+    /// Maximum bytes of a row's text, so that its record fits into `message.max.bytes`: the rest is reserved for the
+    /// key, the header and the framing, and a GTID set in the header may be long.
     pub fn longest_text(&self) -> usize {
         const ADDED: usize = 16 * 1024;
         let largest = self.message_max_bytes();
@@ -249,7 +250,7 @@ impl KafkaSettings {
         for key in ["kafka.topic", "kafka.group_id"] {
             let name = settings.text(key);
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-            // Our other topics put up to 11 characters behind the name; Kafka allows 249.
+            // Our other topics append up to 11 characters to the name; Kafka allows 249.
             if !name.chars().all(legal) || name.len() > 238 || matches!(name, "." | "..") {
                 return Err(settings.wrong(key, "is not a legal name: letters, digits, '.', '_' and '-', at most 238"));
             }
@@ -325,7 +326,7 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
     Ok(ClientOptions(options))
 }
 
-/// The library's own message has the value, which may be a password: only the key is named.
+/// The library's message contains the value, which may be a password, so the error names only the key.
 fn check_client_option(key: &str, value: &str, from: &str) -> Result<()> {
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok(()),

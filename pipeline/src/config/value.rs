@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Pause,
     /// A number of bytes, at least one.
     Size,
-    /// What is logged: levels, alone or for a target.
+    /// A log filter: levels, for all targets or for a target.
     LogFilter,
     /// One of these words.
     Choice(&'static [&'static str]),
@@ -46,7 +46,7 @@ impl Kind {
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         match self {
             Self::Text | Self::Secret | Self::Path => Ok(()),
-            // It stands in messages as it is.
+            // Messages print it unchanged.
             Self::Url if text.split('/').nth(2).is_some_and(|authority| authority.contains('@')) => {
                 Err("holds a user: that belongs into schema_registry.user and schema_registry.secret".to_owned())
             }
@@ -73,7 +73,7 @@ impl Kind {
                 Some(n) if n > 0 => Ok(()),
                 _ => Err("is not a size, e.g. 65536, 512KiB or 64MiB".to_owned()),
             },
-            // A lone word that is no level would be a target that nothing has, and the program mute.
+            // A single word that is not a level would select an unknown target, and the program would log nothing.
             Self::LogFilter
                 if EnvFilter::try_new(text).is_ok()
                     && text.split(',').all(|part| part.contains(['=', '[', ']']) || is_level(part)) =>
@@ -155,7 +155,7 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for the client that needs it and nobody else.
+    /// The text itself, only for the client that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }

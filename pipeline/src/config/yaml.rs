@@ -1,6 +1,6 @@
-//! YAML as this configuration needs it: texts, lists and maps, each with its line.
+//! The subset of YAML that the configuration needs: texts, lists and maps, each with its line number.
 //!
-//! A value stays the text that stands in the file, because a password of `0123` is not the number 123.
+//! A value stays the text of the file, because a password of `0123` is not the number 123.
 //! Anchors, aliases and several documents are refused.
 
 use std::fmt::Write;

@@ -1,4 +1,4 @@
-//! Whether Kafka lets this user do what a program does later.
+//! Checks whether Kafka allows this user the operations that a program needs later.
 
 use super::Check;
 use crate::config::KafkaSettings;
@@ -7,7 +7,7 @@ use crate::kafka::{self, Resource, Right};
 /// The name of the check.
 const NAME: &str = "rights";
 
-/// Looks at the rights that are `wanted`; `untold` are those that Kafka tells nobody. Blocks.
+/// Checks the rights in `wanted`; `untold` names the rights that Kafka never reports. Blocks.
 pub fn rights(settings: &KafkaSettings, wanted: &[(Resource, &[Right])], untold: &str) -> Vec<Check> {
     let mut checks = Vec::new();
     let (mut lacking, mut unknown) = (Vec::new(), Vec::new());

@@ -1,8 +1,9 @@
-//! What the topics keep, and for how long.
+//! Checks which records the topics keep, and for how long.
 //!
-//! Three readers rely on the topic of the changes. A consumer needs each change until it has read it: what retention takes
-//! from it before makes it stop, what compaction takes is missing silently. A sink needs the tombstone of each product that
-//! is deleted. A new epoch needs one record at least of each product that was ever published, to delete what is gone.
+//! Three readers depend on the topic of the changes. A consumer needs each change until it has read it: it stops when
+//! retention has deleted an unread change, and does not notice one that compaction removed. A sink needs the tombstone
+//! of each deleted product. A new epoch needs at least one record of each product that was ever published, to delete
+//! the products that are gone.
 
 use super::Check;
 use crate::config::KafkaSettings;
@@ -21,7 +22,7 @@ enum Role {
     Parked,
 }
 
-/// Looks at the configuration of the topics that are there; `expired` as from [`expired`].
+/// Checks the configuration of the existing topics; `expired` as from [`expired`].
 pub async fn topics(settings: &KafkaSettings, expired: &[usize]) -> Vec<Check> {
     let topic = settings.topic.as_str();
     let others = [(".checkpoint", Role::State), (".slots", Role::State), (".dlq", Role::Parked)];
@@ -43,15 +44,15 @@ pub async fn topics(settings: &KafkaSettings, expired: &[usize]) -> Vec<Check> {
     }
 }
 
-/// The partitions of which retention has taken records that a new epoch would have to know. After a `complete` snapshot each
-/// product has a record from its beginning on, so that older ones are not needed.
+/// The partitions in which retention has deleted records that a new epoch would need. After a `complete` snapshot each
+/// product has a record at or behind the snapshot's beginning, so older records are not needed.
 pub fn expired(bounds: &[Bounds], complete: Option<&CompleteSnapshot>) -> Vec<usize> {
     let known = |partition: usize| complete.and_then(|c| c.begin.get(partition)).copied().unwrap_or(0);
     bounds.iter().enumerate().filter(|(p, b)| b.begin > known(*p)).map(|(p, _)| p).collect()
 }
 
-/// Whether the topic of the changes keeps what its readers need: its configuration as far as it is known, the setting
-/// `kafka.cleanup_policy`, and the partitions that have lost records (see [`expired`]).
+/// Whether the topic of the changes keeps the records that its readers need, judged by its configuration if known, by
+/// the setting `kafka.cleanup_policy`, and by the partitions that have lost records (see [`expired`]).
 pub fn history(topic: &str, keeping: Option<&Keeping>, configured: &str, expired: &[usize]) -> Check {
     let (mut found, mut set, mut remedies) = (Vec::new(), Vec::new(), Vec::new());
     let compacts = keeping.is_some_and(|k| k.compacts);
@@ -113,7 +114,7 @@ pub fn history(topic: &str, keeping: Option<&Keeping>, configured: &str, expired
     Check::good(NAME, format!("{topic} keeps {}", kept(keeping, &limits)))
 }
 
-/// What a topic of changes keeps that is as it should be.
+/// Describes the retention of a topic of changes that is good.
 fn kept(keeping: Option<&Keeping>, limits: &str) -> String {
     match keeping {
         None => "what a new epoch needs".to_owned(),
@@ -151,7 +152,7 @@ fn alter(topic: &str, set: &str) -> String {
     format!("kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {set}")
 }
 
-/// Whether it deletes changes before consumers that were down for a long weekend have read them.
+/// Whether retention deletes changes before a consumer reads them that was down for a long weekend.
 fn is_short(keeping: &Keeping) -> bool {
     keeping.deletes && (keeping.bytes.is_some() || keeping.retention.is_some_and(|r| r < LEAST_KEEPING))
 }

@@ -1,4 +1,4 @@
-//! The ends of partitions that have been read.
+//! Finds the ends of partitions that have been read completely.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use super::{REQUEST_TIMEOUT, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::Result;
 
-/// Where to read on after the records before `next` are read, in a partition with these bounds; `None` when records may be
-/// missing.
+/// The offset to continue from after reading the records before `next`, in a partition with these bounds; `None` when
+/// retention may have deleted unread records.
 ///
 /// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is never a
 /// record, and a reader that has all records but not that offset has missed nothing.
@@ -23,7 +23,7 @@ pub fn after_gap(next: i64, (low, end): (i64, i64)) -> Option<i64> {
     (next >= low || only_a_marker).then_some(next.max(low))
 }
 
-/// The end of each of these partitions of which no committed record is left from the given offset on. Blocks.
+/// The end of each of these partitions that has no committed record at or behind the given offset. Blocks.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached.
@@ -48,7 +48,7 @@ pub fn ends_without_records(
     while undecided > 0 {
         let partition = match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
-                // It was committed after the end was looked up, or it is one that nobody has read yet.
+                // A record at or behind the end was committed after the end was read; one before the end is unread.
                 let end = ends.get(&message.partition()).copied().unwrap_or(0);
                 if message.offset() < end && !decided.contains(&message.partition()) {
                     ends.remove(&message.partition());

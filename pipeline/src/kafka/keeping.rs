@@ -1,4 +1,4 @@
-//! What a topic keeps, and for how long, by its configuration.
+//! The retention and compaction of a topic, from its configuration.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable}
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// Consumers that are down for a long weekend must not lose changes.
+/// Changes must be kept for consumers that are down for a long weekend.
 pub const LEAST_KEEPING: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What becomes of a topic's records.
+/// How a topic deletes records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keeping {
     /// Only the last record of each key is kept.
@@ -24,13 +24,13 @@ pub struct Keeping {
     pub retention: Option<Duration>,
     /// `retention.bytes` of a partition; `None` is no limit.
     pub bytes: Option<u64>,
-    /// `min.compaction.lag.ms`: for so long compaction leaves a record alone.
+    /// `min.compaction.lag.ms`: compaction keeps a record for at least this time.
     pub compaction_lag: Duration,
-    /// `delete.retention.ms`: for so long compaction leaves a tombstone, once nothing older of its key is there.
+    /// `delete.retention.ms`: how long compaction keeps a tombstone after the older records of its key are removed.
     pub tombstones: Duration,
 }
 
-/// The configuration of those of these topics that are there.
+/// The configuration of those of these topics that exist.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a right is missing.
@@ -41,7 +41,7 @@ pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeM
     let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let answer = admin.describe_configs(&wanted, &options).await;
-    // Its thread looks every 100 ms whether it is to end; nobody has to wait for that.
+    // The thread of the client checks every 100 ms whether it must end; the caller need not wait for that.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let what = "cannot look up the configuration of the topics";
     let mut found = BTreeMap::new();

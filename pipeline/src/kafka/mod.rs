@@ -1,7 +1,7 @@
 //! Kafka clients: configuration, topics, transactions, reading back.
 //!
-//! Invariant: whoever reads here reads committed records only, and whoever writes here writes in a transaction. What each
-//! error of a transaction means is decided in one place, [`Failure`].
+//! Invariant: readers in this module read committed records only, and writers write in a transaction. [`Failure`] alone
+//! decides how to react to each error of a transaction.
 //!
 //! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
@@ -42,10 +42,11 @@ pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 
 /// How long one request may take before the program says that Kafka can't be reached.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long a client that was just made is given to connect.
+/// Maximum time that a new client gets to connect.
 const CONNECTING: Duration = Duration::from_secs(2);
 
-/// Passes librdkafka's log on to `tracing` and keeps its last error, which says more than a call that timed out.
+/// Passes librdkafka's log on to `tracing` and keeps its last error, which says more than the error of a call that
+/// timed out.
 #[derive(Clone, Debug, Default)]
 pub struct Logging(Arc<Mutex<Last>>);
 
@@ -58,19 +59,19 @@ struct Last {
 }
 
 impl Logging {
-    /// What librdkafka complained of last.
+    /// The last error that librdkafka reported.
     pub fn last_error(&self) -> Option<String> {
         self.0.lock().ok().and_then(|last| last.error.clone())
     }
 
-    /// Why a broker and this client do not take each other, when that is so: a wrong password, a certificate that does not
-    /// hold. It does not heal by itself.
+    /// Why the broker refuses this client, or the client the broker: a wrong password, an invalid certificate. Such an
+    /// error does not heal.
     pub fn refused(&self) -> Option<String> {
         self.0.lock().ok().and_then(|last| last.refused.clone())
     }
 
-    /// Why a record was last not delivered, and its topic; the calls after it say only that the producer is in the wrong
-    /// state.
+    /// Why a record was last not delivered, and its topic; the calls after it report only that the producer is in the
+    /// wrong state.
     fn undelivered(&self) -> Option<(KafkaError, String)> {
         self.0.lock().ok().and_then(|last| last.undelivered.clone())
     }
@@ -81,7 +82,7 @@ impl Logging {
     }
 }
 
-/// What librdkafka says without the value of a setting: it repeats parts of one, which holds secrets.
+/// The message of librdkafka without the value of a setting: librdkafka repeats parts of a value that holds secrets.
 fn without_value(message: &str) -> &str {
     if message.contains("sasl.oauthbearer.config") {
         "the value of sasl.oauthbearer.config is refused"
@@ -90,8 +91,8 @@ fn without_value(message: &str) -> &str {
     }
 }
 
-/// Connects a client by a look at the topic, if a broker answers soon: what comes after it waits for as long as it has to,
-/// and fails if it has to. A client that nothing is asked of may take a second to connect.
+/// Connects a client by requesting the topic's metadata, if a broker answers soon; an error is ignored, as the next
+/// call has a longer timeout and reports it. Without a request a client may take a second to connect.
 fn connect(client: &Client<Logging>, topic: &str) {
     drop(client.fetch_metadata(Some(topic), CONNECTING));
 }
@@ -107,7 +108,7 @@ impl ClientContext for Logging {
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(facility, "{message}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "{message}"),
-            // Transport errors come again and again and heal by themselves; what does not heal ends in an error of a call.
+            // Transport errors repeat, and librdkafka recovers from them; a permanent error makes a call fail.
             _ => tracing::debug!(facility, ?level, "{message}"),
         }
     }
@@ -117,10 +118,11 @@ impl ClientContext for Logging {
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
             let refused = match error.rdkafka_error_code() {
-                // librdkafka calls a link that breaks in the SASL handshake by the same name; then the broker's answer is missing.
+                // librdkafka uses this code also for a link that breaks in the SASL handshake; then the broker's answer
+                // is missing.
                 Some(RDKafkaErrorCode::Authentication) => !reason.contains("supported mechanisms: (n/a)"),
                 Some(RDKafkaErrorCode::SaslAuthenticationFailed) => true,
-                // A handshake also fails when the link breaks, and that heals.
+                // A handshake also fails when the link breaks, which is transient.
                 Some(RDKafkaErrorCode::SSL) => reason.contains("certificate"),
                 _ => false,
             };
@@ -135,7 +137,7 @@ impl ClientContext for Logging {
 impl ConsumerContext for Logging {}
 impl ProducerContext for Logging {
     type DeliveryOpaque = ();
-    // A record that the broker refuses fails the next send and the commit; here is only kept why.
+    // A refused record makes the next send and the commit fail; this callback only keeps the reason.
     fn delivery(&self, result: &rdkafka::producer::DeliveryResult<'_>, (): ()) {
         if let (Err((error, message)), Ok(mut last)) = (result, self.0.lock()) {
             last.undelivered = Some((error.clone(), message.topic().to_owned()));
@@ -143,14 +145,15 @@ impl ProducerContext for Logging {
     }
 }
 
-/// The configuration that all clients have in common.
+/// The configuration that all clients share.
 pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.bootstrap_servers)
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
-        // A producer that looks for a topic would make it, as the broker sees fit: the programs make theirs themselves.
+        // A producer that asks for a missing topic would make the broker create it with its defaults; the programs
+        // create topics themselves.
         .set("allow.auto.create.topics", "false")
         .set_log_level(RDKafkaLogLevel::Info);
     for (key, value) in &settings.client {
@@ -159,7 +162,8 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// The configuration of a consumer that reads committed records; offsets are never stored or committed by themselves.
+/// The configuration of a consumer that reads committed records; librdkafka neither stores nor commits offsets
+/// automatically.
 pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
     let mut config = client_config(settings);
     config
@@ -168,7 +172,7 @@ pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
-        // The default of a second stalls a partition whose queue is full; the sizes bound memory to about 35 MB.
+        // The default of a second stalls a partition whose queue is full; the sizes limit memory to about 35 MB.
         .set("fetch.queue.backoff.ms", "10")
         .set("queued.min.messages", "1000")
         .set("queued.max.messages.kbytes", "4096")
@@ -176,8 +180,8 @@ pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
     config
 }
 
-/// A call that Kafka did not answer as hoped, with what the client complained of last: definite when a right is missing or
-/// the connection is refused, else transient.
+/// The error of a failed call, with the client's last reported error: definite when a right is missing or the
+/// connection is refused, else transient.
 pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, logging: &Logging) -> Error {
     if let Some(remedy) = missing_right(error.rdkafka_error_code()) {
         return Error::definite(format!("{what} at {}: {error}", settings.bootstrap_servers)).with_remedy(remedy);
@@ -199,7 +203,7 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
     )
 }
 
-/// What to do when Kafka says that this user may not do something.
+/// The remedy when Kafka denies this user an operation.
 fn missing_right(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
     use RDKafkaErrorCode as E;
     Some(match code? {
@@ -217,7 +221,7 @@ fn missing_right(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
 
 fn misconfigured(error: &KafkaError) -> Error {
     let reason = match error {
-        // Its text has the value.
+        // The text of the error contains the value.
         KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key}"),
         error => without_value(&error.to_string()).to_owned(),
     };

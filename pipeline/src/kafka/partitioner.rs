@@ -1,7 +1,8 @@
 //! The partition of a key: murmur2, as the Java client computes it (`org.apache.kafka.common.utils.Utils.murmur2`).
 //!
 //! The programs compute it with the configured number of partitions. The client library would use the number that the
-//! brokers report, and so would send a key's later changes elsewhere within seconds after somebody has raised it.
+//! brokers report, and so would send later changes of a key to another partition within seconds after somebody has
+//! raised it.
 
 /// The partition of `key` in a topic with so many `partitions`, from 0.
 pub fn partition_of(key: &[u8], partitions: i32) -> i32 {

@@ -1,4 +1,4 @@
-//! Where a topic's partitions begin and end, and the records of a part of one.
+//! Begin and end offsets of a topic's partitions, and reading a range of records.
 
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 /// The offsets of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The first one that retention has left.
+    /// The first offset that retention has kept.
     pub begin: i64,
-    /// The one behind the last record, committed or not.
+    /// The offset behind the last record, committed or not.
     pub end: i64,
 }
 
 impl LastRecords {
-    /// The bounds of each partition of a topic that is there. Blocks.
+    /// The bounds of each partition of an existing topic. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.
@@ -33,7 +33,8 @@ impl LastRecords {
         Ok(begins.into_iter().zip(ends).map(|(begin, end)| Bounds { begin, end }).collect())
     }
 
-    /// By partition, the offset of a topic that is there before which every transaction has ended (last stable offset). Blocks.
+    /// By partition of an existing topic, the offset before which every transaction has ended (last stable offset).
+    /// Blocks.
     ///
     /// # Errors
     /// As [`LastRecords::bounds`].
@@ -51,8 +52,9 @@ impl LastRecords {
         }
     }
 
-    /// Hands the committed records of `range` in a partition to `each`, in order, until it breaks off. It waits for
-    /// transactions that are open within the range, whosever they are, and asks `stops` meanwhile whether to leave. Blocks.
+    /// Passes the committed records of `range` in a partition to `each`, in order, until `each` fails or `stops`
+    /// returns true. Waits for open transactions of any producer within the range, and checks `stops` meanwhile.
+    /// Blocks.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached; whatever `each` returns.
@@ -103,8 +105,8 @@ impl LastRecords {
         })
     }
 
-    /// What `take` makes of the last record before `end` that it makes something of; reads backwards in growing steps, since
-    /// the last offsets are transaction markers. Blocks.
+    /// The result of `take` for the last record before `end` for which `take` returns one; reads backwards in growing
+    /// steps, since the last offsets are transaction markers. Blocks.
     ///
     /// # Errors
     /// As [`LastRecords::read_range`].
@@ -145,7 +147,7 @@ fn ask_offsets(
     for partition in 0..partitions {
         list.add_partition_offset(topic, partition as i32, which)?;
     }
-    // The first and the last offset are times too, by Kafka's protocol (ListOffsets).
+    // Kafka's protocol gives the first and the last offset as special times (ListOffsets).
     let found = by.offsets_for_times(list, REQUEST_TIMEOUT)?;
     let elements = found.elements();
     let offsets = elements.iter().map(|element| match (element.error(), element.offset()) {

@@ -1,4 +1,4 @@
-//! Reading back what is committed: the last record of a key, or a whole topic.
+//! Reads committed records back: the last record of a key, or a whole topic.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, u
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// How long a look at what is committed waits for other clients' transactions.
+/// How long a read of committed records waits for open transactions of other clients.
 pub(super) const SETTLING: Duration = Duration::from_secs(60);
 
-/// How long the news of a new topic may take to all brokers.
+/// How long it may take until all brokers know a new topic.
 pub(super) const SPREADING: Duration = Duration::from_secs(5);
 
 pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
@@ -25,7 +25,7 @@ pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>,
 
 fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<Logging>, Logging)> {
     let logging = Logging::default();
-    // librdkafka wants a group id even for partitions that are assigned by hand; nothing is ever committed to it.
+    // librdkafka requires a group id even for manually assigned partitions; nothing is ever committed to this group.
     let consumer = consumer_config(settings, &format!("{}.reader", settings.topic))
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
@@ -35,18 +35,18 @@ fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<
     Ok((consumer, logging))
 }
 
-/// The number of a topic's partitions, asked for by a consumer to which nothing is assigned yet; `None` when there is no
-/// such topic. Blocks.
+/// The number of a topic's partitions, from a consumer without an assignment; `None` when there is no such topic.
+/// Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when it lets this user not in or not see the topic.
+/// Transient when Kafka can't be reached; definite when it refuses the login or does not let this user see the topic.
 pub fn partition_count(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<Logging>,
     logging: &Logging,
     topic: &str,
 ) -> Result<Option<usize>> {
-    // Without an assignment it says nothing but errors.
+    // Without an assignment, polling returns only errors.
     let listen = || while consumer.poll(LISTENING).is_some() {};
     topics::partition_count(settings, consumer.client(), &listen, logging, topic)
 }
@@ -59,8 +59,8 @@ pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &
     LastRecords::new(settings)?.find(topic, partition, key)
 }
 
-/// The last committed record of `partition` that has the key, if all transactions there end within `patience`; else the outer
-/// `None`: what is committed may then be hidden behind one that is open. Blocks.
+/// The last committed record of `partition` that has the key, if all transactions there end within `patience`; else the
+/// outer `None`, as an open transaction may hide committed records. Blocks.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached.
@@ -77,13 +77,13 @@ pub fn last_record_within(
     found
 }
 
-/// Finds the last record of a key. Its clients can be made before there is anything to be found.
+/// Finds the last record of a key. Its clients can be created before the topic exists.
 pub struct LastRecords {
     pub(super) settings: KafkaSettings,
     pub(super) logging: Logging,
-    /// Reads what is committed.
+    /// Consumer that reads committed records only.
     pub(super) committed: BaseConsumer<Logging>,
-    /// Sees how much is written.
+    /// Consumer that reads the end of all records, committed or not.
     pub(super) written: BaseConsumer<Logging>,
 }
 
@@ -98,7 +98,7 @@ impl LastRecords {
         Ok(Self { settings: settings.clone(), logging, committed, written })
     }
 
-    /// Connects the clients by a look at the topic, if a broker answers soon. Blocks.
+    /// Connects the clients by requesting the topic's metadata, if a broker answers soon. Blocks.
     pub fn connect(&self, topic: &str) {
         connect(self.committed.client(), topic);
         connect(self.written.client(), topic);
@@ -115,12 +115,12 @@ impl LastRecords {
         found?.ok_or_else(|| stays_open(topic))
     }
 
-    /// To close a consumer takes 100 ms, for which nobody needs to wait; without a thread it is closed here.
+    /// Closes the consumers in a thread, as closing takes 100 ms; without a thread they are closed here.
     pub(super) fn close(self) {
         drop(std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self)));
     }
 
-    /// The outer `None`: a transaction stays open for longer than `patience`.
+    /// Returns the outer `None` when a transaction stays open for longer than `patience`.
     fn find_by(&self, topic: &str, partition: i32, key: &[u8], patience: Duration) -> Result<Option<Option<Vec<u8>>>> {
         let Self { settings, logging, committed, written } = self;
         let what = format!("cannot read topic {topic}");
@@ -162,8 +162,9 @@ fn stays_open(topic: &str) -> Error {
     )
 }
 
-/// The bounds of what is committed, once that is all that is written now: a neighbour's open transaction hides what was
-/// committed after it began, so its end is waited for. `None` when it stays open for longer than `patience`.
+/// The bounds of the committed records, once they include all records that are written now: an open transaction of
+/// another client hides records that were committed after it began, so this waits for its end. `None` when it stays
+/// open for longer than `patience`.
 fn settled(
     settings: &KafkaSettings,
     committed: &BaseConsumer<Logging>,
@@ -177,7 +178,7 @@ fn settled(
     let spread = Instant::now() + SPREADING;
     let watermarks = |consumer: &BaseConsumer<Logging>| loop {
         match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-            // The topic is there, as was just said, but new: not every broker and client knows its leader yet.
+            // The topic exists but is new: not every broker and client knows its leader yet.
             Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
             answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
         }
@@ -213,8 +214,8 @@ pub fn scan_settled(
     scan(settings, topic, each)
 }
 
-/// Hands every committed record of a topic to `each`, in the order of offsets within each partition, up to the ends as
-/// they are when they are reached. Blocks. Returns the number of partitions; 0 when there is no such topic.
+/// Passes every committed record of a topic to `each`, in offset order within each partition, until each partition's
+/// end is reached. Blocks. Returns the number of partitions; 0 when there is no such topic.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; whatever `each` returns.
@@ -265,7 +266,7 @@ pub(super) fn is_new(error: &KafkaError) -> bool {
     )
 }
 
-/// Reads what is assigned to its ends, or until `each` breaks off.
+/// Reads the assigned partitions to their ends, or until `each` breaks.
 pub(super) fn until_eof(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<Logging>,
@@ -282,7 +283,7 @@ pub(super) fn until_eof(
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
                 last_sign = Instant::now();
-                // A record after an end has been reached belongs to what came meanwhile.
+                // A record after the end of a partition was reached was written meanwhile.
                 let index = if single { 0 } else { message.partition() as usize };
                 if !ended.get(index).copied().unwrap_or(true) && each(&message)?.is_break() {
                     return Ok(());
@@ -299,7 +300,7 @@ pub(super) fn until_eof(
             }
             Some(Err(error))
                 if matches!(error, KafkaError::MessageConsumptionFatal(_))
-                    // The group is in the configuration only: no right to it is needed.
+                    // Only the configuration names the group, so it needs no right to it.
                     || error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
                     || last_sign.elapsed() > REQUEST_TIMEOUT =>
             {

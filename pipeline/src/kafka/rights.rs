@@ -1,4 +1,4 @@
-//! The rights that the broker says this user has (KIP-430): asked for, without using any of them.
+//! Asks the broker for this user's rights (KIP-430), without using any of them.
 #![allow(unsafe_code, reason = "the client library tells rights to C programs only")]
 
 use std::ffi::{CStr, CString};
@@ -14,10 +14,10 @@ use super::{LastRecords, REQUEST_TIMEOUT, unreachable};
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// How often a broker is asked that does not know the group's coordinator yet.
+/// How often to ask a broker again that does not know the group's coordinator yet.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What a right is on, by its name.
+/// The resource of a right, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// A topic.
@@ -62,10 +62,10 @@ impl Right {
     }
 }
 
-/// The rights of this user on a resource; `None` when the broker does not tell (before Kafka 2.3). Blocks.
+/// The rights of this user on a resource; `None` when the broker does not report them (before Kafka 2.3). Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; usage when the name can't be one.
+/// Transient when Kafka can't be reached; usage when the name is invalid.
 pub fn rights(settings: &KafkaSettings, resource: &Resource) -> Result<Option<Vec<Right>>> {
     use RDKafkaErrorCode::{
         CoordinatorLoadInProgress, CoordinatorNotAvailable, GroupAuthorizationFailed, NotCoordinator,
@@ -77,7 +77,7 @@ pub fn rights(settings: &KafkaSettings, resource: &Resource) -> Result<Option<Ve
     let deadline = Instant::now() + REQUEST_TIMEOUT;
     let told = loop {
         break match describe(records.written.client().native_ptr(), resource, &name) {
-            // A broker that has just started, or made its first group.
+            // A broker has just started, or creates its first group.
             Err(NotCoordinator | CoordinatorNotAvailable | CoordinatorLoadInProgress) if Instant::now() < deadline => {
                 std::thread::sleep(LOOK_EVERY);
                 continue;
@@ -95,7 +95,7 @@ pub fn rights(settings: &KafkaSettings, resource: &Resource) -> Result<Option<Ve
     told
 }
 
-/// Asks for the description of the resource, with this user's rights. The client must be alive.
+/// Requests the description of the resource, with this user's rights. The client must be alive.
 fn describe(
     client: *mut c::rd_kafka_t,
     resource: &Resource,
@@ -140,7 +140,7 @@ fn describe(
 /// # Safety
 /// The event must be the result of a description, and alive.
 unsafe fn rights_of(event: *mut c::rd_kafka_event_t, is_topic: bool) -> Result<Option<Vec<Right>>, RDKafkaErrorCode> {
-    // SAFETY: what is taken from the event belongs to it; nothing of it is kept.
+    // SAFETY: the pointers that the event returns belong to it; none of them is kept.
     unsafe {
         failed(c::rd_kafka_event_error(event))?;
         let (mut found, mut count) = (0, 0);

@@ -1,5 +1,5 @@
-//! The id of a topic. Kafka draws one when it creates a topic (KIP-516), so a topic that was deleted and created again under
-//! its name has another one, whatever its offsets are.
+//! The id of a topic. Kafka draws it when it creates a topic (KIP-516), so a topic that was deleted and created again
+//! under its name has another id, even if its offsets are the same.
 #![allow(unsafe_code, reason = "the client library tells topic ids to C programs only")]
 
 use std::ffi::{CStr, CString};
@@ -43,7 +43,7 @@ impl LastRecords {
     }
 }
 
-/// Asks for the description of one topic. The client must be alive.
+/// Requests the description of one topic. The client must be alive.
 fn describe(client: *mut c::rd_kafka_t, topic: &CStr) -> Result<Option<String>, RDKafkaErrorCode> {
     let patience = i32::try_from(REQUEST_TIMEOUT.as_millis()).unwrap_or(i32::MAX);
     let mut names = [topic.as_ptr()];
@@ -73,7 +73,7 @@ fn describe(client: *mut c::rd_kafka_t, topic: &CStr) -> Result<Option<String>, 
 /// # Safety
 /// The event must be the result of a description, and alive.
 unsafe fn id_of(event: *mut c::rd_kafka_event_t) -> Result<Option<String>, RDKafkaErrorCode> {
-    // SAFETY: what is taken from the event belongs to it; nothing of it is kept.
+    // SAFETY: the pointers that the event returns belong to it; none of them is kept.
     unsafe {
         let failed = RDKafkaErrorCode::from(c::rd_kafka_event_error(event));
         if failed != RDKafkaErrorCode::NoError {

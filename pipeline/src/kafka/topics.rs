@@ -1,4 +1,4 @@
-//! The topics that the programs need: created when missing, refused when they do not fit.
+//! The topics that the programs need: created when missing, refused when their partition count is wrong.
 
 use std::time::{Duration, Instant};
 
@@ -10,32 +10,32 @@ use super::{LEAST_KEEPING, Logging, REQUEST_TIMEOUT, client_config, misconfigure
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// How often a broker is asked whether it knows of a topic that was created.
+/// How often to ask a broker whether it knows a topic that was just created.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// One topic as a program wants it.
+/// The specification of a topic.
 #[derive(Clone, Debug)]
 pub struct TopicSpec {
     /// Name.
     pub name: String,
     /// Number of partitions.
     pub partitions: i32,
-    /// A record's key decides its partition, so that the number must not change; else a topic may have more.
+    /// The record's key decides the partition, so the number must be exact; otherwise a topic may have more.
     pub keyed: bool,
     /// Topic configuration for its creation, e.g. `cleanup.policy` → `compact`.
     pub config: Vec<(&'static str, String)>,
 }
 
-/// The broker's clock stamps the records: by a wrong clock of a client, retention would take them before they are read, and
-/// a time of more than an hour ahead is refused. The time of a change is in its header.
+/// The broker's clock stamps the records: with a client's wrong clock, retention could delete records before they are
+/// read, and the broker refuses a time more than an hour ahead. The commit time of a change is in its header.
 const STAMPED_BY_BROKER: (&str, &str) = ("message.timestamp.type", "LogAppendTime");
 
 impl TopicSpec {
-    /// The topic of the products, as configured.
+    /// The specification of the topic of the products, from the settings.
     pub fn products(settings: &KafkaSettings) -> Self {
         let mut config = vec![("cleanup.policy", settings.cleanup_policy.clone())];
         if settings.cleanup_policy.contains("compact") {
-            // What consumers that are behind for a while have not read must still be there.
+            // Unread records must be kept for consumers that are behind for a while.
             let least = LEAST_KEEPING.as_millis();
             config.extend(["min.compaction.lag.ms", "delete.retention.ms"].map(|name| (name, least.to_string())));
         }
@@ -45,12 +45,12 @@ impl TopicSpec {
         Self { keyed: true, ..Self::stamped(settings.topic.clone(), settings.partitions, config) }
     }
 
-    /// A topic of which only the last record of each key counts.
+    /// The specification of a topic in which only the last record of each key counts.
     pub fn compacted(name: String, partitions: i32) -> Self {
         Self::stamped(name, partitions, vec![("cleanup.policy", "compact".to_owned())])
     }
 
-    /// Dead letters: kept for ever, one partition.
+    /// The specification of the topic of dead letters: kept for ever, one partition.
     pub fn dead_letters(settings: &KafkaSettings) -> Self {
         Self::stamped(format!("{}.dlq", settings.topic), 1, vec![("retention.ms", "-1".to_owned())])
     }
@@ -90,7 +90,7 @@ pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Re
     }
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT)).operation_timeout(Some(REQUEST_TIMEOUT));
     let results = admin.create_topics(&new, &options).await;
-    // Its thread looks every 100 ms whether it is to end; nobody has to wait for that.
+    // The client's thread checks every 100 ms whether it must end; the caller need not wait for that.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let unreachable = |e| unreachable(settings, &format!("cannot create topic {names}"), &e, &logging);
     for (topic, result) in missing.iter().zip(results.map_err(unreachable)?) {
@@ -179,8 +179,8 @@ pub(super) const OTHER_COUNT: &str = "another number would send a key's later ch
     to a new topic: stop all programs; name it in kafka.topic, with the number in kafka.partitions and a new folder in \
     consumer.logs; empty the PostgreSQL tables product and product_offsets; run `cdc-producer checkpoint reset`; start all programs";
 
-/// A client that only asks about topics. A producer: it needs no group, and an administrator's client would not hear why
-/// it can't connect.
+/// A client that only asks about topics. It is a producer, since a producer needs no group, and an administrator's
+/// client would not report why it can't connect.
 struct Asking<'a> {
     settings: &'a KafkaSettings,
     client: BaseProducer<Logging>,
@@ -200,14 +200,15 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// A Kafka that has not answered a request for so long is told of, before it counts as not reachable.
+/// When a request has had this timeout without an answer, a warning is logged; retries continue until
+/// [`REQUEST_TIMEOUT`].
 const TELL_AFTER: Duration = Duration::from_secs(2);
 
-/// How long a client listens for what it complains of.
+/// How long to poll a client for its error events.
 pub(super) const LISTENING: Duration = Duration::from_millis(10);
 
-/// The number of a topic's partitions; `None` when there is no such topic. `listen` lets the client say why it can't
-/// connect.
+/// The number of a topic's partitions; `None` when there is no such topic. `listen` polls the client for the reason why
+/// it can't connect.
 pub(super) fn partition_count(
     settings: &KafkaSettings,
     client: &rdkafka::client::Client<Logging>,

@@ -1,4 +1,4 @@
-//! Writing in transactions: a producer that knows what each failure means.
+//! Writes in transactions: a producer that classifies each failure.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -19,30 +19,31 @@ use super::{
 use crate::config::KafkaSettings;
 use crate::error::{Error, Result};
 
-/// How long the report of a record that was refused may come after the refusal.
+/// How long to wait for the delivery report of a refused record.
 const REPORT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a full queue is left alone: for as long as Kafka takes some hundred of its records.
+/// Pause while the queue is full: Kafka takes some hundred records in this time.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_micros(500);
 
-/// How long one request for a group's offsets may take. Short, as a call that hangs holds up the consumer.
+/// Timeout of one request for a group's offsets. Short, as a hanging call blocks the consumer.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a step of a transaction failed, and so what comes next.
+/// Why a step of a transaction failed, and how to react.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Another producer with the same transactional id took over, or the transaction outlived its timeout: both look the
-    /// same. Drop this producer.
+    /// Another producer with the same transactional id has fenced this one, or the transaction exceeded its timeout:
+    /// the error is the same. Drop this producer.
     #[error("fenced: {0}")]
     Fenced(KafkaError),
-    /// Nothing was committed; abort and begin again.
+    /// Nothing was committed; abort and retry.
     #[error("the transaction must be aborted: {0}")]
     Abortable(KafkaError),
-    /// The outcome is unknown or the producer is unusable: drop it, and let a new one settle what was in flight.
+    /// The outcome is unknown or the producer is unusable: drop it; the initialisation of a new one completes or aborts
+    /// the transaction in flight.
     #[error("the transactional producer is broken: {0}")]
     Broken(KafkaError),
-    /// A connection broke within the last transaction: what the client sent over it may still be on its way, and would
-    /// take effect in the next one. Drop this producer; the next one's epoch fences what is late.
+    /// A connection broke within the last transaction: a request that was sent over it may arrive late, and would take
+    /// effect in the next transaction. Drop this producer; the next one's epoch fences late requests.
     #[error("a connection broke in the last transaction, and a request that is late could fall into the next one")]
     Stale,
     /// Somebody has changed the number of the topic's partitions.
@@ -55,18 +56,18 @@ pub enum Failure {
         /// `kafka.partitions`.
         wanted: i32,
     },
-    /// Nothing was committed, and trying again ends the same way until a person has acted.
+    /// Nothing was committed, and a retry fails the same way until a person acts.
     #[error("{error}")]
     Refused {
-        /// What Kafka says.
+        /// Kafka's error.
         error: KafkaError,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
 }
 
 impl Failure {
-    /// Sorts an error; one of an unknown kind counts as [`Failure::Broken`].
+    /// Classifies an error; an unknown one counts as [`Failure::Broken`].
     pub fn of(error: KafkaError) -> Self {
         if let Some(remedy) = refusal(error.rdkafka_error_code()) {
             return Self::Refused { error, remedy: remedy.to_owned() };
@@ -78,7 +79,7 @@ impl Failure {
         }
     }
 
-    /// As an error of a program, which could not do `what`: definite when it does not heal by itself.
+    /// Converts it to an error of a program that could not do `what`: definite when a retry can't help.
     pub fn into_error(self, what: &str) -> Error {
         let message = format!("{what}: {self}");
         match self {
@@ -94,7 +95,7 @@ fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
     matches!(code, Some(Fenced | InvalidProducerEpoch | ProducerFenced))
 }
 
-/// What to do about an error that does not heal by itself.
+/// The remedy for an error that a retry can't heal.
 fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
     use RDKafkaErrorCode as E;
     match code? {
@@ -118,7 +119,7 @@ fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
 pub struct Record<'a> {
     /// Topic.
     pub topic: &'a str,
-    /// Partition; `None` is that of [`partition_of`] among `kafka.partitions`, whatever number the brokers report.
+    /// Partition; `None` selects [`partition_of`] among `kafka.partitions`, whatever number the brokers report.
     pub partition: Option<i32>,
     /// Key.
     pub key: &'a [u8],
@@ -128,23 +129,23 @@ pub struct Record<'a> {
     pub header: Option<(&'a str, &'a [u8])>,
 }
 
-/// A producer whose records all belong to transactions. Its calls block.
+/// A producer whose records are all part of transactions. Its calls block.
 ///
-/// Kafka's protocol before the second part of KIP-890, which is what librdkafka speaks (its issue 5423), does not tell one
-/// transaction of a producer from the next: an EndTxn or a TxnOffsetCommit that was sent again over another connection, and
-/// of which the first copy comes late, ends or sets back the next transaction. So after a transaction in which a connection
-/// broke the producer refuses to begin another: [`Failure::Stale`].
+/// librdkafka speaks Kafka's protocol before the second part of KIP-890 (its issue 5423), which does not distinguish
+/// one transaction of a producer from the next. When an EndTxn or a TxnOffsetCommit is sent again over another
+/// connection and the first copy arrives late, that copy ends the next transaction or resets its offsets. So after a
+/// transaction in which a connection broke the producer refuses to begin another: [`Failure::Stale`].
 pub struct TransactionalProducer {
     producer: Arc<BaseProducer<Logging>>,
     timeout: Duration,
     /// `kafka.partitions`.
     partitions: i32,
-    /// Connections that had broken when the transaction began.
+    /// Number of broken connections when the transaction began.
     broken_before: Cell<u64>,
     stale: Cell<bool>,
 }
 
-/// A transactional producer that has not made itself known yet: nobody is fenced.
+/// A transactional producer before `init_transactions`: it has fenced no other producer.
 pub struct Unfenced {
     producer: BaseProducer<Logging>,
     logging: Logging,
@@ -153,7 +154,7 @@ pub struct Unfenced {
 }
 
 impl Unfenced {
-    /// Makes the producer.
+    /// Creates the producer.
     ///
     /// # Errors
     /// Usage when the configuration is refused.
@@ -161,7 +162,8 @@ impl Unfenced {
         let timeout = settings.transaction_timeout;
         let millis = |d: Duration| d.as_millis().to_string();
         let mut config = client_config(settings);
-        // The only sign of every broken connection: the error callback leaves out what it said in the last 30 s.
+        // The log is the only complete report of broken connections: the error callback omits errors that it reported
+        // in the last 30 s.
         let debug = config.get("debug").map_or_else(|| "broker".to_owned(), |d| format!("{d},broker"));
         config.set_log_level(RDKafkaLogLevel::Debug);
         config
@@ -173,7 +175,7 @@ impl Unfenced {
             .set("linger.ms", "1")
             .set("delivery.report.only.error", "true")
             .set("transaction.timeout.ms", millis(timeout))
-            // Must end before the transaction does.
+            // Must be shorter than the transaction's timeout.
             .set("message.timeout.ms", millis(timeout * 3 / 4))
             .set("queue.buffering.max.messages", "30000")
             .set("queue.buffering.max.kbytes", "65536");
@@ -183,20 +185,20 @@ impl Unfenced {
         Ok(Self { producer, logging, settings: settings.clone(), transactional_id: transactional_id.to_owned() })
     }
 
-    /// Connects it by a look at the topic, which must be there, if a broker answers soon. Blocks.
+    /// Connects it by requesting the metadata of the topic, which must exist, if a broker answers soon. Blocks.
     pub fn connect(&self, topic: &str) {
         connect(self.producer.client(), topic);
     }
 
-    /// Initialises its transactions, which fences every earlier producer with this id and settles what it had in flight.
-    /// Blocks.
+    /// Initialises its transactions, which fences every earlier producer with this id and completes or aborts their
+    /// transactions in flight. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka does not answer; definite when it refuses.
     pub fn initialise(self) -> Result<TransactionalProducer> {
         let Self { producer, logging, settings, transactional_id } = self;
-        // Asked for before a broker is connected, the transactions' coordinator is looked for after another 500 ms only. The
-        // cluster's identity is known as soon as one is.
+        // Without a connected broker librdkafka retries the search for the transaction coordinator only after 500 ms.
+        // The cluster id is known as soon as a broker is connected, so ask for it first.
         producer.client().fetch_cluster_id(CONNECTING);
         let timeout = settings.transaction_timeout;
         let deadline = Instant::now() + timeout;
@@ -225,7 +227,7 @@ impl Unfenced {
 }
 
 impl TransactionalProducer {
-    /// Makes the producer and initialises its transactions: see [`Unfenced`]. Blocks.
+    /// Creates the producer and initialises its transactions: see [`Unfenced`]. Blocks.
     ///
     /// # Errors
     /// Usage when the configuration is refused; see [`Unfenced::initialise`].
@@ -234,21 +236,21 @@ impl TransactionalProducer {
     }
 
     fn failure(&self, error: KafkaError) -> Failure {
-        // A send after the fence says no more than that the client is unusable; the client knows why.
+        // A send after a fence reports only that the client is unusable; the client's fatal error has the reason.
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
         if is_fence(fatal) {
             return Failure::Fenced(error);
         }
         let in_wrong_state = error.rdkafka_error_code() == Some(RDKafkaErrorCode::State);
-        // A transaction that failed as a whole has no report. What failed it is said by every call but an abort; in this
-        // state a begin does nothing else.
+        // A transaction that failed as a whole has no delivery report. Every call but an abort returns the reason; in
+        // this state a begin does nothing else.
         if in_wrong_state
             && let Err(why) = self.producer.begin_transaction()
             && refusal(why.rdkafka_error_code()).is_some()
         {
             return Failure::of(why);
         }
-        // A call in the wrong state may come before the report that tells what put the producer into it.
+        // A call in the wrong state may return before the delivery report with the reason arrives.
         let deadline = Instant::now() + REPORT_PATIENCE;
         self.producer.poll(Duration::ZERO);
         while in_wrong_state && self.producer.context().undelivered().is_none() && Instant::now() < deadline {
@@ -284,8 +286,8 @@ impl TransactionalProducer {
         self.producer.begin_transaction().map_err(|e| self.failure(e))
     }
 
-    /// How many connections have broken so far. The client library tells of them on the queue of its events, before it
-    /// sends anything again.
+    /// Number of broken connections so far. The client library reports them in its event queue before it sends anything
+    /// again.
     fn broken_connections(&self) -> u64 {
         let deadline = Instant::now() + self.timeout;
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
@@ -294,7 +296,7 @@ impl TransactionalProducer {
         self.producer.context().broken_connections()
     }
 
-    /// The transaction has ended.
+    /// The transaction has ended: checks whether a connection broke within it.
     fn note_end(&self) {
         if self.broken_connections() != self.broken_before.get() {
             tracing::info!("a connection to Kafka broke within a transaction: the next one gets a new producer");
@@ -302,7 +304,7 @@ impl TransactionalProducer {
         }
     }
 
-    /// Hands a record to the client's queue; waits while the queue is full.
+    /// Adds a record to the client's queue; waits while the queue is full.
     ///
     /// # Errors
     /// See [`Failure`]; the record is then not part of the transaction, which must not be committed.
@@ -318,7 +320,8 @@ impl TransactionalProducer {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     base = back;
-                    // A poll with a timeout takes all of it, whatever comes, and spins for its last millisecond.
+                    // A poll with a timeout takes all of the timeout, even if events arrive, and spins for its last
+                    // millisecond.
                     let full = self.in_flight();
                     self.producer.poll(Duration::ZERO);
                     if self.in_flight() >= full {
@@ -330,7 +333,7 @@ impl TransactionalProducer {
         }
     }
 
-    /// Serves the client's callbacks; to be called now and then while records are sent.
+    /// Serves the client's callbacks; call it regularly while sending records.
     pub fn poll(&self) {
         self.producer.poll(Duration::ZERO);
     }
@@ -340,7 +343,8 @@ impl TransactionalProducer {
         usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
     }
 
-    /// Serves what has gathered: while the brokers are away, each try to reach them leaves some lines of the client's log.
+    /// Serves the gathered events: while the brokers are away, each connection attempt adds some lines of the client's
+    /// log.
     fn serve(&self) {
         for _ in 0..self.in_flight() {
             self.producer.poll(Duration::ZERO);
@@ -350,7 +354,7 @@ impl TransactionalProducer {
     /// Whether a broker answers within `patience`. Blocks.
     ///
     /// # Errors
-    /// [`Failure::OtherCount`] when the topic of the products, which this is, has not `kafka.partitions` partitions.
+    /// [`Failure::OtherCount`] when `topic`, the topic of the products, does not have `kafka.partitions` partitions.
     pub fn answers(&self, topic: &str, patience: Duration) -> Result<bool, Failure> {
         self.serve();
         let Ok(metadata) = self.producer.client().fetch_metadata(Some(topic), patience) else { return Ok(false) };
@@ -382,8 +386,8 @@ impl TransactionalProducer {
         }
     }
 
-    /// One such call, on a thread of its own: it does not keep to its timeout when the group's coordinator goes away
-    /// (librdkafka #5456, #5511). A call that hangs is left behind with its producer, which the next one fences.
+    /// Makes one such call in a separate thread: the call exceeds its timeout when the group's coordinator goes away
+    /// (librdkafka #5456, #5511). A hanging call is abandoned with its producer, which the next producer fences.
     fn send_offsets_in_time(
         &self,
         offsets: &TopicPartitionList,
@@ -393,7 +397,7 @@ impl TransactionalProducer {
         let (producer, offsets, group) = (Arc::clone(&self.producer), offsets.clone(), Arc::clone(group));
         let call = move || {
             let outcome = producer.send_offsets_to_transaction(&offsets, &group, OFFSETS_TIMEOUT);
-            // Nobody waits for it any more when it took too long.
+            // The receiver is gone when the call took too long.
             answer.send(outcome).unwrap_or_default();
         };
         let hangs = || Failure::Broken(KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut));
@@ -407,7 +411,7 @@ impl TransactionalProducer {
     /// See [`Failure`].
     pub fn commit(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
-        // `commit_transaction` flushes in steps of 100 ms while anything is in flight, so it is called when nothing is.
+        // `commit_transaction` flushes in steps of 100 ms while records are in flight, so first wait until none is.
         while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
             self.producer.poll(Duration::ZERO);
             std::thread::sleep(Duration::from_micros(200));
@@ -424,15 +428,15 @@ impl TransactionalProducer {
         }
     }
 
-    /// Aborts; when it returns `Ok`, the producer can begin anew.
+    /// Aborts; when it returns `Ok`, the producer can begin another transaction.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn abort(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         loop {
-            // It waits for the reports of the records that it purges, and nobody serves those while it waits: short calls,
-            // which go on where the last one left off, and a poll between them.
+            // The abort waits for the delivery reports of the purged records, but serves no callbacks meanwhile. So
+            // make short calls, each of which continues the abort, and poll between them.
             let pending = self.producer.in_flight_count() > 0;
             let patience = if pending { Duration::from_millis(20) } else { REQUEST_TIMEOUT };
             match self.producer.abort_transaction(patience) {

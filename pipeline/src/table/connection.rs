@@ -1,4 +1,4 @@
-//! Connections to MySQL: TLS, the session's settings, and what each error means.
+//! Connections to MySQL: TLS, the session's settings, and the class of each error.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -13,33 +13,34 @@ use crate::table::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest wait for an answer, or for the next row of one. Nothing that is asked takes the server seconds.
+/// The longest wait for an answer, or for its next row. None of our statements takes the server seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Every session variable that changes what our statements read or write, with the value that we rely on. `DEFAULT` would
-/// be the server-wide value, which anybody may change. What MySQL 8.0 has not from its first version on stands behind its
-/// version; MariaDB passes over all of these, and the checks at the start refuse it by name.
+/// Every session variable that changes what our statements read or write, with the value that we need. `DEFAULT` would
+/// be the server-wide value, which an administrator may change. Variables that MySQL 8.0 got after its first version
+/// are in a version comment; MariaDB ignores all of these, and the start-up checks refuse MariaDB by name.
 pub const VARIABLES: &str = concat!(
-    // Text as we send and read it, compared byte by byte; times in UTC; no mode that changes what a SELECT returns.
+    // Text is sent, read and compared byte by byte; times are in UTC; no mode changes the result of a SELECT.
     "NAMES utf8mb4 COLLATE utf8mb4_bin, time_zone = '+00:00', ",
     "sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', ",
     // NOW() and CURRENT_TIMESTAMP follow the clock.
     "timestamp = DEFAULT, ",
-    // Each read sees the present, holds no lock on the table's definition afterwards, and a COMMIT only commits.
+    // Each read sees the latest commits, keeps no lock on the table's definition, and a COMMIT only commits.
     "autocommit = 1, completion_type = 0, ",
-    // A result has all its rows, whatever it costs.
+    // A result contains all of its rows, without a limit.
     "sql_select_limit = 18446744073709551615, max_join_size = 18446744073709551615, sql_big_selects = 1, ",
-    // Writes are checked as usual, and go into a table with transactions.
+    // Writes are checked as usual, and new tables are transactional.
     "sql_safe_updates = 0, foreign_key_checks = 1, unique_checks = 1, default_storage_engine = InnoDB, ",
-    // Seconds that the server waits for us: a full Kafka may hold the reader up, and some sessions are idle for long.
+    // Seconds that the server waits for us: a full Kafka queue may block the reader, and some sessions are idle for
+    // long.
     "wait_timeout = 86400, net_read_timeout = 600, net_write_timeout = 600 ",
-    // Only what is committed is read, and a statement takes as long as it takes.
+    // Only committed rows are read, and a statement has no time limit.
     "/*!80000 , transaction_isolation = 'REPEATABLE-READ', transaction_read_only = 0, max_execution_time = 0 */ ",
-    // A secondary engine answers from a copy that is behind.
+    // A secondary engine answers from a delayed copy.
     "/*!80013 , use_secondary_engine = OFF */",
 );
 
-/// The statements that prepare every session. `init_connect` has run before, and may have left a transaction or locks.
+/// The statements that prepare every session. `init_connect` ran before them, and may have left a transaction or locks.
 fn session() -> String {
     format!("SET {VARIABLES}; ROLLBACK AND NO CHAIN NO RELEASE; UNLOCK TABLES")
 }
@@ -63,8 +64,8 @@ pub fn opts(settings: &MySqlSettings) -> Result<Opts> {
     }
 }
 
-/// The last options by which no certificate is checked, with what they were made from. They keep their TLS client, and to
-/// make one takes 35 ms; where certificates are checked, their files are read anew for each connection.
+/// The latest options that check no certificate, with the settings that they were made from. They cache their TLS
+/// client, which takes 35 ms to create; where certificates are checked, the files are read again for each connection.
 static UNCHECKED: Mutex<Option<(MySqlSettings, Opts)>> = Mutex::new(None);
 
 fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
@@ -74,20 +75,21 @@ fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {
         .user(Some(settings.user.as_str()))
         .pass(settings.password.as_ref().map(|p| p.expose().to_owned()))
         .ssl_opts(tls)
-        // A socket file would be another server when ports are forwarded.
+        // With forwarded ports, a local socket file would lead to another server.
         .prefer_socket(false)
         .tcp_keepalive(Some(Duration::from_secs(30)))
-        // The largest row that MySQL can send; the default ends at 64 MiB.
+        // The largest row that MySQL can send; the default limit is 64 MiB.
         .max_allowed_packet(Some(1 << 30))
-        // Given here, the client need not SELECT it before our settings are in force.
+        // Set here, so that the client need not SELECT it before our settings are in force.
         .wait_timeout(Some(86_400))
         .setup(vec![session()])
 }
 
-/// Connects. The session is in no database, and none of its settings that matter is the server's default ([`VARIABLES`]).
+/// Connects. The session has no default database, and [`VARIABLES`] replace the server's defaults of all settings that
+/// matter.
 ///
 /// # Errors
-/// Transient when the server can't be reached; definite when it lets this user in only after a person acted.
+/// Transient when the server can't be reached; definite when the login fails until a person acts.
 pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     let what = format!("connect to MySQL at {}:{} as {}", settings.host, settings.port, settings.user);
     match within_time(opts(settings)?).await {
@@ -101,11 +103,11 @@ pub async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     }
 }
 
-/// Whether what this session writes gets into the binlog as whole rows. The server-wide settings decide; to set these for a
-/// session of one's own takes a right that no program here has.
+/// Whether this session's writes get into the binlog as whole rows. The server-wide settings decide; changing them for
+/// a single session takes a right that no program here has.
 ///
 /// # Errors
-/// Definite when it does not; else as [`failed`].
+/// Definite when they do not; else as [`failed`].
 pub async fn require_logged_rows(conn: &mut Conn) -> Result<()> {
     let query = "SELECT @@SESSION.sql_log_bin, @@SESSION.binlog_format, @@SESSION.binlog_row_image";
     let found: Option<(bool, String, String)> =
@@ -131,11 +133,11 @@ async fn within_time(opts: Opts) -> mysql_async::Result<Conn> {
     within(CONNECT_TIMEOUT, Conn::new(opts)).await
 }
 
-/// Waits for the server's answer, but not for ever: a link that died without a word never brings it, and the system
-/// notices that after hours only. A connection whose answer was late is of no more use.
+/// Waits for the server's answer with a time limit: over a dead link it never arrives, and the operating system notices
+/// such a link only after hours. Drop a connection whose answer was late.
 ///
 /// # Errors
-/// The library's; [`failed`] sorts a late answer as transient.
+/// The library's error; [`failed`] classifies a late answer as transient.
 pub async fn answered<T>(work: impl Future<Output = mysql_async::Result<T>>) -> mysql_async::Result<T> {
     within(ANSWER_TIMEOUT, work).await
 }
@@ -147,7 +149,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = mysql_async::Resu
     })
 }
 
-/// Sorts an error of MySQL; `what` is an infinitive: `read the table shop.product`.
+/// Classifies an error of MySQL; `what` is an infinitive: `read the table shop.product`.
 pub fn failed(what: &str, error: mysql_async::Error) -> Error {
     let message = format!("cannot {what}");
     let running = "check that the server runs, and DB_HOST and DB_PORT (--check-config shows them)";
@@ -188,7 +190,7 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
                 _ => Error::definite(message),
             }
         }
-        // A handshake also fails when the link breaks, and that heals.
+        // A handshake also fails when the link breaks, which is transient.
         mysql_async::Error::Io(IoError::Tls(e)) => {
             let text = format!("{message}: TLS: {e}");
             (if blames_certificate(&text) { Error::definite(text) } else { Error::transient(text) }).with_remedy(
@@ -200,7 +202,7 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         mysql_async::Error::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
             Error::transient(format!("{message}: the server closed the connection")).with_remedy(running)
         }
-        // Also the answer to a user that does not exist: the server names some method then.
+        // The server also answers like this for a user that does not exist: it then names some method.
         mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }) => {
             Error::definite(format!("{message}: the server wants the authentication {name}, which this client has not"))
                 .with_remedy(

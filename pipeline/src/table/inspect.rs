@@ -1,4 +1,4 @@
-//! A table as the server describes it, held against the contract: all that is wrong with it at once.
+//! Compares a table, as the server describes it, with the contract, and reports all differences at once.
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -7,14 +7,14 @@ use super::{ColumnPlan, ColumnType, Field, SourceTable, answered, check, failed,
 use crate::convert::Refusal;
 use crate::error::{Error, Result};
 
-/// Among so many tables a name that was misspelt is looked for.
+/// The most tables among which a misspelt name is searched.
 const MANY_TABLES: u32 = 10_000;
 
 /// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable, extra.
 type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String, String);
 
 impl SourceTable {
-    /// Whether there is such a table that this user may see.
+    /// Whether such a table exists that this user may see.
     ///
     /// # Errors
     /// As [`failed`].
@@ -26,7 +26,7 @@ impl SourceTable {
         Ok(found.is_some())
     }
 
-    /// That there is no such table, for a person, with the one that may be meant.
+    /// The error that no such table exists, with the table that the name may mean.
     ///
     /// # Errors
     /// As [`failed`].
@@ -42,11 +42,11 @@ impl SourceTable {
         Ok(format!("there is no table {database}.{table}, or this user may not see it{near}"))
     }
 
-    /// Looks the table up and matches its columns to the contract by name, capitals or not.
+    /// Looks the table up and matches its columns to the contract by name, ignoring case.
     ///
     /// # Errors
-    /// Definite when the table or a column is missing or can't be carried without loss, with all that is wrong and what to
-    /// do.
+    /// Definite when the table or a column is missing or can't be carried without loss, with all differences and
+    /// remedies.
     pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
         let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
         let found: Option<(String, String, String)> = answered(conn.exec_first(
@@ -92,7 +92,7 @@ impl SourceTable {
         }
     }
 
-    /// The columns that are not carried, as the contract does not name them.
+    /// The columns that are not carried because the contract does not name them.
     ///
     /// # Errors
     /// As [`failed`].
@@ -107,12 +107,12 @@ impl SourceTable {
     }
 }
 
-/// What came of a check; its error is one more of `faults`.
+/// The result of a check; its error is added to `faults`.
 fn noted<T>(checked: Result<T>, faults: &mut Vec<Error>) -> Option<T> {
     checked.map_err(|error| faults.push(error)).ok()
 }
 
-/// One error for all of them.
+/// One error with all of them.
 fn together(faults: &[Error]) -> Error {
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
     let mut remedies: Vec<&str> = faults.iter().filter_map(Error::remedy).collect();
@@ -120,7 +120,7 @@ fn together(faults: &[Error]) -> Error {
     Error::definite(texts.join("; ")).with_remedy(remedies.join("; "))
 }
 
-/// The table that is spelt nearly so: in the database with a name one or two letters off, or in another with this name.
+/// A table with a similar name: in the database with a name one or two letters off, or in another one with this name.
 fn nearest<'a>(database: &str, table: &str, tables: &'a [(String, String)]) -> Option<&'a (String, String)> {
     let off = |a: &str, b: &str| strsim::damerau_levenshtein(&a.to_lowercase(), &b.to_lowercase());
     let near = tables.iter().filter_map(|found| match (off(&found.0, database), off(&found.1, table)) {

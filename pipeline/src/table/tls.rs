@@ -1,4 +1,4 @@
-//! What TLS to MySQL checks, by `db.ssl_mode`: for `mysql_async`, and for a connection that it does not make.
+//! The checks of TLS to MySQL, by `db.ssl_mode`: for `mysql_async`, and for our own binlog connection.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,9 @@ use native_tls::{Certificate, TlsConnector};
 use crate::config::{MySqlSettings, SslMode};
 use crate::error::{Error, Result};
 
-/// What TLS checks.
+/// The checks of TLS.
 struct TlsChecks<'a> {
-    /// Certificates that are trusted besides the system's.
+    /// Certificates that are trusted in addition to the system's.
     roots: Option<&'a PathBuf>,
     /// Whether the system's certificates are trusted.
     system_roots: bool,
@@ -19,7 +19,7 @@ struct TlsChecks<'a> {
     host: bool,
 }
 
-/// What `db.ssl_mode` asks for; `None` without TLS.
+/// The checks for `db.ssl_mode`; `None` without TLS.
 fn tls_checks(settings: &MySqlSettings) -> Option<TlsChecks<'_>> {
     let roots = settings.ssl_ca.as_ref();
     match settings.ssl_mode {
@@ -46,12 +46,12 @@ pub(super) fn options(settings: &MySqlSettings) -> Option<SslOpts> {
     })
 }
 
-/// The TLS client of a connection that `mysql_async` does not make, with the same checks; `None` without TLS.
+/// The TLS client of a connection outside of `mysql_async`, with the same checks; `None` without TLS.
 ///
 /// # Errors
 /// Usage when the CA file can't be read.
 pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
-    /// To make one takes 35 ms. Where certificates are checked, their files are read for each connection.
+    /// Creating one takes 35 ms. Where certificates are checked, their files are read for each connection.
     static UNCHECKED: Mutex<Option<TlsConnector>> = Mutex::new(None);
     let Some(checks) = tls_checks(settings) else { return Ok(None) };
     let make = || -> Result<TlsConnector> {
@@ -79,7 +79,7 @@ pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
     }
 }
 
-/// A server that offers no TLS, where the login must have it ([`MySqlSettings::may_log_in_without_tls`]).
+/// The error for a server without TLS, where the login requires it ([`MySqlSettings::may_log_in_without_tls`]).
 pub fn no_tls(what: &str) -> Error {
     Error::definite(format!(
         "cannot {what}: the server offers no TLS, and without it others on the network can read DB_PASSWORD"

@@ -1,4 +1,4 @@
-//! Waiting for a table's transactions that stand in the binlog already and can't be seen yet.
+//! Waits for transactions of a table that are in the binlog but not visible yet.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until no transaction that wrote to the table is still being committed: an empty moment of `LOCK TABLES … READ`. The
-/// lock is granted when their metadata locks are gone, and released at once. For servers without GTIDs, where nothing
-/// else tells whether a transaction of the binlog is visible.
+/// Waits until no transaction that wrote to the table is still being committed, by `LOCK TABLES … READ`: the server
+/// grants the lock when their metadata locks are released, and it is released at once. For servers without GTIDs, which
+/// offer no other way to learn whether a transaction of the binlog is visible.
 ///
 /// # Errors
-/// Transient when it takes longer than ten seconds; definite when the user has not the right `LOCK TABLES`.
+/// Transient when it takes longer than ten seconds; definite when the user lacks the right `LOCK TABLES`.
 pub async fn wait_for_writers(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let table = format!("{}.{}", quoted(database), quoted(table));
@@ -24,7 +24,7 @@ pub async fn wait_for_writers(conn: &mut Conn, database: &str, table: &str) -> R
     loop {
         match answered(conn.query_drop(&lock)).await {
             Ok(()) => return Ok(()),
-            // 1205: somebody's write transaction is open; it is not held up by more than this one second.
+            // 1205: another session's write transaction is open; our lock request blocks it for a second at most.
             Err(mysql_async::Error::Server(e)) if e.code == 1205 && Instant::now() < deadline => {
                 sleep(Duration::from_millis(200)).await;
             }

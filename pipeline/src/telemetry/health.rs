@@ -1,12 +1,12 @@
-//! Whether a program is alive and ready, as it says itself.
+//! The liveness and readiness of a program.
 //!
-//! A blocked program can't say that it is blocked, so what must be heard of regularly, or answered within a time, is a
-//! [`Sign`]: its silence is noticed when somebody asks.
+//! A blocked program can't report that it is blocked, so a server that must send regularly, or a call that must return
+//! within a time, is a [`Sign`]: `/health` and `/ready` compute its silence when they are requested.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The state that `/health` and `/ready` answer from. A program updates it; clones share it.
+/// The state behind `/health` and `/ready`. A program updates it; clones share it.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Mutex<State>>);
 
@@ -16,19 +16,19 @@ struct State {
     deadline: Duration,
     /// Why it is not ready; `None` when it is.
     waiting_for: Option<String>,
-    /// What a person must look at although it does its work.
+    /// A condition that a person must look at although the program works.
     warning: Option<String>,
-    /// A call that blocks, what it waits for and since when.
+    /// A blocking call: what it waits for, and since when.
     blocked: Option<(&'static str, Instant)>,
     signs: Vec<Sign>,
 }
 
-/// Something that must answer: a server, or a call. Clones share it.
+/// A server or a call that must answer in time. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Sign {
     name: &'static str,
     limit: Duration,
-    /// Since when it is waited for; `None` while nobody waits.
+    /// The begin of the wait; `None` while no answer is due.
     since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -37,22 +37,22 @@ impl Sign {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It has just been heard of, or asked; the next sign of life is waited for from now on.
+    /// It has just answered or was just asked: the wait for its next answer begins now.
     pub fn wait(&self) {
         *self.since() = Some(Instant::now());
     }
 
-    /// It was last heard of at this moment.
+    /// It last answered at this moment.
     pub fn wait_since(&self, at: Instant) {
         *self.since() = Some(at);
     }
 
-    /// Nobody waits for it any more.
+    /// No answer is due any more.
     pub fn rest(&self) {
         *self.since() = None;
     }
 
-    /// Does what may block; the program counts as ready only until the limit.
+    /// Runs work that may block; the program is unready once it takes longer than the limit.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         self.wait();
         let outcome = work();
@@ -60,7 +60,7 @@ impl Sign {
         outcome
     }
 
-    /// Why it counts as gone; `None` when it does not.
+    /// The message that it is overdue; `None` when it is not.
     pub fn overdue(&self) -> Option<String> {
         let silent = (*self.since())?.elapsed();
         let name = self.name;
@@ -68,11 +68,11 @@ impl Sign {
     }
 }
 
-/// A call that blocks for longer than this is no longer work but a wait.
+/// A call that blocks for longer than this makes the program unready.
 const LONGEST_CALL: Duration = Duration::from_secs(10);
 
 impl Health {
-    /// Alive as long as progress is reported at least every `deadline`; not ready yet.
+    /// Healthy as long as progress is reported at least every `deadline`; not ready yet.
     pub fn new(deadline: Duration) -> Self {
         let state = State {
             last_progress: Instant::now(),
@@ -85,7 +85,8 @@ impl Health {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Something that must answer within `limit` whenever it is waited for. The first one that was made is named first.
+    /// Adds a server or call that must answer within `limit` whenever an answer is due. The message names the first
+    /// overdue one in the order of creation.
     pub fn sign(&self, name: &'static str, limit: Duration) -> Sign {
         let sign = Sign { name, limit, since: Arc::default() };
         self.state().signs.push(sign.clone());
@@ -101,41 +102,41 @@ impl Health {
         self.state().deadline = deadline;
     }
 
-    /// Something real has happened: a record, a heartbeat of the server, an empty poll that the broker answered.
+    /// Reports real progress: a record, a heartbeat of the server, an empty poll that the broker answered.
     pub fn progress(&self) {
         self.state().last_progress = Instant::now();
     }
 
-    /// It does its work.
+    /// The program works: it is ready.
     pub fn ready(&self) {
         let mut state = self.state();
         state.waiting_for = None;
         state.last_progress = Instant::now();
     }
 
-    /// It does not do its work at the moment, because of this.
+    /// The program is not ready, for this reason.
     pub fn not_ready(&self, reason: impl Into<String>) {
         self.state().waiting_for = Some(reason.into());
     }
 
-    /// If it is not ready, this is what it does about it.
+    /// If the program is not ready, replaces the reason with its present work.
     pub fn still_waits_for(&self, work: &str) {
         if let Some(reason) = &mut self.state().waiting_for {
             work.clone_into(reason);
         }
     }
 
-    /// What a person must look at although it does its work; `None` when there is nothing.
+    /// Sets the condition that a person must look at although the program works; `None` when there is none.
     pub fn warn(&self, warning: Option<String>) {
         self.state().warning = warning;
     }
 
-    /// What a person must look at although it does its work.
+    /// The condition that a person must look at although the program works.
     pub fn warning(&self) -> Option<String> {
         self.state().warning.clone()
     }
 
-    /// Makes a call that may block until `what` happens: should that take too long, it is not ready meanwhile.
+    /// Makes a call that may block until `what` happens; while it takes too long, the program is not ready.
     pub fn while_waiting<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
         self.state().blocked = Some((what, Instant::now()));
         let outcome = call();
@@ -143,7 +144,7 @@ impl Health {
         outcome
     }
 
-    /// Why it is not alive; `None` when it is.
+    /// Why it is not healthy; `None` when it is.
     pub fn unhealthy(&self) -> Option<String> {
         let state = self.state();
         let silent = state.last_progress.elapsed();

@@ -1,13 +1,13 @@
-//! The last step of a log line before stderr: what is from outside in it is escaped.
+//! Escapes text from outside as the last step before a log line goes to stderr.
 
 use std::io::{self, Write};
 
 use crate::escape;
 
-/// Writes events; each call of [`Write::write`] has a whole one, with its newline.
+/// Writes events; each call of [`Write::write`] gets a whole one, with its newline.
 pub(super) struct LogWriter<W = io::Stderr> {
     out: W,
-    /// The formatter colours its lines. It escapes ESC in values itself, so that only its own colours are left.
+    /// The formatter colours its lines. It escapes ESC in values, so only its own colours are left.
     colours: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Counters and gauges, shown in Prometheus' text format (version 0.0.4).
 //!
-//! Names and labels are constants of the programs; making the same one again gives the same value.
+//! Names and labels are constants of the programs; creating the same metric again returns the same value.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ impl Counter {
         self.0.fetch_add(n, Relaxed);
     }
 
-    /// What it stands at.
+    /// Its present value.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -33,13 +33,13 @@ impl Gauge {
         self.0.store(n, Relaxed);
     }
 
-    /// What it stands at.
+    /// Its present value.
     pub fn get(&self) -> i64 {
         self.0.load(Relaxed)
     }
 }
 
-/// Gives a number when it is asked for; `None` while there is none.
+/// Computes a number on request; `None` while there is none.
 struct Computed(Box<dyn Fn() -> Option<f64> + Send + Sync>);
 
 impl std::fmt::Debug for Computed {
@@ -55,7 +55,7 @@ enum Family {
     Computed(Computed),
 }
 
-/// All numbers of a program.
+/// All metrics of a program.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics(Arc<Mutex<BTreeMap<&'static str, (&'static str, Family)>>>);
 
@@ -66,12 +66,12 @@ impl Metrics {
         let (_, family) = families.entry(name).or_insert_with(|| (help, Family::Counters(BTreeMap::new())));
         match family {
             Family::Counters(counters) => counters.entry(series(labels)).or_default().clone(),
-            // A constant of the program used twice; the number is counted and not shown.
+            // A program used a constant twice; the number is counted but not shown.
             _ => Counter::default(),
         }
     }
 
-    /// Shows name, type and help of a counter whose labels are known only when there is something to count.
+    /// Shows name, type and help of a counter whose labels are unknown until there is something to count.
     pub fn announce_counter(&self, name: &'static str, help: &'static str) {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         families.entry(name).or_insert_with(|| (help, Family::Counters(BTreeMap::new())));
@@ -87,8 +87,8 @@ impl Metrics {
         }
     }
 
-    /// A gauge that is computed whenever somebody looks, so that it moves while the program is blocked; `None` leaves it
-    /// out. Its name ends in its unit.
+    /// A gauge that is computed on each request, so that it moves while the program is blocked; `None` omits it. Its
+    /// name ends in its unit.
     pub fn computed(
         &self,
         name: &'static str,
@@ -99,7 +99,7 @@ impl Metrics {
         families.insert(name, (help, Family::Computed(Computed(Box::new(value)))));
     }
 
-    /// A gauge that is left out until it is known, which 0 is not: a time, a count from 1.
+    /// A gauge that is omitted until it is known, for values that 0 does not represent: a time, a count from 1.
     pub fn once_known(&self, name: &'static str, help: &'static str) -> Gauge {
         let gauge = Gauge::default();
         let shown = gauge.clone();
@@ -107,7 +107,7 @@ impl Metrics {
         gauge
     }
 
-    /// Everything as text.
+    /// All metrics as text.
     pub fn render(&self) -> String {
         let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut out, no_labels) = (String::new(), String::new());
@@ -129,7 +129,7 @@ impl Metrics {
     }
 }
 
-/// To three places, which is milliseconds.
+/// Rounded to three places, i.e. milliseconds.
 fn number(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };

@@ -1,7 +1,7 @@
-//! What a running program shows of itself: its log on stderr, its metrics and its health over HTTP.
+//! The telemetry of a running program: its log on stderr, its metrics and its health over HTTP.
 //!
-//! Invariant: health follows real progress. A program that says it is alive but has made none within its deadline
-//! answers 503, so that a dead connection can't look healthy. Not here: tracing across programs.
+//! Invariant: health follows real progress. A program that runs but has made no progress within its deadline answers
+//! 503, so that a dead connection can't look healthy. Not here: tracing across programs.
 
 mod health;
 mod log_writer;
@@ -21,8 +21,8 @@ use log_writer::LogWriter;
 use crate::config::{Environment, Origin, Settings};
 use crate::error::Result;
 
-/// Starts the log on stderr: text (with colours on a terminal only) or JSON, by `log.level` and `log.format`. `RUST_LOG`
-/// is obeyed unless the level is given as a flag.
+/// Starts the log on stderr: text (with colours on a terminal only) or JSON, by `log.level` and `log.format`.
+/// `RUST_LOG` applies unless a flag sets the level.
 ///
 /// # Errors
 /// Usage when the filter can't be read.
@@ -43,7 +43,7 @@ pub fn start_log(settings: &Settings, environment: &Environment) -> Result<()> {
         log.with_ansi(colours).with_target(false).try_init()
     };
     if let Err(error) = started {
-        // Only a second start in one process comes here; the first log goes on.
+        // Only a second start in one process gets here; the first log stays in use.
         tracing::debug!(error, "the log is started already");
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! `/metrics`, `/health` and `/ready` over HTTP, for whoever reaches the port.
+//! `/metrics`, `/health` and `/ready` over HTTP, for any client that reaches the port.
 //!
-//! Invariant: nobody who connects holds more than one of [`CONNECTIONS`] descriptors, and none for longer than [`TIME`]. While
-//! all are taken, a new connection closes the oldest one: an answer takes milliseconds, so the oldest one is a slow client.
+//! Invariant: clients hold at most [`CONNECTIONS`] connections, each for at most [`TIME`]. While all are taken, a new
+//! connection closes the oldest one: an answer takes milliseconds, so the oldest one belongs to a slow client.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,25 +24,25 @@ use crate::error::{Error, Result};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
-/// From the connection to the last byte of its one answer.
+/// Time limit from the connection to the last byte of its one answer.
 const TIME: Duration = Duration::from_secs(10);
-/// Bytes of a request's line and headers; hyper answers 431 to a longer request, and takes no smaller limit.
+/// Maximum bytes of a request's line and headers; hyper answers 431 to a longer request, and accepts no smaller limit.
 const REQUEST_BYTES: usize = 8192;
-/// The pause after the system could not accept a connection, e.g. for lack of descriptors.
+/// The pause after the system failed to accept a connection, e.g. for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Listens on `address`, which is `IP:PORT` or `IP:PORT-PORT`, and answers until `shutdown`. Returns the address that it took:
-/// of a range the first free one, and where the port is 0 what the system chose.
+/// Listens on `address`, which is `IP:PORT` or `IP:PORT-PORT`, and answers until `shutdown`. Returns the bound address:
+/// the first free one of a range, or the port that the system chose for port 0.
 ///
 /// # Errors
-/// Definite when all of them are taken, or not of this machine.
+/// Definite when no address is free, or the IP is not of this machine.
 pub async fn serve(address: &str, metrics: Metrics, health: Health, shutdown: CancellationToken) -> Result<SocketAddr> {
     let failed = |e: std::io::Error| {
         Error::definite(format!("cannot listen on {address} (metrics.listen)"))
             .with_source(e)
             .with_remedy("name free ports of this machine: a range has one for each program, e.g. 127.0.0.1:9100-9109")
     };
-    // It tries one after the other.
+    // `bind` tries the addresses in order.
     let addresses: Vec<SocketAddr> = config::listen_addresses(address).into_iter().flatten().collect();
     let listener = TcpListener::bind(&addresses[..]).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -65,7 +65,7 @@ async fn accept(listener: TcpListener, router: Router) {
                     && let Some(oldest) = open.pop_front()
                 {
                     oldest.abort();
-                    // Its descriptor is free when it has ended, and not before.
+                    // Its descriptor is free only when the task has ended.
                     drop(oldest.await);
                 }
                 open.push_back(tokio::spawn(answer_one(stream, router.clone())));
@@ -83,7 +83,7 @@ async fn answer_one(stream: TcpStream, router: Router) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_buf_size(REQUEST_BYTES)
-        // The whole connection has a separate limit.
+        // A separate time limit covers the whole connection.
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Ok(Err(error)) = tokio::time::timeout(TIME, connection).await {
@@ -139,7 +139,7 @@ mod tests {
         let taken = serve(&address.to_string(), Metrics::default(), health, shutdown.clone()).await;
         let error = taken.expect_err("it is taken");
         assert!(error.to_string().starts_with(&format!("cannot listen on {address} (metrics.listen): ")), "{error}");
-        // The setting may be that of several programs.
+        // Several programs may share the setting.
         let port = address.port();
         let range = format!("127.0.0.1:{port}-{}", port.saturating_add(200));
         let (metrics, health) = (Metrics::default(), Health::new(Duration::from_secs(3600)));
@@ -164,7 +164,7 @@ mod tests {
         };
         let mut half_open: Vec<_> = (0..3 * CONNECTIONS).map(half_open).collect();
         assert!(ask(address, "/health").starts_with("HTTP/1.1 200"));
-        // The oldest ones were closed for it.
+        // The server closed the oldest connections to accept this one.
         let first = half_open[0].read(&mut [0]);
         assert!(matches!(first, Ok(0)) || first.is_err(), "{first:?}");
         shutdown.cancel();
@@ -178,7 +178,7 @@ mod tests {
         for request in [long_path, many_headers] {
             let mut stream = std::net::TcpStream::connect(address).expect("it listens");
             let mut answer = Vec::new();
-            // What it has not read when it closes resets the connection, perhaps before its answer is read.
+            // Closing with unread bytes resets the connection, perhaps before the client reads the answer.
             drop(stream.write_all(request.as_bytes()));
             drop(stream.read_to_end(&mut answer));
             let answer = String::from_utf8_lossy(&answer);

@@ -1,4 +1,4 @@
-//! The decoders by schema id, and what is decided where an id has none. Pure.
+//! The decoders by schema id, and the decision for an id without one. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,35 +6,36 @@ use crate::avro::{self, Decoder, Scratch};
 use crate::position::Progress;
 use crate::record::{Product, SCHEMA};
 
-/// Ids that are kept at most; anybody who may write to the topic can make one up.
+/// Maximum number of ids that are kept; any writer to the topic can invent ids.
 const MOST_IDS: usize = 1_000;
 
-/// The decoders of the schemas that were looked up, by schema id; or why there is none.
+/// The decoders of the schemas that were looked up, by schema id; or the reason why there is none.
 pub struct Decoders {
     by_id: HashMap<u32, Result<Decoder, String>>,
     noted: Noted,
-    /// `None` only if our schema were none.
+    /// `None` only if our own schema were invalid.
     ours: Option<Decoder>,
 }
 
-/// What the producer's progress says of the ids.
+/// The ids in the producer's progress.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     ids: BTreeSet<u32>,
     /// As [`Progress::schema_ids_from`].
     from: Option<Vec<i64>>,
-    /// By partition, the end of what was committed before the progress was read, which knows of the records before it.
+    /// By partition, the end of the committed records when the progress was read; the progress covers the records
+    /// before it.
     ends: Vec<i64>,
 }
 
 impl Noted {
-    /// Of a progress that knows of each record before these ends.
+    /// From a progress that covers each record before these ends.
     pub(super) fn new(progress: Option<Progress>, ends: Vec<i64>) -> Self {
         let (ids, from) = progress.map_or((None, None), |p| (p.schema_ids, p.schema_ids_from));
         Self { ids: ids.unwrap_or_default(), from, ends }
     }
 
-    /// Whether the progress knows of the record at this place.
+    /// Whether the progress covers the record at this place.
     pub(super) fn covers(&self, partition: i32, offset: i64) -> bool {
         at(&self.ends, partition).is_some_and(|end| offset < end)
     }
@@ -44,7 +45,7 @@ impl Noted {
         self.ids.contains(&id)
     }
 
-    /// Whether a record at this place can't be the producer's when its id is not in the list.
+    /// Whether our producer can't have written a record at this place with an id that is not in the list.
     fn is_complete_at(&self, partition: i32, offset: i64) -> bool {
         self.from.as_ref().is_some_and(|from| offset >= at(from, partition).unwrap_or(0))
     }
@@ -55,7 +56,7 @@ fn at(offsets: &[i64], partition: i32) -> Option<i64> {
 }
 
 impl Default for Decoders {
-    /// Nothing was looked up, and no record is covered by what the producer noted.
+    /// No schema was looked up, and the progress covers no record.
     fn default() -> Self {
         let noted = Noted { ids: BTreeSet::new(), from: Some(Vec::new()), ends: Vec::new() };
         Self { by_id: HashMap::new(), noted, ours: Decoder::new(SCHEMA).ok() }
@@ -63,10 +64,10 @@ impl Default for Decoders {
 }
 
 impl Decoders {
-    /// Decodes the value of the record at this place whose key is `key`; its schema has been looked up.
+    /// Decodes the value of the record at this place whose key is `key`; the schema must have been looked up.
     ///
     /// # Errors
-    /// The reason why it is no value of ours, for a person.
+    /// The reason for a person why it is not a value of our producer.
     pub fn decode<'a>(
         &'a self,
         value: &'a [u8],
@@ -92,15 +93,15 @@ impl Decoders {
         }
     }
 
-    /// Whether this value, whose schema has been looked up, can only be read by trying our schema: the producer's list of ids
-    /// does not reach back to it.
+    /// Whether this value, whose schema has been looked up, can only be decoded by trying our schema: the producer's
+    /// list of ids is not complete at its offset.
     pub fn is_guess(&self, value: &[u8], partition: i32, offset: i64) -> bool {
         let id = avro::split(value).ok().map(|(id, _)| id);
         let is_unknown = id.and_then(|id| self.by_id.get(&id)).is_some_and(Result::is_err);
         is_unknown && !self.noted.is_complete_at(partition, offset)
     }
 
-    /// Keeps what was found for an id. At most `MOST_IDS` are kept; what is dropped has to be looked up again.
+    /// Stores the result for an id. At most `MOST_IDS` are kept; dropped ones must be looked up again.
     pub fn insert(&mut self, id: u32, found: Result<Decoder, String>) {
         if self.by_id.len() >= MOST_IDS {
             self.by_id.clear();
@@ -108,11 +109,11 @@ impl Decoders {
         self.by_id.insert(id, found);
     }
 
-    /// Whether nothing has to be looked up for a record with this id at this place.
+    /// Whether a record with this id at this place needs no look-up.
     pub(super) fn has(&self, id: u32, partition: i32, offset: i64) -> bool {
         match self.by_id.get(&id) {
             Some(Ok(_)) => true,
-            // A registry that loses its schemas gives ids that were unknown to later records of ours.
+            // A registry that has lost its schemas may assign an unknown id to later records of ours.
             Some(Err(_)) => self.noted.covers(partition, offset),
             None => false,
         }
@@ -122,7 +123,7 @@ impl Decoders {
         &self.noted
     }
 
-    /// Takes what the producer has noted since; ids that were unknown before have to be looked up again.
+    /// Replaces the list of the producer's ids; ids that were unknown before must be looked up again.
     pub(super) fn note(&mut self, noted: Noted) {
         self.forget_unknown();
         self.noted = noted;
@@ -161,7 +162,7 @@ mod tests {
             (Some(vec![3, 0]), (0, 2), true),
             (Some(vec![3, 0]), (0, 3), false),
             (Some(vec![3, 0]), (1, 0), false),
-            // A partition that the topic got while it was empty.
+            // A partition that was added to the topic while it was empty.
             (Some(vec![3, 0]), (2, 0), false),
             (None, (1, 8), true),
         ] {
@@ -170,7 +171,7 @@ mod tests {
             let reason = Err("the registry has no schema 4".to_owned());
             assert_eq!(read(&value(4), 5), if is_read { Ok(5) } else { reason.clone() }, "{from:?} {place:?}");
             assert_eq!(decoders.is_guess(&value(4), place.0, place.1), is_read, "{from:?} {place:?}");
-            // What does not fit exactly is nobody of ours', wherever it is.
+            // A value that does not fit exactly is not from our producer, wherever it is.
             assert_eq!(read(&value(4), 6), reason);
             assert_eq!(read(&[value(4), vec![0]].concat(), 5), reason);
             assert_eq!(read(&value(4)[..8], 5), reason);
