@@ -1,15 +1,15 @@
-//! Records on their way from the reader to the publisher.
+//! Records that the reader passes to the publisher.
 
 use pipeline::avro;
 use pipeline::position::Progress;
 use pipeline::record::{Op, Product, Source};
 use pipeline::refused_row::{Letters, RefusedRow};
 
-/// A batch is handed over when it has this many records or bytes, or when nothing more is there to read.
+/// A batch is handed over when it has this many records or bytes, or when there is nothing more to read.
 const FULL_ROWS: usize = 1_000;
 const FULL_BYTES: usize = 256 * 1024;
 
-/// Records one after the other in one buffer, which is used again: nothing is allocated per record.
+/// Records in one buffer, which is reused, so nothing is allocated per record.
 #[derive(Debug, Default)]
 pub struct Batch {
     data: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Batch {
     pub end: Option<Progress>,
 }
 
-/// Ends of the parts of a record; each begins where the one before it ends.
+/// Ends of the parts of a record; each part begins at the end of the previous one.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     start: usize,
@@ -30,7 +30,7 @@ struct Span {
     kind: Kind,
 }
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     State,
@@ -47,18 +47,18 @@ pub struct Entry<'a> {
     pub value: Option<&'a [u8]>,
     /// The header `source`; of a dead letter, `origin`.
     pub header: &'a [u8],
-    /// It is a dead letter.
+    /// Whether it is a dead letter.
     pub is_parked: bool,
 }
 
-/// What a record says of a product.
+/// The change of a product in a record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
     /// The product's new state, encoded with this schema id.
     State(u32, &'a Product<'a>),
     /// The product's new state, already in wire format, of the product with this id.
     Encoded(i64, &'a [u8]),
-    /// The product with this id is gone.
+    /// The product with this id is deleted.
     Gone(i64),
     /// The product's new state can't be carried: a dead letter.
     Refused(&'a Letters, &'a RefusedRow),
@@ -85,7 +85,7 @@ impl Batch {
         self.data.len()
     }
 
-    /// Whether it is large enough to be handed over.
+    /// Whether it is large enough to hand over.
     pub fn is_full(&self) -> bool {
         self.len() >= FULL_ROWS || self.bytes() >= FULL_BYTES
     }
@@ -135,7 +135,7 @@ impl Batch {
         }
     }
 
-    /// Takes the records from number `at` on out into a batch of their own.
+    /// Moves the records from number `at` on into a new batch.
     pub fn split_off(&mut self, at: usize) -> Self {
         let start = self.spans.get(at).map_or(self.data.len(), |s| s.start);
         let mut spans = self.spans.split_off(at.min(self.spans.len()));
@@ -150,7 +150,7 @@ impl Batch {
         tail
     }
 
-    /// Empties it and keeps its memory, unless a very large record has blown it up.
+    /// Empties it and keeps its memory, unless a very large record has enlarged it too much.
     pub fn clear(&mut self) {
         const KEPT: usize = 1024 * 1024;
         self.data.clear();

@@ -1,10 +1,10 @@
-//! `time_track/last_read_timestamp.json`: what a person sees of the progress, and edits to replay.
+//! `time_track/last_read_timestamp.json`: shows the progress to a person, whose edit requests a replay.
 //!
-//! The position that counts is in Kafka ([`Progress`]); this file is a view of it and the place where a person asks for a
-//! replay. Invariant: a request is given an identity in the file before it is carried out, and the identity is committed
-//! with the new epoch, so a crash in between neither loses the request nor carries it out twice.
+//! The authoritative position is in Kafka ([`Progress`]); this file shows it, and a person edits it to request a
+//! replay. Invariant: the program writes an identity for the request into the file before carrying it out, and commits
+//! the identity with the new epoch, so a crash in between neither loses the request nor carries it out twice.
 //!
-//! The file is replaced by rename after fsync, and the folder is locked for as long as a producer runs.
+//! The file is replaced by rename after fsync, and the folder is locked while a producer runs.
 
 mod decision;
 
@@ -27,7 +27,7 @@ pub use decision::{Start, decide, restored};
 /// Name of the file within the folder.
 pub const FILE: &str = "last_read_timestamp.json";
 
-/// Bytes of the file, at most: far above the GTID set of any server.
+/// Maximum bytes of the file: far above the GTID set of any server.
 const LONGEST: u64 = 16 * 1024 * 1024;
 
 const HELP: &str = "to replay, set last_read_timestamp to null (snapshot of the table, then the binlog) or to a time such as \
@@ -40,7 +40,7 @@ pub struct CheckpointFile {
     _lock: File,
 }
 
-/// What a program wrote, kept beside the timestamp so that an edit is noticed.
+/// The fields that a program writes, next to the timestamp, so that it detects an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// The timestamp as it was written, RFC 3339 in UTC.
@@ -64,7 +64,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// The view of `progress` of the source `database.table`.
+    /// The file's content for this `progress` of the source `database.table`.
     pub fn of(progress: &Progress, source: &str) -> Self {
         let position = &progress.position;
         Self {
@@ -99,39 +99,39 @@ struct Form<'a> {
 
 impl Form<'_> {
     fn text(&self) -> String {
-        // Texts and numbers only, so it can't fail.
+        // Texts and numbers always have a JSON form.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 }
 
-/// What a person asks for.
+/// A person's request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// From when on; `None` is a snapshot.
+    /// Start time of the replay; `None` requests a snapshot.
     pub from: Option<Micros>,
-    /// Identity; `None` until the program has given it one.
+    /// Identity; `None` until the program has assigned one.
     pub id: Option<String>,
 }
 
 impl Request {
-    /// The text of a file that asks for this, with an identity if it has one.
+    /// The text of a file with this request, with its identity if it has one.
     pub fn text(&self) -> String {
         let from = self.from.map(|t| t.to_string());
         Form { last_read_timestamp: from.as_deref(), producer: None, request: self.id.as_deref(), help: HELP }.text()
     }
 
-    /// An identity belongs to what was asked for: when a person edits the time, the old one counts no longer.
+    /// An identity belongs to one request: when a person edits the time, the old identity is void.
     fn prefix(&self) -> String {
         self.from.map_or_else(|| "snapshot".to_owned(), |t| t.to_string())
     }
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// What a program wrote, unedited.
+    /// Written by a program, unedited.
     Written(Box<Written>),
-    /// A replay, or the first start.
+    /// A request for a replay, or the first start.
     Asked(Request),
 }
 
@@ -213,7 +213,7 @@ impl CheckpointFile {
         &self.path
     }
 
-    /// What this text of the file says; a missing file asks for a snapshot.
+    /// The meaning of this text of the file; a missing file requests a snapshot.
     ///
     /// # Errors
     /// See [`parse`].
@@ -224,7 +224,7 @@ impl CheckpointFile {
         }
     }
 
-    /// Its text, see [`text`].
+    /// The file's text, see [`text`].
     ///
     /// # Errors
     /// As [`text`].
@@ -232,16 +232,16 @@ impl CheckpointFile {
         text(&self.path)
     }
 
-    /// Replaces the file durably if it still says what was `seen`; false when somebody has edited it meanwhile.
+    /// Replaces the file durably if its text is still `seen`; returns false when somebody has edited it meanwhile.
     ///
     /// # Errors
-    /// Definite, with the file and the reason; the old file is untouched then.
+    /// Definite, with the file and the reason; the old file then stays unchanged.
     pub fn replace(&self, seen: Option<&str>, text: &str) -> Result<bool> {
         replace(&self.path, text, || Ok(self.text()?.as_deref() == seen))
     }
 
-    /// Makes sure that the request has an identity, in the file, before it is carried out: the request with it, or `None`
-    /// when somebody has edited the file since it was `seen`.
+    /// Makes sure that the request has an identity in the file before it is carried out. Returns the request with it,
+    /// or `None` when somebody has edited the file since it was `seen`.
     ///
     /// # Errors
     /// See [`CheckpointFile::replace`].
@@ -253,7 +253,7 @@ impl CheckpointFile {
     }
 }
 
-/// The text of the checkpoint file at `path`; `None` when its folder is there and it is not.
+/// The text of the checkpoint file at `path`; `None` when its folder exists but the file does not.
 ///
 /// # Errors
 /// Definite when it can't be read, is no regular file or has more than 16 MiB.
@@ -267,7 +267,7 @@ pub fn text(path: &Path) -> Result<Option<String>> {
         Err(e) if e.kind() == ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) => return Ok(None),
         Err(e) => return Err(failed(e.to_string())),
     };
-    // To open a pipe would wait for a writer.
+    // Opening a pipe would wait for a writer.
     if !found.is_file() {
         return Err(failed("not a regular file".to_owned()));
     }
@@ -280,8 +280,8 @@ pub fn text(path: &Path) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Replaces a file durably: temporary file, fsync, rename, fsync of the folder. The folder is locked meanwhile against
-/// another program that does the same, and `still` is asked last of all; false when it says no.
+/// Replaces a file durably: temporary file, fsync, rename, fsync of the folder. A lock on the folder excludes other
+/// programs that do the same. `still` is called directly before the rename; if it returns false, so does this function.
 ///
 /// # Errors
 /// Definite, with the file and the reason.
@@ -310,7 +310,7 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
         folder.sync_all()
     };
     write().map_err(|e| {
-        // What is left of a file that could not be renamed is of no use to anybody.
+        // The temporary file of a failed rename is useless.
         drop(fs::remove_file(&temporary));
         if e.kind() == ErrorKind::ResourceBusy {
             return mounted_alone(path);
@@ -343,7 +343,7 @@ fn lock(folder: &File) -> std::io::Result<()> {
 /// # Errors
 /// Definite when it is.
 pub fn require_replaceable(path: &Path) -> Result<()> {
-    // Where the system has no such list, the rename says it.
+    // Where the system has no such list, the rename fails with its reason.
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
     if is_mount_point(&mounts, &real.to_string_lossy()) { Err(mounted_alone(path)) } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! The command line: run, look at the checkpoint or change it, look for what is wrong.
+//! The command line: run, show or change the checkpoint, check the configuration.
 
 use clap::{Arg, Command};
 use pipeline::doctor::{self, Check};
@@ -21,7 +21,7 @@ use crate::run::{ProducerSettings, run};
 use crate::server::Server;
 use crate::status::Status;
 
-/// The program's own part of the command line.
+/// The program's own flags and subcommands.
 pub fn command() -> Command {
     let time = Arg::new("time")
         .value_name("TIME")
@@ -50,10 +50,10 @@ pub fn command() -> Command {
         )
 }
 
-/// Does what the command line says.
+/// Executes the command line.
 ///
 /// # Errors
-/// As the command.
+/// The error of the command.
 pub async fn execute(context: Context) -> Result<()> {
     let settings = ProducerSettings::from(&context.settings)?;
     match context.arguments.subcommand() {
@@ -89,11 +89,11 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
     Ok(())
 }
 
-/// Writes the file as the producer would have written it last.
+/// Writes the file as the producer would have written it.
 async fn restore(settings: &ProducerSettings) -> Result<()> {
     let path = settings.time_track.join(FILE);
     create_folder(settings)?;
-    // What is damaged is replaced.
+    // A damaged file is replaced.
     let seen = checkpoint::text(&path).ok().flatten();
     let state = seen.as_deref().and_then(|text| checkpoint::parse(text, &path).ok());
     let progress = committed(settings).await?;
@@ -114,9 +114,9 @@ fn create_folder(settings: &ProducerSettings) -> Result<()> {
         .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))
 }
 
-/// What the checkpoint file says; `None` when it is not there.
+/// The content of the checkpoint file; `None` when it is missing.
 fn parsed(settings: &ProducerSettings) -> Result<Option<State>> {
-    // The start creates the folder.
+    // A start creates the folder.
     if !settings.time_track.exists() {
         return Ok(None);
     }
@@ -124,7 +124,7 @@ fn parsed(settings: &ProducerSettings) -> Result<Option<State>> {
     checkpoint::text(&path)?.map(|text| checkpoint::parse(&text, &path)).transpose()
 }
 
-/// Shows both, and then says why a start would refuse the file, if it would.
+/// Shows both, and then the error with which a start would refuse the file, if any.
 async fn show(settings: &ProducerSettings) -> Result<()> {
     let path = settings.time_track.join(FILE);
     let parsed = parsed(settings);
@@ -165,7 +165,7 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
     }
 }
 
-/// The progress that is in Kafka.
+/// The progress in Kafka.
 async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
     let (kafka, target) = (settings.kafka.clone(), Target::new(settings));
     tokio::task::spawn_blocking(move || target.progress(LastRecords::new(&kafka)?))
@@ -173,7 +173,8 @@ async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
         .map_err(|e| Error::definite(format!("looking into Kafka ended by a fault of the program: {e}")))?
 }
 
-/// Whether the stream can continue behind the committed position, and has what it needs from before.
+/// Checks whether the stream can continue behind the committed position, and whether the earlier binlogs that it needs
+/// exist.
 async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Server) -> Vec<Check> {
     const NAME: &str = "history";
     let progress = match committed(settings).await {
@@ -198,7 +199,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     let endpoint = Endpoint::new(settings.mysql.clone());
     let mut checks = match preflight::mysql(&endpoint).await {
         Ok(mut report) => {
-            // Without its rights every other answer is a consequence.
+            // Without this right all other checks would fail as a consequence.
             if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {
                 report.checks.extend(history(settings, &endpoint, server).await);
             }
@@ -219,7 +220,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     doctor::conclude(&checks)
 }
 
-/// What docs/security.md has for the producer, on the topics that are there.
+/// The producer's rights according to docs/security.md, on the existing topics.
 fn rights(settings: &ProducerSettings, target: &Target, missing: &[String]) -> Vec<Check> {
     let topics = [&target.topic, &target.checkpoint_topic].into_iter().filter(|topic| !missing.contains(topic));
     let mut rights: Vec<_> =

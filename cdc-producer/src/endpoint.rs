@@ -1,5 +1,5 @@
-//! The way to the MySQL server. Every connection of one session must reach the same server: what one connection proves says
-//! nothing about another server's binlog.
+//! Connections to the MySQL server. All connections of one session must reach the same server, since facts from one
+//! server prove nothing about another server's binlog.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::stream::failed;
 
 const SERVER_UUID: &str = "SELECT @@server_uuid";
 
-/// A failover changes the server once. A change back within this time means that two servers answer in turn.
+/// A failover changes the server once. A change back within this time means that two servers answer alternately.
 const FAILOVER: Duration = Duration::from_secs(600);
 
 /// The address of the server, with the identity of the server that the session reads from.
@@ -33,34 +33,34 @@ struct Servers {
     left: Vec<(String, Instant)>,
 }
 
-/// Which server a connection has reached.
+/// The server that a connection has reached.
 #[derive(Debug)]
 pub enum Reached {
     /// The server of the session.
     Same(Conn),
-    /// Another one; the error names both.
+    /// Another server; the error names both.
     Other(Error),
 }
 
 impl Endpoint {
-    /// Of these settings; no session has begun.
+    /// An endpoint with these settings, without a session.
     pub fn new(settings: MySqlSettings) -> Self {
         Self { settings, servers: Arc::default(), observer: None }
     }
 
-    /// The same, and whatever comes from the binlog is a sign of life for the observer.
+    /// The same endpoint, which reports bytes of the binlog to the observer as a sign of life.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer: Some(observer), ..self }
     }
 
-    /// The same session for questions beside the stream, which say nothing of the stream's life.
+    /// The same session for queries outside of the stream, which do not count as signs of life of the stream.
     #[must_use]
     pub fn aside(&self) -> Self {
         Self { settings: self.settings.clone(), servers: Arc::clone(&self.servers), observer: None }
     }
 
-    /// Who follows the work on the binlog.
+    /// The observer of the work on the binlog.
     pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
         self.observer.as_ref()
     }
@@ -83,8 +83,8 @@ impl Endpoint {
     /// Connects to the server of the session. The session is in UTC.
     ///
     /// # Errors
-    /// As [`table::connect`]; an error that names both servers when another one answers: transient, as after a failover, and
-    /// definite when the servers change to and fro.
+    /// As [`table::connect`]; an error that names both servers when another one answers: transient, as after a
+    /// failover, and definite when two servers answer alternately.
     pub async fn connect(&self) -> Result<Conn> {
         match self.reach().await? {
             Reached::Same(conn) => Ok(conn),
@@ -92,7 +92,8 @@ impl Endpoint {
         }
     }
 
-    /// Connects, and says whether the server of the session has answered. Before the first session each server is that one.
+    /// Connects, and tells whether the server of the session has answered. Before the first session any server counts
+    /// as that one.
     ///
     /// # Errors
     /// As [`table::connect`].

@@ -1,4 +1,4 @@
-//! The beginning of an epoch: its number, its position, and what the topic holds from before it.
+//! The beginning of an epoch: its number, its position, and the topic's earlier records.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::status::Status;
 use crate::stream::{SAY_EVERY, failed};
 
-/// What is known of the topic when an epoch begins.
+/// The facts about the topic when an epoch begins.
 pub(crate) struct Before<'a> {
     /// The committed progress; `None` when there is none.
     pub(crate) progress: Option<&'a Progress>,
@@ -40,13 +40,13 @@ impl Before<'_> {
         self.progress.filter(|progress| check_topic(progress, self.bounds, self.id, target).is_ok())
     }
 
-    /// The first number that no epoch of the topic has. Blocks.
+    /// The first number that no epoch in the topic has. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.
     pub(crate) fn next_epoch(&self, settings: &ProducerSettings, status: &Status) -> Result<u64> {
         let known = self.progress.map_or(0, |p| p.epoch);
-        // With the progress of this version, whose epochs only grow, the topic holds no higher one.
+        // With the progress of this version, whose epoch numbers only grow, the topic has no higher number.
         if self.progress.is_some_and(|p| p.ends.is_some()) || self.bounds.iter().all(|b| b.begin == b.end) {
             return Ok(known + 1);
         }
@@ -70,7 +70,8 @@ impl Before<'_> {
     }
 }
 
-/// Refuses a topic that has another id than the one that was written to, or ends before what is known to have been written.
+/// Refuses a topic with another id than the one that was written to, or one that ends before the known end of the
+/// written records.
 ///
 /// # Errors
 /// Definite, with the partition and both offsets.
@@ -106,8 +107,8 @@ fn noted(progress: &Progress) -> impl Iterator<Item = &Vec<i64>> {
     [progress.ends.as_ref(), progress.complete.as_ref().map(|c| &c.end), snapshot].into_iter().flatten()
 }
 
-/// Refuses a topic whose records were written to another number of partitions, since their keys would move. Its number is the
-/// configured one when somebody has raised both.
+/// Refuses a topic whose records were written to another number of partitions, since their keys would move. The topic
+/// has the configured number if somebody has raised both.
 ///
 /// # Errors
 /// Definite, with both numbers.
@@ -125,8 +126,8 @@ pub(crate) fn cut_partitions(bounds: &[Bounds]) -> usize {
     bounds.iter().filter(|b| b.begin > 0).count()
 }
 
-/// Notes in the progress what the topic has now. A snapshot of a version that did not note
-/// where it began is made once more from the first key, since nothing else tells which keys it has written.
+/// Notes the topic's present ends in the progress. A snapshot of a version that did not note where it began is repeated
+/// from the first key, since nothing else shows which keys it has written.
 pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
     let ends: Vec<i64> = bounds.iter().map(|b| b.end).collect();
     if let Some(snapshot) = &mut progress.snapshot
@@ -135,24 +136,25 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
         tracing::info!(rows = snapshot.rows, "an earlier version began this snapshot: it is made from the first row");
         *snapshot = SnapshotProgress::new(ends.clone(), snapshot.rows);
     }
-    // The number of partitions may differ while nothing was written.
+    // The number of partitions may differ if nothing was written.
     let snapshot = progress.snapshot.as_mut().and_then(|s| s.begin.as_mut());
     let complete = progress.complete.as_mut().map(|c| [&mut c.begin, &mut c.end]);
     complete.into_iter().flatten().chain(snapshot).for_each(|noted| noted.resize(bounds.len(), 0));
     progress.ends = Some(ends);
 }
 
-/// Notes the id that the producer writes under from now on. Without a note of where the list of ids is complete from, it is
-/// from the topic's present ends: what is before them may have been written by a version that noted no ids.
+/// Notes the schema id that the producer writes with from now on. Without a note of the offsets from which the list of
+/// ids is complete, it is complete from the topic's present ends: earlier records may be from a version that did not
+/// note ids.
 pub(crate) fn note_schema_id(progress: &mut Progress, id: u32, bounds: &[Bounds]) {
     progress.schema_ids.get_or_insert_default().insert(id);
     progress.schema_ids_from.get_or_insert_with(|| bounds.iter().map(|b| b.end).collect());
 }
 
-/// The progress with which a new epoch begins; `None` when somebody has edited the checkpoint file since it was `seen`.
+/// The progress at the start of a new epoch; `None` when somebody has edited the checkpoint file since it was `seen`.
 ///
 /// # Errors
-/// As the questions to the server; definite when the position for a time can't be found.
+/// Errors of the queries; definite when no position for a time can be found.
 pub(crate) async fn begin(
     settings: &ProducerSettings,
     (endpoint, conn): (&Endpoint, &mut mysql_async::Conn),
@@ -168,7 +170,7 @@ pub(crate) async fn begin(
             let found = locate::position_at(endpoint, server, at).await;
             let position = found.map_err(|e| e.at(&file.path().display().to_string()))?;
             warn_of_gap(before.progress, &position);
-            // A snapshot that is not complete continues: nothing else brings what it has not read.
+            // An incomplete snapshot continues: nothing else would publish the rows that it has not read.
             let unfinished = before.progress.and_then(|p| p.snapshot.as_ref());
             let same = before.of_this_topic(&target);
             let snapshot = match same.and_then(|p| p.snapshot.clone()).filter(|s| s.begin.is_some()) {
@@ -180,8 +182,8 @@ pub(crate) async fn begin(
         None => {
             let position = probe::snapshot_start(endpoint, conn, server).await?;
             let snapshot = SnapshotProgress::new(before.ends(), 0);
-            // A table that is not there after the position was taken has no rows at it: there is nothing to read, and all
-            // that comes is in the stream.
+            // A table that is missing after the position was taken has no rows at it: there is nothing to read, and
+            // later rows are in the stream.
             let exists = exists(conn, &settings.mysql.database, &settings.mysql.table).await?;
             (position, if exists { Some(snapshot) } else { snapshot.swept() }, None)
         }
@@ -200,7 +202,7 @@ pub(crate) async fn begin(
             snapshot,
             ends: Some(before.ends()),
             schema_ids: before.progress.and_then(|progress| progress.schema_ids.clone()),
-            // The offsets of another topic say nothing of this one.
+            // The offsets of another topic do not apply to this one.
             schema_ids_from: before.of_this_topic(&target).and_then(|progress| progress.schema_ids_from.clone()),
             topic_id: before.id.map(str::to_owned),
             complete,
@@ -209,8 +211,8 @@ pub(crate) async fn begin(
     }))
 }
 
-/// Whether the table exists. Unlike [`SourceTable::exists`] it does not take a table for missing that this user may not
-/// see: all of its products would be deleted in the topic.
+/// Whether the table exists. Unlike [`SourceTable::exists`] it fails for a table that this user may not see, instead of
+/// treating it as missing, which would delete all of its products in the topic.
 ///
 /// # Errors
 /// Definite when the user may not read the table.
@@ -236,7 +238,7 @@ async fn exists(conn: &mut mysql_async::Conn, database: &str, table: &str) -> Re
     }
 }
 
-/// Warns when a person asks for changes from a time that lies behind the committed position.
+/// Warns when a person requests changes from a time behind the committed position.
 fn warn_of_gap(before: Option<&Progress>, position: &Position) {
     if let Some(before) = before
         && leaves_gap(&before.position, position)
@@ -251,7 +253,7 @@ fn warn_of_gap(before: Option<&Progress>, position: &Position) {
     }
 }
 
-/// Whether `next` lies behind `before`, with transactions in between. Positions of two servers without common GTIDs can't
+/// Whether `next` is behind `before`, with transactions in between. Positions of two servers without common GTIDs can't
 /// be compared.
 fn leaves_gap(before: &Position, next: &Position) -> bool {
     match (&before.gtid_set, &next.gtid_set) {
@@ -266,7 +268,7 @@ fn leaves_gap(before: &Position, next: &Position) -> bool {
 /// Commits the progress of a new epoch before its first record. Blocks.
 ///
 /// # Errors
-/// Those of the transaction.
+/// Errors of the transaction.
 pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<()> {
     failpoint::at("producer.identified");
     let commit = || -> Result<(), Failure> {
@@ -334,7 +336,7 @@ mod tests {
         assert!(check(&complete, &[(0, 3), (0, 0)]) && !check(&complete, &[(0, 2), (0, 5)]));
         let started = Progress { ends: Some(vec![5, 5]), ..progress(None) };
         assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
-        // Whatever it holds.
+        // Whatever records it has.
         let check = |progress: &Progress, id| check_topic(progress, &bounds(&[(0, 9), (0, 9)]), id, &target).is_ok();
         assert!(check(&started, Some("A")) && check(&started, None));
         let known = Progress { topic_id: Some("A".to_owned()), ..started };
@@ -356,7 +358,7 @@ mod tests {
         assert_eq!(check(&progress(None), &[(0, 5)]), "", "an earlier version noted nothing");
         let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
         assert_eq!(check(&begun, &[(0, 1), (0, 7), (0, 0)]), two);
-        // A version that did not compare has noted the new number with each start.
+        // A version without this comparison noted the new number at each start.
         let complete = Some(CompleteSnapshot { epoch: 2, begin: vec![0, 0], end: vec![3, 0] });
         let mixed = Progress { complete, ends: Some(vec![3, 4, 4]), ..progress(None) };
         assert_eq!(check(&mixed, &[(0, 3), (0, 4), (0, 4)]), two);
@@ -396,7 +398,7 @@ mod tests {
         note_schema_id(&mut noting, 4, &bounds(&[(0, 5), (8, 8)]));
         note_schema_id(&mut noting, 6, &bounds(&[(0, 9), (8, 9)]));
         assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4, 6].into()), Some(vec![5, 8])));
-        // A version that noted ids, but not from where.
+        // A version that noted ids, but not from which offsets.
         let mut noting = Progress { schema_ids: Some([4].into()), ..progress(None) };
         note_schema_id(&mut noting, 4, &bounds(&[(0, 5)]));
         assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4].into()), Some(vec![5])));

@@ -1,4 +1,5 @@
-//! What a process remembers from one session to the next, to tell a fence by another producer from one of its own making.
+//! State that a process keeps across sessions, to distinguish a fence by another producer from a fence by its own
+//! sessions.
 
 use pipeline::error::{Error, Result};
 use pipeline::position::Progress;
@@ -6,26 +7,26 @@ use pipeline::position::Progress;
 use crate::run::ProducerSettings;
 use crate::view::View;
 
-/// What is remembered from one session to the next.
+/// The state that is kept across sessions.
 #[derive(Default)]
 pub(crate) struct Memory {
     /// Progress that this process committed or tried to commit.
     pub(crate) ours: Vec<Progress>,
-    /// Times in a row that this process was fenced without getting anything committed.
+    /// Number of consecutive fences without a commit in between.
     pub(crate) fenced: u32,
-    /// The last time its Kafka transaction had been open for longer than it may be.
+    /// At the last fence, the Kafka transaction had been open for longer than its timeout.
     pub(crate) outlived: bool,
-    /// The last session committed something new.
+    /// The last session committed new progress.
     pub(crate) advanced: bool,
-    /// What it knows of the checkpoint file.
+    /// What the process knows of the checkpoint file.
     pub(crate) view: View,
-    /// A session has once got as far as streaming.
+    /// A session has reached streaming at least once.
     pub(crate) has_run: bool,
 }
 
 impl Memory {
-    /// After a fence, which looks the same whether another producer took over or a transaction outlived its timeout:
-    /// whether to try once more with the progress that is `committed`.
+    /// After a fence, whether to retry with the `committed` progress. Kafka reports the same error whether another
+    /// producer took over or a transaction exceeded its timeout.
     pub(crate) fn may_go_on(&self, committed: Option<&Progress>, settings: &ProducerSettings) -> Result<()> {
         let ours = self.ours.is_empty() || committed.is_none_or(|c| self.ours.contains(c));
         if self.fenced == 0 || (ours && self.fenced == 1) {

@@ -1,4 +1,4 @@
-//! Fuzz targets: what a MySQL server, or somebody who writes statements, sends.
+//! Fuzz targets for data from a MySQL server, including statements of its users.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use crate::binlog::{ColumnKind, DecodeError, Projection, Row, RowChanges, TableL
 use crate::dump::Event;
 use crate::statement::{self, Mode, Session, Subject, Written};
 
-/// The table map's length in 2 bytes, the table map, the event's type, the event: values or an error, and a projection
-/// returns what the whole row does. The oracle test of the decoder writes the seeds.
+/// The table map's length in 2 bytes, the table map, the event's type, the event: decoding gives values or an error,
+/// and a projection returns the same values as the whole row. The oracle test of the decoder writes the seeds.
 #[test]
 fn rows() {
     fuzzing::check!(fuzzing::seeds("rows"), 4_000, |seed: &[u8]| {
@@ -20,7 +20,7 @@ fn rows() {
         let Ok(layout) = TableLayout::parse(map) else { return };
         let known = layout.columns.iter().filter(|column| !matches!(column.kind, ColumnKind::Unsupported { .. }));
         let mut names: Vec<_> = known.map(|column| column.name.as_str()).collect();
-        // One name twice would mean its first column twice.
+        // A repeated name would select its first column twice.
         names.sort_unstable_by_key(|name| name.to_lowercase());
         names.dedup_by_key(|name| name.to_lowercase());
         let Ok(all) = layout.project(&names) else { return };
@@ -53,7 +53,7 @@ fn images(
     Ok(images)
 }
 
-/// An event's kind and body, as each kind that the producer reads.
+/// An event's type and body, parsed as each type that the producer reads.
 #[test]
 fn events() {
     fuzzing::check!(fuzzing::seeds("events"), 20_000, |input: &[u8]| {
@@ -71,8 +71,8 @@ fn events() {
     });
 }
 
-/// The SQL mode in one byte, the character set in one, the statement: its effect is the same each time, and its digest is
-/// none of the longer texts.
+/// The SQL mode in one byte, the character set in one, the statement: its classification is deterministic, and its
+/// digest contains none of the longer texts.
 #[test]
 fn statements() {
     let seeds = fuzzing::seeds("statements");

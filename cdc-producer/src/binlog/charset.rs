@@ -13,7 +13,7 @@ pub enum Charset {
     Utf8,
     /// 7 bits.
     Ascii,
-    /// What MySQL calls latin1: Windows-1252, with C1 controls in its five gaps.
+    /// MySQL's latin1: Windows-1252, with C1 controls in its five gaps.
     Latin1,
     /// Not text.
     Binary,
@@ -28,9 +28,9 @@ pub enum Charset {
 }
 
 impl Charset {
-    /// The charset of a collation, or the name of the charset that is not converted.
+    /// The charset of a collation, or the name of an unsupported charset.
     pub(super) fn of_collation(id: u64) -> Result<Self, &'static str> {
-        // MariaDB numbers its collations without padding 1024 above the padded ones.
+        // MariaDB numbers its collations without padding 1024 above those with padding.
         let id = if (1025..2048).contains(&id) { id - 1024 } else { id };
         Ok(match id {
             33 | 76 | 83 | 192..=215 | 223 | 2048..=2303 => Self::Utf8,

@@ -97,7 +97,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A length-encoded integer that counts or measures something in this event.
+    /// A length-encoded integer that is a count or a length in this event.
     pub(super) fn lenenc_len(&mut self) -> Result<usize, Fault> {
         usize::try_from(self.lenenc()?).map_err(|_| Fault::TRUNCATED)
     }

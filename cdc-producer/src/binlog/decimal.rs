@@ -1,7 +1,7 @@
 //! DECIMAL in MySQL's binary form (`strings/decimal.cc`, `bin2decimal`).
 //!
-//! Nine digits take four big-endian bytes, a rest of digits at either end takes fewer. The highest bit is inverted; a
-//! negative number has all bits inverted besides.
+//! Nine digits take four big-endian bytes, and a remainder at either end takes fewer. The highest bit is inverted; a
+//! negative number also has all bits inverted.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{cursor::Cursor, error::Fault};
 const DIGITS_PER_GROUP: u8 = 9;
 /// Bytes that 0..=9 digits take.
 const BYTES_FOR_DIGITS: [u8; 10] = [0, 1, 1, 2, 2, 3, 3, 4, 4, 4];
-/// What 0..=9 digits stay below.
+/// Exclusive upper bounds of numbers of 0..=9 digits.
 const POWERS_OF_TEN: [u32; 10] =
     [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000];
 const MAX_PRECISION: u8 = 65;
@@ -110,7 +110,7 @@ struct Groups<'a> {
     bytes: Cursor<'a>,
     /// Inverts a negative number's bits.
     mask: u32,
-    /// The highest bit, which is inverted once more.
+    /// The highest bit, which is inverted again.
     sign: u8,
     whole: u8,
     fraction: u8,
@@ -127,7 +127,7 @@ impl<'a> Groups<'a> {
         let len = BYTES_FOR_DIGITS[usize::from(digits)];
         let bytes = self.bytes.take(usize::from(len))?;
         let number = bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-        // A whole number's bits, of which the mask inverts as many as there are, and the sign the highest.
+        // The sign of a whole number is its highest bit; the mask inverts as many bits as the number has.
         let bits = 8 * u32::from(len);
         let sign = if bits > 0 { u32::from(std::mem::take(&mut self.sign)) << (bits - 8) } else { 0 };
         let number = number ^ sign ^ (self.mask.checked_shr(32 - bits).unwrap_or(0));
@@ -144,7 +144,7 @@ impl Iterator for Groups<'_> {
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let digits = if self.whole > 0 {
-            // The odd digits come first before the point and last behind it.
+            // The remainder of the digits comes first before the point and last after it.
             let digits = match self.whole % DIGITS_PER_GROUP {
                 0 => DIGITS_PER_GROUP,
                 odd => odd,
@@ -164,7 +164,7 @@ impl Iterator for Groups<'_> {
 
 impl fmt::Display for Decimal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // 65 digits, and no more bytes than that are ever written.
+        // There are at most 65 digits, and no more bytes than that are written.
         let mut digits = [b'0'; MAX_PRECISION as usize];
         let digits = &mut digits[..usize::from(self.precision)];
         let negative = match self.number {

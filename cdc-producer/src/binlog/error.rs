@@ -14,17 +14,17 @@ pub enum DecodeError {
         /// `database.table`
         table: String,
     },
-    /// A wanted column does not exist.
+    /// A requested column does not exist.
     #[error("table {table} has no column {column}; its columns are {columns}")]
     NoSuchColumn {
         /// `database.table`
         table: String,
-        /// The name asked for.
+        /// The requested name.
         column: String,
-        /// The names there are.
+        /// The existing names.
         columns: String,
     },
-    /// A wanted column is of a type or charset that is not decoded.
+    /// A requested column has a type or charset that is not decoded.
     #[error("column {column} of table {table} can't be decoded: {reason}; what to do: {remedy}")]
     Unsupported {
         /// `database.table`
@@ -33,10 +33,10 @@ pub enum DecodeError {
         column: String,
         /// The type or charset.
         reason: String,
-        /// How to go on.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The row image leaves out a wanted column.
+    /// The row image does not contain a requested column.
     #[error(
         "the binlog's row image leaves out column {column} of table {table}; what to do: SET GLOBAL \
          binlog_row_image=FULL, reconnect the writers, then start again from a position after it"
@@ -52,12 +52,12 @@ pub enum DecodeError {
     UnsupportedEvent {
         /// The type code in the event's header.
         event_type: u8,
-        /// What the type is.
+        /// The name of the type.
         reason: &'static str,
-        /// How to go on.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// The bytes are not what the format says.
+    /// The bytes do not match the format.
     #[error(
         "damaged {object} in the binlog: {reason} at byte {at}; what to do: check the file on the server with mysqlbinlog \
          --verify-binlog-checksum; if it is sound there, this is a fault of the decoder"
@@ -65,14 +65,14 @@ pub enum DecodeError {
     Damaged {
         /// The event, with table and column where known.
         object: String,
-        /// What is wrong.
+        /// The fault.
         reason: &'static str,
         /// Offset within the event's body.
         at: usize,
     },
 }
 
-/// What is wrong with bytes at hand; [`DecodeError::Damaged`] adds where.
+/// The fault in the bytes at hand; [`DecodeError::Damaged`] adds the place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fault(pub(super) &'static str);
 

@@ -12,7 +12,7 @@ use super::{
     temporal::{DateTime, Time},
 };
 
-/// MySQL stores no deeper document.
+/// MySQL does not store deeper documents.
 const MAX_DEPTH: u32 = 100;
 /// MySQL breaks base64 into lines of this length, also within JSON, where the line end is then escaped.
 const BASE64_LINE: usize = 76;
@@ -34,7 +34,7 @@ mod tag {
     pub(super) const OPAQUE: u8 = 15;
 }
 
-/// Column types that an opaque value can carry and that print as text.
+/// Types of a column whose opaque values print as text.
 mod opaque {
     pub(super) const TIMESTAMP: u8 = 7;
     pub(super) const DATE: u8 = 10;
@@ -47,7 +47,7 @@ mod opaque {
 pub(super) fn to_text(document: &[u8]) -> Result<String, Fault> {
     let mut printer = Printer { out: String::with_capacity(document.len()), unread: document.len() };
     match document.split_first() {
-        // What an INSERT IGNORE left in a NOT NULL column reads as null.
+        // An empty value, which INSERT IGNORE stores in a NOT NULL column, reads as null.
         None => printer.out.push_str("null"),
         Some((tag, bytes)) => printer.value(*tag, bytes, 0)?,
     }
@@ -56,8 +56,8 @@ pub(super) fn to_text(document: &[u8]) -> Result<String, Fault> {
 
 struct Printer {
     out: String,
-    /// Bytes of the document that no value has used yet. Values of a sound document don't overlap; this stops a damaged
-    /// one, in which many entries point at the same bytes, from growing without bound.
+    /// Bytes of the document that no value has used yet. Values of a sound document don't overlap; this limits the
+    /// output of a damaged one, in which many entries point at the same bytes.
     unread: usize,
 }
 
@@ -252,7 +252,7 @@ impl Shape {
         1 + self.offset_len() + if self.object { self.key_entry_len() } else { 0 }
     }
 
-    /// Whether a value stands in its entry instead of an offset.
+    /// Whether a value is stored in its entry instead of at an offset.
     fn inlines(self, tag: u8) -> bool {
         match tag {
             tag::LITERAL | tag::INT16 | tag::UINT16 => true,
@@ -262,7 +262,7 @@ impl Shape {
     }
 }
 
-/// A length in groups of 7 bits, lowest first, of which the highest bit says that another follows.
+/// A length in groups of 7 bits, lowest first; the highest bit of a byte marks that another follows.
 fn variable_len(bytes: &mut Cursor<'_>) -> Result<usize, Fault> {
     let mut len = 0_u64;
     for shift in (0..5).map(|group| 7 * group) {

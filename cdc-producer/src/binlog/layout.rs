@@ -1,4 +1,4 @@
-//! How the columns of a table are stored, from a table map event with `binlog_row_metadata=FULL`.
+//! The storage format of a table's columns, from a table map event with `binlog_row_metadata=FULL`.
 
 use super::{
     charset::Charset,
@@ -32,7 +32,7 @@ pub struct TableLayout {
 pub struct Column {
     /// The column's name.
     pub name: String,
-    /// What its values are.
+    /// The type of its values.
     pub kind: ColumnKind,
     /// Whether it may hold NULL.
     pub nullable: bool,
@@ -117,7 +117,7 @@ pub enum ColumnKind {
     Unsupported {
         /// The type or charset.
         reason: String,
-        /// How to go on.
+        /// The remedy.
         remedy: &'static str,
     },
 }
@@ -126,16 +126,16 @@ pub enum ColumnKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Storage {
     Fixed(u16),
-    /// So many bytes of length, little-endian, stand before the value.
+    /// The value is preceded by its length in so many bytes, little-endian.
     Prefixed(u8),
 }
 
 /// Which columns of a table to decode, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
-    /// For each column of the table its place among the values.
+    /// For each column of the table the index of its value in the projection.
     pub(super) slots: Vec<Option<usize>>,
-    /// The columns' indexes, by place.
+    /// The columns' indexes in the table, in the order of the projection.
     columns: Vec<usize>,
 }
 
@@ -154,7 +154,7 @@ impl KeyColumn {
 
 impl TableLayout {
     /// Table id, database and table of a table map event, from its body without the checksum (`Event::data`): enough to
-    /// tell whether the table is wanted at all.
+    /// decide whether the table is needed.
     pub fn name_of(body: &[u8]) -> Result<(u64, &str, &str), DecodeError> {
         let mut cursor = Cursor::new(body);
         parse_name(&mut cursor).map_err(|fault| damaged(body, cursor, fault))
@@ -164,7 +164,7 @@ impl TableLayout {
     ///
     /// # Errors
     /// [`DecodeError::NoColumnNames`] without `binlog_row_metadata=FULL`, [`DecodeError::Damaged`]. A column that can't
-    /// be decoded is an error only for a projection that wants it.
+    /// be decoded is an error only for a projection that contains it.
     pub fn parse(body: &[u8]) -> Result<Self, DecodeError> {
         let mut cursor = Cursor::new(body);
         let head = parse_head(&mut cursor).map_err(|fault| damaged(body, cursor, fault))?;
@@ -186,7 +186,7 @@ impl TableLayout {
         })
     }
 
-    /// Whether this layout was read from the same bytes, and so need not be read again.
+    /// Whether this layout was read from the same bytes, so that they need not be read again.
     pub fn is_of(&self, body: &[u8]) -> bool {
         *self.body == *body
     }
@@ -248,7 +248,7 @@ fn damaged(body: &[u8], cursor: Cursor<'_>, Fault(reason): Fault) -> DecodeError
     DecodeError::Damaged { object, reason, at: body.len() - cursor.len() }
 }
 
-/// The part of a table map event that is always there.
+/// The mandatory part of a table map event.
 struct Head<'a> {
     table_id: u64,
     database: &'a str,

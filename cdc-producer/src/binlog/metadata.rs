@@ -2,7 +2,7 @@
 
 use super::{cursor::Cursor, error::Fault, layout::KeyColumn};
 
-/// The fields of the metadata, each still to be matched with the columns it speaks of.
+/// The fields of the metadata, not yet matched with their columns.
 #[derive(Debug, Default)]
 pub(super) struct Metadata<'a> {
     /// One bit a numeric column, highest first; set is unsigned.
@@ -23,12 +23,12 @@ pub(super) struct Metadata<'a> {
     pub(super) visibility: Option<&'a [u8]>,
 }
 
-/// Collations of a group of columns, by their place in that group.
+/// Collations of a group of columns, by their index in that group.
 #[derive(Debug, Default)]
 pub(super) enum Collations {
     #[default]
     Absent,
-    /// One for all but the listed ones.
+    /// The default, and the exceptions by column.
     Default {
         collation: u64,
         exceptions: Vec<(u64, u64)>,
@@ -89,7 +89,7 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// Whether the `place`th bit is set, counted from each byte's highest; None past the end.
+/// Whether the bit at index `place` is set, counted from each byte's highest; None past the end.
 pub(super) fn bit(bytes: &[u8], place: usize) -> Option<bool> {
     bytes.get(place / 8).map(|byte| byte << (place % 8) & 0x80 != 0)
 }

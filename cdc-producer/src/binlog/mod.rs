@@ -4,9 +4,9 @@
 //! images as [`Value`]s for the columns of a [`Projection`]. The formats are those of MySQL's
 //! `libs/mysql/binlog/event/rows_event.h` and of the manual's "Replication and Binary Logging Options".
 //!
-//! Invariants: no IO; every read is bounds-checked, so that damaged bytes are a [`DecodeError`] and never a panic; no
-//! value is guessed, what can't be decoded exactly is refused by name. Deliberately absent: partial JSON updates and
-//! MariaDB's compressed rows events, which [`RowChanges::parse`] refuses.
+//! Invariants: no IO; every read is bounds-checked, so that damaged bytes are a [`DecodeError`] and never a panic; the
+//! decoder never guesses a value, and its error names each part that can't be decoded exactly. Deliberately absent:
+//! partial JSON updates and MariaDB's compressed rows events, which [`RowChanges::parse`] refuses.
 
 mod charset;
 mod cursor;

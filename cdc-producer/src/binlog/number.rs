@@ -9,8 +9,8 @@ const MAX_POINT: i32 = 15;
 /// Writes `number` with the fewest digits that read back to it: `1.5`, `100`, `1e15`, `1e-16`.
 pub(super) fn write_double(out: &mut impl Write, number: f64) -> fmt::Result {
     let shortest = format!("{number:e}");
-    // Where two texts are equally short and equally near, MySQL takes the one with the even digit, as rounding to this
-    // count of digits does.
+    // If two texts are equally short and equally near, MySQL takes the one with the even digit, as rounding to this
+    // number of digits does.
     let places =
         shortest.split_once('e').map_or(0, |(mantissa, _)| mantissa.trim_start_matches('-').len().saturating_sub(2));
     let rounded = format!("{number:.places$e}");

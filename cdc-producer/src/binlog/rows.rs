@@ -12,7 +12,7 @@ use super::{
     value::Value,
 };
 
-/// What a rows event does to its rows.
+/// The operation of a rows event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum RowOperation {
@@ -21,17 +21,17 @@ pub enum RowOperation {
     Delete,
 }
 
-/// A rows event whose rows are still bytes.
+/// A rows event with undecoded rows.
 #[derive(Debug, Clone, Copy)]
 pub struct RowChanges<'a> {
-    /// What happened to the rows.
+    /// The operation on the rows.
     pub operation: RowOperation,
     /// The [`TableLayout::table_id`] of their table.
     pub table_id: u64,
     /// Whether this is the last rows event of its statement.
     pub ends_statement: bool,
     columns: usize,
-    /// One bit a column, lowest first: which are in the images before and after.
+    /// Bitmaps of the columns in the images before and after, lowest bit first.
     before: Option<&'a [u8]>,
     after: Option<&'a [u8]>,
     body_len: usize,
@@ -41,9 +41,9 @@ pub struct RowChanges<'a> {
 /// The images of one row, each with one value for each column of the projection.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Row<'a> {
-    /// As the row was; empty for an insert.
+    /// The row before the change; empty for an insert.
     pub before: Vec<Value<'a>>,
-    /// As the row is now; empty for a delete.
+    /// The row after the change; empty for a delete.
     pub after: Vec<Value<'a>>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> RowChanges<'a> {
         let table_id = body.uint_le(6)?;
         let flags = body.u16()?;
         if version == 2 {
-            // The length counts itself. What follows names partitions, which rows don't need.
+            // The length includes itself. The extra data names partitions, which rows don't need.
             let extra = usize::from(body.u16()?);
             body.take(extra.checked_sub(2).ok_or(Fault("extra data shorter than its length"))?)?;
         }
@@ -103,7 +103,8 @@ impl<'a> RowChanges<'a> {
         self.rows_of(layout, projection, projection)
     }
 
-    /// The same with a projection for the images before and one for those after; what neither wants is not decoded.
+    /// As [`Self::rows`], with one projection for the images before and one for those after; columns in neither are not
+    /// decoded.
     ///
     /// # Errors
     /// [`DecodeError::ColumnNotInImage`] when a wanted column is left out (`binlog_row_image` is not FULL),
@@ -137,10 +138,10 @@ impl<'a> RowChanges<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Reads the next row into `row`, whose memory is used again. False: there was none left.
+    /// Reads the next row into `row`, whose memory is reused. Returns false after the last row.
     ///
     /// # Errors
-    /// [`DecodeError::Damaged`]; `row` is then of no use, and further calls fail or give rubbish.
+    /// [`DecodeError::Damaged`]; `row` is then invalid, and further calls fail or return wrong values.
     pub fn read(&mut self, row: &mut Row<'a>) -> Result<bool, DecodeError> {
         let Row { before, after } = row;
         for (image, values, projection) in
@@ -152,8 +153,8 @@ impl<'a> Rows<'a> {
         self.read_each(|slot, value| before[slot] = value, |slot, value| after[slot] = value)
     }
 
-    /// Reads the next row: hands over each wanted value of the image before, then of the image after, with its place among
-    /// the columns of its projection. False: there was none left.
+    /// Reads the next row: passes each requested value of the image before, then of the image after, with its index in
+    /// the projection. Returns false after the last row.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -192,7 +193,7 @@ impl<'a> Rows<'a> {
             Ok(nulls) => nulls,
             Err(fault) => return Err(self.damaged(None, fault)),
         };
-        // Read on in a register.
+        // A local copy of the cursor stays in registers.
         let mut bytes = self.changes.rows;
         let mut place = 0;
         for (index, (column, slot)) in columns.iter().zip(&projection.slots).enumerate() {
@@ -338,13 +339,13 @@ fn enumerated(index: u64, labels: &[String]) -> Result<Value<'_>, Fault> {
     Ok(Value::Enum { index: index as u16, label })
 }
 
-/// Whether the `place`th bit is set, counted from each byte's lowest. Past the end none is.
+/// Whether the bit at index `place` is set, counted from each byte's lowest; false past the end.
 #[inline]
 fn is_set(bits: &[u8], place: usize) -> bool {
     bits.get(place / 8).is_some_and(|byte| byte >> (place % 8) & 1 == 1)
 }
 
-/// How many of the first `len` bits are set.
+/// The number of set bits among the first `len`.
 #[inline]
 fn count_set(bits: &[u8], len: usize) -> usize {
     match bits {

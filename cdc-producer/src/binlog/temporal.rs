@@ -1,5 +1,5 @@
-//! Dates and times: the packed forms of MySQL 5.6 and later, and the older ones that a table may have kept
-//! (`sql-common/my_time.cc`, `my_datetime_packed_from_binary` and its neighbours).
+//! Dates and times: the packed forms of MySQL 5.6 and later, and the older ones that a table may still use
+//! (`sql-common/my_time.cc`, `my_datetime_packed_from_binary` and the functions next to it).
 
 use std::fmt;
 
@@ -83,7 +83,8 @@ impl Time {
     /// MYSQL_TYPE_TIME2.
     #[inline]
     pub(super) fn decode(bytes: &mut Cursor<'_>, fsp: u8) -> Result<Self, Fault> {
-        // The whole is one number with an offset in the middle, so that a negative time borrows from its seconds.
+        // The whole value is one number with an offset in the middle, so the fraction of a negative time borrows from
+        // its seconds.
         let fraction_bits = 8 * fraction_len(fsp) as u32;
         let biased = bytes.uint_be(3 + fraction_len(fsp))? as i64;
         Self::from_packed((biased - (0x80_0000 << fraction_bits)) << (24 - fraction_bits), fsp)

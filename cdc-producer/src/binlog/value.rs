@@ -28,7 +28,7 @@ pub enum Value<'a> {
     Decimal(Decimal<'a>),
     /// CHAR, VARCHAR and the TEXT types, converted to UTF-8.
     Text(Cow<'a, str>),
-    /// Text that its character set does not have, as half a surrogate pair of UTF-16, which MySQL stores.
+    /// Text that is invalid in its character set, e.g. half a surrogate pair of UTF-16, which MySQL stores.
     Malformed,
     /// BINARY (with its trailing zero bytes), VARBINARY and the BLOB types.
     Bytes(Cow<'a, [u8]>),
@@ -51,7 +51,7 @@ pub enum Value<'a> {
     },
     /// SET.
     Set {
-        /// The lowest bit stands for the first label.
+        /// The lowest bit is the first label.
         bits: u64,
         /// All labels of the column.
         labels: &'a [String],
@@ -73,7 +73,7 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// The bytes that MySQL's text protocol returns for this value with `time_zone='+00:00'` and utf8mb4; None is NULL.
-    /// FLOAT is the exception: here it has all digits that it needs, from MySQL six.
+    /// FLOAT is the exception: here it has all digits that it needs, while MySQL prints six.
     pub fn to_text_protocol(&self) -> Option<Vec<u8>> {
         Some(match self {
             Self::Null => return None,

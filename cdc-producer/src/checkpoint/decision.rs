@@ -1,4 +1,4 @@
-//! What a start does, by the checkpoint file and the progress in Kafka.
+//! Decides what a start does, from the checkpoint file and the progress in Kafka.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use pipeline::position::Progress;
 
 use super::{Request, State, Written};
 
-/// What the producer does at its start.
+/// The decision of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Continues from the position in Kafka.
@@ -16,15 +16,15 @@ pub enum Start {
     Begin {
         /// Its number.
         epoch: u64,
-        /// What is asked for.
+        /// The request.
         request: Request,
     },
 }
 
-/// Decides from the file and the progress in Kafka. Pure: the identity of a request is given afterwards.
+/// Decides from the file and the progress in Kafka. Pure: the caller assigns the identity of a request afterwards.
 ///
 /// # Errors
-/// Definite when the two contradict each other; nothing is changed then.
+/// Definite when file and progress contradict each other; nothing is changed then.
 pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) -> Result<Start> {
     let refuse = |reason: String, remedy: &str| {
         Err(Error::definite(format!("{}: {reason}", path.display()))
@@ -69,12 +69,12 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
     }
 }
 
-/// What the file is to say so that the next start continues from the position in Kafka. Pure; `state` is what the file says now,
-/// `None` when it is damaged or not there.
+/// The text of the file with which the next start continues from the position in Kafka. Pure; `state` is the present
+/// content of the file, `None` when it is damaged or missing.
 ///
 /// # Errors
-/// Definite when Kafka has no position, or when the file says that Kafka once had a later one: what was written behind the
-/// position would be written once more.
+/// Definite when Kafka has no position, or when the file shows that Kafka once had a later one: the records behind the
+/// position would be written again.
 pub fn restored(state: Option<State>, kafka: Option<&Progress>, source: &str) -> Result<String> {
     let reset = "`cdc-producer checkpoint reset` asks for a snapshot, then the binlog";
     let Some(kafka) = kafka else {
@@ -96,7 +96,7 @@ pub fn restored(state: Option<State>, kafka: Option<&Progress>, source: &str) ->
     }
 }
 
-/// Files and offsets of two servers can't be compared; GTIDs can, and outlive a failover.
+/// Files and offsets of two servers can't be compared; GTIDs can, and stay valid after a failover.
 fn is_of_another_server(written: &Written, kafka: &Progress) -> bool {
     let gtids = written.gtid_set.is_some() && kafka.position.gtid_set.is_some();
     written.epoch == kafka.epoch && !gtids && written.server_uuid != kafka.position.server_uuid

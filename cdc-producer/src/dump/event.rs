@@ -1,4 +1,4 @@
-//! One event of the binlog: its header, checked against the bytes that are there, and its body.
+//! One event of the binlog: its header, checked against the available bytes, and its body.
 
 use std::io;
 use std::sync::LazyLock;
@@ -23,7 +23,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of these bytes: header and body, no checksum.
+    /// An event from these bytes: header and body without a checksum.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] when the header names another size.
@@ -36,7 +36,7 @@ impl Event {
         Ok(Self { header, data: bytes, unread: 0 })
     }
 
-    /// `data` are the first bytes of the body, and `unread` more follow.
+    /// `data` is the beginning of the body, and `unread` is the number of bytes after it.
     pub(crate) fn new(header: BinlogEventHeader, data: Bytes, unread: u32) -> Self {
         Self { header, data, unread }
     }
@@ -56,12 +56,12 @@ impl Event {
         self.unread == 0
     }
 
-    /// The body as an event of a known kind.
+    /// The body, parsed as an event type of the library.
     ///
     /// # Errors
-    /// When it is not one, or was not read to its end.
+    /// When it can't be parsed, or was not read to its end.
     pub fn read_event<'a, T: BinlogEvent<'a>>(&'a self) -> io::Result<T> {
-        // The lengths of the parts of an event that it could change have been the same since MySQL 5.6.
+        // The format description could only change lengths that have been the same since MySQL 5.6.
         static FORMAT: LazyLock<FormatDescriptionEvent<'static>> =
             LazyLock::new(|| FormatDescriptionEvent::new(BinlogVersion::Version4));
         if !self.is_whole() {
@@ -79,7 +79,7 @@ pub(super) fn header(bytes: &[u8]) -> Option<BinlogEventHeader> {
     BinlogEventHeader::deserialize((), &mut ParseBuf(bytes.get(..HEADER)?)).ok()
 }
 
-/// CRC32 of header and body. The flag that says that a file is in use does not count: it changes when the file is closed.
+/// CRC32 of header and body. The flag of a file in use is left out: the server changes it when it closes the file.
 pub(super) fn checksum(covered: &[u8], is_format: bool) -> u32 {
     const FLAGS: usize = 17;
     if !is_format {
@@ -93,7 +93,7 @@ pub(super) fn checksum(covered: &[u8], is_format: bool) -> u32 {
     crc.finalize()
 }
 
-/// Whether a transaction ends with such an event.
+/// Whether an event of this type ends a transaction.
 pub(super) fn ends_transaction(kind: u8) -> bool {
     kind == EventType::XID_EVENT as u8 || kind == EventType::XA_PREPARE_LOG_EVENT as u8
 }

@@ -1,9 +1,10 @@
 //! The binlog as checked events, with the place after each.
 //!
-//! A size from outside is compared with the packet first, then with the limit; then the checksum is compared; then the event
-//! is handed over. An event that is too large for the buffer is handed over with its first bytes only: whoever needs the
-//! rest asks for it ([`Events::complete`]), else it is read past. A compressed transaction is unpacked while it comes in;
-//! its last event, which ends it, is handed over when the checksum of all has been compared.
+//! The size of an event is compared with its packet first, then with the limit; then the checksum is compared; then the
+//! event is handed over. An event that is too large for the buffer is handed over with its first bytes only: the caller
+//! can request the rest ([`Events::complete`]), otherwise it is skipped. A compressed transaction is unpacked while it
+//! is received; its last event, which ends the transaction, is handed over only after the checksum of the whole was
+//! compared.
 //!
 //! Every method can be cancelled and called again.
 //!
@@ -25,10 +26,10 @@ use crate::stream::{HEARTBEAT_V2, beyond_4_gib};
 
 mod compressed;
 
-/// An event of at most this many bytes is read whole; GTIDs at the head of a file in any packet, of 16 MiB at most.
+/// An event of at most this many bytes is read whole; PREVIOUS_GTIDS also in larger packets, up to 16 MiB.
 const WHOLE: usize = 256 * 1024;
 
-/// Bytes of the body that a larger one is handed over with.
+/// Bytes of the body with which a larger event is handed over.
 const BEGINNING: u32 = 64;
 
 /// Bytes of a CRC32 checksum.
@@ -41,13 +42,13 @@ pub struct Events {
     offset: u64,
     /// Offset at which the last event begins.
     begin: u64,
-    /// Whether events end with a checksum; `None` before the format description, which says so.
+    /// Whether events end with a checksum; `None` until the format description was read.
     checksums: Option<bool>,
-    /// The event whose packet is open, unless it was handed over whole.
+    /// The event of the open packet, unless it was handed over whole.
     outer: Option<Outer>,
     /// The compressed transaction that the open packet holds.
     payload: Option<Payload>,
-    /// The large event that is being read, in the packet or in the compressed transaction.
+    /// The large event that is being read from the packet or the compressed transaction.
     large: Option<Large>,
     fault: Option<Fault>,
 }
@@ -58,7 +59,7 @@ struct Outer {
     /// Bytes of the body that were not read.
     left: u32,
     crc: Hasher,
-    /// What was read of the stored checksum.
+    /// The part of the stored checksum that was read.
     stored: Vec<u8>,
 }
 
@@ -66,14 +67,14 @@ struct Large {
     header: BinlogEventHeader,
     /// Bytes of the body that were not read.
     left: u32,
-    /// The body so far; `None` while it is read past.
+    /// The body so far; `None` while it is skipped.
     body: Option<BytesMut>,
-    /// Bytes to read before it is handed over, or ends.
+    /// Bytes to read before it is handed over or ends.
     wanted: u32,
 }
 
 impl Large {
-    /// An event of which nothing was read but the header.
+    /// An event of which only the header was read.
     fn new(header: BinlogEventHeader, body: u32) -> Self {
         Self { header, left: body, body: Some(BytesMut::with_capacity(BEGINNING as usize)), wanted: BEGINNING }
     }
@@ -81,7 +82,7 @@ impl Large {
 
 enum Next {
     Event(Event),
-    /// A packet is open, whose event is read piece by piece.
+    /// A packet is open, and its event is read piece by piece.
     Opened,
     End,
 }
@@ -119,16 +120,16 @@ impl Events {
         }
     }
 
-    /// Whether the dump ended because bytes of it are not an event.
+    /// Whether the dump ended because some of its bytes are not an event.
     pub fn is_damaged(&self) -> bool {
         matches!(self.fault, Some(Fault::Packet(_) | Fault::Checksum(_) | Fault::Damage(_)))
     }
 
-    /// The next event, heartbeats too; `None` where a dump that does not wait ends.
+    /// The next event, heartbeats included; `None` at the end of a dump that does not wait.
     ///
     /// # Errors
-    /// Transient when the link is silent or broken, or an event does not match its packet or its checksum; definite when the
-    /// server refuses, or wrote what cannot be read. After an error the dump must be dropped.
+    /// Transient when the link is silent or broken, or an event does not match its packet or its checksum; definite
+    /// when the server refuses, or has written an unreadable event. After an error the dump must be dropped.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         if self.fault.is_none() {
             match self.read().await {
@@ -142,7 +143,8 @@ impl Events {
     /// The whole of the event that [`Self::next`] returned last.
     ///
     /// # Errors
-    /// As [`Self::next`]; definite when the event is not there and has more than `limit` bytes (`producer.max_event`).
+    /// As [`Self::next`]; definite when the rest is not yet read and the event has more than `limit` bytes
+    /// (`producer.max_event`).
     pub async fn complete(&mut self, event: Event, limit: usize) -> Result<Event> {
         if event.is_whole() {
             return Ok(event);
@@ -156,7 +158,7 @@ impl Events {
         Err(self.explain().await)
     }
 
-    /// What an error about the last event means: the same, unless the event or its transaction turns out not to match its
+    /// Returns the error about the last event unchanged, unless the event or its transaction turns out not to match its
     /// checksum.
     pub async fn blame(&mut self, error: Error) -> Error {
         if error.is_transient() {
@@ -211,7 +213,7 @@ impl Events {
         let head = &self.wire.available()[1..=HEADER];
         let Some(header) = header(head) else { return Err(Fault::Packet("an event without a header".to_owned())) };
         let (kind, size) = (header.event_type_raw(), header.event_size() as usize);
-        // A full chunk may be followed by more of the packet.
+        // A full chunk may be followed by another chunk of the packet.
         let (left, is_last) = (self.wire.left(), self.wire.is_last());
         let fits = if is_last { size + 1 == left } else { size + 1 >= left };
         if !fits {
@@ -221,7 +223,7 @@ impl Events {
                 left - 1
             )));
         }
-        // The GTIDs at the head of a file are needed in any length.
+        // PREVIOUS_GTIDS is read whole even if it is larger, as long as the packet is a single chunk.
         let is_set = kind == EventType::PREVIOUS_GTIDS_EVENT as u8 && is_last;
         if is_set || (size <= WHOLE && kind != EventType::TRANSACTION_PAYLOAD_EVENT as u8) {
             self.wire.contiguous(left).await?;
@@ -238,7 +240,7 @@ impl Events {
         self.wire.consume(1 + HEADER);
         self.outer = Some(Outer { kind, left: body as u32, crc, stored: Vec::new() });
         if kind == EventType::TRANSACTION_PAYLOAD_EVENT as u8 {
-            // The events in it name no place.
+            // The events in it have no place in their headers.
             self.place_at(&header);
         } else {
             self.large = Some(Large::new(header, body as u32));
@@ -246,18 +248,18 @@ impl Events {
         Ok(Next::Opened)
     }
 
-    /// An event that is there as a whole: `packet` is the OK byte, the header, the body and the checksum.
+    /// Takes a complete event: `packet` is the OK byte, the header, the body and the checksum.
     fn small(&mut self, header: BinlogEventHeader, mut packet: Bytes) -> Result<Event, Fault> {
         let kind = header.event_type_raw();
         let is_format = kind == EventType::FORMAT_DESCRIPTION_EVENT as u8;
         let (covered, stored) = packet[1..].split_last_chunk::<CHECKSUM>().unwrap_or((&[], &[0; CHECKSUM]));
         let matches = || covered.len() >= HEADER && checksum(covered, is_format) == u32::from_le_bytes(*stored);
-        // The format description says what the others have, in the byte before its own checksum.
+        // The format description gives the checksum type of later events in the byte before its own checksum.
         if is_format {
             const OFF: u8 = 0;
             const CRC32: u8 = 1;
             self.checksums = match covered {
-                // A server without checksums changes it on the way, and leaves its checksum as it was.
+                // A server without checksums changes the event when sending it, but not its checksum.
                 [head @ .., OFF] if head.len() >= HEADER => Some(false),
                 [head @ .., CRC32] if head.len() >= HEADER => Some(true),
                 other => return Err(Fault::Damage(format!("the unknown checksum algorithm {:?}", other.last()))),
@@ -268,7 +270,7 @@ impl Events {
             _ if is_format => CHECKSUM + 1,
             Some(true) => CHECKSUM,
             Some(false) => 0,
-            // What the server says before the first format description.
+            // Events before the first format description.
             None => CHECKSUM * usize::from(matches()),
         };
         packet.truncate(packet.len() - footer);
@@ -276,7 +278,7 @@ impl Events {
         Ok(Event::new(header, packet, 0))
     }
 
-    /// The large event as far as it is wanted; `None` when it was read past.
+    /// Reads the large event as far as requested; `None` when it was skipped.
     async fn read_large(&mut self) -> Result<Option<Event>, Fault> {
         while self.large.as_ref().is_some_and(|large| large.wanted > 0) {
             self.fill().await?;
@@ -344,7 +346,7 @@ impl Events {
         Ok(())
     }
 
-    /// Ends the open packet: compares the checksum, which is all that follows.
+    /// Ends the open packet by comparing the checksum, which is its last part.
     async fn finish(&mut self) -> Result<(), Fault> {
         let Some(outer) = &mut self.outer else { return Ok(()) };
         if self.checksums == Some(true) {
@@ -356,7 +358,7 @@ impl Events {
                 self.wire.consume(1);
             }
         }
-        // An empty chunk ends a packet whose last one is full.
+        // A full last chunk is followed by an empty one.
         if self.wire.fill().await? {
             return Err(Fault::Packet(format!("bytes behind an event of type {}", outer.kind)));
         }
@@ -367,7 +369,7 @@ impl Events {
         if matches { Ok(()) } else { Err(Fault::Checksum(kind)) }
     }
 
-    /// Reads what is left of the open packet, and compares the checksum.
+    /// Reads the rest of the open packet and compares the checksum.
     async fn drain(&mut self) -> Result<(), Fault> {
         while let Some(outer) = &mut self.outer
             && outer.left > 0
@@ -405,8 +407,8 @@ impl Events {
         }
     }
 
-    /// What stopped it, as an error. Whether the bytes that make no sense are those that the server wrote, their checksum
-    /// says.
+    /// Converts the failure to an error. The checksum decides whether invalid bytes were written by the server or
+    /// changed on the way.
     async fn explain(&mut self) -> Error {
         if let Some(Fault::Damage(_) | Fault::TooLarge { .. }) = self.fault
             && let Err(fault) = self.drain().await

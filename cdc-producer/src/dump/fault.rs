@@ -1,4 +1,4 @@
-//! Why a dump has no next event, and what that means.
+//! Why a dump has no next event, and the class of the error.
 
 use std::io;
 
@@ -13,13 +13,13 @@ use crate::stream::failed;
 pub(super) enum Fault {
     Link(io::Error),
     Server(ServerError),
-    /// The packet and the event that it holds do not agree.
+    /// The packet and its event have different lengths.
     Packet(String),
     /// An event of this type does not match its checksum.
     Checksum(u8),
-    /// The bytes make no sense.
+    /// The bytes are invalid.
     Damage(Damage),
-    /// An event of this type has more bytes than the limit.
+    /// An event of this type exceeds the limit.
     TooLarge {
         kind: u8,
         size: u32,
@@ -34,7 +34,8 @@ impl From<io::Error> for Fault {
 }
 
 impl Fault {
-    /// The error that it is, behind `place`. `is_checked`: the bytes are those that the server wrote, as their checksum says.
+    /// The error of this fault, with `place` in front. `is_checked`: the checksum proves that the server wrote these
+    /// bytes.
     pub(super) fn error(&self, place: &str, is_checked: bool) -> Error {
         let reset = "`cdc-producer checkpoint reset`";
         let disk = format!("if it stays, the binlog file is damaged on the server: check its disk, then {reset}");
@@ -46,7 +47,7 @@ impl Fault {
                 failed(&format!("read the binlog after {place}"), io::Error::new(e.kind(), e.to_string()).into())
             }
             Self::Server(e) => failed(&format!("read the binlog after {place}"), e.clone().into()),
-            // It is damaged on the way, which heals, or on the server's disk.
+            // The event was damaged on the way, which is transient, or on the server's disk.
             Self::Packet(what) => {
                 Error::transient(format!("cannot read the binlog after {place}: the server sent {what}"))
                     .with_remedy(disk)

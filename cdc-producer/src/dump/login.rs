@@ -1,6 +1,6 @@
 //! A connection to MySQL for the binlog alone: TLS, login and the few statements before the dump.
 //!
-//! The server's words are data: every length in them is checked, none is believed.
+//! The server's messages are untrusted: every length in them is checked.
 //!
 //! Source: MySQL's internals documentation, "Connection Phase" (`page_protocol_connection_phase`) and "caching_sha2_password
 //! information" (`page_caching_sha2_authentication_exchanges`).
@@ -26,7 +26,7 @@ use super::wire::Wire;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// No answer of the login and of the few statements is longer.
+/// Maximum length of an answer to the login and the few statements.
 const LONGEST_ANSWER: usize = 1 << 20;
 
 const NATIVE: &str = "mysql_native_password";
@@ -38,7 +38,7 @@ const COLLATION: u8 = 45;
 /// The largest packet that MySQL allows.
 const LARGEST_PACKET: u32 = 1 << 30;
 
-/// A connection that may ask for the binlog.
+/// A connection on which the binlog can be requested.
 pub struct DumpConnection {
     pub(super) wire: Wire,
 }
@@ -50,7 +50,7 @@ impl DumpConnection {
     /// As [`pipeline::table::connect`].
     pub async fn connect(settings: &MySqlSettings) -> Result<Self> {
         let what = format!("connect to MySQL at {}:{} as {}", settings.host, settings.port, settings.user);
-        // Its files are read before anything is sent.
+        // The certificate files are read before anything is sent.
         let tls = tls_connector(settings)?;
         let within = tokio::time::timeout(CONNECT_PATIENCE, login(settings, tls.map(Into::into))).await;
         let late =
@@ -62,7 +62,7 @@ impl DumpConnection {
         }
     }
 
-    /// Tells the observer of what comes from now on.
+    /// From now on reports received bytes to the observer.
     pub(crate) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
         self.wire.set_observer(observer);
     }
@@ -70,7 +70,7 @@ impl DumpConnection {
     /// The first column of the first row that a statement returns; `None` when there is none or it is NULL.
     ///
     /// # Errors
-    /// The server's and the link's.
+    /// Errors of the server and the link.
     pub async fn value(&mut self, statement: &str) -> mysql_async::Result<Option<String>> {
         self.wire.command(&[&[COM_QUERY], statement.as_bytes()].concat()).await?;
         let head = self.answer().await?;
@@ -126,13 +126,13 @@ pub(super) fn is_end(packet: &[u8]) -> bool {
 fn column_count(head: &[u8]) -> io::Result<Option<u8>> {
     match head {
         [0, ..] => Ok(None),
-        // 0xfb asks for a file of this machine.
+        // 0xfb requests a file of this machine.
         [columns @ 1..=250] => Ok(Some(*columns)),
         _ => Err(damaged("an answer that was not asked for")),
     }
 }
 
-/// A text in the first column of a row.
+/// The first column of a row, as text.
 fn first_column(row: &[u8]) -> Option<String> {
     let (length, rest) = match row {
         [length @ 0..=250, rest @ ..] => (usize::from(*length), rest),
@@ -176,7 +176,7 @@ async fn login(settings: &MySqlSettings, tls: Option<tokio_native_tls::TlsConnec
     Ok(wire)
 }
 
-/// What a client's answer begins with, and all that it says before TLS.
+/// The common beginning of the login answer; before TLS it is the whole answer.
 fn response_head(flags: CapabilityFlags) -> Vec<u8> {
     let mut head = [flags.bits().to_le_bytes(), LARGEST_PACKET.to_le_bytes()].concat();
     head.push(COLLATION);
@@ -184,7 +184,7 @@ fn response_head(flags: CapabilityFlags) -> Vec<u8> {
     head
 }
 
-/// Answers the server's questions until it lets this user in.
+/// Continues the login until the server accepts this user.
 async fn authenticate(wire: &mut Wire, password: &str, mut nonce: Vec<u8>, secure: bool) -> mysql_async::Result<()> {
     const FAST: u8 = 3;
     const FULL: u8 = 4;
@@ -213,10 +213,10 @@ async fn authenticate(wire: &mut Wire, password: &str, mut nonce: Vec<u8>, secur
     }
 }
 
-/// The proof that this client knows the password; empty for an empty password.
+/// The proof of the password; empty for an empty password.
 ///
 /// # Errors
-/// For every method that would tell the password, or that this client does not have.
+/// The error for a method that would reveal the password or that this client does not support.
 fn proof(plugin: &str, password: &str, nonce: &[u8]) -> mysql_async::Result<Vec<u8>> {
     let none = || DriverError::UnknownAuthPlugin { name: plugin.chars().filter(|c| !c.is_control()).collect() };
     if plugin != NATIVE && plugin != CACHING_SHA2 {
@@ -233,8 +233,9 @@ fn proof(plugin: &str, password: &str, nonce: &[u8]) -> mysql_async::Result<Vec<
     proof.ok_or_else(|| none().into())
 }
 
-/// The password as the full `caching_sha2_password` exchange sends it without TLS: encrypted for the key that the other side
-/// offers, whoever that is. [`MySqlSettings::may_log_in_without_tls`] keeps it from other hosts unless a person asked for that.
+/// The password in the full `caching_sha2_password` exchange without TLS: encrypted with the key that the other side
+/// sends, without authenticating that side. [`MySqlSettings::may_log_in_without_tls`] allows it only for this host,
+/// unless a person asked for that.
 fn encrypted_for_offered_key(password: &str, nonce: &[u8], pem: &[u8]) -> io::Result<Vec<u8>> {
     let mut text = [password.as_bytes(), &[0]].concat();
     for (byte, mask) in text.iter_mut().zip(nonce.iter().cycle()) {
@@ -248,7 +249,7 @@ fn encrypted_for_offered_key(password: &str, nonce: &[u8], pem: &[u8]) -> io::Re
     Ok(encrypted)
 }
 
-/// What the server says first.
+/// The server's first packet.
 #[derive(Debug)]
 struct Greeting {
     flags: CapabilityFlags,
@@ -284,7 +285,7 @@ impl Greeting {
 /// Bytes of a nonce, without the zero that ends it.
 const NONCE: usize = 20;
 
-/// Method and nonce of a request to log in by another method.
+/// Method and nonce of the server's request to log in by another method.
 fn auth_switch(request: &[u8]) -> io::Result<(String, Vec<u8>)> {
     let plugin =
         request.iter().position(|b| *b == 0).ok_or_else(|| damaged("a change of the method without a name"))?;

@@ -1,7 +1,7 @@
 //! A dump of the binlog, on a separate connection.
 //!
-//! `mysql_async` unpacks a compressed transaction as a whole before it hands over the first event, and believes the sizes
-//! that come from outside (`docs/decisions/dump-connection.md`). Here no more is held than one event that is wanted.
+//! `mysql_async` unpacks a compressed transaction as a whole before it hands over the first event, and trusts the sizes
+//! in the packets (`docs/decisions/dump-connection.md`). This module holds at most one requested event.
 
 mod event;
 mod events;
@@ -17,11 +17,11 @@ pub use event::Event;
 pub use events::Events;
 pub use login::DumpConnection;
 
-/// Follows the work on the binlog.
+/// Observes the work on the binlog.
 pub trait Observer: Debug + Send + Sync {
-    /// Bytes of the binlog have come; called ten times a second at most.
+    /// Bytes of the binlog were received; called ten times a second at most.
     fn heard(&self);
 
-    /// A look-up takes long; `state` says what it does and how far it is.
+    /// A search takes long; `state` describes its purpose and its place.
     fn working(&self, state: &str);
 }

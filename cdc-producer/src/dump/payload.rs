@@ -1,7 +1,7 @@
 //! The events inside a compressed transaction, unpacked one by one while the compressed bytes come in.
 //!
-//! Pure: bytes go in, events come out. At most one event and the decoder's window are held (8 MiB at MySQL's compression
-//! levels up to 19, 128 MiB at 22), and nothing that a length claims is allocated before its bytes are there.
+//! Pure: bytes go in, events come out. It holds at most one event and the decoder's window (8 MiB at MySQL's
+//! compression levels up to 19, 128 MiB at 22), and never allocates for a length before its bytes have arrived.
 //!
 //! Source: WL#3549 and `libs/mysql/binlog/event/codecs/binary.cpp`, `Transaction_payload`.
 
@@ -12,10 +12,10 @@ use zstd::stream::raw::{Decoder, Operation};
 
 use super::event::{HEADER, header};
 
-/// Bytes that are unpacked at once.
+/// Bytes that are unpacked in one step.
 const STEP: usize = 128 * 1024;
 
-/// What never is within a compressed transaction: compressed transactions, and what divides the binlog.
+/// Events that never occur within a compressed transaction: compressed transactions, and those that divide the binlog.
 const OUTSIDE: [EventType; 8] = [
     EventType::TRANSACTION_PAYLOAD_EVENT,
     EventType::FORMAT_DESCRIPTION_EVENT,
@@ -27,23 +27,23 @@ const OUTSIDE: [EventType; 8] = [
     EventType::GTID_TAGGED_LOG_EVENT,
 ];
 
-/// What is wrong with a payload.
+/// The fault of a payload.
 pub(super) type Damage = String;
 
-/// A payload's fields, which come before it.
+/// The fields that precede a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fields {
     /// Bytes of the fields themselves.
     pub(super) length: usize,
     /// Bytes of the payload as it is in the binlog.
     pub(super) packed: u64,
-    /// Bytes of its events.
+    /// Uncompressed bytes of its events.
     pub(super) unpacked: u64,
     is_zstd: bool,
 }
 
 impl Fields {
-    /// Reads the fields from the beginning of the event's body; `None` when more of it is needed. They take less than
+    /// Reads the fields from the beginning of the event's body; `None` when it needs more bytes. They take less than
     /// [`Self::LONGEST`] bytes.
     pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, Damage> {
         const END: u64 = 0;
@@ -78,7 +78,7 @@ impl Fields {
                 PACKED_SIZE => packed = number,
                 COMPRESSION => compression = number,
                 UNPACKED_SIZE => unpacked = number,
-                // A server may write more, as long as readers need not know it.
+                // A newer server may write more fields, if readers need not know them.
                 _ => {}
             }
         }
@@ -92,7 +92,7 @@ impl Fields {
         Ok(Some(Self { length: body.len() - rest.len(), packed, unpacked, is_zstd }))
     }
 
-    /// No server writes fields as long as this.
+    /// No server writes longer fields.
     pub(super) const LONGEST: usize = 1_024;
 }
 
@@ -116,16 +116,16 @@ fn lenenc(bytes: &mut &[u8]) -> Result<Option<u64>, Damage> {
 
 /// A payload that is being unpacked.
 pub(super) struct Payload {
-    /// `None`: it is stored as it is.
+    /// `None`: the payload is not compressed.
     decoder: Option<Decoder<'static>>,
     step: Vec<u8>,
-    /// Unpacked and not taken.
+    /// Unpacked but not taken.
     ready: BytesMut,
     /// Bytes that are still to be unpacked.
     to_unpack: u64,
-    /// The frame has come to its end.
+    /// The end of the frame was reached.
     frame_ended: bool,
-    /// The last step filled its buffer, so the decoder may hold more.
+    /// The last step filled its buffer, so the decoder may hold more output.
     may_hold_more: bool,
 }
 
@@ -148,7 +148,7 @@ impl Payload {
             None => (input.len().min(STEP), &input[..input.len().min(STEP)]),
             Some(decoder) => {
                 let status = decoder.run_on_buffers(input, &mut self.step).map_err(|e| format!("zstd: {e}"))?;
-                // At the end of a frame no byte is left to flush, and none to read.
+                // After the end of a frame there is no byte to flush or to read.
                 self.frame_ended = status.remaining == 0;
                 self.may_hold_more = status.bytes_written == self.step.len();
                 (status.bytes_read, &self.step[..status.bytes_written])
@@ -164,7 +164,7 @@ impl Payload {
         Ok(used)
     }
 
-    /// Whether [`Self::unpack`] may have more to give without further input.
+    /// Whether [`Self::unpack`] may produce more output without further input.
     pub(super) fn may_hold_more(&self) -> bool {
         self.may_hold_more
     }
@@ -179,7 +179,7 @@ impl Payload {
         self.ready.split_to(count).freeze()
     }
 
-    /// The header of the next event, if it is there.
+    /// The header of the next event, if it is complete.
     pub(super) fn next_header(&self) -> Result<Option<BinlogEventHeader>, Damage> {
         let Some(header) = header(&self.ready) else { return Ok(None) };
         let (size, left) = (u64::from(header.event_size()), self.untaken());
@@ -198,7 +198,7 @@ impl Payload {
         self.to_unpack + self.ready.len() as u64
     }
 
-    /// Whether the compressed bytes ended where they should.
+    /// Whether the compressed bytes ended at the right place.
     pub(super) fn check_end(&self) -> Result<(), Damage> {
         if self.to_unpack > 0 || !self.frame_ended {
             Err("its compressed bytes end too early".to_owned())
@@ -305,7 +305,7 @@ pub(super) mod tests {
             packed[at] ^= 0x55;
             events_of(&[field(2, 0), size.clone(), unpacked.clone(), vec![0], packed].concat(), 1_000)
         };
-        // A changed byte is an error, or another transaction of the same length, which the checksum finds.
+        // A changed byte is an error, or gives another transaction of the same length, which the checksum detects.
         assert!((0..packed.len()).all(|at| spoilt(at).map_or(true, |events| events.concat().len() == event.len())));
     }
 

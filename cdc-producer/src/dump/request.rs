@@ -1,4 +1,4 @@
-//! Asking for the binlog.
+//! The request for the binlog.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::login::DumpConnection;
 use crate::stream::failed;
 
 impl DumpConnection {
-    /// Asks for the binlog. The server sends a heartbeat whenever nothing has come for `heartbeat`; three that do not come are
-    /// an error.
+    /// Requests the binlog. The server sends a heartbeat after each `heartbeat` without an event; when three are
+    /// missing, it is an error.
     ///
     /// # Errors
-    /// The server's and the link's. What the server says about the place that is asked for, the first event says.
+    /// Errors of the server and the link. An error about the requested place comes with the first event.
     pub async fn dump(mut self, request: &BinlogRequest<'_>, heartbeat: Duration) -> Result<Events> {
         answered(self.prepare(request.server_id(), heartbeat)).await.map_err(|e| failed("prepare the stream", e))?;
         let mut command = Vec::new();
@@ -25,7 +25,7 @@ impl DumpConnection {
         let asked = answered(async { Ok(self.wire.command(&command).await?) });
         asked.await.map_err(|e| failed("ask for the binlog", e))?;
         self.wire.set_patience(heartbeat * 3 + Duration::from_secs(5));
-        // With GTIDs the server chooses where it begins, and says so first; until then nothing has been reached.
+        // With GTIDs the server chooses the start and sends it first; until then no place is known.
         let (file, offset) = if request.use_gtid() {
             (String::new(), 0)
         } else {
@@ -36,7 +36,7 @@ impl DumpConnection {
 
     async fn prepare(&mut self, server_id: u32, heartbeat: Duration) -> mysql_async::Result<()> {
         let nanoseconds = heartbeat.as_nanos();
-        // Each under its name before and since 8.0.26.
+        // The variables have one name before 8.0.26 and another since.
         self.value(&format!(
             "SET {VARIABLES}, @master_heartbeat_period = {nanoseconds}, @source_heartbeat_period = {nanoseconds}, \
              @master_binlog_checksum = @@GLOBAL.binlog_checksum, @source_binlog_checksum = @@GLOBAL.binlog_checksum"

@@ -1,6 +1,6 @@
-//! The packets of MySQL's protocol, read piece by piece, so that no packet has to fit into memory.
+//! The packets of MySQL's protocol, read piece by piece, so a packet need not fit into memory.
 //!
-//! Every method can be cancelled and called again: what was received stays in the buffer.
+//! Every method can be cancelled and called again: received bytes stay in the buffer.
 //!
 //! Source: MySQL's internals documentation, "MySQL Packets" (`page_protocol_basic_packets`).
 
@@ -14,13 +14,13 @@ use tokio::time::Instant;
 
 use super::Observer;
 
-/// Bytes that are asked for at once.
+/// Bytes of one read request.
 const READ: usize = 128 * 1024;
 
 /// Payload bytes of a full chunk: another chunk of the same packet follows.
 const FULL_CHUNK: usize = 0xff_ffff;
 
-/// How often an observer hears of what has come, at most.
+/// The shortest time between two reports of received bytes to an observer.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// A connection, with TLS or without.
@@ -34,14 +34,14 @@ pub(super) struct Wire {
     buffer: BytesMut,
     /// Number of the next chunk.
     sequence: u8,
-    /// Payload bytes of the open chunk that were not consumed.
+    /// Unconsumed payload bytes of the open chunk.
     left: usize,
-    /// No chunk of the open packet follows the open chunk.
+    /// The open chunk is the last one of its packet.
     is_last: bool,
     /// Longest silence that is not an error.
     patience: Duration,
     heard: Instant,
-    /// Hears of what has come, and when it did last.
+    /// The observer of received bytes, and when it was last called.
     observer: Option<(Arc<dyn Observer>, Instant)>,
 }
 
@@ -60,7 +60,7 @@ impl Wire {
         }
     }
 
-    /// Tells the observer from now on when something has come.
+    /// From now on reports received bytes to the observer.
     pub(super) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
         self.observer = Some((observer, self.heard));
     }
@@ -70,8 +70,8 @@ impl Wire {
         self.patience = patience;
     }
 
-    /// The link below, for TLS to take over, with the number of the next packet. Bytes that came early are refused: they
-    /// were sent before TLS, and anybody could have sent them.
+    /// The stream below, which TLS takes over, with the number of the next packet. Bytes that were received early are
+    /// refused: they were sent before TLS, so any host in between could have sent them.
     pub(super) fn into_link(self) -> io::Result<(Box<dyn Link>, u8)> {
         if self.buffer.is_empty() { Ok((self.link, self.sequence)) } else { Err(invalid("bytes before TLS began")) }
     }
@@ -106,7 +106,7 @@ impl Wire {
         self.send(payload).await
     }
 
-    /// A packet as a whole.
+    /// Reads a whole packet.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] when it is longer than `limit` bytes.
@@ -128,7 +128,7 @@ impl Wire {
         if self.left == 0 && self.is_last { self.chunk().await } else { Ok(()) }
     }
 
-    /// Payload bytes of the open chunk that were not consumed.
+    /// Unconsumed payload bytes of the open chunk.
     pub(super) fn left(&self) -> usize {
         self.left
     }
@@ -138,12 +138,12 @@ impl Wire {
         self.is_last
     }
 
-    /// What has been received of the open chunk.
+    /// The received bytes of the open chunk.
     pub(super) fn available(&self) -> &[u8] {
         &self.buffer[..self.left.min(self.buffer.len())]
     }
 
-    /// Waits until [`Self::available`] has a byte, in the next chunk if need be; false at the packet's end.
+    /// Waits until [`Self::available`] has a byte, from the next chunk if necessary; false at the packet's end.
     pub(super) async fn fill(&mut self) -> io::Result<bool> {
         while self.left == 0 {
             if self.is_last {
@@ -180,10 +180,10 @@ impl Wire {
         self.buffer.advance(count);
     }
 
-    /// Ends a packet that was consumed.
+    /// Ends a fully consumed packet.
     ///
     /// # Errors
-    /// When it was not.
+    /// When it was not fully consumed.
     pub(super) fn end(&mut self) -> io::Result<()> {
         if self.left == 0 && self.is_last { Ok(()) } else { Err(invalid("more bytes than it should have")) }
     }
@@ -207,7 +207,7 @@ impl Wire {
         if self.buffer.capacity() - self.buffer.len() < READ / 4 {
             self.buffer.reserve(READ);
         }
-        // Nobody may have read for longer than that: what came meanwhile still counts.
+        // The caller may not have read for longer than that: bytes that arrived meanwhile still count.
         let deadline = (self.heard + self.patience).max(Instant::now() + Duration::from_secs(1).min(self.patience));
         let reading = self.link.read_buf(&mut self.buffer);
         match tokio::time::timeout_at(deadline, reading).await {
@@ -245,7 +245,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(5);
 
     fn wire_of(bytes: Vec<u8>) -> Wire {
-        // What is sent goes nowhere.
+        // Written bytes are discarded.
         Wire::new(tokio::io::join(io::Cursor::new(bytes), tokio::io::sink()), PATIENCE)
     }
 

@@ -1,4 +1,4 @@
-//! The columns of a table map event: types, and what its metadata says of each.
+//! The columns of a table map event: their types and metadata.
 
 use super::super::{
     charset::Charset,
@@ -13,7 +13,7 @@ use super::{Column, ColumnKind, Head, Storage};
 const CONVERT: &str = "convert the column to utf8mb4 (ALTER TABLE … MODIFY … CHARACTER SET utf8mb4)";
 const LEAVE_OUT: &str = "change the column's type, or leave the column out of what is read";
 
-/// Hands out the parts of the metadata that stand there once for each column of a group.
+/// Positions in the parts of the metadata that have one entry for each column of a group.
 struct Groups<'m, 'a> {
     metadata: &'m Metadata<'a>,
     numeric: usize,
@@ -116,7 +116,7 @@ impl Groups<'_, '_> {
                 let dimensions = next(&self.metadata.dimensions, &mut self.vectors);
                 (ColumnKind::Vector { dimensions }, Prefixed(length_bytes(types)?))
             }
-            // MariaDB's compressed columns, which are text columns to its metadata.
+            // MariaDB's compressed columns; the metadata treats them as text columns.
             140 => {
                 self.text += 1;
                 (unsupported("it is a compressed BLOB or TEXT", LEAVE_OUT), Prefixed(length_bytes(types)?))
@@ -127,13 +127,14 @@ impl Groups<'_, '_> {
                 let storage = Prefixed(if max_bytes > 255 { 2 } else { 1 });
                 (unsupported("it is a compressed VARCHAR", LEAVE_OUT), storage)
             }
-            // Without its length no column behind it can be found.
+            // Without its length no later column can be located.
             20 => return Err(Fault("a column of type 20 (array), which is not decoded")),
             _ => return Err(Fault("a column of unknown type")),
         })
     }
 
-    /// The next numeric column's sign. FLOAT, DOUBLE, DECIMAL and YEAR have one as well, without effect on their form.
+    /// The next numeric column's sign. FLOAT, DOUBLE, DECIMAL and YEAR have one as well, which does not change their
+    /// form.
     fn unsigned(&mut self) -> Result<bool, Fault> {
         let bits = self.metadata.signedness.ok_or(Fault("no signs for numeric columns"))?;
         let unsigned = bit(bits, self.numeric).ok_or(Fault("not as many signs as numeric columns"))?;
@@ -156,8 +157,8 @@ impl Groups<'_, '_> {
         })
     }
 
-    /// MYSQL_TYPE_STRING, which is CHAR, BINARY, ENUM and SET: its first byte of metadata says which, and lends two bits
-    /// to the length.
+    /// MYSQL_TYPE_STRING, which is CHAR, BINARY, ENUM or SET: its first byte of metadata has the real type, and two
+    /// bits of the length.
     fn string(&mut self, types: &mut Cursor<'_>) -> Result<(ColumnKind, Storage), Fault> {
         let (real_type, length) = (types.u8()?, types.u8()?);
         let pack_length = u16::from(length);

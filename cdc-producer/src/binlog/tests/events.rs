@@ -1,4 +1,4 @@
-//! Makes the bodies of table map and rows events.
+//! Builds the bodies of table map and rows events.
 
 /// A table map of `db.t`, whose id is 1 and whose columns are a, b, c, ….
 #[derive(Debug, Clone, Default)]
@@ -52,7 +52,7 @@ impl TableMap {
         self
     }
 
-    /// Any bytes in place of the columns.
+    /// Replaces the columns by any bytes.
     pub(super) fn tail(mut self, bytes: &[u8]) -> Self {
         self.fields.extend(bytes);
         self

@@ -1,4 +1,4 @@
-//! The decoder on events made by hand (`events`) and on events that a server wrote (`recorded`).
+//! Tests of the decoder with built events (`events`) and with events that a server wrote (`recorded`).
 
 mod events;
 mod recorded;
@@ -59,7 +59,7 @@ fn values_of_each_type() {
         (text(63).column(15, &[20, 0]), &[2, 0, 0xff], "\\x00\\xff"),
         (text(255).column(254, &[254, 20]), &[2, b'o', b'k'], "ok"),
         (text(63).column(254, &[254, 3]), &[1, 7], "\\x07\\x00\\x00"),
-        // CHAR(75) in utf8mb4: 300 bytes, so two bits of the length stand inverted in the first byte.
+        // CHAR(75) in utf8mb4: 300 bytes, so two bits of the length are in the first byte, inverted.
         (text(255).column(254, &[0xee, 44]), &long, &many),
         (text(63).column(252, &[1]), &[1, 9], "\\t"),
         (text(255).column(252, &[4]), &[2, 0, 0, 0, b'o', b'k'], "ok"),
@@ -87,7 +87,7 @@ fn null_is_no_value() {
     assert_eq!(values(30, &event, &layout, &projection), Ok(vec![vec![Value::Null], vec![Value::Int(7)]]));
 }
 
-/// The images of all rows, before and after in turn.
+/// The images of all rows, alternating before and after.
 fn values<'a>(
     event_type: u8,
     body: &'a [u8],
@@ -134,7 +134,7 @@ fn updates_and_deletes_of_both_versions() {
 #[test]
 fn a_minimal_image_serves_who_needs_no_more() {
     let layout = TableLayout::parse(&three_columns().body()).unwrap();
-    // The image before has the key only, the one after the changed column only.
+    // The image before has only the key, the one after only the changed column.
     let event = Event {
         version: 2,
         before: Some(0b001),

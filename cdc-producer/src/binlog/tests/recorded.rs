@@ -1,5 +1,5 @@
-//! Events that a real server wrote, which are the fuzzer's seeds too (`fuzzing/seeds/rows`, made by the oracle test with
-//! `DECODER_BLESS=1`): whole, cut off anywhere, and with bytes changed.
+//! Events that a real server wrote, which are also the fuzzer's seeds (`fuzzing/seeds/rows`, written by the oracle test
+//! with `DECODER_BLESS=1`): whole, cut at every offset, and with changed bytes.
 
 use std::{fs, path::Path, sync::LazyLock};
 
@@ -49,7 +49,7 @@ fn whole_events_decode() {
 #[test]
 fn every_truncated_event_is_an_error() {
     for mut seed in seeds() {
-        // The head of an event without rows is an event too, of no rows.
+        // The head of an event without rows is a valid event.
         let head = 8 + 2 + 1 + if seed.event_type == 31 { 2 } else { 1 };
         while seed.event.pop().is_some() {
             let images = seed.decode();
@@ -63,7 +63,7 @@ fn truncated_table_maps_never_pass_for_whole_ones() {
     for mut seed in seeds() {
         let whole = TableLayout::parse(&seed.map).unwrap();
         while seed.map.pop().is_some() {
-            // Optional metadata may end after any of its fields; what is there then is read the same.
+            // Optional metadata may end after any of its fields; the fields before read the same.
             let Ok(layout) = TableLayout::parse(&seed.map) else { continue };
             let names =
                 |layout: &TableLayout| layout.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();

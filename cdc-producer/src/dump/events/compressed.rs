@@ -1,4 +1,4 @@
-//! The events of a compressed transaction, unpacked while it comes in.
+//! The events of a compressed transaction, unpacked while it is received.
 
 use bytes::Buf;
 
@@ -13,7 +13,7 @@ impl Events {
         let Some(outer) = &mut self.outer else { return Ok(()) };
         let mut wanted = 1;
         loop {
-            // A chunk of a packet that is long enough for more chunks is longer than all fields.
+            // A full chunk of a packet is longer than all fields together.
             let there = self.wire.contiguous(wanted).await?;
             let available = self.wire.available();
             let beginning = &available[..available.len().min(Fields::LONGEST).min(outer.left as usize)];
@@ -93,7 +93,7 @@ impl Events {
         Ok(true)
     }
 
-    /// Reads what follows the last event of the compressed transaction, and compares its checksum.
+    /// Reads the bytes after the last event of the compressed transaction and compares its checksum.
     pub(super) async fn close_payload(&mut self) -> Result<(), Fault> {
         while self.unpack().await? {}
         if let Some(payload) = &self.payload {

@@ -1,4 +1,4 @@
-//! Dumps as a server would send them, and as no server should.
+//! Dumps with valid and with invalid bytes.
 
 use std::io;
 
@@ -21,7 +21,7 @@ struct Server {
 }
 
 impl Server {
-    /// A dump that has begun: ROTATE and the format description.
+    /// The beginning of a dump: ROTATE and the format description.
     fn new(checksums: bool) -> Self {
         let mut server = Self { bytes: Vec::new(), sequence: 0, checksums };
         server.event(EventType::ROTATE_EVENT as u8, b"\x04\0\0\0\0\0\0\0binlog.000001");
@@ -65,7 +65,7 @@ impl Server {
         self.packet(&[&[0][..], &event].concat());
     }
 
-    /// What is read of it.
+    /// The reader's results for it.
     fn events(self) -> Events {
         let link = tokio::io::join(io::Cursor::new(self.bytes), tokio::io::sink());
         Events::new(Wire::new(link, std::time::Duration::from_secs(5)), String::new(), 0)
@@ -76,7 +76,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 
-/// Kinds and bodies up to the end of what was sent, completed, and the error there.
+/// Types and bodies up to the end of the sent bytes, completed, and the error there.
 fn read(server: Server, max_event: usize) -> (Vec<(u8, Vec<u8>)>, Option<Error>) {
     let mut events = server.events();
     let mut read = Vec::new();
@@ -172,14 +172,14 @@ fn a_compressed_transaction_is_unpacked_and_a_huge_event_in_it() {
     }
 }
 
-/// Whatever byte changes on the way: no panic, the end of the transaction is not handed over, and trying again helps.
+/// For each changed byte: no panic, the end of the transaction is not handed over, and the error is transient.
 #[test]
 fn a_changed_byte_of_a_compressed_transaction_never_ends_it() {
     let inner: Vec<u8> = (0..20).flat_map(|n| bytes_of(ROWS, &rows(n, 40))).chain(bytes_of(XID, &[9; 8])).collect();
     let body = body_of(&inner, 3);
     let clean = Server::new(true);
     let (start, whole) = (clean.bytes.len(), clean.checked(PAYLOAD, &body).len());
-    // The chunk's head is left alone: a longer chunk is waited for.
+    // The chunk's header is not changed: the reader would wait for a longer chunk.
     for at in start + 4..start + 4 + whole {
         let mut server = Server::new(true);
         server.event(PAYLOAD, &body);
