@@ -1,10 +1,10 @@
 //! Proof that the server's binlog after the committed position is complete.
 //!
-//! On the server of the position the stream begins at file and offset, after [`check`] has found there what was read last: a
-//! file that was created at the same time, with the same transaction at the same offset. Only a reset of the binlogs, a restored
-//! copy or another server differ in that. So nothing between two files is left out, whether its transactions have GTIDs or not.
-//! On another server, and for a position of version 0.1, the place is searched by the GTID set (`probe::place_of`).
-//! [`Continuity`] keeps the GTID set of the position true while the stream runs.
+//! On the server of the position the stream begins at file and offset, after [`check`] has compared the binlog there
+//! with the last read transaction: the file has the same creation time, and the same transaction is at the same offset.
+//! Only reset binlogs, a restored copy or another server differ in that. So no transaction between two files is
+//! skipped, with or without a GTID. On another server, and for a position of version 0.1, the GTID set determines the
+//! place (`probe::place_of`). [`Continuity`] keeps the GTID set of the position correct while the stream runs.
 
 use mysql_async::Conn;
 use pipeline::error::{Error, Result};
@@ -25,14 +25,14 @@ const KEEP_LONGER: &str =
 pub struct Proven {
     /// The position.
     pub position: Position,
-    /// For the reader.
+    /// Passed on to the reader.
     pub continuity: Continuity,
 }
 
 /// Proves that the stream can continue after `position`, and finds the place on this server.
 ///
 /// # Errors
-/// Definite when the history is another one, or incomplete; each with the reason and the ways out.
+/// Definite when the server has another history, or an incomplete one; the error has the reason and the remedies.
 pub async fn resume(endpoint: &Endpoint, server: &Server, position: &Position) -> Result<Proven> {
     let proven = |position, head| Proven { position, continuity: Continuity::new(server.purged.clone(), head) };
     match &position.anchor {
@@ -47,23 +47,23 @@ pub async fn resume(endpoint: &Endpoint, server: &Server, position: &Position) -
     }
 }
 
-/// Whether the server of the session, to which `conn` leads, still has the history up to `position`.
+/// Checks that the server of the session, to which `conn` leads, still has the history up to `position`.
 ///
 /// # Errors
-/// Definite when it has not; transient when the link breaks.
+/// Definite when it does not; transient when the link breaks.
 pub async fn check(endpoint: &Endpoint, conn: &mut Conn, position: &Position) -> Result<()> {
     match &position.anchor {
         Some(anchor) if endpoint.is_session(&position.server_uuid) => {
             check_anchor(endpoint, conn, position, anchor).await.map(drop)
         }
-        // Of the start; the first transaction that is committed has an anchor on this server.
+        // The position is still that of the start; the first committed transaction brings an anchor on this server.
         _ => Ok(()),
     }
 }
 
-/// Whether the file that the stream has sent after that of `position` belongs to the same history. Its head says too little: a
-/// reset under a producer that is behind creates files of the same names. If the server still has the file of the position as it
-/// was read, it was not reset before it sent the next one.
+/// Checks that the file which the stream has sent after that of `position` belongs to the same history. Its head does
+/// not prove that: a reset while the producer is behind creates files of the same names. But if the server still has
+/// the file of the position unchanged, it was not reset before it sent the next one.
 ///
 /// # Errors
 /// As [`check`].
@@ -71,14 +71,14 @@ pub(crate) async fn follows(endpoint: &Endpoint, position: &Position) -> Result<
     let Some(anchor) = &position.anchor else { return Ok(()) };
     let mut conn = endpoint.connect().await?;
     let files = server::binlog_files(&mut conn).await?;
-    // Purged while its last events were read.
+    // The file was purged while its last events were read.
     if files.first().is_some_and(|first| compare_files(&first.name, &position.file).is_gt()) {
         return Ok(());
     }
     check_anchor(endpoint, &mut conn, position, anchor).await.map(drop)
 }
 
-/// The GTIDs before the position's file when the position is directly after the head of the file.
+/// The GTIDs before the position's file, if the position is directly after the head of the file.
 async fn check_anchor(
     endpoint: &Endpoint,
     conn: &mut Conn,
@@ -89,7 +89,7 @@ async fn check_anchor(
     compare(position, anchor, probe::look(endpoint, &position.file, anchor).await?)
 }
 
-/// Whether the server's files contain the position's place.
+/// Checks that the server's files contain the position's place.
 fn holds(files: &[BinlogFile], position: &Position) -> Result<()> {
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
         return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
@@ -114,7 +114,7 @@ fn holds(files: &[BinlogFile], position: &Position) -> Result<()> {
     }
 }
 
-/// Compares what stands at the anchor with the anchor.
+/// Compares the event at the anchor's place with the anchor.
 fn compare(position: &Position, anchor: &Anchor, found: Found) -> Result<Option<GtidSet>> {
     let file = &position.file;
     let differs = match (found, &anchor.last) {
@@ -180,7 +180,7 @@ async fn on_another_server(endpoint: &Endpoint, server: &Server, position: &Posi
     Ok(Position { committed_at: position.committed_at, ..place })
 }
 
-/// Between the time that the server was asked for before its transactions, and the last of these, µs.
+/// Tolerance for the time between reading the server's clock and its last executed transaction, µs.
 const SLACK: i64 = 10_000_000;
 
 fn known(position: &Position) -> Known<'_> {
@@ -236,7 +236,7 @@ async fn of_version_0_1(endpoint: &Endpoint, server: &Server, position: &Positio
     }
 }
 
-/// Whether the server has executed the transactions of the set, and has not purged others that were not read.
+/// Checks that the server has executed the transactions of the set, and has not purged others that were not read.
 async fn has_executed(endpoint: &Endpoint, server: &Server, set: &GtidSet) -> Result<()> {
     let has = server.executed.contains_all(set) || server::executes(&mut endpoint.connect().await?, set).await?;
     if !has {
@@ -256,32 +256,34 @@ async fn has_executed(endpoint: &Endpoint, server: &Server, set: &GtidSet) -> Re
     .with_remedy(KEEP_LONGER))
 }
 
-/// Keeps the GTID set of the position while the stream reads on; pure.
+/// Keeps the GTID set of the position correct while the stream reads on; pure.
 ///
-/// A transaction without a GTID ends the set: no other server could tell whether it was read. The set begins again with the
-/// first transaction that has a GTID in a file without any others, which is complete after the GTIDs before that file.
+/// A transaction without a GTID clears the set: another server could not tell whether it was read. The set restarts at
+/// the first transaction with a GTID in a file without any other ones: it then consists of the GTIDs before that file
+/// and those since.
 #[derive(Debug, Default)]
 pub struct Continuity {
-    /// What the server has executed without its binlog, and what its purged binlogs held.
+    /// Transactions that the server has executed without its binlog, and those of its purged binlogs.
     purged: GtidSet,
-    /// These are in the set of the position; what the server adds to them without a binlog is so from the next session on.
+    /// Whether the set of the position includes `purged`; transactions that the server adds to it later without a
+    /// binlog count from the next session on.
     has_purged: bool,
     /// The GTIDs before the file that is read.
     previous: Option<GtidSet>,
-    /// Every transaction of that file so far had a GTID.
+    /// Whether every transaction of that file so far had a GTID.
     is_whole: bool,
 }
 
 impl Continuity {
-    /// On a server that has purged these GTIDs; `head` are those before the file when nothing was read from it yet.
+    /// For a server that has purged these GTIDs; `head` are those before the file if nothing was read from it yet.
     pub fn new(purged: GtidSet, head: Option<GtidSet>) -> Self {
         Self { purged, has_purged: false, is_whole: head.is_some(), previous: head }
     }
 
-    /// A file begins after these GTIDs.
+    /// Notes that a file begins after these GTIDs.
     ///
     /// # Errors
-    /// Definite when one of them was not read, or one is missing that the file before began with.
+    /// Definite when one of them was not read, or when they lack one of the GTIDs before the previous file.
     pub fn file(&mut self, previous: GtidSet, file: &str, position: &Position) -> Result<()> {
         let uuid = &position.server_uuid;
         if let Some(set) = &position.gtid_set
@@ -303,7 +305,7 @@ impl Continuity {
         Ok(())
     }
 
-    /// A transaction was read: source and number of its GTID.
+    /// Notes a read transaction: source and number of its GTID.
     pub fn transaction(&mut self, position: &mut Position, gtid: Option<(&str, u64)>) {
         let Some((source, number)) = gtid else {
             if position.gtid_set.take().is_some() {

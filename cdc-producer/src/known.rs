@@ -1,7 +1,7 @@
-//! What the reader knows of the table besides its rows, at the place that the stream has come to.
+//! The reader's facts about the table besides its rows, at the stream's place.
 //!
-//! The server says how things are now; the stream may be far behind. What it said counts from the binlog's end at that
-//! moment on, and the statements in between are judged without it.
+//! The server describes its present state, while the stream may be far behind. A fact is valid from the binlog's end at
+//! the time of the query on; statements before that place are judged without it.
 
 use std::collections::BTreeSet;
 
@@ -15,19 +15,21 @@ use crate::server;
 use crate::statement::Subject;
 use crate::stream::EventStream;
 
-/// What the server said.
+/// Facts from the server.
 #[derive(Debug)]
 pub struct Known {
     /// The server logs the rows that a foreign key changes.
     pub logs_cascades: bool,
-    /// A column that is carried is computed from others. This counts at each place: a statement that changes it stops.
+    /// Whether a carried column is computed from others. Valid at each place: a statement that changes it stops the
+    /// stream.
     is_generated: bool,
-    /// The definitions of the carried columns, and where they count from; `None` when the table was not there.
+    /// The definitions of the carried columns, and the place from which they are valid; `None` when the table was
+    /// missing.
     columns: Option<(Vec<String>, (String, u64))>,
 }
 
 impl Known {
-    /// Of a table that was just looked up.
+    /// The facts about a table that was just inspected.
     ///
     /// # Errors
     /// As [`server::binlog_end`].
@@ -42,7 +44,7 @@ impl Known {
         Ok(Self { logs_cascades, is_generated, columns })
     }
 
-    /// The table has just been created, as the stream says; looks it up.
+    /// The stream has created the table: inspects it.
     ///
     /// # Errors
     /// Transient when the link breaks.
@@ -50,14 +52,14 @@ impl Known {
         match SourceTable::inspect(conn, &table.database, &table.table).await {
             Ok(found) => *self = Self::now(conn, &found, true, self.logs_cascades).await?,
             Err(error) if error.is_transient() => return Err(error),
-            // Its first row says what is wrong with it.
+            // The error about its first row will name the fault.
             Err(_) => self.columns = None,
         }
         Ok(())
     }
 
-    /// Takes into the state what counts from here on, and out of it what is behind. Only between two transactions, or at
-    /// the beginning of one: at its end the state would know of it before the position does.
+    /// Adds the facts that are valid from here on to the state, and removes the outdated ones. Call it only between two
+    /// transactions or at the beginning of one: at the end of a transaction the state would be ahead of the position.
     pub(crate) fn settle(&self, state: &mut TableState, stream: &EventStream) {
         if state.columns.is_empty()
             && let Some((columns, (file, offset))) = &self.columns
@@ -92,8 +94,8 @@ pub(crate) struct Other<'a> {
     pub(crate) statement: &'a str,
 }
 
-/// A plain statement that was logged as text wrote to another table: asks the server about it, unless it has said already
-/// what counts here.
+/// Another table was written by a plain statement that was logged as text: asks the server about that table, unless an
+/// answer is known that is valid here.
 ///
 /// # Errors
 /// Definite when the statement may have reached our table; transient when the link breaks.

@@ -1,10 +1,10 @@
-//! How far Kafka is behind the server, and how long the server keeps what is not in Kafka yet.
+//! How far Kafka is behind the server, and how long the server keeps the binlogs that are not in Kafka yet.
 //!
-//! [`watch`] asks the server every two seconds where its binlog ends, on a connection of its own; [`Lag`] compares that
-//! with what is committed. Everything is computed at the moment when somebody asks, so the lag grows while MySQL or Kafka
-//! does not answer. Times are those of the server's clock.
+//! [`watch`] asks the server for the end of its binlog every two seconds, on a separate connection; [`Lag`] compares
+//! the end with the committed position. All values are computed when a metric is read, so the lag grows while MySQL or
+//! Kafka does not answer. Times are those of the server's clock.
 //!
-//! Not here: anything that the progress depends on.
+//! Not here: anything that progress depends on.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -21,18 +21,19 @@ use crate::status::Status;
 use crate::stream::failed;
 
 const EVERY: Duration = Duration::from_secs(2);
-/// Longer than a connection may take: the server counts handshakes that are given up, and locks the host out (max_connect_errors).
+/// Longer than a connection may take: the server counts aborted handshakes and blocks the host after too many
+/// (max_connect_errors).
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A place in the binlog: file and offset.
 pub(crate) type Place = (String, u64);
 
-/// What the server said when it was asked.
+/// The server's answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
-    /// The server's clock before it was asked for its files: they have everything that was committed until then.
+    /// The server's clock, read before its files: they contain everything that was committed until then.
     pub(crate) server_time: Micros,
-    /// When that was on our clock.
+    /// The same moment on our clock.
     pub(crate) at: Instant,
     /// Its files, oldest first.
     pub(crate) files: Vec<BinlogFile>,
@@ -41,9 +42,9 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// When retention may delete a file of which an event of `read_at` (µs) is known, in seconds since 1970; infinite
-    /// when it never does. The last event of the file is not older than that one, nor than the last look at which the file was
-    /// the one being written.
+    /// Earliest time at which retention may delete a file, in seconds since 1970, if it has an event of `read_at` (µs);
+    /// infinite when retention never does. The last event of the file is at least as recent as that event, and as the
+    /// last sample in which the server was still writing the file.
     pub(crate) fn purge_at(&self, file: &str, read_at: i64) -> f64 {
         let Some(kept_for) = self.kept_for else { return f64::INFINITY };
         let being_written = self.files.last().is_some_and(|last| compare_files(file, &last.name).is_ge());
@@ -52,31 +53,31 @@ impl Sample {
     }
 }
 
-/// What is known of the server's end and of ours.
+/// The known ends of the server's binlog and of Kafka's copy.
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     sample: Option<Sample>,
     /// The end of what is in Kafka.
     committed: Option<Place>,
-    /// Nothing of ours is between `committed` and this place.
+    /// No event between `committed` and this place concerns our table.
     nothing_until: Option<(Place, Place)>,
-    /// Everything that the server committed until then is in Kafka, µs.
+    /// Everything that the server committed until this time is in Kafka, µs.
     caught_up: Option<Micros>,
     /// The commit time of the last transaction that is in Kafka, µs.
     committed_at: i64,
-    /// The files of the prepared XA transactions whose outcome is open, and when each was prepared, µs.
+    /// The files of the prepared XA transactions with an unknown outcome, and when each was prepared, µs.
     prepared: Vec<(String, i64)>,
-    /// While a snapshot runs, Kafka has not everything, however far the stream is.
+    /// While a snapshot runs, Kafka does not have everything, however far the stream is.
     epoch: u64,
     in_snapshot: bool,
 }
 
 impl Lag {
-    /// This progress is in Kafka.
+    /// Notes the progress that is in Kafka.
     pub(crate) fn committed(&mut self, progress: &Progress) {
         let position = &progress.position;
         if self.epoch != progress.epoch {
-            // What an earlier epoch had reached is read once more.
+            // The new epoch reads what an earlier epoch had reached again.
             self.caught_up = None;
             self.epoch = progress.epoch;
         }
@@ -93,13 +94,13 @@ impl Lag {
         self.compare();
     }
 
-    /// After `committed` the stream has come to `place` without meeting anything for us.
+    /// Notes that after `committed` the stream has reached `place` without an event for our table.
     pub(crate) fn nothing_until(&mut self, committed: &Place, place: Place) {
         self.nothing_until = Some((committed.clone(), place));
         self.compare();
     }
 
-    /// The server has answered.
+    /// Notes the server's answers.
     pub(crate) fn sampled(&mut self, sample: Sample) {
         self.sample = Some(sample);
         self.compare();
@@ -114,7 +115,7 @@ impl Lag {
         }
     }
 
-    /// Up to where everything is in Kafka.
+    /// The place up to which everything is in Kafka.
     fn reached(&self) -> Option<&Place> {
         let committed = self.committed.as_ref()?;
         match &self.nothing_until {
@@ -123,7 +124,7 @@ impl Lag {
         }
     }
 
-    /// Bytes of binlog between Kafka and the server's end, as it was last seen; events that are not ours count as well.
+    /// Bytes of binlog between Kafka and the last known end of the server's; events of other tables count as well.
     pub(crate) fn bytes(&self) -> Option<u64> {
         let (file, offset) = self.reached()?;
         let files = &self.sample.as_ref()?.files;
@@ -138,14 +139,14 @@ impl Lag {
         Micros(self.sample.as_ref().map_or_else(|| Micros::now().0, after))
     }
 
-    /// Time since the last moment at which Kafka is known to have had everything, seconds.
+    /// Seconds since the last moment at which Kafka is known to have had everything.
     pub(crate) fn seconds(&self) -> Option<f64> {
         self.caught_up.map(|at| ((self.server_time().0 - at.0) as f64 / 1e6).max(0.0))
     }
 
-    /// The earliest time at which retention may delete a file that is needed, in seconds from now; infinite when it
-    /// never does, negative when it is overdue. Needed are the file that is to be read next, and those with the rows of prepared
-    /// XA transactions.
+    /// Seconds until retention may delete the first file that is still needed; infinite when it never does, negative
+    /// when that time has passed. Needed are the file that is read next, and the files with the rows of prepared XA
+    /// transactions.
     pub(crate) fn purge_seconds(&self) -> Option<f64> {
         let sample = self.sample.as_ref()?;
         let next = sample.purge_at(&self.reached()?.0, self.committed_at);
@@ -159,8 +160,8 @@ fn is_before(a: &Place, b: &Place) -> bool {
     compare_files(&a.0, &b.0).then(a.1.cmp(&b.1)).is_lt()
 }
 
-/// Asks the server again and again; what fails is asked again with a new connection. The log has what the session says
-/// about a server that does not answer, so this says nothing.
+/// Samples the server repeatedly; after a failure on a new connection. It does not log a server that does not answer,
+/// as the session does.
 pub(crate) async fn watch(endpoint: &Endpoint, status: &Status) -> Infallible {
     let mut conn = None;
     loop {
@@ -187,7 +188,7 @@ async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<S
     sample(conn).await
 }
 
-/// What the server says now.
+/// The server's present answers.
 ///
 /// # Errors
 /// Transient when the link breaks; definite when the user may not ask.
@@ -274,7 +275,7 @@ mod tests {
             offset: 4,
             at: Micros(second * SECOND),
         };
-        // A server that is no longer read purges what it likes.
+        // A server that is no longer read may purge everything.
         progress.prepared_rows.insert("a".to_owned(), prepared("there", "b.000001", 1_000));
         lag.committed(&progress);
         lag.sampled(sample(2_000, &[("b.000001", 9), ("b.000002", 9), ("b.000003", 100)], Some(600)));

@@ -1,8 +1,8 @@
 //! A position for a timestamp: the last one before the first transaction that was committed at or after it.
 //!
-//! The files are bisected by the commit time of their first transaction (`immediate_commit_timestamp` of its GTID event,
-//! microseconds), then one file is scanned for the first GTID event at or after the time. The time in a file's own head
-//! would not do: it is that of the beginning of the statement whose commit filled the file before.
+//! A bisection by the commit time of each file's first transaction (`immediate_commit_timestamp` of its GTID event,
+//! microseconds) finds the file; a scan finds the first GTID event at or after the time in it. The time in a file's
+//! head is unsuitable: it is when the statement began whose commit filled the previous file.
 
 use mysql_async::Conn;
 use pipeline::error::{Error, Result};
@@ -20,14 +20,13 @@ const PURPOSE: &str = "looking for the first transaction at or after the time th
 /// Finds the position from which every change committed at or after `at` follows.
 ///
 /// # Errors
-/// Definite when the time is in the future, or before what the server's binlogs reach back to (the earliest time left is
-/// named).
+/// Definite when the time is in the future, or earlier than the server's binlogs (the error names their earliest time).
 pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Result<Position> {
     let mut conn = endpoint.connect().await?;
     let file = file_at(endpoint, &mut conn, server, at).await?;
     let before = if server.gtids {
         let mut before = previous_gtids_of(&mut conn, &file).await?;
-        // What a clone or a restored backup brought along was never in a binlog of this server, and no file names it.
+        // Transactions from a clone or a restored backup were never in a binlog of this server, so no file lists them.
         before.insert_all(&server.purged);
         Some(before)
     } else {
@@ -42,7 +41,8 @@ pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Re
         anchor: None,
     };
     let mut last = None;
-    // The scan goes over file ends by itself: it ends at the first transaction, or where the binlog ends.
+    // The scan continues into the next files: it ends at the first transaction at or after the time, or at the binlog's
+    // end.
     let mut events = EventStream::scan(endpoint, PURPOSE, &file.name, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {
         if let Some(created) = created(&event) {
@@ -70,7 +70,7 @@ pub async fn position_at(endpoint: &Endpoint, server: &Server, at: Micros) -> Re
     Ok(position)
 }
 
-/// Whether a position for this time can be found on the server of the session.
+/// Checks that a position for this time can be found on the server of the session.
 ///
 /// # Errors
 /// As [`position_at`].
@@ -93,7 +93,7 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
         ));
     }
     let files = server::binlog_files(conn).await?;
-    // The last file whose first transaction was committed before the time: none before it can hold one at or after it.
+    // Find the last file whose first transaction was committed before the time: no earlier file has one at or after it.
     let (mut low, mut high) = (0, files.len());
     while low < high {
         let middle = usize::midpoint(low, high);
@@ -107,7 +107,7 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
     let Some(file) = files.get(index) else {
         return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
     };
-    // When there is no transaction left, the time of the file's head is the best there is.
+    // Without any transaction the time of the file's head is the best approximation.
     let earliest = match first_commit(endpoint, file).await? {
         Some(first) => first,
         None => Micros(i64::from(created_at(endpoint, file).await?) * 1_000_000),
@@ -124,12 +124,12 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
     Ok(file.clone())
 }
 
-/// Whether something was committed before the first file that is left.
+/// Whether transactions were committed before the first remaining file.
 fn reaches_back(server: &Server, first: &BinlogFile) -> bool {
     !server.purged.is_empty() || !first.name.rsplit('.').next().is_some_and(|n| n.parse() == Ok(1u64))
 }
 
-/// When the first transaction in this file, or else in those after it, was committed; `None` when there is none.
+/// Commit time of the first transaction in this file or the later ones; `None` when there is none.
 async fn first_commit(endpoint: &Endpoint, file: &BinlogFile) -> Result<Option<Micros>> {
     let mut events = EventStream::scan(endpoint, PURPOSE, &file.name, HEAD, None).await?;
     while let Some(event) = events.next_or_end().await? {

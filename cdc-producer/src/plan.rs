@@ -1,8 +1,9 @@
-//! From a row image of the binlog to a product.
+//! Converts a row image of the binlog to a product.
 //!
-//! Each table map brings the table's columns as they were when the row was written, so a change of the table needs nothing
-//! but a new plan: the contract's columns are found by name and checked again. One that no longer converts without loss
-//! stops the stream by name. A single value that can't be carried makes a refused row.
+//! Each table map describes the table's columns at the time when the row was written, so after a change of the table
+//! only a new plan is needed: the contract's columns are found by name and checked again. A column that no longer
+//! converts without loss stops the stream with an error that names it. A single value that can't be carried gives a
+//! refused row.
 
 use std::borrow::Cow;
 
@@ -15,11 +16,11 @@ use pipeline::table::{ColumnType, Field, SourceTable, check};
 use crate::binlog::{ColumnKind, Date, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use crate::dump::Event;
 
-/// A changed table does not change the rows that were written before.
+/// The remedy of a table error has no effect on rows that were written before.
 const BEHIND_IT: &str =
     "the binlog keeps the rows as they were written, so then continue behind them: `cdc-producer checkpoint reset`";
 
-/// What happened to one row.
+/// The change of one row.
 #[derive(Clone, Copy, Debug)]
 pub enum RowChange<'a> {
     /// Inserted.
@@ -28,22 +29,23 @@ pub enum RowChange<'a> {
     Updated(i64, &'a Product<'a>),
     /// Deleted: the id.
     Deleted(i64),
-    /// Has a value that can't be carried; the state after the change, or the one before a delete, of which only the id is known.
+    /// A row with a value that can't be carried: the state after the change, or before a delete, whose row has only its
+    /// id.
     Refused(Op, &'a RefusedRow),
 }
 
-/// How the rows of one table map are read.
+/// How to read the rows of one table map.
 #[derive(Debug)]
 pub struct Plan {
     table: SourceTable,
     layout: TableLayout,
     projection: Projection,
-    /// Of the image before, only the id is wanted.
+    /// Selects only the id, for the image before.
     id: Projection,
 }
 
 impl Plan {
-    /// The number of the table in a table map event, and whether it is `table`.
+    /// The table id in a table map event, and whether the table is `table`.
     ///
     /// # Errors
     /// Definite when the event is damaged.
@@ -52,7 +54,7 @@ impl Plan {
         Ok((id, database == table.database && name == table.table))
     }
 
-    /// The number of the table that a rows event belongs to: its first six bytes.
+    /// The table id of a rows event: its first six bytes.
     ///
     /// # Errors
     /// Definite when the event is damaged.
@@ -63,7 +65,7 @@ impl Plan {
         Ok(bytes.iter().rev().fold(0, |id, b| id << 8 | u64::from(*b)))
     }
 
-    /// Plans how the rows of this table map are read.
+    /// Makes the plan for the rows of this table map.
     ///
     /// # Errors
     /// Definite when a column of the contract is missing or no longer converts without loss.
@@ -85,10 +87,10 @@ impl Plan {
         Ok(Self { table: table.clone(), layout, projection, id })
     }
 
-    /// Hands each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
+    /// Passes each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
     ///
     /// # Errors
-    /// Definite when the event can't be decoded; whatever `each` returns.
+    /// Definite when the event can't be decoded; any error of `each`.
     pub fn each_row(&self, event: &Event, mut each: impl FnMut(RowChange<'_>) -> Result<()>) -> Result<()> {
         let kind = event.header().event_type_raw();
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
@@ -142,10 +144,10 @@ impl Plan {
         }
     }
 
-    /// The row that can't be carried.
+    /// Makes the row that can't be carried.
     ///
     /// # Errors
-    /// Definite when it is the column's fault.
+    /// Definite when the column's type is the cause.
     fn refuse(
         &self,
         field: Field,
@@ -165,7 +167,7 @@ impl Plan {
     }
 }
 
-/// An update of which a state can't be carried: of another key, it is an end and a beginning.
+/// An update in which one of the states can't be carried. If the key changes, it is a delete and an insert.
 fn refused_update(
     before: Result<i64, Box<RefusedRow>>,
     after: Result<Product<'_>, Box<RefusedRow>>,
@@ -186,7 +188,7 @@ fn refused_update(
     }
 }
 
-/// A value as a dead letter shows it; a snapshot's has the same text.
+/// A value as text for a dead letter; the same text as for a snapshot's row.
 fn shown(value: &Value<'_>) -> Option<String> {
     Some(match value {
         Value::Null => return None,
@@ -267,7 +269,8 @@ fn time_of(value: &Value<'_>) -> Result<Option<Micros>, Refusal> {
     .map(Some)
 }
 
-/// The type in the words of `information_schema`; a character set that is decoded counts as utf8mb4, which it becomes.
+/// The type with the names of `information_schema`; a decoded character set counts as utf8mb4, to which it is
+/// converted.
 fn type_of(kind: &ColumnKind) -> ColumnType<'static> {
     let (name, precision, scale) = match kind {
         ColumnKind::Int { .. } => ("int", 0, 0),

@@ -1,4 +1,4 @@
-//! What must be right before the first event is read. `doctor` prints the same list.
+//! Checks the preconditions before the first event is read. `doctor` prints the same list.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use crate::replica;
 use crate::server::Server;
 use crate::stream::{EventStream, failed};
 
-/// What MySQL must offer: settings, rights, the table.
+/// The result of the checks of MySQL: settings, rights, the table.
 pub struct MySqlReport {
     /// All checks.
     pub checks: Vec<Check>,
-    /// The server, when it could be asked.
+    /// The server, when it answered.
     pub server: Option<Server>,
-    /// The table, unless it can't be read; a missing one is expected to come as the contract has it.
+    /// The table, unless it can't be read; a missing one is assumed to get the contract's columns.
     pub table: Option<SourceTable>,
-    /// The table is there.
+    /// The table exists.
     pub table_exists: bool,
     /// The server logs the rows that a foreign key changes.
     pub logs_cascades: bool,
@@ -32,7 +32,7 @@ pub struct MySqlReport {
 /// Runs the checks of MySQL.
 ///
 /// # Errors
-/// Transient when the link breaks; what is wrong on the server is in the report.
+/// Transient when the link breaks; faults of the server are in the report.
 pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
     let settings = endpoint.settings();
     let mut conn = endpoint.begin().await?;
@@ -137,8 +137,8 @@ async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
     Ok(())
 }
 
-/// Server-wide defaults that change what a session reads or writes. The programs here set their own values; other clients
-/// may not.
+/// Checks server-wide defaults that change what a session reads or writes. The programs set their own values; other
+/// clients may not.
 async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
     const USUAL: [(&str, &str); 10] = [
         ("autocommit", "ON"),
@@ -158,7 +158,7 @@ async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()
             .await
             .map_err(|e| failed("read the server's settings", e))?;
     let usual = |row: &(String, String)| USUAL.contains(&(row.0.as_str(), row.1.as_str()));
-    // Reading less than REPEATABLE-READ promises is a choice that many make, and harms nobody's writes.
+    // Many servers use an isolation level below REPEATABLE-READ; that does not affect writes.
     let chosen = |row: &(String, String)| row.0 == "transaction_isolation" && row.1 != "READ-UNCOMMITTED";
     let other: Vec<String> =
         rows.iter().filter(|r| !usual(r) && !chosen(r)).map(|(name, value)| format!("{name} = {value}")).collect();
@@ -175,7 +175,7 @@ async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()
     Ok(())
 }
 
-/// The rights are tried out, so that roles and proxies count as they are.
+/// The checks use the rights instead of reading the grants, so that roles and proxies count as well.
 async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Result<()> {
     let (major, minor, _) = conn.server_version();
     let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
@@ -209,7 +209,7 @@ async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -
     Ok(())
 }
 
-/// `binlog_do_db` and `binlog_ignore_db` leave changes out of the binlog without a trace.
+/// `binlog_do_db` and `binlog_ignore_db` silently omit changes from the binlog.
 fn filters(status: &Row, database: &str, checks: &mut Vec<Check>) {
     let list = |i: usize| status.get::<Option<String>, _>(i).flatten().unwrap_or_default();
     let names = |text: &str| text.split(',').any(|d| d == database);

@@ -1,5 +1,5 @@
-//! Whether the server still has the binlogs with the rows of prepared XA transactions, and for how long: what `doctor` says of
-//! them.
+//! Checks of `doctor` whether the server still has the binlogs with the rows of prepared XA transactions, and for how
+//! long.
 
 use mysql_async::Conn;
 use pipeline::doctor::Check;
@@ -11,7 +11,7 @@ use crate::lag::{self, Sample};
 
 const NAME: &str = "prepared XA";
 
-/// Asks the server, to which `conn` leads, for its binlogs.
+/// Asks the server of `conn` for its binlogs.
 ///
 /// # Errors
 /// Transient when the link breaks; definite when the user may not ask.
@@ -93,7 +93,7 @@ mod tests {
             (&[("here", "b.000002", 1)], None, Outcome::Good, "at b.000002:7"),
             (&[("here", "b.000001", 900)], Some(600), Outcome::Warning, "no longer has b.000001"),
             (&[("here", "b.000001", 900)], None, Outcome::Warning, "no longer has b.000001"),
-            // Of an earlier version: nobody knows since when.
+            // A progress of an earlier version does not have the time.
             (&[("here", "b.000002", 0)], Some(600), Outcome::Warning, "at b.000002:7"),
         ] {
             let mut progress = Progress::new(1, position.clone());

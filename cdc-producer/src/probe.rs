@@ -1,4 +1,4 @@
-//! Looks into the server's binlog files: what stands at a place, and where the transactions outside of a GTID set begin.
+//! Searches the server's binlog files: finds the event at a place, and the first transaction outside of a GTID set.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::transaction::{GtidMark, gtid_mark};
 /// Offset of the first event of a file.
 pub(crate) const HEAD: u64 = 4;
 
-/// What stands at a place of a binlog file.
+/// The result of looking at a place of a binlog file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The server created the file at another time, in seconds since 1970.
@@ -36,9 +36,9 @@ pub(crate) enum Found {
     },
     /// The first event of a transaction.
     Transaction(GtidMark),
-    /// The file is the same; the server does not send the transaction while its `gtid_mode` is what it is.
+    /// The file is the same, but with its present `gtid_mode` the server does not send the transaction.
     NotSent,
-    /// No transaction begins there, with the reason.
+    /// No transaction begins there, for this reason.
     Nothing(String),
 }
 
@@ -87,12 +87,12 @@ pub(crate) async fn previous_gtids_of(conn: &mut Conn, file: &BinlogFile) -> Res
     }
 }
 
-/// What stands at the anchor's place in `file`, which the server has.
+/// Looks at the anchor's place in `file`, which the server must have.
 ///
 /// # Errors
 /// Transient when the link breaks; definite when the server refuses to send the file.
 pub(crate) async fn look(endpoint: &Endpoint, file: &str, anchor: &Anchor) -> Result<Found> {
-    /// Bytes that are damaged on the way heal.
+    /// Bytes that were damaged on the way are intact at the next try.
     const TRIES: usize = 3;
     let begin = anchor.last.as_ref().map_or(HEAD, |last| last.begin);
     let mut found = Err(Error::transient("nothing was looked at"));
@@ -103,7 +103,7 @@ pub(crate) async fn look(endpoint: &Endpoint, file: &str, anchor: &Anchor) -> Re
         if !events.is_damaged() {
             break;
         }
-        // If the server created the file again in the same second, it sends whatever stands at the offset.
+        // If the server created the file again within the same second, it sends any bytes at the offset.
         found = found.or_else(|error| Ok(Found::Nothing(error.to_string())));
     }
     found
@@ -117,7 +117,7 @@ async fn look_at(events: &mut EventStream, anchor: &Anchor) -> Result<Found> {
             Ok(None) if is_file => return Ok(Found::Nothing("the file ends there".to_owned())),
             Ok(None) => return Ok(Found::Nothing("the server sends nothing".to_owned())),
             Err(_) if events.is_refused_by_gtid_mode() => return Ok(Found::NotSent),
-            // The file is the same: the server cannot read an event there.
+            // The file is the same, but the server cannot read an event there.
             Err(error) if is_file && !error.is_transient() => return Ok(Found::Nothing(error.to_string())),
             Err(error) => return Err(error),
         };
@@ -141,10 +141,10 @@ async fn look_at(events: &mut EventStream, anchor: &Anchor) -> Result<Found> {
     }
 }
 
-/// Reads on after the position for a moment, to see whether the server sends what follows.
+/// Reads the events after the position for a moment, to check that the server sends them.
 ///
 /// # Errors
-/// As the stream would meet them.
+/// The errors that the stream would get.
 pub(crate) async fn try_reading(endpoint: &Endpoint, position: &Position) -> Result<()> {
     const MOMENT: Duration = Duration::from_secs(3);
     let mut events = EventStream::scan(endpoint, "reading on", &position.file, position.offset, None).await?;
@@ -153,17 +153,18 @@ pub(crate) async fn try_reading(endpoint: &Endpoint, position: &Position) -> Res
     Ok(())
 }
 
-/// The position of a new epoch: every transaction before it is visible to a later read ([`server::make_visible`]), and every
-/// other one follows.
+/// The position of a new epoch: every transaction before it is visible to a later read ([`server::make_visible`]), and
+/// all other transactions follow it.
 ///
 /// # Errors
-/// As [`server::binlog_end`]; transient while the server does not come to rest.
+/// As [`server::binlog_end`]; transient while transactions are still being committed.
 pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Server) -> Result<Position> {
     let committed_at = server::now(conn).await?;
-    // The end before the set: what is committed in between is in the set, and the stream passes over it.
+    // Read the end before the set: transactions committed in between are in the set, so the stream skips them.
     let (file, end) = server::binlog_end(conn).await?;
     let executed = if server.gtids { Some(Server::ask(conn).await?.executed) } else { None };
-    // The last transaction of each source tells the file from another one that begins alike.
+    // The last transaction of each source is included, to distinguish the file from another one with the same
+    // beginning.
     let without = executed.as_ref().map(all_but_last);
     let mut events =
         EventStream::scan(endpoint, "looking for the position of the snapshot", &file, HEAD, without.as_ref()).await?;
@@ -187,7 +188,7 @@ pub async fn snapshot_start(endpoint: &Endpoint, conn: &mut Conn, server: &Serve
             (Some(set), Some((source, number))) => set.contains(source, *number),
             _ => false,
         };
-        // It is in the binlog, but not visible yet; or behind the end.
+        // The transaction is in the binlog but not visible yet, or behind the end.
         if !is_visible || begin >= end {
             offset = begin.min(end);
             break;
@@ -214,36 +215,36 @@ fn all_but_last(set: &GtidSet) -> GtidSet {
     rest
 }
 
-/// The server refuses to leave transactions out while somebody changes its `gtid_mode`.
+/// The server refuses to leave out transactions while somebody changes its `gtid_mode`.
 fn switched(error: Error) -> Error {
     if error.is_transient() { error } else { Error::transient("the server changes its gtid_mode").with_source(error) }
 }
 
-/// What a position knows of the transactions in its set, to recognise others of the same names.
+/// Facts about the transactions of a position, to recognise other transactions with the same GTIDs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
-    /// The server of the position: its transactions have their first commit time by its clock.
+    /// The server of the position: the first commit times of its transactions are by its own clock.
     pub(crate) server_uuid: &'a str,
-    /// The last of them, and when it was committed first, on whichever server.
+    /// The last of them, with its first commit time on whichever server.
     pub(crate) last: Option<(&'a str, Micros)>,
-    /// None of them was committed there after this time.
+    /// No transaction of the position's server was committed after this time.
     pub(crate) not_after: Micros,
 }
 
 impl Known<'_> {
     fn contradicts(&self, gtid: &str, first_committed_at: Micros) -> bool {
-        // Times of other servers are by other clocks.
+        // Times of other servers are from other clocks.
         (gtid.starts_with(self.server_uuid) && first_committed_at > self.not_after)
             || self.last.is_some_and(|(last, at)| last == gtid && at != first_committed_at)
     }
 }
 
-/// The place in this server's binlog before the first transaction that is not in `set`. Reads from the file on in which the
-/// set becomes complete.
+/// The place in this server's binlog before the first transaction that is not in `set`. Reads from the file in which
+/// the set becomes complete.
 ///
 /// # Errors
-/// Definite when the binlogs do not show that nothing without a GTID stands between, or when `known` is another transaction
-/// there.
+/// Definite when the binlogs do not prove that no transaction without a GTID is in between, or when a transaction
+/// contradicts `known`.
 pub(crate) async fn place_of(
     endpoint: &Endpoint,
     server: &Server,
@@ -270,7 +271,7 @@ pub(crate) async fn place_of(
     })
 }
 
-/// The newest file before which something of `set` is missing, but nothing outside of it stands.
+/// The newest file that begins after transactions of `set` only, but not after all of them.
 async fn first_file<'a>(
     conn: &mut Conn,
     files: &[BinlogFile],
@@ -303,11 +304,11 @@ async fn first_file<'a>(
 struct Search<'a> {
     set: &'a GtidSet,
     known: Known<'a>,
-    /// GTIDs of the set that stand before the event that is looked at.
+    /// GTIDs of the set that are before the current event.
     passed: GtidSet,
     file: String,
     offset: u64,
-    /// What stands before the event that is looked at.
+    /// The anchor of the place before the current event.
     anchor: Option<Anchor>,
     in_transaction: Option<LastTransaction>,
     /// The first transaction that is not in the set.
@@ -330,7 +331,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Looks at an event that ends at `place` and begins at `begin`; whether the search is complete.
+    /// Processes an event that ends at `place` and begins at `begin`. Returns whether the search is complete.
     fn take(&mut self, event: &Event, place: (&str, u64), begin: u64) -> Result<bool> {
         let mark = gtid_mark(event)?;
         let ends = matches!(event.header().event_type(), Ok(EventType::ROTATE_EVENT | EventType::STOP_EVENT));
@@ -338,7 +339,7 @@ impl<'a> Search<'a> {
             return Ok(true);
         }
         if let (true, Some(anchor)) = (mark.is_some(), &mut self.anchor) {
-            // Here the transaction before ends.
+            // The previous transaction ends here.
             anchor.last = self.in_transaction.take().or(anchor.last.take());
         }
         if let Some(created) = created(event) {
@@ -350,7 +351,7 @@ impl<'a> Search<'a> {
         }
         self.offset = if mark.is_some() { begin } else { place.1 };
         let Some(mark) = mark else { return Ok(false) };
-        // The end of the transaction that made the set complete is where the next one begins.
+        // The transaction that completed the set ends where the next one begins.
         if self.passed.contains_all(self.set) {
             return Ok(true);
         }
@@ -378,7 +379,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// File and offset, and what stands before them.
+    /// File, offset and the anchor there.
     fn end(mut self, uuid: &str) -> Result<(String, u64, Option<Anchor>)> {
         if !self.passed.contains_all(self.set) {
             return Err(Error::definite(format!(
@@ -415,8 +416,7 @@ fn used_again(gtid: &str, at: Micros, known: Known<'_>) -> Error {
     .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`")
 }
 
-/// What stands before `offset` of `file`, for a position that does not say so, and when that was written; `None` when no event
-/// ends there.
+/// The anchor at `offset` of `file`, for a position without one, and its time; `None` when no event ends there.
 ///
 /// # Errors
 /// As [`EventStream::scan`].

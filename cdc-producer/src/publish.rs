@@ -1,7 +1,7 @@
-//! Publishes batches in Kafka transactions, each with the progress it brings: the only place where progress moves.
+//! Publishes batches in Kafka transactions, each with its progress: the only place where progress moves.
 //!
-//! Invariant: a Kafka transaction ends at the end of a transaction of the source, and the progress record in it says
-//! exactly that end. The publisher blocks, so it has a thread of its own.
+//! Invariant: a Kafka transaction ends at the end of a transaction of the source, and its progress record has exactly
+//! that position. The publisher blocks, so it has a separate thread.
 
 use std::time::{Duration, Instant};
 
@@ -19,25 +19,26 @@ use crate::batch::Batch;
 use crate::run::ProducerSettings;
 use crate::status::Status;
 
-/// How often Kafka is asked for a sign of life, and for the number of the topic's partitions.
+/// How often to check that Kafka answers, and the number of the topic's partitions.
 const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a Kafka transaction gathers records while more wait, as over a slow link: far below `kafka.transaction_timeout`.
+/// Maximum time that a Kafka transaction gathers records while more are waiting, e.g. over a slow link: far below
+/// `kafka.transaction_timeout`.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// When a Kafka transaction is committed: whichever comes first, at the next end of a transaction of the source. Small and
-/// soon when nothing more waits, large when there is a backlog.
+/// Limits of a Kafka transaction: the first one reached commits it at the next end of a transaction of the source. So
+/// transactions are small and soon when nothing waits, and large when there is a backlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Records.
     pub rows: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Time since the last commit, when nothing more waits to be sent: a change after a quiet moment goes out at once.
+    /// Time since the last commit, when nothing is waiting: a change after a quiet period is committed at once.
     pub linger: Duration,
 }
 
-/// Where the records go.
+/// The topics of the records.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Topic of the products.
@@ -59,17 +60,17 @@ impl Target {
         Self { checkpoint_topic: format!("{topic}{CHECKPOINT_SUFFIX}"), topic, parked_topic, source: settings.source() }
     }
 
-    /// The topics that must be there.
+    /// The required topics.
     pub fn topics(&self, settings: &KafkaSettings) -> Vec<TopicSpec> {
         let mut topics = vec![TopicSpec::products(settings), TopicSpec::compacted(self.checkpoint_topic.clone(), 1)];
         topics.extend(self.parked_topic.as_ref().map(|_| TopicSpec::dead_letters(settings)));
         topics
     }
 
-    /// The committed progress; `None` when there never was any. Blocks.
+    /// The committed progress; `None` when none was ever committed. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka can't be reached; definite when the record is of another form.
+    /// Transient when Kafka can't be reached; definite when the record can't be read.
     pub fn progress(&self, records: LastRecords) -> Result<Option<Progress>> {
         let Some(bytes) = records.find(&self.checkpoint_topic, 0, self.source.as_bytes())? else { return Ok(None) };
         let unreadable = |reason: String| {
@@ -85,7 +86,7 @@ impl Target {
     }
 }
 
-/// A publisher and what it needs.
+/// A publisher with its channels.
 pub struct Publisher {
     /// Its producer.
     pub producer: TransactionalProducer,
@@ -95,22 +96,22 @@ pub struct Publisher {
     pub limits: Limits,
     /// Full batches.
     pub batches: mpsc::Receiver<Batch>,
-    /// Empty batches, to be filled again.
+    /// Empty batches for reuse.
     pub spare: mpsc::UnboundedSender<Batch>,
-    /// What it tries to commit next; its outcome is unknown when the publisher fails.
+    /// The progress that it tries to commit next; the outcome is unknown when the publisher fails.
     pub attempted: watch::Sender<Option<Progress>>,
-    /// What is committed.
+    /// The committed progress.
     pub committed: watch::Sender<Option<Progress>>,
     /// Where it reports.
     pub status: Status,
 }
 
-/// How a publisher failed; what it held is either committed whole or not at all.
+/// How a publisher failed; its open transaction is either committed as a whole or not at all.
 #[derive(Debug)]
 pub struct Stopped {
     /// Why.
     pub failure: Failure,
-    /// Since when its transaction was open; `None` when none was.
+    /// How long its transaction was open; `None` without one.
     pub open_for: Option<Duration>,
 }
 
@@ -125,7 +126,7 @@ struct Open {
 }
 
 impl Publisher {
-    /// Publishes until the channel is closed, then commits what is complete. To be run on a blocking thread.
+    /// Publishes until the channel is closed, then commits the complete transactions. Run it on a blocking thread.
     ///
     /// # Errors
     /// The failure of a transaction.
@@ -144,14 +145,15 @@ impl Publisher {
                 }
                 asked_at = Instant::now();
             }
-            // At the end of a source transaction the linger bounds the wait; within one there is nothing to commit yet.
+            // At the end of a source transaction the wait is at most the linger; within one there is nothing to commit
+            // yet.
             let to_commit = open.as_ref().filter(|o| o.end.is_some());
             let wait = to_commit.map_or(ASK_KAFKA_EVERY, |_| self.limits.linger.saturating_sub(committed_at.elapsed()));
             let batch = runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await.ok() });
             match batch {
                 Some(Some(batch)) => {
-                    // A transaction of the source that is longer than a batch has one of Kafka's to itself: should it not
-                    // come to its end, what was complete before it is not held up.
+                    // A source transaction that is longer than a batch gets a separate Kafka transaction, so that
+                    // earlier complete transactions are committed even if this one never ends.
                     if batch.end.is_none() && open.as_ref().is_some_and(|o| o.end.is_some()) {
                         self.commit_open(open)?;
                         committed_at = Instant::now();
@@ -160,10 +162,11 @@ impl Publisher {
                     status.while_waiting("Kafka takes the records", || self.add(batch, open))?;
                 }
                 Some(None) => {
-                    // Half a transaction stays open; the next producer's init aborts it.
+                    // The transaction stays open within a source transaction; the next producer's `init_transactions`
+                    // aborts it.
                     return self.commit_open(open);
                 }
-                // The linger is over, and it is committed below; or nothing came.
+                // The linger is over and the commit follows below, or there is no batch yet.
                 None => {}
             }
             let in_time = |o: &Open| match self.batches.is_empty() {
@@ -202,7 +205,7 @@ impl Publisher {
         }
         let sent = self.producer.in_flight();
         self.producer.poll();
-        // The poll itself takes one event, which may be of any kind; acknowledgements come by the batch.
+        // The poll takes one event, which may be of any kind; acknowledgements arrive for whole batches of records.
         if self.producer.in_flight() + 1 < sent {
             self.status.kafka_answered();
         }
@@ -211,7 +214,7 @@ impl Publisher {
         open.bytes += batch.bytes();
         open.end = batch.end.take();
         batch.clear();
-        // The reader may be gone already; then nobody wants the memory.
+        // When the reader is gone, nobody needs the memory.
         drop(self.spare.send(batch));
         Ok(())
     }

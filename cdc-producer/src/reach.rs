@@ -1,8 +1,8 @@
-//! Whether a statement that was logged as text and wrote to another table can have changed the table that is read: the
-//! server is asked what that other table is, and whether it has triggers.
+//! Decides whether a statement that was logged as text and wrote to another table can have changed our table: asks the
+//! server whether the other table is a base table, and whether it has triggers.
 //!
-//! A trigger is seen with the right TRIGGER only, so a user without it is told to have it, instead of taking an empty
-//! answer for "none".
+//! Only a user with the right TRIGGER sees triggers. Without it an empty answer does not prove that there are none, so
+//! the error asks for the right.
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -13,7 +13,7 @@ use pipeline::table::answered;
 use crate::statement::{Mode, Words};
 use crate::stream::failed;
 
-/// What the server says of a table.
+/// The server's facts about a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// `BASE TABLE`, `VIEW`; `None` when there is no such table that this user may see.
@@ -39,12 +39,12 @@ pub(crate) async fn ask(conn: &mut Conn, database: &str, table: &str) -> Result<
     Ok(Facts { kind, trigger, sees_triggers })
 }
 
-/// The right to see triggers, of which `doctor` says what it is for.
+/// Check of the right to see triggers, with its purpose for `doctor`.
 ///
 /// # Errors
 /// Transient when the link breaks.
 pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
-    // A right on a single table has a name there; `*` alone covers the name that no table has.
+    // A right on a single table names that table; only `*` matches this name.
     const NO_TABLE: &str = "";
     Ok(if sees_triggers(&grants(conn).await?, database, NO_TABLE) {
         Check::good(
@@ -80,10 +80,10 @@ pub(crate) fn sees_triggers(grants: &[String], database: &str, table: &str) -> b
     grants.iter().filter(|g| !revokes(g)).any(|g| holds(&g)) && !grants.iter().filter(revokes).any(|g| holds(&g))
 }
 
-/// Whether a plain statement that wrote to the table changed no other.
+/// Checks that a plain statement that wrote to the table changed no other table.
 ///
 /// # Errors
-/// Definite when it may have, or when this user can't see it; each with the way out.
+/// Definite when it may have changed another, or when this user can't see that; the error has the remedy.
 pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &str) -> Result<()> {
     let stop = |reason: String, first: String| {
         Err(Error::definite(format!(

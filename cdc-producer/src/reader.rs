@@ -1,7 +1,8 @@
 //! Reads the binlog of one table, interleaves the snapshot's chunks, and fills batches for the publisher.
 //!
-//! Invariants: a batch carries the progress only when it ends between two transactions of the source; a chunk is read and
-//! goes out only there. The reader never decides that something is durable, it only says how far its batches reach.
+//! Invariants: a batch carries progress only when it ends between two transactions of the source; chunks are read and
+//! emitted only there. The reader never decides that something is durable: it only adds to each batch the progress that
+//! it reaches.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ mod xa;
 
 use xa::{Kept, Prepared};
 
-/// Events.
+/// Number of events.
 const LOOK_EVERY: u32 = 1_024;
 
 /// The reader of one run.
@@ -51,56 +52,56 @@ pub struct Reader {
     pub progress: Progress,
     /// The binlog.
     pub stream: EventStream,
-    /// Keeps the GTID set of the progress.
+    /// Keeps the GTID set of the progress correct.
     pub continuity: Continuity,
-    /// The server that it is a stream of.
+    /// The endpoint of the stream's server.
     pub endpoint: Arc<Endpoint>,
-    /// For the snapshot's queries.
+    /// Connection for the snapshot's queries.
     pub conn: Conn,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
-    /// Bytes of a chunk, and one row more.
+    /// Bytes after which a chunk takes no more rows.
     pub chunk_bytes: usize,
-    /// Makes dead letters of rows that can't be carried; without it they stop the stream.
+    /// Makes dead letters of rows that can't be carried; `None` stops the stream at such a row.
     pub letters: Option<Letters>,
-    /// Deletes in the topic what is gone from the table, at the end of a snapshot.
+    /// Deletes keys in the topic that are gone from the table, at the end of a snapshot.
     pub sweep: Sweep,
-    /// What is known of the table besides its rows.
+    /// Facts about the table besides its rows.
     pub known: Known,
     /// To the publisher.
     pub batches: mpsc::Sender<Batch>,
     /// Empty batches from the publisher.
     pub spare: mpsc::UnboundedReceiver<Batch>,
-    /// How long progress without records may wait to be committed.
+    /// How often progress without records is committed.
     pub position_every: Duration,
     /// Where it reports.
     pub status: Status,
 }
 
-/// Where the reader is, besides [`Reader::progress`].
+/// The reader's state besides [`Reader::progress`].
 struct State {
     batch: Batch,
     group: Option<Group>,
-    /// When the server created the file whose head is being read, in seconds since 1970.
+    /// Creation time of the file whose head is being read, in seconds since 1970.
     head: Option<u32>,
-    /// The transaction that is passed over: it was read before.
+    /// The transaction that is being skipped: it was read before.
     passed: Option<LastTransaction>,
     chunk: Option<Chunk>,
-    /// Rows that the next chunk is asked for, at most.
+    /// Maximum rows of the next chunk.
     chunk_limit: usize,
     plan: Option<(u64, Vec<u8>, Plan)>,
-    /// Tables of the open transaction that are not ours.
+    /// Tables of the open transaction other than ours.
     others: HashSet<u64>,
-    /// XA transactions whose outcome comes later.
+    /// XA transactions whose outcome is unknown.
     prepared: Prepared,
-    /// Progress has moved since it was last handed over.
+    /// Progress has moved since the last hand-over.
     moved: bool,
-    /// The place that was handed over last.
+    /// The place of the last hand-over.
     handed_over_to: Place,
-    /// Events until a look at the clock and at whether it shall stop: each costs more than a short event does.
+    /// Events until the next check of the clock and of the shutdown: such a check costs more than a short event.
     until_look: u32,
     handed_over: Instant,
-    /// The place has to be handed over at the next end of a transaction, full or not.
+    /// The progress must be handed over at the next end of a transaction, even if the batch is not full.
     overdue: bool,
 }
 
@@ -110,17 +111,17 @@ struct Group {
     /// Offset of its first event.
     begin: u64,
     pos: String,
-    /// It has begun with BEGIN, so it ends with an event of its own.
+    /// It began with BEGIN, so a separate event ends it.
     rows_follow: bool,
-    /// Its identity, if it is one of XA, and what it has written to the table.
+    /// The identity of an XA transaction, and its rows of the table.
     xa: Option<(String, Kept)>,
     /// Records so far.
     row: u64,
-    /// Where it begins in the batch; `None` when part of it has been handed over.
+    /// Its first record in the batch; `None` when part of it was handed over.
     batch_start: Option<usize>,
 }
 
-/// Says which row was parked, at most once a second: the metric counts them all.
+/// Logs a parked row, at most once a second: the metric counts them all.
 pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = Micros::now().0 / 1_000_000;
@@ -136,10 +137,10 @@ pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
 }
 
 impl Reader {
-    /// Reads until it is cancelled, then hands over what is complete.
+    /// Reads until it is cancelled, then hands over the complete transactions.
     ///
     /// # Errors
-    /// Transient when the link breaks, definite when an event can't be carried; what was handed over stays valid.
+    /// Transient when the link breaks, definite when an event can't be carried; batches already handed over stay valid.
     pub async fn run(mut self, shutdown: &CancellationToken) -> Result<()> {
         let mut state = State {
             batch: Batch::default(),
@@ -158,11 +159,11 @@ impl Reader {
             overdue: false,
         };
         let ended = self.read(&mut state, shutdown).await;
-        // What is complete goes out, whatever stops the stream behind it.
+        // Complete transactions are published, whatever stopped the stream after them.
         match state.group.take().map(|g| g.batch_start) {
             None => {}
             Some(Some(start)) => state.batch.truncate(start),
-            // The publisher holds half a transaction, which it drops.
+            // The publisher has part of a transaction, which it drops.
             Some(None) => return ended,
         }
         let handed_over = self.hand_over(&mut state, true).await;
@@ -175,7 +176,7 @@ impl Reader {
                 self.snapshot(state, shutdown).await?;
             }
             let Some(event) = self.next(state, shutdown).await? else { return Ok(()) };
-            // Much may come that is not ours.
+            // There may be many events of other tables.
             state.until_look = state.until_look.saturating_sub(1);
             if state.until_look == 0 {
                 state.until_look = LOOK_EVERY;
@@ -190,7 +191,7 @@ impl Reader {
         }
     }
 
-    /// The next event; hands over what is ready whenever it has to wait. `None` when it is cancelled meanwhile.
+    /// The next event; hands over the batch before it waits. `None` when it is cancelled meanwhile.
     async fn next(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<Option<Event>> {
         if let Some(event) = self.stream.next().now_or_never() {
             return event.map(Some);
@@ -204,7 +205,7 @@ impl Reader {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(None),
-                // What it held is to be sent again, even if nothing more happens on the source.
+                // The records in flight must be sent again, even if no further event arrives from the source.
                 () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
                 () = tokio::time::sleep_until(due), if wait_for_due => self.hand_over(state, true).await?,
@@ -226,7 +227,7 @@ impl Reader {
             Err(error) => return Err(error.at(&self.place_of(state, &event))),
         };
         match meaning {
-            // Heartbeats among them.
+            // Heartbeats are among these.
             Meaning::Nothing => {
                 if state.group.is_none() {
                     self.known.settle(&mut self.progress.table, &self.stream);
@@ -261,7 +262,7 @@ impl Reader {
             }
             Meaning::Rollback => {
                 let group = self.group(state)?;
-                // Part of them may be with the publisher, and have taken their rows out of a chunk.
+                // The publisher may have part of the rows, and they may have superseded rows of a chunk.
                 if group.row > 0 {
                     return Err(Error::definite(format!(
                         "transaction {} is rolled back in the binlog after {} rows",
@@ -278,16 +279,16 @@ impl Reader {
         Ok(())
     }
 
-    /// A statement that changes nothing: alone it is the whole transaction.
+    /// A statement without an effect: outside of BEGIN it is the whole transaction.
     async fn statement(&mut self, state: &mut State) -> Result<()> {
         if self.group(state)?.rows_follow { Ok(()) } else { self.end(state).await }
     }
 
-    /// Where an event is, for a message.
+    /// The place of an event, for a message.
     fn place_of(&self, state: &State, event: &Event) -> String {
         let (file, end) = self.stream.place();
         let header = event.header();
-        // Within a compressed transaction an event has no place of its own.
+        // An event within a compressed transaction has no offset.
         let length = if header.log_pos() == 0 { 0 } else { u64::from(header.event_size()) };
         let transaction = state.group.as_ref().map_or_else(String::new, |g| format!("transaction {}, ", g.pos));
         format!("{transaction}{file}:{}", end.saturating_sub(length))
@@ -351,7 +352,7 @@ impl Reader {
                     chunk.touch(id);
                 }
                 match (change, i64::try_from(id), &mut candidates) {
-                    // The topic has no record of it in this epoch, so the last epoch's is deleted.
+                    // The topic gets no record of it in this epoch, so the sweep deletes the record of the last epoch.
                     (Change::Refused(_, row), ..) => warn_of_first(batch, row),
                     (_, Ok(id), Some(candidates)) => drop(candidates.remove(&id)),
                     _ => {}
@@ -363,7 +364,7 @@ impl Reader {
                     RowChange::Updated(before, after) if before == after.id => {
                         put(Op::Update, Change::State(schema_id, after), before.into());
                     }
-                    // A changed key is the end of one product and the beginning of another.
+                    // A changed key is the delete of one product and the insert of another.
                     RowChange::Updated(before, after) => {
                         put(Op::Delete, Change::Gone(before), before.into());
                         put(Op::Create, Change::State(schema_id, after), after.id.into());
@@ -382,14 +383,14 @@ impl Reader {
         if !batch.is_full() {
             return Ok(());
         }
-        // What is complete before it does not wait for its end.
+        // Earlier complete transactions do not wait for the end of this one.
         if let Some(start) = group.batch_start.filter(|start| *start > 0) {
             group.batch_start = Some(0);
             let tail = batch.split_off(start);
             self.hand_over(state, true).await?;
             state.batch = tail;
         }
-        // A transaction that is longer than a batch goes out in parts, which costs Kafka a transaction of its own.
+        // A transaction that is longer than a batch is handed over in parts, which needs a separate Kafka transaction.
         if state.batch.is_full() {
             if let Some(group) = &mut state.group {
                 group.batch_start = None;
@@ -407,13 +408,14 @@ impl Reader {
         .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
     }
 
-    /// Hands the batch to the publisher, waiting while it is busy; `complete` says that it ends between transactions.
+    /// Hands the batch to the publisher, and waits while the publisher is busy. `complete`: the batch ends between
+    /// transactions.
     async fn hand_over(&mut self, state: &mut State, complete: bool) -> Result<()> {
         if state.batch.is_empty() && !(complete && state.moved) {
             return Ok(());
         }
         self.status.heard();
-        // To hand over may take as long as Kafka does.
+        // A hand-over may take as long as Kafka does, so check the shutdown next.
         state.until_look = 0;
         let mut batch = std::mem::replace(&mut state.batch, self.spare.try_recv().unwrap_or_default());
         if complete {
@@ -426,8 +428,8 @@ impl Reader {
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))
     }
 
-    /// Between two transactions: reads the next chunk, or lets it go out, batch by batch, when the stream has got far enough;
-    /// then deletes what is gone.
+    /// Between two transactions: reads the next chunk, or emits it batch by batch once the stream has reached its high
+    /// watermark; after the last chunk it runs the sweep.
     async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
         while let Some(snapshot) = &mut self.progress.snapshot
             && !shutdown.is_cancelled()
@@ -436,7 +438,7 @@ impl Reader {
                 return self.sweep(state).await;
             }
             let Some(chunk) = &mut state.chunk else {
-                // The server sends what is asked for, so a table of long rows is asked for fewer of them.
+                // The server sends all requested rows, so a table of long rows gets a smaller limit.
                 let limit = state.chunk_limit.clamp(1, self.chunk_rows);
                 let (schema_id, parks) = (self.schema_id, self.letters.is_some());
                 let form = ChunkForm { limit, bytes: self.chunk_bytes, schema_id, parks };
@@ -469,7 +471,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Between two transactions: the next step of the sweep; see [`crate::sweep`].
+    /// Between two transactions: runs the next step of the sweep; see [`crate::sweep`].
     async fn sweep(&mut self, state: &mut State) -> Result<()> {
         let Progress { epoch, position, .. } = &self.progress;
         let (epoch, pos, ts_us) = (*epoch, pos_of(position), position.committed_at.0);
@@ -511,7 +513,8 @@ impl Reader {
     }
 }
 
-/// Moves keys from `gone` into `batch` as deletes with this source, until it is full; returns the number of the next record.
+/// Moves keys from `gone` into `batch` as deletes with this source, until the batch is full. Returns the next record
+/// number.
 fn delete(gone: &Candidates, mut source: Source<'_>, batch: &mut Batch) -> u64 {
     let mut gone = gone.lock();
     while !batch.is_full()

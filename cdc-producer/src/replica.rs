@@ -1,4 +1,4 @@
-//! A server that is a replica itself: whether its binlog has the changes that it receives.
+//! Checks of a server that is a replica: whether its binlog contains the changes that it receives.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::stream::failed;
 
 const NAME: &str = "replica";
 
-/// What `SHOW REPLICA STATUS` says of one channel, by column.
+/// The fields of one channel in `SHOW REPLICA STATUS`, by column.
 type Channel = BTreeMap<String, String>;
 
-/// Checks the settings of a server that receives changes from another one; nothing on a server that does not.
+/// Checks the settings of a server that replicates from another one; no checks otherwise.
 ///
 /// # Errors
-/// Transient when the link breaks; what is wrong on the server is in the checks.
+/// Transient when the link breaks; faults of the server are in the checks.
 pub(crate) async fn checks(conn: &mut Conn, database: &str, table: &str) -> Result<Vec<Check>> {
     let old = conn.server_version() < (8, 0, 26);
     let (status, logs) = if old {
@@ -50,7 +50,7 @@ pub(crate) async fn checks(conn: &mut Conn, database: &str, table: &str) -> Resu
 
 fn channel(row: Row) -> Channel {
     let names: Vec<String> = row.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
-    // Old servers have the old words.
+    // Older servers use the old terms.
     let name = |name: String| name.replace("Slave", "Replica").replace("Master", "Source");
     let text = |value: Value| match value {
         Value::NULL => String::new(),
@@ -115,7 +115,8 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
     checks
 }
 
-/// Whether it receives nothing, as after a failover to this server. If it is started again, the next look finds it.
+/// Whether replication is stopped, as after a failover to this server. If somebody starts it again, the next check
+/// notices.
 fn is_stopped(channel: &Channel) -> bool {
     ["Replica_IO_Running", "Replica_SQL_Running"].into_iter().all(|name| get(channel, name) == "No")
 }
@@ -124,7 +125,7 @@ fn get<'a>(channel: &'a Channel, name: &str) -> &'a str {
     channel.get(name).map_or("", String::as_str)
 }
 
-/// The replication filter of the channel by which changes of the table may be left out.
+/// The replication filter of the channel that may exclude changes of the table.
 fn left_out(channel: &Channel, database: &str, table: &str) -> Option<String> {
     let list = |name: &str| -> Vec<String> {
         get(channel, name)
@@ -194,7 +195,7 @@ mod tests {
             (&[("Replicate_Wild_Ignore_Table", "shop.tmp%")], true, Good, ""),
             (&[("Replica_SQL_Running", "No")], true, Warning, "Replica_SQL_Running"),
             (&[("SQL_Delay", "3600")], true, Warning, "delayed by 3600 s"),
-            // MySQL looks at no Ignore_DB then.
+            // MySQL ignores Replicate_Ignore_DB then.
             (&[("Replicate_Do_DB", "shop"), ("Replicate_Ignore_DB", "shop")], true, Good, ""),
         ] {
             let checks = judged(fields, logs_updates);

@@ -1,4 +1,4 @@
-//! Wires reader, publisher and checkpoint file together, and begins again after what may heal.
+//! Connects reader, publisher and checkpoint file in a session, and starts a new session after a transient error.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ use crate::status::Status;
 use crate::sweep::Sweep;
 use crate::view::Watched;
 
-/// How long a producer that was asked to stop waits for Kafka. Container engines kill after ten seconds, and blocked
-/// threads are waited for after this.
+/// How long a stopping producer waits for Kafka. Container engines kill after ten seconds, and the wait for blocked
+/// threads follows this one.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// Everything a producer is told.
+/// All settings of a producer.
 #[derive(Clone, Debug)]
 pub struct ProducerSettings {
     /// The source.
@@ -48,20 +48,20 @@ pub struct ProducerSettings {
     pub server_id: u32,
     /// When a Kafka transaction is committed.
     pub limits: Limits,
-    /// How often the server sends a heartbeat when nothing happens.
+    /// How often the server sends a heartbeat when there are no events.
     pub heartbeat: Duration,
     /// Rows in a chunk of the snapshot.
     pub chunk_rows: usize,
-    /// What happens to a row that a record can't carry.
+    /// The reaction to a row that a record can't carry.
     pub on_refused: OnRefused,
-    /// Bytes that may be on the way from the reader to Kafka.
+    /// Maximum bytes between the reader and Kafka.
     pub memory: usize,
-    /// Bytes of the largest event of the binlog that is taken into memory.
+    /// Bytes of the largest event of the binlog that is read into memory.
     pub max_event: usize,
 }
 
 impl ProducerSettings {
-    /// From the settings.
+    /// Takes the settings of the producer.
     ///
     /// # Errors
     /// Usage, naming the setting.
@@ -94,17 +94,17 @@ impl ProducerSettings {
 
 /// How one session ended without an error.
 enum End {
-    /// As asked.
+    /// As requested.
     Stopped,
-    /// A person edited the checkpoint file: begin again with what it says now.
+    /// A person edited the checkpoint file: begin again from its new content.
     Edited,
 }
 
 /// Runs until it is cancelled.
 ///
 /// # Errors
-/// Definite errors at once. Transient ones are tried again with growing pauses, except when nothing has ever worked for
-/// `STARTUP_PATIENCE`.
+/// Definite errors at once. Transient ones are retried with growing pauses, unless no session has started streaming
+/// within `STARTUP_PATIENCE`.
 pub async fn run(settings: ProducerSettings, status: Status, shutdown: CancellationToken) -> Result<()> {
     let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()).observed_by(Arc::new(status.clone())));
     tokio::select! {
@@ -159,7 +159,7 @@ async fn session(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    // To let go of a start is what a kill would do, and safe at every moment; nothing has been read yet.
+    // Dropping a start has the effect of a kill, which is safe at every moment; nothing has been read yet.
     let ready = tokio::select! {
         () = shutdown.cancelled() => return Ok(End::Stopped),
         ready = prepare(settings, endpoint, file, memory, status) => ready?,
@@ -179,7 +179,7 @@ async fn session(
     }
 }
 
-/// Streams until it is stopped, a person edits the checkpoint file, or something breaks.
+/// Streams until it is stopped, a person edits the checkpoint file, or an error occurs.
 async fn stream(
     settings: &ProducerSettings,
     endpoint: &Arc<Endpoint>,
@@ -227,8 +227,8 @@ async fn stream(
     };
     status.streaming(&reader.progress, epoch::cut_partitions(&bounds));
 
-    // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits what is
-    // complete. A failed publisher ends the reader the same way.
+    // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits the
+    // complete transactions. A failed publisher also closes the channel, which ends the reader.
     let stop = shutdown.child_token();
     let finished = CancellationToken::new();
     let handle = Handle::current();
@@ -269,7 +269,8 @@ async fn stream(
         memory.advanced = true;
         memory.ours.clear();
     }
-    // What the session found committed at its start stays in the list: its own progress may differ from that.
+    // The progress that was committed before this session stays in the list: the session's own first progress may
+    // differ.
     memory.ours.splice(0..0, committed);
     memory.ours.extend(attempted_view.borrow().clone());
     match published {
@@ -294,12 +295,12 @@ async fn stream(
     Ok(if edited { End::Edited } else { End::Stopped })
 }
 
-/// Proves now and then, each time by a new connection, that the server of the session still has the history that is committed,
-/// and that it writes every change to its binlog; if not, tells the session to `stop`. Ends when everything is `finished`.
+/// Checks regularly, each time on a new connection, that the server of the session still has the committed history and
+/// writes every change to its binlog; otherwise cancels `stop`. Ends when `finished` is cancelled.
 ///
 /// # Errors
-/// Definite when the history was reset; as [`Endpoint::connect`] when the connection reaches another server. What else fails is
-/// asked again, as the stream itself notices a server that is away.
+/// Definite when the history was reset; as [`Endpoint::connect`] when the connection reaches another server. Other
+/// errors are retried, since the stream notices an unreachable server anyway.
 async fn watch_history(
     endpoint: &Endpoint,
     source: &(String, String),
@@ -311,7 +312,7 @@ async fn watch_history(
     loop {
         let ask = async {
             tokio::time::sleep(EVERY).await;
-            // Known before the server is asked, so that it can't be behind for any other reason.
+            // Read before the server is asked, so that the server can't be behind it for another reason.
             let Some(progress) = committed.borrow().clone() else { return Ok(None) };
             let mut conn = match endpoint.reach().await? {
                 Reached::Same(conn) => conn,

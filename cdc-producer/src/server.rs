@@ -1,4 +1,4 @@
-//! What the producer asks the MySQL server besides its binlog and its rows: who it is, and where its binlog stands.
+//! Queries to the MySQL server besides its binlog and its rows: its identity, and the end of its binlog.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub struct BinlogFile {
 }
 
 impl Server {
-    /// Asks the server who it is.
+    /// Asks the server for its identity and history.
     ///
     /// # Errors
     /// As [`pipeline::table::failed`].
@@ -60,7 +60,7 @@ impl Server {
 /// Reads a GTID set as the server prints it.
 ///
 /// # Errors
-/// Definite when it is of an unknown form.
+/// Definite when it can't be parsed.
 pub fn gtid_set(text: &str) -> Result<GtidSet> {
     text.parse().map_err(|e| Error::definite(format!("the server's answer: {e}")))
 }
@@ -78,7 +78,7 @@ pub async fn binlog_end(conn: &mut Conn) -> Result<(String, u64)> {
         .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))
 }
 
-/// The binlog files that the server has, oldest first.
+/// The server's binlog files, oldest first.
 ///
 /// # Errors
 /// Definite when the binlog is off or the user may not ask.
@@ -102,8 +102,9 @@ pub async fn now(conn: &mut Conn) -> Result<Micros> {
     now.map(Micros).ok_or_else(|| Error::transient("the server does not tell its time"))
 }
 
-/// Whether the server has executed these transactions. They may be later than what it was asked before: another producer
-/// was at work until it was fenced; and the server counts a transaction as executed an instant after it is in the binlog.
+/// Whether the server has executed these transactions, with a short wait. They may be newer than the last answer:
+/// another producer was active until it was fenced, and the server counts a transaction as executed slightly after it
+/// is in the binlog.
 ///
 /// # Errors
 /// As [`pipeline::table::failed`].
@@ -112,8 +113,8 @@ pub async fn executes(conn: &mut Conn, set: &GtidSet) -> Result<bool> {
     Ok(wait_executed(conn, set, PATIENCE).await?.unwrap_or(false))
 }
 
-/// Waits until the server has executed these transactions; whether it has in time. `None` where `gtid_mode` is OFF and the
-/// server refuses to say.
+/// Waits until the server has executed these transactions. Returns whether it has in time; `None` when `gtid_mode` is
+/// OFF and the server refuses to answer.
 async fn wait_executed(conn: &mut Conn, set: &GtidSet, patience: Duration) -> Result<Option<bool>> {
     const GTID_MODE_OFF: u16 = 3062;
     let query = "SELECT WAIT_FOR_EXECUTED_GTID_SET(?, ?)";
@@ -124,11 +125,12 @@ async fn wait_executed(conn: &mut Conn, set: &GtidSet, patience: Duration) -> Re
     }
 }
 
-/// Waits until every transaction up to `position` is visible to a later read on this connection. A transaction stands in
-/// the binlog before its rows can be seen, so a read right after the stream has passed it might miss it.
+/// Waits until every transaction up to `position` is visible to a later read on this connection. A transaction is in
+/// the binlog before its rows are visible, so a read directly after the stream has passed it might miss it.
 ///
-/// With GTIDs the server is asked to wait. Without, or while `gtid_mode` is OFF, an empty moment of `LOCK TABLES … READ` does
-/// it: the lock is granted when no transaction that wrote to the table is still on its way, and given back at once.
+/// With GTIDs the server waits for the set. Without them, or while `gtid_mode` is OFF, `LOCK TABLES … READ` waits: the
+/// server grants the lock when no transaction that wrote to the table is still being committed, and it is released at
+/// once.
 ///
 /// # Errors
 /// Transient when it takes longer than ten seconds.

@@ -1,11 +1,12 @@
-//! The initial snapshot: chunks by primary key that meet the stream exactly, without a lock.
+//! The initial snapshot: chunks by primary key, which join the stream exactly, without a lock.
 //!
-//! Between two transactions the reader stops at position S. All up to S is made visible ([`server::make_visible`]), then a
-//! chunk is read in one statement, then the end of the binlog, H. What the chunk shows is the state at S plus some of the
-//! transactions between S and H; so while the stream goes from S to H, each row that it touches is taken out of the chunk:
-//! the stream has the newer state. At H the rest goes out. It is exact at S, and at every position up to H.
+//! Between two transactions the reader stops at position S, the low watermark. First, all transactions up to S become
+//! visible ([`server::make_visible`]); then one statement reads a chunk; then the end of the binlog is read, the high
+//! watermark H. The chunk shows the state at S plus some of the transactions between S and H. So while the stream goes
+//! from S to H, each row that it touches is removed from the chunk: the stream has the newer state. At H the remaining
+//! rows are emitted. They are exact at S and at every position up to H.
 //!
-//! What is gone from the table is deleted in the topic afterwards: [`crate::sweep`].
+//! Keys that are gone from the table are deleted in the topic afterwards: [`crate::sweep`].
 
 use mysql_async::Conn;
 use pipeline::avro;
@@ -19,25 +20,25 @@ use crate::batch::{Batch, Change};
 use crate::reader::warn_of_first;
 use crate::server;
 
-/// The rows of one key range on their way out.
+/// The rows of one key range, until they are emitted.
 #[derive(Debug)]
 pub struct Chunk {
     /// Rows in key order.
     rows: Vec<Row>,
-    /// Rows that have gone out.
+    /// Number of rows that were processed.
     out: usize,
-    /// Their values in wire format.
+    /// The rows' values in wire format.
     data: Vec<u8>,
-    /// The key range that has not gone out begins after this key.
+    /// The remaining key range begins after this key.
     after: Option<i128>,
-    /// It ends with this key; `None` at the end of the table.
+    /// The key range ends with this key; `None` at the end of the table.
     last: Option<i128>,
-    /// The binlog's end after the read: the stream must get here first.
+    /// The binlog's end after the read, H: the stream must reach it before the chunk is emitted.
     high: (String, u64),
-    /// The position S, as the records say it.
+    /// The position S, in the form of the records.
     pos: String,
     read_at: Micros,
-    /// Not all rows that were asked for are in it.
+    /// The chunk has fewer rows than the statement returned.
     is_cut: bool,
 }
 
@@ -50,7 +51,7 @@ pub struct ChunkForm {
     pub bytes: usize,
     /// Schema id of the values.
     pub schema_id: u32,
-    /// A row that can't be carried becomes a dead letter, and is no error.
+    /// Whether a row that can't be carried becomes a dead letter instead of an error.
     pub parks: bool,
 }
 
@@ -58,29 +59,28 @@ pub struct ChunkForm {
 struct Row {
     id: i128,
     end: usize,
-    /// The stream has brought a newer state.
+    /// The stream has a newer state of the row.
     superseded: bool,
-    /// It can't be carried.
+    /// Set when the row can't be carried.
     refused: Option<Box<RefusedRow>>,
 }
 
-/// What has been emitted.
+/// The result of emitting.
 #[derive(Debug)]
 pub struct Emitted {
-    /// Nothing of the chunk is left.
+    /// Whether the whole chunk is processed.
     pub is_out: bool,
-    /// The key range that has not gone out begins after this key; `None` before the first key, or when the chunk is out and
-    /// was the last one.
+    /// The remaining key range begins after this key; `None` before the first key, or when the last chunk is processed.
     pub after: Option<i128>,
     /// Records of the snapshot so far.
     pub rows: u64,
 }
 
 impl Chunk {
-    /// Reads the rows after `after`; the stream stands at `position`, between two transactions.
+    /// Reads the rows after `after`; the stream is at `position`, between two transactions.
     ///
     /// # Errors
-    /// As the queries; definite for a value that can't be carried, unless it is to be parked.
+    /// Errors of the queries; definite for a value that can't be carried, unless it is to be parked.
     pub async fn read(
         conn: &mut Conn,
         table: &SourceTable,
@@ -119,25 +119,26 @@ impl Chunk {
         Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at, is_cut })
     }
 
-    /// The number of its rows, if there were more of them than it may hold in bytes.
+    /// The number of its rows, if the limit of bytes cut it.
     pub fn cut_at(&self) -> Option<usize> {
         self.is_cut.then_some(self.rows.len())
     }
 
-    /// Where the stream must get before the chunk goes out.
+    /// The place that the stream must reach before the chunk is emitted.
     pub fn high(&self) -> (&str, u64) {
         (&self.high.0, self.high.1)
     }
 
-    /// The stream has brought a newer state of this row.
+    /// Marks that the stream has a newer state of this row.
     pub fn touch(&mut self, id: i128) {
         if let Ok(i) = self.rows.binary_search_by_key(&id, |r| r.id) {
             self.rows[i].superseded = true;
         }
     }
 
-    /// Appends what is left of the chunk to `batch`, in key order, until the batch is full. Numbers the records from `number`.
-    /// What is behind goes out with the next call, or is read again after a kill. `letters` are there if rows are parked.
+    /// Appends the remaining rows of the chunk to `batch`, in key order, until the batch is full. Numbers the records
+    /// from `number`. The next call emits the rest, or it is read again after a kill. `letters` is needed if rows are
+    /// parked.
     pub fn emit(&mut self, epoch: u64, number: u64, letters: Option<&Letters>, batch: &mut Batch) -> Emitted {
         let (op, pos) = (Op::Snapshot, self.pos.as_str().into());
         let mut source = Source { op, ts_us: self.read_at.0, pos, row: number, epoch };
@@ -152,7 +153,7 @@ impl Chunk {
                 _ if row.superseded => continue,
                 (Some(refused), Some(letters), _) => Change::Refused(letters, refused),
                 (None, _, Ok(id)) => Change::Encoded(id, &self.data[start..row.end]),
-                // `read` keeps neither a row that is not to be parked nor a product with such an id.
+                // `read` returns neither an unparked refused row nor a product with an id beyond `i64`.
                 _ => continue,
             };
             batch.push(change, &source);
@@ -166,7 +167,7 @@ impl Chunk {
     }
 }
 
-/// The position that a record of a snapshot is exact at, as its header says it.
+/// The position at which a snapshot record is exact, in the form of its header.
 pub fn pos_of(position: &Position) -> String {
     match &position.gtid_set {
         Some(set) => set.to_string(),
@@ -226,7 +227,7 @@ mod tests {
                 assert_eq!(emitted.after, None);
                 break;
             }
-            // A kill here reads the rest again, and nothing of what is out.
+            // A kill here makes the next start read the rest again, but none of the emitted rows.
             assert_eq!(emitted.after, keys.last().copied());
             assert_eq!(batch.len(), 1_000);
         }

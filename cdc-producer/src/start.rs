@@ -1,8 +1,8 @@
-//! A start: everything up to the first event.
+//! The start of a session: all steps before the first event.
 //!
-//! Its order is part of exactly once: the new transactional producer is initialised first, which fences an earlier one and
-//! settles what it had in flight; only then is the position read back. What the checkpoint file refuses is found before
-//! that, so that it fences nobody.
+//! The order of the steps is part of exactly once: first the new transactional producer is initialised, which fences an
+//! earlier one and completes or aborts its transaction in flight; only then is the position read back. A checkpoint
+//! file that is refused is found before that, so that such a start fences nobody.
 
 use std::time::Instant;
 
@@ -38,7 +38,7 @@ pub(crate) struct Session {
     pub(crate) schema_id: u32,
     pub(crate) producer: TransactionalProducer,
     pub(crate) progress: Progress,
-    /// What the topic held at the start.
+    /// The topic's bounds at the start.
     pub(crate) bounds: Vec<Bounds>,
     pub(crate) conn: mysql_async::Conn,
     pub(crate) stream: EventStream,
@@ -46,7 +46,7 @@ pub(crate) struct Session {
     pub(crate) known: Known,
 }
 
-/// Everything up to the first event; `None` when somebody has edited the checkpoint file meanwhile.
+/// Runs all steps before the first event; `None` when somebody has edited the checkpoint file meanwhile.
 pub(crate) async fn prepare(
     settings: &ProducerSettings,
     endpoint: &Endpoint,
@@ -60,13 +60,13 @@ pub(crate) async fn prepare(
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
     let registry = settings.registry.clone();
-    // As a task of its own: to begin with TLS keeps a core busy for a while, here and for MySQL.
+    // A separate task, as the TLS handshake keeps a core busy for a while, here and at MySQL.
     let registering = tokio::spawn(async move { Registry::new(registry)?.register().await });
     let register = async { registering.await.map_err(|e| panicked("registering the schema", &e))? };
     let look_up = async {
         let (kafka, topics) = (settings.kafka.clone(), target.topics(&settings.kafka));
         let missing = blocking(move || kafka::check_topics(&kafka, &topics)).await?;
-        // Without progress nothing was written yet: both are made, and none is missing then.
+        // Without progress nothing was written yet: create the topics, so that none is missing.
         if missing.contains(&target.checkpoint_topic) {
             ensure_topics(&settings.kafka, target.topics(&settings.kafka)).await?;
             return Ok(false);
@@ -76,7 +76,7 @@ pub(crate) async fn prepare(
         }
         Ok(missing.contains(&target.topic))
     };
-    // Made meanwhile; nobody is fenced yet.
+    // Created in parallel; this fences nobody yet.
     let connect = {
         let (kafka, topic) = (settings.kafka.clone(), target.checkpoint_topic.clone());
         blocking(move || {
@@ -101,7 +101,7 @@ pub(crate) async fn prepare(
         return Err(Error::transient("the server's checks did not come to an end"));
     };
     table.longest_text = settings.kafka.longest_text();
-    // The state of the file is looked at first: what it refuses must not fence anybody.
+    // The file is checked first: a refused one must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),
         text => text,
@@ -110,7 +110,7 @@ pub(crate) async fn prepare(
         file.state(text.as_deref())?;
     }
     if memory.fenced > 0 {
-        // Whoever has to leave does so before it fences the other one once more.
+        // A producer that must exit does so before it fences the other one once more.
         let (kafka, target) = (settings.kafka.clone(), target.clone());
         let committed = blocking(move || target.progress(LastRecords::new(&kafka)?)).await?;
         memory.may_go_on(committed.as_ref(), settings)?;
@@ -122,7 +122,7 @@ pub(crate) async fn prepare(
             producer.connect(&target.checkpoint_topic);
             let producer = producer.initialise()?;
             failpoint::at("producer.initialised");
-            // Whatever an earlier producer wrote is settled now, and nobody else writes.
+            // The transactions of earlier producers with this id have ended now, and none of them can write any more.
             let bounds = if topic_is_missing { Vec::new() } else { records.bounds(&target.topic, partitions)? };
             let topic_id = if topic_is_missing { None } else { records.topic_id(&target.topic)? };
             let committed = target.progress(records)?;
@@ -203,7 +203,7 @@ pub(crate) async fn prepare(
 
     done("the position is settled");
     if !table_exists && SourceTable::exists(&mut conn, &table.database, &table.table).await? {
-        // The checks that it passes now are those of the next start.
+        // The next start checks the new table.
         return Err(Error::transient(format!("the table {source} was created while the producer started")));
     }
     let known = Known::now(&mut conn, &table, table_exists, logs_cascades).await?;
@@ -213,7 +213,7 @@ pub(crate) async fn prepare(
     Ok(Some(Session { target, table, schema_id, producer, progress, bounds, conn, stream, continuity, known }))
 }
 
-/// Looking topics up blocks for as long as Kafka does not answer, so it has a thread of its own.
+/// Looking up topics blocks for as long as Kafka does not answer, so it runs in a separate thread.
 async fn ensure_topics(settings: &KafkaSettings, topics: Vec<TopicSpec>) -> Result<()> {
     let (settings, runtime) = (settings.clone(), Handle::current());
     blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &topics))).await

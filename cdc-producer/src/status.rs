@@ -1,6 +1,6 @@
-//! What can be seen of the producer from outside: its numbers and its health.
+//! The producer's metrics and health.
 //!
-//! `docs/metrics.md` says what each number means and when to worry.
+//! `docs/metrics.md` explains each metric and when to act.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use pipeline::telemetry::{Counter, Gauge, Health, Metrics, Sign};
 use crate::dump::Observer;
 use crate::lag::{Lag, Place, Sample};
 
-/// Kafka is asked every two seconds when there is nothing to send.
+/// Longest time without an answer of Kafka, which is asked every two seconds when there is nothing to send.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
-/// A heartbeat may be so late.
+/// Allowed delay of a heartbeat.
 const HEARTBEAT_DELAY: Duration = Duration::from_secs(5);
 
 /// A handle that the parts of the producer report to; clones share it.
@@ -51,7 +51,7 @@ impl Observer for Status {
 }
 
 impl Status {
-    /// Names the numbers; MySQL sends a sign of life every `heartbeat`.
+    /// Registers the metrics; MySQL sends a sign of life every `heartbeat`.
     pub fn new(metrics: &Metrics, health: Health, heartbeat: Duration) -> Self {
         let lag: Arc<Mutex<Lag>> = Arc::default();
         let of = |value: fn(&Lag) -> Option<f64>| {
@@ -131,7 +131,7 @@ impl Status {
         self.health.while_waiting(what, call)
     }
 
-    /// MySQL has given a sign of life. That is progress only while Kafka answers as well.
+    /// MySQL has sent something. This counts as progress only while Kafka answers as well.
     pub fn heard(&self) {
         self.mysql.wait();
         self.last_event.set(Micros::now().0 / 1_000_000);
@@ -140,12 +140,12 @@ impl Status {
         }
     }
 
-    /// The start makes progress elsewhere than in the binlog.
+    /// The start has made progress other than reading the binlog.
     pub fn progress(&self) {
         self.health.progress();
     }
 
-    /// What takes long has come so far.
+    /// Reports how far a long operation is.
     pub fn working(&self, state: &str) {
         tracing::info!("{state}");
         self.health.still_waits_for(state);
@@ -156,7 +156,7 @@ impl Status {
         self.kafka.wait();
     }
 
-    /// The stream begins behind what is committed; retention has cut so many partitions of the topic.
+    /// The stream begins at the committed position; retention has cut this many partitions of the topic.
     pub fn streaming(&self, progress: &Progress, cut_partitions: usize) {
         self.cut_partitions.set(i64::try_from(cut_partitions).unwrap_or(i64::MAX));
         self.show(progress);
@@ -165,7 +165,7 @@ impl Status {
         self.health.ready();
     }
 
-    /// The session has ended, so nobody is waited for.
+    /// The session has ended, so no answer is due.
     pub fn ended(&self) {
         self.kafka.rest();
         self.mysql.rest();
@@ -177,18 +177,18 @@ impl Status {
         self.failures[usize::from(error.class() != Class::Transient)].add(1);
     }
 
-    /// A Kafka transaction came to nothing.
+    /// A Kafka transaction was not committed.
     pub fn aborted(&self) {
         self.aborts.add(1);
     }
 
-    /// Kafka says that another producer took over, or that a transaction took too long.
+    /// Kafka has fenced the producer: another one took over, or a transaction exceeded its timeout.
     pub fn fenced(&self) {
         self.fences.add(1);
     }
 
-    /// Why the checkpoint file does not say what is in Kafka; that it does not is no reason to stop the stream, so the
-    /// producer stays ready.
+    /// Sets why the checkpoint file can't show or follow the progress. The stream continues, so the producer stays
+    /// ready.
     pub fn view_outdated(&self, error: Option<&Error>) {
         self.view_outdated.set(i64::from(error.is_some()));
         self.health.warn(error.map(|error| match error.remedy() {
@@ -197,12 +197,12 @@ impl Status {
         }));
     }
 
-    /// The server has said where its binlog ends.
+    /// The server has answered with the end of its binlog.
     pub(crate) fn sampled(&self, sample: Sample) {
         self.lag().sampled(sample);
     }
 
-    /// After what was handed over last the stream has come to `place`, and there was nothing for us.
+    /// After the last hand-over the stream has reached `place` without an event for our table.
     pub(crate) fn nothing_until(&self, handed_over: &Place, place: Place) {
         self.lag().nothing_until(handed_over, place);
     }

@@ -1,4 +1,4 @@
-//! The binlog from a position on, and what the server's errors about it mean.
+//! The binlog from a position on, and the classes of the server's errors about it.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::dump::{Event, Events, Observer};
 use crate::endpoint::Endpoint;
 use crate::probe::HEAD;
 
-/// HEARTBEAT_LOG_EVENT_V2, which mysql_common has no name for.
+/// HEARTBEAT_LOG_EVENT_V2, which mysql_common does not define.
 pub const HEARTBEAT_V2: u8 = 41;
 
-/// The server ends the dump of an earlier reader with the same id, except of this one.
+/// The server ends an earlier dump with the same id, except with this one.
 const NOBODY: u32 = 0;
 
-/// How often a look-up says how far it is.
+/// How often a search reports its place.
 pub(crate) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// A running dump of the binlog.
@@ -30,14 +30,14 @@ pub struct EventStream {
     events: Events,
     options: StreamOptions,
     work: Option<Work>,
-    /// Offset of the first event of a scan that was asked for from an earlier one; 0 when that event was reached.
+    /// Offset of the first event of a scan that began at an earlier offset; 0 when that event was reached.
     first: u64,
 }
 
-/// A look-up in the binlog, which may take long.
+/// A search in the binlog, which may take long.
 struct Work {
     observer: Arc<dyn Observer>,
-    /// What it is for.
+    /// Its purpose.
     purpose: &'static str,
     begun: Instant,
     said: Instant,
@@ -49,7 +49,7 @@ impl Work {
         Some(Self { observer, purpose, begun, said: begun })
     }
 
-    /// Says from time to time how far it is.
+    /// Reports its place from time to time.
     fn is_at(&mut self, (file, offset): (&str, u64)) {
         if self.said.elapsed() >= SAY_EVERY {
             self.said = Instant::now();
@@ -59,22 +59,23 @@ impl Work {
     }
 }
 
-/// How the binlog is asked for.
+/// The options of a request for the binlog.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamOptions {
     /// `producer.server_id`, which no other reader of the server may use.
     pub server_id: u32,
-    /// The server sends a heartbeat whenever nothing has come for so long.
+    /// The server sends a heartbeat after this time without an event.
     pub heartbeat: Duration,
-    /// A larger event that is needed is an error; bytes.
+    /// Maximum bytes of an event that must be read; a larger one is an error.
     pub max_event: usize,
 }
 
 impl EventStream {
-    /// Asks the server of the session for the binlog from the file and offset of `position`, and for what is written later.
+    /// Requests the binlog from the server of the session, from the file and offset of `position` on, including later
+    /// events.
     ///
     /// # Errors
-    /// Transient when the connection breaks; definite when the server no longer has what is asked for; as
+    /// Transient when the connection breaks; definite when the server no longer has that part of the binlog; as
     /// [`Endpoint::connect`] when another server answers.
     pub async fn open(endpoint: &Endpoint, position: &Position, options: StreamOptions) -> Result<Self> {
         let from = first_offset(position);
@@ -89,9 +90,9 @@ impl EventStream {
         Ok(stream)
     }
 
-    /// Asks the server of the session for the binlog from `offset` in `file` to its end as it is now, for a `purpose` that
-    /// the log names if it takes long; with a set, without the
-    /// transactions in it, which the server does only while its `gtid_mode` is ON.
+    /// Requests the binlog from the server of the session, from `offset` in `file` to its present end. The log names
+    /// the `purpose` if this takes long. With a set, the server leaves out the transactions in it, which works only
+    /// while its `gtid_mode` is ON.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -112,23 +113,23 @@ impl EventStream {
             request = request.with_use_gtid(true).with_sids(sids(set)?);
         }
         let events = endpoint.dump().await?.dump(&request, HEARTBEAT).await?;
-        // A scan looks at no rows.
+        // A scan does not read rows.
         let options = StreamOptions { server_id: NOBODY, heartbeat: HEARTBEAT, max_event: 0 };
         let work = Work::of(endpoint, purpose);
         Ok(Self { events, options, work, first: if from == offset { 0 } else { offset } })
     }
 
-    /// How it was asked for.
+    /// The options of its request.
     pub fn options(&self) -> StreamOptions {
         self.options
     }
 
-    /// For a scan whose rows are needed: the most bytes of an event.
+    /// Sets the maximum bytes of an event, for a scan whose rows are needed.
     pub fn set_max_event(&mut self, max_event: usize) {
         self.options.max_event = max_event;
     }
 
-    /// The next event; heartbeats too. Dropping the future loses nothing.
+    /// The next event, heartbeats included. Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`Events::next`]. After an error the stream must be dropped.
@@ -167,7 +168,7 @@ impl EventStream {
         self.events.complete(event, self.options.max_event).await
     }
 
-    /// What an error about the last event means, see [`Events::blame`].
+    /// The error to report about the last event, see [`Events::blame`].
     pub async fn blame(&mut self, error: Error) -> Error {
         self.events.blame(error).await
     }
@@ -182,25 +183,25 @@ impl EventStream {
         self.events.begin()
     }
 
-    /// Whether the last error is the server's refusal to send a transaction because of its `gtid_mode`: with ON it sends none
-    /// without a GTID, and with OFF none with one.
+    /// Whether the last error is the server's refusal to send a transaction because of its `gtid_mode`: with ON it does
+    /// not send those without a GTID, and with OFF those with one.
     pub fn is_refused_by_gtid_mode(&self) -> bool {
         self.events.server_error().is_some_and(|error| gtid_mode_refuses(&error.message))
     }
 
-    /// Whether the last error means that bytes are not an event, see [`Events::is_damaged`].
+    /// Whether the last error means that some bytes are not an event, see [`Events::is_damaged`].
     pub fn is_damaged(&self) -> bool {
         self.events.is_damaged()
     }
 
-    /// Whether the stream stands at or beyond this place.
+    /// Whether the stream is at or beyond this place.
     pub fn has_reached(&self, file: &str, offset: u64) -> bool {
         let place = self.place();
         compare_files(place.0, file).then(place.1.cmp(&offset)) != Ordering::Less
     }
 }
 
-/// The offset after an event whose header has only its lower 32 bits; 0 there stands for none (artificial events, and
+/// The offset after an event, from the lower 32 bits in its header; 0 means that it has none (artificial events, and
 /// those within a compressed transaction).
 pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
     if log_pos == 0 {
@@ -211,27 +212,29 @@ pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
     if near >= before { near } else { near + (1 << 32) }
 }
 
-/// The offset to ask the server for, to read what begins at `offset`: COM_BINLOG_DUMP has 32 bits for it, so what begins beyond
-/// 4 GiB is reached from the head of the file. COM_BINLOG_DUMP_GTID has 64 bits, and works only while `gtid_mode` is ON.
+/// The offset to request in order to read the event at `offset`: COM_BINLOG_DUMP has 32 bits for it, so an event beyond
+/// 4 GiB is reached from the head of the file. COM_BINLOG_DUMP_GTID has 64 bits, but works only while `gtid_mode` is
+/// ON.
 fn askable(offset: u64) -> u64 {
     if offset > u64::from(u32::MAX) { HEAD } else { offset }
 }
 
-/// Whether a scan whose first event is at `first` has come there, or to the end of the file before, with an event of this type
-/// and header that begins at `begin`. An artificial event, which names no place, is part of neither.
+/// Whether a scan has reached its first event at `first`, or the end of the previous file, with an event of this type
+/// and header that begins at `begin`. An artificial event has no place, and never counts.
 fn is_reached(first: u64, begin: u64, kind: u8, log_pos: u32) -> bool {
     let ends_file = kind == EventType::ROTATE_EVENT as u8 || kind == EventType::STOP_EVENT as u8;
     log_pos != 0 && (ends_file || begin >= first)
 }
 
-/// Where to begin reading for a position: its offset, or else the begin of its last transaction, or else the head of its file.
+/// The offset to request for a position: its own, or else the begin of its last transaction, or else the head of its
+/// file.
 fn first_offset(position: &Position) -> u64 {
     let last = position.anchor.as_ref().and_then(|anchor| anchor.last.as_ref());
     let begin = last.map_or(position.offset, |last| last.begin);
     if askable(position.offset) == position.offset { position.offset } else { askable(begin) }
 }
 
-/// The GTID set as the dump command wants it: one entry for each source and tag.
+/// The GTID set in the form of the dump command: one entry for each source and tag.
 fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
     set.sources()
         .map(|(source, intervals)| {
@@ -244,26 +247,27 @@ fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
         .collect()
 }
 
-/// An event that can't be parsed.
+/// The error for an event that can't be parsed.
 pub fn damaged(kind: &str, error: &dyn std::fmt::Display) -> Error {
     Error::definite(format!("a {kind} event of the binlog can't be read: {error}"))
         .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
 }
 
-/// Whether the server does not send a transaction because its `gtid_mode` is ON and the transaction has no GTID, or is OFF and
-/// the transaction has one.
+/// Whether the server refuses to send a transaction, because its `gtid_mode` is ON and the transaction has no GTID, or
+/// it is OFF and the transaction has one.
 fn gtid_mode_refuses(message: &str) -> bool {
     let text = message.to_lowercase();
     text.contains("cannot replicate") && text.contains("gtid_mode")
 }
 
-/// Sorts an error of the server or the link.
+/// Classifies an error of the server or the link.
 pub fn failed(what: &str, error: mysql_async::Error) -> Error {
     const MASTER_FATAL_ERROR_READING_BINLOG: u16 = 1236;
     let reset = "ask for a new snapshot: `cdc-producer checkpoint reset`";
     match error {
         mysql_async::Error::Server(e) if e.code == MASTER_FATAL_ERROR_READING_BINLOG => {
-            // The server's words tell apart what will not heal from what will (a second reader with the same id).
+            // Only the server's text distinguishes permanent errors from transient ones (a second reader with the same
+            // id).
             let text = e.message.to_lowercase();
             if text.contains("purged") || text.contains("could not find") || text.contains("impossible position") {
                 return Error::definite(format!(
@@ -351,7 +355,7 @@ mod tests {
             (FIRST - 80, gtid, 500, false),
             (FIRST, gtid, 580, true),
             (FIRST + 80, gtid, 660, true),
-            // Beyond the end of the file.
+            // The offset is beyond the end of the file.
             (HEAD, rotate, 300, true),
             (FIRST - 90, stop, 433, true),
         ] {

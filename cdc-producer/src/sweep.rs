@@ -1,19 +1,20 @@
-//! The end of a snapshot: deletes in the topic what is gone from the table, with bounded memory, while the stream continues.
+//! The end of a snapshot: deletes the keys in the topic that are gone from the table, with bounded memory, while the
+//! stream continues.
 //!
-//! When an epoch begins, the end of each of the topic's partitions is noted: `begin`. Once the snapshot's last row is
-//! committed, each key of the table has a record at or behind `begin`. So a key is gone when its newest record lies before
-//! `begin` and has a value. The sweep looks for such keys in passes, in the order of partition and key:
+//! When an epoch begins, it notes the end of each partition of the topic: `begin`. Once the snapshot's last row is
+//! committed, each key of the table has a record at or behind `begin`. So a key is gone when its newest record is
+//! before `begin` and has a value. The sweep searches for such keys in passes, in the order of partition and key:
 //!
-//! 1. *Collect*: the records before `begin` are read. A pass keeps the smallest keys that are alive there, as many as
-//!    memory allows, and ends before the first one that it has no room for.
-//! 2. From now on the stream takes each key that it touches out of the pass, and the progress of this moment is committed.
-//! 3. *Compare*: when that is committed, the records from `begin` to the end are read, and their keys leave the pass too.
-//! 4. *Delete*: what is left is gone. Its tombstones go out between two transactions of the stream, in parts, and then the
-//!    progress moves behind the pass.
+//! 1. *Collect*: reads the records before `begin`. A pass keeps as many of the smallest live keys as memory allows, and
+//!    ends before the first key that does not fit.
+//! 2. From now on the stream removes each key that it touches from the pass, and the present progress is committed.
+//! 3. *Compare*: after that commit, reads the records from `begin` to the end and removes their keys from the pass too.
+//! 4. *Delete*: the remaining keys are gone. Writes their tombstones in parts, between two transactions of the stream;
+//!    then the progress moves behind the pass.
 //!
-//! Whatever was written before step 2 is read in step 3, and the stream itself takes out the rest. A crash repeats the pass:
-//! it reads the tombstones that it has already written, and writes none twice. Neither the number of the epoch nor the
-//! table matters here, so a table that does not exist is empty.
+//! Step 3 reads all records that were written before step 2, and the stream itself removes the later keys. A crash
+//! repeats the pass: it reads the tombstones that it has already written, and writes none twice. The sweep depends
+//! neither on the number of the epoch nor on the table, so a table that does not exist counts as empty.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -37,34 +38,34 @@ use tokio::task::JoinHandle;
 use crate::run::panicked;
 use crate::stream::SAY_EVERY;
 
-/// Bytes that a key takes in a pass, at most.
+/// Maximum bytes that a key takes in a pass.
 const KEY_BYTES: usize = 32;
 
-/// How often a quiet stream looks whether the background has come to its end.
+/// How often a quiet stream checks whether the background task has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// The keys of a pass that are alive before `begin` and of which nothing newer is known. Clones share them.
+/// The keys of a pass that are live before `begin` and have no known newer record. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Candidates(Arc<Mutex<BTreeSet<i64>>>);
 
 impl Candidates {
-    /// The keys, for as long as the answer is held.
+    /// The keys, locked until the guard is dropped.
     pub fn lock(&self) -> MutexGuard<'_, BTreeSet<i64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Chooses the keys of a pass from the records before `begin`, which come partition by partition.
+/// Chooses the keys of a pass from the records before `begin`, which arrive partition by partition.
 #[derive(Debug)]
 struct Collector {
     limit: usize,
-    /// Keys that are alive, of the partitions that were read to their end.
+    /// Live keys of the partitions that were read to their end.
     earlier: BTreeSet<i64>,
-    /// Keys that are alive, of the partition that is being read.
+    /// Live keys of the partition that is being read.
     current: BTreeSet<i64>,
-    /// What has come before is done; of its partition, keys up to `after`.
+    /// All earlier partitions are done, and in this partition the keys up to `after`.
     cursor: SweepCursor,
-    /// The smallest key of this partition that there was no room for.
+    /// The smallest key of this partition that did not fit.
     excluded: Option<i64>,
 }
 
@@ -90,8 +91,8 @@ impl Collector {
         }
     }
 
-    /// The partition has been read to its end. Whether the pass continues with the next one: there must be room for more
-    /// than a few of its keys.
+    /// The partition was read to its end. Returns whether the pass continues with the next one: it does if there is
+    /// room for more than a few of its keys.
     fn end_partition(&mut self) -> bool {
         self.earlier.append(&mut self.current);
         match self.excluded.take() {
@@ -106,30 +107,30 @@ impl Collector {
 #[derive(Clone, Debug)]
 struct Pass {
     gone: Candidates,
-    /// Where it began, and where the next one begins.
+    /// The begin of this pass, and the begin of the next one.
     from: SweepCursor,
     next: SweepCursor,
 }
 
-/// What happens to the pass in the background.
+/// The state of the pass in the background.
 #[derive(Debug)]
 enum Stage {
     Idle,
     Collecting(JoinHandle<Result<Pass>>),
     Collected(Pass),
-    /// With it come the offsets behind the last records, when the pass is the last one.
+    /// In the last pass the task returns the offsets behind the last records.
     Comparing(Pass, JoinHandle<Result<Vec<i64>>>),
     Deleting(Pass, Vec<i64>),
 }
 
-/// What the reader shall do next, between two transactions.
+/// The reader's next action, between two transactions.
 #[derive(Debug)]
 pub enum Step {
-    /// Nothing: the pass is being worked on.
+    /// Nothing: the background task is running.
     Wait,
     /// Commit the progress as it is, then call [`Sweep::compare`] with it.
     Commit,
-    /// Delete some of these keys, which are gone, taking them out; then ask again.
+    /// Delete some of these keys, which are gone, and remove them from the set; then call [`Sweep::step`] again.
     Delete(Candidates),
     /// Every key before this cursor is done.
     Advance(SweepCursor),
@@ -142,7 +143,7 @@ pub enum Step {
 pub struct Sweep {
     topic: Arc<Topic>,
     committed: watch::Receiver<Option<Progress>>,
-    /// Keys in a pass, at most.
+    /// Maximum keys in a pass.
     limit: usize,
     stage: Stage,
 }
@@ -151,7 +152,7 @@ pub struct Sweep {
 struct Topic {
     settings: KafkaSettings,
     partitions: usize,
-    /// The session has ended: whoever reads leaves.
+    /// The session has ended: background reads stop.
     stop: AtomicBool,
 }
 
@@ -162,14 +163,14 @@ impl Drop for Sweep {
 }
 
 impl Sweep {
-    /// A sweep that keeps at most `memory` bytes of keys; `committed` is the progress that Kafka has.
+    /// A sweep that keeps at most `memory` bytes of keys; `committed` receives the progress that is in Kafka.
     pub fn new(settings: KafkaSettings, committed: watch::Receiver<Option<Progress>>, memory: usize) -> Self {
         let partitions = usize::try_from(settings.partitions).unwrap_or(0);
         let topic = Arc::new(Topic { settings, partitions, stop: AtomicBool::new(false) });
         Self { topic, committed, limit: memory / KEY_BYTES, stage: Stage::Idle }
     }
 
-    /// The keys that the stream must take out when it touches them; `None` while there are none.
+    /// The keys from which the stream must remove those that it touches; `None` while there are none.
     pub fn candidates(&self) -> Option<MutexGuard<'_, BTreeSet<i64>>> {
         match &self.stage {
             Stage::Idle | Stage::Collecting(_) => None,
@@ -177,10 +178,10 @@ impl Sweep {
         }
     }
 
-    /// Returns when [`Sweep::step`] has something else to say than to wait; never while nothing is under way.
+    /// Returns when [`Sweep::step`] would not return [`Step::Wait`]; never while no pass is running.
     pub async fn ready(&self) {
         loop {
-            // What the background says is looked at by `step`; a handle that has ended may be asked only once.
+            // `step` reads the task's result, since a task that has ended may be awaited only once.
             match &self.stage {
                 Stage::Idle => pending().await,
                 Stage::Collecting(task) if !task.is_finished() => {}
@@ -191,7 +192,7 @@ impl Sweep {
         }
     }
 
-    /// The next step of the sweep that stands at `cursor`, of the snapshot that began `epoch` at `begin`.
+    /// The next step of the sweep at `cursor`, for the snapshot that began `epoch` at `begin`.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached, definite when it refuses.
@@ -224,8 +225,8 @@ impl Sweep {
         Ok(step)
     }
 
-    /// The progress `marked` was handed over after [`Step::Commit`], and the stream takes out what it touches: compares the
-    /// keys with what was written since `begin`, as soon as the progress is committed.
+    /// Call it after the progress `marked` was handed over for [`Step::Commit`], while the stream removes the keys that
+    /// it touches. Once that progress is committed, it compares the keys with the records since `begin`.
     pub fn compare(&mut self, begin: &[i64], marked: Progress) {
         if let Stage::Collected(pass) = std::mem::replace(&mut self.stage, Stage::Idle) {
             let task = self.spawn_compare(begin.to_vec(), pass.clone(), marked);
@@ -260,7 +261,7 @@ impl Sweep {
             reached.map_err(|_| Error::transient("the publisher has stopped"))?;
             let read = tokio::task::spawn_blocking(move || {
                 let records = LastRecords::new(&topic.settings)?;
-                // Asked for after the commit: whatever it holds lies before these.
+                // Read after the commit, so that all records of the commit are before these ends.
                 let bounds = records.bounds(&topic.settings.topic, topic.partitions)?;
                 let behind = pass.next.partition + usize::from(pass.next.after.is_some());
                 for partition in pass.from.partition..behind {
@@ -333,7 +334,7 @@ impl Topic {
         if stops() { Err(Error::transient("the session has ended")) } else { Ok(()) }
     }
 
-    /// The offset behind the last committed record before `end`; 0 without one.
+    /// The offset behind the last committed record before `end`; 0 if there is none.
     fn behind_last(&self, records: &LastRecords, partition: usize, end: i64) -> Result<i64> {
         let (stops, take) =
             (|| self.stop.load(Ordering::Relaxed), |message: &BorrowedMessage<'_>| Some(message.offset() + 1));
@@ -342,8 +343,8 @@ impl Topic {
     }
 }
 
-/// Whether everything that was handed over up to `marked` is committed with `committed`: the stream has come as far, and
-/// the snapshot too, which does not move while a pass is compared.
+/// Whether `committed` includes everything that was handed over up to `marked`: the stream has come as far, and so has
+/// the snapshot, which does not move while a pass is compared.
 fn includes(committed: &Progress, marked: &Progress) -> bool {
     let (a, b) = (&committed.position, &marked.position);
     committed.snapshot == marked.snapshot && compare_files(&a.file, &b.file).then(a.offset.cmp(&b.offset)).is_ge()
@@ -359,7 +360,7 @@ mod tests {
 
     use super::*;
 
-    /// The keys of each pass over these partitions, with at most `limit` keys in a pass.
+    /// The keys of each pass over these partitions, with at most `limit` keys per pass.
     fn passes(partitions: &[Vec<(i64, bool)>], limit: usize) -> Vec<Vec<i64>> {
         let (mut passes, mut cursor) = (Vec::new(), SweepCursor::default());
         while cursor.partition < partitions.len() {
@@ -425,7 +426,7 @@ mod tests {
             (progress("binlog.000009", 700, 4), true),
             (progress("binlog.000010", 4, 4), true),
             (progress("binlog.000009", 699, 4), false),
-            // The stream stood still, and the pass before has not been committed yet.
+            // The stream had no events, and the previous pass has not been committed yet.
             (progress("binlog.000009", 700, 3), false),
         ] {
             assert_eq!(includes(&committed, &marked), want, "{committed:?}");

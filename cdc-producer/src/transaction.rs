@@ -1,7 +1,7 @@
-//! Which transaction an event of the binlog belongs to, and whether it ends there.
+//! Assigns each event of the binlog to its transaction, and finds the transaction's end.
 //!
-//! Pure: events go in, what they mean comes out. An event of a kind that is not listed here stops the stream, so that
-//! nothing a future server writes is passed over.
+//! Pure: events go in, their meanings come out. An event of an unlisted type stops the stream, so that no event of a
+//! future server is ignored.
 
 use mysql_async::binlog::events::{ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
 use mysql_async::binlog::{EventFlags, EventType};
@@ -15,19 +15,19 @@ use crate::dump::Event;
 use crate::statement::{self, Effect, Reason, Session, Subject};
 use crate::stream::{HEARTBEAT_V2, damaged};
 
-/// What a GTID event says.
+/// The content of a GTID event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GtidMark {
     /// Source and number; `None` for an anonymous transaction.
     pub gtid: Option<(String, u64)>,
     /// When the server committed it.
     pub committed_at: Micros,
-    /// When the server on which it was committed first did so; the same on every replica.
+    /// When it was committed on the server where it originated; the same on every replica.
     pub first_committed_at: Micros,
 }
 
 impl GtidMark {
-    /// The transaction, which begins at this offset of its file.
+    /// This transaction, with the offset of its beginning in its file.
     pub fn at(&self, begin: u64) -> LastTransaction {
         LastTransaction {
             begin,
@@ -46,7 +46,7 @@ impl GtidMark {
     }
 }
 
-/// Reads a GTID event, tagged and anonymous ones too; `None` when the event is another one.
+/// Reads a GTID event, tagged or anonymous; `None` when the event is another one.
 ///
 /// # Errors
 /// Definite when it is damaged.
@@ -82,8 +82,8 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
     Ok(Some(GtidMark { gtid, committed_at, first_committed_at }))
 }
 
-/// Whether [`meaning`] or what follows from it reads the body of every event of this kind, however large it is. Of rows the
-/// first bytes tell whether they are needed, and the others are known by their kind.
+/// Whether [`meaning`] or its callers read the whole body of every event of this type, however large it is. The first
+/// bytes of a rows event tell whether its rows are needed, and the type suffices for other events.
 pub fn body_counts(event: &Event) -> bool {
     use EventType as E;
     matches!(
@@ -98,28 +98,28 @@ pub fn body_counts(event: &Event) -> bool {
     )
 }
 
-/// What an event means to the stream.
+/// The meaning of an event for the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// A transaction begins; its GTID event comes before anything else of it.
+    /// A transaction begins; its GTID event precedes its other events.
     Start(GtidMark),
-    /// `BEGIN`: it is one of rows, and ends with its own event. With XA, its identity.
+    /// `BEGIN`: the transaction has rows, and a separate event ends it. With XA, its identity.
     Begin(Option<String>),
-    /// Says which table the rows that follow belong to.
+    /// Names the table of the rows that follow.
     TableMap,
     /// Rows.
     Rows,
-    /// The transaction ends and counts.
+    /// The transaction ends, and its rows are valid.
     Commit,
-    /// The transaction ends and does not count.
+    /// The transaction ends, and its rows are void.
     Rollback,
-    /// A statement that is neither of these: within a transaction of rows nothing, alone the whole transaction.
+    /// Another statement: no effect within a transaction of rows; alone it is the whole transaction.
     Statement,
-    /// Such a statement, which creates the table.
+    /// Such a statement that creates the table.
     Created,
-    /// Such a statement, after which the columns that are carried are defined like this.
+    /// Such a statement, after which the carried columns have these definitions.
     Redefined(Vec<String>),
-    /// Such a statement, logged as text, which writes to another table, whose triggers may write to ours.
+    /// Such a statement, logged as text, that writes to another table, whose triggers may write to ours.
     Writes {
         /// The other table's database.
         database: String,
@@ -130,18 +130,18 @@ pub enum Meaning {
     },
     /// The first phase of a two-phase commit.
     XaPrepare,
-    /// The second phase: the transaction with this identity, prepared before, counts.
+    /// The second phase: commits the prepared transaction with this identity.
     XaCommit(String),
-    /// Or it does not.
+    /// The second phase: rolls it back.
     XaRollback(String),
-    /// Nothing to do.
+    /// No action.
     Nothing,
 }
 
-/// Sorts an event; `subject` is the one table that is read.
+/// Classifies an event; `subject` is the one table that is read.
 ///
 /// # Errors
-/// Definite for an event that changes the table's rows without saying how, or is of an unknown kind.
+/// Definite for an event that changes the table's rows without row events, or is of an unknown type.
 pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
     use EventType as E;
     let header = event.header();
@@ -169,19 +169,19 @@ pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
         },
         E::QUERY_EVENT => {
             let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
-            // Short, and by far the most frequent.
+            // Short, and by far the most frequent statement.
             if query.query_raw() == b"BEGIN" {
                 return Ok(Meaning::Begin(None));
             }
             statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
         }
-        // LOAD DATA as a statement; the data come before it.
+        // LOAD DATA as a statement; its data precede it.
         E::EXECUTE_LOAD_QUERY_EVENT => {
             let query: ExecuteLoadQueryEvent<'_> = event.read_event().map_err(|e| damaged("EXECUTE_LOAD_QUERY", &e))?;
             statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
         }
-        // Text for people, context of statements (which are looked at themselves), group replication, and the container
-        // of a compressed transaction, whose events follow one by one.
+        // Text for people, context of statements (the statements themselves are classified), group replication, and the
+        // container of a compressed transaction, whose events follow one by one.
         E::ROTATE_EVENT
         | E::FORMAT_DESCRIPTION_EVENT
         | E::PREVIOUS_GTIDS_EVENT

@@ -1,8 +1,7 @@
-//! The checkpoint file while the producer runs: it is kept up to date with the progress in Kafka, and what a person edits is
-//! followed.
+//! Synchronises the checkpoint file with the progress in Kafka while the producer runs, and follows a person's edits.
 //!
-//! Invariant: nothing in the file ends a producer that has streamed. What can't be followed is reported, the file is left
-//! alone, and the stream continues from the position in Kafka, until the file says something else.
+//! Invariant: no content of the file ends a producer that has streamed. An edit that can't be followed is reported and
+//! left in the file, and the stream continues from the position in Kafka until the file changes again.
 
 use std::time::Duration;
 
@@ -16,52 +15,52 @@ use crate::endpoint::Endpoint;
 use crate::locate;
 use crate::status::Status;
 
-/// How often the file is looked at: often enough for a person, seldom enough for a disk.
+/// How often the file is read: often enough for a person, rarely enough for a disk.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// What a look at the file found: its text, `None` when it is missing, or why it can't be read.
+/// The result of reading the file: its text, `None` when it is missing, or why it can't be read.
 type Look = std::result::Result<Option<String>, String>;
 
-/// What a process knows of the checkpoint file, from one session to the next.
+/// What a process knows of the checkpoint file, kept across sessions.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    /// What the file says, or said last that could be followed; `None` before the first session streams.
+    /// The last text of the file that could be followed; `None` before the first session streams.
     accepted: Option<String>,
-    /// What it says that can't be followed.
+    /// The result that was refused, as it can't be followed.
     refused: Option<Look>,
-    /// What it said at the last look, if that is neither.
+    /// The last result, if it is neither of these.
     unsettled: Option<Look>,
-    /// The error that was reported last, while it lasts.
+    /// The last reported error, while it persists.
     reported: Option<String>,
 }
 
-/// What a look means.
+/// The classification of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The file says what is known.
+    /// The file has the accepted text.
     Unchanged,
-    /// It has just changed. Programs that save a file empty it first, or remove it: the next look says whether it stays so.
+    /// It has just changed. Programs that save a file may empty or remove it first, so the next read decides.
     Unsettled,
-    /// It says what was refused before.
+    /// It still has the refused content.
     Refused,
     /// Somebody has edited it.
     Edited,
 }
 
-/// What a session that keeps the file up to date works with.
+/// The inputs of a session that synchronises the file.
 pub(crate) struct Watched<'a> {
     pub(crate) file: &'a CheckpointFile,
     /// `database.table`.
     pub(crate) source: &'a str,
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) status: &'a Status,
-    /// The progress that Kafka has.
+    /// The progress in Kafka.
     pub(crate) committed: watch::Receiver<Option<Progress>>,
 }
 
 impl View {
-    /// Keeps the file up to date with what is committed, until everything is `finished`. When a person asks for a replay, the
-    /// session is told to `stop`, and the answer is true.
+    /// Updates the file with the committed progress until `finished` is cancelled. When a person requests a replay,
+    /// cancels `stop` and returns true.
     pub(crate) async fn watch(
         &mut self,
         watched: &Watched<'_>,
@@ -94,8 +93,8 @@ impl View {
         }
     }
 
-    /// What a session begins with, by the `text` of the file and the progress in Kafka. A process that has streamed continues
-    /// from Kafka when the file can't be followed.
+    /// Decides how a session begins, from the `text` of the file and the progress in Kafka. A process that has streamed
+    /// continues from Kafka when the file can't be followed.
     ///
     /// # Errors
     /// At the first start, why the file can't be followed; transient when the server can't be asked.
@@ -117,8 +116,8 @@ impl View {
         decided(accepted)
     }
 
-    /// Writes what a session begins with; false when somebody has edited the file since it was `seen`. What was refused is left
-    /// alone, and a process that has streamed continues without the file.
+    /// Writes the file at the beginning of a session; false when somebody has edited it since it was `seen`. Leaves a
+    /// refused file unchanged; a process that has streamed continues even if the file can't be written.
     ///
     /// # Errors
     /// At the first start, as [`CheckpointFile::replace`].
@@ -141,7 +140,7 @@ impl View {
         Ok(true)
     }
 
-    /// Compares a look with what is known, and remembers it.
+    /// Classifies a result, and remembers it.
     fn compare(&mut self, look: &Look) -> Verdict {
         let verdict = if matches!(look, Ok(Some(text)) if Some(text) == self.accepted.as_ref()) {
             Verdict::Unchanged
@@ -164,7 +163,7 @@ impl View {
         (self.accepted, self.refused, self.unsettled) = (Some(text), None, None);
     }
 
-    /// Writes the progress that Kafka has, if the file says another one.
+    /// Writes the progress in Kafka to the file, if it differs from the accepted text.
     fn update(&mut self, watched: &Watched<'_>) {
         let now = watched.committed.borrow().as_ref().map(|progress| Written::of(progress, watched.source).text());
         let Some(new) = now.filter(|text| Some(text) != self.accepted.as_ref()) else {
@@ -175,13 +174,13 @@ impl View {
                 self.accept(new);
                 self.is_well(watched.status);
             }
-            // Edited this very moment: the next look says so.
+            // Edited at this moment: the next read finds the edit.
             Ok(false) => {}
             Err(error) => self.report(watched.status, &error),
         }
     }
 
-    /// Follows what somebody has put into the file; whether a new epoch is to begin.
+    /// Follows a person's edit; returns whether a new epoch must begin.
     async fn follow(&mut self, watched: &Watched<'_>, text: Result<Option<String>>) -> bool {
         let look = look_of(&text);
         match judge(watched, text).await {
@@ -193,7 +192,7 @@ impl View {
                         return true;
                     }
                     Ok(None) => {}
-                    // The next look tries again.
+                    // The next read tries again.
                     Err(error) => self.report(watched.status, &error),
                 }
             }
@@ -217,7 +216,7 @@ impl View {
         self.report(status, error);
     }
 
-    /// Reports an error once, as long as it lasts.
+    /// Reports an error once while it persists.
     fn report(&mut self, status: &Status, error: &Error) {
         status.view_outdated(Some(error));
         let text = Some(error.to_string());
@@ -243,7 +242,7 @@ fn look_of(text: &Result<Option<String>>) -> Look {
     text.as_ref().cloned().map_err(ToString::to_string)
 }
 
-/// What the text of the file asks for.
+/// Decides what the text of the file requests.
 ///
 /// # Errors
 /// Definite when it can't be followed; transient when the server can't be asked.
@@ -269,14 +268,14 @@ mod tests {
         view.accept("ours".to_owned());
         for (look, want) in [
             (text("ours"), Unchanged),
-            // An editor empties the file, or removes it, before it writes.
+            // An editor empties or removes the file before it writes.
             (text(""), Unsettled),
             (text("new"), Unsettled),
             (Ok(None), Unsettled),
             (text("ours"), Unchanged),
             (Ok(None), Unsettled),
             (Ok(None), Edited),
-            // As long as it was neither accepted nor refused.
+            // It stays an edit until it is accepted or refused.
             (Ok(None), Edited),
             (Err("no right".to_owned()), Unsettled),
             (Err("no right".to_owned()), Edited),
@@ -291,7 +290,7 @@ mod tests {
             (text("typo"), Refused),
             (text("typos"), Unsettled),
             (text("ours"), Unchanged),
-            // Put in once more: reported once more.
+            // The same content was put in again, so it is reported again.
             (text("typo"), Unsettled),
             (text("typo"), Edited),
         ] {

@@ -1,4 +1,4 @@
-//! How the position moves between two transactions, and over those that were read before.
+//! Moves the position between two transactions, and over transactions that were read before.
 
 use mysql_async::binlog::EventType;
 use pipeline::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::stream::HEARTBEAT_V2;
 use crate::transaction::GtidMark;
 
 impl Reader {
-    /// Whether the transaction that is passed over has ended before this event.
+    /// Whether the transaction that is being skipped has ended before this event.
     pub(super) fn pass_over(&mut self, state: &mut State, event: &Event) -> bool {
         use EventType as E;
         let header = event.header();
@@ -34,7 +34,7 @@ impl Reader {
         let position = &mut self.progress.position;
         let (file, end) = self.stream.place();
         if file == position.file {
-            // A heartbeat is sent where the binlog ends, which is between two transactions.
+            // The server sends a heartbeat at the end of the binlog, which is between two transactions.
             position.offset = if is_heartbeat { end } else { self.stream.begin() };
         }
         if let Some(anchor) = &mut position.anchor {
@@ -45,7 +45,7 @@ impl Reader {
         true
     }
 
-    /// An event between two transactions, heartbeats among them.
+    /// Processes an event between two transactions, heartbeats included.
     pub(super) async fn between(&mut self, state: &mut State, event: &Event) -> Result<()> {
         let position = &mut self.progress.position;
         let (file, _) = self.stream.place();
@@ -63,7 +63,7 @@ impl Reader {
         if let Some(previous) = probe::previous_gtids(event)? {
             self.enter(state, previous).await?;
         }
-        // Only the head of a file tells it from another one of the same name.
+        // Only the head of a file distinguishes it from another one of the same name, so wait until it is read.
         if state.head.is_some() || self.progress.position.file != self.stream.place().0 {
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The head of a file, which begins after these GTIDs, was read.
+    /// The head of a file was read: the file begins after these GTIDs.
     async fn enter(&mut self, state: &mut State, previous: GtidSet) -> Result<()> {
         let position = &mut self.progress.position;
         let (file, _) = self.stream.place();
@@ -86,13 +86,13 @@ impl Reader {
         if let Some(created) = state.head.take() {
             position.anchor = Some(Anchor { created, last: None });
         }
-        // A new file counts as progress, or the old one, purged, would seem to be needed still.
+        // A new file counts as progress; otherwise the old one would still seem to be needed after it was purged.
         state.moved = true;
         self.place();
         Ok(())
     }
 
-    /// Takes file and offset of the stream over into the progress.
+    /// Copies the stream's file and offset into the progress.
     pub(super) fn place(&mut self) {
         let (file, offset) = self.stream.place();
         let position = &mut self.progress.position;
@@ -102,7 +102,7 @@ impl Reader {
         position.offset = offset;
     }
 
-    /// A transaction begins, or one that is passed over.
+    /// Begins a transaction, or skips it when it was read before.
     pub(super) fn begin(&mut self, state: &mut State, mark: GtidMark) -> Result<()> {
         if let Some(open) = &state.group {
             return Err(Error::definite(format!(
@@ -124,8 +124,8 @@ impl Reader {
             state.passed = Some(mark.at(begin));
             return Ok(());
         }
-        // Without a GTID the place behind its first event, so that it differs from the end of the transaction before,
-        // which is a snapshot's position.
+        // Without a GTID: the place behind its first event, so that it differs from the end of the previous
+        // transaction, which can be a snapshot's position.
         let pos = mark.text().unwrap_or_else(|| {
             let (file, offset) = self.stream.place();
             format!("{file}:{offset}")
@@ -137,7 +137,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The open transaction is complete.
+    /// Ends the complete transaction.
     pub(super) async fn end(&mut self, state: &mut State) -> Result<()> {
         self.group(state)?;
         let Some(group) = state.group.take() else { return Ok(()) };

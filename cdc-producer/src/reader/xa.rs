@@ -1,8 +1,8 @@
-//! Two-phase commit (XA): rows that count when a later transaction says so.
+//! Two-phase commit (XA): a later transaction decides whether the rows are valid.
 //!
-//! The rows of a prepared transaction are kept until its outcome. Of those that are too large to keep, or that were prepared
-//! before this session, the place is known, and they are read from the binlog a second time. Of a transaction that was prepared
-//! before the position that the stream began at, the place is looked up in the binlogs that are left.
+//! The rows of a prepared transaction are kept until its outcome. If they are too large to keep, or were prepared
+//! before this session, the progress has their place, and they are read from the binlog a second time. If the
+//! transaction was prepared before the stream's first position, it is searched in the existing binlogs.
 //!
 //! Source: MySQL manual "XA Transactions", WL#6860 (`XA PREPARE` in the binlog).
 
@@ -25,7 +25,7 @@ use crate::statement::{self, Xa};
 use crate::stream::{EventStream, damaged};
 use crate::transaction::gtid_mark;
 
-/// The most bytes that are kept of one transaction, and of all that are prepared.
+/// Maximum bytes that are kept of one transaction, and of all prepared ones.
 const ONE: usize = 256 * 1024;
 const ALL: usize = 4 * 1024 * 1024;
 
@@ -34,7 +34,7 @@ const ALL: usize = 4 * 1024 * 1024;
 pub(super) struct Kept {
     events: Vec<Event>,
     bytes: usize,
-    /// There are more than may be kept.
+    /// There is more than may be kept.
     is_cut: bool,
 }
 
@@ -45,7 +45,7 @@ impl Kept {
         if self.is_cut {
             self.events.clear();
         } else {
-            // Not a piece of the buffer that the connection reads into.
+            // Copied, to release the connection's buffer.
             self.events.push(Event::new(event.header(), Bytes::copy_from_slice(event.data()), 0));
         }
     }
@@ -83,7 +83,7 @@ impl Prepared {
 }
 
 impl Reader {
-    /// The first phase.
+    /// `XA PREPARE`, the first phase.
     pub(super) async fn xa_prepare(&mut self, state: &mut State) -> Result<()> {
         let group = self.group(state)?;
         let (begin, at) = (group.begin, group.mark.committed_at);
@@ -113,7 +113,7 @@ impl Reader {
         self.end(state).await
     }
 
-    /// The second phase of a transaction that counts.
+    /// `XA COMMIT`, the second phase: the rows are valid.
     pub(super) async fn xa_commit(&mut self, state: &mut State, xa: &str) -> Result<()> {
         self.group(state)?;
         if !self.progress.prepared.contains(xa) && !self.is_known_here(xa) {
@@ -129,21 +129,21 @@ impl Reader {
         self.end(state).await
     }
 
-    /// The second phase of a transaction that does not count.
+    /// `XA ROLLBACK`, the second phase: the rows are void.
     pub(super) async fn xa_rollback(&mut self, state: &mut State, xa: &str) -> Result<()> {
         self.group(state)?;
         self.forget(state, xa);
         self.end(state).await
     }
 
-    /// The identity may be used again, also when no outcome was seen.
+    /// Forgets the identity: it may be used again, even if no outcome was seen.
     fn forget(&mut self, state: &mut State, xa: &str) {
         self.progress.prepared.remove(xa);
         self.progress.prepared_rows.remove(xa);
         state.prepared.remove(xa);
     }
 
-    /// Whether it is prepared at a place of the server that is read.
+    /// Whether the progress has its place on the server that is being read.
     fn is_known_here(&self, xa: &str) -> bool {
         let place = self.progress.prepared_rows.get(xa);
         place.is_some_and(|place| place.server_uuid == self.progress.position.server_uuid)
@@ -158,7 +158,7 @@ impl Reader {
         }
     }
 
-    /// Rows that were kept belong to the open transaction.
+    /// Adds kept rows to the open transaction.
     async fn apply(&mut self, state: &mut State, events: Vec<Event>) -> Result<()> {
         for event in events {
             self.apply_one(state, event).await?;
@@ -174,7 +174,7 @@ impl Reader {
         }
     }
 
-    /// Reads the rows of a prepared transaction from the binlog, into the open transaction.
+    /// Adds the rows of a prepared transaction to the open transaction, reading them from the binlog.
     async fn read_again(&mut self, state: &mut State, xa: &str, place: &PreparedAt) -> Result<()> {
         let PreparedAt { file, offset, .. } = place;
         let what = format!("the XA transaction {xa}, prepared at {file}:{offset}");
@@ -205,11 +205,11 @@ impl Reader {
             .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
 
-    /// Looks for a transaction that was prepared before the position that the stream began at, newest file first, and notes
-    /// every one on the way whose outcome is open. Then its commit is read again.
+    /// Searches for a transaction that was prepared before the stream's first position, newest file first, and notes
+    /// every transaction with an unknown outcome on the way. Then the stream reads the commit again.
     ///
     /// # Errors
-    /// Definite when the binlogs that are left do not have it.
+    /// Definite when the existing binlogs do not have it.
     async fn look_back(&mut self, state: &mut State, xa: &str) -> Result<()> {
         let position = self.progress.position.clone();
         tracing::info!(xa, "looking for an XA transaction that was prepared before the stream began");
@@ -221,7 +221,7 @@ impl Reader {
             let found = self.open_in(&file.name, end, &mut outcomes).await?;
             let is_there = found.contains_key(xa);
             for (xa, rows_at) in found {
-                // One that the stream has passed is newer.
+                // A prepared transaction that the stream has read is newer.
                 if self.progress.prepared.contains(&xa) || self.is_known_here(&xa) {
                     continue;
                 }
@@ -246,8 +246,8 @@ impl Reader {
         .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
 
-    /// The transactions that are prepared in a file before `end`, and whose outcome is neither there nor among `outcomes`, those
-    /// of later files: where each begins that has rows of the table.
+    /// The transactions that are prepared in a file before `end` and whose outcome is neither there nor in `outcomes`,
+    /// those of later files. A transaction with rows of the table has its place.
     async fn open_in(
         &mut self,
         file: &str,
@@ -272,14 +272,14 @@ impl Reader {
     }
 }
 
-/// Looks at the events of one file.
+/// Collects the XA transactions of one file.
 #[derive(Debug, Default)]
 struct Search {
-    /// Where the transaction begins that is looked at, and when it was committed or prepared.
+    /// The begin of the current transaction, and its commit or prepare time.
     begin: (u64, Micros),
     current: Option<String>,
     has_rows: bool,
-    /// Prepared, without an outcome so far; where and when each begins that has rows of the table.
+    /// Prepared without an outcome so far; the begin and time of each with rows of the table.
     open: BTreeMap<String, Option<(u64, Micros)>>,
     /// Outcomes of transactions that were prepared in an earlier file.
     outcomes: HashSet<String>,
@@ -293,7 +293,7 @@ impl Search {
         } else if is_table_map(kind) && self.current.is_some() {
             self.has_rows |= Plan::table_of(event, table)?.1;
         } else if kind == EventType::XA_PREPARE_LOG_EVENT as u8 {
-            // XA COMMIT … ONE PHASE has its outcome in the same event.
+            // The event of `XA COMMIT … ONE PHASE` includes the outcome.
             let is_open = event.data().first() != Some(&1);
             if let Some(xa) = self.current.take().filter(|_| is_open) {
                 self.open.insert(xa, self.has_rows.then_some(self.begin));

@@ -1,12 +1,12 @@
-//! ALTER TABLE, clause by clause: which ones leave the columns that are carried, and the rows, as they are.
+//! ALTER TABLE, clause by clause: recognises the clauses that leave the carried columns and the rows unchanged.
 //!
-//! A clause that is not known to do so stops the stream.
+//! Any other clause stops the stream.
 
 use super::column::{self, Definition};
 use super::words::{Kind, Word};
 use super::{Effect, Names, Reason, Session, Subject, changes, may_change, same};
 
-/// A foreign key that changes rows, on a server that does not log which.
+/// The effect of a foreign key that changes rows on a server that does not log those rows.
 pub(super) fn unlogged_cascade() -> Effect {
     Effect::Unreadable(Reason {
         what: "a foreign key with CASCADE or SET NULL".to_owned(),
@@ -15,7 +15,7 @@ pub(super) fn unlogged_cascade() -> Effect {
     })
 }
 
-/// Options of a table that say nothing about its rows, each with one value.
+/// Table options without an effect on rows, each with one value.
 const OPTIONS: [&str; 25] = [
     "AUTOEXTEND_SIZE",
     "AUTO_INCREMENT",
@@ -44,7 +44,7 @@ const OPTIONS: [&str; 25] = [
     "COLLATE",
 ];
 
-/// What a clause leaves the definitions of the carried columns as, or what it does to the rows.
+/// Ok when the clause leaves the rows unchanged (the new definitions are in [`Alter::columns`]), else its effect.
 type Outcome = Result<(), Effect>;
 
 /// ALTER TABLE of the table that is read.
@@ -67,7 +67,7 @@ pub(super) fn effect(
     if alter.columns == subject.columns { Effect::None } else { Effect::Redefined(alter.columns) }
 }
 
-/// ALTER TABLE of another table, which may take ours or its name.
+/// The effect of ALTER TABLE on our table.
 pub(super) fn of_another(words: &[Word<'_>], names: &Names<'_, '_>, subject: &Subject<'_>) -> Effect {
     if !names.mention(subject.database, subject.table) {
         return Effect::None;
@@ -85,7 +85,7 @@ pub(super) fn of_another(words: &[Word<'_>], names: &Names<'_, '_>, subject: &Su
     Effect::None
 }
 
-/// Whether a foreign key in the statement changes rows of the table that has it.
+/// Whether the statement has a foreign key that changes rows of the table with the key.
 pub(super) fn cascades(words: &[Word<'_>]) -> bool {
     words.iter().any(|w| w.is("REFERENCES"))
         && words.windows(2).any(|w| {
@@ -94,7 +94,7 @@ pub(super) fn cascades(words: &[Word<'_>]) -> bool {
         })
 }
 
-/// The parts of a list, between commas outside of brackets.
+/// The items of a list, separated by commas outside of brackets.
 fn clauses<'a, 'w>(words: &'a [Word<'w>]) -> impl Iterator<Item = &'a [Word<'w>]> {
     let mut depth = 0_i32;
     words.split(move |word| {
@@ -108,7 +108,7 @@ struct Alter<'a> {
     strict: bool,
     /// The definitions of the carried columns so far.
     columns: Vec<String>,
-    /// Within ORDER BY, whose columns are parts of their own.
+    /// Whether the clause belongs to ORDER BY, in which each column is a separate clause.
     in_order: bool,
 }
 
@@ -150,7 +150,7 @@ impl Alter<'_> {
             "RENAME" if is(1, &["INDEX", "KEY"]) => Ok(()),
             "RENAME" if is(1, &["COLUMN"]) && is(3, &["TO"]) => self.rename(&clause[2], clause.get(4)),
             "RENAME" => Err(changes("ALTER TABLE … RENAME")),
-            // Of a column: its default or its visibility; an index, a check.
+            // Default or visibility of a column; an index; a check.
             "ALTER" => Ok(()),
             "MODIFY" => self.define(clause.get(behind_column), &clause[(behind_column + 1).min(clause.len())..]),
             "CHANGE" => {
@@ -174,7 +174,7 @@ impl Alter<'_> {
         }
     }
 
-    /// `ADD [COLUMN] name …` or `ADD [COLUMN] (name …, name …)`.
+    /// Handles `ADD [COLUMN] name …` or `ADD [COLUMN] (name …, name …)`.
     fn add(&self, clause: &[Word<'_>], place: usize) -> Outcome {
         let several = clause.get(place).is_some_and(|w| w.symbol('('));
         let list = &clause[(place + usize::from(several)).min(clause.len())..];
@@ -192,7 +192,7 @@ impl Alter<'_> {
         }
     }
 
-    /// A new definition of an existing column.
+    /// Handles a new definition of an existing column.
     fn define(&mut self, name: Option<&Word<'_>>, words: &[Word<'_>]) -> Outcome {
         let Some(i) = self.carried(name) else {
             return if self.subject.is_generated {
@@ -214,7 +214,7 @@ impl Alter<'_> {
     }
 }
 
-/// Whether it is a column, or one in its table, with `ASC` or `DESC` perhaps.
+/// Whether the clause is a column, perhaps with its table, and perhaps with `ASC` or `DESC`.
 fn is_ordered_by(clause: &[Word<'_>]) -> bool {
     let column = match clause {
         [column @ .., last] if last.is_any(&["ASC", "DESC"]) => column,
@@ -223,7 +223,7 @@ fn is_ordered_by(clause: &[Word<'_>]) -> bool {
     column.split(|w| w.symbol('.')).all(|part| matches!(part, [name] if name.is_name()))
 }
 
-/// Options of the table, one behind the other, and how it is partitioned.
+/// Handles a sequence of table options and the partitioning.
 fn options(clause: &[Word<'_>]) -> Outcome {
     let mut i = 0;
     while let Some(word) = clause.get(i) {

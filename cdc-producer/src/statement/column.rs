@@ -1,11 +1,11 @@
-//! A column that is defined once more: whether each value stays what it was.
+//! Decides whether a new definition of a column leaves each value unchanged.
 //!
-//! In a strict session the server refuses to convert a value that does not fit; what it rounds, pads or cuts silently
-//! is not among the pairs here (fractions, spaces at the end of a text).
+//! In a strict session the server refuses to convert a value that does not fit. Type changes that silently round, pad
+//! or cut values (fractions, trailing spaces of a text) are not accepted here.
 
 use super::words::{Kind, Mode, Word, Words};
 
-/// A column's type, and what else decides its values.
+/// A column's type, and the other attributes that decide its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Definition {
     kind: Type,
@@ -18,7 +18,7 @@ enum Type {
     Decimal {
         scale: u32,
     },
-    /// CHAR, which loses spaces at its end, and VARCHAR.
+    /// CHAR, which loses trailing spaces, and VARCHAR.
     Chars {
         length: u32,
         is_padded: bool,
@@ -38,8 +38,8 @@ enum Type {
 }
 
 impl Definition {
-    /// From the server's own words: `varchar(300)`, `int unsigned auto_increment`. `None` for a type that is not judged, and
-    /// for a generated column.
+    /// Parses the server's text: `varchar(300)`, `int unsigned auto_increment`. `None` for an unsupported type and for
+    /// a generated column.
     pub(super) fn of(text: &str) -> Option<Self> {
         let words: Vec<Word<'_>> = Words::new(text.as_bytes(), Mode::default()).collect();
         let (kind, end) = Type::parse(&words)?;
@@ -50,7 +50,7 @@ impl Definition {
 }
 
 impl Type {
-    /// The type at the beginning, and the place behind it.
+    /// The type at the beginning, and the index after it.
     fn parse(words: &[Word<'_>]) -> Option<(Self, usize)> {
         let name = words.first().filter(|w| w.kind == Kind::Plain)?.text.to_ascii_lowercase();
         let (mut sizes, mut end) = ([None, None], 1);
@@ -84,9 +84,9 @@ impl Type {
         Some((kind, end))
     }
 
-    /// Whether each value of this type is the same one in the other, or refused by a strict session.
+    /// Whether each value of this type stays the same in the other type, or is refused by a strict session.
     fn stays_in(self, other: Self) -> bool {
-        /// Bytes of a character at most.
+        /// Maximum bytes of a character.
         const WIDEST: u64 = 4;
         match (self, other) {
             (Self::Int, Self::Int | Self::Decimal { .. }) => true,
@@ -103,7 +103,7 @@ impl Type {
     }
 }
 
-/// The new definition, in the form of [`Definition::of`], of a column that was `before`.
+/// The new definition, in the form of [`Definition::of`], of a column with the definition `before`.
 ///
 /// # Errors
 /// Why values may change.
@@ -119,7 +119,7 @@ pub(super) fn redefined(before: &Definition, words: &[Word<'_>], strict: bool) -
     if attributes.auto_increment && !before.auto_increment {
         return Err("AUTO_INCREMENT gives rows with 0 another number");
     }
-    // Where explicit_defaults_for_timestamp is off, NULL becomes the present.
+    // With explicit_defaults_for_timestamp off, NULL becomes the present time.
     if matches!(kind, Type::Timestamp { .. }) && !attributes.null {
         return Err("a NULL may become the present time");
     }
@@ -137,7 +137,7 @@ struct Attributes {
 }
 
 impl Attributes {
-    /// `None` when there is one that is not known to leave values alone.
+    /// `None` when one of the attributes is not known to leave values unchanged.
     fn of(words: &[Word<'_>]) -> Option<Self> {
         let mut found = Self::default();
         let mut i = 0;
@@ -167,7 +167,7 @@ impl Attributes {
     }
 }
 
-/// The place behind a value: a literal with its sign or character set, a function with its brackets, or an expression in
+/// The index after a value: a literal with its sign or character set, a function with its brackets, or an expression in
 /// brackets.
 fn value(words: &[Word<'_>], mut i: usize) -> Option<usize> {
     if words.get(i).is_some_and(|w| w.symbol('-') || w.symbol('+')) {

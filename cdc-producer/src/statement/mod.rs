@@ -1,10 +1,10 @@
-//! What a statement in the binlog may do to the rows of the table that is read.
+//! Classifies what a statement in the binlog may do to the rows of our table.
 //!
-//! Rows come as row events; a QUERY event matters when it changes the table without them: a definition (TRUNCATE, DROP, a
-//! column that gets other values), or a statement that was logged as text. There is no DDL parser: the words are looked
-//! at, and what cannot be shown to leave the table alone stops the stream.
+//! Row changes come as row events; a QUERY event matters when it changes rows without them: a definition (TRUNCATE,
+//! DROP, a column with converted values), or a statement that was logged as text. There is no DDL parser: the
+//! classification compares words, and a statement that may affect our table stops the stream.
 //!
-//! Pure. Whether another table that a text writes to has triggers is not decided here: the module `reach` asks the server.
+//! Pure. Whether another table has triggers that write to ours is not decided here: the module `reach` asks the server.
 
 mod alter;
 mod column;
@@ -17,29 +17,30 @@ pub use words::{Mode, Words, digest};
 
 use words::{Kind, Word};
 
-/// Words of a definition; a longer one is not judged. The longest that were seen have some thousands.
+/// Maximum words of a definition; a longer one stops the stream. The longest known ones have some thousands.
 const LONGEST: usize = 100_000;
 
-/// The table that is read, and what is known of it at this place of the binlog.
+/// The table that is read, and the known facts about it at this place of the binlog.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
     /// Its database.
     pub database: &'a str,
     /// Its name.
     pub table: &'a str,
-    /// The names of the columns that are carried.
+    /// The names of the carried columns.
     pub carried: [&'a str; 5],
-    /// The definitions of these columns, as [`pipeline::table::ColumnPlan::definition`] has them; empty when unknown.
+    /// The definitions of these columns, in the form of [`pipeline::table::ColumnPlan::definition`]; empty when
+    /// unknown.
     pub columns: &'a [String],
-    /// A column that is carried is computed from others.
+    /// Whether a carried column is computed from others.
     pub is_generated: bool,
     /// The server logs the rows that a foreign key changes.
     pub logs_cascades: bool,
-    /// Tables that the server was asked about after the binlog had come to this place, as `database.table`.
+    /// Tables, `database.table`, about which the producer asked the server after its binlog had reached this place.
     pub asked: Option<&'a std::collections::BTreeSet<String>>,
 }
 
-/// What a QUERY event means for a table.
+/// The effect of a QUERY event on a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Begins a transaction; with XA, its identity.
@@ -48,19 +49,19 @@ pub enum Effect {
     Commit,
     /// Rolls it back.
     Rollback,
-    /// Commits a transaction that was prepared before (XA); the text is its identity.
+    /// Commits an XA transaction that was prepared before; the text is its identity.
     XaCommit(String),
     /// Rolls such a transaction back.
     XaRollback(String),
-    /// Rolls back to a savepoint: rows of the transaction that came before may be void.
+    /// Rolls back to a savepoint: earlier rows of the transaction may be void.
     RollbackToSavepoint,
-    /// Nothing that concerns the rows of the table.
+    /// No effect on the rows of the table.
     None,
     /// The table is created.
     Created,
-    /// The rows stay as they are, and the columns that are carried are defined like this from here on.
+    /// The rows stay unchanged, and from here on the carried columns have these definitions.
     Redefined(Vec<String>),
-    /// Writes to this table alone, which is another one: database and table. Its triggers may write to ours.
+    /// Writes to this other table only: database and table. Its triggers may write to our table.
     Writes(String, String),
     /// The rows change, or may change, without row events.
     Unreadable(Reason),
@@ -69,11 +70,11 @@ pub enum Effect {
 /// Why the rows change without row events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// What changes them.
+    /// The cause of the change.
     pub what: String,
-    /// It does; else it may.
+    /// True if the rows change for certain; false if they may change.
     pub is_certain: bool,
-    /// What to do so that it does not happen once more; empty when that is plain.
+    /// How to prevent this; empty when that is obvious.
     pub prevent: &'static str,
 }
 
@@ -85,7 +86,7 @@ fn may_change(what: impl Into<String>) -> Effect {
     Effect::Unreadable(Reason { what: what.into(), is_certain: false, prevent: "" })
 }
 
-/// Looks at a statement of this session.
+/// Classifies a statement of this session.
 pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) -> Effect {
     let mut head = Words::new(statement, session.mode);
     let Some(first) = head.next() else { return Effect::None };
@@ -168,7 +169,7 @@ fn definition(words: &[Word<'_>], statement: &[u8], session: &Session<'_>, subje
         "ALTER" if is(1, "TABLE") => alter::of_another(words, &names, subject),
         "CREATE" if is(1, "TABLE") || is(2, "TABLE") => {
             let place = words.iter().position(|w| w.is("TABLE")).map_or(2, |i| after_if(i + 1));
-            // Logged as rows, a query does not stand in the definition.
+            // With row logging the definition in the binlog does not contain the query.
             let has_query = words.iter().skip(place).any(|w| w.is_any(&["SELECT", "TABLE"]))
                 || words.windows(2).any(|w| w[0].is("VALUES") && w[1].is("ROW"));
             let ours = is_ours(names.at(place)) && !is(1, "TEMPORARY");
@@ -184,7 +185,7 @@ fn definition(words: &[Word<'_>], statement: &[u8], session: &Session<'_>, subje
     }
 }
 
-/// What a statement does with an XA transaction; the text is its identity, as the binlog prints it.
+/// The action of a statement on an XA transaction; the text is its identity, as the binlog prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Xa {
     /// Begins it.
@@ -195,7 +196,7 @@ pub enum Xa {
     Rollback(String),
 }
 
-/// Looks at a statement as the server itself writes it, `XA COMMIT X'61',X'',1`; `None` for any other one.
+/// Parses an XA statement in the server's own form, `XA COMMIT X'61',X'',1`; `None` for any other statement.
 pub fn xa(statement: &[u8]) -> Option<Xa> {
     let text = String::from_utf8_lossy(statement);
     let mut words = text.split_whitespace();
@@ -209,7 +210,8 @@ pub fn xa(statement: &[u8]) -> Option<Xa> {
     }
 }
 
-/// Whether it is the same name; capitals count on some servers only, and what may concern the table stops the stream.
+/// Whether the names are equal, ignoring case: only some servers distinguish case, and a doubtful name must stop the
+/// stream.
 fn same(a: &str, b: &str) -> bool {
     a == b || a.to_lowercase() == b.to_lowercase()
 }
@@ -219,7 +221,7 @@ fn same(a: &str, b: &str) -> bool {
 struct Name<'a> {
     database: &'a str,
     table: &'a str,
-    /// The place behind it.
+    /// The index after it.
     end: usize,
 }
 
@@ -229,14 +231,14 @@ impl Name<'_> {
     }
 }
 
-/// The words of a statement, and the database of names without one.
+/// The words of a statement, and the default database for names without one.
 struct Names<'a, 'w> {
     words: &'a [Word<'w>],
     current: &'a str,
 }
 
 impl<'a> Names<'a, '_> {
-    /// The table's name that begins at this word: `table`, `database.table` or `.table`.
+    /// The table name that begins at this word: `table`, `database.table` or `.table`.
     fn at(&self, i: usize) -> Option<Name<'a>> {
         let name = |i: usize| self.words.get(i).filter(|w| w.is_name()).map(|w| &*w.text);
         let point = |i: usize| self.words.get(i).is_some_and(|w| w.symbol('.'));
@@ -250,19 +252,20 @@ impl<'a> Names<'a, '_> {
         }
     }
 
-    /// Whether the table is named anywhere: alone where its database may be the default one, or after its database.
+    /// Whether the statement names the table: without a database when ours may be the default one, or with its
+    /// database.
     fn mention(&self, database: &str, table: &str) -> bool {
         let words = self.words;
         words.iter().enumerate().any(|(i, word)| {
             let after = i >= 2 && words[i - 1].symbol('.') && words[i - 2].is_name();
             let qualified = after && same(&words[i - 2].text, database);
-            // `.table` may follow any keyword.
+            // A `.table` may follow any keyword.
             let alone = !after || words[i - 1].spaced;
             word.is_name() && same(&word.text, table) && (qualified || alone && same(self.current, database))
         })
     }
 
-    /// Whether the statement takes away what one of these tables had, a trigger or its name.
+    /// Whether the statement drops a trigger of one of these tables, or changes which table has its name.
     fn undoes(&self, asked: &std::collections::BTreeSet<String>) -> bool {
         let is = |i: usize, keyword: &str| self.words.get(i).is_some_and(|w| w.is(keyword));
         let object = (2..self.words.len()).find(|i| !is(*i, "IF") && !is(*i, "EXISTS")).and_then(|i| self.at(i));

@@ -1,7 +1,7 @@
-//! The session that a statement of the binlog was run in, from the status variables of its event.
+//! The session of a statement in the binlog, from the status variables of its event.
 //!
-//! Source: `libs/mysql/binlog/event/statement_events.h`, `Query_event::Query_event_status_vars`. They stand in a fixed
-//! order; the first one that is unknown ends the reading, as its length is unknown too.
+//! Source: `libs/mysql/binlog/event/statement_events.h`, `Query_event::Query_event_status_vars`. Their order is fixed;
+//! the reading ends at the first unknown one, as its length is unknown too.
 
 use std::borrow::Cow;
 
@@ -13,19 +13,19 @@ use super::words::Mode;
 pub struct Session<'a> {
     /// Its default database; empty when it has none.
     pub database: Cow<'a, str>,
-    /// How its statements are read.
+    /// The settings that decide how its statements are parsed.
     pub mode: Mode,
-    /// What the statement wrote to, as the server says.
+    /// The databases that the statement wrote to, according to the server.
     pub written: Written<'a>,
 }
 
-/// The databases that a statement wrote to, directly or through a view, a trigger or a function. The server's own parallel replicas
-/// rely on this list.
+/// The databases that a statement wrote to, directly or through a view, a trigger or a function. The server's own
+/// parallel replicas depend on this list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written<'a> {
-    /// These and no other.
+    /// Only these databases.
     To(Vec<Cow<'a, str>>),
-    /// There are too many of them, or foreign keys have a part in it.
+    /// The list is missing, because it is too long or foreign keys are involved.
     Unknown,
 }
 
@@ -63,7 +63,7 @@ enum Variable<'a> {
 
 impl<'a> Variable<'a> {
     fn read(rest: &mut &'a [u8]) -> Option<Self> {
-        /// More databases than an event names.
+        /// A count above the maximum, which marks a list that is too long.
         const TOO_MANY: usize = 254;
         let mut take = |length: usize| {
             let (taken, left) = rest.split_at_checked(length)?;

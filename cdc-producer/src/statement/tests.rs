@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::statement::Mode;
 
-/// `sql_mode` of a server that nobody has set up.
+/// `sql_mode` of a server with default configuration.
 const STRICT: Mode =
     Mode { ansi_quotes: false, no_backslash_escapes: false, strict: true, client: words::Client::Plain };
 
@@ -204,7 +204,7 @@ fn columns_that_are_redefined_without_a_change_of_values() {
             panic!("{clause}: {:?}", case.effect(&statement))
         };
         assert_eq!(columns[column], want, "{clause}");
-        // From here on this is what is known.
+        // From here on these definitions are known.
         case.columns = columns;
         assert_eq!(case.effect(&statement), Effect::None, "{clause}");
         case.columns.clear();
@@ -221,7 +221,7 @@ fn columns_that_are_redefined_without_a_change_of_values() {
     assert_eq!(columns[0], "bigint auto_increment");
     case.columns[3] = "decimal(10,2) STORED GENERATED".to_owned();
     assert!(case.stops("ALTER TABLE product MODIFY price DECIMAL(10,2)"));
-    // A column that a carried one is computed from.
+    // A column from which a carried one is computed.
     case.is_generated = true;
     assert!(case.stops("ALTER TABLE product MODIFY cents INT"));
     assert!(!case.stops("ALTER TABLE product ADD COLUMN colour INT"));
@@ -331,7 +331,7 @@ fn what_takes_a_trigger_away_before_the_server_was_asked() {
 #[test]
 fn the_sessions_modes_decide_what_is_a_word() {
     let mut case = case("shop");
-    // A backslash that escapes nothing must not make words of the content of a text, nor hide words in it.
+    // Without backslash escapes, text content must not become words, nor words become text.
     case.session.mode.no_backslash_escapes = true;
     assert!(!case.stops(r"ALTER TABLE other.t COMMENT '\', COMMENT 'RENAME shop.product x'"));
     assert!(case.stops(r"ALTER TABLE product COMMENT '\', DROP COLUMN price, COMMENT '\'"));
@@ -362,7 +362,7 @@ fn transactions() {
     }
 }
 
-/// A statement of megabytes takes one pass.
+/// Takes a statement of megabytes in one pass.
 #[test]
 fn long_statements_take_a_moment() {
     let case = case("shop");

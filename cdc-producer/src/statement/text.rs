@@ -1,20 +1,20 @@
 //! A statement that was logged as text (`binlog_format` is not ROW): whether it may have written to the table.
 //!
-//! The server names the databases that it wrote to, through views, triggers and functions as well. Where ours is among
-//! them, only a statement of the plainest form is told apart, as heartbeats have it: it writes to one table by its name,
-//! reads no other and calls no stored function.
+//! The server lists the databases that the statement wrote to, also through views, triggers and functions. If ours is
+//! among them, only a simple statement is accepted, such as a heartbeat tool's: it writes to one table by its name,
+//! reads no other table and calls no stored function.
 
 use super::words::{Kind, Word, Words};
 use super::{Effect, Reason, Session, Subject, Written, same};
 
-/// Words that may stand before a bracket, with space or without: none of them is the name of a function.
+/// Words that may precede a bracket, with space or without, and are not the name of a function.
 const KEYWORDS: [&str; 26] = [
     "AND", "AS", "BETWEEN", "BINARY", "BY", "CASE", "CHAR", "DECIMAL", "DIV", "ELSE", "IN", "INTERVAL", "IS", "LIKE",
     "LIMIT", "LINES", "MOD", "NOT", "ON", "OR", "SET", "THEN", "VALUES", "WHEN", "WHERE", "XOR",
 ];
 
-/// Functions of the server. They are meant where the bracket follows at once; with space before it, `now ()` may be a
-/// stored function of that name.
+/// Functions of the server, if the bracket follows directly; with a space, `now ()` may be a stored function of that
+/// name.
 const FUNCTIONS: [&str; 68] = [
     "ABS",
     "ADDDATE",
@@ -88,7 +88,7 @@ const FUNCTIONS: [&str; 68] = [
 
 const LOGGED_AS_TEXT: &str = "a statement that was logged as text (binlog_format is not ROW)";
 
-/// What the statement means for the table.
+/// The effect of the statement on our table.
 pub(super) fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) -> Effect {
     if !session.may_write_to(subject.database) {
         return Effect::None;
@@ -109,7 +109,7 @@ pub(super) fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<
     }
 }
 
-/// The one table that a plain statement writes to; `None` when it may write to others as well.
+/// The only table that a simple statement writes to; `None` when it may write to others as well.
 fn target(words: &mut Words<'_>, current: &str) -> Option<(String, String)> {
     let first = words.next()?;
     let mut word = words.next()?;
@@ -142,14 +142,14 @@ fn target(words: &mut Words<'_>, current: &str) -> Option<(String, String)> {
         "DELETE" => next.as_ref().is_none_or(|w| w.is_any(&["WHERE", "ORDER", "LIMIT"])),
         _ => true,
     };
-    // The list of columns.
+    // Skips the list of columns.
     if next.as_ref().is_some_and(|w| w.symbol('(')) {
         next = words.next();
     }
     (one_table && next.into_iter().chain(words).all(reads_nothing())).then_some(name)
 }
 
-/// A check of each word in turn: false when the statement may read another table or call a stored function.
+/// Checks the words one by one: false when the statement may read another table or call a stored function.
 fn reads_nothing<'a>() -> impl FnMut(Word<'a>) -> bool {
     let [mut before, mut last]: [Option<Word<'a>>; 2] = [None, None];
     move |word| {

@@ -1,14 +1,15 @@
-//! The words of an SQL statement, taken apart as the server's own lexer does it (`sql/sql_lex.cc`): the session's SQL mode
-//! decides what a quote and a backslash are, its character set where a character ends. One pass, nothing is kept.
+//! Splits an SQL statement into words like the server's own lexer (`sql/sql_lex.cc`): the session's SQL mode decides
+//! the meaning of quotes and backslashes, its character set the length of a character. One pass, without storing the
+//! words.
 
 use std::borrow::Cow;
 
-/// The settings of a session that decide how its statements are read.
+/// The settings of a session that decide how its statements are split into words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mode {
     /// `"` begins an identifier, not a text.
     pub ansi_quotes: bool,
-    /// A backslash in a text is itself.
+    /// A backslash in a text has no special meaning.
     pub no_backslash_escapes: bool,
     /// A value that does not fit is an error.
     pub strict: bool,
@@ -16,10 +17,10 @@ pub struct Mode {
     pub client: Client,
 }
 
-/// Character sets of clients, told apart by whether a later byte of a character may look like ASCII.
+/// Character sets of clients, grouped by whether a later byte of a character may look like ASCII.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Client {
-    /// It never does.
+    /// No later byte looks like ASCII.
     #[default]
     Plain,
     /// `big5` and `gbk`: two bytes.
@@ -31,7 +32,7 @@ pub enum Client {
 }
 
 impl Mode {
-    /// From `sql_mode` as the binlog has it (bits of `sql/sql_const.h`), and the collation's id of the client's text.
+    /// From `sql_mode` in the binlog's form (bits of `sql/sql_const.h`), and the collation id of the client's text.
     pub fn new(sql_mode: u64, collation: u16) -> Self {
         let client = match collation {
             1 | 28 | 84 | 87 => Client::TwoBytes,
@@ -69,14 +70,14 @@ impl Client {
     }
 }
 
-/// What a word is.
+/// The kind of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A keyword, a name without quotes, or a number.
     Plain,
     /// A name in quotes.
     Quoted,
-    /// A text literal; what it says is left out.
+    /// A text literal; its content is omitted.
     Text,
     /// One character of punctuation.
     Symbol,
@@ -85,11 +86,11 @@ pub enum Kind {
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
-    /// Without quotes; empty for a text.
+    /// Without quotes; empty for a text literal.
     pub text: Cow<'a, str>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// Space or a comment stands before it.
+    /// Whether space or a comment precedes it.
     pub spaced: bool,
 }
 
@@ -115,7 +116,8 @@ impl Word<'_> {
     }
 }
 
-/// The words of a statement, without comments. The text in `/*! … */` is executed by the server, so it counts.
+/// Iterates over the words of a statement, without comments. The server executes the text in `/*! … */`, so its words
+/// count.
 #[derive(Clone, Debug)]
 pub struct Words<'a> {
     rest: &'a [u8],
@@ -125,19 +127,19 @@ pub struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Of this statement, as the client sent it.
+    /// Begins at the start of this statement, as the client sent it.
     pub fn new(statement: &'a [u8], mode: Mode) -> Self {
         Self { rest: statement, mode, versioned: false }
     }
 
-    /// Bytes of space and comment at the beginning; 0 when a word stands there.
+    /// Bytes of space and comment at the beginning; 0 when it begins with a word.
     fn gap(&mut self) -> usize {
         let rest = self.rest;
         let line = || rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |end| end + 1);
         match rest {
             [b' ' | b'\t'..=b'\r', ..] => 1,
             [b'#', ..] => line(),
-            // Without space behind it, it is two minus signs.
+            // Without a space after them, these are two minus signs.
             [b'-', b'-', next, ..] if *next > b' ' && *next != 0x7F => 0,
             [b'-', b'-', ..] => line(),
             [b'/', b'*', b'!', version @ ..] => {
@@ -155,7 +157,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Bytes of the quoted text at the beginning, quotes included, and whether a quote or a backslash is within.
+    /// Bytes of the quoted text at the beginning, quotes included, and whether it contains a quote or a backslash.
     fn quoted(&self, escapes: bool) -> (usize, bool) {
         let (rest, quote) = (self.rest, self.rest[0]);
         let (mut at, mut special) = (1, false);
@@ -281,7 +283,7 @@ mod tests {
             (b"`never closed", Mode::default(), "<never closed>"),
             (br"'\", Mode::default(), "?"),
             ("größe $x 1e5".as_bytes(), Mode::default(), "größe $x 1e5"),
-            // The second byte of the character looks like a backslash, or like a quote that ends a name.
+            // The second byte of the character looks like a backslash, or like the quote that ends a name.
             (b"'\x95\x5c' a", client(Client::ShiftJis), "? a"),
             (b"'\x81\x5c' a", client(Client::TwoBytes), "? a"),
             (b"'\x81\x30\x81\x5c' a", client(Client::Gb18030), "? a"),
