@@ -1,12 +1,12 @@
-//! One change of one product, and what it does to the state that it meets.
+//! One change of one product, and its effect on the product's present state.
 //!
-//! Pure. The rule is "the last one wins" by `last_updated`, and it holds for deletes as well: a deleted product is
-//! remembered with the time of its deletion, so that an older row can't bring it back. With equal times the later row in
-//! the data wins. Applying the same data again therefore changes nothing, whatever part of it was applied before.
+//! Pure. The newest `last_updated` wins, for deletes as well: the time of a deletion is stored, so that an older row
+//! can't restore the product. With equal times the later row in the data wins. So applying all data again changes
+//! nothing, and applying it after a part of it was applied gives the same result.
 
 use pipeline::record::{Micros, Price};
 
-/// What a product is to become.
+/// The new state of a product.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) id: i32,
@@ -23,7 +23,7 @@ pub(crate) struct Change {
 pub(crate) struct Place {
     /// The line of its first byte, from 1.
     pub(crate) line: u64,
-    /// The place of its first byte.
+    /// The offset of its first byte.
     pub(crate) byte: u64,
 }
 
@@ -35,41 +35,42 @@ pub(crate) struct Row {
     pub(crate) price: Price,
 }
 
-/// What is known of a product.
+/// The known state of a product.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) enum State {
-    /// Never heard of.
+    /// Not in the table, and not known to be deleted.
     #[default]
     Absent,
     /// Deleted at this time.
     Deleted(Micros),
-    /// In the table; `None` is a time of NULL, older than any.
+    /// In the table; `None` is a time of NULL, which is older than any other.
     Present(Option<Micros>, Option<Row>),
 }
 
-/// What a change does.
+/// The effect of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Insert,
     Update,
     Delete,
-    /// There is nothing to delete, but the time is remembered.
+    /// There is nothing to delete, but the time of the deletion is stored.
     Remember,
-    /// It is in force already.
+    /// The state is already the same.
     Unchanged,
-    /// Something newer is in force.
+    /// The state is newer.
     Older,
 }
 
 impl Effect {
-    /// Whether something is written.
+    /// Whether the change writes something.
     pub(crate) fn writes(self) -> bool {
         !matches!(self, Self::Unchanged | Self::Older)
     }
 }
 
 impl State {
-    /// What the change does to this state; `wins_tie` is asked when both have the same time. `None` when that has no answer.
+    /// The effect of the change on this state; `wins_tie` is called when both have the same time. `None` when it can't
+    /// decide.
     pub(crate) fn effect(&self, change: &Change, wins_tie: impl FnOnce() -> Option<bool>) -> Option<Effect> {
         let time = match self {
             Self::Absent | Self::Present(None, _) => None,

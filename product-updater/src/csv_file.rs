@@ -1,7 +1,7 @@
-//! A CSV file, row by row: each row is a [`Change`] or is refused with line, column and reason.
+//! A CSV file, row by row: each row is a [`Change`], or is refused with line, column and reason.
 //!
-//! Each row is checked for itself, bytes that are not UTF-8 included, so that one bad row costs nothing but itself. What is a
-//! row, [`crate::records`] says.
+//! Each row is checked separately, including bytes that are not UTF-8, so one bad row does not affect others. The
+//! module [`crate::records`] defines the rows.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -15,20 +15,20 @@ use crate::change::{Change, Place, Row};
 use crate::precision::Precision;
 use crate::records::Records;
 
-/// The first and the last moment that `TIMESTAMP(6)` holds (reference manual, "The DATE, DATETIME, and TIMESTAMP Types").
+/// The first and the last time that `TIMESTAMP(6)` holds (reference manual, "The DATE, DATETIME, and TIMESTAMP Types").
 const TIMES: [Micros; 2] = [Micros(1_000_000), Micros(2_147_483_647_499_999)];
 const NAME_CHARS: usize = 300;
 const CATEGORY_CHARS: usize = 500;
-/// What an empty category becomes.
+/// Replaces an empty category.
 const NO_CATEGORY: &str = "Uncategorized";
 
 const COLUMNS: [&str; 6] = ["id", "name", "category", "price", "last_updated", "op"];
 
-/// Why a row, or the whole file when it is the header, can't be used.
+/// Why a row can't be used, or the whole file if the row is the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) line: u64,
-    /// Empty when the row as a whole is meant.
+    /// Empty when the fault concerns the whole row.
     pub(crate) column: String,
     pub(crate) reason: String,
 }
@@ -48,28 +48,28 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// A row of the file: a change, or what is wrong and the row's bytes.
+/// A row of the file: a change, or the fault and the row's bytes.
 pub(crate) enum Line {
     Change(Change),
     Bad(Fault, Vec<u8>),
 }
 
-/// Rows of a file that come one after another.
+/// Consecutive rows of a file.
 pub(crate) struct Chunk {
     pub(crate) changes: Vec<Change>,
     pub(crate) bad: Vec<(Fault, Vec<u8>)>,
-    /// The share of the file that was read up to here, in bytes.
+    /// Bytes of the file that were read up to here.
     pub(crate) read_bytes: u64,
-    /// Nothing comes after it.
+    /// The file ends here.
     pub(crate) at_end: bool,
 }
 
-/// How rows are read.
+/// The limits and formats of rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Format {
-    /// Bytes that a row may have.
+    /// Maximum bytes of a row.
     pub(crate) row_bytes: usize,
-    /// What the table keeps of `last_updated`.
+    /// The precision of `last_updated` in the table.
     pub(crate) precision: Precision,
 }
 
@@ -78,13 +78,13 @@ pub(crate) struct CsvFile {
     name: String,
     records: Records<BufReader<File>>,
     precision: Precision,
-    /// Where each of [`COLUMNS`] stands.
+    /// The index of each of [`COLUMNS`].
     places: [Option<usize>; 6],
     width: usize,
 }
 
 impl CsvFile {
-    /// Opens a file and reads its header; `Ok(Err(…))` when it can't be used: nothing in it can then.
+    /// Opens a file and reads its header; `Ok(Err(…))` when the header can't be used, and so no row can.
     ///
     /// # Errors
     /// Definite when it can't be read.
@@ -144,7 +144,7 @@ impl CsvFile {
     /// The next row; `None` at the end.
     ///
     /// # Errors
-    /// Definite when the file can't be read on.
+    /// Definite when the file can't be read further.
     pub(crate) fn next(&mut self) -> Result<Option<Line>> {
         let read = match self.read_record()? {
             Ok(false) => return Ok(None),
@@ -158,10 +158,10 @@ impl CsvFile {
         }))
     }
 
-    /// The next rows, at most so many, bad ones among them; fewer when the bad ones are long.
+    /// At most this many of the next rows, bad ones included; fewer when the bad ones are long.
     ///
     /// # Errors
-    /// Definite when the file can't be read on.
+    /// Definite when the file can't be read further.
     pub(crate) fn next_chunk(&mut self, rows: usize) -> Result<Chunk> {
         const MOST_BAD_BYTES: usize = 1 << 20;
         let mut chunk = Chunk { changes: Vec::with_capacity(rows), bad: Vec::new(), read_bytes: 0, at_end: false };
@@ -242,7 +242,7 @@ impl CsvFile {
     }
 }
 
-/// The bytes of the row that begins at this byte of the file.
+/// The bytes of the row that begins at this offset of the file.
 ///
 /// # Errors
 /// Definite when the file can't be read.
@@ -251,7 +251,8 @@ pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> 
         let (mut file, ..) = open(path)?;
         file.seek(SeekFrom::Start(byte))?;
         let mut records = Records::new(BufReader::new(file), byte, format.row_bytes);
-        // It was well-formed when it was read first; if it is not any more, its bytes are what is there.
+        // The record was well-formed at the first reading; if the file has changed, these bytes are its present
+        // content.
         drop(records.next()?);
         Ok(records.record.raw)
     };
@@ -274,7 +275,7 @@ fn open(path: &Path) -> io::Result<(File, u64, [u8; 3])> {
     Ok((file, begin, mark))
 }
 
-/// Why nothing is read from what has this name, if it is no regular file.
+/// Why a path is not read that is not a regular file.
 fn not_a_file(path: &Path, error: &io::Error) -> Option<String> {
     if error.raw_os_error() == Some(libc::ELOOP) {
         return Some("it is a symbolic link, which is not followed; put the file itself here".to_owned());
@@ -287,12 +288,12 @@ fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static)
     Error::definite(format!("cannot read {name}")).with_source(error).with_remedy("make it readable for this user")
 }
 
-/// A fault whose line is not known yet.
+/// A fault whose line is set later.
 fn fault(column: &str, reason: impl Into<String>) -> Fault {
     Fault { line: 0, column: column.to_owned(), reason: reason.into() }
 }
 
-/// A field as an error message shows it.
+/// A field, shortened for an error message.
 fn shortened(text: &str) -> String {
     match text.char_indices().nth(40) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,17 +1,17 @@
-//! A fuzz target: the CSV files of others.
+//! A fuzz target for CSV files from outside.
 
 use std::path::PathBuf;
 
 use crate::csv_file::{CsvFile, Format};
 use crate::precision::Precision;
 
-/// Each row of a file is a change or refused, and there are no more rows than lines.
+/// Each row of a file is a change or refused, and there are at most as many rows as lines.
 #[test]
 fn csv() {
     let path = std::env::temp_dir().join(format!("product-updater-fuzz-{}.csv", std::process::id()));
     let file = Removed(path.clone());
     fuzzing::check!(fuzzing::seeds("csv"), 4_000, |input: &[u8]| {
-        // A file that is cut and written is flushed by some file systems; a new one is not.
+        // Some file systems flush a file that is truncated and rewritten, but not a new one.
         drop(std::fs::remove_file(&path));
         std::fs::write(&path, input).expect("to write the file");
         let format = Format { row_bytes: 4_096, precision: Precision::Micros(1) };
@@ -29,7 +29,7 @@ fn csv() {
     drop(file);
 }
 
-/// A file that is removed in the end.
+/// A file that is removed when dropped.
 struct Removed(PathBuf);
 
 impl Drop for Removed {

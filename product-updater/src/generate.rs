@@ -14,7 +14,7 @@ const THINGS: [&str; 12] =
 /// Categories are `CAT_1` to this one.
 const CATEGORIES: u32 = 20;
 
-/// What the table holds before the first random change.
+/// The content of the table before the first random change.
 #[derive(Debug)]
 pub(crate) struct Stock {
     pub(crate) ids: Vec<i32>,
@@ -24,14 +24,14 @@ pub(crate) struct Stock {
     pub(crate) latest: Micros,
 }
 
-/// Shares in percent; what is left are inserts.
+/// Shares in percent; the rest are inserts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mix {
     pub(crate) updates: u64,
     pub(crate) deletes: u64,
 }
 
-/// An endless source of changes, each of which takes effect on the one before.
+/// An endless source of changes; each one builds on the previous ones.
 pub(crate) struct Generator {
     rng: StdRng,
     mix: Mix,
@@ -47,7 +47,7 @@ impl Generator {
         Self { rng: StdRng::seed_from_u64(seed), mix, ids: stock.ids, next_id, clock: stock.latest }
     }
 
-    /// The next change; its time is `now`, or later when that has been used.
+    /// The next change; its time is `now`, or the previous change's time plus 1 µs if that is later.
     ///
     /// # Errors
     /// Definite when the ids are used up.
@@ -60,7 +60,7 @@ impl Generator {
             return Ok(Change { id: self.ids.swap_remove(place), at, row: None, place: Place::default() });
         }
         if draw < self.mix.deletes + self.mix.updates && !self.ids.is_empty() {
-            // The smaller of two draws: some products change more often than others, as in a shop.
+            // The smaller of two draws: some products change more often than others, as in a real shop.
             let place = self.rng.random_range(0..self.ids.len()).min(self.rng.random_range(0..self.ids.len()));
             return Ok(Change { id: self.ids[place], at, row: Some(self.row()?), place: Place::default() });
         }

@@ -1,4 +1,4 @@
-//! What became of the rows of a file, and the closing table.
+//! Counts the effects of the rows of each file, and prints the final table.
 
 use std::ops::AddAssign;
 
@@ -35,7 +35,7 @@ impl Outcome {
         self.rejected += 1;
     }
 
-    /// Changes of the table.
+    /// Number of changes of the table.
     pub(crate) fn changes(&self) -> u64 {
         self.inserted + self.updated + self.deleted
     }
@@ -57,7 +57,7 @@ impl AddAssign for Outcome {
     }
 }
 
-/// The closing table: a line a file, and their sum when there are several.
+/// The final table: one line per file, and their sum when there are several.
 pub(crate) fn table(files: &[(String, Outcome)]) -> String {
     const HEADS: [&str; 7] = ["rows", "inserted", "updated", "deleted", "unchanged", "skipped older", "rejected"];
     let mut total = Outcome::default();

@@ -1,11 +1,11 @@
-//! What the changes of a chunk do, and the writes for it. Pure.
+//! Plans the writes for the changes of a chunk. Pure.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::change::{Change, Effect, Row, State};
 use crate::ties::Ties;
 
-/// Writes that may stand in any order, since no product is both written and deleted here.
+/// Writes that may be executed in any order, since no product is both written and deleted in them.
 #[derive(Debug, Default)]
 pub(crate) struct Step<'a> {
     pub(crate) upserts: Vec<Upsert<'a>>,
@@ -21,11 +21,11 @@ pub(crate) struct Step<'a> {
 pub(crate) struct Upsert<'a> {
     pub(crate) change: &'a Change,
     pub(crate) row: &'a Row,
-    /// The table does not hold the product yet.
+    /// Whether the table does not have the product yet.
     pub(crate) is_new: bool,
 }
 
-/// What is known of products, as the changes up to here leave them.
+/// The states of products after the changes so far.
 #[derive(Default)]
 pub(crate) struct Known {
     states: HashMap<i32, State>,
@@ -34,12 +34,12 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// These states, and nothing written yet.
+    /// Begins with these states, before any write.
     pub(crate) fn new(states: HashMap<i32, State>) -> Self {
         Self { states, written: HashSet::new() }
     }
 
-    /// What is known of the products of these changes.
+    /// The states of the products of these changes.
     pub(crate) fn of(&self, changes: &[Change]) -> Self {
         let mut part = Self::default();
         for Change { id, .. } in changes {
@@ -51,13 +51,13 @@ impl Known {
         part
     }
 
-    /// Takes over what a part has become.
+    /// Takes over the states of a part.
     pub(crate) fn take(&mut self, part: Self) {
         self.states.extend(part.states);
         self.written.extend(part.written);
     }
 
-    /// What each change does, and the writes for it, in order; `None` when there is a tie that has to be foreseen.
+    /// The effect of each change, and the writes for it, in order; `None` when a tie needs [`Ties::foresee`] first.
     pub(crate) fn decide<'a>(
         &mut self,
         first: u64,
@@ -68,7 +68,7 @@ impl Known {
         let mut plan = vec![Step::default()];
         let mut effects = Vec::with_capacity(chunk.len());
         for (number, change) in (first..).zip(chunk) {
-            // Later rows of the chunk meet what earlier ones did.
+            // Later rows of the chunk see the states after earlier ones.
             let state = states.entry(change.id).or_default();
             let wins = || if written.contains(&change.id) { Some(true) } else { ties.wins(number, change) };
             let effect = state.effect(change, wins)?;

@@ -1,9 +1,9 @@
-//! What the column `last_updated` keeps of a time.
+//! The precision of the column `last_updated`.
 //!
-//! MySQL rounds half away from zero to the digits that the column has (reference manual, "Fractional Seconds in Time Values";
-//! our session has no `TIME_TRUNCATE_FRACTIONAL`), and to whole seconds before it drops the time of day for a DATE (manual,
-//! "Conversion Between Date and Time Types"). Times are compared as they are stored: two times that the column can't tell
-//! apart are the same time.
+//! MySQL rounds half away from zero to the digits of the column (reference manual, "Fractional Seconds in Time Values";
+//! our session does not set `TIME_TRUNCATE_FRACTIONAL`), and to whole seconds before it drops the time of day for a
+//! DATE (manual, "Conversion Between Date and Time Types"). Times are compared as they are stored: two times with the
+//! same stored value are the same time.
 
 use pipeline::record::Micros;
 
@@ -17,7 +17,7 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
-    /// That of a column of this full type, as the server prints it: `timestamp(6)`, `datetime`, `date`.
+    /// The precision of a column with this full type, as the server prints it: `timestamp(6)`, `datetime`, `date`.
     pub(crate) fn of(full_type: &str) -> Self {
         let full_type = full_type.to_ascii_lowercase();
         if full_type == "date" {

@@ -1,4 +1,4 @@
-//! What a person sees while it runs, on stderr: a bar on a terminal, else one line a file.
+//! The progress display on stderr: a bar on a terminal, else one line per file.
 
 use std::io::{IsTerminal, Write, stderr};
 
@@ -16,7 +16,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `total` counts what `done` counts.
+    /// `total` has the unit of `done`.
     pub(crate) fn new(name: impl Into<String>, total: u64) -> Self {
         Self { name: name.into(), total: total.max(1), on_terminal: stderr().is_terminal() }
     }
@@ -48,7 +48,7 @@ impl Progress {
         let name = escape::shown(&self.name);
         if self.on_terminal {
             eprint!("\r\x1b[K{name}  {text}");
-            // A terminal that is gone can't be told so.
+            // An error of a closed terminal can't be reported.
             let _gone = stderr().flush();
         } else {
             eprintln!("{name}: {text}");

@@ -1,21 +1,22 @@
-//! The records of a CSV file by RFC 4180, strictly: quoting that the format does not define is a fault of the record, not a guess.
+//! The records of a CSV file by RFC 4180, strictly: quoting that the format does not define is a fault of the record.
 //!
-//! Lines end with LF, CRLF or CR; empty lines count for nothing. A field that begins with a quote ends with one, and quotes
-//! within it are doubled; any other field has no quote. After a fault the reader continues at the next line end, so what an
-//! open quote has swallowed up to there belongs to the faulty record. Memory is bounded by the limit on a record.
+//! Lines end with LF, CRLF or CR; empty lines are ignored. A field that begins with a quote ends with one, and quotes
+//! within it are doubled; any other field has no quote. After a fault the reader continues at the next line end, so the
+//! faulty record includes the text that an open quote has swallowed up to there. The limit on a record bounds the
+//! memory.
 //!
-//! (The crate `csv` takes malformed quotes as text, which is why it is not used here.)
+//! (The crate `csv` accepts malformed quotes as text, so it is not used here.)
 
 use std::io::{self, BufRead};
 
-/// A record: its fields, and the bytes that it was read from.
+/// A record: its fields, and its bytes in the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Its bytes without the line end; of one that is too long, the beginning.
+    /// Its bytes without the line end; if it is too long, only the beginning.
     pub(crate) raw: Vec<u8>,
     /// The line of its first byte, from 1.
     pub(crate) line: u64,
-    /// The place of its first byte in the file.
+    /// The offset of its first byte in the file.
     pub(crate) byte: u64,
     /// Fields one after the other, without quotes.
     text: Vec<u8>,
@@ -51,9 +52,9 @@ impl Record {
 /// Quoting that RFC 4180 does not define, or a record that is too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed {
-    /// The field in which it is, from 0; `None` when the record as a whole is meant.
+    /// The index of the faulty field, from 0; `None` when the fault concerns the whole record.
     pub(crate) field: Option<usize>,
-    /// What is wrong, with the lines that are lost when it is more than one.
+    /// The fault, with the lost lines when there are several.
     pub(crate) reason: String,
 }
 
@@ -65,22 +66,22 @@ enum At {
     Plain,
     /// Within quotes.
     Quoted,
-    /// Behind a quote within quotes: the end of the field, or the first of two.
+    /// After a quote within quotes: the end of the field, or the first of two quotes.
     Quote,
-    /// Behind a fault: the next line end ends the record.
+    /// After a fault: the next line end ends the record.
     Broken,
 }
 
 /// A reader of records.
 pub(crate) struct Records<R> {
     input: R,
-    /// Bytes that a record may have.
+    /// Maximum bytes of a record.
     limit: usize,
     byte: u64,
     line: u64,
-    /// The byte before.
+    /// The previous byte.
     previous: u8,
-    /// The record that was read last.
+    /// The last record that was read.
     pub(crate) record: Record,
     at: At,
     /// The first fault of this record.
@@ -90,7 +91,7 @@ pub(crate) struct Records<R> {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Reads from `input`, which stands at this byte of its file; a record has at most `limit` bytes.
+    /// Reads from `input`, which is at this offset of its file; a record has at most `limit` bytes.
     pub(crate) fn new(input: R, byte: u64, limit: usize) -> Self {
         Self {
             input,
@@ -113,8 +114,8 @@ impl<R: BufRead> Records<R> {
     /// Reads the next record into [`Records::record`]; false at the end of the file.
     ///
     /// # Errors
-    /// The outer one when the input can't be read; the inner one when the record is malformed, whose bytes are there all the
-    /// same.
+    /// The outer error when the input can't be read; the inner one when the record is malformed. The record's bytes are
+    /// then available as well.
     pub(crate) fn next(&mut self) -> io::Result<Result<bool, Malformed>> {
         self.record.clear();
         (self.at, self.fault, self.quote_line) = (At::Start, None, 0);
@@ -143,7 +144,7 @@ impl<R: BufRead> Records<R> {
                     begun = true;
                     (self.record.line, self.record.byte) = (line, self.byte + used as u64 - 1);
                 }
-                // Only these fields are touched, as the input's buffer is borrowed.
+                // Separate fields, since the input's buffer is borrowed.
                 let parse = Parse {
                     record: &mut self.record,
                     at: &mut self.at,
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
     use std::io::BufReader;
 
-    /// Each record as its fields, or what is wrong; with the line it begins in.
+    /// Each record as its fields or its fault, with the line at which it begins.
     fn read(text: &[u8], limit: usize, buffer: usize) -> Vec<(u64, String)> {
         let mut records = Records::new(BufReader::with_capacity(buffer, text), 0, limit);
         let mut all = Vec::new();

@@ -1,24 +1,24 @@
-//! Which errors of MySQL are the fault of one row, so that the row is put aside and the rest is applied.
+//! Recognises errors of MySQL that one row causes, so that the row is rejected and the others are applied.
 //!
-//! Known by SQLSTATE: class 22 (data), 23 (integrity: unique keys, foreign keys, NULL) and 45 (SIGNAL of a trigger), and by the
-//! numbers of those that MySQL files under HY000. Everything else, such as a missing right or a full disk, is no row's fault.
+//! By SQLSTATE: class 22 (data), 23 (integrity: unique keys, foreign keys, NULL) and 45 (SIGNAL of a trigger); and by
+//! the error number for those with SQLSTATE HY000. No row causes other errors, such as a missing right or a full disk.
 //! Source: reference manual, "Server Error Message Reference".
 
-/// Why the table does not take a row.
+/// Why the table refuses a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// The column that MySQL names; empty when it names none.
+    /// The column in MySQL's message; empty when it has none.
     pub(crate) column: String,
     /// MySQL's reason.
     pub(crate) reason: String,
 }
 
-/// Truncated, invalid or wrong text, no default, no partition for the value, SIGNAL, CHECK, text that the column's character
-/// set lacks.
+/// Truncated, invalid or wrong text, no default, no partition for the value, SIGNAL, CHECK, text that the column's
+/// character set can't represent.
 const OF_A_ROW: [u16; 10] = [1265, 1300, 1364, 1366, 1526, 1644, 1748, 3819, 3854, 3988];
 
 impl Refusal {
-    /// `None` when the error is no row's fault.
+    /// `None` when no row causes the error.
     pub(crate) fn of(error: &mysql_async::Error) -> Option<Self> {
         let mysql_async::Error::Server(e) = error else { return None };
         let by_state = ["22", "23", "45"].iter().any(|class| e.state.starts_with(class));
@@ -26,7 +26,7 @@ impl Refusal {
     }
 
     fn from(message: &str, code: u16) -> Self {
-        // The row is the only one of its statement.
+        // The row number is dropped, as the row is the only one of its statement.
         let message = message.split(" at row ").next().unwrap_or_default();
         let named = ["olumn '", "Field '"].iter().find_map(|before| message.split_once(before)?.1.split('\'').next());
         let reason = format!("the table refuses the row: {message} (MySQL error {code})");

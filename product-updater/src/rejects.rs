@@ -1,4 +1,4 @@
-//! Bad rows, kept for a person: `FILE.rejects.csv` with line, column, reason and the row's bytes as they were.
+//! Stores bad rows for a person: `FILE.rejects.csv` has line, column, reason and the row's original bytes.
 
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,17 +9,17 @@ use pipeline::error::{Error, Result};
 
 use crate::csv_file::Fault;
 
-/// What the names of these files end in; the updater does not read them as data.
+/// Suffix of these files; the updater does not read them as data.
 pub(crate) const SUFFIX: &str = ".rejects.csv";
 
-/// The rejects of one file. The file is made at the first one.
+/// The rejects of one file. The first reject creates the file.
 pub(crate) struct Rejects {
     path: PathBuf,
     writer: Option<Writer<File>>,
 }
 
 impl Rejects {
-    /// For the data file `name`; what an earlier run left is removed.
+    /// For the data file `name`; removes the rejects file of an earlier run.
     ///
     /// # Errors
     /// Definite when it can't be removed.
@@ -34,7 +34,7 @@ impl Rejects {
         }
     }
 
-    /// Where they are.
+    /// The path of the file.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -65,7 +65,7 @@ impl Rejects {
         Ok(())
     }
 
-    /// Everything is on its way to the disk.
+    /// Writes the buffered rows to the file.
     ///
     /// # Errors
     /// Definite when it can't be written.
@@ -80,7 +80,7 @@ fn unwritable(path: &Path, error: std::io::Error) -> Error {
         .with_source(error)
         .with_remedy("name a folder that this user may write to with --rejects (updater.rejects)")
 }
-/// Rows of a file may be secret: not everybody may read them. A link in the way is not followed.
+/// Rows of a file may be secret, so only the owner and the group may read the rejects. Does not follow a symbolic link.
 fn create(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)

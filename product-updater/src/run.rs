@@ -1,4 +1,4 @@
-//! Wires files or random changes to the table, chunk by chunk, with pauses.
+//! Applies files or random changes to the table, chunk by chunk, with pauses.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,19 +24,19 @@ use crate::store::Store;
 use crate::ties::Ties;
 use crate::watch::Folder;
 
-/// Rows in a transaction of random changes, unless asked for otherwise.
+/// Rows in a transaction of random changes, unless a setting overrides it.
 const GENERATED_CHUNK: usize = 5000;
-/// How long a chunk may take on after the program was asked to stop.
+/// How long a chunk may continue after a shutdown request.
 const GRACE: Duration = Duration::from_secs(5);
-/// How long a server that went away, or a lock, is waited for by a program that is to end by itself.
+/// How long to retry when the server is away or a lock is held, unless `--watch` is set.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bad rows of one file that are reported one by one.
+/// Maximum bad rows of one file that are logged individually.
 const REPORTED_FAULTS: u64 = 20;
 
-/// Runs until the work is done or stopped.
+/// Runs until the work is done or a shutdown is requested.
 ///
 /// # Errors
-/// As the modules that it wires; with `--strict` also for the first bad row.
+/// Errors of the modules that it calls; with `--strict` also the first bad row.
 pub(crate) async fn run(context: Context) -> Result<()> {
     let patience = if context.arguments.get_flag("watch") { Duration::MAX } else { PATIENCE };
     let strict = context.arguments.get_flag("strict");
@@ -75,18 +75,18 @@ pub(crate) async fn run(context: Context) -> Result<()> {
 struct Updater {
     context: Context,
     store: Store,
-    /// Waited for while a chunk is on its way.
+    /// An answer is due while a chunk is being applied.
     mysql: Sign,
     chunk_rows: usize,
     pause: Option<Pause>,
-    /// A chunk of these files was applied.
+    /// Whether a chunk of these files was applied.
     begun: bool,
     strict: bool,
     format: Format,
     rejects: PathBuf,
-    /// What became of each file.
+    /// The outcome of each file.
     files: Vec<(String, Outcome)>,
-    /// Where the rejected rows are.
+    /// The files with the rejected rows.
     left_out: Vec<PathBuf>,
 }
 
@@ -111,7 +111,7 @@ impl Updater {
         Ok(())
     }
 
-    /// Applies files in their order, each of which must be readable before the first one is begun.
+    /// Applies files in their order, after checking that all of them can be opened.
     async fn apply_files(&mut self, files: &[PathBuf]) -> Result<()> {
         for path in files {
             drop(CsvFile::open(path, self.format)?);
@@ -158,7 +158,7 @@ impl Updater {
             let died = |_| Err(Error::definite(format!("the thread that reads {} has died", path.display())));
             let (file, chunk) = reading.await.unwrap_or_else(died)?;
             let at_end = chunk.at_end;
-            // While this one is applied.
+            // Reads the next chunk while this one is applied.
             reading = self.read_chunk(file);
             for (fault, record) in &chunk.bad {
                 self.reject(path, fault, outcome)?;
@@ -186,13 +186,13 @@ impl Updater {
         Ok(())
     }
 
-    /// Reads on in a thread of its own.
+    /// Reads the next chunk in a separate thread.
     fn read_chunk(&self, mut file: CsvFile) -> JoinHandle<Result<(CsvFile, Chunk)>> {
         let rows = self.chunk_rows;
         tokio::task::spawn_blocking(move || file.next_chunk(rows).map(|chunk| (file, chunk)))
     }
 
-    /// Applies a chunk; returns the changes that the table refuses.
+    /// Applies a chunk; returns the changes that the table refused.
     async fn apply_chunk<'a>(
         &mut self,
         number: u64,
@@ -270,7 +270,7 @@ impl Updater {
         let asked_for = !matches!(self.context.settings.origin("updater.chunk_size"), Some(Origin::Default(_)) | None);
         let mut chunk_rows = if asked_for { self.chunk_rows } else { GENERATED_CHUNK };
         if let Some(rate) = rate {
-            // Ten transactions a second look like a stream.
+            // Ten transactions a second look like a continuous stream.
             chunk_rows = chunk_rows.min(usize::try_from(rate / 10).unwrap_or(chunk_rows)).max(1);
         }
         let stock = self.store.stock().await?;
@@ -299,7 +299,7 @@ impl Updater {
         Ok(())
     }
 
-    /// Waits between two chunks; false when it was stopped meanwhile.
+    /// Waits between two chunks; false when a shutdown was requested meanwhile.
     async fn pause_before_next_chunk(&mut self) -> bool {
         match self.pause {
             Some(pause) if std::mem::replace(&mut self.begun, true) => {
@@ -311,7 +311,7 @@ impl Updater {
         }
     }
 
-    /// False when it was stopped meanwhile.
+    /// Waits; false when a shutdown was requested meanwhile.
     async fn sleep(&self, time: Duration) -> bool {
         tokio::select! {
             () = self.context.shutdown.cancelled() => false,

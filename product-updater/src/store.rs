@@ -1,11 +1,12 @@
-//! The table: made when missing, and changed by whole chunks, each in one transaction.
+//! The table: created when missing, and changed by chunks, each in one transaction.
 //!
-//! Each row of the data that takes effect is a change of its own in the binlog, also when one chunk holds a product twice.
-//! Deleted products are remembered in a second table, `product_deleted` (made with the first delete), in the same
+//! Each row of the data with an effect is a separate change in the binlog, also when one chunk has a product twice.
+//! Deleted products are stored in a second table, `product_deleted` (created at the first delete), in the same
 //! transaction.
 //!
-//! A change goes to the row of its primary key and to no other, whatever other unique keys the table has. When the table refuses a row, the chunk is applied once more with care: part by part
-//! behind a savepoint, and a part with a refused row in it row by row, in the order of the data.
+//! A change affects only the row with its primary key, whatever other unique keys the table has. When the table refuses
+//! a row, the chunk is applied once more with care: in parts, each behind a savepoint, and a part with a refused row
+//! row by row, in the order of the data.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,24 +28,24 @@ use crate::precision::Precision;
 use crate::refusal::Refusal;
 use crate::ties::Ties;
 
-/// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the same statement serves again.
+/// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the statement can be reused.
 const STATEMENT_ROWS: usize = 1000;
 
-/// What became of a change: its effect, or why the table does not take it.
+/// The result of a change: its effect, or why the table refuses it.
 pub(crate) type Applied = Result<Effect, Refusal>;
 
-/// How an attempt at a chunk ended.
+/// The result of an attempt to apply a chunk.
 enum Attempt {
     Done(Vec<Applied>),
-    /// Nothing is locked or written: there is a tie that has to be foreseen.
+    /// Rolled back: a tie needs [`Ties::foresee`] first.
     Tie,
-    /// Nothing is locked or written: the table refuses a row.
+    /// Rolled back: the table refuses a row.
     Refused,
 }
 
-/// Why statements were not executed.
+/// Why a statement failed.
 enum Failed {
-    /// A row is to blame.
+    /// A row causes the error.
     Row(Refusal),
     Other(Error),
 }
@@ -53,17 +54,17 @@ enum Failed {
 pub(crate) struct Store {
     settings: MySqlSettings,
     patience: Duration,
-    /// A refused row undoes its chunk.
+    /// Whether a refused row rolls back its chunk.
     strict: bool,
     conn: Option<Conn>,
     table: SourceTable,
-    /// Whether the table of deleted products is there.
+    /// Whether the table of deleted products exists.
     remembers: bool,
 }
 
 impl Store {
-    /// Connects, and makes database and table when they are missing. `patience` is how long a server that went away later, or
-    /// a lock, is waited for; with `strict` a row that the table refuses undoes its chunk.
+    /// Connects, and creates database and table when they are missing. `patience` limits later retries when the server
+    /// is away or a lock is held; with `strict` a row that the table refuses rolls back its chunk.
     ///
     /// # Errors
     /// Transient when the server does not answer; definite when the user lacks a right or the table has other columns.
@@ -77,18 +78,20 @@ impl Store {
         Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers })
     }
 
-    /// What the table keeps of `last_updated`.
+    /// The precision of `last_updated` in the table.
     pub(crate) fn precision(&self) -> Precision {
         Precision::of(&self.table.columns[4].full_type)
     }
 
-    /// Applies a chunk in one transaction; the first change has the number `first`. Returns what each did. After an error
-    /// that may heal it tries again, within its patience; a chunk that was committed after all changes nothing the second time.
+    /// Applies a chunk in one transaction; the first change has the number `first`. Returns the effect of each change.
+    /// Retries after a transient error, within `patience`; if the chunk was committed after all, the retry changes
+    /// nothing.
     ///
-    /// A strict store commits nothing of a chunk with a refused row, and returns what each change up to this row did.
+    /// A strict store commits nothing of a chunk with a refused row, and returns the effects of the changes up to that
+    /// row.
     ///
     /// # Errors
-    /// Definite errors of the server; transient ones that lasted.
+    /// Definite errors of the server; transient ones that persist.
     pub(crate) async fn apply(&mut self, first: u64, chunk: &[Change], ties: &mut Ties) -> Result<Vec<Applied>> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(50);
@@ -101,7 +104,7 @@ impl Store {
                 Err(e) if !e.is_transient() || started.elapsed() > self.patience => return Err(e),
                 Err(error) => {
                     tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
-                    // A deadlock leaves the connection usable, but a new one is always in a known state.
+                    // A deadlock leaves the connection usable, but the state of a new one is always known.
                     self.conn = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));
@@ -205,12 +208,12 @@ impl Store {
         Ok(Attempt::Done(applied))
     }
 
-    /// Executes the statements of the steps in their order, up to the first one that fails.
+    /// Executes the statements of the steps in their order, until one fails.
     async fn execute(&self, transaction: &mut Transaction<'_>, plan: &[Step<'_>]) -> Result<(), Failed> {
         let mut statements = plan.iter().flat_map(|step| self.statements(step));
         let mut next = statements.next();
         while let Some((query, params)) = next {
-            // The next one is made while the server works on this one.
+            // The next statement is built while the server executes this one.
             let (done, made) =
                 tokio::join!(answered(transaction.exec_drop(query, params)), async { statements.next() });
             done.map_err(|e| match Refusal::of(&e) {
@@ -247,7 +250,7 @@ impl Store {
             }
             let (columns, key) = (self.table.select_list(), quoted(&self.table.columns[0].name));
             let query = format!("SELECT {columns} FROM {} WHERE {key} IN ({marks}) FOR UPDATE", self.name());
-            // The rows of the part before are taken while the server works on this one.
+            // The rows of the previous part are processed while the server executes this statement.
             let (found, taken) =
                 tokio::join!(answered(transaction.exec(query, params())), async { self.take(&rows, &mut states) });
             taken?;
@@ -264,7 +267,7 @@ impl Store {
                     let columns = product.name.zip(product.category).zip(product.price);
                     (i128::from(product.id), product.last_updated, columns)
                 }
-                // A file's row may replace a value that no record can carry; a time that is none is older than any.
+                // A file's row may replace a value that no record can carry; an invalid time is older than any other.
                 Err(refused) => (refused.id, row.as_ref(4).map(time).filter(|at| at.0 != 0), None),
             };
             let Ok(id) = i32::try_from(id) else { continue };
@@ -275,11 +278,11 @@ impl Store {
         Ok(())
     }
 
-    /// The statements of a step, each made when it is asked for.
+    /// The statements of a step, each built on demand.
     fn statements<'a>(&'a self, step: &'a Step<'_>) -> impl Iterator<Item = (String, Params)> + 'a {
         let [id, name, category, price, at] = [0, 1, 2, 3, 4].map(|i| quoted(&self.table.columns[i].name));
-        // A present row is met by its primary key before any other. A new one that another unique key meets is an error: NULL
-        // is no id.
+        // The server checks the primary key first for an existing row. If a new row matches another unique key, the
+        // statement fails, because the id would become NULL.
         let set = [name, category, price, at].map(|c| format!("{c} = VALUES({c})")).join(", ");
         let update = format!(" ON DUPLICATE KEY UPDATE {id} = IF({id} = VALUES({id}), {id}, NULL), {set}");
         let upserts = step.upserts.chunks(STATEMENT_ROWS).map(move |part| {
@@ -317,7 +320,7 @@ impl Store {
         upserts.chain(deletes).chain(remembered).chain(forgotten)
     }
 
-    /// What is in the table already, for random changes to go on from.
+    /// The products in the table, as a start for random changes.
     ///
     /// # Errors
     /// As [`failed`].
@@ -329,7 +332,7 @@ impl Store {
         };
         let [id, at] = [0, 4].map(|i| quoted(&self.table.columns[i].name));
         let mut stock = Stock { ids: Vec::new(), highest: 0, latest: Micros(0) };
-        // Row by row: a large table as a whole may take longer than one answer may.
+        // Row by row: reading a large table at once may exceed the time limit of an answer.
         let query = format!("SELECT {id}, {at} FROM {} ORDER BY {id}", self.name());
         let mut rows = answered(conn.exec_iter(query, ())).await.map_err(|e| failed(&what, e))?;
         while let Some(row) = answered(rows.next()).await.map_err(|e| failed(&what, e))? {
@@ -368,7 +371,7 @@ impl Store {
         answered(conn.query_drop(query)).await.map_err(|e| failed(&format!("create the table {}", self.memory()), e))
     }
 
-    /// Ends the connection in order.
+    /// Closes the connection.
     pub(crate) async fn close(self) {
         if let Some(conn) = self.conn
             && let Err(error) = conn.disconnect().await
@@ -399,7 +402,7 @@ fn time(value: &Value) -> Micros {
     pipeline::convert::time_from_civil(civil).unwrap_or(Micros(0))
 }
 
-/// A session whose writes the binlog holds as rows.
+/// Connects with a session whose writes are in the binlog as rows.
 async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     let mut conn = table::connect(settings).await?;
     table::require_logged_rows(&mut conn).await?;
@@ -427,7 +430,7 @@ async fn create(conn: &mut Conn, settings: &MySqlSettings) -> Result<()> {
         created.map_err(|e| remedy(failed(&format!("create the database {}", settings.database), e)))?;
         tracing::info!(database = settings.database, "database created");
     }
-    // The default keeps older servers from adding ON UPDATE CURRENT_TIMESTAMP by themselves.
+    // Without the default, older servers add ON UPDATE CURRENT_TIMESTAMP.
     let query = format!(
         "CREATE TABLE IF NOT EXISTS {database}.{table} (id INT PRIMARY KEY, name VARCHAR(300) NOT NULL, \
          category VARCHAR(500) NOT NULL, price DECIMAL(10,2) NOT NULL, \

@@ -1,8 +1,8 @@
-//! Rows of the same product with the same time: the last one counts.
+//! Rows of the same product with the same time: the last one wins.
 //!
-//! Within a run that needs no knowledge: what it wrote itself, it wrote before. A state of the same time that was there
-//! before may come from a later row of the same data, applied by an earlier run; the rows before that one must not come
-//! back. Only then, which is when data is applied once more after some of it was corrected, the files are read as a whole.
+//! For rows that this run wrote, the order of writing decides. A state with the same time from before the run may come
+//! from a later row of the same data, applied by an earlier run; earlier rows must not replace it. Only in that case,
+//! when data is applied again after a correction, the files are read as a whole.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -20,37 +20,37 @@ type Last = HashMap<i32, (Micros, u64)>;
 #[derive(Debug)]
 pub(crate) struct Ties {
     files: Vec<PathBuf>,
-    /// How the files are read; `None` when there are none.
+    /// The format of the files; `None` when there are none.
     format: Option<Format>,
-    /// What the files say, once it was needed.
+    /// The last changes in the files, once they were needed.
     last: Option<Last>,
-    /// Products whose state was written by this run.
+    /// Products that this run has written.
     written: HashSet<i32>,
 }
 
 impl Ties {
-    /// Those of these files, which are applied in this order.
+    /// For these files, which are applied in this order.
     pub(crate) fn of(files: &[PathBuf], format: Format) -> Self {
         Self { files: files.to_vec(), format: Some(format), last: None, written: HashSet::new() }
     }
 
-    /// There are none: times only grow.
+    /// For data without ties: times only grow.
     pub(crate) fn none() -> Self {
         Self { files: Vec::new(), format: None, last: Some(HashMap::new()), written: HashSet::new() }
     }
 
-    /// The number of the first change of a file; the others of the file count on from it.
+    /// The number of the first change of a file; the other changes of the file are numbered consecutively.
     pub(crate) fn first_number(file: usize) -> u64 {
         (file as u64) << 40
     }
 
-    /// The state of this product now comes from this run.
+    /// Notes that this run has written this product.
     pub(crate) fn wrote(&mut self, id: i32) {
         self.written.insert(id);
     }
 
-    /// Whether the change with this number may replace a state of the same time; `None` when that takes
-    /// [`Ties::foresee`] first.
+    /// Whether the change with this number may replace a state of the same time; `None` when [`Ties::foresee`] must be
+    /// called first.
     pub(crate) fn wins(&self, number: u64, change: &Change) -> Option<bool> {
         if self.written.contains(&change.id) {
             return Some(true);
@@ -59,7 +59,7 @@ impl Ties {
         Some(!last.is_some_and(|(at, last)| *at == change.at && *last > number))
     }
 
-    /// Reads the files as a whole.
+    /// Reads all files and notes the last change of each product.
     ///
     /// # Errors
     /// Definite when one can't be read.
@@ -114,7 +114,7 @@ mod tests {
         Change { id, at: Micros(at), row: None, place: Place::default() }
     }
 
-    /// Applies the data as one run does; returns what each change did.
+    /// Applies the data like one run; returns the effect of each change.
     fn run(table: &mut HashMap<i32, State>, data: &[Change]) -> Vec<Effect> {
         let mut last = Last::new();
         (0..).zip(data).for_each(|(number, change)| note(&mut last, number, change));
@@ -153,7 +153,7 @@ mod tests {
             let second = run(&mut table, &data);
             assert!(second.iter().all(|e| matches!(e, Unchanged | Older)), "{data:?}: {second:?}");
             assert_eq!(table, after);
-            // A run that was cut off anywhere, then run again, ends with the same table.
+            // An interrupted run, followed by a complete one, gives the same table.
             for cut in 0..data.len() {
                 let mut table = HashMap::new();
                 run(&mut table, &data[..cut]);

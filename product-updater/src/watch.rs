@@ -1,4 +1,4 @@
-//! The files of the data folder: all of them, and those that have appeared or changed since.
+//! Lists the files of the data folder: all of them, or those that are new or have changed.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use pipeline::error::{Error, Result};
 
 use crate::rejects;
 
-/// What a file looks like from outside.
+/// Modification time and size of a file.
 type Stamp = (Option<SystemTime>, u64);
 
-/// Knows which files were handed out, and in which state.
+/// Remembers which files were handed out, and in which state.
 pub(crate) struct Folder {
     path: PathBuf,
-    /// State when last looked at, and whether this state was handed out.
+    /// The last seen state, and whether the file was handed out in it.
     seen: HashMap<PathBuf, (Stamp, bool)>,
 }
 
@@ -33,7 +33,8 @@ impl Folder {
         Ok(files.into_iter().map(|(path, _)| path).collect())
     }
 
-    /// The files that are new or changed, once they have looked the same twice: a file that is still being written waits.
+    /// The files that are new or changed, once they were the same at two looks: a file that is still being written is
+    /// not ready.
     ///
     /// # Errors
     /// As [`Folder::all`].
@@ -69,7 +70,7 @@ fn csv_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
         if !name.ends_with(".csv") || name.ends_with(rejects::SUFFIX) || name.starts_with('.') {
             continue;
         }
-        // A file that goes away in between is no file of this folder. A link is refused when it is opened.
+        // A file that was removed in between is skipped. A link is refused when it is opened.
         let Ok(meta) = entry.metadata() else { continue };
         if !meta.is_dir() {
             files.push((entry.path(), (meta.modified().ok(), meta.len())));
