@@ -336,7 +336,7 @@ mod tests {
         assert!(check(&complete, &[(0, 3), (0, 0)]) && !check(&complete, &[(0, 2), (0, 5)]));
         let started = Progress { ends: Some(vec![5, 5]), ..progress(None) };
         assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
-        // Whatever records it has.
+        // Any records.
         let check = |progress: &Progress, id| check_topic(progress, &bounds(&[(0, 9), (0, 9)]), id, &target).is_ok();
         assert!(check(&started, Some("A")) && check(&started, None));
         let known = Progress { topic_id: Some("A".to_owned()), ..started };

@@ -312,7 +312,7 @@ async fn watch_history(
     loop {
         let ask = async {
             tokio::time::sleep(EVERY).await;
-            // Read before the server is asked, so that the server can't be behind it for another reason.
+            // Read before the server is queried, so that the server can be behind it only after a reset.
             let Some(progress) = committed.borrow().clone() else { return Ok(None) };
             let mut conn = match endpoint.reach().await? {
                 Reached::Same(conn) => conn,

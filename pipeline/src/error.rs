@@ -53,7 +53,7 @@ impl Error {
         Self::new(Class::Definite, message)
     }
 
-    /// May heal by itself.
+    /// May heal without a person.
     pub fn transient(message: impl Into<String>) -> Self {
         Self::new(Class::Transient, message)
     }

@@ -143,12 +143,12 @@ pub struct Progress {
     /// known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub prepared_rows: BTreeMap<String, PreparedAt>,
-    /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier was deleted
-    /// and created again. `None` when an earlier version of the program wrote this.
+    /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier is not the
+    /// one that was written to. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub ends: Option<Vec<i64>>,
-    /// The topic's id ([`crate::kafka::topic_id`]): a topic with another id was deleted and created again. `None` when
-    /// the id is unknown, as with an earlier version of the program.
+    /// The topic's id ([`crate::kafka::topic_id`]): a topic with another id is not the one that was written to. `None`
+    /// when the id is unknown, as with an earlier version of the program.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub topic_id: Option<String>,
     /// The ids of our schema under which the topic's records were written: a registry that has lost its schemas may

@@ -1,8 +1,8 @@
 //! The schema registry (Confluent's REST API): register our schema, look others up by id.
 //!
-//! Existing entries are never rewritten: a schema that the subject has is only looked up, and an existing rule, the
-//! subject's own or the registry's, stays. A registry without a rule accepts any schema, so the subject then gets
-//! `BACKWARD` before our schema is registered.
+//! Existing entries are never rewritten: a schema that the subject has is only looked up, and an existing rule other
+//! than `NONE`, the subject's own or the registry's, stays. Without such a rule the registry accepts any schema, so the
+//! subject then gets `BACKWARD` before our schema is registered.
 
 use std::time::Duration;
 

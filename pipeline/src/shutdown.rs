@@ -1,7 +1,7 @@
 //! Ordered shutdown: SIGINT and SIGTERM cancel one token.
 //!
-//! The first signal cancels the token, and the program ends in order. The second one ends it at once with exit code
-//! 130. Not here: the steps of an ordered end; each program finishes the work that it has begun.
+//! The first signal cancels the token, and the program ends in order. The second one ends it at once (exit code 130).
+//! Not here: the steps of an ordered end; each program finishes the work that it has begun.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;

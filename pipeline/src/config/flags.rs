@@ -105,7 +105,7 @@ pub(super) fn heading(key: &str) -> &'static str {
 /// A setting with its value and its file, as far as the command line has them.
 type Given<'a> = (&'static Names, Option<&'a str>, Option<&'a str>);
 
-/// What the command line says about the settings of a program.
+/// The settings of a program that the command line gives.
 pub(super) fn flags_given(program: Program, matches: &ArgMatches) -> impl Iterator<Item = Given<'_>> {
     let given = |id: &str| {
         let from_line =

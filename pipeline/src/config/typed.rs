@@ -178,7 +178,7 @@ pub struct KafkaSettings {
     pub session_timeout: Duration,
 }
 
-/// Options that a user must not pass on because they have a setting of their own.
+/// Options that a user must not pass on because they have a separate setting.
 const OWN_OPTIONS: &[(&str, &str)] = &[
     ("bootstrap.servers", "kafka.bootstrap_servers"),
     ("metadata.broker.list", "kafka.bootstrap_servers"),

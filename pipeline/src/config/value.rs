@@ -42,7 +42,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Says what is wrong with a text, as the end of a sentence.
+    /// The fault of a text, as the end of a sentence.
     pub(super) fn check(self, text: &str) -> Result<(), String> {
         match self {
             Self::Text | Self::Secret | Self::Path => Ok(()),

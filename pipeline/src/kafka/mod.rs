@@ -40,7 +40,7 @@ pub use topic_id::topic_id;
 pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
 pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
 
-/// How long one request may take before the program says that Kafka can't be reached.
+/// Timeout of one request, after which the program reports that Kafka can't be reached.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum time that a new client gets to connect.
 const CONNECTING: Duration = Duration::from_secs(2);

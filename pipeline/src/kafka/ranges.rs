@@ -57,7 +57,7 @@ impl LastRecords {
     /// Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka can't be reached; whatever `each` returns.
+    /// Transient when Kafka can't be reached; any error of `each`.
     pub fn read_range(
         &self,
         topic: &str,

@@ -218,7 +218,7 @@ pub fn scan_settled(
 /// end is reached. Blocks. Returns the number of partitions; 0 when there is no such topic.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; whatever `each` returns.
+/// Transient when Kafka can't be reached; any error of `each`.
 pub fn scan(
     settings: &KafkaSettings,
     topic: &str,

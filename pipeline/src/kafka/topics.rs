@@ -173,7 +173,7 @@ pub fn recounted(topic: &str, written: usize, now: usize) -> Error {
     .with_remedy(OTHER_COUNT)
 }
 
-/// What to do when the topic of the products has another number of partitions than the settings say.
+/// The remedy when the topic of the products has another number of partitions than `kafka.partitions`.
 pub(super) const OTHER_COUNT: &str = "another number would send a key's later changes to another partition and break their \
     order, and Kafka cannot lower it. If nothing was ever written to the topic, set kafka.partitions to its number. Else write \
     to a new topic: stop all programs; name it in kafka.topic, with the number in kafka.partitions and a new folder in \
