@@ -1,7 +1,7 @@
-//! A batch of records → the lines, rows and dead letters that it makes.
+//! Converts a batch of records into log lines, rows and dead letters.
 //!
-//! Pure. Invariant: each record of the batch is in exactly one of lines, filtered out, or dead letters, unless the log has
-//! it already (PostgreSQL may be behind the log and then gets it alone).
+//! Pure. Invariant: each record of the batch is in exactly one of lines, filtered out, or dead letters, unless the log
+//! has it already (PostgreSQL may be behind the log and then gets it alone).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use crate::dead_letter::{DeadLetter, Kept, Letters};
 use crate::sink::{LastState, Parked, Row, Rows};
 use crate::sql_value::{Amount, Time};
 
-/// What a batch is made with.
+/// The inputs that [`Outcome::take`] needs besides the record.
 #[derive(Clone, Copy)]
 pub(crate) struct Making<'a> {
     pub(crate) letters: Letters<'a>,
@@ -25,30 +25,30 @@ pub(crate) struct Making<'a> {
     pub(crate) log_from: &'a BTreeMap<i32, i64>,
     /// Whether there is a table to be written.
     pub(crate) with_rows: bool,
-    /// Whether the records' bytes are kept, for the dead letters of those that a sink may refuse.
+    /// Whether to keep the records' bytes, for the dead letters of records that a sink may refuse.
     pub(crate) keep: bool,
 }
 
-/// What a batch makes.
+/// The result of processing a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// The lines to be appended to the log.
+    /// The lines to append to the log.
     pub(crate) lines: Vec<u8>,
-    /// How many lines that are.
+    /// The number of these lines.
     pub(crate) written: u64,
     /// Records that the rules left out.
     pub(crate) filtered: u64,
     /// Records that can't be decoded.
     pub(crate) dead: Vec<DeadLetter>,
-    /// What happens to the table.
+    /// The changes to apply to the table.
     pub(crate) rows: Rows,
-    /// By partition and offset, when they are kept.
+    /// The kept bytes of records, by partition and offset.
     kept: HashMap<(i32, i64), Kept>,
     capitals: Capitals,
 }
 
 impl Outcome {
-    /// Takes one more record, whose schema has been looked up.
+    /// Processes one more record, whose schema has been looked up.
     pub(crate) fn take(&mut self, record: &Polled<'_>, making: Making<'_>, scratch: &mut Scratch) {
         self.rows.next.insert(record.partition, record.offset + 1);
         if making.keep {
@@ -75,7 +75,7 @@ impl Outcome {
             self.written += u64::from(!matches!(transformed, Some(None)));
         }
         if with_rows {
-            // A product that is filtered out now may have been in the table before.
+            // The table may hold an earlier state of a product that is filtered out now.
             let row = transformed.flatten().map(|product| row(&product));
             self.rows.last.insert(change.id, LastState { partition, offset, row });
         }

@@ -1,14 +1,14 @@
-//! A record of the topic → the change that it tells of, or why it tells of none.
+//! Decodes a record of the topic into the change that it carries, or into the reason why it carries none.
 //!
-//! Pure. Everything that arrives is one of the two: a record that can't be decoded becomes a dead letter, never a panic and
-//! never a gap.
+//! Pure. Each record has one of these two results: a record that can't be decoded becomes a dead letter, never a panic
+//! and never a gap.
 
 use pipeline::avro::Scratch;
 use pipeline::escape;
 use pipeline::record::{Micros, Op, Product, Source};
 use pipeline::writer_schema::Decoders;
 
-/// Characters that a reason shows of a key that is no id.
+/// The number of characters that a reason shows of a key that is not an id.
 const LONGEST_KEY: usize = 100;
 
 /// A record as it was polled.
@@ -22,20 +22,20 @@ pub(crate) struct Polled<'a> {
     pub(crate) source: Option<&'a [u8]>,
 }
 
-/// What happened to one product.
+/// A change of one product.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change<'a> {
     pub(crate) id: i64,
     pub(crate) op: Op,
     pub(crate) source_ts: Micros,
-    /// `None` when it was deleted.
+    /// `None` when the product was deleted.
     pub(crate) product: Option<Product<'a>>,
 }
 
 /// Reads a record.
 ///
 /// # Errors
-/// The reason why it is none of ours, for a person.
+/// The reason, as text for a person, why the record is not a change in our format.
 pub(crate) fn read<'a>(
     record: &Polled<'a>,
     decoders: &'a Decoders,
@@ -66,7 +66,7 @@ fn product<'a>(
     Ok(product)
 }
 
-/// The key is the id in its one plain form, as it decides the partition.
+/// Parses the key: the id in decimal without leading zeros, as its bytes decide the partition.
 fn key_id(key: Option<&[u8]>) -> Result<i64, String> {
     let key = key.ok_or("it has no key")?;
     let text = std::str::from_utf8(key).map_err(|_| "its key is not UTF-8")?;

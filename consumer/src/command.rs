@@ -1,4 +1,4 @@
-//! What a person asks of a consumer that does not run.
+//! The subcommands that a person runs while the consumer is stopped.
 
 use clap::ArgMatches;
 use pipeline::config::{KafkaSettings, PostgresSettings, Settings};
@@ -12,7 +12,7 @@ use crate::repair::{self, Set};
 use crate::sink::Sink;
 use crate::slot::{SlotId, Slots};
 
-/// Does what a subcommand asks for; `None` when there is none.
+/// Runs the subcommand; `None` when there is none.
 pub(crate) async fn asked(
     arguments: &ArgMatches,
     settings: &Settings,
@@ -51,7 +51,7 @@ fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
     Ok(())
 }
 
-/// Sets the group behind what the topic no longer has.
+/// Moves the group's offsets past records that the topic no longer has.
 ///
 /// # Errors
 /// Those of [`repair::skip_deleted`].
@@ -86,7 +86,7 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// Lets the consumers read what is parked for PostgreSQL from the topic once more.
+/// Makes the consumers read the records that are parked for PostgreSQL from the topic once more.
 ///
 /// # Errors
 /// Usage when PostgreSQL is off; transient when it can't be reached, definite when it refuses.
@@ -101,7 +101,7 @@ async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes a slot's log as it is for what is committed.
+/// Accepts a slot's log as it is as the committed one.
 ///
 /// # Errors
 /// Usage when there is no such slot, definite when its consumer runs, transient when Kafka does not answer.

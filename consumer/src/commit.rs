@@ -1,5 +1,5 @@
-//! The Kafka transaction that makes a batch count: its dead letters, the marker with the log's new length, and the group's
-//! offsets.
+//! The Kafka transaction that completes a batch: its dead letters, the marker with the log's new length, and the
+//! group's offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::dead_letter::DeadLetter;
 use crate::marker::{Committed, OpenMarker};
 use crate::offsets;
 
-/// What is committed together.
+/// The contents of the transaction.
 pub(crate) struct Commit<'a> {
     pub(crate) settings: &'a KafkaSettings,
     /// The slot's marker.
@@ -30,10 +30,10 @@ pub(crate) struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Runs the transaction; when it returns `Ok`, the batch is done.
+    /// Runs the transaction; the batch is complete when it returns `Ok`.
     ///
     /// # Errors
-    /// See [`Failure`]; nothing was aborted yet.
+    /// See [`Failure`]; the caller must still abort the transaction.
     pub(crate) fn run(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
         producer.begin()?;
         self.send_dead_letters(producer)?;

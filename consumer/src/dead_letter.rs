@@ -1,7 +1,8 @@
-//! A record that can't be decoded, or that a sink does not store, as it is put aside in the topic `<topic>.dlq`.
+//! Dead letters: records of the topic `<topic>.dlq` for records that can't be decoded or that a sink does not store.
 //!
-//! Invariant: a dead letter fits into one record of the producer, whatever the record holds. Each part has a share of the
-//! room and is cut to it, with a mark of how much: whoever wants all of it finds it at the origin.
+//! Invariant: a dead letter fits into one record of the producer, whatever the original record holds. Each part has a
+//! share of the space and is cut to it; the header notes how many bytes are missing. The origin leads to the whole
+//! record.
 
 use pipeline::config::KafkaSettings;
 use pipeline::escape;
@@ -12,13 +13,13 @@ use crate::sink::Parked;
 
 /// What Kafka adds to key, value and header, and the fields of the header that are not cut.
 const OVERHEAD: usize = 2_048;
-/// Characters of a reason.
+/// Characters of a reason, at most.
 const LONGEST_REASON: usize = 2_000;
 
 /// A dead letter.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// Why.
+    /// The reason for a person.
     pub(crate) reason: String,
     /// The record's own key.
     pub(crate) key: Vec<u8>,
@@ -28,7 +29,7 @@ pub(crate) struct DeadLetter {
     pub(crate) value: Option<Vec<u8>>,
 }
 
-/// The bytes of a record that may still get a dead letter.
+/// The bytes of a record that may still need a dead letter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     key: Vec<u8>,
@@ -53,7 +54,7 @@ impl Room {
     #[cfg(test)]
     pub(crate) const SMALL: Self = Self(50_000);
 
-    /// Within `message.max.bytes`.
+    /// The limits within `message.max.bytes`.
     pub(crate) fn of(settings: &KafkaSettings) -> Self {
         Self(settings.largest_record().saturating_sub(OVERHEAD))
     }
@@ -73,17 +74,17 @@ struct Origin<'a> {
     partition: i32,
     offset: i64,
     reason: &'a str,
-    /// Of a record that a sink does not store.
+    /// The sink, if the record was refused by one.
     #[serde(flatten)]
     refused: Option<RefusedBy<'a>>,
-    /// The record's own header, where it had one.
+    /// The record's own header, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Cut::is_nothing")]
     cut: Cut,
 }
 
-/// The sink that does not store a record, and the place there.
+/// The sink that does not store a record, and the table and column there.
 #[derive(Serialize)]
 struct RefusedBy<'a> {
     sink: &'a str,
@@ -94,7 +95,7 @@ struct RefusedBy<'a> {
     sqlstate: &'a str,
 }
 
-/// Bytes that are missing at the end of each part.
+/// The number of bytes missing at the end of each part.
 #[derive(Default, Serialize)]
 struct Cut {
     #[serde(skip_serializing_if = "is_zero")]
@@ -115,19 +116,20 @@ impl Cut {
     }
 }
 
-/// The first `most` bytes, and how many are missing.
+/// Returns the first `most` bytes and the number of bytes that are missing.
 fn cut(bytes: &[u8], most: usize) -> (&[u8], usize) {
     let kept = &bytes[..bytes.len().min(most)];
     (kept, bytes.len() - kept.len())
 }
 
 impl Letters<'_> {
-    /// Of a record that can't be decoded.
+    /// The dead letter of a record that can't be decoded.
     pub(crate) fn undecodable(&self, record: &Polled<'_>, reason: &str) -> DeadLetter {
         self.letter(record, reason, None)
     }
 
-    /// Of a record that PostgreSQL does not store; without its bytes when the record has left the topic meanwhile.
+    /// The dead letter of a record that PostgreSQL does not store; without its bytes when the topic no longer has the
+    /// record.
     pub(crate) fn parked(&self, parked: &Parked, kept: Option<&Kept>) -> DeadLetter {
         let Parked { partition, offset, id, refusal } = parked;
         let key = id.to_string();
@@ -148,8 +150,8 @@ impl Letters<'_> {
         self.letter(&record, &refusal.reason, Some(refused))
     }
 
-    /// A byte of a header takes at most six in JSON, and a character of an escaped reason at most fourteen, so the origin has at
-    /// most 20 of 32 shares, the key 8, and the value what is left.
+    /// A byte of a header takes at most six in JSON, and a character of an escaped reason at most fourteen, so the
+    /// origin gets at most 20 of 32 shares, the key 8, and the value the rest.
     fn letter(&self, record: &Polled<'_>, reason: &str, refused: Option<RefusedBy<'_>>) -> DeadLetter {
         let share = self.room.0 / 32;
         let reason = escape::cut(reason, LONGEST_REASON.min(share)).into_owned();
@@ -164,7 +166,7 @@ impl Letters<'_> {
             header: header.map(|(header, _)| String::from_utf8_lossy(header)),
             cut: Cut { key: key_cut, value: 0, header: header.map_or(0, |(_, cut)| cut) },
         };
-        // A record of texts and numbers always has a JSON form.
+        // A struct of texts and numbers always serializes to JSON.
         let json = |origin: &Origin<'_>| serde_json::to_vec(origin).unwrap_or_default();
         let room = self.room.0.saturating_sub(key.len() + json(&origin).len());
         let value = record.value.map(|value| cut(value, room));

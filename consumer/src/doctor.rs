@@ -1,4 +1,4 @@
-//! `consumer doctor`: what a start needs, looked at without making or changing anything.
+//! `consumer doctor`: checks what a start needs, without creating or changing anything.
 
 use std::fs;
 use std::path::Path;
@@ -79,7 +79,8 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
         }
     };
     let complete = complete.unwrap_or_else(|error| {
-        // It works without as long as the registry has every schema; rows whose records have expired stay in PostgreSQL then.
+        // While the registry has every schema, the consumer works without it; rows whose records have expired then stay
+        // in PostgreSQL.
         checks.push(Check::warning(KAFKA, error.to_string(), error.remedy().unwrap_or_default()));
         None
     });
@@ -88,7 +89,7 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     checks
 }
 
-/// What docs/security.md has for the consumers, on the topics that are there.
+/// Checks the rights on the existing topics that docs/security.md lists for the consumers.
 fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     use Right::{Read, Write};
     let [topic, slots, letters] = wanted(kafka).map(|topic| topic.name);
@@ -103,11 +104,11 @@ fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     doctor::rights(kafka, &rights, &untold)
 }
 
-/// Whether the folder can be written to, and the logs in it are those that the markers mean.
+/// Checks that the folder is writable, and that its logs are those that the markers describe.
 fn of_folder(kafka: &KafkaSettings, root: &Path, has_markers: bool) -> Result<Vec<Check>> {
     let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let probe = there.join(format!(".doctor-{}", std::process::id()));
-    // Never one that is there already, not even behind a link.
+    // Never open a file that exists already, not even through a link.
     fs::File::create_new(&probe).and_then(|_| fs::remove_file(&probe)).map_err(|e| unwritable(there, e))?;
     let name = root.display();
     let Some(slots) = Slots::existing(root)? else {

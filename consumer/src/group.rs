@@ -1,15 +1,21 @@
-//! Membership of the consumer group: which partitions are ours, and from where each is read.
+//! Membership of the consumer group: the partitions that this member owns, and the offset from which it reads each.
 //!
-//! Static membership with the classic protocol and `cooperative-sticky`: a member that comes back within the session
-//! timeout has its partitions again and nobody else moves.
+//! Static membership with the classic protocol and `cooperative-sticky`: a member that rejoins within the session
+//! timeout gets its partitions back, and the other members keep theirs.
 //!
-//! Invariants: a partition is read from the group's committed offset, which is looked up when the partition is assigned
-//! (waiting for a transaction of its former owner to end) and compared with what the logs have ([`crate::start_offset`]); an
-//! offset that is no longer in the topic is an error and never a jump. At each change of the assignment the offsets of the partitions that stay are looked up as well: a static member
-//! that was thrown out and joins again (JoinGroup answered with UNKNOWN_MEMBER_ID) keeps its partitions without a word from
-//! the client library, and others may have gone on with them. Commits carry the generation of the last change that was
-//! seen, never the client's own, which is ahead of it. Whoever polls learns of each change of the assignment by [`Group::changes`]: records that were polled before it
-//! must not be committed with the metadata of after it, as the broker checks the generation and not who owns a partition.
+//! Invariants:
+//!
+//! A partition is read from the group's committed offset. The member looks the offset up when the partition is assigned
+//! (it waits until a transaction of the former owner has ended) and compares it with the logs' offsets
+//! ([`crate::start_offset`]). An offset that is no longer in the topic is an error and never a jump.
+//!
+//! At each change of the assignment the member also looks up the offsets of the partitions that stay. A static member
+//! that was expelled and joins again (JoinGroup answered with UNKNOWN_MEMBER_ID) keeps its partitions without a
+//! callback from the client library, and other members may have committed further offsets.
+//!
+//! Commits carry the generation of the last change that was processed, never the client's own, which is ahead of it.
+//! Callers detect assignment changes by comparing [`Group::changes`]. Never commit records polled before a change with
+//! group metadata taken after it: the broker validates the generation, not partition ownership.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
@@ -35,28 +41,29 @@ use crate::start_offset::{Facts, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the callbacks leave for the loop.
+/// What the rebalance callbacks pass to the loop.
 #[derive(Default)]
 struct State {
     /// Our partitions, and the offset of each from which records are not committed yet.
     committed: BTreeMap<i32, i64>,
-    /// Those of them of which the group's own offset is another one, or has no note.
+    /// The partitions of `committed` whose group offset differs or has no note.
     unnoted: BTreeSet<i32>,
-    /// By partition, what this slot has committed last.
+    /// By partition, this slot's last committed offset.
     done: BTreeMap<i32, i64>,
-    /// By partition, the offsets that the topic no longer had when the group came to it for the first time.
+    /// By partition, the number of offsets that the topic no longer had when the group first read it.
     missing: BTreeMap<i32, i64>,
     changes: u64,
-    /// Partitions that stayed ours while others went on with them, which must be read from their offset anew.
+    /// Partitions that this member keeps although other members committed further offsets; they must be read from those
+    /// offsets.
     moved: BTreeSet<i32>,
     /// Our member and generation as of the last change.
     metadata: Option<Arc<ConsumerGroupMetadata>>,
     failed: Option<Error>,
-    /// The client is being closed: it does not look for its coordinator any more, so offsets can't be looked up.
+    /// The client is closing: it no longer looks for its coordinator, so offsets can't be looked up.
     closing: bool,
-    /// When a broker was last heard of.
+    /// When a broker last sent anything.
     heard: Option<Instant>,
-    /// Each partition as last seen.
+    /// Each partition as of the last statistics.
     seen: BTreeMap<i32, Seen>,
 }
 
@@ -65,7 +72,7 @@ struct State {
 struct Seen {
     /// Its end.
     end: i64,
-    /// Everything up to its end was fetched and polled.
+    /// Everything up to its end has been fetched and polled.
     drained: bool,
 }
 
@@ -73,7 +80,7 @@ struct Context {
     logging: Logging,
     settings: KafkaSettings,
     state: Mutex<State>,
-    /// Told whenever the assignment changes.
+    /// Notified of each change of the assignment.
     changed: Sender<()>,
 }
 
@@ -109,9 +116,10 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        // The loop that waits for a transaction of a gone neighbour must not be the one that settles it.
+        // Wake the thread that settles slots: this callback may wait for a transaction that a gone neighbour left open.
         self.changed.send(()).unwrap_or_default();
-        // Before the offsets are looked up: should the group move on meanwhile, commits are refused.
+        // Take the metadata before the offsets are looked up: if the group rebalances in between, the broker refuses
+        // commits.
         let metadata = consumer.group_metadata().map(Arc::new);
         let partitions = &mut offsets::of_topic(&self.settings.topic, partitions);
         let outcome = if self.state().closing {
@@ -140,7 +148,7 @@ impl Context {
                 partitions.set_partition_offset(&self.settings.topic, *partition, from).map_err(unexpected)?;
             }
         }
-        // Even when it failed: the client library waits for an answer.
+        // Answer even after an error: the client library waits for it.
         consumer.incremental_assign(partitions).map_err(unexpected)?;
         let starts = outcome?;
         self.keep(consumer)?;
@@ -170,7 +178,7 @@ impl Context {
         Ok(())
     }
 
-    /// Where partitions that are new to us are to be read from.
+    /// The offsets from which to read newly assigned partitions.
     fn starts(&self, consumer: &BaseConsumer<Self>, new: &[i32]) -> Result<BTreeMap<i32, (Start, bool)>> {
         if new.is_empty() {
             return Ok(BTreeMap::new());
@@ -198,7 +206,7 @@ impl Context {
         consumer.incremental_unassign(partitions).map_err(unexpected)
     }
 
-    /// What the client library waits for, and nothing more: these partitions will not be read.
+    /// Only answers the client library; these partitions will not be read.
     fn let_go(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -212,14 +220,14 @@ impl Context {
         }
     }
 
-    /// Looks up how far the group has come in the partitions that stay.
+    /// Looks up the group's offsets of the partitions that stay assigned.
     fn keep(&self, consumer: &BaseConsumer<Self>) -> Result<()> {
         let kept = self.state().committed.clone();
         if kept.is_empty() {
             return Ok(());
         }
         let partitions: Vec<i32> = kept.keys().copied().collect();
-        // Those that nothing was committed of yet have no offset to be compared with.
+        // Partitions without a commit of ours have no offset to compare with.
         let mut done = kept.clone();
         done.retain(|partition, _| !self.state().unnoted.contains(partition));
         let starts = offsets::starts(&self.settings, consumer, &partitions, &done, &BTreeMap::new())?;
@@ -240,7 +248,7 @@ fn unexpected(error: KafkaError) -> Error {
     Error::transient("the Kafka client refuses the assignment").with_source(error)
 }
 
-/// The ids of the members that the group has, as far as its coordinator knows. Blocks.
+/// The ids of the group's members, as its coordinator reports them. Blocks.
 ///
 /// # Errors
 /// Transient when Kafka does not answer.
@@ -254,12 +262,12 @@ pub(crate) fn members(settings: &KafkaSettings) -> Result<Vec<String>> {
     Ok(groups.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect())
 }
 
-/// What polling found wrong.
+/// Errors of a poll.
 #[derive(Debug)]
 pub(crate) enum Trouble {
-    /// The membership has ended; make a new one. `fenced`: another process has the same identity.
+    /// The membership has ended; create a new one. `fenced`: another process has the same identity.
     Ended { error: Error, fenced: bool },
-    /// It stays until a person acts.
+    /// The error persists until a person acts.
     Definite(Error),
 }
 
@@ -278,8 +286,8 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// Joins the group under the slot's name, which no slot of another folder has; `done` is what the slot has committed of each partition, `changed` is told
-    /// whenever the assignment changes.
+    /// Joins the group under the slot's name, which no slot of another folder has. `done` has the slot's committed
+    /// offset of each partition; each change of the assignment is sent to `changed`.
     ///
     /// # Errors
     /// Usage when the client refuses its configuration.
@@ -301,7 +309,8 @@ impl Group {
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
             .set("heartbeat.interval.ms", (settings.session_timeout / 10).as_millis().clamp(100, 1_000).to_string())
-            // Where to begin is always said; what is not in the topic any more must not be jumped over.
+            // Every partition has an explicit start offset; an offset that is no longer in the topic must not be
+            // skipped.
             .set("auto.offset.reset", "error")
             .set("statistics.interval.ms", "2000")
             .create_with_context(context)
@@ -311,7 +320,7 @@ impl Group {
         Ok(Self { topic, partitions: settings.partitions, group_id, consumer })
     }
 
-    /// How often the assignment has changed.
+    /// The number of assignment changes so far.
     pub(crate) fn changes(&self) -> u64 {
         self.consumer.context().state().changes
     }
@@ -321,7 +330,7 @@ impl Group {
         self.consumer.context().state().committed.clone()
     }
 
-    /// Notes what a transaction committed.
+    /// Records the offsets that a transaction committed.
     pub(crate) fn note_committed(&self, offsets: &BTreeMap<i32, i64>) {
         let mut state = self.consumer.context().state();
         for (partition, offset) in offsets {
@@ -333,14 +342,14 @@ impl Group {
         }
     }
 
-    /// When a broker last sent anything, as of the last statistics, which come every two seconds. Fetches and heartbeats are
-    /// answered at least every three.
+    /// When a broker last sent anything, as of the last statistics, which come every two seconds. Fetches and
+    /// heartbeats are answered at least every three.
     pub(crate) fn heard(&self) -> Option<Instant> {
         self.consumer.context().state().heard
     }
 
-    /// Records that are not committed yet, by partition, as of the last statistics. Nothing may be in hand: what was polled is
-    /// committed. Transaction markers count as well, except where all is read.
+    /// The number of records that are not committed yet, by partition, as of the last statistics. Call it only when
+    /// everything polled is committed. Transaction markers count as records, except where everything is read.
     pub(crate) fn lag(&self) -> BTreeMap<i32, i64> {
         let state = self.consumer.context().state();
         let lag = |(partition, offset): (&i32, &i64)| {
@@ -355,16 +364,15 @@ impl Group {
         self.consumer.context().state().metadata.clone()
     }
 
-    /// Partitions of which older records may have been fetched than the group comes to next; to be given to
-    /// [`Group::seek`].
+    /// Partitions whose fetched records may be older than the group's next offset; pass them to [`Group::seek`].
     pub(crate) fn take_moved(&self) -> BTreeSet<i32> {
         std::mem::take(&mut self.consumer.context().state().moved)
     }
 
-    /// One record, or nothing within `timeout`. Callbacks run in here.
+    /// Polls one record, or none within `timeout`. The callbacks run inside.
     ///
     /// # Errors
-    /// See [`Trouble`]; errors that heal by themselves are none.
+    /// See [`Trouble`]; errors that the client recovers from are not returned.
     pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>, Trouble> {
         let polled = self.consumer.poll(timeout);
         match self.consumer.context().state().failed.take() {
@@ -387,7 +395,7 @@ impl Group {
             }
             (_, Some(RDKafkaErrorCode::AutoOffsetReset)) => match self.out_of_range() {
                 Some(error) => Err(Trouble::Definite(error)),
-                // A look-up failed, of a topic that not all brokers know yet.
+                // A look-up failed, of a topic that not all brokers have in their metadata yet.
                 None => ended(false, error),
             },
             (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
@@ -396,7 +404,7 @@ impl Group {
             _ if offsets::is_refused(&error) => {
                 Err(Trouble::Definite(offsets::no_right(&self.consumer.context().settings).with_source(error)))
             }
-            // A broker that takes our password or certificate no longer: a new start says so.
+            // A broker now refuses our password or certificate; the next start reports it.
             _ if self.consumer.context().logging.refused().is_some() => ended(false, error),
             _ => {
                 tracing::debug!(%error, "poll");
@@ -405,14 +413,14 @@ impl Group {
         }
     }
 
-    /// Reads each of these partitions from the given offset next.
+    /// Continues each of these partitions at the given offset.
     ///
     /// # Errors
-    /// Transient when the client does not manage to; make a new membership then.
+    /// Transient when the client fails to seek; create a new membership then.
     pub(crate) fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<()> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (partition, offset) in offsets {
-            // A partition that has just been assigned can't be moved for an instant.
+            // The client can't seek in a partition for a moment after its assignment.
             while let Err(error) = self.consumer.seek(&self.topic, *partition, Offset::Offset(*offset), REQUEST_TIMEOUT)
             {
                 if Instant::now() > deadline {
@@ -425,8 +433,8 @@ impl Group {
         Ok(())
     }
 
-    /// Partitions that the coordinator has given to no member, as far as it is known: not when the coordinator does not answer
-    /// within two seconds, nor in the middle of a rebalance. No partition is unowned in an empty group.
+    /// Partitions that the coordinator has assigned to no member. `None` when the coordinator does not answer within
+    /// two seconds, or during a rebalance. No partition is unowned in an empty group.
     pub(crate) fn unowned(&self) -> Option<BTreeSet<i32>> {
         let groups = self.consumer.fetch_group_list(Some(&self.group_id), Duration::from_secs(2)).ok()?;
         let group = groups.groups().iter().find(|g| g.name() == self.group_id && g.state() == "Stable")?;
@@ -439,11 +447,11 @@ impl Group {
         Some(unowned)
     }
 
-    /// Gives all partitions up and joins again. The metadata of that join, which partitions are owned and since which
-    /// generation, differs from the one before, and a broker then asks all others to join again as well.
+    /// Leaves the group's partitions and joins again. The metadata of this join (the owned partitions and their
+    /// generation) differs from the last one, so the broker makes all other members join again too.
     pub(crate) fn rejoin(&self) {
         self.consumer.unsubscribe();
-        // Refused when the client is of no more use, which the next poll says.
+        // An error means that the client is unusable, which the next poll reports.
         if let Err(error) = self.consumer.subscribe(&[&self.topic]) {
             tracing::warn!(%error, "cannot join the group again");
         }
@@ -455,18 +463,18 @@ impl Group {
         end.is_none_or(|end| !self.is_finished(partition, end))
     }
 
-    /// Whether the group's own offset is `end`, with our note.
+    /// Whether the group's offset is `end`, with our note.
     pub(crate) fn is_finished(&self, partition: i32, end: i64) -> bool {
         let state = self.consumer.context().state();
         state.committed.get(&partition) == Some(&end) && !state.unnoted.contains(&partition)
     }
 
-    /// Offsets that the topic no longer had when the group came to our partitions for the first time.
+    /// The number of offsets that the topic no longer had when the group first read our partitions.
     pub(crate) fn missing(&self) -> i64 {
         self.consumer.context().state().missing.values().sum()
     }
 
-    /// The first offset of each of these partitions that is there, and the one after the last.
+    /// The first existing offset of each of these partitions, and the one after the last.
     ///
     /// # Errors
     /// Transient when Kafka does not answer.
@@ -474,7 +482,7 @@ impl Group {
         offsets::bounds(&self.consumer.context().settings, &self.consumer, partitions)
     }
 
-    /// The records that the group comes to next are not there; `None` when that can't be shown.
+    /// The error for a group offset whose records are no longer in the topic; `None` when the bounds do not show it.
     fn out_of_range(&self) -> Option<Error> {
         let committed = self.committed();
         let bounds = self.bounds(&committed.keys().copied().collect::<Vec<_>>()).ok()?;

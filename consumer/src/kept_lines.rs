@@ -1,4 +1,5 @@
-//! What `consumer accept-log` cuts off a log: kept in a file beside it, so that a line that was cut by mistake is not lost.
+//! Keeps what `consumer accept-log` cuts off a log in a file beside it, so that a line that is cut by mistake is not
+//! lost.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom};
@@ -9,7 +10,7 @@ use pipeline::error::{Error, Result};
 
 use crate::slot::{LOG_NAME, unwritable};
 
-/// What is kept of a log.
+/// The bytes kept from a log.
 #[derive(Debug)]
 pub(crate) struct Kept {
     /// Bytes behind the length to which the log is cut.
@@ -17,7 +18,7 @@ pub(crate) struct Kept {
     pub(crate) path: PathBuf,
 }
 
-/// Copies what lies behind the first `length` bytes of a log into a new file beside it, durably; `None` when nothing does.
+/// Copies the bytes of a log behind its first `length` durably into a new file beside it; `None` when there are none.
 ///
 /// # Errors
 /// Definite when the log can't be read or the file can't be written, transient when the disk is full.
@@ -39,14 +40,14 @@ pub(crate) fn keep(log: &Path, length: u64) -> Result<Option<Kept>> {
         log.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     };
     write().map_err(|e| {
-        // Half a copy is of no use, and keeps a full disk full.
+        // Half a copy is useless and occupies space on a full disk.
         drop(fs::remove_file(&path));
         unwritable(&path, e)
     })?;
     Ok(Some(Kept { bytes, path }))
 }
 
-/// Makes a file that was not there, for its owner alone.
+/// Creates a new file that only its owner may read.
 fn create(log: &Path, length: u64) -> io::Result<(PathBuf, File)> {
     let mut path = log.with_file_name(format!("{LOG_NAME}.cut-{length}"));
     let mut number = 1;

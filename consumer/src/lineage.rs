@@ -1,25 +1,27 @@
-//! Whose lines a log holds, and so what an opening of it may do. Pure.
+//! Decides which log an opened file is, and so what its opening may do. Pure.
 //!
-//! Two records have to agree before a log is written to: the file `.owner` beside it, and the marker in Kafka. Both name the
-//! last opening of the log, its *session*. Each opening draws a new session, writes it to the file first and then, in a
-//! Kafka transaction, to the marker. So of two copies of a folder only the one that was opened last has the marker's session,
-//! and the other one is refused: its lines may not be the committed ones.
+//! Two records must agree before a log is written to: the file `.owner` beside it, and the marker in Kafka. Both name
+//! the last opening of the log, its *session*. Each opening draws a new session, writes it to the file first and then,
+//! in a Kafka transaction, to the marker. So only the copy of a folder that was opened last has the marker's session.
+//! The other copy is refused: its lines may differ from the committed ones.
 //!
-//! A log that was moved (into another folder, to another number) has a file that names the marker of its former place. It is
-//! taken over: one Kafka transaction writes the marker of the new place and marks the former one as moved. A folder of the
-//! version before, whose markers have no folder in their names, is taken over in the same way.
+//! The file of a log that was moved (into another folder, to another number) names the marker of its former place. The
+//! log is taken over: one Kafka transaction writes the marker of the new place and marks the former one as moved. A
+//! folder of the previous version, whose markers have no folder in their names, is taken over in the same way.
 
 use pipeline::slots::{FolderId, Marker};
 use serde::{Deserialize, Serialize};
 
 use crate::slot::SlotId;
 
-/// Slots share a partition of the markers' topic from the seventeenth on; a reader waits for the other's transaction then.
+/// From the seventeenth slot on, two slots share a partition of the markers' topic; a reader then waits for the other
+/// slot's transaction.
 pub(crate) const PARTITIONS: u32 = 16;
-/// The group that `kafka.group_id` names when nobody sets it; the names of its slots in Kafka do not bear the group.
+/// The default of `kafka.group_id`; names of this group's slots in Kafka do not contain the group.
 const DEFAULT_GROUP: &str = "product_consumers";
 
-/// A slot's name in Kafka, without the group: `consumer_3-k7x2m9qa`. Without a folder it is the one of the version before.
+/// A slot's name in Kafka, without the group: `consumer_3-k7x2m9qa`. Without a folder it is a name of the previous
+/// version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name {
     pub(crate) slot: SlotId,
@@ -84,7 +86,7 @@ impl Key {
 pub(crate) enum Owner {
     /// There is no file.
     None,
-    /// The text of the version before: the topic and group of its lines.
+    /// The text of the previous version: the topic and group of the log's lines.
     Text(String),
     /// The text of this version.
     Note(Note),
@@ -112,13 +114,13 @@ impl Owner {
         }
     }
 
-    /// Whether the lines were written by the version before.
+    /// Whether the previous version wrote the lines.
     pub(crate) fn is_of_the_version_before(&self, log_length: u64) -> bool {
         matches!(self, Self::Text(_)) || (*self == Self::None && log_length > 0)
     }
 }
 
-/// The text of `.owner` in the version before.
+/// The text of `.owner` in the previous version.
 pub(crate) fn owner_text(topic: &str, group: &str) -> String {
     format!("topic {topic} for group {group}")
 }
@@ -133,12 +135,12 @@ pub(crate) struct Log<'a> {
     /// Its place.
     pub(crate) name: &'a Name,
     pub(crate) owner: &'a Owner,
-    /// Its folder was used by the version before.
+    /// The previous version used its folder.
     pub(crate) legacy: bool,
 }
 
 impl Log<'_> {
-    /// The keys of markers other than its own from which the log may have to be taken over; the first that is there counts.
+    /// The keys of other markers from which the log may have to be taken over; the first existing one counts.
     pub(crate) fn former_keys(&self) -> Vec<Key> {
         let plain = Name { folder: None, ..self.name.clone() };
         let legacy = || {
@@ -161,7 +163,7 @@ impl Log<'_> {
     }
 }
 
-/// What an opening does.
+/// The step of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The slot has no lines: its marker says 0.
@@ -175,19 +177,19 @@ pub(crate) enum Step {
 /// Why a log must not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It has lines that no marker of the group knows of.
+    /// It has lines, but no marker of the group counts them.
     Foreign,
-    /// Another copy of the log of this marker was opened later, there.
+    /// Another copy of this marker's log was opened later, at the given place.
     Continued(Key, String),
     /// It was taken over by another folder or slot: its marker's key and the place.
     Moved(String, String),
-    /// A person said that its folder is gone, there.
+    /// A person declared its folder lost, from the given place.
     Forgotten(String),
-    /// It was put in the place of a log that has other lines.
+    /// It replaced a log that has other lines.
     Occupied(Key),
 }
 
-/// Decides by the log's own marker and the former one, of the first of [`Log::former_keys`] that has any.
+/// Decides from the log's own marker and from the former one, which is the first existing of [`Log::former_keys`].
 ///
 /// # Errors
 /// See [`Refusal`].
@@ -223,7 +225,7 @@ pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker
                 },
             }
         }
-        // The version before was the last to write here, even if this one was here earlier.
+        // The previous version wrote here last, even if this version was used before it.
         Owner::Text(text) if *text == owner_text(log.topic, log.group) => match former {
             None => empty(Refusal::Foreign),
             Some(marker) => former_moved(marker).map_or(Ok(Step::TakeOver), empty),
@@ -242,7 +244,7 @@ fn moved(own: &Key, moved: &pipeline::slots::Moved) -> Refusal {
     if moved.to.is_empty() {
         Refusal::Forgotten(moved.place.clone())
     } else if moved.to == own.0 {
-        // It was taken over into this very slot, and later the file of an older copy was put here.
+        // This slot took the log over, and later somebody put the file of an older copy here.
         Refusal::Continued(own.clone(), moved.place.clone())
     } else {
         Refusal::Moved(moved.to.clone(), moved.place.clone())
@@ -295,7 +297,7 @@ mod tests {
         fn decide(&self) -> Result<Step, Refusal> {
             let Self { length, legacy, owner, .. } = self;
             let log = Log { length: *length, topic: "t", group: GROUP, name: &own(), owner, legacy: *legacy };
-            // As the caller does: a former marker is read only where there may be one.
+            // As in the caller: a former marker is read only if the log can have one.
             let former = self.former.as_ref().filter(|_| !log.former_keys().is_empty());
             decide(&log, self.own.as_ref(), former)
         }
@@ -312,7 +314,7 @@ mod tests {
     #[test]
     fn a_new_slot_begins_whatever_other_folders_hold() {
         assert_eq!(case(0, Owner::None, None, None), Ok(Step::Begin));
-        // A marker of the version before is another folder's.
+        // A marker of the previous version belongs to another folder.
         assert_eq!(case(0, Owner::None, None, Some(marker(9, ""))), Ok(Step::Begin));
         assert_eq!(case(5, Owner::None, None, None), Err(Refusal::Foreign));
     }
@@ -323,7 +325,7 @@ mod tests {
             let owner = note(&own(), "one", "two");
             assert_eq!(case(5, owner, Some(marker(5, session)), None), Ok(Step::Continue));
         }
-        // Without its note the folder's identity has to do.
+        // Without `.owner`, the folder's identity decides.
         assert_eq!(case(5, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
         assert_eq!(case(0, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
         assert_eq!(case(5, note(&own(), "one", "two"), None, None), Err(Refusal::Foreign));
@@ -347,7 +349,7 @@ mod tests {
         assert_eq!(case(5, owner(), None, Some(marker(5, "two"))), Ok(Step::TakeOver));
         assert_eq!(case(5, owner(), Some(marker(0, "x")), Some(marker(5, "two"))), Ok(Step::TakeOver));
         assert_eq!(case(5, owner(), Some(gone_to(marker(9, "x"), "y")), Some(marker(5, "two"))), Ok(Step::TakeOver));
-        // A crash after the transaction that took it over, whatever became of the former place since.
+        // A crash after the takeover's transaction, in whatever state the former place is since.
         let taken = Some(marker(5, "two"));
         for former in [None, Some(gone_to(marker(5, "one"), "consumer_3-bbbbbbbb.g")), Some(marker(0, "x"))] {
             assert_eq!(case(5, owner(), taken.clone(), former), Ok(Step::Continue));
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(case(5, note(&own(), "one", "two"), Some(gone_to(marker(5, "two"), to)), None), refused);
         let from = note(&name(1, "aaaaaaaa"), "one", "two");
         assert_eq!(case(5, from, None, Some(gone_to(marker(5, "two"), to))), refused);
-        // The slot's folder was moved away as a whole, and is made again.
+        // The slot's folder was moved away as a whole and then created again.
         assert_eq!(case(0, Owner::None, Some(gone_to(marker(5, "two"), to)), None), Ok(Step::Begin));
         let forgotten = Some(gone_to(marker(5, "two"), ""));
         let refused = Err(Refusal::Forgotten("c:/logs".to_owned()));
@@ -378,14 +380,14 @@ mod tests {
         let legacy = |length, owner, own, former| Case { length, legacy: true, owner, own, former }.decide();
         assert_eq!(legacy(5, text(), None, Some(marker(5, ""))), Ok(Step::TakeOver));
         assert_eq!(legacy(5, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
-        // A slot whose folder was deleted: its lines are missed.
+        // A slot whose folder was deleted: the error says that its lines are missing.
         assert_eq!(legacy(0, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
-        // The version before worked here again.
+        // The previous version wrote here again.
         assert_eq!(legacy(9, text(), Some(marker(5, "one")), Some(marker(9, ""))), Ok(Step::TakeOver));
         let to = "consumer_3-cccccccc.g";
         let copy = legacy(5, text(), None, Some(gone_to(marker(5, ""), to)));
         assert_eq!(copy, Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned())));
-        // A file from before it was taken over, put back here.
+        // A file from before the takeover was put back here.
         let restored = legacy(5, text(), Some(marker(9, "one")), Some(gone_to(marker(5, ""), "consumer_3-bbbbbbbb.g")));
         assert_eq!(restored, Err(Refusal::Continued(own().key(GROUP), "c:/logs".to_owned())));
         assert_eq!(legacy(5, text(), None, None), Err(Refusal::Foreign));

@@ -1,12 +1,13 @@
-//! The log of one slot: lines are appended, and what no transaction committed is cut off again.
+//! The log of one slot: appends lines, and cuts off lines that no transaction committed.
 //!
-//! Invariant: the first `committed` bytes are durable and are never touched again; everything behind them belongs to the
-//! batch at hand. An opening cuts off at most that batch: [`crate::log_floor`] says what must stay. [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length
-//! never exceeds the file.
+//! Invariant: the first `committed` bytes are durable and are never changed again; everything behind them belongs to
+//! the current batch. An opening cuts off at most that batch: [`crate::log_floor`] says which bytes must stay.
+//! [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length never exceeds
+//! the file.
 //!
-//! People delete, rotate and edit files. [`LogFile::check`] looks before each batch, and while there is nothing to do,
-//! whether the path still leads to this file and the file still ends where we left it: lines written into a file that has
-//! no name any more would be gone with the process.
+//! People delete, rotate and edit files. Before each batch and while idle, [`LogFile::check`] checks that the path
+//! still leads to this file and that the file still ends where this process left it: lines written into a file without
+//! a name would be lost with the process.
 //!
 //! Not here: which length is committed ([`crate::marker`]).
 
@@ -31,13 +32,13 @@ pub(crate) struct LogFile {
     floor: LogFloor,
 }
 
-/// What is to be done with a file so that it holds exactly what is committed.
+/// What makes the file hold exactly the committed bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Settlement {
     Keep,
     /// Cut off so many bytes.
     Cut(u64),
-    /// So many committed bytes are gone.
+    /// So many committed bytes are missing.
     Lost(u64),
 }
 
@@ -55,8 +56,8 @@ impl LogFile {
     /// Opens the log of `slot` and cuts off what lies behind the committed length.
     ///
     /// # Errors
-    /// Definite when the file is shorter than what was committed, when more than an uncommitted batch would be cut off, or when
-    /// it can't be written to.
+    /// Definite when the file is shorter than its committed length, when more than an uncommitted batch would be cut
+    /// off, or when it can't be written to.
     pub(crate) fn open(slot: SlotId, path: &Path, committed: u64) -> Result<Self> {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(|e| unwritable(path, e))?;
@@ -69,10 +70,10 @@ impl LogFile {
         Ok(log)
     }
 
-    /// Looks whether the log is still the file that it was, and settles what somebody else did to its end.
+    /// Checks that the path still leads to this file, and cuts off bytes that somebody else appended.
     ///
     /// # Errors
-    /// Definite when the path leads to another file or none, or when committed lines are gone.
+    /// Definite when the path leads to another file or to none, or when committed lines are missing.
     pub(crate) fn check(&mut self) -> Result<()> {
         if self.length()? == self.committed { Ok(()) } else { self.settle() }
     }
@@ -91,10 +92,10 @@ impl LogFile {
         Ok(own.len())
     }
 
-    /// Gives the batch at hand up: cuts off what is not committed.
+    /// Rolls the current batch back: cuts off the uncommitted bytes.
     ///
     /// # Errors
-    /// As [`LogFile::check`]: what is gone of the committed lines must not become a gap in the file.
+    /// As [`LogFile::check`]: missing committed lines must not become a gap in the file.
     pub(crate) fn roll_back(&mut self) -> Result<()> {
         let length = self.length()?;
         if let Settlement::Lost(bytes) = Settlement::of(length, self.committed) {
@@ -103,7 +104,7 @@ impl LogFile {
         self.cut_back().map_err(|e| unwritable(&self.path, e))
     }
 
-    /// Cuts off what lies behind the committed length.
+    /// Cuts off the bytes behind the committed length.
     fn settle(&mut self) -> Result<()> {
         let length = self.file.metadata().map_err(|e| unwritable(&self.path, e))?.len();
         let settlement = Settlement::of(length, self.committed);
@@ -140,7 +141,7 @@ impl LogFile {
     /// counts as committed only after [`LogFile::note_committed`].
     ///
     /// # Errors
-    /// Whatever the file system says, e.g. that the disk is full; the batch must then be cut off.
+    /// Any error of the file system, e.g. a full disk; the caller must then roll the batch back.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
         if !lines.is_empty() {
             let (first, second) = failpoint::halves(lines);
@@ -169,7 +170,7 @@ impl LogFile {
         }
     }
 
-    /// Cuts off what is not committed, durably. The committed lines must be there.
+    /// Cuts off the uncommitted bytes, durably. The committed lines must exist.
     fn cut_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.committed)?;
         self.file.sync_all()?;
@@ -177,7 +178,7 @@ impl LogFile {
     }
 }
 
-/// Whether a line ends where the committed part does; after an edit that changed the length it seldom does.
+/// Whether a line ends at the committed length; after an edit that changed the length it seldom does.
 fn ends_a_line(file: &File, committed: u64) -> io::Result<bool> {
     let Some(last) = committed.checked_sub(1) else { return Ok(true) };
     let mut byte = [0];
@@ -185,11 +186,11 @@ fn ends_a_line(file: &File, committed: u64) -> io::Result<bool> {
     Ok(byte == *b"\n")
 }
 
-/// Looks whether a log still has its first `committed` bytes, as far as its length, the end of their last line and the hash
-/// of their end tell; changes nothing. A missing file has none.
+/// Checks that a log still has its first `committed` bytes, by its length, the end of the last committed line and the
+/// hash of the last bytes; changes nothing. A missing file has no bytes.
 ///
 /// # Errors
-/// Definite when committed bytes are gone or others, or when the file can't be read.
+/// Definite when committed bytes are missing or changed, or when the file can't be read.
 pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u64>) -> Result<()> {
     let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
     let file = match File::open(path) {
@@ -211,7 +212,7 @@ pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u6
     }
 }
 
-/// Refuses a committed length behind which lines lie that the log's consumer knew as committed.
+/// Refuses a committed length that would cut lines which the log's consumer recorded as committed.
 fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Result<()> {
     let known = log_floor::read(path).min(length);
     if committed >= known {
@@ -230,7 +231,8 @@ fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Resu
     )))
 }
 
-/// The first bytes of a log that its consumer knew as committed and that are there; 0 when no line ends behind them any more.
+/// The part of the bytes that the log's consumer recorded as committed which still exists; 0 when no line ends there
+/// any more.
 ///
 /// # Errors
 /// Whatever the file system says.
@@ -239,7 +241,7 @@ pub(crate) fn known(path: &Path, file: &File) -> io::Result<u64> {
     Ok(if known <= file.metadata()?.len() && ends_a_line(file, known)? { known } else { 0 })
 }
 
-/// Notes what is committed of a log that nobody has open.
+/// Records the committed length of a log that no process has open.
 ///
 /// # Errors
 /// Definite when it can't be written.
@@ -247,8 +249,8 @@ pub(crate) fn note_accepted(path: &Path, length: u64) -> Result<()> {
     LogFloor::open(path).and_then(|floor| floor.set(length)).map_err(|e| unwritable(path, e))
 }
 
-/// A hash (FNV-1a) of the last 256 of the first `length` bytes of a log. Each line ends with partition and offset of its
-/// record, so logs of different records have different ones.
+/// A hash (FNV-1a) of the last 256 of the first `length` bytes of a log. Each line ends with partition and offset of
+/// its record, so logs of different records have different ones.
 ///
 /// # Errors
 /// Whatever the file system says; a missing file has no bytes.
@@ -270,7 +272,7 @@ fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Where the last line that ends within the first `end` bytes of a log ends; 0 when none does.
+/// The end of the last line that ends within the first `end` bytes of a log; 0 when there is none.
 ///
 /// # Errors
 /// Whatever the file system says.
@@ -462,7 +464,7 @@ mod tests {
             assert_eq!(std::fs::read(&path).expect("the file"), text);
         }
         assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 8);
-        // The second way out: what lies behind the marker's length is taken away.
+        // The second remedy: remove the bytes behind the marker's length.
         std::fs::write(&path, b"one\n").expect("written");
         assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 0);
         assert_eq!(LogFile::open(SLOT, &path, 4).expect("the marker's length").committed(), 4);

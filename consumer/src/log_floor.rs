@@ -1,9 +1,10 @@
-//! The file `.committed` beside a log: how much of the log its consumer knew as committed when it wrote last.
+//! The file `.committed` beside a log: the length that the log's consumer recorded as committed at its last write.
 //!
-//! The marker in Kafka says what is committed, and what lies behind that is cut off. Somebody who may write to the markers'
-//! topic could name a smaller length, and a restored topic has an older one: then committed lines would be cut. So nothing
-//! below this length is ever cut. It is a lower bound: written after each commit and not synced, it may be one batch behind
-//! after a kill, more after a power failure, and missing where the version before was at work.
+//! The marker in Kafka has the committed length, and an opening cuts off the bytes behind it. A user who may write to
+//! the markers' topic could write a smaller length, and a restored topic has an older one; both would cut committed
+//! lines. So nothing below the length in this file is ever cut. It is a lower bound: it is written after each commit
+//! and not synced, so it may be one batch behind after a kill, more after a power failure, and missing where the
+//! previous version ran.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -24,12 +25,12 @@ struct Content {
     length: u64,
 }
 
-/// The file, open.
+/// The open file.
 #[derive(Debug)]
 pub(crate) struct LogFloor(File);
 
 impl LogFloor {
-    /// Opens or makes the file beside `log`.
+    /// Opens the file beside `log`, or creates it.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -37,7 +38,7 @@ impl LogFloor {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path(log)).map(Self)
     }
 
-    /// Writes what is committed.
+    /// Writes the committed length.
     ///
     /// # Errors
     /// Whatever the file system says.
@@ -49,7 +50,7 @@ impl LogFloor {
     }
 }
 
-/// What the consumer of `log` knew as committed; 0 when there is no such file or it can't be read as one.
+/// The length that the consumer of `log` recorded as committed; 0 when the file is missing or unreadable.
 pub(crate) fn read(log: &Path) -> u64 {
     let content = std::fs::read(path(log)).ok().and_then(|text| serde_json::from_slice::<Content>(&text).ok());
     content.filter(|content| content.version == VERSION).map_or(0, |content| content.length)

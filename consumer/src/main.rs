@@ -1,6 +1,6 @@
 //! `consumer`: transforms each change of the topic and writes it exactly once to a log and to PostgreSQL.
 //!
-//! How exactly once holds is written in [`run`].
+//! The head of [`run`] explains how exactly once holds.
 
 mod batch;
 mod change;
@@ -37,7 +37,7 @@ use clap::{Arg, Command};
 use pipeline::config::Program;
 use pipeline::program;
 
-/// For the C client library as well: it takes a third off its work.
+/// The C client library uses it too, which saves a third of its CPU time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -1,13 +1,13 @@
-//! How much of a slot's log is committed: a record in a compacted topic, written in the same Kafka transaction as the
+//! The committed length of a slot's log: a record in a compacted topic, written in the same Kafka transaction as the
 //! group's offsets.
 //!
-//! Invariants: a log has a marker before it has lines; after `init_transactions` of the slot's transactional id nothing of
-//! it is in flight, so the marker read then is the last word. Markers and transactional ids are separate for each group and each
-//! logs folder. Whether the log beside a marker is the one that the marker means is decided in [`crate::lineage`], before
-//! another process is fenced and before the log is touched.
+//! Invariants: a log has a marker before it has lines. After `init_transactions` of the slot's transactional id, no
+//! transaction of it is open, so the marker read then is final. Markers and transactional ids are separate for each
+//! group and each logs folder. [`crate::lineage`] decides whether a log is the one that its marker describes, before
+//! another process is fenced and before the log is changed.
 //!
-//! A marker also has the offsets that its slot committed for the group. Kafka drops a group's offsets when nobody was in it
-//! for a week; without them the topic would be read from its beginning, and every line written twice.
+//! A marker also has the offsets that its slot committed for the group. Kafka drops the offsets of a group that had no
+//! member for a week; without them the consumers would read the topic from its beginning and write every line twice.
 
 mod accept;
 
@@ -28,17 +28,17 @@ use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
 pub(crate) use accept::{Accepted, accept};
 
-/// How long the first look at a marker waits for open transactions: those of a living neighbour are shorter.
+/// How long the first read of a marker waits for open transactions: those of a running neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
 
-/// What is committed of a slot.
+/// The committed state of a slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Committed {
     /// Length of the log, bytes.
     pub(crate) length: u64,
-    /// [`log_file::tail`] at that length; `None` in markers of the version before.
+    /// [`log_file::tail`] at that length; `None` in markers of the previous version.
     pub(crate) tail: Option<u64>,
-    /// The offset after the last record that this slot has done, by partition; another slot may be further.
+    /// The offset after the last record that this slot processed, by partition; another slot may be further.
     pub(crate) offsets: BTreeMap<i32, i64>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
     TopicSpec::compacted(slots::topic(settings), lineage::PARTITIONS as i32)
 }
 
-/// An open log's marker, but for what is committed.
+/// An open log's marker, without the committed state.
 #[derive(Clone, Debug)]
 pub(crate) struct OpenMarker {
     topic: String,
@@ -62,7 +62,7 @@ pub(crate) struct OpenMarker {
 }
 
 impl OpenMarker {
-    /// Of a new session.
+    /// Starts a new session.
     fn new(settings: &KafkaSettings, slot: &Slot, topic_id: Option<String>) -> Self {
         let id = slot.id();
         let marker = Marker {
@@ -100,7 +100,7 @@ fn send(producer: &TransactionalProducer, topic: &str, key: &Key, marker: &Marke
     })
 }
 
-/// The offsets that the group's slots have committed in all their folders, by partition, as the markers tell.
+/// The offsets that the group's slots have committed in all their folders, by partition, according to the markers.
 ///
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a marker can't be read, or has the offsets of another topic.
@@ -134,7 +134,7 @@ fn furthest(offsets: &mut BTreeMap<i32, i64>, others: &BTreeMap<i32, i64>) {
     }
 }
 
-/// The markers that say something about a log.
+/// The markers that concern a log.
 #[derive(Debug, Default)]
 struct Found {
     own: Option<Marker>,
@@ -146,7 +146,7 @@ impl Found {
         lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, marker)| marker))
     }
 
-    /// The one that the step goes by.
+    /// The marker whose committed state the step takes.
     fn base(&self, step: Step) -> Option<&Marker> {
         match step {
             Step::Begin => None,
@@ -155,7 +155,7 @@ impl Found {
         }
     }
 
-    /// Reads them by `read`, which gives the value of a key.
+    /// Reads them through `read`, which gives the value of a key.
     fn read(settings: &KafkaSettings, log: &Log<'_>, read: &dyn Fn(&Key) -> Result<Option<Marker>>) -> Result<Self> {
         let ours = |marker: &Marker| marker.is_of(&settings.group_id);
         let mut found = Self { own: read(&log.name.key(log.group))?.filter(ours), former: None };
@@ -173,7 +173,7 @@ fn parse(key: &Key, value: Option<Vec<u8>>) -> Result<Option<Marker>> {
     value.map(|v| Marker::parse(&v).map_err(|reason| slots::unreadable(&key.0, &reason))).transpose()
 }
 
-/// The last word on a key: waits for transactions that are open.
+/// The final marker of a key: waits for open transactions to end.
 fn last(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
     parse(key, kafka::last_record(settings, &slots::topic(settings), key.partition(), key.0.as_bytes())?)
 }
@@ -185,14 +185,15 @@ pub(crate) struct Opened {
     pub(crate) committed: Committed,
 }
 
-/// Fences whoever writes the slot's log, and finds out what is committed of it. `point` is the failpoint after the fence.
+/// Fences the slot's current writer, and reads the committed state of its log. `point` is the failpoint after the
+/// fence.
 ///
-/// A log that is not the one that the markers mean is refused before anybody is fenced, as far as it can be seen then:
-/// another process may be at work with the log that they do mean.
+/// A log that the markers do not describe is refused before the fence, as far as that can be detected then: another
+/// process may be writing the log that they do describe.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite for a log that is not the one that the markers mean, or that has lost
-/// committed lines.
+/// Transient when Kafka can't be reached; definite for a log that the markers do not describe, or that lacks committed
+/// lines.
 pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
@@ -218,10 +219,10 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     Ok(Opened { producer, marker, committed })
 }
 
-/// Looks whether [`open`] would take the slot's log; changes nothing and fences nobody. Blocks.
+/// Checks whether [`open`] would accept the slot's log; changes nothing and fences nobody. Blocks.
 ///
 /// # Errors
-/// As [`open`], as far as it can be seen beside open transactions.
+/// As [`open`], as far as open transactions let it be seen.
 pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
@@ -231,7 +232,7 @@ pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     if found.own.is_none() && step == Step::Begin { look_around(settings, slot) } else { Ok(()) }
 }
 
-/// How the log continues, which has the lines that its marker counts.
+/// The step for the log, whose lines must be those that its marker counts.
 fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found, topic_id: Option<&str>) -> Result<Step> {
     let step = found.decide(log).map_err(|r| refusal::of(settings, slot, &r))?;
     if let Some(marker) = found.base(step) {
@@ -251,7 +252,7 @@ fn log<'a>(settings: &'a KafkaSettings, slot: &'a Slot, owner: &'a Owner) -> Res
     Ok(Log { length, topic, group, name: slot.name(), owner, legacy: slot.is_legacy() })
 }
 
-/// A look at the markers that fences nobody; `None` when an open transaction may hide the last ones.
+/// Reads the markers without fencing; `None` when an open transaction may hide the last ones.
 fn glance(settings: &KafkaSettings, log: &Log<'_>) -> Result<Option<Found>> {
     let hidden = std::cell::Cell::new(false);
     let topic = slots::topic(settings);
@@ -271,7 +272,7 @@ fn glance(settings: &KafkaSettings, log: &Log<'_>) -> Result<Option<Found>> {
     Ok((!hidden.get()).then_some(found))
 }
 
-/// Looks whether the log has the lines that its marker counts.
+/// Checks that the log has the lines that its marker counts.
 fn examine(slot: &Slot, marker: &Marker) -> Result<()> {
     let examined = log_file::examine(slot.id(), &slot.log_path(), marker.length, marker.tail);
     let elsewhere = !marker.place.is_empty() && marker.place != slot.place();
@@ -281,7 +282,8 @@ fn examine(slot: &Slot, marker: &Marker) -> Result<()> {
     }
 }
 
-/// Before the first line of a slot that no marker knows: is a folder gone that stood here, and who else is in the group?
+/// Before the first line of a slot without a marker: refuses if a former folder of this place is gone, and logs the
+/// group's other folders.
 fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let own = slot.name().folder.as_ref().map_or("", FolderId::as_str);
     let mut others: BTreeMap<String, (Vec<String>, u64)> = BTreeMap::new();
@@ -292,7 +294,7 @@ fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
             *bytes += marker.length;
         }
     }
-    // One that was opened elsewhere too has moved there.
+    // A folder that was also opened at another place has moved there.
     let here = |(_, (places, _)): &(&String, &(Vec<String>, u64))| places.iter().all(|p| p == slot.place());
     if let Some((folder, (_, bytes))) = others.iter().find(here) {
         return Err(refusal::gone(slot, folder, *bytes));
@@ -306,8 +308,8 @@ fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     Ok(())
 }
 
-/// Writes a new session into `.owner` and then, with what is committed, into the marker; a log that is taken over leaves
-/// its former marker in the same transaction.
+/// Writes a new session into `.owner` and then, with the committed state, into the marker. For a log that is taken
+/// over, the same transaction marks its former marker as moved.
 fn begin_session(
     settings: &KafkaSettings,
     slot: &Slot,
@@ -341,12 +343,12 @@ fn begin_session(
     Ok(marker)
 }
 
-/// Declares the logs of a folder that is gone: they hold nothing any more that the group counts on. Returns the committed bytes
-/// of each. Blocks.
+/// Declares the logs of a lost folder: their bytes no longer count for the group. Returns the committed bytes of each.
+/// Blocks.
 ///
 /// # Errors
-/// Definite when a consumer of that folder is in the group, or no marker names the folder; transient when Kafka can't be
-/// reached.
+/// Definite when a consumer of that folder is in the group, or no marker names the folder; transient when Kafka can't
+/// be reached.
 pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -> Result<BTreeMap<String, u64>> {
     let of_folder = |marker: &Marker| marker.folder == folder.as_str() && marker.moved.is_none();
     let keys: Vec<Key> =

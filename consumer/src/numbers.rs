@@ -1,6 +1,6 @@
-//! What the consumer counts and shows.
+//! The consumer's metrics.
 //!
-//! `docs/metrics.md` says what each number means and when to worry.
+//! `docs/metrics.md` explains each metric and its alert limits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::batch::Outcome;
 use crate::lineage::Name;
 use crate::sink::Parked;
 
-/// By sink, table, column and partition, which are known when a record is refused.
+/// The labels sink, table, column and partition are known only when a record is refused.
 const PARKED: (&str, &str) =
     ("consumer_parked_records_total", "Records that a sink did not store, in the dead letters.");
 
@@ -42,7 +42,7 @@ pub(crate) struct Numbers {
     caught_up: CaughtUp,
 }
 
-/// By partition of ours, the time up to which everything that was written to it is committed here.
+/// By assigned partition, the time up to which this consumer has committed everything that was written to it.
 #[derive(Clone, Debug, Default)]
 struct CaughtUp(Arc<Mutex<BTreeMap<i32, Micros>>>);
 
@@ -51,7 +51,7 @@ impl CaughtUp {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Partitions that are new to us count from `now`, and those that are gone no longer.
+    /// Adds newly assigned partitions with the time `now`, and removes revoked ones.
     fn keep(&self, ours: impl Iterator<Item = i32> + Clone, now: Micros) {
         let mut state = self.state();
         state.retain(|partition, _| ours.clone().any(|p| p == *partition));
@@ -136,12 +136,12 @@ impl Numbers {
         self.metrics.gauge("consumer_slot", "1 for the slot that this consumer holds.", &labels).set(1);
     }
 
-    /// Records were polled.
+    /// Counts polled records.
     pub(crate) fn polled(&self) {
         self.last_event.set(Micros::now().0 / 1_000_000);
     }
 
-    /// A batch is committed.
+    /// Counts a committed batch.
     pub(crate) fn count(&self, outcome: &Outcome) {
         self.lines.add(outcome.written);
         self.filtered.add(outcome.filtered);
@@ -156,7 +156,7 @@ impl Numbers {
         }
     }
 
-    /// Records that PostgreSQL does not store are in the dead letters.
+    /// Counts records that PostgreSQL does not store and that are now dead letters.
     pub(crate) fn parked(&self, parked: &[Parked]) {
         for Parked { partition, refusal, .. } in parked {
             let (column, partition) = (refusal.column.as_deref().unwrap_or_default(), partition.to_string());
@@ -178,7 +178,7 @@ impl Numbers {
         );
     }
 
-    /// A transaction was committed that left the log with this length; `newest` has, by partition, when its last record was
+    /// Shows the log's `length` after a committed transaction; `newest` has, by partition, when its last record was
     /// written to Kafka.
     pub(crate) fn committed(&self, length: u64, newest: &BTreeMap<i32, Micros>) {
         self.commits.add(1);
@@ -192,7 +192,8 @@ impl Numbers {
         }
     }
 
-    /// Shows the lag of our partitions, as Kafka told when it was last `heard` of; one that is not ours any more shows 0.
+    /// Shows the lag of the assigned partitions as of the last answer from Kafka, at `heard`; a revoked partition shows
+    /// 0.
     pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>, heard: Option<Instant>) {
         for partition in lag.keys() {
             self.lag.entry(*partition).or_insert_with(|| {

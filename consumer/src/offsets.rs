@@ -1,8 +1,8 @@
-//! The group's committed offsets: looked up, and compared with what the logs have, before a partition is read.
+//! Looks up the group's committed offsets and compares them with the logs before a partition is read.
 //!
-//! Our own commits carry a note beside each offset ([`add`]). An offset with its note was committed together with the lines
-//! before it. One without is the work of a person, of a tool, or of an earlier version of this program, and is compared with
-//! the slots' markers.
+//! Our own commits carry a note beside each offset ([`add`]). An offset with the note was committed together with the
+//! lines before it. An offset without it was set by a person, a tool or an earlier version of this program, and is
+//! compared with the slots' markers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::marker;
 use crate::start_offset::{Facts, Fault, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A former owner's open transaction holds its offsets back until a neighbour has settled the slot.
+/// A former owner's open transaction hides its offsets until a neighbour has settled the slot.
 const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
-/// A transaction that has just been committed does not show everywhere at once: a difference counts when it lasts.
+/// A committed transaction is not visible everywhere at once: only a difference that lasts this long counts.
 const LASTING: Duration = Duration::from_secs(10);
-/// How often a difference is looked at.
+/// How often to compare again while there is a difference.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// The note beside the offsets of our commits, before the offset itself.
+/// The note beside the offsets of our commits, followed by the offset itself.
 const NOTE: &str = "in the logs up to ";
 
 /// A committed offset of the group.
@@ -31,23 +31,23 @@ const NOTE: &str = "in the logs up to ";
 pub(crate) struct Committed {
     /// The offset of the next record.
     pub(crate) next: i64,
-    /// It was committed together with the lines before it.
+    /// The note says that it was committed together with the lines before it.
     pub(crate) noted: bool,
 }
 
-/// Adds an offset with our note to a list that is to be committed.
+/// Adds an offset with our note to a list for a commit.
 ///
 /// # Errors
-/// When it is no offset.
+/// When it is not a valid offset.
 pub(crate) fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, next: i64) -> Result<(), KafkaError> {
     let mut element = list.add_partition(topic, partition);
     element.set_metadata(format!("{NOTE}{next}"));
     element.set_offset(Offset::Offset(next))
 }
 
-/// The partitions of our topic. A static member that comes back with another topic, before its session is over, is given the
-/// partitions of the old one; they are left alone, and those of ours have no owner until a member sees it
-/// ([`crate::owners`]).
+/// The partitions of our topic. A static member that rejoins with another topic before its session ends is assigned
+/// partitions of the old one. This member ignores those, and partitions of our topic have no owner until a member
+/// detects it ([`crate::owners`]).
 pub(crate) fn of_topic(topic: &str, partitions: &TopicPartitionList) -> TopicPartitionList {
     let mut ours = TopicPartitionList::new();
     for element in partitions.elements_for_topic(topic) {
@@ -66,12 +66,12 @@ pub(crate) fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
     numbers
 }
 
-/// Where each of these partitions is to be read from, and whether the group's offset says so already; `done` is what this
-/// consumer has committed itself. Waits for a transaction of a former owner to end.
+/// The start offset of each of these partitions, and whether the group's offset equals it already; `done` has this
+/// consumer's own commits. Waits for a transaction of a former owner to end.
 ///
 /// # Errors
-/// Transient when Kafka does not answer in time; definite when a right is missing, or the partition must not be read: see
-/// [`Fault`].
+/// Transient when Kafka does not answer in time; definite when a right is missing, or the partition must not be read:
+/// see [`Fault`].
 pub(crate) fn starts<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,
@@ -102,7 +102,7 @@ pub(crate) fn starts<C: ConsumerContext>(
     }
 }
 
-/// The facts of each partition; without bounds those count as unlimited.
+/// Collects the facts of each partition; without bounds they count as unlimited.
 fn facts(
     settings: &KafkaSettings,
     committed: &BTreeMap<i32, Option<Committed>>,
@@ -120,7 +120,7 @@ fn facts(
     Ok(committed.iter().map(of).collect())
 }
 
-/// By partition, the first offset that is there, and the one after the last committed record or marker.
+/// By partition, the first existing offset, and the one after the last committed record or marker.
 ///
 /// # Errors
 /// Transient when Kafka does not answer.
@@ -149,13 +149,13 @@ pub(crate) fn bounds<C: ConsumerContext>(
     Ok(low.into_iter().filter_map(|(p, low)| Some((p, (low, *end.get(&p)?)))).collect())
 }
 
-/// Kafka says that this user may not read the topic, or be in the group.
+/// Whether Kafka denies this user the right to read the topic or to join the group.
 pub(crate) fn is_refused(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{GroupAuthorizationFailed, TopicAuthorizationFailed};
     matches!(error.rdkafka_error_code(), Some(TopicAuthorizationFailed | GroupAuthorizationFailed))
 }
 
-/// What to do about it.
+/// The error for a missing right, with its remedy.
 pub(crate) fn no_right(settings: &KafkaSettings) -> Error {
     Error::definite(format!("Kafka does not let this user read topic {} in its group", settings.topic))
         .with_remedy("allow it: ACL READ on the topic and on the group (kafka.group_id)")
@@ -164,7 +164,7 @@ pub(crate) fn no_right(settings: &KafkaSettings) -> Error {
 /// The group's offsets of these partitions; `None` where it has none.
 ///
 /// # Errors
-/// Transient when Kafka does not tell them in time; definite when a right is missing.
+/// Transient when Kafka does not answer in time; definite when a right is missing.
 pub(crate) fn committed<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,

@@ -1,13 +1,13 @@
-//! Partitions that the group has given to nobody.
+//! Detects partitions without an owner in the group.
 //!
-//! In cooperative rebalancing (KIP-429) a partition that moves belongs to nobody for one generation: its former owner gives
-//! it up and joins once more, and then it is given away. When the owner is killed in between and comes back as the same
-//! static member (KIP-345), the broker hands it the assignment of that generation without a rebalance, and nobody joins once
-//! more: the partition would stand still until something else makes the group rebalance.
+//! In cooperative rebalancing (KIP-429) a partition that moves has no owner for one generation: its former owner
+//! revokes it and joins again, and then the group assigns it. If the owner is killed in between and rejoins as the same
+//! static member (KIP-345), the broker returns the assignment of that generation without a rebalance, and no member
+//! joins again: nobody would read the partition until another rebalance.
 //!
-//! So a member that has just come looks soon whether every partition has an owner, and every member looks now and then. One
-//! that sees the same partitions without an owner twice joins again. For a former owner that is only slow, or is never coming
-//! back, the later looks are further apart than a session, after which the group has rebalanced by itself.
+//! So a new member soon checks whether every partition has an owner, and every member checks now and then. A member
+//! that twice sees the same partitions without an owner joins again. A former owner may only be slow, or may never
+//! return; so the later checks are further apart than a session, after which the group has rebalanced anyway.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,30 +16,30 @@ use crate::group::Group;
 use crate::numbers::Numbers;
 use crate::slot::SlotId;
 
-/// Between the looks of a member that has just come; a rebalance under way is over by then.
+/// Between the checks of a new member; a running rebalance is over by then.
 const SOON: Duration = Duration::from_secs(2);
-/// Until the next look when the coordinator gave no answer.
+/// Until the next check when the coordinator gave no answer.
 const UNANSWERED: Duration = Duration::from_secs(10);
-/// Between all other looks, at the least.
+/// Between all other checks, at least.
 const LATER: Duration = Duration::from_secs(60);
 
-/// When to look next, and what the last look found.
+/// The time of the next check, and the result of the last one.
 pub(crate) struct Owners {
     next_look: Instant,
-    /// This member has just come, and has not yet seen every partition owned.
+    /// This member is new, and has not yet seen an owner for every partition.
     new: bool,
     later: Duration,
     unowned: BTreeSet<i32>,
 }
 
 impl Owners {
-    /// For a member that joins now. The slot's number keeps members from looking, and joining again, all at once.
+    /// For a member that joins now. The slot's number spreads the members' checks and rejoins over time.
     pub(crate) fn new(slot: SlotId, session_timeout: Duration) -> Self {
         let later = LATER.max(session_timeout * 2) + Duration::from_secs(u64::from(slot.0));
         Self { next_look: Instant::now() + SOON, new: true, later, unowned: BTreeSet::new() }
     }
 
-    /// Asks the group's coordinator when it is time to. Blocks for two seconds at most.
+    /// Asks the group's coordinator when a check is due. Blocks for two seconds at most.
     pub(crate) fn look(&mut self, group: &Group, numbers: &Numbers) {
         let now = Instant::now();
         if now < self.next_look {
@@ -63,11 +63,11 @@ impl Owners {
     }
 }
 
-/// The partitions of `topic` in a member's assignment as the coordinator keeps it: ConsumerProtocolAssignment, version 0 and
-/// on, big endian: version i16, array of (topic: i16 length and UTF-8; array of partitions i32), user data. `None` when the
-/// bytes are something else.
+/// Decodes the partitions of `topic` in a member's assignment as the coordinator stores it: ConsumerProtocolAssignment,
+/// version 0 and later, big endian: version i16, array of (topic: i16 length and UTF-8; array of partitions i32), user
+/// data. `None` for other bytes.
 pub(crate) fn assigned(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
-    // Of a member that was given nothing some brokers keep nothing.
+    // Some brokers store nothing for a member without partitions.
     if bytes.is_empty() {
         return Some(Vec::new());
     }

@@ -1,9 +1,10 @@
-//! Records that PostgreSQL does not store: when a batch is read again with care, and which of them get a dead letter.
+//! Records that PostgreSQL does not store: when to read a batch again in parts, and which records get a dead letter.
 //!
-//! Invariant: one dead letter for each parked record. A record that the log does not have yet gets it in the Kafka transaction
-//! that makes its line count. One that the log has, as PostgreSQL is behind it, may have got its dead letter before: from an
-//! earlier state of PostgreSQL, or just before a crash. What is in the dead letters' topic decides; a transaction with such a letter commits
-//! the group's offset of its partition once more, so that a member whose partition others have now can't write it.
+//! Invariant: one dead letter for each parked record. A record that is not in the log yet gets it in the Kafka
+//! transaction that commits its line. A record that is in the log already, as PostgreSQL is behind the log, may have
+//! its dead letter already: from an earlier state of PostgreSQL, or from just before a crash. The dead letters' topic
+//! decides. A transaction with such a letter also commits the group's current offset of its partition, so that the
+//! broker refuses it if the partition has moved.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,27 +16,27 @@ use crate::batch::Outcome;
 use crate::dead_letter::{DeadLetter, Letters, Room};
 use crate::sink::Parked;
 
-/// Records of a part of a batch that is read again. Halving it takes two statements a record at worst.
+/// Records in a part of a batch that is read again. Halving a part takes at most two statements a record.
 const PART: usize = 1_000;
 
-/// What is known of parked records.
+/// The state of parked records.
 #[derive(Debug, Default)]
 pub(crate) struct Parking {
-    /// Records that are still to be read with care.
+    /// Records that are still to be read in parts.
     left: usize,
-    /// Records of a part.
+    /// Records in a part.
     part: usize,
-    /// Partition and offset of the records that have a dead letter, when that was looked up.
+    /// Partition and offset of the records that have a dead letter, once looked up.
     written: Option<HashSet<(i32, i64)>>,
 }
 
 impl Parking {
-    /// How many records the next batch may have at most, when it is read with care.
+    /// The size limit of the next batch while records are read in parts.
     pub(crate) fn part(&self) -> Option<usize> {
         (self.left > 0).then_some(self.part)
     }
 
-    /// A batch of so many records has to be read again in parts, or in smaller ones.
+    /// Starts reading a batch of so many records again in parts, or in smaller parts.
     pub(crate) fn begin(&mut self, records: usize) {
         if self.left == 0 {
             (self.left, self.part) = (records, PART);
@@ -44,12 +45,12 @@ impl Parking {
         }
     }
 
-    /// A batch of so many records is done.
+    /// Counts a completed batch of so many records.
     pub(crate) fn done(&mut self, records: usize) {
         self.left = self.left.saturating_sub(records);
     }
 
-    /// Others may write dead letters of our partitions from now on, or have done so.
+    /// Drops the looked-up dead letters: other members may write some of our partitions.
     pub(crate) fn forget(&mut self) {
         self.written = None;
     }
@@ -76,7 +77,7 @@ impl Parking {
         Ok(letters)
     }
 
-    /// These have their dead letters now.
+    /// Records that these parked records have their dead letters.
     pub(crate) fn note_written(&mut self, owed: &[Parked]) {
         if let Some(written) = &mut self.written {
             written.extend(owed.iter().map(|p| (p.partition, p.offset)));
@@ -92,7 +93,8 @@ impl Parking {
     }
 }
 
-/// The offset that the group commits once more for each partition of these records of which it commits no other one.
+/// The current offset, to be committed once more, of each partition of these records that the transaction does not
+/// move.
 pub(crate) fn stay(
     owed: &[Parked],
     offsets: &BTreeMap<i32, i64>,
@@ -102,7 +104,7 @@ pub(crate) fn stay(
     partitions.filter_map(|p| Some((p, *committed.get(&p)?))).collect()
 }
 
-/// What a dead letter says of its origin, as far as it matters here.
+/// The fields of a dead letter's origin that are needed here.
 #[derive(serde::Deserialize)]
 struct Origin {
     topic: String,
@@ -116,7 +118,7 @@ fn look_up(settings: &KafkaSettings) -> Result<HashSet<(i32, i64)>> {
     let mut written = HashSet::new();
     kafka::scan_settled(settings, &TopicSpec::dead_letters(settings).name, &mut |message| {
         let origin = kafka::header(message, "origin").unwrap_or_default();
-        // One of another form is none of ours.
+        // Letters of another format are not ours.
         if let Ok(origin) = serde_json::from_slice::<Origin>(origin)
             && origin.sink == "postgres"
             && origin.topic == settings.topic

@@ -1,4 +1,4 @@
-//! Whether the consumer does its work, for `/ready` and `/health`.
+//! Whether the consumer is working, for `/ready` and `/health`.
 //!
 //! Not here: the numbers ([`crate::numbers`]).
 
@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 use pipeline::error::Error;
 use pipeline::telemetry::{Health, Sign};
 
-/// A call to a server or to the disk that takes longer holds the work up.
+/// A longer call to a server or to the disk counts as blocked.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Fetches and heartbeats are answered at least every three seconds, and statistics come every two.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
-/// After a failure, nothing to do means that all is well only when it has lasted: records that were put back come again.
+/// After a failure, idling counts as healthy only after this long: records of a rolled-back batch are polled again
+/// soon.
 const CALM: Duration = Duration::from_secs(3);
 
-/// What is known of it; when several things don't answer, the first one is named.
+/// The state of the work; if several parts don't answer, the first one is named.
 pub(crate) struct Readiness {
     health: Health,
     pub(crate) postgres: Sign,
     pub(crate) registry: Sign,
     pub(crate) disk: Sign,
     pub(crate) kafka: Sign,
-    /// What failed last has not succeeded since.
+    /// The last failure, without a success since.
     failing: bool,
     /// Since when there is nothing to do.
     idle_since: Option<Instant>,
@@ -45,25 +46,26 @@ impl Readiness {
         self.health.while_waiting(what, call)
     }
 
-    /// When a broker was last heard of; `None` before the first time.
+    /// Notes when a broker last sent anything; `None` before the first time.
     pub(crate) fn heard(&self, at: Option<Instant>) {
         if let Some(at) = at {
             self.kafka.wait_since(at);
         }
     }
 
-    /// There are records.
+    /// Records have arrived.
     pub(crate) fn busy(&mut self) {
         self.idle_since = None;
     }
 
-    /// A batch is done.
+    /// A batch is complete.
     pub(crate) fn done(&mut self) {
         self.failing = false;
         self.health.ready();
     }
 
-    /// There is nothing to do, in a group that has given us partitions if `joined`. That is progress while Kafka answers.
+    /// There is nothing to do; the group has assigned partitions if `joined`. That counts as progress while Kafka
+    /// answers.
     pub(crate) fn idle(&mut self, joined: bool) {
         let since = *self.idle_since.get_or_insert_with(Instant::now);
         if self.kafka.overdue().is_some() {
@@ -75,14 +77,14 @@ impl Readiness {
         }
     }
 
-    /// Something failed and will be tried again.
+    /// Something failed and will be retried.
     pub(crate) fn failed(&mut self, error: &Error) {
         self.failing = true;
         self.idle_since = None;
         self.health.not_ready(error.to_string());
     }
 
-    /// Whether something failed that has not succeeded since.
+    /// Whether the last failure has had no success since.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing
     }

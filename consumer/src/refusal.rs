@@ -1,4 +1,4 @@
-//! Why a log is not opened, in words, each with its way out.
+//! The error texts for a log that is not opened, each with its remedy.
 
 use pipeline::config::KafkaSettings;
 use pipeline::error::Error;
@@ -66,7 +66,7 @@ fn foreign(settings: &KafkaSettings, slot: &Slot) -> Error {
     ))
 }
 
-/// The log has not all lines that were committed, and was last open elsewhere.
+/// The log lacks committed lines, and was last open elsewhere.
 pub(crate) fn older_copy(slot: &Slot, place: &str, error: &Error) -> Error {
     Error::definite(format!("{error}; the log was last open at {place}, so this is an older copy of it")).with_remedy(format!(
         "copy the folder {} from {place} with its dot files while both are stopped; or, to continue without the lines that are \
@@ -76,7 +76,7 @@ pub(crate) fn older_copy(slot: &Slot, place: &str, error: &Error) -> Error {
     ))
 }
 
-/// A logs folder with lines of the group stood here.
+/// A logs folder of the group at this place is gone, with its lines.
 pub(crate) fn gone(slot: &Slot, folder: &str, bytes: u64) -> Error {
     Error::definite(format!(
         "{} held the logs folder {folder} with {bytes} committed bytes of this group, which is gone",

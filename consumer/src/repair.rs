@@ -1,4 +1,4 @@
-//! The group's offsets: looked at, and set right on a person's request while no consumer runs.
+//! Shows the group's offsets, and corrects them at a person's request while no consumer runs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::marker;
 use crate::offsets::{self, Committed};
 use crate::start_offset::{Facts, Fault, judge, refusal};
 
-/// How long a broker is given to answer.
+/// The time limit for a broker's answer.
 const CONNECTING: Duration = Duration::from_secs(10);
 
-/// A partition's offset that was set.
+/// A partition whose offset was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
     pub(crate) partition: i32,
@@ -26,19 +26,19 @@ pub(crate) struct Set {
     pub(crate) now: i64,
 }
 
-/// Sets the offsets of the group to what its logs have; returns those that were missing or different. Blocks.
+/// Sets the group's offsets to those of its logs; returns the ones that were missing or different. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a consumer of the group is at work, a right is missing, or the logs
-/// are those of another topic.
+/// Transient when Kafka can't be reached; definite when a consumer of the group is running, a right is missing, or the
+/// logs are those of another topic.
 pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
     let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
     let mut set = Vec::new();
     for (partition, committed) in &committed {
         let before = committed.map(|c| c.next);
-        // One with our note was committed together with its lines, also where no marker has them.
+        // An offset with our note was committed together with its lines, even if no marker has them.
         let logs = noted(*committed).max(written.get(partition).copied());
-        // The facts with the offset that it gets: the logs may be another topic's.
+        // Judge it with the new offset: the logs may be of another topic.
         if let Err(fault @ Fault::OtherTopic { .. }) = judge(Facts { group: logs, logs, bounds: bounds[partition] }) {
             return Err(refusal(settings, &[(*partition, fault)]).unwrap_or_else(|| Error::definite("another topic")));
         }
@@ -51,7 +51,7 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
     Ok(set)
 }
 
-/// Sets the group behind the offsets that the topic no longer has; returns those partitions. Blocks.
+/// Moves the group's offsets past those that the topic no longer has; returns the changed partitions. Blocks.
 ///
 /// # Errors
 /// As [`restore`], and definite when the group's offsets do not agree with the logs.
@@ -62,7 +62,7 @@ pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
         match judge(facts) {
             Err(Fault::Deleted { next, low }) => skipped.push(Set { partition, before: Some(next), now: low }),
             Err(fault) => faults.push((partition, fault)),
-            // Only a marker is gone, which can't be told any more once records follow.
+            // Only a transaction marker is gone, which looks like a record once records follow.
             Ok(start) if facts.group.is_some_and(|g| g < start.from) => {
                 passed.push(Set { partition, before: facts.group, now: start.from });
             }
@@ -76,10 +76,11 @@ pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
     Ok(skipped)
 }
 
-/// Says how far the group has come; changes nothing. Blocks.
+/// Reports the group's offsets and lag; changes nothing. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a right is missing, or a partition must not be read: see [`Fault`].
+/// Transient when Kafka can't be reached; definite when a right is missing, or a partition must not be read: see
+/// [`Fault`].
 pub(crate) fn look(settings: &KafkaSettings) -> Result<String> {
     let group = Group::open(settings)?;
     let (mut faults, mut behind) = (Vec::new(), 0);
@@ -95,12 +96,12 @@ pub(crate) fn look(settings: &KafkaSettings) -> Result<String> {
     }
 }
 
-/// The group as it is.
+/// The present state of the group.
 struct Group {
     consumer: BaseConsumer<Logging>,
     logging: Logging,
     committed: BTreeMap<i32, Option<Committed>>,
-    /// Up to where the logs have each partition.
+    /// By partition, the offset that the logs reach.
     written: BTreeMap<i32, i64>,
     bounds: BTreeMap<i32, (i64, i64)>,
 }
@@ -111,7 +112,7 @@ impl Group {
         let failed = |e| unreachable(settings, &logging, e);
         let config = kafka::consumer_config(settings, &settings.group_id);
         let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
-        // Why the client can't connect is said here and not by what follows.
+        // Report here why the client can't connect, not from the later calls.
         consumer.fetch_metadata(Some(&settings.topic), CONNECTING).map_err(failed)?;
         let partitions: Vec<i32> = (0..settings.partitions).collect();
         let written = marker::offsets(settings)?;
@@ -120,7 +121,7 @@ impl Group {
         Ok(Self { consumer, logging, committed, written, bounds })
     }
 
-    /// What is to be judged of each partition.
+    /// The facts of each partition.
     fn facts(&self) -> impl Iterator<Item = (i32, Facts)> {
         self.committed.iter().map(|(partition, committed)| {
             let logs = noted(*committed).or(self.written.get(partition).copied());

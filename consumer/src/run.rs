@@ -1,24 +1,25 @@
-//! The loop: poll a batch, transform it, write it everywhere, commit it.
+//! The consumer's loop: poll a batch, transform it, write it to each output, commit it.
 //!
-//! One batch is: PostgreSQL transaction, then append and fdatasync to the log, then one Kafka transaction of dead letters,
-//! the marker with the log's new length, and the group's offsets. The Kafka transaction decides: with it the batch is done,
-//! without it nothing of it counts. What a crash, a kill or an error leaves behind at each point, and what heals it:
+//! A batch has three steps: the PostgreSQL transaction, then append and fdatasync to the log, then one Kafka
+//! transaction with the dead letters, the marker with the log's new length, and the group's offsets. The Kafka
+//! transaction decides whether the batch counts. After a crash, a kill or an error at each point, this is left and
+//! repaired:
 //!
-//! | it ended | what is left | what heals it |
+//! | it ended | what is left | what repairs it |
 //! |---|---|---|
 //! | while polling or transforming | nothing | the records are read again |
-//! | after PostgreSQL's commit | rows, and `product_offsets` ahead of the group | the batch is read again; PostgreSQL passes by what it has |
-//! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; of an owner that does not come back, a neighbour does ([`crate::settle`]) |
-//! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor settles it; the marker read then tells which |
+//! | after PostgreSQL's commit | rows, and `product_offsets` ahead of the group | the batch is read again; PostgreSQL skips the rows that it has |
+//! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; if the owner does not return, a neighbour does ([`crate::settle`]) |
+//! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor ends the transaction; the marker read then shows the outcome |
 //! | after the commit | nothing open | – |
 //!
-//! Who may commit: the producer's epoch fences an older process of the same slot; the group's metadata, taken *before* the
-//! batch was polled, fences a member whose partitions may have moved since. A process that was stopped for long finds one
-//! or the other, rolls its batch back and begins anew; its slot's lock was its own all the time, so nobody else wrote there.
-//! A rebalance in the middle of polling puts the batch back.
+//! Fencing: the producer's epoch fences an older process of the same slot. The group metadata, taken *before* the batch
+//! was polled, fences a member whose partitions may have moved since. A process that was stopped for long is refused by
+//! one of the two, rolls its batch back and reconnects; it held its slot's lock all the time, so no other process wrote
+//! to the folder. A rebalance during polling discards the polled batch, whose records are read again.
 //!
-//! PostgreSQL may be behind the log (it was switched on later, or set back): then records are read from where it is, and go
-//! to it alone until it has caught up.
+//! PostgreSQL may be behind the log (it was enabled later, or restored from a backup). The consumer then reads from
+//! PostgreSQL's offset and writes those records only to PostgreSQL until it has caught up.
 
 mod catch_up;
 mod ends;
@@ -65,30 +66,30 @@ use crate::slot::{Slot, SlotId, Slots, unwritable};
 use crate::stale_rows;
 use ends::Ends;
 
-/// A batch that is not done by then after a signal is rolled back by the next start.
+/// After a signal, the next start rolls back a batch that takes longer than this.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
-/// So long are clients given to close when no batch is in hand; to leave them is what a kill does, and safe.
+/// The time that clients get to close between batches; leaving them open is safe and has the effect of a kill.
 const CLOSING_LIMIT: Duration = Duration::from_millis(1500);
-/// A broker that restarts takes this long.
+/// The time that a broker needs to restart.
 const SHORTEST_TRANSACTION: Duration = Duration::from_secs(30);
-/// One poll; a signal is noticed after it.
+/// The length of one poll; a signal is noticed after it.
 const POLL: Duration = Duration::from_millis(100);
-/// How often PostgreSQL is asked whether it is there, when there is nothing to write to it.
+/// How often to ping PostgreSQL while there is nothing to write to it.
 const PING_EVERY: Duration = Duration::from_secs(5);
-/// How often Kafka is asked for the number of the topic's partitions, and how long that may take.
+/// How often to ask Kafka for the number of the topic's partitions, and the time limit for the answer.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Keys and values of a batch; one record may exceed it.
+/// The limit for keys and values of a batch; a single record may exceed it.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Runs the program until it is stopped; the loop has a thread of its own, as its clients block.
+/// Runs the program until it is stopped; the loop runs in a separate thread, as its clients block.
 ///
 /// # Errors
-/// Usage and definite ones; transient ones are tried again for as long as it takes.
+/// Usage and definite errors; transient errors are retried without limit.
 pub(crate) async fn run(context: Context) -> Result<()> {
     let settings = &context.settings;
     let mut kafka = KafkaSettings::from(settings)?;
-    // An open transaction of a member that is gone holds up who takes over its partitions; it must not outlast its session.
+    // The open transaction of a lost member blocks the new owner of its partitions; it must time out with the session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     if context.arguments.subcommand_name() == Some("doctor") {
         return doctor::run(settings, &kafka).await;
@@ -129,7 +130,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     }
 }
 
-/// The consumer, apart from its clients, which come and go.
+/// The consumer's state without its clients, which are created again after some errors.
 struct Worker {
     kafka: KafkaSettings,
     slots: Slots,
@@ -137,13 +138,13 @@ struct Worker {
     rules: Rules,
     sink: Option<Sink>,
     parking: Parking,
-    /// For dead letters.
+    /// The space in a dead letter.
     room: Room,
     batch_rows: usize,
     batch_linger: Duration,
     numbers: Numbers,
     readiness: Readiness,
-    /// When the last batch was done; one that comes after a quiet moment does not wait for more records.
+    /// When the last batch was done; a batch after a quiet moment does not wait for more records.
     finished: Instant,
     /// When PostgreSQL last answered.
     pinged: Instant,
@@ -158,18 +159,18 @@ struct Session {
     producer: TransactionalProducer,
     marker: OpenMarker,
     log: LogFile,
-    /// What the slot has committed of each partition.
+    /// The slot's committed offset of each partition.
     done: BTreeMap<i32, i64>,
     group: Group,
     owners: Owners,
     ends: Ends,
     /// When Kafka was last asked for the number of the topic's partitions.
     asked: Instant,
-    /// The state of the assignment that the sink knows of.
+    /// The count of assignment changes that the sink has processed.
     seen_changes: u64,
 }
 
-/// Records that were polled together, as what they make: the records themselves are let go one by one.
+/// The results of records that were polled together: each record is freed once it is processed.
 #[derive(Default)]
 struct Batch {
     outcome: Outcome,
@@ -234,13 +235,14 @@ impl Worker {
                 Err(setback) => (None, Err(setback)),
             };
             self.readiness.kafka.rest();
-            // Before the clients are closed, which takes as long as Kafka does.
+            // Report it before the clients are closed, which takes as long as Kafka takes.
             if let Err(Setback::Again(error) | Setback::Anew { error, .. }) = &ended {
                 self.tell(error);
             }
             self.readiness.while_waiting("the clients of Kafka are closed", || drop(session));
             match ended {
-                // Nothing is in flight and the log is cut: no neighbour needs to look. On a full disk one does.
+                // No transaction is open and the log is cut: no neighbour needs to settle the slot, unless the disk is
+                // full.
                 Ok(()) => match slot.note_settled() {
                     Err(error) if !error.is_transient() => return Err(error),
                     _ => break,
@@ -268,7 +270,7 @@ impl Worker {
         tracing::warn!(remedy = error.remedy(), "trying again: {error}");
     }
 
-    /// Makes the clients, and settles what the last ones left.
+    /// Creates the clients, and recovers from what the last ones left.
     fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, Setback> {
         let topics = doctor::wanted(&self.kafka);
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
@@ -276,14 +278,14 @@ impl Worker {
         let Opened { producer, marker, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.name(), committed.offsets.clone(), changed.clone())?;
-        // From now on a broker has to be heard of.
+        // From now on, a silent broker counts as a failure.
         self.readiness.kafka.wait();
         let (done, owners) = (committed.offsets, Owners::new(slot.id(), self.kafka.session_timeout));
         let (ends, asked) = (Ends::default(), Instant::now());
         Ok(Session { producer, marker, log, done, group, owners, ends, asked, seen_changes: 0 })
     }
 
-    /// Works until it is stopped or the clients are of no use.
+    /// Works until it is stopped or the clients are unusable.
     fn work_in(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), Setback> {
         while !self.shutdown.is_cancelled() {
             match self.step(session) {
@@ -293,7 +295,8 @@ impl Worker {
                     tracing::info!("a rebalance overtook the batch, it is put back");
                     self.numbers.dropped.add(1);
                     self.roll_back(session)?;
-                    // The next heartbeat tells of it; until then the same batch would be overtaken again and again.
+                    // Wait for the next heartbeat, which brings the rebalance; until then the same batch would be
+                    // refused again.
                     Backoff::new().wait(&self.handle, &self.shutdown);
                 }
                 Err(Setback::Again(error)) => {
@@ -302,7 +305,7 @@ impl Worker {
                     self.roll_back(session)?;
                     backoff.wait(&self.handle, &self.shutdown);
                 }
-                // The file stays as it is: whether its end is committed may be unknown, and the next session's marker tells.
+                // Leave the file: its end may or may not be committed, which the marker shows in the next session.
                 Err(other) => return Err(other),
             }
         }
@@ -316,7 +319,7 @@ impl Worker {
         session.group.seek(&starts).map_err(Setback::at_start)
     }
 
-    /// One batch. `false` when there was nothing to do.
+    /// Processes one batch. `false` when there was nothing to do.
     fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
         session.producer.may_begin().map_err(Setback::broken)?;
         if session.asked.elapsed() > ASK_EVERY {
@@ -342,7 +345,7 @@ impl Worker {
         Ok(has_records)
     }
 
-    /// Writes a batch everywhere and commits it.
+    /// Writes a batch to each output and commits it.
     fn finish(&mut self, session: &mut Session, batch: Batch) -> Result<(), Setback> {
         self.in_hand.store(true, Ordering::Relaxed);
         let written = self.write(session, batch);
@@ -350,13 +353,13 @@ impl Worker {
         if written? { Ok(()) } else { self.roll_back(session) }
     }
 
-    /// `false` when the batch has to be read again with care.
+    /// `false` when the batch must be read again in parts.
     fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, Setback> {
         let Session { producer, marker, log, done, group, .. } = session;
         let Batch { outcome, records, metadata, committed, newest } = batch;
         self.readiness.busy();
         let Some(owed) = self.write_rows(&outcome, records)? else { return Ok(false) };
-        // A person may have cut it while PostgreSQL took its time.
+        // A person may have cut the file during the PostgreSQL transaction.
         log.check()?;
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
         let length = appended.map_err(|e| unwritable(log.path(), e))?;
@@ -398,8 +401,8 @@ impl Worker {
         Ok(true)
     }
 
-    /// Polls until there are enough records, or the time is over and no more are there. A rebalance meanwhile puts the batch
-    /// back.
+    /// Polls until there are enough records, or until the time is over and no more have arrived. A rebalance meanwhile
+    /// discards the batch.
     fn poll_batch(&mut self, group: &Group) -> Result<Batch, Setback> {
         let changes = group.changes();
         let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
@@ -464,7 +467,7 @@ impl Worker {
         }
     }
 
-    /// Nothing to do: time to ask PostgreSQL whether it is there.
+    /// There is nothing to do: pings PostgreSQL when it is time to.
     fn idle(&mut self, group: &Group) -> Result<(), Setback> {
         if self.pinged.elapsed() > PING_EVERY
             && let Some(sink) = &mut self.sink

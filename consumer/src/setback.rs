@@ -1,4 +1,4 @@
-//! What goes wrong with a batch, and so what comes next.
+//! Errors of a batch, and what the loop does after each.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,29 +15,29 @@ use crate::slot::SlotId;
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// So many fencings within this time are no accident.
+/// So many fencings within this time mean a second process, not an accident.
 const FENCINGS: usize = 5;
 const FENCING_WINDOW: Duration = Duration::from_secs(60);
 
-/// Why a batch was not committed.
+/// Why a batch was not committed, and what follows.
 #[derive(Debug)]
 pub(crate) enum Setback {
-    /// The group moved on while the batch was at work: roll back, poll (that is how the new assignment comes), and go on.
+    /// The group rebalanced during the batch: roll back and poll, which brings the new assignment.
     Overtaken,
     /// Roll back and read it again with the same clients.
     Again(Error),
-    /// Throw the clients away: the outcome is unknown, or they are of no use any more.
+    /// Discard the clients and create new ones: the outcome is unknown, or they are unusable.
     Anew {
-        /// Why.
+        /// The cause.
         error: Error,
-        /// Another process took over this slot's identity, or this one was silent for too long.
+        /// Another process took over this slot's identity, or this process did not answer for too long.
         fenced: bool,
     },
     /// A person must act.
     Stop(Error),
 }
 
-/// By its class.
+/// Chooses by the error's class.
 impl From<Error> for Setback {
     fn from(error: Error) -> Self {
         if error.is_transient() { Self::Again(error) } else { Self::Stop(error) }
@@ -54,12 +54,12 @@ impl From<Trouble> for Setback {
 }
 
 impl Setback {
-    /// An error while the clients are being made: they are made again.
+    /// An error while the clients are being created: they are created again.
     pub(crate) fn at_start(error: Error) -> Self {
         if error.is_transient() { Self::Anew { error, fenced: false } } else { Self::Stop(error) }
     }
 
-    /// Why a transaction was aborted.
+    /// The reaction to an aborted transaction.
     pub(crate) fn of_abort(reason: KafkaError) -> Self {
         use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
         match reason.rdkafka_error_code() {
@@ -68,7 +68,7 @@ impl Setback {
         }
     }
 
-    /// An error of a transaction that can't be aborted in order.
+    /// The reaction to an error after which the transaction can't be aborted.
     pub(crate) fn broken(failure: Failure) -> Self {
         match failure {
             Failure::Refused { .. } => return Self::Stop(failure.into_error("Kafka refuses the batch")),
@@ -76,7 +76,7 @@ impl Setback {
             _ => {}
         }
         let fenced = matches!(failure, Failure::Fenced(_));
-        // This transaction has ended in order.
+        // The transaction itself was committed or aborted.
         let what = if matches!(failure, Failure::Stale) {
             "the clients are created again"
         } else {
@@ -86,7 +86,7 @@ impl Setback {
     }
 }
 
-/// Growing pauses between attempts.
+/// Increasing pauses between attempts.
 #[derive(Debug)]
 pub(crate) struct Backoff(Duration);
 
@@ -95,7 +95,7 @@ impl Backoff {
         Self(SHORTEST)
     }
 
-    /// Something worked: the next pause is the shortest again.
+    /// After a success, the next pause is the shortest again.
     pub(crate) fn reset(&mut self) {
         self.0 = SHORTEST;
     }
@@ -111,13 +111,13 @@ impl Backoff {
     }
 }
 
-/// Counts how often this slot's identity was taken over.
+/// Counts how often another process took over this slot's identity.
 #[derive(Debug, Default)]
 pub(crate) struct Fences(VecDeque<Instant>);
 
 impl Fences {
     /// # Errors
-    /// Definite when it happens again and again.
+    /// Definite when it happens repeatedly.
     pub(crate) fn note(&mut self, slot: SlotId, now: Instant) -> Result<()> {
         self.0.push_back(now);
         self.0.retain(|at| now.duration_since(*at) < FENCING_WINDOW);

@@ -1,9 +1,9 @@
-//! Settling the slots of consumers that are gone: their logs may end with lines that no transaction committed.
+//! Settles the slots of consumers that are gone: ends their transactions, and cuts lines that no transaction committed.
 //!
-//! A thread of its own does it, because a member of the group that waits for a gone neighbour's transaction to end must not
-//! be the one that has to end it.
+//! A separate thread does this: a group member that waits until a gone neighbour's transaction has ended can't be the
+//! one that ends it.
 //!
-//! Invariant: a slot is settled under its lock, so never that of a living (or stopped) process.
+//! Invariant: a slot is settled under its lock, so never while a running (or suspended) process holds it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::log_file::LogFile;
 use crate::marker;
 use crate::slot::{Slot, Slots};
 
-/// How often it looks, when nothing calls for it.
+/// The interval of the checks without a change of the assignment.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How soon it tries again after an error that may heal.
+/// The pause before a retry after a transient error.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Settles whenever the assignment `changed`, and every minute; ends when the program does.
+/// Settles after each change of the assignment (`changed`), and every minute; ends with the program.
 pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()>, shutdown: &CancellationToken) {
     let mut pause = INTERVAL;
     loop {
         match changed.recv_timeout(pause) {
             Err(RecvTimeoutError::Disconnected) => return,
-            // What has gathered meanwhile is served by one look.
+            // One pass serves all notifications that have arrived.
             Ok(()) => while changed.try_recv().is_ok() {},
             Err(RecvTimeoutError::Timeout) => {}
         }
@@ -45,7 +45,7 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
     }
 }
 
-/// Ends what the slot's producer had in flight, and cuts its log to what is committed.
+/// Ends the open transaction of the slot's producer, and cuts its log to the committed length.
 fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let opened = marker::open(settings, slot, "consumer.settling")?;
     let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;

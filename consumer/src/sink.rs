@@ -1,19 +1,20 @@
-//! The PostgreSQL sink: the last state of each product, and how far it has come, in one transaction.
+//! The PostgreSQL sink: stores the last state of each product and the offset that it has reached, in one transaction.
 //!
-//! Invariants: `product_offsets.next_offset` moves in the same transaction as the rows, under a row lock, and never back;
-//! records below it are in the table already and are passed by. So a batch that is applied twice, or by a zombie, changes
-//! nothing. Each row is guarded by the offset it came from besides.
+//! Invariants: `product_offsets.next_offset` moves in the same transaction as the rows, under a row lock, and never
+//! back; the sink skips records below it, which are in the table already. So a batch that is applied twice, or by a
+//! zombie, changes nothing. In addition, each row is guarded by its record's offset.
 //!
-//! A record that PostgreSQL refuses is parked: a row of `product_parked` says so in the same transaction, and owes a dead letter
-//! until the Kafka transaction with it has been committed ([`Sink::note_letters`]). What a crash leaves owing is found when the
-//! partition is next looked at ([`Sink::next_offsets`]), and read again from there. The older row of its key stays in the table,
-//! as a foreign key of somebody else may hang on it; `product_parked` names it until a later state replaces it.
+//! A record that PostgreSQL refuses is parked: the same transaction adds a row to `product_parked`, which owes a dead
+//! letter until the Kafka transaction with it has been committed ([`Sink::note_letters`]). After a crash, the next
+//! look-up of the partition ([`Sink::next_offsets`]) finds owed letters, and the consumer reads again from there. The
+//! older row of the parked key stays in the table, as a foreign key of another application may reference it;
+//! `product_parked` names it until a later state replaces it.
 //!
-//! Of a large batch, the products that the table lacks are copied into it, which takes PostgreSQL half the time of an upsert.
-//! Nobody else can add them meanwhile, as a product's records are all in one partition, whose row in `product_offsets` is
-//! locked.
+//! For a large batch, the sink copies the products that the table lacks into it, which takes PostgreSQL half the time
+//! of an upsert. No other consumer can add them meanwhile, as a product's records are all in one partition, whose row
+//! in `product_offsets` is locked.
 //!
-//! Not here: when to try again ([`crate::run`]).
+//! Not here: retries ([`crate::run`]).
 
 pub(crate) mod check;
 mod copy;
@@ -32,9 +33,9 @@ use pipeline::postgres::{Target, failed};
 use crate::sql_value::{Amount, Time};
 use session::Session;
 
-/// A batch that takes longer than this has lost its server.
+/// The time limit of a batch; after it, the server counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// So much for a question that costs nothing.
+/// The time limit of a trivial query.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The state of a product as the table has it.
@@ -56,7 +57,7 @@ pub(crate) struct LastState {
     pub(crate) row: Option<Row>,
 }
 
-/// What a batch does to the table.
+/// The changes that a batch makes to the table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
     /// By product id.
@@ -69,9 +70,9 @@ pub(crate) struct Rows {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) sqlstate: String,
-    /// Where it is known.
+    /// The column, if known.
     pub(crate) column: Option<String>,
-    /// The server's message, without its details, which may hold values.
+    /// The server's message, without the details, which may contain values.
     pub(crate) reason: String,
 }
 
@@ -85,25 +86,25 @@ pub(crate) struct Parked {
     pub(crate) refusal: Refusal,
 }
 
-/// What became of a batch.
+/// The result of applying a batch.
 #[derive(Debug)]
 pub(crate) enum Applied {
-    /// The table has it; these records of it, or from before it, are parked and owe a dead letter.
+    /// The table has the batch; these records, from it or from before it, are parked and owe a dead letter.
     Done(Vec<Parked>),
-    /// Nothing was written: read it again in parts that are small enough to find each refused record, and with the bytes of
-    /// the records, for their dead letters.
+    /// Nothing was written: read the batch again in parts that are small enough to find each refused record, and keep
+    /// the records' bytes for their dead letters.
     WithCare,
-    /// Nothing was written: the table knows less of this partition than it did.
+    /// Nothing was written: the table's offset of this partition is lower than before.
     SetBack(i32),
 }
 
-/// The sink. It connects when it is needed, and again after an error.
+/// The sink. It connects on first use, and again after an error.
 pub(crate) struct Sink {
     target: Target,
     topic: String,
     policy: OnRefused,
     session: Option<Session>,
-    /// The offset that the table has come to, by partition, as this process knows it.
+    /// The table's offset, by partition, as this process knows it.
     known: HashMap<i32, i64>,
 }
 
@@ -119,12 +120,12 @@ impl Refusal {
         }
     }
 
-    /// Whether other rows may have been in the way.
+    /// Whether rows of other products may have caused it.
     fn is_of_constraint(&self) -> bool {
         self.sqlstate.starts_with("23")
     }
 
-    /// The reason, unless a program inside of the database wrote it, which may have put values into it.
+    /// The reason, unless a program inside the database wrote it, which may have put values into it.
     pub(crate) fn loggable(&self) -> &str {
         let known = ["22001", "22003", "22021", "22P05", "54000"].contains(&self.sqlstate.as_str());
         if known || self.is_of_constraint() { &self.reason } else { "see the dead letter" }
@@ -132,7 +133,7 @@ impl Refusal {
 }
 
 impl Sink {
-    /// A sink for the records of `topic`; nothing is connected yet.
+    /// Creates a sink for the records of `topic`; it does not connect yet.
     ///
     /// # Errors
     /// Usage when the URL can't be read.
@@ -142,8 +143,8 @@ impl Sink {
         Ok(Self { target, topic: topic.to_owned(), policy, session: None, known: HashMap::new() })
     }
 
-    /// The offset from which on records are missing in the table, or owe a dead letter, for each of the partitions; 0 when it
-    /// has none.
+    /// The offset from which records are missing in the table, or owe a dead letter, for each of the partitions; 0 for
+    /// an unknown partition.
     ///
     /// # Errors
     /// Transient when PostgreSQL can't be reached, definite when it refuses.
@@ -158,8 +159,8 @@ impl Sink {
     /// Applies a batch in one transaction.
     ///
     /// # Errors
-    /// Transient when PostgreSQL can't be reached, or its tables were set back (ask for [`Sink::next_offsets`] again then);
-    /// definite when it refuses.
+    /// Transient when PostgreSQL can't be reached, or its tables were set back (call [`Sink::next_offsets`] again
+    /// then); definite when it refuses.
     pub(crate) async fn apply(&mut self, rows: &Rows, with_care: bool) -> Result<Applied> {
         let (known, policy) = (std::mem::take(&mut self.known), self.policy);
         let work = async {
@@ -184,10 +185,10 @@ impl Sink {
         Ok(applied)
     }
 
-    /// Notes that these parked records have their dead letters.
+    /// Records that these parked records have their dead letters.
     ///
     /// # Errors
-    /// Transient when PostgreSQL can't be reached: it is done again when the partition is next looked at.
+    /// Transient when PostgreSQL can't be reached: the next look-up of the partition makes up for it.
     pub(crate) async fn note_letters(&mut self, parked: &[Parked]) -> Result<()> {
         let noted = async {
             self.session().await?.note_letters(parked).await.map_err(|e| failed("cannot write to product_parked", e))
@@ -195,7 +196,7 @@ impl Sink {
         within("cannot write to product_parked", noted).await.inspect_err(|_| self.part())
     }
 
-    /// Sets each partition back to the first record that is parked now; returns the number of parked keys and of partitions.
+    /// Sets each partition back to its first parked record; returns the number of parked keys and of partitions.
     ///
     /// # Errors
     /// As [`Sink::next_offsets`].
@@ -204,7 +205,7 @@ impl Sink {
         within(UNWRITTEN, set_back).await
     }
 
-    /// Asks PostgreSQL whether it is there, and how many keys of the known partitions have a parked state now; connects if need be.
+    /// Pings PostgreSQL and counts the keys of the known partitions that have a parked state; connects if necessary.
     ///
     /// # Errors
     /// As [`Sink::next_offsets`].
@@ -220,12 +221,12 @@ impl Sink {
         answer.inspect_err(|_| self.part())
     }
 
-    /// How far the table has come in this partition, when that is known.
+    /// The table's offset of this partition, if known.
     pub(crate) fn known(&self, partition: i32) -> Option<i64> {
         self.known.get(&partition).copied()
     }
 
-    /// Forgets how far the table has come: others may have written more.
+    /// Discards the known offsets: other members may have written more.
     pub(crate) fn forget(&mut self) {
         self.known.clear();
     }
@@ -238,7 +239,7 @@ impl Sink {
         Ok(self.session.insert(session))
     }
 
-    /// After an error the state of the connection is unknown: a new one continues, and asks how far the table has come.
+    /// After an error the state of the connection is unknown: a new connection looks the table's offsets up again.
     fn part(&mut self) {
         self.session = None;
         self.known.clear();
@@ -248,7 +249,7 @@ impl Sink {
 const UNREAD: &str = "cannot read product_offsets";
 const UNWRITTEN: &str = "cannot write to the table product";
 
-/// What to do when PostgreSQL refuses a record and the policy is to stop.
+/// The error for a record that PostgreSQL refuses while the policy is to stop.
 fn refused(topic: &str, parked: &Parked) -> Error {
     let Parked { partition, offset, id, refusal: Refusal { sqlstate, column, reason } } = parked;
     let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
@@ -261,7 +262,7 @@ fn refused(topic: &str, parked: &Parked) -> Error {
     )
 }
 
-/// What to do when the topic no longer has what the table lacks.
+/// The error for records that the table lacks and the topic no longer has.
 pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
     Error::definite(format!(
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic begins at {low}: it would \
@@ -273,7 +274,7 @@ pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
     )
 }
 
-/// What to do when the topic ends before what the table has of it: it is not the one that the rows came from.
+/// The error for a topic that ends before the table's offset: the rows came from another topic.
 pub(crate) fn exceeds(topic: &str, partition: i32, next: i64, end: i64) -> Error {
     Error::definite(format!(
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"

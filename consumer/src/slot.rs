@@ -1,15 +1,15 @@
-//! A slot: the folder `consumer_N` that one consumer holds, and with it its identity.
+//! A slot: the folder `consumer_N` and the identity that one consumer at a time holds.
 //!
-//! A consumer claims the first folder whose `.lock` file it can lock, so five replicas of one image need no numbering, and
-//! one that comes back finds its folder free. The slot's number and the identity of the logs folder ([`crate::folder`]) are
-//! the consumer's `group.instance.id` and, with the topic, its `transactional.id`.
+//! A consumer claims the first folder whose `.lock` file it can lock, so five replicas of one image need no numbering,
+//! and a restarted one finds its folder free. The slot's number and the identity of the logs folder ([`crate::folder`])
+//! form the consumer's `group.instance.id` and, with the topic, its `transactional.id`.
 //!
-//! Invariants: whoever holds the lock is the only process that writes in the folder; the operating system frees the lock
-//! when its process ends, however it ends. What the `.lock` file says always belongs to who holds it, or held it last:
-//! locks are taken, and the text written, under the folder's own `.claim` lock. A file system whose locks do not reach from
-//! one machine to the other is noticed by the file `.owner`, which nobody but the holder writes.
+//! Invariants: the holder of the lock is the only process that writes in the folder; the operating system frees the
+//! lock when the process ends in any way. The text of the `.lock` file always describes the present or the last holder:
+//! a process takes the lock and writes the text under the folder's `.claim` lock. If a file system does not share locks
+//! between machines, the file `.owner` shows it, which only the holder writes.
 //!
-//! Not here: what the folder's log holds ([`crate::log_file`]), and what is committed of it ([`crate::marker`]).
+//! Not here: the contents of the folder's log ([`crate::log_file`]), and its committed length ([`crate::marker`]).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -31,9 +31,9 @@ const LOCK_NAME: &str = ".lock";
 const CLAIM_NAME: &str = ".claim";
 const OWNER_NAME: &str = ".owner";
 
-/// A neighbour that settles a slot is done within a second; one that has been stopped is not waited for.
+/// A neighbour settles a slot within a second; a suspended neighbour is not waited for.
 const SETTLING_LIMIT: Duration = Duration::from_secs(30);
-/// How long another process may hold the lock under which slots are taken.
+/// How long to wait for the lock under which slots are claimed.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
 /// The number of a slot, from 1.
@@ -55,16 +55,16 @@ impl fmt::Display for SlotId {
     }
 }
 
-/// Who holds a slot, or held it last, as its `.lock` file says.
+/// The present or last holder of a slot, according to its `.lock` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nobody ever.
+    /// No process has ever held it.
     Unused,
-    /// A consumer; if the lock is free, one that is gone.
+    /// A consumer; if the lock is free, the consumer is gone.
     Held,
-    /// A neighbour that cuts the log of a gone consumer.
+    /// A neighbour that cuts the log of a consumer that is gone.
     Settling,
-    /// Nobody, and the log holds only what is committed.
+    /// No process, and the log holds only committed lines.
     Settled,
 }
 
@@ -92,13 +92,13 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Slot {
     name: Name,
-    /// Its logs folder was used by the version before.
+    /// The previous version used its logs folder.
     legacy: bool,
     /// Host and path of its logs folder.
     place: String,
     folder: PathBuf,
     lock: File,
-    /// What this process wrote into `.owner` last.
+    /// The text that this process last wrote into `.owner`.
     written: RefCell<Option<Owner>>,
 }
 
@@ -113,7 +113,7 @@ impl Slot {
         &self.name
     }
 
-    /// Whether its logs folder was used by the version before, whose markers name no folder.
+    /// Whether the previous version, whose markers name no folder, used its logs folder.
     pub(crate) fn is_legacy(&self) -> bool {
         self.legacy
     }
@@ -128,12 +128,12 @@ impl Slot {
         self.folder.join(LOG_NAME)
     }
 
-    /// Notes that the log holds only what is committed, so that no neighbour needs to look.
+    /// Marks that the log holds only committed lines, so that no neighbour needs to settle it.
     pub(crate) fn note_settled(&self) -> Result<()> {
         self.note(State::Settled)
     }
 
-    /// Whose lines the log holds.
+    /// The log that the lines belong to.
     ///
     /// # Errors
     /// Definite when the file can't be read, or when another process wrote it although this one holds the lock.
@@ -155,7 +155,7 @@ impl Slot {
         }
     }
 
-    /// Notes whose lines the log holds from now on, durably.
+    /// Writes durably which log the lines belong to.
     ///
     /// # Errors
     /// Definite when the file can't be written, transient when the disk is full.
@@ -189,7 +189,8 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Makes the folder with its identity and the first `count` slots in it, each with an empty log, where they are missing.
+    /// Creates the folder with its identity and its first `count` slots, each with an empty log, where they are
+    /// missing.
     ///
     /// # Errors
     /// Definite when the folder can't be written to or its identity can't be read.
@@ -219,7 +220,7 @@ impl Slots {
         &self.place
     }
 
-    /// The slots of a folder that consumers have used; makes nothing. `None` when it has no identity yet.
+    /// The slots of a folder that consumers have used; creates nothing. `None` when it has no identity yet.
     ///
     /// # Errors
     /// Definite when its identity can't be read.
@@ -228,11 +229,11 @@ impl Slots {
         Ok(identity.map(|identity| Self { root: root.to_owned(), identity, place: folder::place(root) }))
     }
 
-    /// A slot to look at, which nobody holds at this moment; `None` when a process holds it. Makes no file, which would
-    /// belong to the user who looks, and keeps nobody from the slot: who claims one waits for the lock that is held here.
+    /// Takes a slot for reading if no process holds it; `None` if one does. It creates no file, which would belong to
+    /// this user, and keeps nobody from the slot: a consumer that claims it waits for the lock that is held here.
     ///
     /// # Errors
-    /// Definite when its files can't be opened, transient when that lock does not get free.
+    /// Definite when its files can't be opened, transient when that lock is not freed in time.
     pub(crate) fn look(&self, id: SlotId) -> Result<Option<Slot>> {
         let folder = self.folder(id);
         let (claim, path) = (self.root.join(CLAIM_NAME), folder.join(LOCK_NAME));
@@ -258,7 +259,7 @@ impl Slots {
         Slot { name, legacy, place, folder, lock, written: RefCell::default() }
     }
 
-    /// Claims the first free slot; makes a further one when all are taken.
+    /// Claims the first free slot; creates another one when all are taken.
     ///
     /// # Errors
     /// Definite when a folder can't be written to.
@@ -286,7 +287,7 @@ impl Slots {
         }
     }
 
-    /// Takes this very slot; `None` when a process holds it.
+    /// Claims this slot; `None` when a process holds it.
     ///
     /// # Errors
     /// Definite when its folder can't be written to; usage when there is none.
@@ -300,11 +301,12 @@ impl Slots {
         Ok(self.lock(id, State::Held)?.ok())
     }
 
-    /// Hands each slot whose consumer is gone, and that nobody has settled since, to `settle`, and notes when it is done.
-    /// A slot that fails is left for the next time.
+    /// Passes each slot whose consumer is gone and that is not settled yet to `settle`, and marks it as settled. A slot
+    /// that fails is retried at the next call.
     ///
     /// # Errors
-    /// Definite when a folder can't be read or written to; the first that `settle` returns, after the others were tried.
+    /// Definite when a folder can't be read or written to; the first error of `settle`, after all other slots were
+    /// tried.
     pub(crate) fn settle_abandoned(&self, settle: &mut dyn FnMut(&Slot) -> Result<()>) -> Result<()> {
         let mut first = Ok(());
         for id in self.ids()? {
@@ -345,7 +347,7 @@ impl Slots {
         self.root.join(id.to_string())
     }
 
-    /// Makes a slot's folder and its empty log where they are missing.
+    /// Creates a slot's folder and its empty log where they are missing.
     fn make(&self, id: SlotId) -> Result<()> {
         let folder = self.folder(id);
         if folder.join(LOG_NAME).exists() {
@@ -361,7 +363,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Locks a slot; when another process holds it, says what for.
+    /// Locks a slot; if another process holds it, returns that process's state.
     fn lock(&self, id: SlotId, state: State) -> Result<Result<Slot, State>> {
         let path = self.folder(id).join(LOCK_NAME);
         let mut lock = open_lock(&path)?;
@@ -396,7 +398,7 @@ pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
     Ok(ids)
 }
 
-/// What the file `.owner` of a slot's folder says.
+/// Reads the file `.owner` of a slot's folder.
 ///
 /// # Errors
 /// Whatever the file system says.
@@ -407,7 +409,7 @@ pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
     }
 }
 
-/// Waits for the lock under which slots are taken; it is held for an instant only, unless its holder is stopped there.
+/// Takes the lock under which slots are claimed; a process holds it for an instant only, unless it is suspended there.
 fn claim_lock(root: &Path) -> Result<File> {
     let path = root.join(CLAIM_NAME);
     wait_for(open_lock(&path)?, &path, FileExt::try_lock_exclusive)
@@ -441,7 +443,7 @@ fn unlockable(path: &Path, error: io::Error) -> Error {
         .with_remedy("put consumer.logs on a file system that has locks (flock)")
 }
 
-/// A path that this process can't write to, with what to do about it: transient when a disk is full, which may heal.
+/// The error for a path that this process can't write to, with a remedy: transient for a full disk.
 pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
     let text = format!("cannot write to {}", path.display());
     if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {

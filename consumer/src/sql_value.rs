@@ -1,4 +1,4 @@
-//! Prices and times in PostgreSQL's binary form: nothing is printed here to be parsed there.
+//! Encodes prices and times in PostgreSQL's binary format, without a detour through text.
 
 use std::error::Error;
 
@@ -18,8 +18,8 @@ pub(crate) struct Time(pub(crate) Micros);
 const EPOCH: i64 = 946_684_800_000_000;
 
 impl ToSql for Amount {
-    /// `numeric_send` in PostgreSQL's `numeric.c`: the number of digits to the base of 10,000, the power of the first, the sign, the
-    /// decimals shown, and the digits; leading zeros are allowed.
+    /// `numeric_send` in PostgreSQL's `numeric.c`: the number of base-10,000 digits, the weight of the first, the sign,
+    /// the decimals shown, and the digits; leading zeros are allowed.
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         const DIGITS: u32 = 6;
         let hundredths = self.0.hundredths();

@@ -1,13 +1,14 @@
-//! Deletes rows of PostgreSQL that no record of the topic deletes: the records of their products have expired.
+//! Deletes rows of PostgreSQL for which the topic has no delete, because the records of their products have expired.
 //!
-//! A topic whose records expire cannot tell which products it once held, so a new epoch has no tombstones for all that are
-//! gone. But its complete snapshot says from which offset on each product of the table has a record
-//! ([`CompleteSnapshot`]), and each row says which record it came from. Once PostgreSQL has come to the end of the snapshot in
-//! a partition, a row from before its beginning is gone from the table. The row stays if a
-//! later record of its key, from behind that beginning, is parked. Parked records from before the beginning are ended.
+//! A topic whose records expire does not show which products it once held, so a new epoch has no tombstones for all
+//! deleted products. But a complete snapshot gives the offsets from which each product of the source table has a record
+//! ([`CompleteSnapshot`]), and each row names its record. Once PostgreSQL has reached the snapshot's end in a
+//! partition, a row from before the snapshot's beginning is no longer in the source table. The row stays if a later
+//! record of its key, from behind that beginning, is parked. Parked records from before the beginning are marked as
+//! replaced.
 //!
-//! Every consumer looks now and then; to delete twice changes nothing. Logs keep their lines: which of them are of products
-//! that are gone can't be known from the topic.
+//! Every consumer checks now and then; deleting twice changes nothing. Logs keep their lines: the topic does not show
+//! which of them belong to deleted products.
 
 use std::time::Duration;
 
@@ -20,15 +21,16 @@ use pipeline::postgres::{Access, Target, failed};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
 
-/// How often it looks for a new snapshot.
+/// How often to check for a new snapshot.
 const EVERY: Duration = Duration::from_secs(5);
-/// A statement that takes longer has lost its server.
+/// The time limit of a statement; after it, the server counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Rows that a transaction deletes at most.
+/// The number of rows that a transaction deletes at most.
 const ROWS: i64 = 20_000;
 
-/// Deletes some rows from before the snapshot, of the partitions that have come to its end, and ends what was parked before it;
-/// gives the number of these rows, and that of these partitions. A row that is written meanwhile is compared again.
+/// Deletes some rows from before the snapshot, in partitions that have reached its end, and marks what was parked
+/// before it as replaced; returns the number of these rows and of these partitions. It compares a row that is written
+/// meanwhile again.
 const DELETE: &str = "WITH snapshot AS (
         SELECT s.partition, s.first FROM UNNEST($2::int[], $3::bigint[], $4::bigint[]) AS s (partition, first, next)
         LEFT JOIN product_offsets o ON o.topic = $1 AND o.partition = s.partition
@@ -47,7 +49,7 @@ const DELETE: &str = "WITH snapshot AS (
     )
     SELECT (SELECT count(*) FROM deleted), (SELECT count(*) FROM snapshot)";
 
-/// Looks for complete snapshots until it is shut down.
+/// Checks for complete snapshots until shutdown.
 pub(crate) fn start(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: CancellationToken) {
     drop(tokio::spawn(async move { shutdown.run_until_cancelled(run(kafka, postgres, shutdown.clone())).await }));
 }
@@ -62,7 +64,7 @@ async fn run(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: Cancell
             let complete = complete_snapshot(&connected, &settings, &stop)?;
             Ok((connected, complete))
         });
-        // A panic of the client is logged where it happens; the next look makes another one.
+        // The client logs its panic where it happens; the next check creates another client.
         let found = found.await.unwrap_or_else(|e| Err(Error::transient("cannot read the progress").with_source(e)));
         records = None;
         let outcome = match found {
@@ -80,7 +82,7 @@ async fn run(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: Cancell
             }
             Err(error) => Err(error),
         };
-        // The loop of the consumer says when a server is away.
+        // The consumer's loop reports a server that is away.
         if let Err(error) = outcome
             && !error.is_transient()
             && told != error.to_string()
@@ -91,7 +93,7 @@ async fn run(kafka: KafkaSettings, postgres: PostgresSettings, shutdown: Cancell
     }
 }
 
-/// The last complete snapshot, as the producer's progress tells it. Blocks.
+/// The last complete snapshot, according to the producer's progress. Blocks.
 fn complete_snapshot(
     records: &LastRecords,
     settings: &KafkaSettings,
@@ -101,7 +103,7 @@ fn complete_snapshot(
     Ok(progress.and_then(|progress| progress.complete))
 }
 
-/// Deletes the rows from before the snapshot; whether PostgreSQL has come to its end in all partitions.
+/// Deletes the rows from before the snapshot; returns whether PostgreSQL has reached its end in all partitions.
 async fn delete(settings: &PostgresSettings, topic: &str, complete: &CompleteSnapshot) -> Result<bool> {
     const WHAT: &str = "cannot delete rows that are gone from the table product";
     let target = Target::from(settings, "consumer")?;

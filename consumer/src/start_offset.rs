@@ -1,8 +1,8 @@
-//! From where a partition is read: the comparison of the group's offset, of what the logs have, and of the partition's
-//! bounds. Pure; the facts are gathered in [`crate::offsets`].
+//! Decides the start offset of a partition from the group's offset, the logs' offset and the partition's bounds. Pure;
+//! [`crate::offsets`] collects the facts.
 //!
-//! A group's offset and the logs agree, since each Kafka transaction moves both. A difference is the work of a person or a
-//! tool, or Kafka has dropped the group's offsets.
+//! The group's offset and the logs agree, since each Kafka transaction moves both. They differ only if a person or a
+//! tool moved the offsets, or if Kafka dropped them.
 
 use std::fmt::Write as _;
 
@@ -10,42 +10,42 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::Error;
 use pipeline::kafka::after_gap;
 
-/// What is known of one partition. Offsets are those of the next record.
+/// The facts of one partition. Offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The group's offset; `None` when it has none.
     pub(crate) group: Option<i64>,
-    /// Up to where the logs have the partition's records; `None` when they have none.
+    /// The offset that the logs reach; `None` when they have no records of the partition.
     pub(crate) logs: Option<i64>,
-    /// The first offset that is there, and the one after the last committed record or marker.
+    /// The first existing offset, and the one after the last committed record or marker.
     pub(crate) bounds: (i64, i64),
 }
 
-/// Where to begin.
+/// The start of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     /// The offset to read from.
     pub(crate) from: i64,
-    /// Offsets that the topic no longer had when the group came to the partition for the first time.
+    /// The number of offsets that the topic no longer had when the group first read the partition.
     pub(crate) missing: i64,
 }
 
 /// Why a partition must not be read. The offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
-    /// The topic ends before what was read of it.
+    /// The topic ends before the group's or the logs' offset.
     OtherTopic { read: i64, end: i64 },
     /// The group has no offset, but the logs have records.
     Dropped { logs: i64 },
-    /// The logs have records behind the group's offset: they would be read twice.
+    /// The logs have records behind the group's offset, which would be read twice.
     MovedBack { group: i64, logs: i64 },
-    /// The logs do not reach the group's offset: records would be in no log.
+    /// The logs do not reach the group's offset: the records in between would be in no log.
     MovedAhead { group: i64, logs: i64 },
     /// The topic no longer has the next records.
     Deleted { next: i64, low: i64 },
 }
 
-/// Compares.
+/// Compares the facts.
 ///
 /// # Errors
 /// See [`Fault`].
@@ -69,7 +69,7 @@ pub(crate) fn judge(facts: Facts) -> Result<Start, Fault> {
     }
 }
 
-/// The error of a program for partitions with a fault; the most serious kind of fault is told, with all its partitions.
+/// The error for partitions with a fault; it names the most serious kind of fault and all its partitions.
 pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Option<Error> {
     let (_, first) = faults.iter().min_by_key(|(_, fault)| *fault)?;
     let mut places = String::new();
@@ -108,7 +108,7 @@ pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Opti
     Some(Error::definite(format!("{what}: {places}")).with_remedy(remedy))
 }
 
-/// The error for a topic that is not the one that the group has read.
+/// The error for a topic that is not the one the group has read.
 pub(crate) fn other_topic(what: &str) -> Error {
     Error::definite(what).with_remedy(OTHER_TOPIC)
 }

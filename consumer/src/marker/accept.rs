@@ -1,10 +1,11 @@
-//! `consumer accept-log`: takes the lines that a slot's log has now for what is committed.
+//! `consumer accept-log`: makes the present lines of a slot's log the committed ones.
 //!
-//! What a transaction committed must stay, as nobody reads its records again; what none committed must go, as its records
-//! are read again. The marker may not be the one that the log's consumer wrote last, and `.committed` may be older than the
-//! last commit. So each line behind the bytes that are known as committed is compared, from the end, with what Kafka and the
-//! other logs say of its record ([`Done`]). An uncommitted batch is all at the end, so the first line that stays ends it.
-//! What is cut is kept beside the log ([`kept_lines`]): Kafka may say something else than it did.
+//! Committed lines must stay, as no consumer reads their records again; uncommitted lines must go, as their records are
+//! read again. The marker may not be the last one that the log's consumer wrote, and `.committed` may be older than the
+//! last commit. So the command compares each line behind the bytes known as committed, from the end, with the offsets
+//! in Kafka and with the other logs ([`Done`]). An uncommitted batch is contiguous at the end, so the first line that
+//! stays ends the comparison. The lines that are cut are kept beside the log ([`kept_lines`]), in case Kafka's offsets
+//! are wrong.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -29,28 +30,28 @@ use crate::offsets;
 use crate::refusal;
 use crate::slot::{Slot, Slots};
 
-/// More lines than a batch has.
+/// A limit above the number of lines of a batch.
 const BATCH: usize = 1 << 20;
 
-/// What [`accept`] did.
+/// The result of [`accept`].
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    /// Committed length before, bytes; `None` when no marker tells it.
+    /// Committed length before, bytes; `None` without a marker.
     pub(crate) before: Option<u64>,
     /// Committed length now, bytes.
     pub(crate) after: u64,
     /// What was cut off.
     pub(crate) cut: Option<Kept>,
-    /// No offset of the group is known, so that it reads the topic from its beginning.
+    /// The group has no known offset, so it reads the topic from its beginning.
     pub(crate) is_new_group: bool,
 }
 
-/// Takes the lines that the slot's log has now as committed, but for those at its end that no transaction committed; these
-/// are kept in a file beside the log.
+/// Accepts the present lines of the slot's log as committed, except those at its end that no transaction committed;
+/// these go to a file beside the log.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a log can't be read, when what is cut can't be kept, or when the log
-/// is where another one was.
+/// Transient when Kafka can't be reached; definite when a log can't be read, when the cut lines can't be kept, or when
+/// the log replaced another one.
 pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let owner = slot.owner()?;
@@ -58,7 +59,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let own_key = log.name.key(log.group);
     let producer = TransactionalProducer::new(settings, &own_key.transactional_id(&settings.topic))?;
     let read = || Found::read(settings, &log, &|key| readable(settings, key));
-    // What is refused is accepted all the same, behind its own marker; but not where that is another log's.
+    // A refused log is accepted with its own marker, except where that marker is another log's.
     let decided = |found: &Found| match found.decide(&log) {
         Err(occupied @ Refusal::Occupied(_)) => Err(refusal::of(settings, slot, &occupied)),
         decided => Ok(decided.unwrap_or(Step::Continue)),
@@ -71,7 +72,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
         found = read()?;
     }
     let step = decided(&found)?;
-    // One that was declared lost is as good as ever: nobody has its lines.
+    // A log that was declared lost may be used again: no other log has taken over its lines.
     let has_its_lines = |m: &&Marker| m.moved.as_ref().is_none_or(|moved| moved.to.is_empty());
     let base = found.base(step).filter(has_its_lines).map(Committed::from);
     let known = Known::look_up(settings)?;
@@ -80,7 +81,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let after = if is_ours || base.is_some() {
         stays(settings, slots, slot, base.as_ref(), &known)?
     } else {
-        // Another topic's: what is committed of it can't be told here.
+        // A log of another topic: its committed length can't be determined here.
         let whole = || File::open(&path).and_then(|file| log_file::whole_lines(&file, file.metadata()?.len()));
         whole().map_err(|e| unreadable(&path, e))?
     };
@@ -91,7 +92,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     own.iter().for_each(|own| furthest(&mut offsets, &own.offsets));
     furthest(&mut offsets, &known.in_no_marker());
     let committed = Committed { length: after, tail, offsets };
-    // Whose offsets they are does not change by that; those of the group are of the topic that is there.
+    // The marker keeps the topic id of its offsets; offsets from the group belong to the present topic.
     let topic_id = match found.base(step).or(own) {
         Some(marker) => marker.topic_id.clone(),
         None => kafka::topic_id(settings, &settings.topic)?,
@@ -103,7 +104,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     Ok(Accepted { before, after, cut, is_new_group: known.is_empty() })
 }
 
-/// The last marker of a key; `None` for one that can't be read.
+/// The last marker of a key; `None` if it can't be read.
 fn readable(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
     match last(settings, key) {
         Err(error) if !error.is_transient() => {
@@ -118,7 +119,7 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::definite(format!("cannot read {}", path.display())).with_source(error)
 }
 
-/// The length of the log without what no transaction committed.
+/// The length of the log without uncommitted lines.
 fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Committed>, known: &Known) -> Result<u64> {
     let path = slot.log_path();
     let read = |e| unreadable(&path, e);
@@ -131,7 +132,7 @@ fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Com
     let last = base.filter(|b| b.length >= floor);
     let from = match (whole, last) {
         (Some(base), _) => base.length,
-        // The lines are others than those of which `.committed` tells.
+        // The log has other lines than those that `.committed` describes.
         (None, Some(_)) => 0,
         (None, None) => log_file::known(&path, &file).map_err(read)?,
     };
@@ -140,13 +141,13 @@ fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Com
         return Ok(from);
     }
     if base.is_none() && known.is_empty() {
-        // Nothing says that a line must go.
+        // There is no evidence that any line is uncommitted.
         return Ok(end);
     }
     let lines = Backwards { file: &file, end, from }.take(BATCH).collect::<io::Result<Vec<Line>>>().map_err(read)?;
     let own = known.own(&slot.name().key(&settings.group_id), last, floor);
     let done = Done::look_up(settings, slots, slot, &lines, known, own)?;
-    // A line without the place of a record is none of ours.
+    // A line without partition and offset is not ours.
     Ok(end_of(end, &lines, |place| place.map_or(whole.is_none(), |place| done.here(place))))
 }
 
@@ -165,7 +166,7 @@ impl Place {
 
 /// A line of a log.
 struct Line {
-    /// Where it begins.
+    /// The offset of its first byte.
     start: u64,
     place: Option<Place>,
 }
@@ -197,27 +198,28 @@ impl Iterator for Backwards<'_> {
     }
 }
 
-/// Where the last line ends that stays; `end` is the end of the first one, and `lines` is in the order of [`Backwards`].
+/// The end of the last line that stays; `end` is the end of the first one, and `lines` is in the order of
+/// [`Backwards`].
 fn end_of(end: u64, lines: &[Line], stays: impl Fn(Option<Place>) -> bool) -> u64 {
     lines.iter().take_while(|line| !stays(line.place)).last().map_or(end, |line| line.start)
 }
 
-/// Who has done records.
+/// The offsets that show who processed a record.
 #[derive(Default)]
 struct Done {
-    /// By partition, the offset from which on the group has done nothing, and reads (again).
+    /// By partition, the offset from which the group has processed nothing and will read.
     group: BTreeMap<i32, i64>,
-    /// Of the slot itself, if its marker is the last that it wrote.
+    /// The slot's own offsets, if its marker is the last that it wrote.
     own: Option<BTreeMap<i32, i64>>,
-    /// Of the slots of other logs folders.
+    /// The offsets of slots in other logs folders.
     other_folders: BTreeMap<i32, i64>,
     /// Records whose lines are committed in other logs of this folder.
     beside: HashSet<Place>,
 }
 
 impl Done {
-    /// Whether the record's line belongs into this log. One that nobody has done is read again; one that another slot has
-    /// done is in its log.
+    /// Whether the record's line belongs in this log. An unprocessed record is read again; a record that another slot
+    /// has processed is in that slot's log.
     fn here(&self, place: Place) -> bool {
         let Place { partition, offset } = place;
         let has = |done: &BTreeMap<i32, i64>| done.get(&partition).is_some_and(|next| offset < *next);
@@ -225,7 +227,7 @@ impl Done {
         has(&self.group) && !self.beside.contains(&place) && !elsewhere()
     }
 
-    /// Looks at what Kafka knows and into the other logs of the folder.
+    /// Collects the offsets from Kafka and the lines of the folder's other logs.
     fn look_up(
         settings: &KafkaSettings,
         slots: &Slots,
@@ -238,7 +240,7 @@ impl Done {
         done.group = known.group.iter().map(|(partition, offset)| (*partition, offset.next)).collect();
         let folder = slot.name().folder.as_ref().map(ToString::to_string).unwrap_or_default();
         for marker in known.markers.values() {
-            // Where the group's offsets are gone or moved back, these say where it reads on.
+            // Where the group's offsets are missing or were moved back, the markers give its start.
             furthest(&mut done.group, &marker.offsets);
             if marker.folder != folder {
                 furthest(&mut done.other_folders, &marker.offsets);
@@ -254,15 +256,15 @@ impl Done {
     }
 }
 
-/// What Kafka knows of the group.
+/// The state of the group in Kafka.
 struct Known {
     group: BTreeMap<i32, offsets::Committed>,
-    /// The last marker of each key that can be read, with the furthest offsets that it ever had.
+    /// The last readable marker of each key, with the highest offsets that any of its markers had.
     markers: BTreeMap<String, Marker>,
 }
 
 impl Known {
-    /// Asks for the group's offsets first, as a neighbour may be at work.
+    /// Reads the group's offsets before the markers, as a neighbour may be committing.
     fn look_up(settings: &KafkaSettings) -> Result<Self> {
         let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
         let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
@@ -272,13 +274,13 @@ impl Known {
         Ok(Self { group, markers: markers(settings)? })
     }
 
-    /// Whether nothing tells what the group has read, as on a cluster that was built again.
+    /// Whether no offset of the group is known, as on a rebuilt cluster.
     fn is_empty(&self) -> bool {
         self.group.is_empty() && self.markers.values().all(|marker| marker.offsets.is_empty())
     }
 
-    /// The offsets that a slot has done, if its marker is the last one of its log: the given one, or one that can be read and
-    /// counts all that its consumer knew as committed.
+    /// The offsets that a slot has processed, if its marker is the last one of its log: the given one, or a readable
+    /// one that counts all bytes known as committed.
     fn own(&self, key: &Key, last: Option<&Committed>, floor: u64) -> Option<BTreeMap<i32, i64>> {
         let read = self.markers.get(&key.0).filter(|marker| marker.length >= floor);
         let mut own = last.map(|last| last.offsets.clone()).unwrap_or_default();
@@ -286,7 +288,7 @@ impl Known {
         (!own.is_empty()).then_some(own)
     }
 
-    /// Offsets that were committed together with their lines, and that no marker has.
+    /// Offsets that were committed together with their lines, but that no marker has.
     fn in_no_marker(&self) -> BTreeMap<i32, i64> {
         let mut of_markers = BTreeMap::new();
         self.markers.values().for_each(|marker| furthest(&mut of_markers, &marker.offsets));
@@ -295,8 +297,8 @@ impl Known {
     }
 }
 
-/// The last marker of each key of the group that can be read, with the furthest offsets that it ever had in the same topic: it
-/// may have been set back.
+/// The last readable marker of each key of the group, with the highest offsets that any of its markers had in the same
+/// topic: the last one may have been set back.
 fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
     let mut markers: BTreeMap<String, Marker> = BTreeMap::new();
     kafka::scan(settings, &slots::topic(settings), &mut |message| {
@@ -354,7 +356,7 @@ mod tests {
         ] {
             assert_eq!(done.here(place), want, "{place:?}");
         }
-        // The marker is not its last one: what may be in another folder stays.
+        // The marker is not the slot's last one: a line that may be in another folder stays.
         assert!(Done { own: None, ..done }.here(at(1, 7)));
     }
 

@@ -1,4 +1,5 @@
-//! PostgreSQL behind the log: it was switched on later, or set back. It is read from where it is.
+//! Handles a PostgreSQL that is behind the log (enabled later, or set back): the consumer reads from PostgreSQL's
+//! offset.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use crate::setback::Setback;
 use crate::sink::{self, Rows};
 
 impl Worker {
-    /// Where each partition is to be read from: where the log or PostgreSQL continues, whichever is behind.
+    /// The start offset of each partition: the log's or PostgreSQL's, whichever is lower.
     pub(super) fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
         let start = |(partition, offset): (&i32, &i64)| {
             let table = self.sink.as_ref().and_then(|s| s.known(*partition));
@@ -21,12 +22,12 @@ impl Worker {
         committed.iter().map(start).collect()
     }
 
-    /// Learns how far PostgreSQL is in partitions that are new to us, and goes back to where it is.
+    /// Looks up PostgreSQL's offset of newly assigned partitions, and seeks back to it.
     pub(super) fn catch_up(&mut self, session: &mut Session) -> Result<(), Setback> {
         let Some(sink) = &mut self.sink else { return Ok(()) };
         let changes = session.group.changes();
         if changes != session.seen_changes {
-            // Others may have written more in the meantime.
+            // Other members may have written more in the meantime.
             sink.forget();
             self.parking.forget();
             session.seen_changes = changes;
@@ -81,8 +82,8 @@ impl Worker {
     }
 }
 
-/// By partition, where the last snapshot begins, whether it is complete or still coming: from there on the topic has every
-/// row of the source. Empty when it is not known.
+/// By partition, the begin offset of the last snapshot, complete or running: from there on the topic has every row of
+/// the source. Empty when it is not known.
 fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result<Vec<i64>, Setback> {
     match committed_progress::look_up(kafka, &|| shutdown.is_cancelled()) {
         Err(error) if error.is_transient() => Err(error.into()),

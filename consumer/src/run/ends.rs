@@ -1,9 +1,9 @@
-//! The end of a partition, committed when everything before it is read.
+//! Commits the end of a partition once everything before it is read.
 //!
-//! A partition ends with the marker of its last transaction, which is no record: the group would stay at the offset of that
-//! marker. When retention then empties the partition, the group's next offset is one that is gone, and once records follow
-//! nobody can tell a marker from an unread record any more. So after a quiet while, and before a consumer stops, the group's
-//! offsets are set to the ends; now and then also while other partitions keep the consumer busy.
+//! A partition ends with the marker of its last transaction, which is not a record, so the group's offset would stay at
+//! that marker. If retention then empties the partition, the group's offset no longer exists, and once records follow,
+//! a marker looks like an unread record. So the consumer sets the group's offsets to the ends after a quiet while and
+//! before it stops, and now and then also while other partitions keep it busy.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,17 +13,17 @@ use pipeline::kafka;
 use super::{Batch, Session, Worker};
 use crate::setback::Setback;
 
-/// No record has come for so long.
+/// No record has arrived for so long.
 const QUIET: Duration = Duration::from_secs(3);
-/// No record of a partition has come for so long, while those of others have.
+/// No record of a partition has arrived for so long, while other partitions had some.
 const STILL: Duration = Duration::from_secs(20);
 
-/// When to look for ends that are not committed yet.
+/// When to check for ends that are not committed yet.
 #[derive(Debug)]
 pub(super) struct Ends {
     look_at: Instant,
     compare_at: Instant,
-    /// The group's offsets when they were compared last.
+    /// The group's offsets at the last comparison.
     before: BTreeMap<i32, i64>,
 }
 
@@ -35,7 +35,7 @@ impl Default for Ends {
 }
 
 impl Ends {
-    /// There are records.
+    /// Records have arrived.
     pub(super) fn busy(&mut self) {
         self.look_at = Instant::now() + QUIET;
     }
@@ -44,7 +44,7 @@ impl Ends {
         now >= self.look_at || now >= self.compare_at
     }
 
-    /// Of the group's offsets those of partitions in which nothing has come for a while.
+    /// The group's offsets of partitions without a new record for a while.
     fn still(&mut self, now: Instant, mut committed: BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
         if now >= self.look_at {
             self.look_at = now + QUIET;
@@ -58,7 +58,7 @@ impl Ends {
 }
 
 impl Worker {
-    /// After a quiet while: sets the group's offsets behind the markers that end its partitions.
+    /// After a quiet while, sets the group's offsets behind the markers that end its partitions.
     pub(super) fn commit_ends(&mut self, session: &mut Session) -> Result<(), Setback> {
         let now = Instant::now();
         if !session.ends.is_due(now) {
@@ -69,7 +69,7 @@ impl Worker {
         self.commit_ends_of(session, &ours)
     }
 
-    /// The same before it stops, if Kafka answers.
+    /// Does the same before the consumer stops, if Kafka answers.
     pub(super) fn commit_last_ends(&mut self, session: &mut Session) {
         let ours = session.group.committed();
         if let Err(setback) = self.commit_ends_of(session, &ours) {

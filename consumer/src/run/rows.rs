@@ -1,4 +1,4 @@
-//! The worker's part at PostgreSQL: a batch's rows, and what of them is parked.
+//! The worker's writes to PostgreSQL: a batch's rows, and its parked records.
 
 use std::time::Instant;
 
@@ -10,8 +10,8 @@ use crate::setback::Setback;
 use crate::sink::{Applied, Parked};
 
 impl Worker {
-    /// Writes the batch to PostgreSQL; what of it is parked and needs a dead letter. `None` when it has to be read again with
-    /// care.
+    /// Writes the batch to PostgreSQL; returns the parked records that need a dead letter. `None` when it must be read
+    /// again in parts.
     pub(super) fn write_rows(&mut self, outcome: &Outcome, records: usize) -> Result<Option<Vec<Parked>>, Setback> {
         let Some(sink) = &mut self.sink else { return Ok(Some(Vec::new())) };
         let with_care = self.parking.part().is_some();
@@ -25,7 +25,7 @@ impl Worker {
         Ok(Some(owed))
     }
 
-    /// Their dead letters are committed.
+    /// Records that their dead letters are committed.
     pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), Setback> {
         let Some(sink) = self.sink.as_mut().filter(|_| !owed.is_empty()) else { return Ok(()) };
         self.numbers.parked(owed);

@@ -1,5 +1,5 @@
-//! What `consumer doctor` says of PostgreSQL: the checks of [`Session::open`](super::session::Session::open) without making
-//! anything.
+//! The PostgreSQL checks of `consumer doctor`: those of [`Session::open`](super::session::Session::open), without
+//! creating anything.
 
 use pipeline::config::PostgresSettings;
 use pipeline::doctor::Check;
@@ -13,17 +13,17 @@ use super::tables;
 const SERVER: &str = "PostgreSQL";
 const TABLES: &str = "PostgreSQL tables";
 
-/// Of the schema: whether this user may use it and may make tables in it.
+/// For the schema: whether this user may use it and may create tables in it.
 const SCHEMA_RIGHTS: &str =
     "SELECT current_user::text, has_schema_privilege($1, 'USAGE'), has_schema_privilege($1, 'CREATE')";
 
-/// The rights on the tables that are there and that this user lacks.
+/// The rights on existing tables that this user lacks.
 const LACKING: &str = "SELECT string_agg(r.name, ', ' ORDER BY r.name), c.relname::text
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (name)
     WHERE n.nspname = $1 AND c.relname = ANY ($2) AND NOT has_table_privilege(c.oid, r.name) GROUP BY c.relname ORDER BY 2";
 
-/// Looks at the server, the database, its tables and this user's rights.
+/// Checks the server, the database, its tables and this user's rights.
 pub(crate) async fn checks(settings: &PostgresSettings) -> Vec<Check> {
     match look(settings).await {
         Ok(checks) => checks,
@@ -56,7 +56,7 @@ async fn look(settings: &PostgresSettings) -> Result<Vec<Check>> {
     Ok(checks)
 }
 
-/// A database that is missing: whether this user may make it.
+/// For a missing database: checks whether this user may create it.
 async fn database(target: &Target) -> Result<Check> {
     let client = target.with_database("postgres").connect().await.map_err(|e| failed(&target.what(), e))?;
     let may = "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user";

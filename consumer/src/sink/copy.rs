@@ -1,4 +1,4 @@
-//! Copying new products into the table, which takes PostgreSQL half the time of an upsert.
+//! Copies new products into the table, which takes PostgreSQL half the time of an upsert.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -17,8 +17,8 @@ const COPY: &str =
 const TYPES: [Type; 8] =
     [Type::INT8, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::NUMERIC, Type::TIMESTAMPTZ, Type::INT4, Type::INT8];
 
-/// Copies the products that are not present into the table. Its statement has a name, which must be gone before the
-/// transaction is: with a pooler the next one has another connection.
+/// Copies the products that are not present into the table. Its statement has a name, which must be closed before the
+/// transaction ends: with a pooler, the next transaction uses another connection.
 pub(super) async fn copy(
     client: &Client,
     states: &[(i64, &LastState)],

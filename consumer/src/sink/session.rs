@@ -1,8 +1,9 @@
-//! One connection of the sink: a batch in one transaction, row by row where PostgreSQL refuses something.
+//! One connection of the sink: writes a batch in one transaction, row by row where PostgreSQL refuses something.
 //!
-//! Invariants: a transaction begins with all that it relies on ([`Target::begin`]), and no statement outlives it, so a pooler
-//! may stand between. A batch that has a row which PostgreSQL refuses changes nothing; [`Session::apply_carefully`] then finds the row by
-//! halving the batch within one transaction, and writes to `product_parked` why, in the same transaction.
+//! Invariants: a transaction begins with all settings that it relies on ([`Target::begin`]), and no statement outlives
+//! it, so a pooler may be in between. A batch with a row that PostgreSQL refuses changes nothing;
+//! [`Session::apply_carefully`] then finds the row by halving the batch within one transaction, and writes the reason
+//! to `product_parked` in the same transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -22,10 +23,10 @@ use super::tables::{self, Limits};
 use super::{Applied, LastState, Parked, Refusal, Rows, refused};
 use crate::sql_value::{Amount, Time};
 
-/// A batch that takes longer than this to be halved is given back, to be read again with fewer records.
+/// When halving takes longer than this, the batch is read again with fewer records.
 const CARE_LIMIT: Duration = Duration::from_secs(10);
 
-/// With fewer rows than this the way there and back counts, and an upsert is one.
+/// With fewer rows than this, the round trips dominate, and an upsert needs only one.
 const FEW: usize = 32;
 
 type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
@@ -33,7 +34,7 @@ type Outcome<T> = Result<T, tokio_postgres::Error>;
 /// States of a batch, by product id.
 type States<'a> = [(i64, &'a LastState)];
 
-/// A state that PostgreSQL does not store: product, state, why.
+/// A state that PostgreSQL does not store: product, state, reason.
 type Refused<'a> = (i64, &'a LastState, Refusal);
 
 /// A connection.
@@ -42,30 +43,30 @@ pub(super) struct Session {
     topic: String,
     target: Target,
     limits: Limits,
-    /// COPY has a named statement, which a pooler's connection may have already.
+    /// COPY has a named statement, whose name a pooler's connection may have already.
     copies: bool,
 }
 
-/// The batch's partitions, as the table has them.
+/// The offsets of the batch's partitions in the table.
 struct Table {
     next: HashMap<i32, i64>,
-    /// It lacks states of keys in these partitions, as they are parked.
+    /// The table lacks states of keys in these partitions, as they are parked.
     has_parked: bool,
 }
 
-/// What came of a batch that is halved.
+/// The result of halving a batch.
 enum Careful {
-    /// It is written but for these.
+    /// All states are written except these.
     Written(Vec<Parked>),
-    /// Nothing is to be committed.
+    /// Nothing may be committed.
     Not(Applied),
 }
 
 impl Session {
-    /// Connects, and makes or checks the tables.
+    /// Connects, and creates or checks the tables.
     ///
     /// # Errors
-    /// Transient when the server can't be reached; definite when it refuses, or when the tables are others.
+    /// Transient when the server can't be reached; definite when it refuses, or when the tables differ.
     pub(super) async fn open(target: &Target, topic: &str) -> Result<Self> {
         let client = target.connect_or_create().await?;
         let broken = |e| failed("cannot prepare the tables product, product_offsets and product_parked", e);
@@ -94,7 +95,7 @@ impl Session {
         self.client.execute_typed(sql, parameters).await.map(drop)
     }
 
-    /// The offset from which on each partition that the table knows has to be read.
+    /// The start offset of each partition that the table knows.
     pub(super) async fn next(&self, partitions: &[i32]) -> Outcome<BTreeMap<i32, i64>> {
         self.begin().await?;
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY)];
@@ -103,13 +104,13 @@ impl Session {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// Writes the batch, which is as a whole or not at all.
+    /// Writes the whole batch or nothing.
     pub(super) async fn apply(&mut self, rows: &Rows, known: &HashMap<i32, i64>) -> Outcome<Applied> {
         self.begin().await?;
         match self.write(rows, known).await {
             Ok(Applied::Done(owed)) => {
                 match self.commit().await {
-                    // A deferred constraint: the transaction is over.
+                    // A deferred constraint refused the rows: the transaction has ended.
                     Err(error) if refuses_rows(&error) => return Ok(Applied::WithCare),
                     outcome => outcome?,
                 }
@@ -133,7 +134,7 @@ impl Session {
         if let Some(partition) = table.set_back(rows, known) {
             return Ok(Applied::SetBack(partition));
         }
-        // Others wrote since we looked, or we look back at what they left: they may owe dead letters.
+        // Another consumer wrote since the look-up, or this is the first look at its offsets: dead letters may be owed.
         if table.next.iter().any(|(p, next)| known.get(p) != Some(next)) && !self.owed(rows).await?.is_empty() {
             return Ok(Applied::WithCare);
         }
@@ -158,7 +159,7 @@ impl Session {
         Ok(Applied::Done(Vec::new()))
     }
 
-    /// The same for a batch of which PostgreSQL refuses a row, or whose predecessor owes dead letters.
+    /// Writes a batch of which PostgreSQL refuses a row, or whose predecessor owes dead letters.
     ///
     /// # Errors
     /// Those of [`Session::open`], and definite when a row is refused and the policy is to stop.
@@ -169,7 +170,7 @@ impl Session {
         policy: OnRefused,
     ) -> Result<Applied> {
         let broken = |e| failed("cannot write to the table product", e);
-        // Somebody may have changed the tables since; then no row is at fault.
+        // The tables may have been altered since the first check; then no row is at fault.
         self.begin().await.map_err(broken)?;
         self.limits = tables::look(&self.client, self.target.schema()).await?.limits;
         let parked = match self.write_carefully(rows, known).await.map_err(broken)? {
@@ -212,7 +213,7 @@ impl Session {
             None => return Ok(Careful::Not(Applied::WithCare)),
         }
         if table.has_parked {
-            // What is parked now replaces what was parked of its key before, too.
+            // A state that is parked now also replaces an earlier parked state of its key.
             self.replace(&table.missing(rows)).await?;
         }
         let parked = |(id, state, refusal): Refused<'_>| {
@@ -222,12 +223,12 @@ impl Session {
         Ok(Careful::Written(refused.into_iter().map(parked).collect()))
     }
 
-    /// Stores what PostgreSQL takes, and finds the rest by halving. `None` when that takes too long.
+    /// Stores the states that PostgreSQL accepts, and finds the others by halving. `None` when that takes too long.
     async fn halve<'a>(&self, states: &States<'a>) -> Outcome<Option<Vec<Refused<'a>>>> {
         let deadline = Instant::now() + CARE_LIMIT;
         let (mut refused, mut singles) = (Vec::new(), Vec::new());
         let mut parts: Vec<&States<'a>> = if states.is_empty() { Vec::new() } else { vec![states] };
-        // What a deferred constraint refuses has to show at once.
+        // Make deferred constraints report refused rows at once.
         let mut before = "SET CONSTRAINTS ALL IMMEDIATE; SAVEPOINT part";
         while !parts.is_empty() {
             let mut stored = false;
@@ -252,7 +253,7 @@ impl Session {
                     }
                 }
             }
-            // What was stored meanwhile may have made room for what other rows were in the way of.
+            // Rows stored meanwhile may have removed a conflict with other rows.
             for (part, single) in singles.drain(..) {
                 if stored && single.2.is_of_constraint() {
                     parts.push(part);
@@ -267,7 +268,7 @@ impl Session {
         Ok(Some(refused))
     }
 
-    /// The statements before it are sent with it: PostgreSQL does one after the other.
+    /// Sends the statements in `before` in the same request: PostgreSQL executes them in order.
     async fn store(&self, before: &str, states: &States<'_>) -> Outcome<()> {
         let store = async {
             self.delete(states).await?;
@@ -349,7 +350,7 @@ impl Session {
         self.execute(PARK, &parameters).await
     }
 
-    /// What is parked up to the batch's end and has no dead letter yet.
+    /// Parked records up to the batch's end that have no dead letter yet.
     async fn owed(&self, rows: &Rows) -> Outcome<Vec<Parked>> {
         let (partitions, ends) = ends(rows);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
@@ -364,7 +365,7 @@ impl Session {
         Ok(owed.iter().map(parked).collect())
     }
 
-    /// Sets each partition back to the first record that is parked now; returns the number of parked keys and of partitions.
+    /// Sets each partition back to its first parked record; returns the number of parked keys and of partitions.
     pub(super) async fn retry_parked(&self) -> Outcome<(i64, u64)> {
         self.begin().await?;
         let topic = [(&self.topic as &(dyn ToSql + Sync), Type::TEXT)];
@@ -374,7 +375,7 @@ impl Session {
         Ok((keys.first().map_or(0, |row| row.get(0)), partitions))
     }
 
-    /// How many keys of these partitions have a state that is parked, and not the table's.
+    /// The number of keys in these partitions whose parked state is newer than the table's row.
     pub(super) async fn count_parked(&self, partitions: &[i32]) -> Outcome<i64> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&self.topic, Type::TEXT), (&partitions, Type::INT4_ARRAY)];
         self.begin().await?;
@@ -383,7 +384,7 @@ impl Session {
         Ok(counted.first().map_or(0, |row| row.get(0)))
     }
 
-    /// These parked records have their dead letters.
+    /// Records that these parked records have their dead letters.
     pub(super) async fn note_letters(&self, parked: &[Parked]) -> Outcome<()> {
         let partitions: Vec<i32> = parked.iter().map(|p| p.partition).collect();
         let offsets: Vec<i64> = parked.iter().map(|p| p.offset).collect();
@@ -404,12 +405,12 @@ impl Table {
         self.next.get(&partition).copied().unwrap_or(0)
     }
 
-    /// A partition of which the table knows less than it did.
+    /// A partition whose offset in the table is lower than the known one.
     fn set_back(&self, rows: &Rows, known: &HashMap<i32, i64>) -> Option<i32> {
         rows.next.keys().copied().find(|p| known.get(p).is_some_and(|k| self.at(*p) < *k))
     }
 
-    /// What the table does not have yet, in the order of its index.
+    /// The states that the table does not have yet, in the order of its index.
     fn missing<'a>(&self, rows: &'a Rows) -> Vec<(i64, &'a LastState)> {
         let missing = rows.last.iter().filter(|(_, state)| state.offset >= self.at(state.partition));
         let mut missing: Vec<_> = missing.map(|(id, state)| (*id, state)).collect();
@@ -418,7 +419,7 @@ impl Table {
     }
 }
 
-/// Which states these are, as arrays.
+/// The keys and offsets of states, as arrays.
 #[derive(Default)]
 struct Places {
     ids: Vec<i64>,
@@ -442,7 +443,7 @@ impl Places {
     }
 }
 
-/// Rows as arrays, one a column.
+/// Rows as arrays, one per column.
 #[derive(Default)]
 struct Upserts<'a> {
     ids: Vec<i64>,

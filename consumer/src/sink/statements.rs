@@ -1,6 +1,6 @@
-//! The statements of a batch. Tables are found by the transaction's search path.
+//! The statements of a batch. The transaction's search path finds the tables.
 
-/// A partition begins where its first record that is parked without its dead letter is, if there is one.
+/// A partition's start: its first parked record without a dead letter, else its next offset.
 pub(super) const NEXT: &str = "SELECT o.partition, LEAST(o.next_offset, (SELECT min(k.\"offset\") FROM product_parked k
         WHERE k.topic = o.topic AND k.partition = o.partition AND NOT k.dead_letter))
     FROM product_offsets o WHERE o.topic = $1 AND o.partition = ANY($2)";
@@ -36,7 +36,7 @@ pub(super) const PARK: &str =
     ON CONFLICT (topic, partition, \"offset\") DO UPDATE SET column_name = EXCLUDED.column_name,
         sqlstate = EXCLUDED.sqlstate, reason = EXCLUDED.reason, replaced_by = NULL";
 
-/// What was parked of a key is history once a later state of the key, or that one itself, is stored or parked.
+/// Marks a parked state of a key as replaced once that state or a later one is stored or parked.
 pub(super) const REPLACE: &str = "UPDATE product_parked k SET replaced_by = g.\"offset\"
     FROM UNNEST($2::bigint[], $3::int[], $4::bigint[]) AS g (id, partition, \"offset\")
     WHERE k.topic = $1 AND k.replaced_by IS NULL AND k.id = g.id AND k.partition = g.partition

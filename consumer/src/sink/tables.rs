@@ -1,7 +1,7 @@
-//! The sink's tables: made when they are missing, and looked at before the first write when they are there.
+//! The sink's tables: created when they are missing, checked before the first write when they exist.
 //!
-//! Invariant: nothing is written to a table that would round, cut, pad or reinterpret a value, hide a row, or lose rows in a
-//! crash. What merely refuses some values is allowed: such a record is parked.
+//! Invariant: the sink never writes to a table that would round, cut, pad or reinterpret a value, hide a row, or lose
+//! rows in a crash. A table may refuse some values: such a record is parked.
 
 use pipeline::error::{Error, Result};
 use pipeline::postgres::Target;
@@ -9,10 +9,10 @@ use tokio_postgres::{Client, types::Type};
 
 use super::{Refusal, Row};
 
-/// Of `postgres.schema`.
+/// The default of `postgres.schema`.
 const DEFAULT_SCHEMA: &str = "public";
 
-/// The tables and what makes each; sent in one transaction under a lock, as consumers begin together.
+/// The tables and the statement that creates each; sent in one transaction under a lock, as consumers start together.
 const TABLES: [(&str, &str); 3] = [
     (
         "product",
@@ -71,7 +71,7 @@ const ELSEWHERE: &str = "SELECT n.nspname::text FROM pg_class c JOIN pg_namespac
 struct Wanted {
     table: &'static str,
     column: &'static str,
-    /// As PostgreSQL writes it.
+    /// The type as PostgreSQL writes it.
     type_name: &'static str,
     key: bool,
 }
@@ -103,8 +103,8 @@ const WANTED: [Wanted; 20] = [
     wanted("product_parked", "replaced_by", "bigint", false),
 ];
 
-/// Of each table: its kind, what is said of it beyond its columns, and the columns of its unique indexes that can decide an
-/// upsert (valid, not deferrable, not partial, no expressions).
+/// For each table: its kind, its properties apart from the columns, and the columns of the unique indexes that an
+/// upsert can use (valid, not deferrable, not partial, no expressions).
 const FIND_TABLES: &str = "SELECT c.relname::text, c.relkind::text, c.relpersistence::text, row_security_active(c.oid),
     EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid AND c.relkind <> 'p'),
     EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '3', '4')),
@@ -117,13 +117,13 @@ const FIND_TABLES: &str = "SELECT c.relname::text, c.relkind::text, c.relpersist
     || ARRAY(SELECT f.conname::text FROM pg_constraint f WHERE f.conrelid = c.oid AND f.contype IN ('f', 'x'))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)";
 
-/// Columns: table, name, type as PostgreSQL writes it, its modifier, and whether it must be given, may be null, is generated.
+/// Columns: table, name, type as PostgreSQL writes it, its modifier, and whether it is required, nullable, generated.
 const FIND_COLUMNS: &str = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypmod,
     a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attgenerated <> '' OR a.attidentity = 'a'
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// A table as it is.
+/// A table as the catalog describes it.
 #[derive(Clone, Debug, Default)]
 struct Table {
     name: String,
@@ -140,7 +140,7 @@ struct Table {
     constraints: Vec<String>,
 }
 
-/// A column as it is.
+/// A column as the catalog describes it.
 #[derive(Clone, Debug, Default)]
 struct Column {
     table: String,
@@ -150,11 +150,11 @@ struct Column {
     modifier: i32,
     not_null: bool,
     has_default: bool,
-    /// It takes no value from outside.
+    /// It accepts no value from an INSERT.
     generated: bool,
 }
 
-/// What the columns of `product` can't hold though their type can, where that is known.
+/// Known limits of the columns of `product` below those of their type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Characters.
@@ -163,24 +163,24 @@ pub(crate) struct Limits {
     category: Option<i32>,
 }
 
-/// What a look at the tables found.
+/// The result of checking the tables.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) limits: Limits,
-    /// What a person should know, though it works.
+    /// Warnings for a person, although the tables are usable.
     pub(crate) warnings: Vec<String>,
-    /// What was found to be right, a line for each table.
+    /// The confirmed properties, one line for each table.
     pub(crate) found: Vec<String>,
 }
 
 impl Limits {
-    /// Whether there is anything to be compared before a row is sent.
+    /// Whether a row must be compared with a limit before it is sent.
     pub(super) fn any(self) -> bool {
         self != Self::default()
     }
 
-    /// Why the table can't hold the row, as far as that shows from here: a character that PostgreSQL can't hold at all, and a
-    /// text that is too long, of which PostgreSQL would cut off blanks in silence.
+    /// The reason why the table can't hold the row, if it can be seen here: a character that PostgreSQL can't store, or
+    /// a text that is too long, from which PostgreSQL would silently cut trailing blanks.
     pub(super) fn refusal(self, row: &Row) -> Option<Refusal> {
         let texts = [("name", &row.name, self.name), ("category", &row.category, self.category)];
         texts.into_iter().find_map(|(column, text, limit)| {
@@ -192,7 +192,7 @@ impl Limits {
                 return refusal("22021", "the text has a NUL character, which PostgreSQL can't hold".to_owned());
             }
             let limit = limit.and_then(|limit| usize::try_from(limit).ok())?;
-            // Fewer bytes than that are no more characters.
+            // A text has at most as many characters as bytes.
             if text.len() <= limit {
                 return None;
             }
@@ -203,10 +203,10 @@ impl Limits {
     }
 }
 
-/// Makes the tables that are missing, and checks those that are there, in the open transaction.
+/// Creates the missing tables and checks the existing ones, in the open transaction.
 ///
 /// # Errors
-/// Definite, with every difference; transient when the link breaks.
+/// Definite, with every difference; transient when the connection breaks.
 pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Look> {
     make(client, target).await?;
     look(client, target.schema()).await
@@ -223,22 +223,22 @@ async fn make(client: &Client, target: &Target) -> Result<()> {
         }
         let wanted = TABLES.iter().filter(|(name, _)| missing.contains(name));
         let sql = wanted.map(|(_, sql)| *sql).collect::<Vec<_>>().join("; ");
-        // Without the right to create tables none is asked for when all are there. With the lock the look is repeated.
+        // Do not require the right to create tables when all of them exist. Repeat the check under the lock.
         client.batch_execute(if locked { &sql } else { LOCK }).await.map_err(failed)?;
         locked = true;
     }
 }
 
-/// The tables that are to be made, in the open transaction.
+/// The tables that must be created, in the open transaction.
 ///
 /// # Errors
-/// Definite when an earlier version has made them in another schema; transient when the link breaks.
+/// Definite when an earlier version created them in another schema; transient when the connection breaks.
 pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'static str>> {
     let failed = |e| pipeline::postgres::failed("cannot look for the tables", e);
     let schema = target.schema();
     let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
     let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
-    // Whoever names another schema than the default wants it; before the setting was, the search path decided.
+    // A non-default schema is intended; before this setting existed, the search path chose the schema.
     if schema == DEFAULT_SCHEMA && !there.contains(&"product_offsets") {
         let found = elsewhere(client, target).await.map_err(failed)?;
         if let Some(other) = found.filter(|other| other != schema) {
@@ -252,7 +252,7 @@ pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'st
     Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| !there.contains(name)).collect())
 }
 
-/// The schema in which this user's own search path has our tables: they were made there before `postgres.schema` was.
+/// The schema of our tables on this user's own search path: a version without `postgres.schema` created them there.
 async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, tokio_postgres::Error> {
     client.batch_execute("SET LOCAL search_path TO DEFAULT").await?;
     let found = client.query_typed(ELSEWHERE, &[]).await?;
@@ -260,7 +260,7 @@ async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, t
     Ok(found.first().map(|row| row.get(0)))
 }
 
-/// Checks the tables of `schema`; for a missing one there is nothing to be said.
+/// Checks the tables of `schema`; says nothing about a missing one.
 ///
 /// # Errors
 /// As [`prepare`].
@@ -299,7 +299,7 @@ pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
     judge(schema, &tables, &columns)
 }
 
-/// What the consumers can do with these tables.
+/// Judges whether the consumers can use these tables.
 ///
 /// # Errors
 /// Definite, with every difference.
@@ -376,7 +376,7 @@ fn faults_of_table(table: &Table) -> Vec<String> {
     faults
 }
 
-/// What a column would do to its values.
+/// How a column would alter its values, if it would.
 fn fault_of_column(wanted: &Wanted, column: &Column) -> Option<String> {
     let found = column.type_name.as_str();
     if column.generated {
@@ -385,7 +385,7 @@ fn fault_of_column(wanted: &Wanted, column: &Column) -> Option<String> {
     let fits = match wanted.type_name {
         "text" => found == "text" || found.starts_with("character varying"),
         "numeric(10,2)" => found == "numeric" || (found.starts_with("numeric(") && scale(column.modifier) >= 2),
-        // Six digits are what the type has when none are named.
+        // The type without a precision has six digits.
         "timestamp with time zone" => matches!(found, "timestamp with time zone" | "timestamp(6) with time zone"),
         exactly => found == exactly,
     };
@@ -415,7 +415,7 @@ fn note_limit(column: &Column, place: &str, look: &mut Look) {
     let Column { name, type_name, modifier, .. } = column;
     let bounded = type_name.starts_with("character varying(");
     if bounded {
-        // The length word counts.
+        // The modifier includes the length word.
         let limit = Some(modifier - 4);
         match name.as_str() {
             "name" => look.limits.name = limit,

@@ -55,7 +55,7 @@ fn a_newcomer_waits_for_a_neighbour_that_settles() {
     let settling = slots.take_abandoned(SlotId(1)).expect("no error").expect("it is free");
     std::thread::scope(|s| {
         let newcomer = s.spawn(|| slots.claim().expect("a slot").id());
-        // Long enough to have gone on to the next slot, if it did not wait.
+        // Long enough that it would have claimed the next slot if it did not wait.
         std::thread::sleep(Duration::from_millis(150));
         assert!(!newcomer.is_finished());
         drop(settling);
