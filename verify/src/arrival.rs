@@ -1,4 +1,4 @@
-//! Waiting until everything up to a place of the source has arrived: first the producer, then the consumers.
+//! Waits until everything up to a position of the source has arrived: first in the topic, then in the logs.
 
 use std::time::{Duration, Instant};
 
@@ -21,30 +21,32 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     pub(crate) until: Instant,
-    /// A person asked to wait (`--wait`). Else only for what is on its way, not for a program that does not run.
+    /// A person asked to wait (`--wait`). Otherwise verify waits only for changes on their way, not for a program that
+    /// is not running.
     pub(crate) asked: bool,
 }
 
-/// How far the consumers are.
+/// The progress of the consumers.
 #[derive(Debug, Default)]
 pub(crate) struct Consumed {
-    /// What they have still to read; `None` when that is nothing.
+    /// The records that they have not read yet, as text; `None` when there are none.
     pub(crate) missing: Option<String>,
-    /// The group's offset of each partition, as far as it has one.
+    /// The group's offset of each partition, where it has one.
     pub(crate) next: Vec<Option<i64>>,
 }
 
 impl Consumed {
-    /// Whether the group is known not to have read this record.
+    /// Whether the group has certainly not read this record.
     pub(crate) fn is_behind(&self, partition: usize, offset: i64) -> bool {
         self.missing.is_some() && self.next.get(partition).copied().flatten().is_some_and(|next| offset >= next)
     }
 }
 
-/// Waits until the producer has published everything up to `end`. Blocks. The text says what is missing when time is up.
+/// Waits until the producer has published everything up to `end`. Blocks. At the time limit, the text names the missing
+/// changes.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when the progress record is of another form.
+/// Transient when Kafka can't be reached; definite when the progress record has another format.
 pub(crate) fn of_producer(
     settings: &KafkaSettings,
     source: &str,
@@ -66,14 +68,15 @@ pub(crate) fn of_producer(
 /// Waits until the consumers have committed every record of `topic`. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when `--wait` was given and the user may not see the group.
+/// Transient when Kafka can't be reached; definite when `--wait` was given and the user has no right to describe the
+/// group.
 pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Patience) -> Result<Consumed> {
     let logging = Logging::default();
     let what = format!("cannot read the offsets of group {}", settings.group_id);
     let failed = |e| kafka::unreachable(settings, &what, &e, &logging);
     let consumer: BaseConsumer<Logging> =
         kafka::consumer_config(settings, &settings.group_id).create_with_context(logging.clone()).map_err(failed)?;
-    // That the group may not be seen is said beside the call, which just waits.
+    // The client reports a missing right on the group through `poll`; the call itself only times out.
     let group_denied = || {
         let said = std::iter::from_fn(|| consumer.poll(Duration::from_millis(10)));
         said.filter_map(Result::err)
@@ -99,13 +102,13 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
     let mut next = vec![None; topic.partitions.len()];
     let missing = until(patience, || {
         let committed = match look_up(&wanted) {
-            // Without `--wait` verify needs no right to see the group.
+            // Without `--wait`, verify needs no right to describe the group.
             Err(error) if !error.is_transient() && !patience.asked => return Ok(None),
             other => other?,
         };
         let (mut behind, mut records, mut reads) = (Vec::new(), 0, false);
         for element in committed.elements() {
-            // The end of a partition counts transaction markers, so the last record is what must be passed.
+            // The end of a partition counts transaction markers, so compare with the last record.
             let partition = element.partition() as usize;
             let offsets = &topic.partitions[partition].offsets;
             next[partition] = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
@@ -124,7 +127,7 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
     Ok(Consumed { missing, next })
 }
 
-/// Looks until nothing is missing or time is up. What is missing comes with whether it is on its way.
+/// Checks until nothing is missing or the time is over. The flag says whether the missing changes are on their way.
 fn until(patience: Patience, mut missing: impl FnMut() -> Result<Option<(String, bool)>>) -> Result<Option<String>> {
     let mut status = Status::new("");
     loop {

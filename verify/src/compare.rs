@@ -1,6 +1,6 @@
-//! The table against the topic's states, and PostgreSQL against the table: one pass over the table in key order.
+//! Compares the table with the topic's states, and PostgreSQL with the table, in one pass over the table in key order.
 //!
-//! PostgreSQL is read after the table, so rows of keys that were written to meanwhile are put by for [`crate::rechecks`].
+//! PostgreSQL is read after the table, so [`crate::rechecks`] compares its rows of keys that were written to meanwhile.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ use crate::span::Span;
 use crate::status::Status;
 use crate::topic::{Topic, hash, state_hash};
 
-/// Rows read at once.
+/// Rows read per query.
 const CHUNK: usize = 5000;
 /// Bytes of texts after which no more rows are read at once.
 const CHUNK_BYTES: usize = 16 * 1024 * 1024;
@@ -63,7 +63,7 @@ impl OwnedProduct {
     }
 }
 
-/// What the rows are compared with.
+/// The facts that the rows are compared with.
 pub(crate) struct Comparison<'a> {
     pub(crate) topic: &'a mut Topic,
     /// The part of the topic that was read.
@@ -71,16 +71,17 @@ pub(crate) struct Comparison<'a> {
     pub(crate) cut: &'a Cut,
     pub(crate) consumed: &'a Consumed,
     pub(crate) rules: &'a Rules,
-    /// Where the topic ended after PostgreSQL's snapshot had been taken; later than the span when it is written to.
+    /// The topic's ends after PostgreSQL's snapshot was taken; higher than those of the span if the topic was written
+    /// to.
     pub(crate) ends: &'a Span,
     pub(crate) findings: &'a mut Findings,
     pub(crate) gaps: &'a mut Gaps,
     pub(crate) rechecks: &'a mut Rechecks,
-    /// Keys of which PostgreSQL has an older row or none, as the last record is parked.
+    /// Keys with an older row or none in PostgreSQL, as their last record is parked.
     pub(crate) parked: BTreeSet<i64>,
-    /// Keys of which topic and PostgreSQL have an older state or none, as the producer could not carry the row.
+    /// Keys with an older state or none in topic and PostgreSQL, as the producer could not carry the row.
     pub(crate) refused: BTreeSet<i128>,
-    /// What the dead letter of such a row must be.
+    /// Makes the dead letter that such a row must have.
     pub(crate) letters: &'a Letters,
 }
 
@@ -170,7 +171,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// A row of the table that a record can't carry: a dead letter must tell of it.
+    /// For a row of the table that a record can't carry: requires its dead letter.
     fn not_carried(&mut self, row: &RefusedRow) {
         self.refused.insert(row.id);
         let mut value = Vec::new();
@@ -188,7 +189,7 @@ impl Comparison<'_> {
         });
     }
 
-    /// Keys that are alive in the topic and not in the table.
+    /// Checks keys that exist in the topic and not in the table.
     fn left_over(&mut self) {
         let alive = self.topic.keys.iter().filter(|(_, key)| key.state.is_some() && !key.in_table);
         let mut ids: Vec<i64> = alive.map(|(id, _)| *id).collect();
@@ -208,7 +209,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Takes PostgreSQL's rows up to `id`, of which `expected` is the row with this id.
+    /// Compares PostgreSQL's rows up to `id`; `expected` is the row with this id.
     async fn with_postgres(&mut self, id: i64, expected: Option<&Transformed<'_>>, stored: &mut Rows) -> Result<()> {
         let mut met: Option<StoredProduct> = None;
         while let Some(row) = stored.next_up_to(id).await? {
@@ -242,7 +243,7 @@ impl Comparison<'_> {
             }),
             None if self.is_parked(id) => {}
             None if self.rechecks.has(id) || self.is_moving(id) || self.is_behind(id) => {}
-            // It may have been deleted since.
+            // The row may have been deleted since.
             None if self.ends.end != self.span.end => {
                 let place = self.place(id);
                 self.rechecks.no_row(id, place);
@@ -255,7 +256,7 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// Keys that were written to and have no row in PostgreSQL: it must have been deleted.
+    /// Checks keys that were written to and have no row in PostgreSQL: their last state must be a delete.
     fn without_row(&mut self) {
         for id in self.topic.recent_keys(self.cut) {
             let is_compared = self.rechecks.has(id) || self.refused.contains(&id.into());
@@ -266,7 +267,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Whether the key of which no row was met in PostgreSQL is parked; notes it.
+    /// Whether a key without a row in PostgreSQL is parked; records the key if it is.
     fn is_parked(&mut self, id: i64) -> bool {
         let is_parked = self.parked.contains(&id) || self.topic.is_parked(id, None);
         if is_parked {
@@ -280,13 +281,13 @@ impl Comparison<'_> {
         self.topic.recent(id, self.cut).is_some()
     }
 
-    /// Whether the consumers have still to read the key's last record.
+    /// Whether the consumers have not read the key's last record yet.
     fn is_behind(&self, id: i64) -> bool {
         let key = self.topic.keys.get(&id);
         key.is_some_and(|key| self.consumed.is_behind(key.partition as usize, key.offset))
     }
 
-    /// Where the key's last record is; without one, where a later one would be.
+    /// The place of the key's last record; without one, the place of its next record.
     fn place(&self, id: i64) -> (i32, i64) {
         let home = self.topic.home(id);
         let key = self.topic.keys.get(&id);

@@ -1,9 +1,9 @@
-//! The place in the source that everything is judged up to, so that a table may be written to meanwhile.
+//! The position of the source up to which verify compares, so that the table may be written to meanwhile.
 //!
-//! The table is read in one consistent snapshot. Which transactions that snapshot contains is known to within a few: all of
-//! [`Cut::low`], which was read before it, and none after [`Cut::high`], which was read after it. So a row that no later
-//! transaction touched must be equal to its last record, and a row that a transaction after `low` touched must be one of the
-//! states that its records say it had since then.
+//! Verify reads the table in one consistent snapshot, and knows almost exactly which transactions that snapshot
+//! contains: all of [`Cut::low`], which was read before it, and none after [`Cut::high`], which was read after it. So a
+//! row that no later transaction touched must equal its last record. A row that a transaction after `low` touched must
+//! equal one of the states that its records give since then.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ use pipeline::table::{self, SourceTable, answered};
 
 use crate::place::{Place, Places};
 
-/// How long a transaction in the binlog may take until its rows can be seen.
+/// How long a transaction in the binlog may take to become visible.
 const COMMITTING: Duration = Duration::from_secs(2);
 
-/// Where a server's binlog ends.
+/// The end of a server's binlog.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BinlogEnd {
     /// `gtid_mode` is `ON`: every transaction has a GTID.
     pub(crate) has_gtids: bool,
-    /// Everything that the server has executed, as far as it has GTIDs.
+    /// All transactions that the server has executed and that have GTIDs.
     pub(crate) executed: GtidSet,
     pub(crate) file: String,
     /// Offset in the file, bytes.
@@ -50,7 +50,7 @@ impl BinlogEnd {
         Ok(Self { has_gtids: mode == "ON", executed: set(&executed)?, file, offset })
     }
 
-    /// Whether the transaction of a record, or everything that a snapshot's record contains, is before here.
+    /// Whether this end contains the transaction of a record, or all transactions that a snapshot's record contains.
     fn contains(&self, places: &Places, place: Place) -> bool {
         match place {
             Place::Gtid(source, number) => self.executed.contains(places.name(source), number),
@@ -61,7 +61,7 @@ impl BinlogEnd {
         }
     }
 
-    /// Whether the place is of a source whose transactions the server has at all.
+    /// Whether the place belongs to a source whose transactions this server has.
     fn knows(&self, places: &Places, place: Place) -> bool {
         let knows = |source: &str| self.executed.sources().any(|(known, _)| known == source);
         match place {
@@ -71,7 +71,7 @@ impl BinlogEnd {
         }
     }
 
-    /// What the producer has still to do; `None` when it has come here.
+    /// The transactions that the producer has not published yet; `None` when it has reached this end.
     pub(crate) fn missing(&self, progress: Option<&Progress>) -> Option<String> {
         let Some(progress) = progress else { return Some("the producer has not begun".to_owned()) };
         if let Some(snapshot) = &progress.snapshot {
@@ -92,13 +92,13 @@ impl BinlogEnd {
         })
     }
 
-    /// For a person: the GTID set, or file and offset where the server has no GTIDs.
+    /// As text for a person: the GTID set, or file and offset if the server has no GTIDs.
     pub(crate) fn describe(&self) -> String {
         if self.has_gtids { self.executed.to_string() } else { format!("{}:{}", self.file, self.offset) }
     }
 }
 
-/// How many GTIDs of `all` are not in `have`.
+/// The number of GTIDs of `all` that are not in `have`.
 fn count_missing(all: &GtidSet, have: &GtidSet) -> u64 {
     let mut missing = 0;
     for (source, wanted) in all.sources() {
@@ -115,8 +115,7 @@ fn set(text: &str) -> Result<GtidSet> {
     text.parse().map_err(|e| Error::definite("the server's set of GTIDs can't be read").with_source(e))
 }
 
-/// GTIDs of transactions that are being committed: they may stand in the binlog, and be visible, before `gtid_executed` has
-/// them.
+/// GTIDs of transactions that are committing: they may be in the binlog, and visible, before `gtid_executed` has them.
 async fn in_commit(conn: &mut Conn) -> Result<GtidSet> {
     let failed = |e| table::failed("ask which transactions are being committed", e);
     let owned: Option<String> = answered(conn.query_first("SELECT @@GLOBAL.gtid_owned")).await.map_err(failed)?;
@@ -133,26 +132,26 @@ fn without_threads(owned: &str) -> String {
     owned.chars().filter(|c| keep(*c)).collect()
 }
 
-/// The position that is judged up to.
+/// The position up to which verify compares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cut {
     /// The table's snapshot contains everything up to here.
     low: BinlogEnd,
     /// It contains nothing after here.
     high: BinlogEnd,
-    /// What the server had executed when the topic had been read.
+    /// The server's executed transactions after the topic was read.
     last: BinlogEnd,
 }
 
 impl Cut {
-    /// Opens one snapshot of the table for all that is read on this connection from now on.
+    /// Opens one snapshot of the table for all later reads on this connection.
     ///
     /// # Errors
     /// As [`table::failed`].
     pub(crate) async fn open(conn: &mut Conn, source: &SourceTable) -> Result<Self> {
         let low = BinlogEnd::ask(conn).await?;
         if !low.has_gtids {
-            // A transaction in the binlog is visible an instant later; `gtid_executed` has only what is visible.
+            // A transaction in the binlog becomes visible an instant later; `gtid_executed` has only visible ones.
             table::wait_for_writers(conn, &source.database, &source.table).await?;
         }
         let begun = answered(conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")).await;
@@ -162,7 +161,7 @@ impl Cut {
         let high = loop {
             let pending = in_commit(conn).await?;
             let end = BinlogEnd::ask(conn).await?;
-            // A transaction that takes longer is not in its commit: it holds its GTID by SET gtid_next.
+            // A transaction that takes longer is not committing: it holds its GTID by SET gtid_next.
             if !overlap(&visible, &pending) || tokio::time::Instant::now() > deadline {
                 break end;
             }
@@ -171,12 +170,12 @@ impl Cut {
         Ok(Self { last: high.clone(), low, high })
     }
 
-    /// Where the producer must get before the topic can be compared with the table.
+    /// The position that the producer must reach before the topic can be compared with the table.
     pub(crate) fn high(&self) -> &BinlogEnd {
         &self.high
     }
 
-    /// The topic has been read: looks what the server has executed by now.
+    /// After the topic was read: asks which transactions the server has executed by now.
     ///
     /// # Errors
     /// As [`table::failed`].
@@ -187,12 +186,12 @@ impl Cut {
         Ok(())
     }
 
-    /// Whether the table's snapshot need not contain this change.
+    /// Whether the table's snapshot may lack this change.
     pub(crate) fn is_after_low(&self, places: &Places, place: Place) -> bool {
         !self.low.contains(places, place) && self.high.knows(places, place)
     }
 
-    /// Whether the server has made this change after [`Cut::low`]. A change that is not in its history it has not made.
+    /// Whether the server made this change after [`Cut::low`]. A change outside its history was not made by it.
     pub(crate) fn is_recent(&self, places: &Places, place: Place) -> bool {
         self.is_after_low(places, place) && self.last.contains(places, place)
     }
@@ -254,7 +253,7 @@ mod tests {
         let file = end("", "binlog.000010", 500);
         assert_eq!(all.missing(None).as_deref(), Some("the producer has not begun"));
         assert_eq!(all.missing(Some(&progress(Some(&format!("{A}:1-11")), "", 0))), None);
-        // A position that was begun before the server had GTIDs.
+        // A position from before the server had GTIDs.
         assert_eq!(all.missing(Some(&progress(None, "binlog.000010", 500))), None);
         let text = all.missing(Some(&progress(Some(&format!("{A}:1-7")), "", 0))).unwrap_or_default();
         assert!(text.starts_with("the producer is 3 transactions behind"), "{text}");

@@ -1,6 +1,6 @@
-//! Logs folders of the group that this run was not given: consumers on other machines have one each.
+//! Logs folders of the group that were not given to this run: consumers on other machines have one each.
 //!
-//! The markers in `<topic>.slots` name the folder of each log, and how far it has come in each partition.
+//! The markers in `<topic>.slots` name the folder of each log, and its offset of each partition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use pipeline::config::KafkaSettings;
 use pipeline::error::{Error, Result};
 use pipeline::slots::{self, Folder, Marker};
 
-/// What the folders that were not given may hold.
+/// The possible contents of the folders that were not given.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
     /// Identity and place of each.
     folders: BTreeMap<String, String>,
-    /// By partition, the offset after the last record that one of them has.
+    /// By partition, the offset after the last record in any of them.
     next: BTreeMap<i32, i64>,
 }
 
@@ -31,7 +31,7 @@ impl Elsewhere {
                     .with_source(e)
                     .with_remedy("run verify as a user who may read it, or put the file .folder back as it was")
             })?;
-            // One of the version before has none, and its markers name none.
+            // A folder of the previous version has no identity, and its markers name none.
             ids.insert(folder.as_ref().map_or_else(String::new, |f| f.id.to_string()));
             if folder.is_some_and(|f| f.legacy) {
                 ids.insert(String::new());
@@ -52,12 +52,12 @@ impl Elsewhere {
         elsewhere
     }
 
-    /// Whether one of them may have the line of this record.
+    /// Whether one of them may have this record's line.
     pub(crate) fn may_have(&self, partition: i32, offset: i64) -> bool {
         self.next.get(&partition).is_some_and(|next| offset < *next)
     }
 
-    /// Where they are.
+    /// The folders' places.
     pub(crate) fn describe(&self) -> String {
         let describe = |(id, place): (&String, &String)| match id.as_str() {
             "" => "one that the version before used".to_owned(),

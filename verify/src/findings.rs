@@ -1,42 +1,42 @@
-//! What does not agree: counted by kind, the first few of each kind kept.
+//! The differences that were found: counted by kind, the first few of each kind kept.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Kinds of disagreement, in the order in which they are told.
+/// Kinds of differences, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Check {
-    /// The time was up before everything had arrived.
+    /// The time limit passed before everything had arrived.
     Waiting,
-    /// A record that can't be read and is no dead letter.
+    /// A record that can't be read and has no dead letter.
     Unreadable,
-    /// A dead letter of a record that can be read.
+    /// A dead letter of a readable record.
     Parked,
     /// A record in another partition than its key's.
     Partition,
-    /// A place of the source twice in one epoch.
+    /// A place of the source that is twice in one epoch.
     Repeated,
-    /// A key's records against the order of the source.
+    /// Records of a key that are not in the order of the source.
     Order,
     /// A record in no log.
     Lost,
-    /// A record in none of the logs that were given, which a log in another folder may have.
+    /// A record in none of the given logs, which a log in another folder may have.
     Elsewhere,
     /// A record more than once in the logs.
     Doubled,
     /// A line that belongs to no record.
     Stranger,
-    /// A line that differs from what its record gives.
+    /// A line that differs from its record's expected line.
     Wrong,
-    /// Lines of one partition against the order of offsets.
+    /// Lines of one partition that are not in the order of offsets.
     LineOrder,
-    /// A last line without its end.
+    /// A last line without a newline.
     Torn,
-    /// Table against topic.
+    /// The table differs from the topic.
     Table,
-    /// PostgreSQL against table.
+    /// PostgreSQL differs from the table.
     Postgres,
 }
 
@@ -63,26 +63,26 @@ impl Check {
     }
 }
 
-/// One disagreement.
+/// One difference.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Finding {
     /// Its kind.
     pub(crate) check: Check,
-    /// What is wrong.
+    /// The description of the difference.
     pub(crate) text: String,
     /// The product.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) key: Option<i64>,
-    /// Where its record is.
+    /// The partition of its record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) partition: Option<i32>,
-    /// Where its record is.
+    /// The offset of its record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) offset: Option<i64>,
-    /// What it should be.
+    /// The expected state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expected: Option<String>,
-    /// What it is.
+    /// The state that was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) found: Option<String>,
 }
@@ -108,13 +108,13 @@ impl Finding {
         Self { found: Some(text.into()), ..self }
     }
 
-    /// The record that it is about.
+    /// The place of the record concerned.
     pub(crate) fn place(&self) -> Option<(i32, i64)> {
         self.partition.zip(self.offset)
     }
 }
 
-/// All disagreements: counts of all, details of the first of each kind.
+/// All differences: the counts of all, and the details of the first of each kind.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     counts: BTreeMap<Check, u64>,
@@ -122,10 +122,10 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// How many of each kind are kept.
+    /// How many of each kind to keep.
     pub(crate) const FIRST: usize = 10;
 
-    /// Counts one, and keeps it when it is among the first of its kind.
+    /// Counts a difference, and keeps it if it is among the first of its kind.
     pub(crate) fn add(&mut self, check: Check, detail: impl FnOnce() -> Finding) {
         *self.counts.entry(check).or_default() += 1;
         let first = self.first.entry(check).or_default();

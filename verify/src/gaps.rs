@@ -1,10 +1,10 @@
-//! What could not be compared, and why: it is neither equal nor different.
+//! Items that could not be compared, with the reason; they count neither as equal nor as different.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// Kinds of what could not be compared.
+/// Kinds of items that could not be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Gap {
     /// Partitions whose older records have expired.
@@ -13,7 +13,7 @@ pub(crate) enum Gap {
     Lines,
     /// Rows of the table whose record has expired.
     Rows,
-    /// Rows that a snapshot passed while this ran.
+    /// Rows that a snapshot of the producer passed during this run.
     PassedRows,
     /// Rows of PostgreSQL whose record has expired.
     PostgresRows,
@@ -71,7 +71,7 @@ impl Gaps {
         self.0.get(&gap).copied().unwrap_or(0)
     }
 
-    /// Each kind that there is.
+    /// Each kind with a number above zero.
     pub(crate) fn list(&self) -> Vec<NotCompared> {
         self.0.iter().map(|(gap, count)| NotCompared { what: gap.what(), count: *count, why: gap.why() }).collect()
     }

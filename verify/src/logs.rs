@@ -1,7 +1,8 @@
-//! The consumers' logs, line by line: each belongs to exactly one record, byte for byte.
+//! Checks the consumers' logs line by line: each line belongs to exactly one record and equals its expected line byte
+//! for byte.
 //!
-//! Consumers may append meanwhile: lines of records after the span's end are left to the next run, as long as the topic has
-//! come that far by then.
+//! Consumers may append meanwhile: a line of a record after the span's end is left to the next run, provided that the
+//! topic has that record by then.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -15,10 +16,10 @@ use crate::span::Span;
 use crate::status::Status;
 use crate::topic::{FILTERED, Fate, LAST_LOG, Topic, UNREADABLE, UNSEEN, hash};
 
-/// How long, and how often, a line without its end is looked at again: a consumer may be appending it.
+/// How often, and how long apart, to reread a line without a newline: a consumer may be appending it.
 const APPENDING: (u32, Duration) = (20, Duration::from_millis(100));
 
-/// The logs that there are.
+/// The logs that were read.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     pub(crate) logs: Vec<Log>,
@@ -38,36 +39,36 @@ pub(crate) struct Log {
     pub(crate) partitions: Vec<u64>,
 }
 
-/// What the lines are compared with.
+/// The facts that the lines are compared with.
 pub(crate) struct Judge<'a> {
     pub(crate) topic: &'a mut Topic,
     /// The part of the topic that was read.
     pub(crate) span: &'a Span,
     /// Older records of a key may be gone.
     pub(crate) compacted: bool,
-    /// Asks where the topic is now.
+    /// Asks for the topic's present bounds.
     pub(crate) ask: &'a mut dyn FnMut() -> Result<Span>,
     pub(crate) findings: &'a mut Findings,
 }
 
-/// A log that is being read.
+/// The state of reading one log.
 struct Reading {
     log: Log,
-    /// As records name it as their fate.
+    /// The number that the log's records get as their [`Fate`].
     number: Fate,
     /// The last offset of each partition.
     last: Vec<i64>,
     /// Bytes.
     read: u64,
-    /// Where the topic ended, asked when the log had so many bytes.
+    /// The topic's ends, and the log's length in bytes when they were asked for.
     ends: Option<(Span, u64)>,
 }
 
-/// What became of a line without its end.
+/// The outcome for a line without a newline.
 enum Tail {
-    /// It has its end by now.
+    /// The newline has arrived.
     Whole,
-    /// It is gone: what was not committed is cut away.
+    /// The line is gone: its consumer cut it off as uncommitted.
     Cut,
     Torn,
 }
@@ -76,7 +77,7 @@ impl Logs {
     /// Reads every `consumer_*/consumer_log.json` in these folders.
     ///
     /// # Errors
-    /// Definite when a file can't be read; what `judge.ask` returns.
+    /// Definite when a file can't be read; errors of `judge.ask`.
     pub(crate) fn read(folders: &[PathBuf], judge: &mut Judge<'_>) -> Result<Self> {
         let mut all = Self::default();
         let mut status = Status::new("lines read");
@@ -131,7 +132,7 @@ impl Logs {
         }
     }
 
-    /// Judges one line; `length` is the log's in bytes.
+    /// Checks one line; `length` is the log's length in bytes.
     fn judge(
         &mut self,
         line: &[u8],
@@ -166,7 +167,7 @@ impl Logs {
         Ok(())
     }
 
-    /// Judges the line of record `i` of partition `index`.
+    /// Checks the line of record `i` of partition `index`.
     fn of_record(
         &self,
         place: &str,
@@ -219,7 +220,7 @@ impl Logs {
 }
 
 impl Judge<'_> {
-    /// A line that belongs to no record.
+    /// Reports a line that belongs to no record.
     fn unknown(&mut self, place: &str, reason: &str, line: &[u8], at: Option<(i32, i64)>) {
         self.findings.add(Check::Stranger, || {
             let finding = Finding::new(Check::Stranger, format!("{place} {reason}")).found(shown(line));
@@ -232,8 +233,8 @@ impl Judge<'_> {
 }
 
 impl Reading {
-    /// Whether the topic has come to this offset by now. What the log held when the topic was asked is of records that it
-    /// had then, so it is asked again only for lines that were appended since.
+    /// Whether the topic has reached this offset by now. The topic had the records of all lines that the log held when
+    /// it was asked, so it is asked again only for lines that were appended since.
     fn has_come(
         &mut self,
         judge: &mut Judge<'_>,
@@ -254,7 +255,7 @@ impl Reading {
     }
 }
 
-/// Waits until a line is whole, gone, or stays torn; `before` is the number of bytes before it.
+/// Waits until a line is complete or cut off, or returns it as torn; `before` is the number of bytes before it.
 fn tail(reader: &mut BufReader<File>, line: &mut Vec<u8>, before: u64) -> std::io::Result<Tail> {
     let (times, pause) = APPENDING;
     for _ in 0..times {
@@ -280,7 +281,8 @@ fn unreadable(path: &Path, error: std::io::Error) -> Error {
         .with_remedy("run verify as a user who may read it, or correct consumer.logs")
 }
 
-/// The logs, by folder and in the order of their numbers: name of the slot, with its folder if there are several, and path.
+/// The logs, by folder and in the order of their numbers: the slot's name (with its folder if there are several) and
+/// the path.
 fn files(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for folder in folders {
@@ -301,7 +303,7 @@ fn files(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
     Ok(files)
 }
 
-/// The partition and offset of a line. Quotes within its texts are escaped, so the last `,"partition":` is the field.
+/// The partition and offset of a line. Quotes in its texts are escaped, so the last `,"partition":` is the field.
 fn origin(line: &[u8]) -> Option<(i32, i64)> {
     const PARTITION: &[u8] = b",\"partition\":";
     const OFFSET: &[u8] = b",\"offset\":";

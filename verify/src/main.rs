@@ -1,15 +1,17 @@
-//! Compares table, topic, logs and PostgreSQL, and says whether they agree.
+//! Compares table, topic, logs and PostgreSQL, and reports whether they agree.
 //!
-//! - table ↔ topic: the last record of each key is the row, and no row is without one;
+//! - table ↔ topic: the last record of each key equals the row, and each row has one;
 //! - topic: each key in its partition and in the source's order, no change of an epoch twice;
-//! - topic ↔ logs: each record in exactly one log, its line byte for byte right; one that can't be read is a dead letter;
-//! - table ↔ PostgreSQL: each row after the rules, and no other.
+//! - topic ↔ logs: each record in exactly one log, with the expected line byte for byte; an unreadable record is a dead
+//!   letter;
+//! - table ↔ PostgreSQL: each row after the rules, and no other row.
 //!
-//! All may be written to meanwhile: it fixes a position of the source, and judges up to it. What it could not compare, as
-//! records that have expired, it counts and names; only when it compared everything does it say that all agree.
+//! All four may be written to meanwhile: verify fixes a position of the source and compares up to it. It counts and
+//! names the items that it could not compare, such as expired records; it reports that all agree only after it compared
+//! everything.
 //!
-//! It only reads. It streams: memory grows by some 26 to 52 bytes a record and 90 to 180 a key, never with
-//! the text of lines.
+//! It only reads, and streams: memory grows by some 26 to 52 bytes a record and 90 to 180 a key, never with the text of
+//! lines.
 
 mod arrival;
 mod compare;

@@ -1,7 +1,7 @@
-//! Where the Java client would put a key: murmur2, as `org.apache.kafka.common.utils.Utils` computes it.
+//! The partition that the Java client chooses for a key: murmur2, as `org.apache.kafka.common.utils.Utils` computes it.
 //!
-//! A second implementation, so that the producer's partitioner is not judged by its own code. Both are held against the same
-//! answers of the Java client.
+//! This is a second implementation, so that the producer's partitioner is not checked by its own code. Tests compare
+//! both with the same results of the Java client.
 
 /// The partition of `key` among `partitions`.
 pub(crate) fn partition_of(key: &[u8], partitions: usize) -> usize {
@@ -30,7 +30,7 @@ fn murmur2(data: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    /// The cases of Kafka's own `UtilsTest.testMurmur2`, and 1,000 keys that the Java client was asked about.
+    /// The cases of Kafka's own `UtilsTest.testMurmur2`, and the Java client's results for 1,000 keys.
     #[test]
     fn it_is_the_java_clients() {
         for (key, want) in [

@@ -1,4 +1,4 @@
-//! Places in the source, kept small: one word or two for each key instead of its text.
+//! Places in the source in a compact form: one or two words for each key instead of its text.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use pipeline::gtid::GtidSet;
 use pipeline::position::RecordPosition;
 use pipeline::record::Op;
 
-/// A [`RecordPosition`] whose text is kept once, in [`Places`].
+/// A [`RecordPosition`] whose text is stored once, in [`Places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Gtid(u32, u64),
@@ -14,7 +14,7 @@ pub(crate) enum Place {
     Contains(u32),
 }
 
-/// The sources, files and GTID sets that occurred.
+/// The distinct sources, files and GTID sets.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     names: Vec<String>,
@@ -24,9 +24,10 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// Reads the `pos` of a record; `None` when it is of no known form. A delete that a snapshot found has a snapshot's.
+    /// Parses the `pos` of a record; `None` for an unknown format. A delete that a snapshot found has a snapshot's
+    /// format.
     pub(crate) fn place(&mut self, pos: &str, op: Op) -> Option<Place> {
-        // A chunk's position comes with each of its rows.
+        // All rows of a chunk have the chunk's position.
         if op == Op::Snapshot
             && let Some(number) = self.set_numbers.get(pos)
         {
@@ -65,7 +66,7 @@ impl Places {
         &self.names[number as usize]
     }
 
-    /// The set of a place that contains many transactions.
+    /// The GTID set of a place that contains many transactions.
     pub(crate) fn set(&self, number: u32) -> &GtidSet {
         &self.sets[number as usize]
     }
@@ -78,7 +79,7 @@ impl Places {
         }
     }
 
-    /// What is wrong with `next` (epoch, place, row) after `last`; the text is to be followed by "of the record before it".
+    /// The error in the order of `next` (epoch, place, row) after `last`; "of the record before it" follows the text.
     pub(crate) fn disorder(
         &self,
         last: (u64, Option<&Place>, u64),
@@ -89,7 +90,7 @@ impl Places {
         }
         let (last_place, next_place) = last.1.zip(next.1)?;
         if last_place == next_place {
-            // The same row again is the matter of another check.
+            // Another check reports a repeated row.
             return (next.2 < last.2)
                 .then(|| format!("its row {} in the transaction is before row {}", next.2, last.2));
         }

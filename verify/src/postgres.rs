@@ -1,4 +1,4 @@
-//! PostgreSQL's table `product`, in the order of the id, a block at a time.
+//! Reads PostgreSQL's table `product` in the order of the id, a block at a time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Row};
 pub(crate) struct Rows {
     client: Client,
     block: VecDeque<StoredProduct>,
-    /// There is nothing after the block.
+    /// The block is the last one.
     ended: bool,
     pub(crate) count: u64,
 }
@@ -37,11 +37,11 @@ const COLUMNS: &str = "id::bigint, name::text, category::text, price::text, disc
     (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint, source_partition, source_offset";
 const BLOCK: &str = "FETCH 5000 FROM rows";
 const UNREAD: &str = "cannot read PostgreSQL's table product";
-/// A link that died without a word brings no answer, and the system notices that after hours only.
+/// A connection that died silently brings no answer, and the system detects that only after hours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Rows {
-    /// Connects and begins to read. A missing database or table counts as an empty one.
+    /// Connects and starts reading. A missing database or table counts as an empty one.
     ///
     /// # Errors
     /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
@@ -63,7 +63,7 @@ impl Rows {
     /// The next row if its id is at most `id`.
     ///
     /// # Errors
-    /// Transient when the link breaks or is silent.
+    /// Transient when the connection breaks or does not answer.
     pub(crate) async fn next_up_to(&mut self, id: i64) -> Result<Option<StoredProduct>> {
         if self.block.is_empty() && !self.ended {
             let rows = answered(UNREAD, self.client.query_typed(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
@@ -77,7 +77,7 @@ impl Rows {
         Ok(self.block.pop_front())
     }
 
-    /// The row with this id once more, for a person to read.
+    /// Reads the row with this id again, as text for a person.
     ///
     /// # Errors
     /// As [`Rows::next_up_to`].
@@ -97,7 +97,7 @@ fn other_columns(error: tokio_postgres::Error) -> Error {
     Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(error)
 }
 
-/// What the server answers, unless it is silent for too long.
+/// The server's answer, or an error when it does not answer in time.
 async fn answered<T>(
     what: &str,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -121,12 +121,12 @@ impl StoredProduct {
         })
     }
 
-    /// Partition and offset of the record that it came from.
+    /// Partition and offset of the row's record.
     pub(crate) fn place(&self) -> Option<(i32, i64)> {
         self.source.0.zip(self.source.1)
     }
 
-    /// Equal for rows that are equal to the same transformed product, as [`state_hash`] of it.
+    /// Rows that equal the same transformed product have equal hashes, the [`state_hash`] of that product.
     pub(crate) fn state_hash(&self) -> u64 {
         let price = |text: &Option<String>| {
             let read = text.as_deref().map(|text| Price::parse(text).map(|p| p.to_string()));
@@ -141,7 +141,7 @@ impl StoredProduct {
         ))
     }
 
-    /// Whether it is what the transformation gives.
+    /// Whether the row equals the transformed product.
     pub(crate) fn equals(&self, other: &Transformed<'_>) -> bool {
         let price = |text: &Option<String>| text.as_deref().map(Price::parse);
         self.id == other.id
@@ -164,7 +164,7 @@ impl StoredProduct {
     }
 }
 
-/// The hash of the row that a product must give.
+/// The hash of the expected row of a product.
 pub(crate) fn state_hash(product: &Transformed<'_>) -> u64 {
     hash(&describe(product))
 }
@@ -173,7 +173,7 @@ fn hash(text: &str) -> u64 {
     crate::topic::hash(text.as_bytes())
 }
 
-/// A transformed product for a person to read.
+/// A transformed product as text for a person.
 pub(crate) fn describe(product: &Transformed<'_>) -> String {
     text(
         product.name,

@@ -1,4 +1,4 @@
-//! A record of the topic, read as a consumer reads it: the change that it tells of, and the line that it must give.
+//! Reads a record of the topic as a consumer does: the change in it, and its expected line.
 
 use std::collections::HashSet;
 
@@ -15,19 +15,19 @@ use rdkafka::message::BorrowedMessage;
 
 use crate::span::Bounds;
 
-/// Reads records; schemas are looked up once each. To be used on a blocking thread.
+/// Reads records; looks each schema up once. Use it on a blocking thread.
 pub(crate) struct Reader {
     schemas: WriterSchemas,
     scratch: Scratch,
-    /// Where the records are that a consumer could not read.
+    /// The places of the records that a consumer could not read.
     dead_letters: HashSet<(i32, i64)>,
 }
 
-/// What a record says.
+/// The contents of a record.
 pub(crate) struct Change<'a> {
     pub(crate) id: i64,
     pub(crate) source: Source<'a>,
-    /// `None` when it was deleted.
+    /// `None` when the product was deleted.
     pub(crate) product: Option<Product<'a>>,
 }
 
@@ -36,8 +36,8 @@ impl Reader {
         Self { schemas, scratch: Scratch::default(), dead_letters: HashSet::new() }
     }
 
-    /// Learns which records consumers could not read. One with an unknown schema id may have been known as foreign when it was
-    /// consumed, by a list of ids that is lost since: then it is no change, although it can be read.
+    /// Loads the places of records that consumers could not read. The consumers may have known that a record's schema
+    /// id was foreign from a list of ids that is lost since; such a record is no change, although it can be read now.
     ///
     /// # Errors
     /// As [`DeadLetter::read`], and when Kafka can't be reached.
@@ -56,10 +56,10 @@ impl Reader {
         Ok(())
     }
 
-    /// The change, or why the record tells of none.
+    /// Reads the change, or the reason why the record carries none.
     ///
     /// # Errors
-    /// As [`WriterSchemas::look_up`]: only an id that nobody of ours wrote is the record's fault.
+    /// As [`WriterSchemas::look_up`]: only a schema id that none of our programs wrote is the record's fault.
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
         let (partition, offset) = (message.partition(), message.offset());
         self.schemas.look_up(message.payload(), partition, offset)?;
@@ -103,7 +103,7 @@ fn printable(what: &str, time: Micros) -> Result<(), String> {
 }
 
 impl Change<'_> {
-    /// Writes the line that a log must hold to `out`; `false` when a rule leaves the record out.
+    /// Writes the record's expected line to `out`; `false` when a rule filters the record out.
     pub(crate) fn line(&self, rules: &Rules, partition: i32, offset: i64, out: &mut Vec<u8>) -> bool {
         let origin = Origin { op: self.source.op, partition, offset, source_ts: Micros(self.source.ts_us) };
         match &self.product {
@@ -117,11 +117,11 @@ impl Change<'_> {
     }
 }
 
-/// Where a dead letter came from: the header `origin`.
+/// The origin of a dead letter: its header `origin`.
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct DeadLetter {
     pub(crate) topic: String,
-    /// Of a record; a row that the producer parked has none.
+    /// The partition of the record; a row that the producer parked has none.
     #[serde(default = "nowhere")]
     pub(crate) partition: i32,
     #[serde(default = "nowhere")]
@@ -129,16 +129,16 @@ pub(crate) struct DeadLetter {
     /// The table of a row that the producer parked.
     #[serde(default)]
     table: String,
-    /// The header `source` that the record has, or would have.
+    /// The header `source` of the record, or of the row's missing record.
     #[serde(default)]
     header: String,
-    /// Why it was put aside.
+    /// The reason for parking.
     #[serde(default)]
     pub(crate) reason: String,
     /// The sink that does not store the record; empty when the record can't be decoded.
     #[serde(default)]
     pub(crate) sink: String,
-    /// The product, where a sink does not store the record.
+    /// The product, if a sink does not store the record.
     #[serde(default)]
     pub(crate) key: i64,
 }
@@ -148,10 +148,10 @@ fn nowhere<T: From<i32>>() -> T {
 }
 
 impl DeadLetter {
-    /// Where the producer parked the row in its source; `None` when it is a record's dead letter.
+    /// The place in the source of a row that the producer parked; `None` for a record's dead letter.
     ///
     /// # Errors
-    /// Definite when its header has another form.
+    /// Definite when its header has another format.
     pub(crate) fn of_row<'a>(&'a self, message: &BorrowedMessage<'_>) -> Result<Option<(i128, Source<'a>)>> {
         if self.offset >= 0 || self.table.is_empty() {
             return Ok(None);
@@ -167,7 +167,7 @@ impl DeadLetter {
     /// Reads the header.
     ///
     /// # Errors
-    /// Definite when it has another form.
+    /// Definite when it has another format.
     pub(crate) fn read(message: &BorrowedMessage<'_>) -> Result<Self> {
         let wrong = |reason: &str| {
             let place = format!("{} partition {} offset {}", message.topic(), message.partition(), message.offset());
@@ -178,7 +178,7 @@ impl DeadLetter {
     }
 }
 
-/// A product for a person to read.
+/// A product as text for a person.
 pub(crate) fn describe(product: &Product<'_>) -> String {
     let text = |t: Option<&str>| t.map_or_else(|| "null".to_owned(), |t| format!("{t:?}"));
     let shown = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());

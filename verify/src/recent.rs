@@ -1,24 +1,24 @@
-//! The states that a key had while this ran: one of them is its row in the table's snapshot.
+//! The states of a key during this run: its row in the table's snapshot must be one of them.
 
-/// What the key was at [`crate::cut::Cut`]'s low end.
+/// The state of the key at [`crate::cut::Cut`]'s low end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
     /// The hash of its value; `None` when it was deleted.
     Record(Option<u64>),
     /// The topic has no older record: there was no row, unless its record has expired.
     Nothing,
-    /// Nobody can tell: a snapshot of the producer passed the key, or compaction may have taken its record.
+    /// The state is unknown: a snapshot of the producer passed the key, or compaction may have removed its record.
     Unknown,
 }
 
-/// Whether a row is what the topic's records allow.
+/// Whether the topic's records allow a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Match {
     Equal,
     Different,
-    /// It is not the last state, and the one before has expired.
+    /// The row is not the last state, and the one before has expired.
     Expired,
-    /// It is not the last state, and the one before can't be known.
+    /// The row is not the last state, and the one before is unknown.
     Passed,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// The first record after the low end has been read; `old` is the state by the record before it, if there is one.
+    /// Starts with the first record after the low end; `old` is the state by the record before it, if there is one.
     pub(crate) fn new(old: Option<Option<u64>>, compacted: bool) -> Self {
         let before = match old {
             Some(state) => Before::Record(state),
@@ -41,18 +41,18 @@ impl Recent {
         Self { before, since: Vec::new() }
     }
 
-    /// A further record has been read; `old` is the state before it.
+    /// Adds a further record; `old` is the state before it.
     pub(crate) fn push(&mut self, old: Option<u64>) {
         self.since.push(old);
     }
 
-    /// A snapshot's record has been read: changes before it need have no record.
+    /// Notes a snapshot's record: changes before it need not have records.
     pub(crate) fn passed_by_snapshot(&mut self) {
         self.before = Before::Unknown;
     }
 
-    /// Whether the row, which is not the key's last state, is one of the others. `may_have_expired` says that records of
-    /// this key's partition have.
+    /// Judges a row that is not the key's last state against the other states. `may_have_expired` says whether records
+    /// of this key's partition may have expired.
     pub(crate) fn judge(&self, row: Option<u64>, may_have_expired: bool) -> Match {
         if self.since.contains(&row) {
             return Match::Equal;

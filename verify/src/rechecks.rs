@@ -1,7 +1,7 @@
-//! PostgreSQL's rows of keys that are written to while this runs: each is compared with the record that it names.
+//! Compares PostgreSQL's rows of keys that are written to during this run with the records that they name.
 //!
-//! The consumers have passed all that is judged of the topic, so such a row must be of the key's last record there, or of
-//! a later one. A key without a row must have been deleted, or left out by a rule, by one of these records.
+//! The consumers have passed all compared records, so such a row must come from the key's last one of them, or from a
+//! later record. If a key has no row, one of these records must be a delete, or a rule must filter it out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,25 +18,25 @@ use crate::reading::Reader;
 use crate::span::Span;
 use crate::topic::Key;
 
-/// What PostgreSQL has of a key.
+/// PostgreSQL's state of a key.
 #[derive(Debug)]
 struct Recheck {
-    /// The record that it names; without a row, the key's last record that was read, if there is one.
+    /// The record that the row names; without a row, the key's last record that was read, if there is one.
     place: (i32, i64),
-    /// Hash of the row; `None` when it has none.
+    /// Hash of the row; `None` without a row.
     row: Option<u64>,
 }
 
-/// Rows that are compared with records.
+/// The rows to compare with records.
 #[derive(Debug, Default)]
 pub(crate) struct Rechecks {
     keys: BTreeMap<i64, Recheck>,
-    /// Keys whose rows were found wrong without their records.
+    /// Keys whose rows are wrong, as the first comparison without their records showed.
     wrong: BTreeSet<i64>,
 }
 
 impl Rechecks {
-    /// PostgreSQL has this row, which names its record; `last` is the key's last record that was read.
+    /// Adds a row of PostgreSQL, which names its record; `last` is the key's last record that was read.
     pub(crate) fn row(&mut self, row: &StoredProduct, place: (i32, i64), last: Option<&Key>, findings: &mut Findings) {
         if let Some(last) = last
             && (place.0 != last.partition || place.1 < last.offset)
@@ -54,7 +54,7 @@ impl Rechecks {
         self.keys.insert(row.id, Recheck { place, row: Some(row.state_hash()) });
     }
 
-    /// PostgreSQL has no row of this key, whose records may begin at `place`.
+    /// Adds a key without a row in PostgreSQL; its records may begin at `place`.
     pub(crate) fn no_row(&mut self, id: i64, place: (i32, i64)) {
         self.keys.insert(id, Recheck { place, row: None });
     }
@@ -64,7 +64,7 @@ impl Rechecks {
         self.keys.contains_key(&id) || self.wrong.contains(&id)
     }
 
-    /// Reads these records. Blocks. Returns the keys that have the right row, or rightly none, no more.
+    /// Reads the records and reports the keys whose row is wrong or missing. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka or the registry can't be reached.
@@ -134,7 +134,7 @@ impl Rechecks {
     }
 }
 
-/// Adds PostgreSQL's rows to the findings that lack them.
+/// Adds PostgreSQL's rows as text to the findings that lack them.
 ///
 /// # Errors
 /// As [`Rows::next_up_to`].

@@ -8,7 +8,7 @@ use crate::gaps::{Gap, Gaps, NotCompared};
 use crate::logs::Logs;
 use crate::topic::Topic;
 
-/// Names with their numbers, in an order that means something.
+/// Names with their numbers, in a meaningful order.
 #[derive(Debug, Default)]
 pub(crate) struct Counts(Vec<(String, u64)>);
 
@@ -24,31 +24,31 @@ impl FromIterator<(String, u64)> for Counts {
     }
 }
 
-/// The result in a word.
+/// The verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     /// Everything was compared and agrees.
     Agree,
-    /// What could be compared agrees; the report says what could not.
+    /// Everything that was compared agrees; the report lists the rest.
     AgreeAsFarAsCompared,
     /// Nothing could be compared.
     #[default]
     NothingCompared,
-    /// Something has not arrived yet; all else agrees.
+    /// Something has not arrived yet; everything else agrees.
     Behind,
     /// Something differs.
     Different,
 }
 
 impl Verdict {
-    /// Whether the program ends with 0; with `complete` only if everything was compared.
+    /// Whether the exit code is 0; with `complete`, only if everything was compared.
     pub(crate) fn is_success(self, complete: bool) -> bool {
         self == Self::Agree || (self == Self::AgreeAsFarAsCompared && !complete)
     }
 }
 
-/// Everything that was counted. This is the form of `--json`; its keys stay.
+/// All counts. This is the format of `--json`; its keys are stable.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) verdict: Verdict,
@@ -57,15 +57,15 @@ pub(crate) struct Report {
     pub(crate) topic: String,
     /// `database.table`
     pub(crate) table: String,
-    /// What is judged: everything up to here, as a GTID set, or as file and offset on a server without GTIDs.
+    /// The position up to which verify compared: a GTID set, or file and offset on a server without GTIDs.
     pub(crate) position: String,
-    /// What could not be compared, and why.
+    /// The items that could not be compared, with the reason.
     pub(crate) not_compared: Vec<NotCompared>,
     pub(crate) records: u64,
     pub(crate) per_partition: Vec<PartitionReport>,
     pub(crate) epochs: Vec<u64>,
     pub(crate) ops: Ops,
-    /// Products that are alive in the topic.
+    /// Products that exist in the topic.
     pub(crate) keys: u64,
     /// Lines of each log.
     pub(crate) logs: Counts,
@@ -75,9 +75,9 @@ pub(crate) struct Report {
     pub(crate) parked_records: u64,
     /// Dead letters of rows that the producer could not carry.
     pub(crate) refused_rows: u64,
-    /// Keys of which PostgreSQL has an older row or none, as their last record is parked.
+    /// Keys with an older row or none in PostgreSQL, as their last record is parked.
     pub(crate) parked_keys: u64,
-    /// Records that a rule leaves out of the logs.
+    /// Records that a rule filters out of the logs.
     pub(crate) filtered: u64,
     /// Lines of records that are no longer in the topic: not checked.
     pub(crate) expired_lines: u64,
@@ -93,11 +93,11 @@ pub(crate) struct Report {
     /// Records and lines out of order.
     pub(crate) out_of_order: u64,
     pub(crate) torn: u64,
-    /// How many of each kind of difference.
+    /// The number of differences of each kind.
     pub(crate) counts: Counts,
     /// The first ten of each kind.
     pub(crate) differences: Vec<Finding>,
-    /// What a reader should know besides.
+    /// Further notes for the reader.
     pub(crate) notes: Vec<String>,
 }
 
@@ -108,11 +108,11 @@ pub(crate) struct PartitionReport {
     pub(crate) records: u64,
     /// `null` when it is empty.
     pub(crate) last_offset: Option<i64>,
-    /// The logs that hold its lines, with their number.
+    /// The logs that hold its lines, with the number of lines.
     pub(crate) logs: Counts,
 }
 
-/// Records by what happened.
+/// Records by outcome.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Ops {
     pub(crate) r: u64,
@@ -122,7 +122,7 @@ pub(crate) struct Ops {
 }
 
 impl Report {
-    /// Takes over what was counted in the topic and the logs.
+    /// Copies the counts of the topic and the logs.
     pub(crate) fn count(&mut self, topic: &Topic, logs: &Logs) {
         self.records = topic.records() as u64;
         self.per_partition = topic
@@ -154,7 +154,7 @@ impl Report {
         self.later_lines = logs.later;
     }
 
-    /// Takes over what was found, and what could not be compared.
+    /// Copies the differences and the items that could not be compared.
     pub(crate) fn conclude(&mut self, findings: &Findings, gaps: &Gaps) {
         self.verdict = self.judge(findings, gaps);
         self.agree = self.verdict == Verdict::Agree;
@@ -179,7 +179,7 @@ impl Report {
         if gaps.list().is_empty() {
             return Verdict::Agree;
         }
-        // PostgreSQL's rows are compared with the table's.
+        // PostgreSQL's rows are compared with the table's rows.
         let rows = self.postgres_rows.is_some_and(|rows| rows > 0)
             || self.table_rows > gaps.count(Gap::Rows) + gaps.count(Gap::PassedRows) + gaps.count(Gap::Refused);
         if self.records > 0 || rows { Verdict::AgreeAsFarAsCompared } else { Verdict::NothingCompared }
@@ -300,7 +300,7 @@ impl Report {
     }
 }
 
-/// A line may be long; a person needs its beginning.
+/// The report shows only the beginning of a long line.
 const LONGEST_VALUE: usize = 400;
 
 fn describe(finding: &Finding) -> String {

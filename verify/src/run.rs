@@ -1,5 +1,5 @@
-//! The steps in their order: fix a position, wait, read the topic, the dead letters, the logs, the table with PostgreSQL;
-//! then explain.
+//! Runs the steps in order: fix a position, wait, read the topic, the dead letters, the logs, and the table with
+//! PostgreSQL; then collect the details of the differences.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::report::Report;
 use crate::span::{Bounds, Span};
 use crate::topic::{self, Topic};
 
-/// What is compared.
+/// The places to compare.
 #[derive(Clone)]
 pub(crate) struct Parts {
     mysql: MySqlSettings,
@@ -40,10 +40,10 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// From the settings.
+    /// Reads them from the settings.
     ///
     /// # Errors
-    /// Usage, naming the setting.
+    /// Usage, with the name of the setting.
     pub(crate) fn from(settings: &Settings) -> Result<Self> {
         Ok(Self {
             mysql: MySqlSettings::from(settings)?,
@@ -56,18 +56,18 @@ impl Parts {
     }
 }
 
-/// The logs folders of a setting: paths with commas between, unless there is a folder with such a name.
+/// The logs folders of a setting: paths separated by commas, unless a folder has the whole text as its name.
 fn folders(text: &str) -> Vec<PathBuf> {
     if Path::new(text).is_dir() { vec![text.into()] } else { text.split(',').map(|p| p.trim().into()).collect() }
 }
 
-/// Without `--wait`, so long for what is on its way already.
+/// The wait for changes on their way, without `--wait`.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
-/// So long for open transactions, at least.
+/// The wait for open transactions, at least.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// Compares everything up to one position of the source, which it fixes; with `wait` it first lets everything arrive, so
-/// long at most.
+/// Compares everything up to one position of the source, which it fixes; with `wait` it first waits until everything
+/// has arrived, at most so long.
 ///
 /// # Errors
 /// Transient when a server can't be reached; definite when something can't be read at all.
@@ -106,10 +106,10 @@ struct Run {
     gaps: Gaps,
 }
 
-/// The topic, and what reads it.
+/// The topic, and its reader.
 struct Read {
     topic: Topic,
-    /// The part of it that is judged.
+    /// The part of the topic to compare.
     span: Span,
     bounds: Bounds,
     reader: Reader,
@@ -134,11 +134,11 @@ impl Run {
         blocking(move || arrival::of_producer(&kafka, &source, &end, patience)).await
     }
 
-    /// Fixes the position that is judged up to, when the producer is there or nearly so; else says what is missing. What is
-    /// missing without `--wait` comes beside it.
+    /// Fixes the position once the producer has reached it or nearly so; otherwise returns what is missing. Without
+    /// `--wait`, it returns the position together with what is missing.
     async fn fix(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<Result<(Cut, Option<String>), String>> {
         if self.wait.is_some() {
-            // Most of the wait is over before the snapshot is opened, as it keeps the server from forgetting old rows.
+            // Wait before the snapshot is opened, as a long snapshot keeps the server from purging old row versions.
             let end = BinlogEnd::ask(conn).await?;
             if let Some(missing) = self.of_producer(&end, self.patience(Duration::ZERO)).await? {
                 return Ok(Err(missing));
@@ -210,8 +210,8 @@ impl Run {
         Ok((read, logs))
     }
 
-    /// The table against the topic and PostgreSQL. The rows of PostgreSQL that are left to be compared with their records
-    /// come with the connection that has them.
+    /// Compares the table with the topic and PostgreSQL. Returns the rows of PostgreSQL that must still be compared
+    /// with their records, and the connection that reads them.
     async fn compare(
         &mut self,
         conn: &mut Conn,
@@ -250,7 +250,7 @@ impl Run {
         Ok((rechecks, stored))
     }
 
-    /// Looks into the topic once more for what was found.
+    /// Reads the topic once more for the details of the differences.
     async fn explain(&mut self, mut read: Read, mut rechecks: Rechecks) -> Result<()> {
         let repeated = read.topic.repeated();
         let Read { span, mut reader, topic, .. } = read;
@@ -278,7 +278,7 @@ impl Run {
     }
 }
 
-/// Kafka's client blocks, so it gets a thread of its own.
+/// Runs Kafka's client, which blocks, on a separate thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|e| Error::definite("a step of the comparison ended in a panic").with_source(e))?

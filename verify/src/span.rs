@@ -1,4 +1,4 @@
-//! The part of a topic that is judged: from where its partitions begin to where they ended at one moment.
+//! The part of a topic that is compared: from the partitions' beginnings to their ends at one moment.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use pipeline::kafka::{self, Logging};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often the ends are asked for while a transaction is open.
+/// How often to ask for the ends while a transaction is open.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Offsets by partition.
@@ -16,12 +16,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(crate) struct Span {
     /// The first offset that the partition still has.
     pub(crate) first: Vec<i64>,
-    /// The offset after the last one that is committed.
+    /// The offset after the last committed record or marker.
     pub(crate) end: Vec<i64>,
 }
 
 impl Span {
-    /// Whether the record is at or after the end: it came later, and is not judged.
+    /// Whether the record is at or after the end, and so is not compared.
     pub(crate) fn is_later(&self, partition: i32, offset: i64) -> bool {
         usize::try_from(partition).ok().and_then(|i| self.end.get(i)).is_none_or(|end| offset >= *end)
     }
@@ -32,15 +32,15 @@ impl Span {
     }
 }
 
-/// Asks where a topic's partitions begin and end. It blocks.
+/// Asks for the beginnings and ends of a topic's partitions. Blocks.
 pub(crate) struct Bounds {
     settings: KafkaSettings,
     topic: String,
     logging: Logging,
     partitions: i32,
-    /// Sees what is committed.
+    /// Reads committed offsets.
     committed: BaseConsumer<Logging>,
-    /// Sees what is written.
+    /// Reads written offsets.
     written: BaseConsumer<Logging>,
 }
 
@@ -65,7 +65,7 @@ impl Bounds {
         Ok(Some(Self { settings, topic, logging, partitions, committed, written }))
     }
 
-    /// As [`Bounds::of`], of a topic that must be there.
+    /// As [`Bounds::of`], for a topic that must exist.
     ///
     /// # Errors
     /// As [`Bounds::of`]; definite when there is no such topic.
@@ -76,7 +76,7 @@ impl Bounds {
         })
     }
 
-    /// What is committed now.
+    /// The committed span now.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.
@@ -84,9 +84,9 @@ impl Bounds {
         self.ask(&self.committed)
     }
 
-    /// What is written now, as soon as all of it is committed or aborted: an open transaction hides what was committed
-    /// after it began, and the markers of a commit come after its answer. At the deadline, what is committed then; the
-    /// text names the partitions in which a transaction stays open.
+    /// The written span now, once all of it is committed or aborted: an open transaction hides later commits, and the
+    /// markers of a commit are written after its answer. At the deadline it returns the committed span, and a text that
+    /// names the partitions with an open transaction.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.

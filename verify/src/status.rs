@@ -1,4 +1,4 @@
-//! One line on a terminal that says how far a long step is; nothing elsewhere.
+//! Shows the progress of a long step in one line on a terminal; shows nothing elsewhere.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// For a step that counts `what`.
+    /// For a step that counts items named `what`.
     pub(crate) fn new(what: &'static str) -> Self {
         Self { what, count: 0, shown: None, on_terminal: stderr().is_terminal() }
     }
@@ -31,7 +31,7 @@ impl Status {
             return;
         }
         self.shown = Some(Instant::now());
-        // A terminal that is gone is no reason to stop.
+        // A closed terminal is no reason to stop.
         drop(write!(stderr(), "\r\x1b[K{text}"));
     }
 }

@@ -1,12 +1,12 @@
-//! One pass over the topic: what each record must have become, and each key's last state.
+//! Reads the topic in one pass: the expected line of each record, and the last state of each key.
 //!
-//! Records after the span's end are left to the next run. Keys that were written to after the cut keep a hash for each of
-//! these records besides.
+//! Records after the span's end are left to the next run. For a key that was written to after the cut, each of these
+//! records adds a hash.
 //!
-//! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and which log has it) and about
-//! 90 a key, up to twice that while the tables have room to grow; 1.4 million records of 460,000 keys took 217 MB with all
-//! clients. Hashes have 64 bits: among a million records two are the same by accident once in 40 million runs, and those
-//! are told apart by their text.
+//! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and the number of its log) and
+//! about 90 a key, up to twice that while the tables have room to grow; 1.4 million records of 460,000 keys took 217 MB
+//! with all clients. Hashes have 64 bits: among a million records, two are equal by accident once in 40 million runs,
+//! and [`explain`] compares the text of those.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -33,24 +33,24 @@ use crate::recent::{Match, Recent};
 use crate::span::{Bounds, Span};
 use crate::status::Status;
 
-/// What became of a record.
+/// The outcome for a record.
 pub(crate) type Fate = u16;
 /// In no log yet.
 pub(crate) const UNSEEN: Fate = 0;
-/// A rule leaves it out of the logs.
+/// A rule filters the record out of the logs.
 pub(crate) const FILTERED: Fate = Fate::MAX;
-/// It can't be read, so it must be a dead letter.
+/// The record can't be read, so it must be a dead letter.
 pub(crate) const UNREADABLE: Fate = Fate::MAX - 1;
-/// It is a dead letter.
+/// The record is a dead letter.
 pub(crate) const PARKED: Fate = Fate::MAX - 2;
-/// Fates from 1 to here are the number of a log.
+/// Values from 1 to this one are the number of a log.
 pub(crate) const LAST_LOG: Fate = Fate::MAX - 3;
 
 /// The records of one partition, in the order of their offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
     pub(crate) offsets: Vec<i64>,
-    /// Hashes of the lines that the records must give.
+    /// Hashes of the records' expected lines.
     pub(crate) lines: Vec<u64>,
     pub(crate) fates: Vec<Fate>,
 }
@@ -58,11 +58,11 @@ pub(crate) struct Partition {
 /// The last state of one key.
 #[derive(Debug)]
 pub(crate) struct Key {
-    /// Hash of its Avro value; `None` when it is deleted.
+    /// Hash of its Avro value; `None` when the product is deleted.
     pub(crate) state: Option<u64>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// The table has it too.
+    /// The table has the key too.
     pub(crate) in_table: bool,
     epoch: u64,
     row: u64,
@@ -96,7 +96,7 @@ fn texts_hash(name: Option<&str>, category: Option<&str>) -> u64 {
     hasher.finish()
 }
 
-/// What the topic holds.
+/// The contents of the topic.
 #[derive(Debug, Default)]
 pub(crate) struct Topic {
     pub(crate) partitions: Vec<Partition>,
@@ -110,19 +110,19 @@ pub(crate) struct Topic {
     pub(crate) refused_rows: u64,
     /// Partition and offset of the records that PostgreSQL does not store.
     pub(crate) parked: HashSet<(i32, i64)>,
-    /// The last of them, by key.
+    /// The last parked record of each key.
     last_parked: HashMap<i64, (i32, i64)>,
     /// The last dead letter of each row that the producer could not carry.
     refused: HashMap<i128, RowLetter>,
-    /// Hashes of (epoch, position, row) of all of them.
+    /// Hashes of (epoch, position, row) of all these dead letters.
     refused_at: HashSet<u64>,
-    /// Dead letters may be gone.
+    /// Dead letters may have expired.
     letters_expired: bool,
     /// Keys that were written to after the cut.
     recent: HashMap<i64, Recent>,
-    /// Older records of a key may be gone.
+    /// Compaction may have removed older records of a key.
     compacted: bool,
-    /// Why records can't be read, as far as they are among the first.
+    /// Why records can't be read, for the first of them.
     unreadable: HashMap<(i32, i64), String>,
     /// Hashes of (epoch, position, row).
     positions: Vec<u64>,
@@ -249,10 +249,10 @@ impl Topic {
         }
     }
 
-    /// Keeps the states of a key since the cut.
+    /// Records the states of a key since the cut.
     fn remember(&mut self, id: i64, old: Option<Option<u64>>, op: Op, place: Option<Place>, cut: &Cut) {
         let Some(place) = place.filter(|place| cut.is_after_low(&self.places, *place)) else {
-            // A replay brings the changes before the cut once more, and the ones after it again.
+            // A replay repeats the changes from before the cut, and then those after it.
             self.recent.remove(&id);
             return;
         };
@@ -272,14 +272,14 @@ impl Topic {
         self.recent.get(&id).filter(|_| cut.is_recent(&self.places, place))
     }
 
-    /// Every key of which [`Topic::recent`] says so.
+    /// The keys for which [`Topic::recent`] is `Some`.
     pub(crate) fn recent_keys(&self, cut: &Cut) -> Vec<i64> {
         let mut ids: Vec<i64> = self.recent.keys().copied().filter(|id| self.recent(*id, cut).is_some()).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// Whether the table's row (`None`: it has none) is what the records say that it was.
+    /// Whether the records allow the table's row (`None`: there is no row).
     pub(crate) fn judge(&self, id: i64, row: Option<u64>, cut: &Cut, span: &Span) -> Match {
         let may_have_expired = span.has_expired(self.home(id));
         match self.keys.get(&id) {
@@ -291,7 +291,7 @@ impl Topic {
         }
     }
 
-    /// The partition that a key belongs into.
+    /// The partition of a key.
     pub(crate) fn home(&self, id: i64) -> usize {
         partition_of(id.to_string().as_bytes(), self.partitions.len())
     }
@@ -304,7 +304,7 @@ impl Topic {
     /// Reads the dead letters. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka can't be reached; definite when one of them does not say where it came from.
+    /// Transient when Kafka can't be reached; definite when a dead letter has no readable origin.
     pub(crate) fn read_dead_letters(
         &mut self,
         settings: &KafkaSettings,
@@ -345,7 +345,7 @@ impl Topic {
             }
             let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
             let Some(records) = records else { return Ok(()) };
-            // One that is not found may have left the topic by its retention.
+            // A record that is not found may have expired.
             let Ok(i) = records.offsets.binary_search(&letter.offset) else { return Ok(()) };
             if records.fates[i] == PARKED {
                 findings.add(Check::Doubled, || {
@@ -367,7 +367,7 @@ impl Topic {
         Ok(())
     }
 
-    /// Takes a dead letter of a record that PostgreSQL does not store; its line is in a log as any other's.
+    /// Counts a dead letter of a record that PostgreSQL does not store; the record's line is in a log all the same.
     fn take_parked(&mut self, letter: &DeadLetter, findings: &mut Findings) {
         let place = (letter.partition, letter.offset);
         if !self.parked.insert(place) {
@@ -380,8 +380,8 @@ impl Topic {
         *last = place.max(*last);
     }
 
-    /// Whether the key's last state is parked, or a later one, so that PostgreSQL has an older one, or none: `stored` is the
-    /// record of its row.
+    /// Whether the key's last state or a later one is parked, so that PostgreSQL has an older row or none: `stored` is
+    /// the record of its row.
     pub(crate) fn is_parked(&self, id: i64, stored: Option<(i32, i64)>) -> bool {
         let (Some(key), Some((partition, offset))) = (self.keys.get(&id), self.last_parked.get(&id)) else {
             return false;
@@ -390,8 +390,8 @@ impl Topic {
         older && *partition == key.partition && *offset >= key.offset
     }
 
-    /// Notes that the table has a row which can't be carried, of which a dead letter must have the value with this hash; says
-    /// what is wrong if none tells of this state.
+    /// Marks a row of the table that can't be carried. Its last dead letter must have the value with this hash; returns
+    /// the error text if it has not.
     pub(crate) fn judge_refused(&mut self, id: i128, value: u64, cut: &Cut) -> Option<&'static str> {
         let recent = i64::try_from(id).ok().filter(|id| self.recent(*id, cut).is_some());
         if let Some(key) = i64::try_from(id).ok().and_then(|id| self.keys.get_mut(&id)) {
@@ -408,7 +408,7 @@ impl Topic {
         if letter.value != value {
             return Some("the row can't be carried, and its last dead letter tells of another state");
         }
-        // A new epoch deletes a product that it could not carry.
+        // A new epoch deletes a product whose row it could not carry.
         let key = i64::try_from(id).ok().and_then(|id| self.keys.get(&id)).filter(|key| key.state.is_some())?;
         let last = (key.epoch, key.place.as_ref(), key.row);
         let order = self.places.disorder(last, (letter.epoch, letter.place.as_ref(), letter.row));
@@ -429,7 +429,8 @@ impl Topic {
         self.partitions.iter().any(|p| p.fates.contains(&UNSEEN))
     }
 
-    /// Reports the records that are nowhere, but those that the consumers have still to read; returns the number of these.
+    /// Reports records that are in no log, except those that the consumers have not read yet; returns the number of the
+    /// latter.
     pub(crate) fn report_missing(&self, consumed: &Consumed, elsewhere: &Elsewhere, findings: &mut Findings) -> u64 {
         let mut behind = 0;
         for (partition, records) in self.partitions.iter().enumerate() {
@@ -458,7 +459,7 @@ impl Topic {
         behind
     }
 
-    /// Finds the places of the source that came twice, and gives back their hashes' memory.
+    /// Finds places of the source that are in the topic twice, and frees the memory of the hashes.
     pub(crate) fn repeated(&mut self) -> Vec<u64> {
         let mut positions = std::mem::take(&mut self.positions);
         positions.sort_unstable();
@@ -468,8 +469,8 @@ impl Topic {
     }
 }
 
-/// Reads the topic once more to say more of what was found: keys, the lines that were expected, and which records share a
-/// place of the source. Blocks.
+/// Reads the topic again for the details of the differences: keys, expected lines, and the records that share a place
+/// of the source. Blocks.
 ///
 /// # Errors
 /// As [`Topic::read`].
