@@ -1,4 +1,4 @@
-//! Stacks that run on in the background, and what ends and removes them.
+//! Stacks that run in the background: how to find, stop and remove them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// Writes the file by which others find a running stack.
+/// Writes the file by which other processes find a running stack.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -29,18 +29,18 @@ pub fn announce(stack: &Stack) -> Result<()> {
     Ok(fs::rename(part, stack.dir().join("env"))?)
 }
 
-/// Takes the file away again.
+/// Removes that file.
 pub fn withdraw(dir: &Path) {
-    // It is not there when the stack never came up.
+    // The file does not exist if the stack never started.
     fs::remove_file(dir.join("env")).ok();
 }
 
-/// `export NAME=value` lines; no value of ours needs quotes.
+/// `export NAME=value` lines; none of the values needs quotes.
 pub fn env_lines(env: &[(String, String)]) -> String {
     env.iter().map(|(name, value)| format!("export {name}={value}\n")).collect()
 }
 
-/// Starts `cargo xtask services` again as a process of its own and waits until it is ready.
+/// Starts `cargo xtask services` as a separate process and waits until it is ready.
 ///
 /// # Errors
 /// When it fails; the message shows the end of its output.
@@ -60,7 +60,7 @@ pub fn detach(dir: &Path, arguments: &[String]) -> Result<()> {
     let output = fs::File::create(&log)?;
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe()?).arg("services").args(arguments);
-    // A session of its own: the end of the terminal does not reach it.
+    // Start a new session, so that closing the terminal does not end the process.
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let step = progress::step("services", "starting in the background");
     let mut child = command.spawn().context("cannot start setsid (util-linux)")?;
@@ -78,7 +78,7 @@ pub fn detach(dir: &Path, arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Stops what runs in `dir`. Returns whether something ran.
+/// Stops the stack in `dir`. Returns whether one was running.
 ///
 /// # Errors
 /// When it does not stop within a minute.
@@ -105,7 +105,7 @@ pub fn down(dir: &Path) -> Result<bool> {
 /// Removes a stack's data.
 ///
 /// # Errors
-/// When it runs.
+/// When the stack is running.
 pub fn clean(dir: &Path) -> Result<()> {
     if !dir.is_dir() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! Calls of cargo on this workspace, with output that passes through unaltered.
+//! Runs cargo on this workspace and passes its output through unaltered.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -18,12 +18,12 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The folder that cargo builds into.
+/// Cargo's target folder.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| background::root().join("target"), PathBuf::from)
 }
 
-/// Runs to the end; an interrupt is handed on to the command and what it started.
+/// Runs a command to its end; passes an interrupt on to the command and its child processes.
 ///
 /// # Errors
 /// When the command cannot be started or we are interrupted.
@@ -38,7 +38,7 @@ pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
             return Ok(status);
         }
         if interrupt::asked() && !told {
-            // It may just have ended.
+            // The process group may have ended already.
             killpg(group, Signal::SIGINT).ok();
             told = true;
         }
@@ -49,9 +49,9 @@ pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
 /// How the programs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Build {
-    /// As people use them.
+    /// The release build, for users.
     Release,
-    /// With the points at which tests kill them; nothing but the selection of packages turns these on.
+    /// With the failpoints at which tests kill the programs; only the selection of packages enables them.
     Test,
 }
 

@@ -1,5 +1,5 @@
-//! What Maven fetched is what was fetched when its version was chosen: each file has the SHA-256 sum that `downloads.sha256`
-//! gives it. Debian's packages need none, as apt checks their signatures.
+//! Checks downloads from Maven: each file must have the SHA-256 sum in `downloads.sha256`, which was recorded when the
+//! version was chosen. Debian's packages need none, as apt checks their signatures.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
-/// Lines as `sha256sum` writes them; the files are named `DOWNLOAD/FOLDER/FILE`.
+/// Lines in the format of `sha256sum`; the files are named `DOWNLOAD/FOLDER/FILE`.
 const SUMS: &str = include_str!("../downloads.sha256");
 
 /// Checks all files of `folder/part`, which were fetched as the download `name`.
 ///
 /// # Errors
-/// When one has another sum, or is not listed, or is missing: then the download must not be used.
+/// When a file has another sum, is not listed, or is missing: then the download must not be used.
 pub(crate) fn check(name: &str, folder: &Path, part: &str) -> Result<()> {
     let prefix = format!("{name}/{part}/");
     let mut found = BTreeMap::new();

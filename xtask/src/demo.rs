@@ -1,4 +1,4 @@
-//! The whole pipeline on servers of its own: `demo` runs it once and proves that all arrived, `up` keeps it running.
+//! The whole pipeline on fresh servers: `demo` runs it once and proves that all changes arrived, `up` keeps it running.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::programs::{CONSUMERS, Ended, Program, Programs};
 use crate::services::{Ports, Stack, StackOptions, needs};
 use crate::{background, cargo, interrupt, machine, progress};
 
-/// How long verify may wait for the last change; a program that dies ends the wait at once.
+/// How long verify may wait for the last change; a program that ends stops the wait at once.
 const ARRIVAL: &str = "300s";
-/// The owner of a demo's files: no stack that could go on.
+/// The owner of a demo's files: no stack, so `up` does not continue with them.
 const OWNER: &str = "demo";
 const PRODUCER_READY: Duration = Duration::from_secs(90);
 
@@ -48,11 +48,11 @@ pub struct UpOptions {
     ports: Ports,
 }
 
-/// The running programs. Dropped in an error, they are killed.
+/// The running programs. Dropping it, as after an error, kills them.
 struct Running {
     /// The producer is the first one.
     programs: Vec<Program>,
-    /// One that ends does not end the others: what ended it is shown, and it may be started again.
+    /// Keep the other programs running when one ends; its error is shown, and the user may start it again.
     keeps_on: bool,
     outputs: Outputs,
     owner: String,
@@ -61,7 +61,7 @@ struct Running {
 
 impl Running {
     fn check(&mut self) -> Result<()> {
-        // Even a run that is killed leaves a list of what it wrote.
+        // Even a run that is killed leaves a list of the files that it wrote.
         if self.claimed.elapsed() > Duration::from_secs(1) {
             self.outputs.claim(&self.owner)?;
             self.claimed = Instant::now();
@@ -84,7 +84,7 @@ impl Running {
         Ok(())
     }
 
-    /// Whether all run; any that has ended was shown.
+    /// Whether all programs are running; shows any that has ended.
     fn all_run(&mut self) -> bool {
         self.programs.iter_mut().all(|program| program.check().is_ok())
     }
@@ -98,14 +98,14 @@ impl Running {
 /// Runs the demo.
 ///
 /// # Errors
-/// Whatever keeps a change from arriving exactly once.
+/// When a change does not arrive exactly once.
 pub fn demo(options: &DemoOptions) -> Result<()> {
     let started = Instant::now();
     let data = checked_data(&options.data)?;
     let dir = cargo::target().join("demo-stack");
     let outputs = Outputs::default();
     let _held = outputs.hold()?;
-    // The logs of servers that `up` can go on with are of no use without each other.
+    // The logs and the servers that `up` continues with belong together; a demo must not delete one of them.
     let kept = fs::read_to_string(cargo::target().join("stack/id")).ok();
     if kept.is_some() && kept == outputs.owner() && !options.fresh {
         bail!(
@@ -120,7 +120,7 @@ pub fn demo(options: &DemoOptions) -> Result<()> {
     outputs.empty(options.fresh)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
     background::announce(&stack)?;
-    // The person's own settings file stays out of the demo: it may name other servers.
+    // Use an empty settings file: the user's own file may name other servers.
     let settings = stack.dir().join("config.yaml");
     fs::write(&settings, "{}\n")?;
     let programs = Programs::new(programs_folder, &stack).with("CONFIG", &settings.display().to_string());
@@ -171,7 +171,7 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     Ok(())
 }
 
-/// Keeps servers and programs running until Ctrl-C. A program that ends is shown, and the others continue.
+/// Keeps servers and programs running until Ctrl-C. The error of a program that ends is shown, and the others continue.
 ///
 /// # Errors
 /// When something cannot be started, or a server ends.
@@ -181,7 +181,7 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let _held = outputs.hold()?;
     let known = dir.join("id");
     let id = fs::read_to_string(&known).ok();
-    // Logs and servers belong together: both are kept, or both begin anew.
+    // Logs and servers belong together: keep both, or start with both empty.
     let goes_on = !options.fresh && id.is_some() && outputs.owner() == id;
     if !goes_on {
         outputs.check(options.fresh)?;
@@ -204,7 +204,7 @@ pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     outputs.claim(&id)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
     let mut programs = Programs::new(programs_folder, &stack);
-    // They share it, so it must be a range of ports, which their error says.
+    // All programs share the address, so it must be a range of ports; otherwise their error says so.
     if let Ok(address) = std::env::var("METRICS_LISTEN") {
         programs = programs.with("METRICS_LISTEN", &address);
     }
@@ -260,7 +260,7 @@ fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
     )
 }
 
-/// Waits for Ctrl-C, or for the first thing that goes wrong.
+/// Waits for Ctrl-C or for the first error.
 fn watch(mut check: impl FnMut() -> Result<()>) -> Result<()> {
     let mut result = Ok(());
     interrupt::wait_while(|| {
@@ -285,7 +285,7 @@ fn checked_data(data: &Path) -> Result<PathBuf> {
     Ok(data)
 }
 
-/// Everything installed and built; the folder of the programs.
+/// Installs and builds everything; returns the programs' folder.
 fn prepared() -> Result<PathBuf> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let step = progress::step("build", "the programs, optimised: minutes at the first time");
@@ -294,7 +294,7 @@ fn prepared() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Shows why a program has ended, and how it is started again.
+/// Shows why a program has ended, and how to start it again.
 fn show(error: &anyhow::Error) {
     progress::note(&format!(
         "{error:#}\n  what to do: the servers and the other programs continue; when the cause is gone, start it again with \
@@ -303,8 +303,8 @@ fn show(error: &anyhow::Error) {
     ));
 }
 
-/// Producer and consumers, started before the first change so that each change is seen passing by. With `keeps_on`, one that
-/// ends does not end the others.
+/// Starts the producer and the consumers before the first change, so that the user sees each change arrive. With
+/// `keeps_on`, a program that ends does not stop the others.
 fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on: bool) -> Result<Running> {
     let step = progress::step("programs", "creating the table");
     let nothing = stack.dir().join("no-data");

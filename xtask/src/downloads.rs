@@ -1,7 +1,7 @@
-//! Servers that the machine lacks, fetched once into the user's cache folder with the machine's own package clients.
+//! Servers that the machine lacks, downloaded once into the user's cache folder with the machine's own package clients.
 //!
-//! A download is made under another name and renamed when whole, so that a broken one is never used. A lock keeps two
-//! processes from fetching the same thing.
+//! A download gets a temporary name and is renamed when complete, so an incomplete one is never used. A lock keeps two
+//! processes from downloading the same thing.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Say;
 use crate::{cargo, checksums, machine};
 
-/// The Kafka that is fetched. Not 4.2 or 4.3: a broker of theirs that was killed alone takes partitions without a leader for
-/// deleted ones and leaves out their commit markers, so that the transaction hangs for ever.
+/// The Kafka version to download. Not 4.2 or 4.3: after a kill of a lone broker, these treat partitions without a
+/// leader as deleted and omit their commit markers, so that the transaction hangs for ever.
 pub const KAFKA: &str = "4.1.1";
-/// The registry that is fetched.
+/// The registry version to download.
 pub const REGISTRY: &str = "3.0.9";
-/// The Debezium that is fetched to compare with.
+/// The Debezium version to download for the comparison.
 pub const DEBEZIUM: &str = "3.6.1.Final";
-/// The Kafka Connect that runs it: of the line that it is built with.
+/// The Kafka Connect version that runs it: the release line that it is built with.
 const CONNECT: &str = "4.3.1";
-/// The Avro converter that its documentation names.
+/// The Avro converter that Debezium's documentation names.
 const CONVERTER: &str = "2.6.13.Final";
 
-/// The cargo-deny that checks the libraries.
+/// The cargo-deny version that checks the libraries.
 const CARGO_DENY: &str = "0.20.2";
 
-/// The folder of everything fetched: `$XDG_CACHE_HOME` or `~/.cache`, in it `product-stream`.
+/// The folder of all downloads: `product-stream` in `$XDG_CACHE_HOME` or `~/.cache`.
 ///
 /// # Errors
 /// When neither `XDG_CACHE_HOME` nor `HOME` is set.
@@ -41,7 +41,7 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("product-stream"))
 }
 
-/// The folder `name` of the cache, made by `make` when it is not there. `make` gets a new empty folder.
+/// The folder `name` of the cache; if it is missing, `make` fills a new empty folder for it.
 ///
 /// # Errors
 /// When `make` fails or the cache cannot be written.
@@ -64,7 +64,7 @@ pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Path
     Ok(whole)
 }
 
-/// What is needed to fetch what the cache lacks.
+/// The requirements for downloading what the cache lacks.
 ///
 /// # Errors
 /// As [`cache`].
@@ -101,7 +101,7 @@ pub fn registry(say: Say<'_>) -> Result<PathBuf> {
     })
 }
 
-/// The folder with what runs Debezium: Kafka Connect in `libs`, the connector and an Avro converter in `plugins`.
+/// The folder for running Debezium: Kafka Connect in `libs`, the connector and an Avro converter in `plugins`.
 ///
 /// # Errors
 /// When Maven fails.
@@ -112,7 +112,7 @@ pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
         let runtime = ["connect-runtime", "connect-json", "kafka-tools"].map(|jar| ("org.apache.kafka", jar, CONNECT));
         fs::write(folder.join("pom.xml"), pom(&[&runtime[..], &[SLF4J]].concat()))?;
         maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])?;
-        // What Connect itself has must come from Connect.
+        // Libraries that Connect contains must come from Connect.
         let converter = ["-f", "converter.xml", "-DexcludeGroupIds=org.apache.kafka,org.slf4j"];
         fs::write(
             folder.join("converter.xml"),
@@ -125,7 +125,7 @@ pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
         let unpacked = folder.join("unpacked");
         let artifact = format!("io.debezium:debezium-connector-mysql:{DEBEZIUM}:tar.gz:plugin");
         archive(&name, folder, &artifact, &unpacked)?;
-        // Beside it the archive leaves headers in files that are named like jars.
+        // The archive also contains files with only headers, which are named like jars.
         let connector = "debezium-connector-mysql";
         fs::rename(unpacked.join(connector), folder.join("plugins").join(connector))?;
         fs::remove_dir_all(unpacked)?;
@@ -133,7 +133,8 @@ pub fn debezium(say: Say<'_>) -> Result<PathBuf> {
     })
 }
 
-/// The folder with `bin/cargo-deny`, built without optimisation: that takes a minute instead of six, and it runs for seconds.
+/// The folder with `bin/cargo-deny`, built without optimisation: that takes a minute instead of six, and the tool runs
+/// for seconds.
 ///
 /// # Errors
 /// When cargo cannot fetch or build it.
@@ -148,7 +149,7 @@ pub fn cargo_deny(say: Say<'_>) -> Result<PathBuf> {
     })
 }
 
-/// Writes the manifests that some plugins lack: without them each start looks through all classes, for 9 s.
+/// Writes the manifests that some plugins lack: without them each start scans all classes, for 9 s.
 fn name_plugins(folder: &Path) -> Result<()> {
     let java = machine::java().context("Java 17 or later is not there: install one")?;
     let tool =
@@ -156,7 +157,7 @@ fn name_plugins(folder: &Path) -> Result<()> {
     machine::run(Command::new(java).current_dir(folder).args(tool))
 }
 
-/// Fetches the archive `artifact` of the download `name`, checks it, and unpacks it into `target`, a folder that is made.
+/// Downloads the archive `artifact` of the download `name`, checks it, and unpacks it into the new folder `target`.
 fn archive(name: &str, folder: &Path, artifact: &str, target: &Path) -> Result<()> {
     let archives = folder.join("archive");
     let output = format!("-DoutputDirectory={}", archives.display());
@@ -192,8 +193,8 @@ fn pom(jars: &[Jar<'_>]) -> String {
     )
 }
 
-/// A private root with MySQL's server and the libraries that it needs, from Debian's unstable suite: stable has none.
-/// Nothing of it is installed.
+/// A private root with MySQL's server and its libraries, from Debian's unstable suite: stable has none. Nothing of it
+/// is installed in the system.
 ///
 /// # Errors
 /// When this is no Debian or apt fails.
@@ -278,7 +279,7 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 mod tests {
     use super::KAFKA;
 
-    /// Containers run the broker that the tests have run.
+    /// The containers run the same broker version as the tests.
     #[test]
     fn compose_and_documents_name_the_kafka_of_the_tests() {
         let compose = include_str!("../../docker-compose.yml");

@@ -1,5 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP as a flag that every wait looks at, so that servers are stopped in order; SIGUSR1 as another one,
-//! by which a person says that what has ended may be started again.
+//! Catches Ctrl-C, SIGTERM and SIGHUP as a flag that every wait checks, so that servers are stopped in order; SIGUSR1
+//! is a second flag, by which the user allows ended programs to start again.
 //!
 //! A second signal ends the process at once; the servers then die with it.
 
@@ -36,20 +36,20 @@ pub fn catch_start_again() -> Result<()> {
     Ok(())
 }
 
-/// Whether SIGUSR1 has come since the last call.
+/// Whether SIGUSR1 has arrived since the last call.
 pub fn asked_to_start_again() -> bool {
     START_AGAIN.get().is_some_and(|flag| flag.swap(false, Ordering::SeqCst))
 }
 
-/// Whether a signal has come.
+/// Whether a signal has arrived.
 pub fn asked() -> bool {
     FLAG.get().is_some_and(|flag| flag.load(Ordering::SeqCst))
 }
 
-/// An error when a signal has come, for use inside waits.
+/// Returns an error when a signal has arrived, for use inside waits.
 ///
 /// # Errors
-/// [`Interrupted`], which is no fault.
+/// [`Interrupted`], which is not a failure.
 pub fn check() -> Result<()> {
     if asked() {
         bail!(Interrupted);
@@ -57,14 +57,14 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Sleeps until a signal comes or `still` says no.
+/// Sleeps until a signal arrives or `still` returns false.
 pub fn wait_while(mut still: impl FnMut() -> bool) {
     while !asked() && still() {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// A person asked to stop.
+/// The user asked to stop.
 #[derive(Debug)]
 pub struct Interrupted;
 

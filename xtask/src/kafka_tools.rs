@@ -1,4 +1,4 @@
-//! Kafka's own command line tools on a running stack, under the names that its distribution gives them.
+//! Runs Kafka's own command line tools on a running stack, under the names from its distribution.
 
 use std::fs;
 use std::path::Path;
@@ -17,10 +17,10 @@ const TOOLS: [(&str, &str); 5] = [
     ("configs", "kafka.admin.ConfigCommand"),
 ];
 
-/// Runs a tool with `arguments` on the first of these stacks that runs, or on `KAFKA_BOOTSTRAP_SERVERS`.
+/// Runs a tool with `arguments` on the first of these stacks that is running, or on `KAFKA_BOOTSTRAP_SERVERS`.
 ///
 /// # Errors
-/// When the tool is unknown or nothing runs. A tool that fails has said why itself.
+/// When the tool is unknown or nothing is running. A tool that fails prints its own error.
 pub fn run(tool: &str, arguments: &[String], stacks: &[&Path]) -> Result<()> {
     let Some((_, class)) = TOOLS.iter().find(|(name, _)| *name == tool) else {
         let names: Vec<&str> = TOOLS.iter().map(|(name, _)| *name).collect();

@@ -1,7 +1,7 @@
 //! Chores of the repository: real servers on loopback, the demo, the tests.
 //!
-//! The servers are a library of their own ([`services`]), because the integration tests start servers too. Nothing here
-//! depends on the programs: this crate builds on a bare machine and then fetches what the rest needs.
+//! The servers are a separate module ([`services`]), because the integration tests start servers too. Nothing here
+//! depends on the programs: this crate builds on a bare machine and then downloads the rest.
 
 pub mod background;
 pub mod cargo;

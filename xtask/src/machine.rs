@@ -1,5 +1,5 @@
-//! What the machine must have: compiler, libraries, Java, PostgreSQL. Used where it is there, installed when we are
-//! root on a Debian-like system, else named in the one line to run.
+//! What the machine must have: compiler, libraries, Java, PostgreSQL. Existing programs are used; missing ones are
+//! installed if this process is root on a Debian-like system, otherwise the error has the command to run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,12 +59,12 @@ impl Need {
     }
 }
 
-/// Makes sure that all of `needs` is there.
+/// Checks that all of `needs` are installed, and installs them if possible.
 ///
 /// # Errors
-/// When something is missing and we may not install it: the message is the line to run.
+/// When something is missing and can't be installed: the message is the command to run.
 pub fn ensure(needs: &[Need]) -> Result<()> {
-    // Servers are fetched by several threads; apt can run once at a time.
+    // Several threads fetch servers, but apt can run only once at a time.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.there()).collect();
@@ -96,7 +96,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches apt's package lists when there are none, as in a fresh container.
+/// Downloads apt's package lists when there are none, as in a fresh container.
 ///
 /// # Errors
 /// When apt fails.
@@ -113,7 +113,7 @@ fn install(packages: &[&str]) -> Result<()> {
     run(&mut command)
 }
 
-/// Debian's package would create a cluster and start it.
+/// Keeps Debian's package from creating and starting a cluster.
 fn keep_postgres_from_starting() -> Result<()> {
     let path = Path::new("/etc/postgresql-common/createcluster.conf");
     let text = fs::read_to_string(path).unwrap_or_default();
@@ -139,7 +139,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     bail!("{shown} failed with {}\n  | {last}", output.status)
 }
 
-/// Runs a command for its standard output.
+/// Runs a command and returns its standard output.
 ///
 /// # Errors
 /// When it cannot be started or fails.
@@ -162,7 +162,7 @@ fn header_there(header: &str) -> bool {
     folders.iter().any(|folder| folder.join(header).exists())
 }
 
-/// Looks for a program on the path and where servers are kept.
+/// Finds a program on the path or in the usual folders of server programs.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
@@ -181,7 +181,7 @@ fn java_version(java: &Path) -> Option<u32> {
     first_number_after(&String::from_utf8_lossy(&output.stderr), "version \"")
 }
 
-/// The folder with `initdb` and `postgres`, the newest one.
+/// The folder with the newest `initdb` and `postgres`.
 pub fn postgres_programs() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<(u32, PathBuf)> = versions

@@ -1,8 +1,9 @@
-//! The top-level folders that the programs write to, `consumer_logs/` and `time_track/`, and who wrote what is in them.
+//! The top-level folders that the programs write to, `consumer_logs/` and `time_track/`, and the owner of the files in
+//! them.
 //!
-//! A demo starts with empty folders, but never deletes what it has not written: a list of the files, with lengths and
-//! times, is kept under `target/` while one of our runs goes on. Whatever is not on the list, or has changed since, is a
-//! person's.
+//! A demo starts with empty folders, but never deletes files that it did not write: during a run, a list of its files
+//! with lengths and times is kept under `target/`. A file that is not on the list, or that has changed since, belongs
+//! to the user.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use crate::{background, cargo};
 const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
 const LISTED: usize = 5;
 
-/// The folders, as far as this checkout's runs own them.
+/// The folders and the list of files that this checkout's runs wrote.
 #[derive(Debug)]
 pub struct Outputs {
     root: PathBuf,
@@ -37,7 +38,7 @@ impl Default for Outputs {
 }
 
 impl Outputs {
-    /// Keeps others from the folders, until it is dropped.
+    /// Locks the folders against other runs until the lock is dropped.
     ///
     /// # Errors
     /// When another run is writing to them.
@@ -55,7 +56,7 @@ impl Outputs {
     /// Whether a new run may empty the folders.
     ///
     /// # Errors
-    /// When there is something that is not ours, and `fresh` is not set.
+    /// When there are files of the user, and `fresh` is not set.
     pub fn check(&self, fresh: bool) -> Result<()> {
         let foreign = self.foreign()?;
         if !foreign.is_empty() && !fresh {
@@ -70,7 +71,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Empties the folders for a new run; with `fresh` also of what a person put there.
+    /// Empties the folders for a new run; with `fresh` it also deletes the user's files.
     ///
     /// # Errors
     /// As [`Outputs::check`].
@@ -95,7 +96,7 @@ impl Outputs {
         self.claim("")
     }
 
-    /// Lists what is there now as written by the run on the stack `owner`.
+    /// Lists the present files as written by the run on the stack `owner`.
     ///
     /// # Errors
     /// When the list cannot be written.
@@ -109,7 +110,7 @@ impl Outputs {
         self.listed().get("owner")?.as_str().filter(|owner| !owner.is_empty()).map(str::to_owned)
     }
 
-    /// What is there and not ours.
+    /// The files that the runs did not write.
     ///
     /// # Errors
     /// When a folder cannot be read.

@@ -1,4 +1,4 @@
-//! The closing picture of a demo: what went in, where it went, and what to look at next.
+//! The summary at the end of a demo: the input, where it went, and what to look at next.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,23 +16,23 @@ const TOPIC: &str = "product_updates";
 const GROUP: &str = "product_consumers";
 const PARTITIONS: usize = 10;
 
-/// The numbers of the picture.
+/// The numbers of the summary.
 #[derive(Debug, Default)]
 pub struct Picture {
-    /// Records per partition, as the logs have them.
+    /// Records per partition, according to the logs.
     records: Vec<usize>,
     /// Lines of each consumer's log.
     logs: BTreeMap<String, usize>,
     /// Partitions held by each consumer.
     held: BTreeMap<String, Vec<usize>>,
-    /// Rows of the table in MySQL and in PostgreSQL.
+    /// Rows of the table in MySQL and of the one in PostgreSQL.
     rows: [Option<u64>; 2],
-    /// Lines worth a look, with their file.
+    /// Example lines, with their file.
     samples: Vec<(String, String)>,
 }
 
 impl Picture {
-    /// From verify's report, the consumer group and the logs, which verify has found equal to the topic.
+    /// Collects them from verify's report, the consumer group and the logs, which verify has found equal to the topic.
     ///
     /// # Errors
     /// When one of them cannot be read.
@@ -75,7 +75,7 @@ impl Picture {
         self.records.iter().sum()
     }
 
-    /// The picture as text.
+    /// The summary as text.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -104,7 +104,7 @@ impl Picture {
     }
 }
 
-/// Whether `consumers` members share all partitions among them.
+/// Whether `consumers` members own all partitions.
 ///
 /// # Errors
 /// When Kafka's tool cannot be run.
@@ -113,7 +113,7 @@ pub fn settled(stack: &Stack, consumers: usize) -> Result<bool> {
     Ok(held.len() == consumers && held.values().map(Vec::len).sum::<usize>() == PARTITIONS)
 }
 
-/// Which member of the group holds which partitions.
+/// The partitions of each member of the group.
 fn assignment(stack: &Stack) -> Result<BTreeMap<String, Vec<usize>>> {
     let mut tool = stack.kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
     tool.args(["--bootstrap-server", &format!("127.0.0.1:{}", stack.kafka.port)]);
@@ -122,7 +122,8 @@ fn assignment(stack: &Stack) -> Result<BTreeMap<String, Vec<usize>>> {
     Ok(members(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Reads the table that Kafka's tool prints: a member's instance id is the third column, its partitions follow the topic.
+/// Parses the table that Kafka's tool prints: a member's instance id is the third column, its partitions follow the
+/// topic.
 fn members(table: &str) -> BTreeMap<String, Vec<usize>> {
     let member = |line: &str| {
         let mut words = line.split_whitespace();

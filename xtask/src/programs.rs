@@ -1,5 +1,5 @@
-//! The programs of the pipeline as processes on a stack: one cdc-producer, five consumers, and the two that end by
-//! themselves, product-updater and verify.
+//! The programs of the pipeline as processes on a stack: one cdc-producer, five consumers, and the two that end after
+//! their work, product-updater and verify.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::services::server::{Launch, Server};
 use crate::services::{CDC, Stack, UPDATER, VERIFY};
 use crate::{background, interrupt};
 
-/// How many consumers run: two partitions each.
+/// The number of consumers: two partitions each.
 pub const CONSUMERS: usize = 5;
 
-/// Settings of the person's own environment that must not reach the programs of a run on our servers.
+/// Settings of the user's environment that must not reach the programs on our servers.
 const SETTINGS: [&str; 9] =
     ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_", "METRICS_"];
 
@@ -26,10 +26,10 @@ pub struct Programs {
     env: Vec<(String, String)>,
 }
 
-/// A program ended in a way that it should not.
+/// A program ended unexpectedly.
 #[derive(Debug)]
 pub struct Ended {
-    /// The exit code to hand on.
+    /// The exit code to return.
     pub code: u8,
     message: String,
 }
@@ -47,7 +47,7 @@ impl Programs {
     pub fn new(folder: PathBuf, stack: &Stack) -> Self {
         let settings = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let foreign = settings.filter(|name| SETTINGS.iter().any(|prefix| name.starts_with(prefix)));
-        // An empty setting counts as not given.
+        // An empty setting counts as unset.
         let mut env: Vec<(String, String)> = foreign.map(|name| (name, String::new())).collect();
         env.extend(stack.env());
         Self { folder, logs: stack.dir().join("logs"), env }
@@ -70,39 +70,39 @@ impl Programs {
         &self.logs
     }
 
-    /// Starts cdc-producer, with no more rights than it needs.
+    /// Starts cdc-producer with only the rights that it needs.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the program is missing.
     pub fn producer(&self) -> Result<Program> {
         self.start("cdc-producer", "cdc-producer", &[], Some(CDC))
     }
 
-    /// Starts a consumer; `number` only names its log, the slot it takes itself.
+    /// Starts a consumer; `number` only names its log, as the consumer claims its slot itself.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the program is missing.
     pub fn consumer(&self, number: usize) -> Result<Program> {
         self.start("consumer", &format!("consumer-{number}"), &[], None)
     }
 
-    /// Starts product-updater; what it prints goes to [`Programs::output`].
+    /// Starts product-updater; its output goes to [`Programs::output`].
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the program is missing.
     pub fn updater(&self, arguments: &[&str]) -> Result<Program> {
         self.start("product-updater", "product-updater", arguments, Some(UPDATER))
     }
 
-    /// Starts verify; what it prints goes to [`Programs::output`].
+    /// Starts verify; its output goes to [`Programs::output`].
     ///
     /// # Errors
-    /// When it is not there.
+    /// When the program is missing.
     pub fn verify(&self, arguments: &[&str]) -> Result<Program> {
         self.start("verify", "verify", arguments, Some(VERIFY))
     }
 
-    /// What the last run of a program printed.
+    /// The output of a program's last run.
     ///
     /// # Errors
     /// When it has not run.
@@ -128,17 +128,17 @@ impl Programs {
     }
 }
 
-/// One of the programs, running.
+/// A running program.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     server: Server,
-    /// It has ended, and a person has seen why.
+    /// The program has ended, and the user has seen its error.
     is_shown: bool,
 }
 
 impl Program {
-    /// An error when it has ended, with the end of its log.
+    /// Returns an error with the end of its log if the program has ended.
     ///
     /// # Errors
     /// [`Ended`].
@@ -152,7 +152,7 @@ impl Program {
     /// The error of [`Self::check`], once for each end.
     ///
     /// # Errors
-    /// When the system cannot say whether it runs.
+    /// When the system can't report whether it is running.
     pub fn newly_ended(&mut self) -> Result<Option<anyhow::Error>> {
         match self.server.try_status()? {
             Some(status) if !std::mem::replace(&mut self.is_shown, true) => Ok(Some(self.ended(status.code()))),
@@ -160,10 +160,10 @@ impl Program {
         }
     }
 
-    /// Starts it again if it has ended; whether it had.
+    /// Starts the program again if it has ended; returns whether it had.
     ///
     /// # Errors
-    /// As its start.
+    /// The errors of its start.
     pub fn start_again(&mut self) -> Result<bool> {
         if self.server.try_status()?.is_none() {
             return Ok(false);
@@ -177,10 +177,10 @@ impl Program {
         &self.name
     }
 
-    /// Waits for its end, and meanwhile asks `others` whether all is well.
+    /// Waits for its end, and checks `others` meanwhile.
     ///
     /// # Errors
-    /// [`Ended`] when its exit code is not 0, and what `others` says.
+    /// [`Ended`] when its exit code is not 0, and the error of `others`.
     pub fn wait(&mut self, mut others: impl FnMut() -> Result<()>) -> Result<()> {
         loop {
             if let Some(status) = self.server.try_status()? {
@@ -192,7 +192,7 @@ impl Program {
         }
     }
 
-    /// Whether its log says this since it was started, not too long ago.
+    /// Whether its recent log since its start contains this text.
     pub fn has_logged(&self, text: &str) -> bool {
         self.server.logged().contains(text)
     }
@@ -210,7 +210,7 @@ impl Program {
     /// Stops it in order.
     ///
     /// # Errors
-    /// When it cannot be waited for.
+    /// When its end can't be waited for.
     pub fn stop(&mut self) -> Result<()> {
         self.server.stop()
     }

@@ -1,6 +1,6 @@
-//! Progress on everything that takes longer than a second: spinners on a terminal, plain lines otherwise.
+//! Shows the progress of everything that takes longer than a second: spinners on a terminal, plain lines otherwise.
 //!
-//! All of it goes to stderr; stdout belongs to results.
+//! All progress goes to stderr; stdout has only results.
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Says what a step does now.
+/// Reports the present action of a step.
 pub type Say<'a> = &'a dyn Fn(&str);
 
-/// One thing under way. Dropped without [`Step::done`], it vanishes (the error speaks).
+/// A running step. When it is dropped without [`Step::done`], its spinner vanishes, as the error is shown.
 pub struct Step {
     name: String,
     started: Instant,
@@ -23,7 +23,7 @@ fn terminal() -> Option<&'static MultiProgress> {
     BARS.get_or_init(|| std::io::stderr().is_terminal().then(MultiProgress::new)).as_ref()
 }
 
-/// Begins to show `name` with what is being done.
+/// Shows the step `name` with its present action.
 pub fn step(name: impl Into<String>, doing: &str) -> Step {
     let name = name.into();
     let bar = terminal().map(|bars| {
@@ -39,7 +39,7 @@ pub fn step(name: impl Into<String>, doing: &str) -> Step {
     step
 }
 
-/// A line of its own between the spinners.
+/// Prints a separate line between the spinners.
 pub fn note(line: &str) {
     match terminal() {
         Some(bars) => bars.suspend(|| eprintln!("{line}")),
@@ -48,7 +48,7 @@ pub fn note(line: &str) {
 }
 
 impl Step {
-    /// Says what is being done now.
+    /// Shows the present action.
     pub fn say(&self, doing: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(doing.to_owned()),
@@ -56,14 +56,14 @@ impl Step {
         }
     }
 
-    /// Changes the message of a spinner; plain output stays quiet.
+    /// Changes the message of a spinner; plain output does not show it.
     pub fn tick(&self, doing: &str) {
         if let Some(bar) = &self.bar {
             bar.set_message(doing.to_owned());
         }
     }
 
-    /// Ends with a line that stays.
+    /// Ends the step with a permanent line.
     pub fn done(self, result: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

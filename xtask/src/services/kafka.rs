@@ -15,7 +15,7 @@ use crate::progress::Say;
 use crate::{downloads, machine};
 
 const READY: Duration = Duration::from_secs(120);
-/// Any identity will do: there is one node, and no other cluster ever speaks to it.
+/// Any id works: there is one node, and no other cluster connects to it.
 const CLUSTER: &str = "cHJvZHVjdC1zdHJlYW0tMQ";
 
 /// A running broker.
@@ -29,21 +29,21 @@ pub struct Kafka {
     libraries: PathBuf,
 }
 
-/// What a broker is started with.
+/// The options of a broker.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaOptions {
     /// The folder of its data and log.
     pub folder: PathBuf,
     /// The port, a free one by default.
     pub port: Option<u16>,
-    /// The port that it tells its clients, when they come through a proxy.
+    /// The port that the broker advertises to clients which connect through a proxy.
     pub advertised: Option<u16>,
-    /// More lines of its configuration, which count before ours.
+    /// More configuration lines, which take precedence over ours.
     pub settings: Vec<String>,
 }
 
 impl Kafka {
-    /// Starts a broker that is a cluster of its own.
+    /// Starts a single broker as a cluster.
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
@@ -52,7 +52,7 @@ impl Kafka {
         Self::start_node(options, None, 1, &[controller], say)
     }
 
-    /// Starts a broker that lets in only clients it knows, over TLS, each with the rights it was given.
+    /// Starts a broker that accepts only known clients, over TLS, each with the rights it was granted.
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
@@ -61,14 +61,14 @@ impl Kafka {
         Self::start_node(options, Some(security), 1, &[controller], say)
     }
 
-    /// Starts a cluster: a broker for each of the options, replicating to one another.
+    /// Starts a cluster: one broker for each of the options, with replication.
     ///
     /// # Errors
     /// When it can't be fetched or does not start.
     pub fn start_cluster(options: &[KafkaOptions], say: Say<'_>) -> Result<Vec<Self>> {
         let controllers = options.iter().map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
         downloads::kafka(say)?;
-        // None is ready before most of them run.
+        // No broker is ready before most of them are running.
         std::thread::scope(|scope| {
             let start = |(i, options)| {
                 let controllers = &controllers;
@@ -120,7 +120,7 @@ impl Kafka {
     /// Stops in order and starts again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the broker does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.server.stop()?;
         self.start_again()
@@ -129,30 +129,30 @@ impl Kafka {
     /// Starts the stopped or killed broker again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the broker does not start.
     pub fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.wait_ready()
     }
 
-    /// Starts all of a cluster's killed brokers again: none of them serves requests before most of them run.
+    /// Starts all killed brokers of a cluster again: none of them serves requests before most of them are running.
     ///
     /// # Errors
-    /// When one does not come up.
+    /// When a broker does not start.
     pub fn start_all_again(brokers: &mut [Self]) -> Result<()> {
         brokers.iter_mut().try_for_each(|broker| broker.server.start_again())?;
         brokers.iter_mut().try_for_each(Self::wait_ready)
     }
 
-    /// The address for its administrator's tools, where nobody has to log in; programs are never given it.
+    /// The address for the administrator's tools, without login; the programs never get it.
     pub fn administration(&self) -> String {
         format!("127.0.0.1:{}", self.between)
     }
 
-    /// One of Kafka's own command line tools, by its class, ready to be given arguments.
+    /// One of Kafka's own command line tools, by its class, without arguments yet.
     ///
     /// # Errors
-    /// When Java is gone.
+    /// When Java is missing.
     pub fn tool(&self, class: &str) -> Result<Command> {
         let call = tool_call(&self.libraries, class)?;
         let mut command = Command::new(&call[0]);
@@ -160,7 +160,7 @@ impl Kafka {
         Ok(command)
     }
 
-    /// Program and arguments of one of Kafka's own command line tools, by its class; no broker need run here.
+    /// Program and arguments of one of Kafka's own command line tools, by its class; no broker needs to run here.
     ///
     /// # Errors
     /// When it can't be fetched.
@@ -168,7 +168,7 @@ impl Kafka {
         tool_call(&downloads::kafka(&|_| {})?.join("libs"), class)
     }
 
-    /// The listener is bound only when the broker serves requests.
+    /// The broker binds the listener only when it serves requests.
     fn wait_ready(&mut self) -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         self.server.wait_ready(READY, || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
@@ -187,7 +187,7 @@ fn java_call(libraries: &std::path::Path, heap: &str, arguments: &[&str]) -> Res
     Ok(call)
 }
 
-/// Whoever comes may do anything.
+/// A listener without login and without restrictions.
 const PLAIN_CLIENTS: &str = "listener.security.protocol.map=CLIENTS:PLAINTEXT,BROKERS:PLAINTEXT,CONTROLLER:PLAINTEXT\n";
 
 fn settings(data: &str, [port, advertised, between]: [u16; 3], node: usize, controllers: &[u16]) -> String {

@@ -1,14 +1,14 @@
-//! A broker's door: TLS, users with passwords, and rights (ACLs) for each.
+//! The security of a broker: TLS, users with passwords, and rights (ACLs) for each.
 //!
-//! Brokers and controllers speak to one another on listeners of their own without a password, and whoever comes there may
-//! do anything: they are bound to 127.0.0.1, and a test gives its ACLs through them.
+//! Brokers and controllers connect to each other on separate listeners without a password and without restrictions:
+//! these are bound to 127.0.0.1, and tests set ACLs through them.
 
 use std::path::PathBuf;
 
-/// How a user proves who it is.
+/// The authentication mechanism of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
-    /// The password itself, within TLS.
+    /// The plain password, within TLS.
     Plain,
     /// SCRAM-SHA-256.
     Scram256,
@@ -38,14 +38,14 @@ pub struct KafkaUser {
     pub mechanism: Mechanism,
 }
 
-/// What a secured broker is started with.
+/// The options of a secured broker.
 #[derive(Debug, Clone)]
 pub struct KafkaSecurity {
     /// PEM file with the private key (PKCS 8) and the certificate.
     pub keystore: PathBuf,
-    /// Who may log in; none of them has any rights yet.
+    /// The users that may log in; none has any rights yet.
     pub users: Vec<KafkaUser>,
-    /// The one among them who may do anything.
+    /// The user without restrictions.
     pub operator: String,
 }
 
@@ -71,7 +71,7 @@ super.users=User:ANONYMOUS;User:{}
         )
     }
 
-    /// What `StorageTool format --add-scram` takes for each user with such a mechanism.
+    /// The `StorageTool format --add-scram` arguments of each user with such a mechanism.
     pub(super) fn scram_records(&self) -> Vec<String> {
         let scram = self.users.iter().filter(|user| user.mechanism != Mechanism::Plain);
         scram.map(|user| format!("{}=[name={},password={}]", user.mechanism.name(), user.name, user.password)).collect()

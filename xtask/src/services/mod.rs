@@ -1,7 +1,7 @@
 //! Real servers on 127.0.0.1: MySQL, Kafka, a schema registry, PostgreSQL.
 //!
-//! Each is found on the machine or fetched, its data lies in a folder of ours, and none outlives the process that
-//! started it.
+//! Each server is found on the machine or downloaded, keeps its data in a folder of the stack, and ends with the
+//! process that started it.
 
 mod kafka;
 mod kafka_security;
@@ -29,7 +29,7 @@ use crate::downloads;
 use crate::machine::{self, Need};
 use crate::progress::{self, Say};
 
-/// Where a stack lies and what it is started with.
+/// The folder and the options of a stack.
 #[derive(Debug, Clone, Default)]
 pub struct StackOptions {
     /// The folder of all data and logs.
@@ -60,7 +60,7 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Tells at once when a port is taken, before slower servers start.
+    /// Reports a port in use at once, before slower servers start.
     fn check(self) -> Result<()> {
         let asked = [
             ("MySQL", self.mysql_port),
@@ -72,18 +72,18 @@ impl Ports {
     }
 }
 
-/// What the machine must have to run the servers.
+/// What the machine must have installed to run the servers.
 ///
 /// # Errors
-/// When there is no place for the cache.
+/// When there is no cache folder.
 pub fn needs() -> Result<Vec<Need>> {
     Ok([&[Need::Java, Need::PostgreSql], downloads::needs()?].concat())
 }
 
-/// Installs and fetches all that the build and the servers need, and starts nothing.
+/// Installs and downloads everything for the build and the servers, and starts nothing.
 ///
 /// # Errors
-/// When something cannot be installed or fetched.
+/// When something can't be installed or downloaded.
 pub fn fetch() -> Result<()> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries, Need::Valgrind], needs()?.as_slice()].concat())?;
     let place = |folder: &PathBuf| folder.display().to_string();
@@ -93,7 +93,7 @@ pub fn fetch() -> Result<()> {
     Ok(())
 }
 
-/// The four servers, running. Dropping it stops them.
+/// The four running servers. Dropping it stops them.
 #[derive(Debug)]
 pub struct Stack {
     /// MySQL.
@@ -109,10 +109,10 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts all four at once and waits until each takes requests. Data that is there is used again.
+    /// Starts all four at once and waits until each accepts requests. Existing data is used again.
     ///
     /// # Errors
-    /// When the folder is in use, or the first of the servers' own errors.
+    /// When the folder is in use, or the first error of a server.
     pub fn start(options: &StackOptions) -> Result<Self> {
         machine::ensure(&needs()?)?;
         fs::create_dir_all(&options.dir).with_context(|| format!("cannot create {}", options.dir.display()))?;
@@ -171,10 +171,10 @@ impl Stack {
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
-    /// The first server that has ended by itself, with the end of its log.
+    /// Returns an error with the end of its log for the first server that has ended.
     ///
     /// # Errors
-    /// That server's end.
+    /// The end of that server.
     pub fn check(&mut self) -> Result<()> {
         for (name, server) in self.servers() {
             if let Some(status) = server.try_status()? {
@@ -187,7 +187,7 @@ impl Stack {
     /// Stops all four in order, at the same time.
     ///
     /// # Errors
-    /// When one of them cannot be waited for.
+    /// When a server's end can't be waited for.
     pub fn stop(&mut self) -> Result<()> {
         for (_, server) in self.servers() {
             server.ask_to_stop();
@@ -198,10 +198,10 @@ impl Stack {
         Ok(())
     }
 
-    /// Kills all four, when nobody needs their data any more: Kafka alone takes 9 s to stop in order.
+    /// Kills all four, for when their data is no longer needed: Kafka alone takes 9 s to stop in order.
     ///
     /// # Errors
-    /// When one of them cannot be waited for.
+    /// When a server's end can't be waited for.
     pub fn kill(&mut self) -> Result<()> {
         self.servers().into_iter().try_for_each(|(_, server)| server.kill())
     }
@@ -224,7 +224,7 @@ impl Drop for Stack {
     }
 }
 
-/// The lock of a stack's folder, `None` when another process holds it. The file names its holder's process id.
+/// Locks a stack's folder; `None` when another process holds the lock. The file contains its holder's process id.
 ///
 /// # Errors
 /// When the file cannot be made.
@@ -254,7 +254,7 @@ fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> 
     thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that starts a server panicked")))
 }
 
-/// Copies a folder with owners and rights, whole or not at all.
+/// Copies a folder with owners and rights, completely or not at all.
 ///
 /// # Errors
 /// When it cannot be read or written.

@@ -1,4 +1,4 @@
-//! MySQL: the machine's own server of 8.0 or later, else one unpacked into the cache.
+//! MySQL: the machine's own server if it is 8.0 or later, otherwise one unpacked into the cache.
 
 use std::fs;
 use std::io::Read;
@@ -17,11 +17,11 @@ use crate::{downloads, machine};
 
 /// All rights.
 pub const ADMIN: (&str, &str) = ("admin", "admin-password");
-/// What product-updater needs: its own database.
+/// With the rights of product-updater: its own database.
 pub const UPDATER: (&str, &str) = ("updater", "updater-password");
-/// What cdc-producer needs: to read the database and the binlog.
+/// With the rights of cdc-producer: reads the database and the binlog.
 pub const CDC: (&str, &str) = ("cdc", "cdc-password");
-/// What verify needs: to read the database, and to ask where the binlog ends.
+/// With the rights of verify: reads the database, and asks for the binlog's end.
 pub const VERIFY: (&str, &str) = ("verify", "verify-password");
 /// The database of the programs.
 pub const DATABASE: &str = "buy_online_db";
@@ -35,19 +35,19 @@ pub struct MySql {
     pub server: Server,
     /// Its port on 127.0.0.1.
     pub port: u16,
-    /// What it says its version is.
+    /// The version that the server reports.
     pub version: String,
     client: Vec<String>,
 }
 
-/// What a MySQL server is started with.
+/// The options of a MySQL server.
 #[derive(Debug, Clone, Default)]
 pub struct MySqlOptions {
     /// The folder of its data and log.
     pub folder: PathBuf,
     /// The port, a free one by default.
     pub port: Option<u16>,
-    /// More flags for mysqld, stronger than ours.
+    /// More flags for mysqld, which take precedence over ours.
     pub flags: Vec<String>,
 }
 
@@ -94,7 +94,7 @@ impl MySql {
     /// Stops in order and starts again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the server does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.server.stop()?;
         self.start_again()
@@ -103,7 +103,7 @@ impl MySql {
     /// Starts the stopped or killed server again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the server does not start.
     pub fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.wait_ready()
@@ -111,23 +111,23 @@ impl MySql {
 
     fn wait_ready(&mut self) -> Result<()> {
         let (port, pid) = (self.port, self.server.pid().map(|pid| pid.to_string()));
-        // mysqld writes it once the port is bound: until then, another server may be the one that greets.
+        // mysqld writes the file once the port is bound: before that, another server may be the one that greets.
         let bound = self.server.folder().join("data/mysql.pid");
         let is_ours = || fs::read_to_string(&bound).ok().is_some_and(|found| Some(found.trim()) == pid.as_deref());
         self.server.wait_ready(READY, || is_ours() && greets(port))
     }
 }
 
-/// The server that would be started; fetched when there is none.
+/// Finds the server to start; downloads it when there is none.
 ///
 /// # Errors
-/// When there is none and none can be fetched.
+/// When there is none and none can be downloaded.
 pub(super) fn find(say: Say<'_>) -> Result<PathBuf> {
     let program = Program::find(say)?;
     Ok(program.call.last().map(PathBuf::from).unwrap_or_default())
 }
 
-/// A server that takes logins sends its greeting first: protocol version 10.
+/// Whether the port sends a MySQL greeting, which a server that accepts logins sends first: protocol version 10.
 fn greets(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
@@ -183,7 +183,7 @@ impl Program {
         usable.then(|| Self { call: vec![mysqld.display().to_string()], shares: vec![], version: short(&version) })
     }
 
-    /// The libraries in the root are newer than the machine's, so its own loader must be used.
+    /// The libraries in the root are newer than the machine's, so the program must run with the root's own loader.
     fn in_root(root: &Path) -> Result<Self> {
         let arch = std::env::consts::ARCH;
         let usr = root.join("usr");
@@ -210,7 +210,7 @@ impl Program {
         Ok(Self { call, shares, version: short(&version) })
     }
 
-    /// The client of the same packages.
+    /// The client from the same packages.
     fn client(&self) -> Vec<String> {
         let client = |server: &String| match server.strip_suffix("sbin/mysqld") {
             Some(usr) => format!("{usr}bin/mysql"),
@@ -232,10 +232,10 @@ impl Program {
         command
     }
 
-    /// An empty database with its users, made once. Without a server identity: each copy gets its own.
+    /// A database folder with the users and without rows, created once. It has no server identity: each copy gets one.
     fn template(&self, say: Say<'_>) -> Result<PathBuf> {
         let sql = users_sql();
-        // Another set of users is another database.
+        // A different set of users needs a different folder.
         let name = format!("mysql-data-{}-{:08x}", self.version, crc32fast::hash(sql.as_bytes()));
         let folder = downloads::cached(&name, |folder| {
             say("creating an empty database");
@@ -262,7 +262,7 @@ impl Program {
 }
 
 fn users_sql() -> String {
-    // An unescaped _ stands for any character.
+    // An unescaped _ matches any character.
     let database = DATABASE.replace('_', r"\_");
     let own = format!("CREATE, SELECT, INSERT, UPDATE, DELETE ON `{database}`.*");
     let read = format!("SELECT ON `{database}`.*");
@@ -282,7 +282,7 @@ fn users_sql() -> String {
     sql
 }
 
-/// `9.7.4-2` out of `mysqld  Ver 9.7.4-2 for Linux …`.
+/// Extracts `9.7.4-2` from `mysqld  Ver 9.7.4-2 for Linux …`.
 fn short(version: &str) -> String {
     let mut words = version.split_whitespace().skip_while(|&word| word != "Ver");
     words.nth(1).unwrap_or("unknown").to_owned()

@@ -1,5 +1,5 @@
-//! pgbouncer from the system's package, before a PostgreSQL server. It refuses to run as root, so root starts it as another
-//! user.
+//! pgbouncer from the system's package, in front of a PostgreSQL server. It refuses to run as root, so root starts it
+//! as another user.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -27,8 +27,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one with its files in `folder`, before the PostgreSQL server on `postgres_port`. `mode` is `session`,
-    /// `transaction` or `statement`.
+    /// Starts pgbouncer with its files in `folder`, in front of the PostgreSQL server on `postgres_port`. `mode` is
+    /// `session`, `transaction` or `statement`.
     ///
     /// # Errors
     /// When it is not installed or does not start.

@@ -17,7 +17,7 @@ use crate::{downloads, machine};
 
 /// The superuser.
 pub(super) const USER: (&str, &str) = ("products", "products-password");
-/// The database that the consumers make.
+/// The database that the consumers create.
 pub(super) const DATABASE: &str = "products";
 
 const READY: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ impl Postgres {
         Self::start_with(folder, port, &[], say)
     }
 
-    /// The same with more settings (`name=value`), such as those of TLS.
+    /// Starts a server with more settings (`name=value`), such as those of TLS.
     ///
     /// # Errors
     /// As [`Postgres::start`].
@@ -100,7 +100,7 @@ impl Postgres {
     /// Stops in order and starts again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the server does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.server.stop()?;
         self.start_again()
@@ -109,13 +109,13 @@ impl Postgres {
     /// Starts the stopped or killed server again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the server does not start.
     pub fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.wait_ready()
     }
 
-    /// It writes this word into its lock file when it takes connections.
+    /// The server writes this word into its lock file once it accepts connections.
     fn wait_ready(&mut self) -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], self.port));
         let state = self.server.log().with_file_name("data").join("postmaster.pid");
@@ -126,7 +126,7 @@ impl Postgres {
     }
 }
 
-/// Whom root starts a server as that refuses to run as root; `None` when we are not root.
+/// The user as whom root starts a server that refuses to run as root; `None` when this process is not root.
 ///
 /// # Errors
 /// When there is no such user.

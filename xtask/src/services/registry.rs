@@ -1,4 +1,4 @@
-//! Apicurio Registry with the Confluent API. Its schemas are kept in a file, so that they outlive a restart.
+//! Apicurio Registry with the Confluent API. It keeps its schemas in a file, so that they survive a restart.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::progress::Say;
 use crate::{downloads, machine};
 
 const READY: Duration = Duration::from_secs(180);
-/// How the names of the files with the schemas begin.
+/// The prefix of the files with the schemas.
 const DATA: &str = "schemas";
 
 /// A running schema registry.
@@ -34,7 +34,7 @@ impl Registry {
         Self::start_with(folder, port, &[], say)
     }
 
-    /// The same with more properties of Quarkus (`name=value`), such as those of TLS and of users.
+    /// Starts a registry with more properties of Quarkus (`name=value`), such as those of TLS and of users.
     ///
     /// # Errors
     /// As [`Registry::start`].
@@ -86,7 +86,7 @@ impl Registry {
     /// Stops in order and starts again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the registry does not start.
     pub fn restart(&mut self) -> Result<()> {
         self.server.stop()?;
         self.start_again()
@@ -95,13 +95,13 @@ impl Registry {
     /// Starts the stopped or killed registry again on the same port.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When the registry does not start.
     pub fn start_again(&mut self) -> Result<()> {
         self.server.start_again()?;
         self.wait_ready()
     }
 
-    /// Deletes the data of the stopped or killed registry: it starts without a schema.
+    /// Deletes the data of the stopped or killed registry, so that it starts without a schema.
     ///
     /// # Errors
     /// When a file cannot be deleted.
@@ -119,7 +119,7 @@ impl Registry {
         let subjects = format!("{}/subjects", self.url());
         let agent: ureq::Agent =
             ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).build().into();
-        // One that wants a password says so, and is ready as well.
+        // A registry that answers with a demand for a password is ready too.
         self.server
             .wait_ready(READY, || matches!(agent.get(&subjects).call(), Ok(_) | Err(ureq::Error::StatusCode(401))))
     }

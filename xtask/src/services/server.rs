@@ -1,7 +1,7 @@
-//! One server process: started so that it cannot outlive us, watched until it is ready, stopped in order.
+//! One server process: ends with this process at the latest, is watched until it is ready, and is stopped in order.
 //!
-//! The kernel kills the process when the thread that spawned it ends (`setpriv --pdeathsig`), so that nothing stays
-//! behind even after `kill -9` of ours. All spawning is therefore done by one thread that lives as long as we do.
+//! The kernel kills the process when the thread that spawned it ends (`setpriv --pdeathsig`), so no server survives
+//! even a `kill -9` of this process. All spawning is therefore done by one thread that lives as long as this process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -20,26 +20,26 @@ use nix::unistd::Pid;
 
 use crate::interrupt;
 
-/// How a process is started; kept to start it again.
+/// The options of a process; kept to start it again.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// Variables on top of ours.
     pub env: Vec<(String, String)>,
-    /// Where its standard output goes, written anew; to the log when not given.
+    /// The file for its standard output, which replaces an existing file; without it, the output goes to the log.
     pub output: Option<PathBuf>,
     /// The working folder.
     pub folder: PathBuf,
     /// Where its output goes, appended.
     pub log: PathBuf,
-    /// The user it runs as when we are root; such a user keeps our right to pass through closed folders.
+    /// The user it runs as when this process is root; that user keeps root's right to pass through closed folders.
     pub user: Option<String>,
-    /// What asks it to stop in order.
+    /// The signal that asks it to stop in order.
     pub stop_signal: Signal,
 }
 
-/// A process of ours. Dropping it kills it.
+/// A child process. Dropping it kills it.
 #[derive(Debug)]
 pub struct Server {
     name: String,
@@ -59,7 +59,7 @@ impl Server {
     /// Starts the process. It may not be ready yet: see [`Server::wait_ready`].
     ///
     /// # Errors
-    /// When the log cannot be opened or the program is not there.
+    /// When the log can't be opened or the program is missing.
     pub fn start(name: &str, launch: Launch) -> Result<Self> {
         let log_before = fs::metadata(&launch.log).map_or(0, |log| log.len());
         let child = spawn(name, &launch)?;
@@ -81,15 +81,15 @@ impl Server {
         &self.launch.log
     }
 
-    /// Polls until `ready` says yes.
+    /// Polls until `ready` returns true.
     ///
     /// # Errors
-    /// When the process ends, the deadline passes or we are interrupted; the message shows the end of the log.
+    /// When the process ends, the deadline passes or a signal arrives; the message shows the end of the log.
     pub fn wait_ready(&mut self, deadline: Duration, mut ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
         loop {
             interrupt::check()?;
-            // First: another server may answer in place of one that has ended.
+            // Check this first: another server may answer in place of one that has ended.
             if let Some(status) = self.try_status()? {
                 bail!("{} ended with {status} instead of starting{}", self.name, self.tail());
             }
@@ -106,7 +106,7 @@ impl Server {
     /// The exit status when the process has ended, `None` while it runs.
     ///
     /// # Errors
-    /// When the system cannot say.
+    /// When the system can't report the status.
     pub fn try_status(&mut self) -> Result<Option<ExitStatus>> {
         match &mut self.child {
             Some(child) => {
@@ -121,7 +121,7 @@ impl Server {
     /// Waits for the end of the process.
     ///
     /// # Errors
-    /// When we are interrupted.
+    /// When a signal arrives.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         loop {
             if let Some(status) = self.try_status()? {
@@ -135,7 +135,7 @@ impl Server {
     /// Sends a signal (SIGSTOP, SIGCONT …).
     ///
     /// # Errors
-    /// When the process does not run.
+    /// When the process is not running.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().with_context(|| format!("{} is not running", self.name))?;
         kill(pid_of(child), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
@@ -205,7 +205,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here, and the kernel kills what is left.
+        // A failure can't be handled here, and the kernel kills what is left.
         self.kill().ok();
     }
 }
@@ -254,13 +254,14 @@ fn spawn(name: &str, launch: &Launch) -> Result<Child> {
     };
     let mut command = bound_to_us(launch.user.as_deref());
     command.args(&launch.command).envs(launch.env.iter().map(|(k, v)| (k, v))).current_dir(&launch.folder);
-    // Away from the terminal's Ctrl-C: we stop it ourselves, in order.
+    // Keep the terminal's Ctrl-C away: this process stops the server itself, in order.
     command.process_group(0).stdin(Stdio::null()).stdout(output).stderr(log);
     on_lasting_thread(command)
         .with_context(|| format!("cannot start {name} ({program}): is util-linux's setpriv there?"))
 }
 
-/// A `setpriv` call that runs the rest of its arguments so that the kernel kills them with us, as `user` when given.
+/// A `setpriv` call that runs the rest of its arguments, as `user` if given; the kernel kills them when this process
+/// ends.
 pub fn bound_to_us(user: Option<&str>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]);
@@ -290,11 +291,11 @@ fn on_lasting_thread(command: Command) -> Result<Child> {
     Ok(result.recv()??)
 }
 
-/// A port on loopback that nobody listens on, outside the range of outgoing connections. No other call gets it while this
-/// process lives, in no process: a server takes seconds to bind it.
+/// A free port on loopback, outside the range of outgoing connections. No other call in any process gets it while this
+/// process lives: a server takes seconds to bind it.
 ///
 /// # Errors
-/// When none was found in many tries.
+/// When many tries found none.
 pub fn free_port() -> Result<u16> {
     use std::hash::{BuildHasher, RandomState};
     for attempt in 0..1000_u16 {
@@ -306,8 +307,8 @@ pub fn free_port() -> Result<u16> {
     bail!("found no free port between 20000 and 32000 on 127.0.0.1")
 }
 
-/// Whether the port is this process's from now on. The kernel keeps the reservation, a name in the abstract namespace
-/// (`unix(7)`), until the process ends.
+/// Reserves the port for this process; returns whether it succeeded. The kernel keeps the reservation, a name in the
+/// abstract namespace (`unix(7)`), until the process ends.
 fn reserve(port: u16) -> Result<bool> {
     static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let name = SocketAddr::from_abstract_name(format!("product-stream-port-{port}"))?;
@@ -316,7 +317,7 @@ fn reserve(port: u16) -> Result<bool> {
     Ok(true)
 }
 
-/// `wanted` if it is free, else an error; a free one when none is wanted.
+/// Returns `wanted` if it is free, otherwise an error; a free port when none is wanted.
 ///
 /// # Errors
 /// When the wanted port is taken.
