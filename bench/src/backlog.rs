@@ -1,4 +1,5 @@
-//! A backlog that is already in the binlog, into Kafka as Avro: how fast, for how much CPU and memory.
+//! Measures how fast, and for how much CPU and memory, a program writes an existing backlog of the binlog into Kafka as
+//! Avro.
 
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,25 +19,25 @@ use crate::topic::{self, Arrival};
 /// One run of one program over the whole backlog.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The topic that it wrote.
+    /// The topic that the program wrote.
     pub topic: String,
     /// Seconds from the start of the process to the first record.
     pub first_s: f64,
     /// Seconds from the start of the process to the last record.
     pub last_s: f64,
-    /// What is in the topic.
+    /// The records of the topic.
     pub arrival: Arrival,
-    /// What the process has used by then.
+    /// The process's resource use by then.
     pub usage: Usage,
-    /// How its memory grew; only of ours.
+    /// The growth of its memory; only for our producer.
     pub peaks: Peaks,
 }
 
 impl Run {
-    /// What a process did that was started at `begun` (milliseconds since 1970) and has `expected` records to write.
+    /// The run of a process that was started at `begun` (milliseconds since 1970) and has `expected` records to write.
     ///
     /// # Errors
-    /// When there are more or fewer of them, or the process is gone.
+    /// When the number of records differs, or the process has ended.
     pub fn of(topic: &str, begun: i64, arrival: Arrival, pid: u32, expected: u64) -> Result<Self> {
         ensure!(
             arrival.records == expected,
@@ -54,11 +55,11 @@ impl Run {
         })
     }
 
-    /// What Debezium does that is started with these options, into its topic made anew, as a position belongs to the name of a
-    /// topic.
+    /// A run of Debezium with these options, into its topic, which is created again, as Debezium's position belongs to
+    /// a topic name.
     ///
     /// # Errors
-    /// When it fails, stands still, or does not write as many records as `expected`.
+    /// When it fails, makes no progress, or does not write `expected` records.
     pub fn of_debezium(stand: &Stand, options: &Options, expected: u64) -> Result<Self> {
         let settings = topic::settings(&stand.kafka(), &options.topic())?;
         stand.runtime.block_on(topic::make_anew(&settings))?;
@@ -89,19 +90,19 @@ impl Run {
     }
 }
 
-/// The backlog.
+/// Existing changes in the binlog.
 #[derive(Clone, Debug)]
 pub struct Backlog {
-    /// Row changes in it.
+    /// The number of row changes.
     pub changes: u64,
     /// A time before all of them, RFC 3339.
     pub from: String,
-    /// Where Debezium's position before all of them lies.
+    /// The folder with Debezium's position before all of them.
     debezium: Option<PathBuf>,
 }
 
 impl Backlog {
-    /// Makes it on a fresh table. Debezium has to take its position beforehand, which takes it ten seconds or more.
+    /// Creates the backlog on a fresh table. Debezium takes its position beforehand, which needs ten seconds or more.
     ///
     /// # Errors
     /// MySQL's own, and Debezium's.
@@ -109,7 +110,7 @@ impl Backlog {
         Self::of(stand, with_debezium, async |mysql| load.run(mysql).await)
     }
 
-    /// The same of what `work` does, which says how many row changes that are.
+    /// Creates a backlog with `work`, which returns the number of its row changes.
     ///
     /// # Errors
     /// MySQL's own, and Debezium's.
@@ -131,20 +132,20 @@ impl Backlog {
         })
     }
 
-    /// One run of ours.
+    /// Runs our producer once.
     ///
     /// # Errors
-    /// When the producer ends or stands still.
+    /// When the producer ends or makes no progress.
     pub fn ours(&self, stand: &mut Stand) -> Result<Run> {
         let topic = stand.fresh_name("ours");
         let settings = topic::settings(&stand.kafka(), &topic)?;
         self.ours_into(stand, &settings)
     }
 
-    /// The same into a topic with these settings.
+    /// Runs our producer once into the topic of these settings.
     ///
     /// # Errors
-    /// When the producer ends or stands still.
+    /// When the producer ends or makes no progress.
     pub fn ours_into(&self, stand: &Stand, settings: &KafkaSettings) -> Result<Run> {
         let begun = now_ms()?;
         let mut producer = stand.replay(settings, &self.from)?;
@@ -157,10 +158,10 @@ impl Backlog {
         Ok(Run { peaks: watch.end()?, ..run })
     }
 
-    /// One run of Debezium, from a copy of its position.
+    /// Runs Debezium once, from a copy of its position.
     ///
     /// # Errors
-    /// When it fails, stands still, or the backlog was made without it.
+    /// When it fails, makes no progress, or the backlog was made without it.
     pub fn debezium(&self, stand: &mut Stand, format: Format) -> Result<Run> {
         let position = self.debezium.as_ref().context("the backlog was made without Debezium")?;
         let folder = stand.stack.dir().join("runs").join(stand.fresh_name("debezium"));

@@ -1,4 +1,4 @@
-//! A snapshot while the table is written to: every row's last state must be in the topic, and no row that is gone.
+//! A snapshot during writes to the table: the topic must have every row's last state, and no deleted row.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ const QUIET: Duration = Duration::from_millis(300);
 /// The case.
 ///
 /// # Errors
-/// When a program fails, stands still, or the topic does not hold what the table does.
+/// When a program fails or makes no progress, or when the topic differs from the table.
 pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let rows = size.changes;
     let case = format!("Snapshot of {rows} rows with writes");
@@ -89,7 +89,8 @@ fn run(settings: &KafkaSettings, begun: i64, arrival: Arrival, pid: u32, watch: 
     Ok(Run { peaks: watch.end()?, ..run })
 }
 
-/// Writes to the table until the topic has as many records as it had rows, and waits until the topic has all.
+/// Writes to the table until the topic has as many records as the table had rows, and waits until the topic has all
+/// changes.
 fn complete(
     stand: &Stand,
     table: Table,
@@ -130,13 +131,13 @@ fn complete(
         if begun.elapsed() > STANDSTILL * 10 {
             bail!("after {changes} changes {} {difference}", settings.topic);
         }
-        // More is to come, or it stands still.
+        // Either more records follow, or the program has stopped making progress.
         let seen = topic::ends_by(&asking, settings);
         until(&|end, _| end > seen)?;
     }
 }
 
-/// Writes at a fixed rate.
+/// Writers at a fixed rate.
 struct Writes {
     stop: CancellationToken,
     task: JoinHandle<Result<u64>>,
@@ -150,7 +151,7 @@ impl Writes {
             let (stop, mut conn) = (stop.clone(), conn);
             async move {
                 let mut tick = tokio::time::interval(Duration::from_millis(10));
-                // A transaction that was late is made up for.
+                // Catch up after a late transaction.
                 tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
                 let mut round = 0;
                 while !stop.is_cancelled() {
@@ -166,16 +167,17 @@ impl Writes {
         Ok(Self { stop, task })
     }
 
-    /// Ends them; returns how many row changes there were at the most, as a row may have been gone.
+    /// Stops the writers; returns an upper limit of the number of row changes, as some rows may have been deleted
+    /// already.
     fn end(self, stand: &Stand) -> Result<u64> {
         self.stop.cancel();
         stand.runtime.block_on(self.task)?
     }
 }
 
-/// One transaction on a table that had so many rows at first.
+/// The statements of one transaction on a table that had so many rows at first.
 fn statements(round: u64, rows: u64) -> [String; 5] {
-    // A prime step comes by everywhere, in no order of the key's.
+    // A prime step reaches every row, but not in key order.
     let place = |n: u64| (round * 14 + n) * 7_368_787 % rows;
     let list = |from: u64, to: u64| (from..to).map(|n| place(n).to_string()).collect::<Vec<_>>().join(",");
     let row = |n: u64| {

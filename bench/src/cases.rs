@@ -1,4 +1,4 @@
-//! The cases: what runs in turns, and which figures come of it.
+//! The cases: the runs, in turns, and the figures from them.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::{busy_snapshot, drain, drain_postgres, growth, latency, limits, memor
 /// A value of a run.
 type Value = fn(&Run) -> f64;
 
-/// How much is run.
+/// The amount of work.
 #[derive(Clone, Debug)]
 pub struct Size {
     /// Row changes or rows.
@@ -25,19 +25,19 @@ pub struct Size {
     pub per_transaction: Vec<u64>,
     /// Runs of each program.
     pub runs: u32,
-    /// Row changes or rows where more of them are run, once.
+    /// Row changes or rows of the larger size, which is run once.
     pub large: u64,
     /// Leave Debezium out.
     pub alone: bool,
 }
 
 impl Size {
-    /// The size of cases that are run once more with more, if there is more.
+    /// The larger size, for cases that also run with it; `None` if it is not larger.
     pub fn larger(&self) -> Option<Self> {
         (self.large > self.changes).then(|| Self { changes: self.large, runs: 1, ..self.clone() })
     }
 
-    /// Runs a case in this size and, if there is one, the larger.
+    /// Runs a case in this size and, if there is one, in the larger size.
     fn each(&self, run: impl FnMut(&Self) -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
         let sizes = [Some(self.clone()), self.larger()];
         Ok(sizes.iter().flatten().map(run).collect::<Result<Vec<_>>>()?.concat())
@@ -70,10 +70,10 @@ pub enum Case {
 }
 
 impl Case {
-    /// Runs it; `say` gets a line for each run.
+    /// Runs the case; `say` gets a line for each run.
     ///
     /// # Errors
-    /// When a program fails, stands still, or does not deliver everything once.
+    /// When a program fails, makes no progress, or does not deliver everything exactly once.
     pub fn run(self, stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
         match self {
             Self::Backlog => {
@@ -120,7 +120,7 @@ fn backlog(stand: &mut Stand, size: &Size, case: &str, rows: u64, say: &dyn Fn(S
             theirs.push(run);
         }
     }
-    // Each alone has all cores; a program that does both on cores that are busy takes the sum of their times.
+    // Each alone has all cores; a program that does both on busy cores takes the sum of their times.
     let both = reader.iter().zip(&client).map(|(reader, client)| 1.0 / (1.0 / reader + 1.0 / client)).collect();
     let limit =
         if median(&reader) < median(&client) { ("our reader alone", reader) } else { ("the client alone", client) };
@@ -208,7 +208,8 @@ fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
     let filled = backlog.ours(stand)?;
     let (mut ours, mut kcat) = (vec![], vec![]);
-    // A run takes a second, and kcat's rate is one of two, by half apart: its fetch is put off for a second or it is not.
+    // A run takes a second. kcat's rate has two values, one half of the other, as its fetch may be delayed for a
+    // second.
     for _ in 0..2 * size.runs {
         let run = drain::consumers(stand, &filled.topic, backlog.changes, "")?;
         say(format!("  {run:?}"));

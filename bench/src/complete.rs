@@ -1,7 +1,8 @@
-//! Whether a topic holds what the table does: every row's last state, no row that is gone, and with ours every change once.
+//! Checks that a topic equals the table: every row's last state, no deleted row, and in our topic every change exactly
+//! once.
 //!
-//! Each name says which row it is and which state of it: `folding garden chair ID#STATE`. So the last record of each key
-//! tells what the topic knows of it, whoever wrote it, and is compared with the table's own names.
+//! Each name contains the row's id and the number of its state: `folding garden chair ID#STATE`. So the last record of
+//! each key shows the row's state in the topic, whichever program wrote it, and is compared with the table's names.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -18,13 +19,13 @@ use crate::load;
 use crate::stand::Stand;
 use crate::topic::{self, Arrival};
 
-/// What every product's name begins with.
+/// The prefix of every product's name.
 pub(crate) const NAME: &str = "folding garden chair ";
 
-/// Who wrote a topic.
+/// The program that wrote a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Of {
-    /// Our producer: each record says which change it is.
+    /// Our producer: each record identifies its change.
     Ours,
     /// Debezium, which delivers at least once.
     Debezium,
@@ -33,11 +34,11 @@ pub(crate) enum Of {
 /// State by row.
 pub(crate) type Rows = HashMap<u64, u32>;
 
-/// What a topic tells.
+/// The contents of a topic.
 pub(crate) struct Told {
-    /// The rows that are there after all of it.
+    /// The rows after all records.
     pub(crate) rows: Rows,
-    /// Records of ours that tell of a change of which another one told before.
+    /// Records of our producer whose change another record has already.
     pub(crate) doubled: u64,
     pub(crate) arrival: Arrival,
 }
@@ -45,7 +46,7 @@ pub(crate) struct Told {
 /// Compares the topic with the table as it is now.
 ///
 /// # Errors
-/// When a row is missing, in another state, or there and gone in the table; when a change of ours is there twice.
+/// When a row is missing, has another state, or is deleted in the table; when our topic has a change twice.
 pub(crate) fn check(stand: &Stand, settings: &KafkaSettings, of: Of) -> Result<()> {
     let (told, table) = (told(settings, of)?, stand.runtime.block_on(table(&stand.stack.mysql))?);
     ensure!(told.doubled == 0, "{} of {} records are in {} twice", told.doubled, told.arrival.records, settings.topic);
@@ -55,7 +56,7 @@ pub(crate) fn check(stand: &Stand, settings: &KafkaSettings, of: Of) -> Result<(
     }
 }
 
-/// What a topic lacks or has too much, in words.
+/// The difference between a topic and the table, as text.
 pub(crate) fn difference(told: &Rows, table: &Rows) -> Option<String> {
     let wrong = table.iter().filter(|(id, state)| told.get(id) != Some(state)).count();
     let more = told.keys().filter(|id| !table.contains_key(id)).count();
@@ -80,8 +81,8 @@ pub(crate) fn told(settings: &KafkaSettings, of: Of) -> Result<Told> {
     Ok(Told { rows: last.into_values().flatten().collect(), doubled, arrival })
 }
 
-/// Row and state that a record tells of, `None` when the row is gone. An envelope of Debezium's with a row before (the
-/// second branch of its first union, after the five bytes that name the schema) and no other one is a deletion.
+/// Row and state in a record, `None` for a deleted row. An envelope of Debezium with a row before (the second branch of
+/// its first union, after the five bytes with the schema id) and no other row is a deletion.
 fn state(payload: Option<&[u8]>, of: Of) -> Option<(u64, u32)> {
     let (payload, name) = (payload?, NAME.as_bytes());
     let names = payload.windows(name.len()).enumerate().filter(|(_, bytes)| *bytes == name).map(|(at, _)| at);
@@ -95,7 +96,7 @@ fn state(payload: Option<&[u8]>, of: Of) -> Option<(u64, u32)> {
     parse(&payload[last? + name.len()..])
 }
 
-/// Reads `ID` or `ID#STATE`; the state is 0 at first.
+/// Parses `ID` or `ID#STATE`; the first state is 0.
 fn parse(text: &[u8]) -> Option<(u64, u32)> {
     let digits = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();

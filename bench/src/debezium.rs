@@ -1,8 +1,9 @@
-//! Debezium's MySQL connector in a standalone Kafka Connect, tuned for throughput as its documentation and Kafka's advise.
+//! Debezium's MySQL connector in a standalone Kafka Connect, tuned for throughput as its documentation and Kafka's
+//! advise.
 //!
-//! A folder holds all that one run leaves: its position in the binlog (`offsets`), the tables' history (`schema-history`)
-//! and the log of the last start. Started again in the folder, or in a copy of it, Debezium goes on from that position.
-//! It delivers at least once: a standalone Connect has nothing stronger.
+//! A folder holds all files of one run: its position in the binlog (`offsets`), the tables' history (`schema-history`)
+//! and the log of the last start. Started again in the folder, or in a copy of it, Debezium continues from that
+//! position. It delivers at least once: a standalone Connect has no stronger guarantee.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use xtask::services::ADMIN;
 use xtask::services::server::{Launch, Server, free_port};
 use xtask::{downloads, interrupt, machine};
 
-/// The heap that Kafka's own script gives to Connect, in megabytes.
+/// The heap that Kafka's own script gives Connect, in megabytes.
 pub const HEAP_MB: u32 = 2_048;
 
 const TABLE: &str = "product";
@@ -22,25 +23,25 @@ const CONNECTOR: &str = "debezium";
 const API_DEADLINE: Duration = Duration::from_secs(20);
 const POSITION_DEADLINE: Duration = Duration::from_secs(180);
 
-/// How Debezium writes its records.
+/// The format of Debezium's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Avro behind the identity of its schema, as Confluent's clients write it.
+    /// Avro after the schema id, as Confluent's clients write it.
     Avro,
     /// JSON without schemas.
     Json,
 }
 
-/// What it does with the rows that are there at its first start.
+/// What Debezium does with existing rows at its first start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshot {
     /// Reads them all, then the binlog.
     Initial,
-    /// Reads the binlog only, from where it is at that moment.
+    /// Reads only the binlog, from its end at that moment.
     NoData,
 }
 
-/// What Debezium is started with.
+/// The options of a start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The folder of its position, its history and its log.
@@ -53,18 +54,18 @@ pub struct Options {
     pub registry_url: String,
     /// The database with the table `product`.
     pub database: String,
-    /// The first part of the topic's name; a run of its own needs one of its own.
+    /// The first part of the topic's name; each run needs a different one.
     pub topic_prefix: String,
-    /// How it writes its records.
+    /// The format of the records.
     pub format: Format,
-    /// What it does with the rows that are there.
+    /// What to do with existing rows.
     pub snapshot: Snapshot,
     /// The Java heap in megabytes: [`HEAP_MB`].
     pub java_heap_mb: u32,
 }
 
 impl Options {
-    /// The topic that it writes: `PREFIX.DATABASE.product`. It must be there.
+    /// The topic that Debezium writes: `PREFIX.DATABASE.product`. It must exist.
     pub fn topic(&self) -> String {
         format!("{}.{}.{TABLE}", self.topic_prefix, self.database)
     }
@@ -73,7 +74,7 @@ impl Options {
         self.folder.join("offsets")
     }
 
-    /// Whether this start is there to leave a position.
+    /// Whether this start only stores a position.
     fn takes_position(&self) -> bool {
         self.snapshot == Snapshot::NoData && !self.has_position()
     }
@@ -93,10 +94,10 @@ pub struct Debezium {
 }
 
 impl Debezium {
-    /// Starts it, and waits for nothing: its first record may take half a minute.
+    /// Starts Debezium without waiting for its first record, which may take half a minute.
     ///
     /// # Errors
-    /// When it can't be fetched, or its folder can't be written.
+    /// When it can't be downloaded, or its folder can't be written.
     pub fn start(options: &Options) -> Result<Self> {
         let home = downloads::debezium(&|_| {})?;
         let java = machine::java().context("Java 17 or later is not there: install one")?;
@@ -124,11 +125,11 @@ impl Debezium {
         Ok(Self { server: Server::start("Debezium", launch)?, topic: options.topic(), api })
     }
 
-    /// Leaves a position in the empty folder, that of this moment, and stops again: what is written to the database
-    /// from now on is the backlog of every later start in the folder or in a copy of it. Nothing reaches the topic.
+    /// Stores the present position in the empty folder, and stops again: later changes of the database are the backlog
+    /// of every start in the folder or in a copy of it. Nothing reaches the topic.
     ///
     /// # Errors
-    /// When the folder holds a position, or Debezium fails.
+    /// When the folder has a position already, or Debezium fails.
     pub fn take_position(options: &Options) -> Result<()> {
         if options.has_position() {
             bail!("{} holds a position already: give an empty folder", options.folder.display());
@@ -147,7 +148,7 @@ impl Debezium {
         debezium.stop()
     }
 
-    /// The log's first complaints, since many more follow them, and its end.
+    /// The log's first errors, since many more follow them, and its end.
     fn reason(&self) -> String {
         let log = fs::read_to_string(self.server.log()).unwrap_or_default();
         let complaints = log.lines().filter(|line| line.contains(" ERROR ") || line.starts_with("Caused by: "));
@@ -160,20 +161,20 @@ impl Debezium {
         self.server.pid()
     }
 
-    /// The topic that it writes.
+    /// The topic that Debezium writes.
     pub fn topic(&self) -> String {
         self.topic.clone()
     }
 
-    /// Asks whether it still works; takes some milliseconds of its time.
+    /// Checks that Debezium is working; the answer takes some milliseconds of its time.
     ///
     /// # Errors
-    /// When it has ended or its connector or task has failed, with the end of the log.
+    /// When Debezium has ended or its connector or task has failed, with the end of the log.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.server.try_status()? {
             bail!("Debezium ended with {status}{}", self.reason());
         }
-        // Until its API is up there is nobody to ask.
+        // The API does not answer during the start.
         let answer = agent().get(format!("{}/status", self.api)).call();
         let status = answer.and_then(|mut answer| answer.body_mut().read_to_string());
         if status.is_ok_and(|status| status.contains("\"FAILED\"")) {
@@ -182,13 +183,13 @@ impl Debezium {
         Ok(())
     }
 
-    /// Stops in order, so that its position is that of its last record. Kills after 30 s.
+    /// Stops in order, so that the stored position is that of the last record. Kills after 30 s.
     ///
     /// # Errors
     /// When the process cannot be waited for.
     pub fn stop(&mut self) -> Result<()> {
-        // On SIGTERM alone Jetty's end and Connect's own can meet, and then no position is saved. A connector that is
-        // not there yet has none.
+        // After SIGTERM alone, Jetty's shutdown may come before Connect's, and then no position is stored. A connector
+        // that has not been created yet has none.
         agent().put(format!("{}/stop", self.api)).send_empty().ok();
         self.server.stop()
     }
@@ -210,7 +211,8 @@ const JVM: [&str; 8] = [
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
 ];
 
-/// Kafka's documentation, "Kafka Connect Configs" and "Producer Configs". By itself Connect keeps one request in flight.
+/// Source: Kafka's documentation, "Kafka Connect Configs" and "Producer Configs". Connect's default is one request in
+/// flight.
 fn worker(options: &Options, folder: &Path, home: &Path, rest_port: u16) -> Result<String> {
     let kafka = &options.kafka;
     let (plugins, offsets) = (home.join("plugins"), folder.join("offsets"));
@@ -239,7 +241,8 @@ producer.compression.type=lz4
     Ok(text)
 }
 
-/// Debezium's documentation, "Avro Serialization", and Apicurio Registry's, "Configuring Kafka serializers/deserializers".
+/// Source: Debezium's documentation, "Avro Serialization", and Apicurio Registry's, "Configuring Kafka
+/// serializers/deserializers".
 fn converter(options: &Options, side: &str) -> Result<String> {
     if options.format == Format::Json {
         return Ok(format!("{side}=org.apache.kafka.connect.json.JsonConverter\n{side}.schemas.enable=false\n"));
@@ -260,7 +263,8 @@ fn converter(options: &Options, side: &str) -> Result<String> {
     ))
 }
 
-/// Debezium's documentation, "MySQL connector configuration properties". A port of our own is a replica's id that nobody has.
+/// Source: Debezium's documentation, "MySQL connector configuration properties". The reserved port serves as a unique
+/// replica id.
 fn connector(options: &Options, folder: &Path, rest_port: u16) -> String {
     let Options { mysql_port, database, topic_prefix, .. } = options;
     let (user, password) = ADMIN;
@@ -298,7 +302,7 @@ poll.interval.ms=10
         text.push_str("schema.name.adjustment.mode=avro\n");
     }
     if options.takes_position() {
-        // A position is saved with a record only: that of the heartbeat's own topic, which Connect makes.
+        // Connect stores a position only with a record: here one of the heartbeat topic, which Connect creates.
         text.push_str("heartbeat.interval.ms=1000\n");
         text.push_str("topic.creation.default.partitions=1\ntopic.creation.default.replication.factor=-1\n");
     }

@@ -1,4 +1,4 @@
-//! Five consumers that drain a topic into their logs, and into PostgreSQL.
+//! Five consumers that drain a topic into their logs, and optionally into PostgreSQL.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,13 +11,13 @@ use xtask::programs::{CONSUMERS, Program};
 use crate::process::{Usage, Watch};
 use crate::stand::Stand;
 
-/// How often a file is looked at while it is written.
+/// How often to check a file that is being written.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What kcat writes behind each record; no product is called so.
+/// The text that kcat writes after each record; no product has this name.
 const END: &str = "<end>";
 
-/// What five consumers did.
+/// The results of five consumers.
 #[derive(Clone, Copy, Debug)]
 pub struct Drained {
     /// Records a second, from the first line to the last.
@@ -26,16 +26,17 @@ pub struct Drained {
     pub first_s: f64,
     /// CPU seconds for a million records, all five together.
     pub cpu_per_million: f64,
-    /// The most memory that one of them had resident, in megabytes.
+    /// The peak resident memory of the largest of them, in megabytes.
     pub peak_rss_mb: f64,
-    /// The same in the first tenth of the time from the first line to the last.
+    /// The same peak in the first tenth of the time from the first line to the last.
     pub early_peak_mb: f64,
 }
 
-/// Five consumers of a new group, on a topic with so many records; `postgres` is where they write to besides, if anywhere.
+/// Runs five consumers of a new group on a topic with so many records; `postgres` is their PostgreSQL URL, empty for
+/// none.
 ///
 /// # Errors
-/// When one ends, they stand still, or `verify` finds that table, topic, logs and PostgreSQL do not agree.
+/// When a consumer ends or makes no progress, or when `verify` finds a difference.
 pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -> Result<Drained> {
     let name = stand.fresh_name("drain");
     let logs = stand.stack.dir().join("runs").join(&name);
@@ -68,7 +69,7 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
     let (first, at_first) = first.context("no line was written")?;
     let first_s = first.as_secs_f64();
     let took = last.duration_since(begun.1)?.as_secs_f64() - first_s;
-    // What was there when the first line was seen took no part of that time.
+    // Lines that existed when the first one was seen took no part of that time.
     let rate = records as f64 * (1.0 - at_first as f64 / bytes as f64) / took;
     let tenth = begun.1 + first + Duration::from_secs_f64(took / 10.0);
     let tenth = i64::try_from(tenth.duration_since(UNIX_EPOCH)?.as_millis())?;
@@ -85,10 +86,10 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
     Ok(drained)
 }
 
-/// Records a second that `kcat` writes to a file: committed records, as they come, from the first to the last.
+/// The rate in records a second at which `kcat` writes committed records to a file, from the first to the last.
 ///
 /// # Errors
-/// When it is not there or fails.
+/// When kcat is missing or fails.
 pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     let path = stand.stack.dir().join("kcat.out");
     let mut kcat = Command::new("kcat");
@@ -115,7 +116,7 @@ pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
     Ok(records as f64 * (1.0 - at_first as f64 / written.len() as f64) / took)
 }
 
-/// Bytes of all logs, and when the last of them was written to.
+/// Bytes of all logs, and the time of the last write.
 fn written(logs: &Path) -> Result<(u64, SystemTime)> {
     let (mut bytes, mut last) = (0, SystemTime::UNIX_EPOCH);
     for log in files(logs) {
@@ -125,7 +126,7 @@ fn written(logs: &Path) -> Result<(u64, SystemTime)> {
     Ok((bytes, last))
 }
 
-/// Whether each of the five has written something.
+/// Whether each of the five consumers has written a line.
 pub(crate) fn each_has_lines(logs: &Path) -> bool {
     files(logs).iter().filter(|log| fs::metadata(log).is_ok_and(|file| file.len() > 0)).count() == CONSUMERS
 }

@@ -1,7 +1,7 @@
-//! Five consumers that drain a topic into their logs and PostgreSQL, beside one COPY of the rows that they made.
+//! Five consumers that drain a topic into their logs and PostgreSQL, compared with one COPY of the resulting rows.
 //!
-//! The topic holds a table's snapshot, so each product comes once: both write the same rows, and as many. Several changes of
-//! a product, of which consumers write the last one of each batch only, would not be the same work.
+//! The topic has a table's snapshot, so each product occurs once, and both write the same number of rows. With several
+//! changes of a product the work would differ, as consumers write only the last one of each batch.
 
 use std::time::Instant;
 
@@ -16,13 +16,13 @@ use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
 use crate::stand::Stand;
 
-/// As much as is handed to the client library at once.
+/// The number of bytes passed to the client library at once.
 const PIECE: usize = 64 << 10;
 
 /// The case.
 ///
 /// # Errors
-/// When a program fails or stands still, or `verify` finds a difference.
+/// When a program fails or makes no progress, or `verify` finds a difference.
 pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Drain to PostgreSQL";
     say(format!("{case}: {} records, each of another product", size.changes));
@@ -53,7 +53,7 @@ pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
     ])
 }
 
-/// Rows a second of one COPY of the consumers' rows into a table of the same definition.
+/// The rate in rows a second of one COPY of the consumers' rows into a table with the same definition.
 fn copy(stand: &Stand) -> Result<f64> {
     stand.runtime.block_on(async {
         let client = postgres::connect(&stand.stack.postgres.url()).await?;
@@ -75,7 +75,7 @@ fn copy(stand: &Stand) -> Result<f64> {
         }
         let rows = sink.finish().await?;
         let rate = rows as f64 / begun.elapsed().as_secs_f64();
-        // What the consumers wrote, `verify` has compared.
+        // `verify` has compared the consumers' rows already.
         let missing = client.query_one("SELECT count(*) FROM (TABLE product EXCEPT TABLE copied) AS missing", &[]);
         let missing: i64 = missing.await?.get(0);
         ensure!(missing == 0, "COPY did not write {missing} of {rows} rows");

@@ -1,4 +1,4 @@
-//! What the rate and the memory of ours do when there is more: more changes, more columns, more partitions.
+//! How our rate and memory change with more changes, columns and partitions.
 
 use anyhow::Result;
 use mysql_async::prelude::Queryable;
@@ -11,14 +11,14 @@ use crate::report::{Better, Figure};
 use crate::stand::Stand;
 use crate::{drain, topic};
 
-/// Columns of the table; a row image has them all, and the topic the contract's five.
+/// Numbers of table columns; a row image has all of them, the topic only the contract's five.
 const COLUMNS: [u64; 3] = [5, 10, 50];
 const PARTITIONS: [i32; 3] = [1, 10, 100];
 
 /// The case.
 ///
 /// # Errors
-/// When a program fails, stands still, or does not deliver everything once.
+/// When a program fails, makes no progress, or does not deliver everything exactly once.
 pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     Ok([changes(stand, size, say)?, columns(stand, size, say)?, partitions(stand, size, say)?].concat())
 }
@@ -105,7 +105,7 @@ fn runs(
     Ok((name.to_owned(), runs))
 }
 
-/// Each step beside the first.
+/// Compares each step with the first.
 fn compared(case: &str, steps: &[Step]) -> Vec<Figure> {
     let Some(((first, base), others)) = steps.split_first() else { return vec![] };
     let mut figures = Vec::new();

@@ -1,5 +1,5 @@
-//! The four stretches of code that each change passes, each over the same thousand rows: what `cargo bench -p bench` times and
-//! `cargo xtask instructions` counts. They are the functions that the programs call; nothing is copied here.
+//! The four sections of code that each change passes, each over the same thousand rows: `cargo bench -p bench` times
+//! them and `cargo xtask instructions` counts them. They call the programs' own functions; nothing is copied here.
 
 pub mod rows;
 
@@ -30,11 +30,11 @@ pub enum HotPath {
     Line,
 }
 
-/// Passes all rows over a path once, and says how many there were.
+/// Passes all rows over a path once, and returns their number.
 pub type Pass<'a> = Box<dyn FnMut() -> Result<usize> + 'a>;
 
 impl HotPath {
-    /// All of them, in the order in which a change passes them.
+    /// All paths, in the order in which a change passes them.
     pub const ALL: [Self; 4] = [Self::Decode, Self::Encode, Self::Transform, Self::Line];
 
     /// Its name in commands and in the baseline.
@@ -47,10 +47,10 @@ impl HotPath {
         }
     }
 
-    /// Prepares what the path reads. Memory that the programs use again is used again by the next pass too.
+    /// Prepares the input of the path. Memory that the programs reuse is also reused by the next pass.
     ///
     /// # Errors
-    /// When the rows can't be prepared, or, in a pass, are not carried.
+    /// When the rows can't be prepared, or when a pass does not carry a row.
     pub fn pass(self, rows: &Rows) -> Result<Pass<'_>> {
         Ok(match self {
             Self::Decode => {
@@ -93,7 +93,7 @@ impl HotPath {
             }
             Self::Line => {
                 let rules = Rules::default();
-                // Their text in capitals is kept as long as the program runs.
+                // The text in capitals is kept for the whole run.
                 let room = |_| &mut *Box::leak(Box::<Capitals>::default());
                 let transformed = rows.products.iter().map(|p| rules.apply(p, room(p)));
                 let products: Vec<Transformed<'_>> = transformed.flatten().collect();
@@ -124,7 +124,7 @@ fn encode(rows: &Rows, batch: &mut Batch) {
 /// Runs a path so many times, and checks that every row went through.
 ///
 /// # Errors
-/// When one did not.
+/// When a row did not.
 pub fn run(path: HotPath, passes: usize) -> Result<()> {
     let rows = Rows::make()?;
     let mut pass = path.pass(&rows)?;

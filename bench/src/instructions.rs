@@ -1,13 +1,14 @@
-//! How many instructions a row costs on each hot path, counted by Valgrind's callgrind and held against a stored baseline.
+//! Counts the instructions that a row costs on each hot path with Valgrind's callgrind, and compares them with a stored
+//! baseline.
 //!
-//! Time on a machine with other work varies by a tenth and more; instructions of the same program on the same rows are the same
-//! on each run to a few in a million. A path is run twice, N and 2N times over the rows, and what the second run has more is
-//! divided by the rows: start-up, preparation and buffers that grow once are in both, so they cancel exactly. That needs no
-//! mark in the measured code, no library, and no runner program of the same version as the library, as gungraun does.
+//! Times vary by a tenth and more on a machine with other work; the instructions of the same program on the same rows
+//! vary by a few in a million. A path is run twice, N and 2N times over the rows, and the difference is divided by the
+//! rows: start-up, preparation and buffers that grow once are in both runs, so they cancel exactly. This needs no mark
+//! in the measured code, no library, and no runner program of the same version as the library, as gungraun does.
 //!
-//! What decides the figure besides our code: the compiler, so its version is in the baseline; and glibc's `memcpy` and its like,
-//! of which glibc picks one by CPU. Valgrind shows every program the same CPU (a Haswell, where the host has AVX2), so that it is
-//! the same one everywhere.
+//! Besides our code, the figure depends on the compiler, whose version is in the baseline, and on glibc's `memcpy` and
+//! similar functions, of which glibc selects one by CPU. Valgrind presents the same CPU to every program (a Haswell,
+//! where the host has AVX2), so the selection is the same everywhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,7 +22,7 @@ use xtask::machine::output_of;
 use crate::hot_paths::HotPath;
 use crate::hot_paths::rows::ROWS;
 
-/// A difference beyond so many percent, either way, is one.
+/// A difference of more than so many percent, up or down, is reported.
 pub const TOLERANCE: f64 = 3.0;
 
 const BLESS: &str = "cargo xtask instructions --bless";
@@ -29,7 +30,7 @@ const BLESS: &str = "cargo xtask instructions --bless";
 /// Passes of the shorter run.
 const PASSES: usize = 5;
 
-/// What a row costs, and what it was compiled and counted with.
+/// The instructions per row, with the versions that they were counted with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
     /// Version and target of the compiler.
@@ -41,7 +42,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts all paths; `program` takes a path's name and a number of passes, and does them.
+    /// Counts all paths; `program` takes a path's name and a number of passes, and runs them.
     ///
     /// # Errors
     /// When Valgrind or the program fails.
@@ -64,7 +65,7 @@ impl Counts {
     /// Reads a baseline.
     ///
     /// # Errors
-    /// When there is none, or it is not one; the message says how to make it.
+    /// When the file is missing or invalid; the message says how to create it.
     pub fn read(file: &Path) -> Result<Self> {
         let unreadable = |e: &dyn std::fmt::Display| {
             anyhow!("cannot read the baseline {}: {e}\n  what to do: {BLESS}", file.display())
@@ -73,7 +74,7 @@ impl Counts {
         serde_json::from_str(&text).map_err(|e| unreadable(&e))
     }
 
-    /// Makes these the baseline.
+    /// Writes these figures as the baseline.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -82,7 +83,8 @@ impl Counts {
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// A table of these beside the baseline, and what is wrong: one line for each path, with what to do at the end.
+    /// A table of these figures beside the baseline, and the errors: one line for each path, with the remedy at the
+    /// end.
     pub fn against(&self, baseline: &Self) -> (String, Vec<String>) {
         let mut table = format!("{:12}{:>12}{:>12}{:>14}\n", "path", "baseline", "now", "difference");
         let mut wrong = Vec::new();
@@ -118,7 +120,7 @@ impl Counts {
 /// Instructions of a whole run.
 fn collected(program: &Path, path: HotPath, passes: usize) -> Result<u64> {
     let mut command = Command::new("valgrind");
-    // It says the count at the end, in its log; the profile is not wanted.
+    // callgrind prints the count at the end of its log; the profile is not needed.
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--log-fd=1"]).arg(program);
     let log = output_of(command.args([path.name(), &passes.to_string()]))?;
     let count = log.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());

@@ -1,17 +1,19 @@
-//! From a commit in MySQL to the line in the log, durable, and to the row in PostgreSQL; beside Debezium and a reader of
-//! committed records.
+//! Latency from a commit in MySQL to the durable line in the log and to the row in PostgreSQL, compared with Debezium
+//! and a reader of committed records.
 //!
-//! All clocks are this machine's. A change begins with the commit time that MySQL writes into its GTID event, in
-//! microseconds, on its way into the binlog: before the binlog is synced and before any client hears of it, so no client's
-//! delay is counted away. Ours has it from the log line's `source_ts`, Debezium's from `source.ts_us`. A change ends
+//! All clocks are this machine's. A change begins with the commit time, in microseconds, that MySQL writes into its
+//! GTID event on its way into the binlog: before the binlog is synced and before any client receives it, so each
+//! client's whole delay counts. Our time comes from the log line's `source_ts`, Debezium's from `source.ts_us`. A
+//! change ends
 //!
-//! - **in the log** when a reader of committed records sees the marker whose length covers its line: written, synced and
-//!   committed with the group's offsets. The reader's own delay counts too;
-//! - **in PostgreSQL** at the commit time that the server keeps for its transaction (`track_commit_timestamp`), taken just
-//!   before its WAL is synced;
-//! - **with Debezium** when a reader of committed records within this program has it from the topic; nothing is written.
+//! - **in the log** when a reader of committed records sees the marker whose length covers its line: the line is
+//!   written, synced and committed with the group's offsets. The reader's own delay counts too;
+//! - **in PostgreSQL** at the commit time that the server stores for its transaction (`track_commit_timestamp`), taken
+//!   just before its WAL is synced;
+//! - **with Debezium** when a reader of committed records in this program has received it from the topic; nothing is
+//!   written.
 //!
-//! Nobody is asked anything during the run but that reader, and changes are inserts, so that each has a row of its own.
+//! During a run, only that reader queries a server, and all changes are inserts, so that each has a separate row.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -45,13 +47,13 @@ use crate::topic;
 const RATES: [u64; 3] = [100, 1_000, 10_000];
 const QUANTILES: [(f64, &str); 3] = [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")];
 const PATIENCE: Duration = Duration::from_secs(60);
-/// As long without a record and everything may be there.
+/// After so long without a record, check whether everything has arrived.
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// The times from commit to arrival in one stretch, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Latency {
-    /// Commits a second that MySQL made.
+    /// Commits a second that MySQL reached.
     rate: f64,
     quantiles: [f64; 3],
 }
@@ -64,11 +66,11 @@ struct Arrival {
     arrived: i64,
 }
 
-/// What a run saw, by rate.
+/// The results of a run, by rate.
 #[derive(Debug)]
 struct Seen {
     paced: Vec<Paced>,
-    /// To the record in the topic, not yet committed there; by the broker's clock of whole milliseconds.
+    /// To the record in the topic, not yet committed there; from the broker's clock, which has whole milliseconds.
     topic: Vec<Latency>,
     log: Vec<Latency>,
     postgres: Vec<Latency>,
@@ -77,9 +79,9 @@ struct Seen {
 /// Runs the case.
 ///
 /// # Errors
-/// When a program fails or stands still, or a change does not arrive exactly once.
+/// When a program fails or makes no progress, or a change does not arrive exactly once.
 pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
-    // A run takes a minute, whatever the size.
+    // A run takes a minute at any size.
     let (runs, measured) = if size.changes < 1_000_000 { (1, 10) } else { (size.runs, 25) };
     say(format!("Latency: single inserts at {RATES:?} a second, {measured} s each after a warm-up"));
     let (mut seen, mut theirs) = (Vec::new(), Vec::new());
@@ -98,7 +100,7 @@ pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     Ok(RATES.iter().enumerate().flat_map(|(at, rate)| figures(*rate, at, &seen, &theirs)).collect())
 }
 
-/// Whether the last marker of each of the five logs covers all of it.
+/// Whether the last marker of each of the five logs covers the whole log.
 fn all_committed(logs: &Path, markers: &BTreeMap<String, Vec<(u64, i64)>>) -> Result<bool> {
     for (file, lengths) in markers {
         let path = logs.join(file);
@@ -144,7 +146,7 @@ fn figures(rate: u64, at: usize, seen: &[Seen], theirs: &[Vec<Latency>]) -> Vec<
     figures
 }
 
-/// The stretches, before them one that only warms up.
+/// The stretches, after one that only warms up.
 fn stretches(measured: u64) -> impl Iterator<Item = Stretch> {
     let warming = Stretch { rate: 1_000, warm_up: 0, measured: 5 };
     let all = RATES.map(|rate| Stretch { rate, warm_up: 5, measured });
@@ -169,7 +171,7 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     for number in 1..=CONSUMERS {
         running.push(programs.consumer(number)?);
     }
-    // Until the group has settled, and each of the five has had something to write.
+    // Wait until the group is stable and each of the five consumers has written something.
     let begun = Instant::now();
     while !drain::each_has_lines(&logs) {
         running.iter_mut().try_for_each(Program::check)?;
@@ -206,7 +208,7 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
             end += line.len() as u64;
             let line: Line = serde_json::from_slice(line)?;
             let committed = Micros::parse(&line.source_ts).context("a line's source_ts")?.0;
-            // Those before the first marker seen were there before it; they are not measured.
+            // Lines before the first marker that the run saw existed already; they are not measured.
             let marker = lengths.get(lengths.partition_point(|(length, _)| *length < end));
             let (_, arrived) = *marker.with_context(|| format!("{file}: no marker covers product {}", line.id))?;
             log.push(Arrival { id: line.id, committed, arrived });
@@ -266,8 +268,8 @@ fn debezium(stand: &mut Stand, measured: u64) -> Result<(Vec<Paced>, Vec<Latency
     Ok((paced, latencies))
 }
 
-/// Makes the changes of a stretch while the tail is read, until `done` says that all is there; it is asked when nothing
-/// comes any more.
+/// Makes the changes of a stretch while reading the tail, until `done` returns true; it is called when no record
+/// arrives any more.
 fn observe(
     stand: &Stand,
     pace: Pace,
@@ -294,7 +296,7 @@ fn observe(
     stand.runtime.block_on(load).context("the load died")?
 }
 
-/// Of each stretch; `all` changes must be there, from 1 on, and each once.
+/// The latencies of each stretch; changes 1 to `all` must each occur exactly once.
 fn latencies(mut arrivals: Vec<Arrival>, all: u64, paced: &[Paced]) -> Result<Vec<Latency>> {
     arrivals.sort_by_key(|arrival| arrival.id);
     if let Some((id, found)) = (1..).zip(&arrivals).find(|(id, found)| found.id != *id) {
@@ -308,7 +310,7 @@ fn latency(arrivals: &[Arrival], ids: &RangeInclusive<u64>) -> Result<Latency> {
     let part = &arrivals[*ids.start() as usize - 1..*ids.end() as usize];
     let mut times = Histogram::<u64>::new(3)?;
     for Arrival { id, committed, arrived } in part {
-        // The broker's clock has whole milliseconds, and may seem to be earlier by less than one.
+        // The broker's clock has whole milliseconds, so the record may seem earlier than the commit by less than one.
         let time = arrived - committed;
         ensure!(time > -1_000, "change {id} arrived {} µs before its commit: was the clock set?", -time);
         times.record(time.max(0).unsigned_abs())?;
@@ -319,7 +321,7 @@ fn latency(arrivals: &[Arrival], ids: &RangeInclusive<u64>) -> Result<Latency> {
     Ok(Latency { rate: part.len() as f64 / (span as f64 / 1e6), quantiles })
 }
 
-/// When the broker appended each record of the topic, by partition and offset, in microseconds since 1970.
+/// The time at which the broker appended each record of the topic, by partition and offset, in microseconds since 1970.
 fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i32, i64), i64>> {
     let mut times = BTreeMap::new();
     kafka::scan(settings, &settings.topic, &mut |message| {
@@ -330,7 +332,7 @@ fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i
     Ok(times)
 }
 
-/// Whether PostgreSQL keeps commit times, which it does not by default.
+/// Enables or disables PostgreSQL's commit times, which are off by default.
 fn keep_commit_times(stand: &mut Stand, keep: bool) -> Result<()> {
     let server = maintenance(stand);
     let statement = format!("ALTER SYSTEM SET track_commit_timestamp = {keep}");
@@ -341,7 +343,7 @@ fn keep_commit_times(stand: &mut Stand, keep: bool) -> Result<()> {
     stand.stack.postgres.restart()
 }
 
-/// By product, when PostgreSQL committed its row, in microseconds since 1970.
+/// The time at which PostgreSQL committed each product's row, in microseconds since 1970.
 fn commit_times(stand: &Stand) -> Result<Vec<(u64, i64)>> {
     let url = stand.stack.postgres.url();
     stand.runtime.block_on(async {
@@ -357,10 +359,10 @@ fn maintenance(stand: &Stand) -> String {
     format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", stand.stack.postgres.port)
 }
 
-/// As the consumers make the topic of their markers.
+/// The consumers' default for the topic of their markers.
 const SLOT_PARTITIONS: i32 = 16;
 
-/// How much of a log is committed.
+/// The committed length of a log.
 #[derive(Deserialize)]
 struct Marker {
     file: String,
@@ -375,7 +377,7 @@ struct Line {
     offset: i64,
 }
 
-/// A change as Debezium writes it.
+/// A change in Debezium's format.
 #[derive(Deserialize)]
 struct Envelope {
     after: After,

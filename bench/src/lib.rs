@@ -1,4 +1,4 @@
-//! Measurements of the pipeline beside others on the same servers, called by `cargo xtask bench`.
+//! Measurements of the pipeline and of other tools on the same servers, called by `cargo xtask bench`.
 
 pub mod backlog;
 pub mod busy_snapshot;

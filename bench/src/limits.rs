@@ -1,5 +1,5 @@
-//! The two limits of the producer, each alone on the same machine: our reader without Kafka, and the Kafka client with the
-//! same records in the same transactions and nothing else to do.
+//! The two limits of the producer, each measured alone on the same machine: our reader without Kafka, and the Kafka
+//! client with the same records in the same transactions and no other work.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ use crate::topic;
 
 const SERVER_ID: u32 = 4_242;
 
-/// Records a second that our reader decodes from the binlog and encodes as Avro, with nobody to send them.
+/// The rate in records a second at which our reader decodes the binlog and encodes Avro, without sending.
 ///
 /// # Errors
 /// MySQL's, or when the reader stops early.
@@ -89,14 +89,15 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         }
         let rate = records as f64 / begun.elapsed().as_secs_f64();
         stop.cancel();
-        // It has been told to stop.
+        // The reader was told to stop.
         drop(reading.await);
         ensure!(records == backlog.changes, "{records} records of {} changes", backlog.changes);
         Ok(rate)
     })
 }
 
-/// Records a second that the Kafka client alone writes: those of the topic `from`, in transactions as the producer's.
+/// The rate in records a second at which the Kafka client alone writes the records of the topic `from`, in transactions
+/// like the producer's.
 ///
 /// # Errors
 /// Kafka's.
@@ -138,7 +139,7 @@ pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
         producer.commit()?;
     }
     let rate = records.len() as f64 / begun.elapsed().as_secs_f64();
-    // Its last markers may come after the answer to the commit.
+    // The last markers may be written after the answer to the commit.
     let written = topic::wait_for(&settings, records.len() as u64, || Ok(()))?.records;
     ensure!(written == records.len() as u64, "the client alone wrote {written} of {} records", records.len());
     Ok(rate)

@@ -1,4 +1,4 @@
-//! Changes of the table `product`, made as fast as MySQL takes them.
+//! Makes changes of the table `product` as fast as MySQL accepts them.
 
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
@@ -7,14 +7,15 @@ use xtask::services::{ADMIN, DATABASE, MySql};
 
 use crate::complete::NAME;
 
-/// Writers at once; each has keys of its own.
+/// Concurrent writers; each has separate keys.
 const WRITERS: u64 = 4;
 const KEYS_EACH: u64 = 100_000_000;
 
-/// How many changes, in which transactions: of ten rows five are updated, four inserted, one deleted.
+/// The number of changes, and the size of their transactions: of ten rows, five are updated, four inserted, one
+/// deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Row changes in all; a few more may be made, as transactions are whole.
+    /// Row changes in all; a few more may be made, as transactions are complete.
     pub changes: u64,
     /// Row changes in a transaction.
     pub per_transaction: u64,
@@ -38,8 +39,9 @@ pub async fn connect(mysql: &MySql, database: Option<&str>) -> Result<Conn> {
 /// The columns of the contract, as statements name them: a table may have more.
 pub const COLUMNS: &str = "(id, name, category, price, last_updated)";
 
-/// Makes the table anew, and the server fast and forgetful while a load is made: what is measured comes afterwards. It begins
-/// in a binlog file of its own: a replay looks its time up from the beginning of the file, and shall not read other loads.
+/// Creates the table again, and makes the server fast but not durable during the load, which is not measured. The load
+/// starts in a new binlog file: a replay searches its time from the beginning of the file, and must not read other
+/// loads.
 ///
 /// # Errors
 /// MySQL's own.
@@ -61,7 +63,7 @@ pub async fn prepare(mysql: &MySql) -> Result<()> {
     Ok(())
 }
 
-/// Makes the table anew, on a server that keeps what it commits, as a shop's does.
+/// Creates the table again, on a server with durable commits, as in production.
 ///
 /// # Errors
 /// MySQL's own.
@@ -75,7 +77,7 @@ pub async fn prepare_durable(mysql: &MySql) -> Result<()> {
 }
 
 impl Load {
-    /// Makes them; returns how many row changes there were.
+    /// Makes the changes; returns their number.
     ///
     /// # Errors
     /// MySQL's own.
@@ -122,13 +124,13 @@ impl Load {
     }
 }
 
-/// The keys of one writer: `low..high` are there.
+/// The keys of one writer: the rows `low..high` exist.
 struct Keys {
     low: u64,
     high: u64,
-    /// The next one to update.
+    /// The next row to update.
     next: u64,
-    /// Statements that have updated some.
+    /// The number of statements that updated rows.
     updates: u64,
     base: u64,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measurements on servers of its own.
+//! `cargo xtask bench`: measurements on separate servers.
 #![allow(clippy::print_stdout, reason = "its output")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use bench::stand::Stand;
 use clap::{Parser, ValueEnum, value_parser};
 use xtask::{background, cargo, downloads, interrupt};
 
-// The limits that are measured in here have the programs' allocator.
+// The limits are measured in this process, so it uses the programs' allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -40,8 +40,8 @@ struct Cli {
     /// Runs of each program, in turns
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     runs: u32,
-    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of each
-    /// program; none when that is no more than in the others
+    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of
+    /// each program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
     /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs
@@ -88,7 +88,7 @@ fn run(cli: Cli) -> Result<()> {
         let begun = Instant::now();
         report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
         println!("{} took {:.0} s", name(case), begun.elapsed().as_secs_f64());
-        // Should a later case fail, what was measured is there.
+        // Write after each case, so that the results survive a failure of a later one.
         if cli.write {
             report.write(&background::root().join("reports"))?;
         }
@@ -96,7 +96,7 @@ fn run(cli: Cli) -> Result<()> {
     stand.stack.kill()
 }
 
-/// All cases together leave 13 GB with a million changes, of which the growth case, with ten times as many, is the largest.
+/// With a million changes, all cases together leave 13 GB; the growth case, with ten times as many, leaves the most.
 fn check_room(folder: &Path, size: &Size) -> Result<()> {
     let free = fs2::available_space(folder).with_context(|| folder.display().to_string())?;
     let needed = size.changes.max(size.large / 5).saturating_mul(12_000).saturating_add(2_000_000_000);
@@ -125,12 +125,12 @@ fn commit() -> String {
     git(&["rev-parse", "--short", "HEAD"]) + if changed.is_empty() { "" } else { "-dirty" }
 }
 
-/// As it was typed.
+/// The command as the user typed it.
 fn command() -> String {
     ["cargo xtask bench".to_owned()].into_iter().chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
 }
 
-/// Its cores and its memory.
+/// The machine's cores and memory.
 fn machine() -> String {
     let field = |file: &str, name: &str| {
         let text = fs::read_to_string(file).unwrap_or_default();

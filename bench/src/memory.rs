@@ -1,5 +1,5 @@
-//! What the producer has resident when it has nothing to do, and at a transaction that is as large as a backlog. Whether
-//! memory grows with the backlog, of the producer and of the consumers, says [`crate::growth`].
+//! The producer's resident memory when it is idle, and during a transaction as large as a backlog. [`crate::growth`]
+//! shows whether the memory of producer and consumers grows with the backlog.
 
 use anyhow::Result;
 use mysql_async::prelude::Queryable;
@@ -15,7 +15,7 @@ use crate::stand::Stand;
 /// The case.
 ///
 /// # Errors
-/// When the producer fails, stands still, or does not deliver everything once.
+/// When the producer fails, makes no progress, or does not deliver everything exactly once.
 pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Memory";
     say(format!("{case}: {} changes in transactions of 500, then in one", size.changes));

@@ -1,8 +1,8 @@
-//! Changes at a fixed rate, each in a transaction of its own.
+//! Makes changes at a fixed rate, each in a separate transaction.
 //!
-//! The loop is open: every change has its planned time, whatever became of those before it. A connection that was held up
-//! makes up for it at once, so a stall costs the changes that were due in it as well, and does not go unseen as it would if
-//! they were merely made later.
+//! The loop is open: every change has a planned time, independent of earlier changes. A delayed connection catches up
+//! at once. So a stall also counts for the changes that were due during it; if they were only made later, it would be
+//! hidden.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use xtask::services::{DATABASE, MySql};
 
 use crate::load;
 
-/// At 10,000 changes a second each commit may take 1.6 ms.
+/// At 10,000 changes a second, each commit may take 1.6 ms.
 const CONNECTIONS: u64 = 16;
 
-/// The connections that changes are made over, and how far they have come.
+/// The connections for changes, and their progress.
 pub struct Pace {
     conns: Vec<Conn>,
     /// The highest id inserted; they begin at 1.
@@ -30,18 +30,18 @@ pub struct Pace {
 pub struct Stretch {
     /// Changes a second.
     pub rate: u64,
-    /// Seconds at its beginning that are not measured.
+    /// Seconds at its beginning without measurement.
     pub warm_up: u64,
-    /// Seconds that are.
+    /// Measured seconds.
     pub measured: u64,
 }
 
-/// What a stretch has inserted.
+/// The changes that a stretch inserted.
 #[derive(Clone, Debug)]
 pub struct Paced {
-    /// The rate that was asked for.
+    /// The requested rate.
     pub rate: u64,
-    /// The ids to be measured.
+    /// The ids to measure.
     pub ids: std::ops::RangeInclusive<u64>,
     /// From a change's planned time to the return of its COMMIT, 99 of 100, in milliseconds.
     pub late_p99_ms: f64,
@@ -60,7 +60,7 @@ impl Pace {
         Ok(Self { conns, last_id: 0 })
     }
 
-    /// Inserts a row for each planned moment.
+    /// Inserts a row at each planned time.
     ///
     /// # Errors
     /// MySQL's own.

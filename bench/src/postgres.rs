@@ -1,4 +1,4 @@
-//! The consumers' database, as a case looks at it.
+//! Access to the consumers' database for the cases.
 
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls};
@@ -11,12 +11,12 @@ use crate::stand::Stand;
 /// When it can't be reached.
 pub(crate) async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("cannot connect to PostgreSQL")?;
-    // It ends with the client, whose calls tell of its errors.
+    // The connection ends with the client, whose calls return its errors.
     drop(tokio::spawn(connection));
     Ok(client)
 }
 
-/// Drops the consumers' database: they make it anew.
+/// Drops the consumers' database, which they then create again.
 ///
 /// # Errors
 /// PostgreSQL's own.

@@ -1,4 +1,4 @@
-//! What a process has used: proc_pid_stat(5), proc_pid_status(5).
+//! Resource use of a process: proc_pid_stat(5), proc_pid_status(5).
 
 use std::fs;
 use std::path::Path;
@@ -8,26 +8,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-/// What a running process has used since its start.
+/// The resources that a running process has used since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     /// CPU time of all its threads, user and system, in seconds.
     pub cpu_seconds: f64,
-    /// The most memory it ever had resident, in megabytes of 10^6 bytes.
+    /// The peak resident memory, in megabytes of 10^6 bytes.
     pub peak_rss_mb: f64,
-    /// What it has resident now, in the same.
+    /// The present resident memory, in the same unit.
     pub rss_mb: f64,
 }
 
 impl Usage {
-    /// Of a process that runs.
+    /// Reads them for a running process.
     ///
     /// # Errors
     /// When there is no such process.
     pub fn of(pid: u32) -> Result<Self> {
         let folder = Path::new("/proc").join(pid.to_string());
         let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid} is gone"))?;
-        // The name may hold spaces and brackets; after it come the fields from 3 on.
+        // The name may contain spaces and brackets; the fields from 3 on follow it.
         let fields: Vec<&str> = stat.rsplit_once(')').map_or(&stat[..], |(_, rest)| rest).split_whitespace().collect();
         let ticks = |field: usize| fields.get(field - 3).and_then(|f| f.parse::<f64>().ok()).context("no such field");
         let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
@@ -45,18 +45,18 @@ impl Usage {
     }
 }
 
-/// The most memory that a process had resident, as it grew.
+/// The growth of a process's peak resident memory.
 #[derive(Clone, Debug, Default)]
 pub struct Peaks(Vec<(i64, f64)>);
 
 impl Peaks {
-    /// The most up to a time in milliseconds since 1970, in megabytes; 0 when nobody had asked by then.
+    /// The peak up to a time in milliseconds since 1970, in megabytes; 0 without a measurement by then.
     pub fn until(&self, ms: i64) -> f64 {
         self.0.iter().take_while(|(time, _)| *time <= ms).last().map_or(0.0, |(_, megabytes)| *megabytes)
     }
 }
 
-/// Asks a process for its [`Peaks`] while it runs, on a thread of its own.
+/// Measures the [`Peaks`] of a running process in a separate thread.
 #[derive(Debug)]
 pub struct Watch {
     stop: Sender<()>,
@@ -66,7 +66,7 @@ pub struct Watch {
 impl Watch {
     const EVERY: Duration = Duration::from_millis(20);
 
-    /// Begins.
+    /// Starts measuring.
     pub fn start(pid: u32) -> Self {
         let (stop, told) = channel();
         let ask = move || {
@@ -83,7 +83,7 @@ impl Watch {
         Self { stop, thread: std::thread::spawn(ask) }
     }
 
-    /// Ends, with what was seen.
+    /// Stops measuring and returns the peaks.
     ///
     /// # Errors
     /// When its thread has died.
@@ -102,7 +102,7 @@ mod tests {
         let before = Usage::of(std::process::id()).expect("we run");
         let filled = vec![1_u8; 64 << 20];
         let sum = || filled.iter().map(|b| u64::from(*b)).sum::<u64>();
-        // Other tests of this process use its CPU as well.
+        // Other tests in this process use its CPU as well.
         let mut total = sum();
         while Usage::of(std::process::id()).expect("we run").cpu_seconds < before.cpu_seconds + 0.05 {
             total += sum();

@@ -1,4 +1,4 @@
-//! What was measured, as JSON for machines and as a page with tables and charts for people.
+//! The results, as JSON for machines and as a page with tables and charts for people.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Which way a measure is better.
+/// Whether more or less of a measure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Better {
     /// A rate.
@@ -17,7 +17,7 @@ pub enum Better {
     Less,
 }
 
-/// One measure of one case, ours beside a reference.
+/// One measure of one case: our value beside a reference.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Figure {
     /// The case, such as `backlog, transactions of 500`.
@@ -34,15 +34,15 @@ pub struct Figure {
     pub reference_name: Option<String>,
     /// How many times better ours is than the reference.
     pub ratio: Option<f64>,
-    /// What is aimed at.
+    /// The target.
     pub goal: String,
-    /// What was measured: the commit, and whether files had been changed since; empty before a report is written.
+    /// The measured commit, and whether files had been changed since; empty before a report is written.
     #[serde(default)]
     pub commit: String,
     /// The command; empty before a report is written.
     #[serde(default)]
     pub command: String,
-    /// Each run, in the order in which they were made, ours and the reference in turns.
+    /// Each run in order of execution, ours and the reference's in turns.
     pub runs: Runs,
 }
 
@@ -77,8 +77,8 @@ impl Figure {
         }
     }
 
-    /// Whether the goal is met, of which each part is a bound on ours or, in `×`, on the ratio: `≤ 40 ms, ≥ 5 ×`. `None`
-    /// without a goal, or without anything to compare.
+    /// Whether the goal is met. Each part of a goal is a bound on our value or, with `×`, on the ratio: `≤ 40 ms, ≥ 5
+    /// ×`. `None` without a goal, or without a value to compare.
     fn meets_its_goal(&self) -> Option<bool> {
         let part = |part: &str| {
             let (sign, bound) = part.split_once(' ')?;
@@ -91,7 +91,7 @@ impl Figure {
     }
 }
 
-/// The middle value; of an even number the mean of the two in the middle. 0 of none.
+/// The middle value, or the mean of the two middle ones; 0 for an empty list.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -102,7 +102,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// A number with three significant digits, and thousands told apart.
+/// A number with three significant digits and separated thousands.
 pub fn shown(value: f64) -> String {
     if value.abs() >= 1_000.0 {
         let digits = format!("{:.0}", value);
@@ -134,25 +134,25 @@ fn spread(values: &[f64]) -> String {
     }
 }
 
-/// All figures of a run, with what they were measured on.
+/// All figures of a run, with its environment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Machine, versions, settings, by name.
     pub setting: BTreeMap<String, String>,
-    /// The commit that is measured.
+    /// The measured commit.
     pub commit: String,
-    /// The command that measures.
+    /// The command of the measurement.
     pub command: String,
     /// The figures.
     pub figures: Vec<Figure>,
 }
 
 impl Report {
-    /// Writes `benchmarks.json` (the figures), `benchmarks.md` and the charts into the folder. Figures of other cases that
-    /// are there already stay.
+    /// Writes `benchmarks.json` (the figures), `benchmarks.md` and the charts into the folder. Existing figures of
+    /// other cases stay.
     ///
     /// # Errors
-    /// When a file can't be written, or is there and can't be read.
+    /// When a file can't be written, or an existing one can't be read.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let json = folder.join("benchmarks.json");
         let mut figures: Vec<Figure> = match fs::read_to_string(&json) {
@@ -217,7 +217,7 @@ impl Report {
     }
 }
 
-/// Two bars: ours and the reference.
+/// Draws two bars: our value and the reference.
 fn chart(figure: &Figure, path: &Path) -> Result<()> {
     let bars =
         [("ours", figure.ours), (figure.reference_name.as_deref().unwrap_or(""), figure.reference.unwrap_or(0.0))];

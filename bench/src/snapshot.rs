@@ -1,4 +1,4 @@
-//! A table that is there, into Kafka as Avro.
+//! Measures the snapshot of an existing table into Kafka as Avro.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -50,10 +50,10 @@ impl Table {
         })
     }
 
-    /// One run of ours.
+    /// Runs our producer once.
     ///
     /// # Errors
-    /// When the producer ends or stands still.
+    /// When the producer ends or makes no progress.
     pub fn ours(self, stand: &mut Stand) -> Result<Run> {
         let settings = topic::settings(&stand.kafka(), &stand.fresh_name("snapshot"))?;
         let begun = now_ms()?;
@@ -66,10 +66,10 @@ impl Table {
         Ok(run)
     }
 
-    /// One run of Debezium.
+    /// Runs Debezium once.
     ///
     /// # Errors
-    /// When it fails or stands still.
+    /// When it fails or makes no progress.
     pub fn debezium(self, stand: &mut Stand) -> Result<Run> {
         let name = stand.fresh_name("debezium_snapshot");
         let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
@@ -77,7 +77,7 @@ impl Table {
         Run::of_debezium(stand, &options, self.rows)
     }
 
-    /// Rows a second that `mysql --quick` streams into a pipe.
+    /// The rate in rows a second at which `mysql --quick` streams into a pipe.
     ///
     /// # Errors
     /// When the client fails.

@@ -1,4 +1,4 @@
-//! The servers that every case uses, and the programs as people use them.
+//! The servers for all cases, and the release programs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,43 +17,43 @@ use crate::topic;
 pub struct Stand {
     /// MySQL, Kafka, registry, PostgreSQL.
     pub stack: Stack,
-    /// For MySQL's connections.
+    /// The runtime for MySQL's connections.
     pub runtime: Runtime,
     programs: PathBuf,
     names: u32,
 }
 
 impl Stand {
-    /// Starts them with their data in `folder`, which is emptied; the programs are in the folder `programs`.
+    /// Starts the servers with their data in `folder`, which is emptied; the programs are in the folder `programs`.
     ///
     /// # Errors
     /// When a server does not start.
     pub fn start(folder: PathBuf, programs: PathBuf) -> Result<Self> {
         background::clean(&folder)?;
-        // Binlogs are kept, and caches hold what is measured.
+        // The large settings keep the binlogs in few files, and the measured data in the buffer pool.
         let mysql_flags = vec!["--innodb-buffer-pool-size=1G".to_owned(), "--max-binlog-size=1G".to_owned()];
-        // Five members that come together are dealt their partitions together (the default is 3 s).
+        // Let five members that join together get their partitions in one rebalance (the default is 3 s).
         let kafka_settings = vec!["group.initial.rebalance.delay.ms=1500".to_owned()];
         let stack = Stack::start(&StackOptions { dir: folder, ports: Ports::default(), mysql_flags, kafka_settings })?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let stand = Self { stack, runtime, programs, names: 0 };
-        // Kafka makes its own topic for the first of all transactions, which takes a second: no run shall pay for it.
+        // The first transaction makes Kafka create its internal topic, which takes a second; do that outside the runs.
         drop(TransactionalProducer::new(&topic::settings(&stand.kafka(), "warm_up")?, "warm_up")?);
         Ok(stand)
     }
 
-    /// A name that no run has had yet.
+    /// A name that no run has used yet.
     pub fn fresh_name(&mut self, what: &str) -> String {
         self.names += 1;
         format!("{what}_{}", self.names)
     }
 
-    /// Where Kafka listens.
+    /// Kafka's address.
     pub fn kafka(&self) -> String {
         format!("127.0.0.1:{}", self.stack.kafka.port)
     }
 
-    /// Programs that work on this topic, with folders of its own.
+    /// The programs for this topic, with separate folders.
     pub fn programs(&self, topic: &str) -> Programs {
         let folder = self.stack.dir().join("runs").join(topic);
         let place = |name: &str| folder.join(name).display().to_string();
@@ -64,7 +64,7 @@ impl Stand {
             .with("CONSUMER_LOGS", &place("consumer_logs"))
     }
 
-    /// Starts the producer on a topic of its own, to replay everything since `from` (RFC 3339).
+    /// Starts the producer on a separate topic, to replay everything since `from` (RFC 3339).
     ///
     /// # Errors
     /// When it does not start.

@@ -1,5 +1,5 @@
-//! From the start of a process to the first record that a reader of committed records sees, with the servers up and the
-//! topics there.
+//! Time from the start of a process to the first record that a reader of committed records sees; servers and topics
+//! exist already.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::topic;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A topic that a program has written to and will write to again.
+/// A topic that a program has written to before and writes to again.
 pub struct Start {
     settings: KafkaSettings,
     programs: Programs,
@@ -29,7 +29,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// Makes table and topics, and lets each program take its position.
+    /// Creates table and topics, and lets each program store its position.
     ///
     /// # Errors
     /// When a program fails.
@@ -69,7 +69,7 @@ impl Start {
     /// Seconds from the start of our producer to the first record.
     ///
     /// # Errors
-    /// When none comes within two minutes.
+    /// When no record arrives within two minutes.
     pub fn ours(&mut self, stand: &Stand) -> Result<f64> {
         let tail = tail(&self.settings)?;
         self.insert(stand)?;
@@ -80,10 +80,10 @@ impl Start {
         Ok(seconds)
     }
 
-    /// The same for Debezium.
+    /// Seconds from the start of Debezium to the first record.
     ///
     /// # Errors
-    /// When none comes within two minutes, or it was left out.
+    /// When no record arrives within two minutes, or Debezium is left out.
     pub fn debezium(&mut self, stand: &Stand) -> Result<f64> {
         self.insert(stand)?;
         let options = self.debezium.as_ref().context("Debezium was left out")?;
@@ -96,7 +96,7 @@ impl Start {
     }
 }
 
-/// A reader that stands at the end of the topic.
+/// A reader at the end of the topic.
 pub(crate) fn tail(settings: &KafkaSettings) -> Result<BaseConsumer> {
     let consumer: BaseConsumer =
         kafka::consumer_config(settings, "bench").set("fetch.wait.max.ms", "5").create().context("a reader")?;

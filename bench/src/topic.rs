@@ -1,4 +1,4 @@
-//! What is in a topic, and when it came: by the broker's clock, which is the machine's.
+//! The records of a topic and their times, from the broker's clock, which is the machine's.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,13 +19,13 @@ pub struct Arrival {
     pub records: u64,
     /// Bytes of keys, values and headers.
     pub bytes: u64,
-    /// Milliseconds since 1970 of the first and the last.
+    /// The times of the first and the last record, in milliseconds since 1970.
     pub first_ms: i64,
     /// See `first_ms`.
     pub last_ms: i64,
-    /// How many came in the millisecond of the first: the first batch, with which the clock starts.
+    /// The number of records in the first millisecond: the first batch, with which the time starts.
     pub at_first: u64,
-    /// How many came in each second since the first.
+    /// The number of records in each second since the first.
     pub seconds: BTreeMap<i64, u64>,
 }
 
@@ -35,21 +35,21 @@ impl Arrival {
         self.records as f64 / ((self.last_ms - self.first_ms).max(1) as f64 / 1e3)
     }
 
-    /// The same without the first batch, which took no part of that time: for comparing few records with many.
+    /// The rate without the first batch, which took no part of that time: for comparing few records with many.
     pub fn steady_rate(&self) -> f64 {
         (self.records - self.at_first) as f64 / ((self.last_ms - self.first_ms).max(1) as f64 / 1e3)
     }
 
-    /// The most that came in a second.
+    /// The largest number of records in a second.
     pub fn best_second(&self) -> f64 {
         self.seconds.values().copied().max().unwrap_or(0) as f64
     }
 }
 
-/// Settings for a topic on this broker, all others as they are by default.
+/// The settings for a topic on this broker, with all other settings at their defaults.
 ///
 /// # Errors
-/// None that is expected.
+/// None is expected.
 pub fn settings(bootstrap: &str, topic: &str) -> Result<KafkaSettings> {
     let mut settings = KafkaSettings::from(&Settings::defaults(Program::CdcProducer))?;
     settings.bootstrap_servers = bootstrap.to_owned();
@@ -57,10 +57,10 @@ pub fn settings(bootstrap: &str, topic: &str) -> Result<KafkaSettings> {
     Ok(settings)
 }
 
-/// Makes the topic of the settings as ours are made, without records.
+/// Creates the topic of the settings again, like ours and without records.
 ///
 /// # Errors
-/// When Kafka does not.
+/// When Kafka does not create it.
 pub async fn make_anew(settings: &KafkaSettings) -> Result<()> {
     let admin: AdminClient<_> = kafka::client_config(settings).create()?;
     let spec = [TopicSpec::products(settings)];
@@ -75,10 +75,10 @@ pub async fn make_anew(settings: &KafkaSettings) -> Result<()> {
     Ok(kafka::ensure_topics(settings, &spec).await?)
 }
 
-/// Waits until so many records are committed and nothing more comes; `check` says whether those who write still live.
+/// Waits until so many records are committed and no more arrive; `check` tests that the writers are running.
 ///
 /// # Errors
-/// What `check` says; when nothing new comes for a minute.
+/// Errors of `check`; when no new record arrives for a minute.
 pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() -> Result<()>) -> Result<Arrival> {
     let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
     let (mut ends, mut since) = (0, Instant::now());
@@ -103,13 +103,13 @@ pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() 
     }
 }
 
-/// The sum of the ends of all partitions, markers of transactions among them; 0 when there is no such topic yet.
+/// The sum of the ends of all partitions, transaction markers included; 0 for a missing topic.
 pub(crate) fn ends_by(asking: &BaseConsumer, settings: &KafkaSettings) -> i64 {
     let end = |partition| asking.fetch_watermarks(&settings.topic, partition, PATIENCE).map_or(0, |(_, high)| high);
     (0..settings.partitions).map(end).sum()
 }
 
-/// All of the topic.
+/// Reads the whole topic.
 ///
 /// # Errors
 /// When Kafka does not answer.
@@ -117,10 +117,10 @@ pub fn read(settings: &KafkaSettings) -> Result<Arrival> {
     read_with(settings, |_| Ok(()))
 }
 
-/// The same, with each record handed to `each` in the order of its partition.
+/// Reads the whole topic and passes each record to `each` in the order of its partition.
 ///
 /// # Errors
-/// When Kafka does not answer; what `each` says of the first record that it can't take.
+/// When Kafka does not answer; the first error of `each`.
 pub fn read_with(
     settings: &KafkaSettings,
     mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,

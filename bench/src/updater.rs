@@ -1,8 +1,8 @@
-//! CSV files into MySQL, by product-updater and by the `mysql` client in two ways.
+//! Writes CSV files into MySQL, with product-updater and with the `mysql` client in two ways.
 //!
-//! All three write the same rows in the same order into the same empty table, on a server that keeps what it commits:
-//! `sync_binlog=1`, `innodb_flush_log_at_trx_commit=1`, row images in full. Afterwards each must have left what the files
-//! say, row by row. Times grow along the files, so that "the newest wins" and "the last wins" are the same.
+//! All three write the same rows in the same order into the same empty table, on a server with durable commits:
+//! `sync_binlog=1`, `innodb_flush_log_at_trx_commit=1`, full row images. Afterwards the table must equal the files, row
+//! by row. Times increase along the files, so that "the newest wins" and "the last wins" are the same.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -21,13 +21,13 @@ use crate::report::{Better, Figure};
 use crate::stand::Stand;
 
 const FILES: u64 = 4;
-/// Rows in a transaction of ours.
+/// Rows in a transaction of product-updater.
 const CHUNK: &str = "5000";
 const STATEMENT: u64 = 1_000;
 /// The first row's time.
 const BEGIN: i64 = 1_780_000_000_000_000;
 
-/// What product-updater did.
+/// The results of product-updater.
 #[derive(Clone, Copy, Debug)]
 struct Updated {
     rate: f64,
@@ -38,7 +38,7 @@ struct Updated {
 /// Runs the case.
 ///
 /// # Errors
-/// When a program fails, or the table is not what the files say.
+/// When a program fails, or the table differs from the files.
 pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     say(format!("Updater: {} rows in {FILES} files", size.changes));
     let data = Data::make(stand, size.changes)?;
@@ -64,26 +64,26 @@ pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     ])
 }
 
-/// How the client does it.
+/// The two ways of the client.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Insert,
     Load,
 }
 
-/// The files, and the same as statements.
+/// The files, and the same rows as statements.
 struct Data {
     rows: u64,
     folder: PathBuf,
 }
 
-/// A row's product: of ten rows six are new products, four change one that was there.
+/// The product of a row: of ten rows, six are new products, four change an existing one.
 fn id(n: u64) -> u64 {
     let (round, place) = (n / 10, n % 10);
     if place < 6 { round * 6 + place } else { (n * 2_654_435_761) % (round * 6 + 6) }
 }
 
-/// A row apart from its id: name, category, price, time.
+/// A row without its id: name, category, price, time.
 fn columns(n: u64) -> [String; 4] {
     let time = Micros(BEGIN + n as i64 * 1_000).to_string().replace('T', " ").replace('Z', "");
     [format!("folding garden chair {n}"), format!("cat_{}", n % 20), format!("{}.{:02}", n % 9_000, n % 100), time]
@@ -142,7 +142,7 @@ impl Data {
         let pid = updater.pid().context("it was started")?;
         let mut usage = Usage::default();
         updater.wait(|| {
-            // It may have ended in between; what it had used until then is known.
+            // The process may have ended in between; its last use is known.
             usage = Usage::of(pid).unwrap_or(usage);
             Ok(())
         })?;
@@ -152,7 +152,7 @@ impl Data {
         Ok(Updated { rate, cpu_per_million, peak_rss_mb: usage.peak_rss_mb })
     }
 
-    /// Rows a second.
+    /// The rate in rows a second.
     fn client(&self, stand: &Stand, way: Way) -> Result<f64> {
         stand.runtime.block_on(load::prepare_durable(&stand.stack.mysql))?;
         let mut client = stand.stack.mysql.client();
@@ -179,7 +179,7 @@ impl Data {
         Ok(rate)
     }
 
-    /// The table against the files: each product has its last row.
+    /// Compares the table with the files: each product must have its last row.
     fn check(&self, stand: &Stand) -> Result<()> {
         let mut last = vec![None; usize::try_from(self.rows)?];
         (0..self.rows).for_each(|n| last[id(n) as usize] = Some(n));

@@ -1,4 +1,5 @@
-//! `cargo xtask instructions`: what a row costs on each hot path, held against `bench/instructions.json`.
+//! `cargo xtask instructions`: compares the instructions that a row costs on each hot path with
+//! `bench/instructions.json`.
 #![allow(clippy::print_stdout, reason = "its output")]
 
 use std::path::PathBuf;
@@ -37,8 +38,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// `cargo xtask instructions` builds this together with the tests, which turn the failpoints on, and as a release, without
-/// debug assertions. A build of that kind must not have them.
+/// `cargo xtask instructions` builds this program together with the tests, which enable the failpoints, and in release
+/// mode, without debug assertions. A build without debug assertions must not have failpoints.
 const _: () = assert!(cfg!(debug_assertions) || !pipeline::failpoint::COMPILED);
 
 fn run(cli: Cli) -> Result<ExitCode> {

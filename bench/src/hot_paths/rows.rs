@@ -1,5 +1,5 @@
-//! A thousand rows of `product`, always the same, as a shop has them: names in several scripts and with quotes, categories with
-//! and without a discount, a NULL in one row of ten. And the binlog events that MySQL writes for them.
+//! A fixed set of a thousand rows of `product` like a shop's: names in several scripts and with quotes, categories with
+//! and without a discount, a NULL in one row of ten; and the binlog events that MySQL writes for them.
 
 use anyhow::Result;
 use cdc_producer::dump::Event;
@@ -7,13 +7,13 @@ use mysql_async::binlog::EventType;
 use pipeline::record::{Micros, Price, Product};
 use pipeline::table::{ColumnPlan, Field, SourceTable};
 
-/// How many.
+/// The number of rows.
 pub const ROWS: usize = 1_000;
 
-/// MySQL closes an event at 8 KiB (`binlog_row_event_max_size`), after about so many of such rows.
+/// MySQL closes an event at 8 KiB (`binlog_row_event_max_size`), which is about this number of rows.
 const ROWS_IN_EVENT: usize = 50;
 
-/// When all were committed: 2026-11-21T04:00:00.123456Z.
+/// The commit time of all rows: 2026-11-21T04:00:00.123456Z.
 pub const COMMITTED_AT: Micros = Micros(1_795_233_600_123_456);
 
 const NAMES: [&str; 16] = [
@@ -41,19 +41,19 @@ const CATEGORIES: [&str; 8] = ["CAT_1", "cat_2", "CAT_5", "cat_5", "CAT_12", "CA
 pub struct Rows {
     /// The rows.
     pub products: Vec<Product<'static>>,
-    /// The table's map.
+    /// The table map.
     pub table_map: Event,
-    /// Half of the events insert, half update; in the order of the products.
+    /// The rows events in the order of the products; half of them insert, half update.
     pub events: Vec<Event>,
     /// The table.
     pub table: SourceTable,
 }
 
 impl Rows {
-    /// Makes them.
+    /// Creates them.
     ///
     /// # Errors
-    /// When an event is not one.
+    /// When an event is not valid.
     pub fn make() -> Result<Self> {
         let products: Vec<_> = (0..ROWS).map(product).collect();
         let mut events = Vec::new();
@@ -77,7 +77,7 @@ impl Rows {
 }
 
 fn product(n: usize) -> Product<'static> {
-    // One in ten rows has a NULL in one of the four columns that may be.
+    // One in ten rows has a NULL in one of the four nullable columns.
     let there = |column: usize| n % 40 != column * 10;
     let spread = n as i64 * 7_919;
     Product {
@@ -100,8 +100,8 @@ fn table() -> SourceTable {
     SourceTable { database: "shop".to_owned(), table: "product".to_owned(), columns, longest_text: 1_000_000 }
 }
 
-/// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)` in utf8mb4,
-/// with `binlog_row_metadata=FULL`.
+/// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)` in
+/// utf8mb4, with `binlog_row_metadata=FULL`.
 fn table_map() -> Vec<u8> {
     let mut body = [&TABLE_ID[..], &[1, 0]].concat();
     body.extend(b"\x04shop\0\x07product\0");
@@ -118,7 +118,7 @@ fn table_map() -> Vec<u8> {
     body
 }
 
-/// A row as the binlog has it: one bit for each NULL, then the values that are none.
+/// A row in the binlog's format: one bit for each NULL, then the other values.
 fn image(product: &Product<'_>, out: &mut Vec<u8>) {
     let Product { id, name, category, price, last_updated } = *product;
     let nulls = [false, name.is_none(), category.is_none(), price.is_none(), last_updated.is_none()];
@@ -129,7 +129,7 @@ fn image(product: &Product<'_>, out: &mut Vec<u8>) {
         out.extend(text.as_bytes());
     }
     if let Some(price) = price {
-        // None is negative; the highest bit of such a number is set.
+        // No price is negative; the highest bit of a non-negative number is set.
         let (whole, cents) = (price.hundredths() / 100, price.hundredths() % 100);
         out.extend((whole as u32 | 1 << 31).to_be_bytes());
         out.push(cents as u8);

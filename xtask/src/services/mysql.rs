@@ -52,7 +52,8 @@ pub struct MySqlOptions {
 }
 
 impl MySql {
-    /// Starts a server; its data is created when missing, with the users [`ADMIN`], [`UPDATER`] and [`CDC`].
+    /// Starts a server; its data is created when missing, with the users [`ADMIN`], [`UPDATER`], [`CDC`] and
+    /// [`VERIFY`].
     ///
     /// # Errors
     /// When no server can be found or fetched, or it does not start.
