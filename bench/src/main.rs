@@ -40,8 +40,8 @@ struct Cli {
     /// Runs of each program, in turns
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     runs: u32,
-    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of
-    /// each program; none when that is no more than in the others
+    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of each
+    /// program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
     /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs

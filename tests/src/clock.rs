@@ -1,4 +1,4 @@
-//! A wall clock for one program that a test sets while it runs.
+//! A wall clock for one program, which a test sets while the program runs.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,7 +15,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Builds the library that shows it in `folder`.
+    /// Builds the library for the clock in `folder`.
     ///
     /// # Errors
     /// When there is no C compiler.
@@ -29,7 +29,7 @@ impl Clock {
         Ok(clock)
     }
 
-    /// The variables with which a program sees it.
+    /// The variables that make a program use the clock.
     ///
     /// # Panics
     /// When the folder's path is not UTF-8.
@@ -40,7 +40,7 @@ impl Clock {
         ]
     }
 
-    /// Sets it so far back.
+    /// Sets the clock back by this much.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -48,7 +48,7 @@ impl Clock {
         self.set(-i64::try_from(by.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Sets it so far forward; zero sets it right.
+    /// Sets the clock forward by this much; zero sets it right.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -56,7 +56,7 @@ impl Clock {
         self.set(i64::try_from(by.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// In place, as the programs have the file mapped.
+    /// Writes the file in place, as the programs have it mapped.
     fn set(&self, micros: i64) -> std::io::Result<()> {
         File::options().write(true).open(&self.shift)?.write_all_at(&micros.to_ne_bytes(), 0)
     }

@@ -1,4 +1,4 @@
-//! Records put into a topic by the test itself, as the producer would write them.
+//! Records that the test itself writes to a topic, in the producer's format.
 
 use std::time::Duration;
 
@@ -22,12 +22,12 @@ pub struct Feed {
     producer: TransactionalProducer,
     schema: u32,
     transaction: u64,
-    /// See what is committed, and what is written.
+    /// Reads what is committed, and what is written.
     readers: [BaseConsumer; 2],
 }
 
 impl Feed {
-    /// Makes the topic and registers the schema.
+    /// Creates the topic and registers the schema.
     pub async fn new(world: &World) -> Self {
         let settings = world.kafka();
         let registry = RegistrySettings::from(&world.settings(Program::CdcProducer)).expect("registry settings");
@@ -41,7 +41,7 @@ impl Feed {
         Self { settings, producer, schema, transaction: 0, readers }
     }
 
-    /// The number of our schema in the registry.
+    /// The id of our schema in the registry.
     pub fn schema(&self) -> u32 {
         self.schema
     }
@@ -73,7 +73,7 @@ impl Feed {
         });
     }
 
-    /// Writes a record for each of these ids, all with the same value, which is what a test needs that wants many keys soon.
+    /// Writes a record for each of these ids, all with the same value, for tests that need many keys quickly.
     pub fn keys(&mut self, ids: impl IntoIterator<Item = i64>) {
         let product = Product { id: 0, name: Some("a"), category: Some("b"), price: None, last_updated: None };
         let mut value = Vec::new();
@@ -90,7 +90,7 @@ impl Feed {
         self.transaction(|send| ids.into_iter().for_each(|id| send(id.to_string().as_bytes(), None, Some(Op::Delete))));
     }
 
-    /// Writes a record as it is; without an op it has no header.
+    /// Writes this record; without an op it has no header.
     pub fn raw(&mut self, key: &[u8], value: Option<&[u8]>, op: Option<Op>) {
         self.transaction(|send| send(key, value, op));
     }
@@ -100,7 +100,7 @@ impl Feed {
         self.transaction(|send| values.iter().for_each(|value| send(key, Some(value), Some(Op::Create))));
     }
 
-    /// Commits the progress of a producer that has written the whole topic under our schema's id.
+    /// Commits the progress of a producer that has written the whole topic with our schema's id.
     pub async fn note_schema_id(&mut self, world: &World) {
         let position = Position {
             server_uuid: SERVER.to_owned(),
@@ -135,7 +135,7 @@ impl Feed {
                 .expect("to send");
         });
         self.producer.commit().expect("to commit");
-        // The answer to a commit comes before its markers are in all partitions: a reader would not see all of it.
+        // The answer to a commit arrives before its markers are in all partitions: a reader would not see all of it.
         let Self { settings, readers: [committed, written], .. } = self;
         let ends = |reader: &BaseConsumer| {
             // A new partition may have no leader yet.
@@ -149,7 +149,7 @@ impl Feed {
     }
 }
 
-/// Commits this as the progress of a world's producer.
+/// Commits this progress for a world's producer.
 pub async fn commit_progress(world: &World, producer: &TransactionalProducer, progress: &Progress) {
     let kafka = world.kafka();
     let topic = format!("{}{CHECKPOINT_SUFFIX}", kafka.topic);

@@ -1,4 +1,4 @@
-//! What the tests share: a world of its own for each test, the programs as processes, waiting on conditions.
+//! Shared code of the tests: a separate world for each test, the programs as processes, waiting for conditions.
 //!
 //! A test needs the servers' environment (`cargo xtask test` sets it, or `. target/stack/env` after
 //! `cargo xtask services --detach`); without it the test fails.

@@ -9,16 +9,16 @@ use std::time::Duration;
 
 use crate::eventually;
 
-/// A running program; it is killed when the test lets it go.
+/// A running program; dropping it kills it.
 pub struct Running {
     child: Child,
     name: String,
     log: PathBuf,
-    /// What is before this in the log belongs to those that ran earlier.
+    /// The part of the log before this belongs to earlier processes.
     from: u64,
 }
 
-/// What a program left behind when it ended.
+/// The results of a program that has ended.
 pub struct Ended {
     /// Its exit code; −1 when a signal ended it.
     pub code: i32,
@@ -38,7 +38,7 @@ impl Running {
         Self { child, name: name.to_owned(), log, from }
     }
 
-    /// What its log holds, of those too that ran before it and logged there.
+    /// The whole log, including the part of earlier processes.
     pub fn log(&self) -> String {
         read_from(&self.log, 0)
     }
@@ -48,12 +48,12 @@ impl Running {
         read_from(&self.log, self.from)
     }
 
-    /// Waits until its log has this text; fails when it ends before.
+    /// Waits until its log contains this text; fails when the program ends before.
     pub fn wait_for(&mut self, text: &str) {
         self.wait_for_within(text, Duration::from_secs(60));
     }
 
-    /// The same with a deadline of its own.
+    /// Waits for the text until a deadline.
     pub fn wait_for_within(&mut self, text: &str, patience: Duration) {
         let (name, log, from) = (self.name.clone(), self.log.clone(), self.from);
         let child = &mut self.child;
@@ -81,7 +81,7 @@ impl Running {
         assert!(status.expect("kill").success());
     }
 
-    /// SIGTERM, then waits for its end.
+    /// Sends SIGTERM, then waits for its end.
     pub fn stop(self) -> Ended {
         self.signal("TERM");
         self.wait()
@@ -125,7 +125,7 @@ impl Running {
         Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
 
-    /// The address of its metrics server; `None` until it has said it.
+    /// The address of its metrics server; `None` until the program has logged it.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         const SAID: &str = "readiness on http://";
         self.said().rsplit_once(SAID)?.1.split_whitespace().next()?.parse().ok()
@@ -145,10 +145,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
-        // A test that fails shows what its programs were doing.
+        // A failing test shows the programs' last log lines.
         if std::thread::panicking() {
             eprintln!("--- the end of {}'s log\n{}", self.name, self.log_end());
         }

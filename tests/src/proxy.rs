@@ -1,7 +1,7 @@
-//! A TCP proxy between a program and a server, whose link can be cut, stalled, slowed down or left half open.
+//! A TCP proxy between a program and a server; its link can be cut, stalled, slowed down or half open.
 //!
-//! Bytes arrive whole and in order or not at all, as TCP has it: a connection that lost some never carries any again.
-//! Not here: loss and doubling of packets, which TCP hides from both ends.
+//! As with TCP, bytes arrive completely and in order or not at all: a connection that lost bytes never carries any
+//! again. Not here: loss and duplication of packets, which TCP hides from both ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,29 +16,30 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// The largest piece that is carried at once, and how many of them may be on the way.
+/// The size of a piece, and the number of pieces that may be on their way.
 const PIECE: usize = 16 * 1024;
 const ON_THE_WAY: usize = 64;
 
-/// What a link does.
+/// The behaviour of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// It carries everything.
+    /// Carries everything.
     Open,
-    /// Connections are reset, new ones too.
+    /// Resets connections, including new ones.
     Cut,
-    /// Each connection is reset when one of its directions has carried so many more bytes: in the middle of a message.
+    /// Resets each connection after one of its directions has carried so many more bytes: in the middle of a message.
     CutAfter(u64),
-    /// Connections stay and nothing goes through in either direction, not even their end; new ones hang. Nothing is lost.
+    /// Keeps connections open and carries nothing in either direction, not even their end; new ones hang. No byte is
+    /// lost.
     Stalled,
-    /// Everything arrives, but late.
+    /// Carries everything, but late.
     Slow {
-        /// After so long,
+        /// The delay,
         latency: Duration,
-        /// and so much a second in each direction of each connection.
+        /// and the bandwidth in each direction of each connection.
         bytes_per_second: u32,
     },
-    /// What goes in this direction is lost, ends of connections too: the other side has vanished without a word.
+    /// Loses all bytes in this direction, and ends of connections too: the other side has vanished silently.
     HalfOpen(Direction),
 }
 
@@ -49,11 +50,11 @@ pub enum Direction {
     Requests,
     /// From the server to the client.
     Answers,
-    /// Either.
+    /// Both.
     Both,
 }
 
-/// A proxy on a port of its own; it ends with its handle.
+/// A proxy on a separate port; it ends when its handle is dropped.
 pub struct Proxy {
     port: u16,
     link: watch::Sender<Link>,
@@ -62,7 +63,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    /// New connections go to these in turn.
+    /// New connections use these ports in turn.
     upstreams: Mutex<Vec<u16>>,
     accepted: AtomicU64,
     answered: AtomicU64,
@@ -78,7 +79,7 @@ impl Shared {
 }
 
 impl Proxy {
-    /// Starts to listen on a free port of 127.0.0.1; what comes goes to the port `upstream`.
+    /// Starts to listen on a free port of 127.0.0.1, and forwards connections to the port `upstream`.
     pub fn start(upstream: u16) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("threads");
@@ -99,7 +100,7 @@ impl Proxy {
                         ours.accepted.fetch_add(1, Ordering::Relaxed);
                         tokio::spawn(serve(client, Arc::clone(&ours), state.clone()));
                     }
-                    // The client is gone already, or this process has too many files open for now.
+                    // The client has gone already, or this process has too many open files at present.
                     Err(_) => sleep(Duration::from_millis(10)).await,
                 }
             }
@@ -112,33 +113,32 @@ impl Proxy {
         self.port
     }
 
-    /// Changes the link, of connections that are there as well.
+    /// Changes the link, also for existing connections.
     pub fn set(&self, link: Link) {
         self.link.send_replace(link);
     }
 
-    /// New connections go to this port.
+    /// Forwards new connections to this port.
     pub fn redirect(&self, upstream: u16) {
         self.balance(&[upstream]);
     }
 
-    /// New connections go to these ports in turn.
+    /// Forwards new connections to these ports in turn.
     pub fn balance(&self, upstreams: &[u16]) {
         *self.shared.upstreams.lock().unwrap_or_else(PoisonError::into_inner) = upstreams.to_vec();
     }
 
-    /// How many connections have come so far.
+    /// The number of accepted connections so far.
     pub fn accepted(&self) -> u64 {
         self.shared.accepted.load(Ordering::Relaxed)
     }
 
-    /// How many bytes of answers it has carried so far, on all connections.
+    /// The number of bytes of answers carried so far, on all connections.
     pub fn answered(&self) -> u64 {
         self.shared.answered.load(Ordering::Relaxed)
     }
 
-    /// Resets the connections that lost something while the link was half open. Until then both of their ends believe in
-    /// them.
+    /// Resets the connections that lost bytes while the link was half open. Until then both ends regard them as open.
     pub fn bury(&self) {
         self.shared.burial.notify_waiters();
     }
@@ -152,11 +152,11 @@ impl Drop for Proxy {
     }
 }
 
-/// How a direction of a connection ended.
+/// The end of a direction of a connection.
 enum End {
-    /// The sender said that no more comes, and the receiver knows it.
+    /// The sender closed its side, and the receiver has been told.
     InOrder,
-    /// By an error of either side, or the link: both sides are to see a reset.
+    /// An error of either side, or the link's state: both sides must see a reset.
     Broken,
 }
 
@@ -174,13 +174,13 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>, mut link: watch::Rece
     }
 }
 
-/// Lets the other end see a reset when the stream is dropped.
+/// Makes the other end see a reset when the stream is dropped.
 fn reset(stream: &TcpStream) {
-    // It may be gone already.
+    // The connection may have ended already.
     stream.set_zero_linger().unwrap_or_default();
 }
 
-/// Carries in both directions until both have ended in order, or one is broken.
+/// Carries both directions until both have ended in order, or one is broken.
 async fn between(
     client: &mut TcpStream,
     server: &mut TcpStream,
@@ -218,12 +218,12 @@ async fn between(
 struct Way<'a> {
     direction: Direction,
     link: watch::Receiver<Link>,
-    /// The connection has lost something.
+    /// The connection has lost bytes.
     spoiled: &'a AtomicBool,
     shared: &'a Shared,
 }
 
-/// A piece with the time before which it must not arrive.
+/// A piece with its earliest time of arrival.
 type Piece = io::Result<(Instant, Vec<u8>)>;
 
 async fn carry(from: ReadHalf<'_>, to: WriteHalf<'_>, way: Way<'_>) -> End {
@@ -236,7 +236,7 @@ async fn carry(from: ReadHalf<'_>, to: WriteHalf<'_>, way: Way<'_>) -> End {
     }
 }
 
-/// Reads until the end, which closes the queue; an error goes into it.
+/// Reads until the end, which closes the queue; passes an error through the queue.
 async fn read(mut from: ReadHalf<'_>, queue: mpsc::Sender<Piece>, link: watch::Receiver<Link>) {
     loop {
         let mut piece = vec![0; PIECE];
@@ -272,7 +272,7 @@ async fn write(mut pieces: mpsc::Receiver<Piece>, mut to: WriteHalf<'_>, mut way
             way.spoiled.store(true, Ordering::Relaxed);
             match piece {
                 Some(Ok(_)) => continue,
-                // The other end never learns of it.
+                // The other end does not learn of it.
                 _ => std::future::pending().await,
             }
         }
@@ -297,7 +297,7 @@ async fn write(mut pieces: mpsc::Receiver<Piece>, mut to: WriteHalf<'_>, mut way
 }
 
 impl Way<'_> {
-    /// Whether what comes now is lost.
+    /// Whether bytes that arrive now are lost.
     fn loses(&self, link: Link) -> bool {
         match link {
             Link::HalfOpen(direction) if [self.direction, Direction::Both].contains(&direction) => true,

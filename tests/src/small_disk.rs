@@ -1,7 +1,8 @@
-//! A folder of a program on a small disk of its own, which a test fills up.
+//! A program's folder on a separate small disk, which a test fills up.
 //!
-//! The program runs in a mount namespace with a tmpfs over the folder, so nothing stays mounted whatever happens, and who is
-//! not root needs no more than user namespaces. When it ends, the folder's files are put back on the real disk.
+//! The program runs in a mount namespace with a tmpfs over the folder, so nothing stays mounted after a failure, and an
+//! unprivileged user needs only user namespaces. When the program ends, the folder's files are copied back to the real
+//! disk.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -14,7 +15,7 @@ use xtask::machine::find_program;
 
 use crate::Running;
 
-/// Signals are handed on; a killed script takes the program with it.
+/// Passes SIGTERM on to the program; the program dies with a killed script.
 const SCRIPT: &str = r#"
 set -e
 disk=$PLACE.disk
@@ -36,15 +37,16 @@ exit $code
 
 /// The disk under a running program's folder.
 pub struct SmallDisk {
-    /// The folder as the program sees it, seen from outside.
+    /// The path of the folder that the program sees, as seen from outside its namespace.
     folder: PathBuf,
 }
 
 impl SmallDisk {
-    /// Starts the program of `command` with `folder` on a disk of `bytes`, on which the folder's files are already.
+    /// Starts the program of `command` with `folder` on a disk of `bytes`, to which the folder's files are copied
+    /// first.
     ///
     /// # Errors
-    /// When this machine lets us mount nothing.
+    /// When this machine does not allow mounting.
     pub fn start(command: &Command, name: &str, log: PathBuf, folder: &Path, bytes: u64) -> Result<(Running, Self)> {
         let unshare = find_program("unshare").context("there is no unshare: install util-linux")?;
         let mut small = Command::new(unshare);
@@ -73,15 +75,15 @@ impl SmallDisk {
         Ok((running, disk))
     }
 
-    /// A file of the folder, as the program sees it.
+    /// The path of a file in the folder that the program sees.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Fills it to the last byte.
+    /// Fills the disk to the last byte.
     ///
     /// # Errors
-    /// When something else than the space is missing.
+    /// For errors other than a full disk.
     pub fn fill(&self) -> Result<()> {
         let mut filler = File::options().create(true).append(true).open(self.file("filler"))?;
         for piece in [65_536, 1] {
@@ -96,10 +98,10 @@ impl SmallDisk {
         Ok(())
     }
 
-    /// Makes room again.
+    /// Frees the space again.
     ///
     /// # Errors
-    /// When it was not filled.
+    /// When the disk was not filled.
     pub fn free(&self) -> Result<()> {
         Ok(fs::remove_file(self.file("filler"))?)
     }

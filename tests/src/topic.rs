@@ -21,7 +21,7 @@ pub struct TopicRecord {
     pub source: Source<'static>,
 }
 
-/// All committed records, in the order of partition and offset.
+/// Reads all committed records, in the order of partition and offset.
 pub fn read_topic(settings: &KafkaSettings) -> Vec<TopicRecord> {
     let mut records = Vec::new();
     kafka::scan(settings, &settings.topic, &mut |message| {
@@ -41,7 +41,7 @@ pub fn read_topic(settings: &KafkaSettings) -> Vec<TopicRecord> {
     records
 }
 
-/// Lets every record of the topic expire, as retention would.
+/// Makes every record of the topic expire, as retention does.
 pub async fn expire(settings: &KafkaSettings) {
     let admin: AdminClient<_> = kafka::client_config(settings).create().expect("an administrator's client");
     let mut all = TopicPartitionList::new();

@@ -1,4 +1,4 @@
-//! A world of its own for each test on the shared servers: database, topic, group, folders.
+//! A separate world for each test on the shared servers: database, topic, group, folders.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,13 +14,13 @@ use xtask::services::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
 
 use crate::process::{Ended, Running, run};
 
-/// Names and folders of one test, and the environment for its programs.
+/// The names and folders of one test, and the environment of its programs.
 pub struct World {
     /// Name of the database, the topic and the group.
     pub name: String,
     /// A temporary folder with `time_track`, `consumer_logs` and the programs' logs.
     pub folder: PathBuf,
-    /// Name and password of MySQL's administrator: the tests' own, no program gets them.
+    /// Name and password of MySQL's administrator, for the tests only: no program gets them.
     admin: (String, String),
     environment: Vec<(String, String)>,
 }
@@ -29,12 +29,12 @@ pub struct World {
 const NEEDED: [&str; 4] = ["DB_HOST", "DB_PORT", "KAFKA_BOOTSTRAP_SERVERS", "SCHEMA_REGISTRY_URL"];
 
 impl World {
-    /// A fresh world on the servers of the environment; PostgreSQL is off in it.
+    /// Creates a world on the servers of the environment; PostgreSQL is off.
     pub fn new(test: &str) -> Self {
         Self::on(test, |variable| std::env::var(variable).ok())
     }
 
-    /// A fresh world on servers of the caller's own: `server` gives the values of their variables; `DB_USER` is the
+    /// Creates a world on the caller's servers: `server` returns the values of their variables; `DB_USER` is the
     /// administrator.
     pub fn on(test: &str, server: impl Fn(&str) -> Option<String>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -67,7 +67,7 @@ impl World {
         ] {
             world.set(variable, value);
         }
-        // A thread of its own: the caller may be in a runtime already, where nothing may block on another.
+        // Use a separate thread: the caller may be in a runtime already, which must not block on another.
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -88,7 +88,7 @@ impl World {
         self.environment.iter().find(|(name, _)| name == variable).map_or("", |(_, value)| value)
     }
 
-    /// A MySQL server of this world alone, with these flags; the programs use it from now on.
+    /// Starts a MySQL server for this world only, with these flags; the programs use it from now on.
     pub fn own_mysql(&mut self, flags: &[&str]) -> MySql {
         let flags = flags.iter().map(|f| (*f).to_owned()).collect();
         let options = MySqlOptions { folder: self.folder.join("mysql"), port: None, flags };
@@ -97,7 +97,7 @@ impl World {
         mysql
     }
 
-    /// Turns PostgreSQL on, with a database of this world's own.
+    /// Turns PostgreSQL on, with a separate database.
     pub fn with_postgres(mut self) -> Self {
         let url = std::env::var("POSTGRES_URL").expect("POSTGRES_URL: run `cargo xtask test`");
         let (server, _) = url.rsplit_once('/').expect("a URL with a database");
@@ -105,7 +105,7 @@ impl World {
         self
     }
 
-    /// The environment of a program: this world's, with the program's own user at MySQL unless the test has set one.
+    /// The environment of a program in this world, with the program's own user at MySQL unless the test has set one.
     fn environment(&self, program: &str) -> impl Iterator<Item = (String, String)> {
         let (user, password) = match program {
             "product-updater" => UPDATER,
@@ -123,24 +123,24 @@ impl World {
         Settings::load(program, &environment, &flags).expect("settings")
     }
 
-    /// This world's topic and cluster.
+    /// The Kafka settings of this world.
     pub fn kafka(&self) -> KafkaSettings {
         KafkaSettings::from(&self.settings(Program::CdcProducer)).expect("Kafka settings")
     }
 
-    /// A program with this world's environment; its working folder is the world's, so that no configuration file is found.
+    /// A program with this world's environment; its working folder is the world's, so it finds no configuration file.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(programs().join(program));
         command.args(arguments).current_dir(&self.folder).env_clear().envs(self.environment(program));
         command
     }
 
-    /// Starts a program; several of one name log into one file.
+    /// Starts a program; several with the same name log into the same file.
     pub fn start(&self, program: &str, arguments: &[&str]) -> Running {
         Running::start(self.command(program, arguments), program, self.folder.join(format!("{program}.log")))
     }
 
-    /// Starts a program with a log of its own.
+    /// Starts a program with a separate log.
     pub fn start_as(&self, program: &str, log: &str, arguments: &[&str]) -> Running {
         Running::start(self.command(program, arguments), program, self.folder.join(format!("{log}.log")))
     }
@@ -156,7 +156,7 @@ impl World {
         self.server_on(port).await
     }
 
-    /// The same to another server on this machine.
+    /// The administrator's connection to another server on this machine.
     pub async fn server_on(&self, port: u16) -> Conn {
         let mut settings = MySqlSettings::from(&self.settings(Program::CdcProducer)).expect("MySQL settings");
         settings.port = port;
@@ -165,13 +165,13 @@ impl World {
         pipeline::table::connect(&settings).await.expect("a connection to MySQL")
     }
 
-    /// Gives the programs' users their rights on this world's database, which need not exist: those that
-    /// docs/security.md names. The connection is the administrator's.
+    /// Grants the programs' users their rights on this world's database, which need not exist: those in
+    /// docs/security.md. Returns the administrator's connection.
     async fn grant(&self) -> Conn {
         let mut conn = self.server().await;
         let gtids: Option<String> = conn.query_first("SELECT @@gtid_mode").await.expect("the server's setting");
         let read = if gtids.as_deref() == Some("ON") { "SELECT" } else { "SELECT, LOCK TABLES" };
-        // Unescaped, `_` would stand for any character.
+        // An unescaped `_` matches any character.
         let database = self.name.replace('_', r"\_");
         let own = "CREATE, SELECT, INSERT, UPDATE, DELETE";
         for (rights, (user, _)) in [(read, CDC), (read, VERIFY), (own, UPDATER)] {
@@ -181,8 +181,8 @@ impl World {
         conn
     }
 
-    /// The administrator's connection to this world's database, which is created if need be, with the programs' rights on
-    /// it.
+    /// The administrator's connection to this world's database, which is created if necessary, with the programs'
+    /// rights on it.
     pub async fn mysql(&self) -> Conn {
         let mut conn = self.grant().await;
         for statement in [format!("CREATE DATABASE IF NOT EXISTS `{}`", self.name), format!("USE `{}`", self.name)] {
@@ -191,13 +191,13 @@ impl World {
         conn
     }
 
-    /// Gives the producer's user the right that lets statements on tables beside ours be passed over.
+    /// Grants the producer's user the right to see triggers, so that it can pass over statements on other tables.
     pub async fn grant_trigger(&self, conn: &mut Conn) {
         let grant = format!("GRANT TRIGGER ON `{}`.* TO '{}'@'%'", self.name.replace('_', r"\_"), CDC.0);
         conn.query_drop(grant).await.expect("the right to see triggers");
     }
 
-    /// A connection to this world's database with the contract's table in it.
+    /// A connection to this world's database, with the contract's table in it.
     pub async fn table(&self) -> Conn {
         let mut conn = self.mysql().await;
         conn.query_drop(
@@ -209,7 +209,7 @@ impl World {
         conn
     }
 
-    /// The producer's progress as it is in Kafka; `None` when it has committed none.
+    /// The producer's progress in Kafka; `None` when it has committed none.
     ///
     /// # Errors
     /// When Kafka does not answer.
@@ -220,12 +220,12 @@ impl World {
         Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
     }
 
-    /// The same; fails when there is none.
+    /// The producer's progress; fails when there is none.
     pub fn progress(&self) -> Progress {
         self.find_progress().expect("the topic with the progress").expect("a progress")
     }
 
-    /// Waits until the producer has published what is in MySQL now, as `verify --wait` sees it.
+    /// Waits until the producer has published everything that is in MySQL now, according to `verify --wait`.
     pub fn wait_until_read(&self) {
         eventually("the producer has read everything", Duration::from_secs(60), || {
             let ended = self.run("verify", &["--wait", "1s"]);
@@ -233,14 +233,15 @@ impl World {
         });
     }
 
-    /// Runs `verify` and fails with what it prints unless all agree.
+    /// Runs `verify`; fails with its output unless all agree.
     pub fn verify(&self) -> String {
         let ended = self.run("verify", &["--wait", "60s"]);
         assert_eq!(ended.code, 0, "verify:\n{}\n{}", ended.out, ended.err);
         ended.out
     }
 
-    /// Everything is in the topic and in the logs once, as `verify` finds with a consumer; the producer is stopped then.
+    /// Checks with a consumer and `verify` that everything is in the topic and in the logs exactly once; then stops
+    /// both programs.
     pub fn assert_whole(&self, producer: Running) {
         let consumer = self.start("consumer", &[]);
         let report = self.verify();
@@ -252,7 +253,7 @@ impl World {
     }
 }
 
-/// Executes SQL statements one after the other; the one that fails is named.
+/// Executes SQL statements one after the other; a failure names the statement.
 pub async fn execute(conn: &mut Conn, statements: &[impl AsRef<str>]) {
     for statement in statements {
         let statement = statement.as_ref();
@@ -260,7 +261,7 @@ pub async fn execute(conn: &mut Conn, statements: &[impl AsRef<str>]) {
     }
 }
 
-/// The folder with the programs: `PIPELINE_BIN_DIR`, else where cargo puts them.
+/// The folder of the programs: `PIPELINE_BIN_DIR`, or cargo's target folder.
 fn programs() -> PathBuf {
     std::env::var_os("PIPELINE_BIN_DIR").map_or_else(
         || {
@@ -271,7 +272,7 @@ fn programs() -> PathBuf {
     )
 }
 
-/// Waits until `condition` gives a value; fails when it takes longer than `patience`.
+/// Waits until `condition` returns a value; fails when it takes longer than `patience`.
 pub fn eventually<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,4 +1,4 @@
-//! `cargo xtask chaos`: faults by the hundred, on servers of its own.
+//! `cargo xtask chaos`: runs faults by the hundred on separate servers.
 #![allow(clippy::print_stdout, reason = "its output")]
 
 use std::path::PathBuf;
@@ -97,7 +97,7 @@ fn write(cli: &Cli, report: &Report) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The report of a run; `None` when it failed and that has been said.
+/// Returns the report of a run; `None` after a failure, whose error has been printed.
 fn injected(cli: &Cli) -> Result<Option<Report>> {
     cli.only.iter().try_for_each(|name| chaos::named(name).map(drop))?;
     let seed = cli.seed.unwrap_or_else(|| u64::from(rand::rng().random::<u32>()));
@@ -134,14 +134,14 @@ fn injected(cli: &Cli) -> Result<Option<Report>> {
     Ok(None)
 }
 
-/// The command that does these faults again.
+/// The command that runs these faults again.
 fn command(cli: &Cli, seed: u64, faults: usize) -> String {
     let only: String = cli.only.iter().map(|name| format!(" --only {name}")).collect();
     let Cli { round, rate, brokers, .. } = cli;
     format!("cargo xtask chaos --seed {seed} --faults {faults} --round {round} --rate {rate} --brokers {brokers}{only}")
 }
 
-/// One line that is rewritten; without a terminal, a line for each fault.
+/// A line that is updated in place; without a terminal, a line for each fault.
 struct Live(ProgressBar);
 
 impl Live {

@@ -1,4 +1,4 @@
-//! A world with servers of its own and the programs running in it.
+//! A world with separate servers and the running programs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,15 +22,15 @@ use super::probe::Tail;
 use super::token::{PROBES, Token};
 use crate::{Ended, Link, Proxy, Running, World};
 
-/// How many consumers run when nothing else is said.
+/// The default number of consumers.
 pub const CONSUMERS: usize = 5;
 
-/// How long a change may take from its commit to a log, when all that should run runs.
+/// How long a change may take from its commit to a log while all expected programs are running.
 const ARRIVAL: Duration = Duration::from_secs(90);
-/// Places of the probes' keys, one for each partition from 0.
+/// The positions of the probes' keys, one for each partition from 0.
 const PLACES: [usize; 10] = [6, 22, 37, 0, 10, 2, 14, 7, 9, 8];
 
-/// Servers that live as long as a whole run: MySQL, Kafka, registry, PostgreSQL, each behind a proxy.
+/// The servers of a whole run: MySQL, Kafka, registry, PostgreSQL, each behind a proxy.
 pub struct Servers {
     /// MySQL, with GTIDs.
     pub mysql: MySql,
@@ -40,39 +40,39 @@ pub struct Servers {
     pub registry: Registry,
     /// PostgreSQL.
     pub postgres: Postgres,
-    /// The programs' way to MySQL.
+    /// The proxy between the programs and MySQL.
     pub to_mysql: Proxy,
-    /// Their way to each broker.
+    /// The proxy before each broker.
     pub to_kafka: Vec<Proxy>,
-    /// Their way to the registry.
+    /// The proxy before the registry.
     pub to_registry: Proxy,
-    /// Their way to PostgreSQL.
+    /// The proxy before PostgreSQL.
     pub to_postgres: Proxy,
 }
 
-/// A topic, a table, logs and the programs that work on them.
+/// A topic, a table, logs and the programs that use them.
 pub struct Arena {
     /// The servers.
     pub servers: Servers,
     /// Names, folders and the programs' environment.
     pub world: World,
-    /// `None` while it does not run.
+    /// `None` while it is stopped.
     pub producer: Option<Running>,
-    /// By the number of their log; `None` while one does not run.
+    /// By the number of their log; `None` while a consumer is stopped.
     pub consumers: Vec<Option<Running>>,
-    /// Where every decision of chance comes from.
+    /// The source of all random decisions.
     pub chance: StdRng,
-    /// The writers and their ledger; paused at first.
+    /// The writers and their ledger; paused at the beginning.
     pub load: Load,
     prober: Writer,
     runtime: Runtime,
 }
 
 impl Servers {
-    /// Starts them with their data under `folder`, with this many brokers.
+    /// Starts the servers with their data under `folder`, with this many brokers.
     ///
     /// # Errors
-    /// When one of them does not start.
+    /// When a server does not start.
     pub fn start(folder: &Path, brokers: usize) -> Result<Self> {
         let mut to_kafka = Vec::new();
         let mut options = Vec::new();
@@ -100,7 +100,7 @@ impl Servers {
         Ok(Self { mysql, kafka, registry, postgres, to_mysql, to_kafka, to_registry, to_postgres })
     }
 
-    /// What runs.
+    /// The versions of the servers.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
         let versions = [
             ("product-stream", env!("CARGO_PKG_VERSION")),
@@ -112,7 +112,7 @@ impl Servers {
         versions.into_iter().map(|(name, version)| (name.to_owned(), version.to_owned())).collect()
     }
 
-    /// The value of a program's variable for one of these servers, through the proxies.
+    /// The value of a program's variable for one of these servers, with the proxies' addresses.
     fn variable(&self, name: &str) -> Option<String> {
         Some(match name {
             "DB_HOST" => "127.0.0.1".to_owned(),
@@ -128,7 +128,7 @@ impl Servers {
         })
     }
 
-    /// Every link carries everything again.
+    /// Opens every link again.
     pub fn heal_links(&self) {
         let links = self.to_kafka.iter().chain([&self.to_mysql, &self.to_registry, &self.to_postgres]);
         links.for_each(|link| link.set(Link::Open));
@@ -136,10 +136,11 @@ impl Servers {
 }
 
 impl Arena {
-    /// A fresh world on these servers, with the table and PostgreSQL. Nothing runs yet, and the load is paused.
+    /// Creates a fresh world on these servers, with the table and PostgreSQL. No program is running yet, and the load
+    /// is paused.
     ///
     /// # Errors
-    /// When MySQL does not take the table.
+    /// When MySQL does not create the table.
     pub fn new(servers: Servers, name: &str, seed: u64) -> Result<Self> {
         let mut world = World::on(name, |variable| servers.variable(variable));
         let (server, _) =
@@ -162,10 +163,10 @@ impl Arena {
         Ok(Self { servers, world, producer: None, consumers: Vec::new(), chance, load, prober, runtime })
     }
 
-    /// Starts everything, lets the load run, and waits until the first snapshot is complete and changes arrive.
+    /// Starts all programs and the load, and waits until the first snapshot is complete and changes arrive.
     ///
     /// # Errors
-    /// When they don't.
+    /// When one of these takes too long.
     pub fn begin(&mut self) -> Result<()> {
         self.collapse_from_the_beginning();
         self.start_all();
@@ -176,7 +177,7 @@ impl Arena {
         Ok(())
     }
 
-    /// Ends the programs and the load; the servers go on.
+    /// Stops the programs and the load; the servers keep running.
     pub fn end(mut self) -> Servers {
         self.producer = None;
         self.consumers.clear();
@@ -199,8 +200,8 @@ impl Arena {
         self.block_on(connect(self.servers.mysql.port, Some(&self.world.name)))
     }
 
-    /// Runs statements on a direct connection. Rows of the load's keys are not to be changed this way: the ledger would
-    /// not know. Ids below zero are free for it.
+    /// Runs statements on a direct connection. They must not change rows of the load's keys, which the ledger would not
+    /// record. Ids below zero are free for this.
     ///
     /// # Errors
     /// MySQL's own.
@@ -213,21 +214,20 @@ impl Arena {
         Ok(())
     }
 
-    /// Returns when all writers stand between two transactions, and everything they committed is in the ledger. MySQL must
-    /// be there.
+    /// Waits until every writer has ended its transaction, and all commits are in the ledger. MySQL must be up.
     ///
     /// # Errors
-    /// When a writer does not come to an end.
+    /// When a writer does not end its transaction.
     pub fn pause_load(&mut self) -> Result<()> {
         self.load.pause(&self.runtime)
     }
 
-    /// The writers go on, on the MySQL that `servers.mysql` is now.
+    /// Lets the writers continue, on the MySQL that `servers.mysql` is now.
     pub fn resume_load(&mut self) {
         self.load.resume(self.servers.mysql.port);
     }
 
-    /// Does it while all writers stand between two transactions.
+    /// Runs `work` while no writer has a transaction open.
     fn between_transactions<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let paused = self.load.is_paused();
         self.pause_load()?;
@@ -238,22 +238,23 @@ impl Arena {
         outcome
     }
 
-    /// Commits a change and waits until its line is in a log; returns how long that took.
+    /// Commits a change and waits until its line is in a log; returns the time that this took.
     ///
     /// # Errors
-    /// When it does not arrive within 90 s, with the ends of the programs' logs.
+    /// When it does not arrive within 90 s; the error has the ends of the programs' logs.
     pub fn probe(&mut self) -> Result<Duration> {
         let place = self.chance.random_range(0..PLACES.len());
         self.arrive(&[PLACES[place]])
     }
 
-    /// Pauses the load and waits until everything committed is in the topic and in the logs. The load stays paused.
+    /// Pauses the load and waits until all committed changes are in the topic and in the logs. The load stays paused.
     ///
     /// # Errors
-    /// When it does not arrive within 90 s.
+    /// When a change does not arrive within 90 s.
     pub fn settle(&mut self) -> Result<()> {
         self.pause_load()?;
-        // The producer keeps MySQL's order, and a partition its own: what comes after all else in each partition is last.
+        // The producer keeps MySQL's order, and a partition keeps its own: a change that is last in each partition has
+        // all others before it.
         self.arrive(&PLACES).map(drop)
     }
 
@@ -262,14 +263,14 @@ impl Arena {
         PathBuf::from(format!("{}_second", self.world.get("CONSUMER_LOGS")))
     }
 
-    /// All logs folders that there are.
+    /// All existing logs folders.
     pub(crate) fn logs(&self) -> Vec<PathBuf> {
         let mut logs = vec![PathBuf::from(self.world.get("CONSUMER_LOGS"))];
         logs.extend(Some(self.second_logs()).filter(|second| second.is_dir()));
         logs
     }
 
-    /// What `verify` with these arguments says of all that is there. The load should be paused.
+    /// Runs `verify` with these arguments on everything. The load should be paused.
     pub(crate) fn verify(&self, arguments: &[&str]) -> Ended {
         let logs: Vec<String> = self.logs().iter().map(|logs| logs.display().to_string()).collect();
         self.world.run("verify", &[&["--wait", "90s", "--logs", &logs.join(",")], arguments].concat())
@@ -301,11 +302,11 @@ impl Arena {
         running.map(|r| format!("--- {}\n{}\n", r.name(), r.log_end())).collect()
     }
 
-    /// Changes committed from here on, until [`Arena::collapse_until_here`], may reach the topic only as the state of a
+    /// Until [`Arena::collapse_until_here`], changes committed from now on may be in the topic only as the state of a
     /// snapshot.
     ///
     /// # Errors
-    /// When the writers don't come between two transactions.
+    /// When a writer does not end its transaction.
     pub fn collapse_from_here(&mut self) -> Result<()> {
         self.between_transactions(|arena| {
             let mut ledger = arena.load.ledger();
@@ -315,15 +316,15 @@ impl Arena {
         })
     }
 
-    /// So may all changes up to now: the topic is created again.
+    /// All changes up to now may also be in the topic only as a snapshot's state: the topic is created again.
     pub fn collapse_from_the_beginning(&mut self) {
         self.load.ledger().begin_topic();
     }
 
-    /// Every change committed from here on must be streamed. The snapshot must be complete.
+    /// Every change committed from now on must be streamed. The snapshot must be complete.
     ///
     /// # Errors
-    /// When the writers don't come between two transactions.
+    /// When a writer does not end its transaction.
     pub fn collapse_until_here(&mut self) -> Result<()> {
         self.between_transactions(|arena| {
             arena.load.ledger().collapse_until_here();
@@ -331,16 +332,16 @@ impl Arena {
         })
     }
 
-    /// Every change committed from now on must be in the next epoch, which replays from the time that is returned.
+    /// Every change committed from now on must be in the next epoch, which replays from the returned time.
     ///
     /// # Errors
-    /// When MySQL or Kafka does not answer, or nothing was committed to Kafka yet.
+    /// When MySQL or Kafka does not answer, or nothing has been committed to Kafka yet.
     pub fn replay_from_here(&mut self) -> Result<Micros> {
         self.between_transactions(|arena| {
             let epoch = arena.progress()?.context("no progress in Kafka yet")?.epoch + 1;
             let mut conn = arena.mysql()?;
             let now = async {
-                // What was committed so far has an earlier time than this, and what comes has a later one.
+                // Earlier commits have an earlier time than this, and later commits a later one.
                 conn.query_drop("DO SLEEP(0.01)").await?;
                 let now: Option<String> = conn.query_first("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)").await?;
                 conn.query_drop("DO SLEEP(0.01)").await?;
@@ -352,7 +353,7 @@ impl Arena {
         })
     }
 
-    /// The producer's progress as it is in Kafka.
+    /// The producer's progress in Kafka.
     ///
     /// # Errors
     /// When Kafka does not answer.
@@ -360,7 +361,7 @@ impl Arena {
         self.world.find_progress()
     }
 
-    /// The epoch that is committed to Kafka; 0 when there is none.
+    /// The epoch committed to Kafka; 0 when there is none.
     ///
     /// # Errors
     /// When Kafka does not answer.
@@ -368,7 +369,7 @@ impl Arena {
         Ok(self.progress()?.map_or(0, |progress| progress.epoch))
     }
 
-    /// Waits until the producer is in a later epoch than this one and its snapshot, if it makes one, is complete.
+    /// Waits until the producer is in a later epoch than this one, with its snapshot, if any, complete.
     ///
     /// # Errors
     /// When it takes longer than 90 s.
@@ -385,22 +386,22 @@ impl Arena {
         }
     }
 
-    /// Starts the producer, which must not be running.
+    /// Starts the producer, which must be stopped.
     pub fn start_producer(&mut self) {
         self.start_producer_with(&[]);
     }
 
-    /// Starts the producer with more variables, such as `FAILPOINTS`.
+    /// Starts the producer with additional variables, such as `FAILPOINTS`.
     pub fn start_producer_with(&mut self, variables: &[(&str, &str)]) {
         self.producer = Some(self.start_with("cdc-producer", "cdc-producer", variables));
     }
 
-    /// Starts consumer `number` (from 0), which must not be running.
+    /// Starts consumer `number` (from 0), which must be stopped.
     pub fn start_consumer(&mut self, number: usize) {
         self.start_consumer_with(number, &[]);
     }
 
-    /// Starts consumer `number` with more variables.
+    /// Starts consumer `number` with additional variables.
     pub fn start_consumer_with(&mut self, number: usize, variables: &[(&str, &str)]) {
         if self.consumers.len() <= number {
             self.consumers.resize_with(number + 1, || None);
@@ -411,7 +412,7 @@ impl Arena {
     fn start_with(&self, program: &str, log: &str, variables: &[(&str, &str)]) -> Running {
         let mut command = self.world.command(program, &[]);
         command.envs(variables.iter().copied());
-        // A harness that is killed leaves no program behind.
+        // A killed harness must not leave a program running.
         let mut bound = bound_to_us(None);
         bound.arg(command.get_program()).args(command.get_args()).env_clear();
         bound.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -419,7 +420,7 @@ impl Arena {
         Running::start(bound, program, self.world.folder.join(format!("{log}.log")))
     }
 
-    /// Starts whatever should run and does not.
+    /// Starts every expected program that is stopped.
     pub fn start_all(&mut self) {
         if self.producer.is_none() {
             self.start_producer();
@@ -431,11 +432,12 @@ impl Arena {
         }
     }
 
-    /// Stops all consumers and starts as many as there were at first. Faults count on a consumer to come back to its slot, so
-    /// none may sit behind a free one, and to have its share: it returns when the others' partitions have gone over.
+    /// Stops all consumers and starts the original number. Faults rely on a consumer returning to its slot with its
+    /// share of the partitions, so no slot below a used one may be free: the function returns when the partitions have
+    /// moved.
     ///
     /// # Errors
-    /// When one does not stop in order, or changes don't arrive.
+    /// When a consumer does not stop in order, or changes don't arrive.
     pub fn scale_back(&mut self) -> Result<()> {
         for consumer in self.consumers.drain(..) {
             let ended = consumer.context("a consumer does not run")?.stop();
@@ -447,10 +449,10 @@ impl Arena {
         Ok(())
     }
 
-    /// Waits until every program says that it is alive and ready.
+    /// Waits until `/health` and `/ready` of every program report success.
     ///
     /// # Errors
-    /// Which one does not within a minute, and what it says instead.
+    /// Names the program that does not within a minute, and its answer.
     pub fn all_ready(&self) -> Result<()> {
         const PATIENCE: Duration = Duration::from_secs(60);
         for program in self.consumers.iter().chain([&self.producer]).flatten() {
@@ -466,10 +468,10 @@ impl Arena {
         Ok(())
     }
 
-    /// Fails when a program that should run has ended by itself.
+    /// Fails when an expected program has ended.
     ///
     /// # Errors
-    /// Which one, with its log's end.
+    /// The program, with the end of its log.
     pub fn check_running(&mut self) -> Result<()> {
         for running in self.consumers.iter_mut().chain([&mut self.producer]).flatten() {
             ensure!(running.is_running(), "{} ended:\n{}", running.name(), running.log_end());
@@ -482,10 +484,10 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| bail!("a thread that starts a server panicked"))
 }
 
-/// Waits until `condition` gives a value.
+/// Waits until `condition` returns a value.
 ///
 /// # Errors
-/// What was waited for, when it takes longer than `patience`.
+/// The name of the condition, when it takes longer than `patience`.
 pub fn wait_for<T>(what: &str, patience: Duration, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {

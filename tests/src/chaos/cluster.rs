@@ -1,7 +1,7 @@
-//! Which broker does what: leaders of partitions, coordinators of transactions and groups.
+//! The roles of the brokers: leaders of partitions, coordinators of transactions and groups.
 //!
-//! Sources: Kafka's `TransactionStateManager.partitionFor`, `GroupMetadataManager.partitionFor`: the id's Java hash, modulo
-//! the partitions of the topic that keeps their state; that partition's leader is the coordinator.
+//! Sources: Kafka's `TransactionStateManager.partitionFor`, `GroupMetadataManager.partitionFor`: the id's Java hash,
+//! modulo the partitions of the topic that stores their state; that partition's leader is the coordinator.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) const GROUPS: &str = "__consumer_offsets";
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client that asks who does what.
+/// A client that looks up the roles.
 pub(crate) struct Cluster(BaseConsumer);
 
 impl Cluster {
@@ -29,7 +29,7 @@ impl Cluster {
         Ok(Self(client_config(settings).create()?))
     }
 
-    /// The leader of a partition, counted from 0; `None` while it has none.
+    /// The leader of a partition, as an index from 0; `None` while it has none.
     ///
     /// # Errors
     /// When no broker answers or there is no such partition.
@@ -38,11 +38,11 @@ impl Cluster {
         let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
         let found = partitions.into_iter().find(|p| p.id() == partition);
         let leader = found.with_context(|| format!("{topic} has no partition {partition}"))?.leader();
-        // Nodes are numbered from 1.
+        // Node ids start at 1.
         Ok(usize::try_from(leader - 1).ok())
     }
 
-    /// The partition of the topic that keeps the states of transactions or groups, for this id.
+    /// The partition for this id in the topic that stores the states of transactions or groups.
     ///
     /// # Errors
     /// When no broker answers.

@@ -1,10 +1,10 @@
-//! Whether the topic has every change of the ledger once and in order.
+//! Checks that the topic has every change of the ledger exactly once and in order.
 //!
-//! Within an epoch each key has a cursor into its list of changes. A streamed record must be exactly the next change; where
-//! the epoch does not say what comes first (it begins with a snapshot), any. A snapshot's record must be the state at the
-//! cursor. A record of a delete has no token, so that after an epoch's beginning it may be any delete; the next record
-//! tells which. At the end each key must stand at its last change, and each change must have been streamed once in an
-//! epoch, unless it was committed while only a snapshot could show it.
+//! Within an epoch each key has a cursor into its list of changes. A streamed record must be exactly the next change;
+//! when the epoch began with a snapshot, the first record may be any change. A snapshot's record must be the state at
+//! the cursor. A record of a delete has no token, so after an epoch's beginning it may be any delete; the next record
+//! shows which. At the end each key's cursor must be behind its last change, and each change must have been streamed
+//! once in an epoch, unless it was committed while only a snapshot could show it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,10 +18,10 @@ use rdkafka::Message;
 use super::ledger::{Change, Kind, Ledger};
 use super::token::Token;
 
-/// How many findings are described.
+/// The number of findings with a description.
 const DESCRIBED: usize = 20;
 
-/// What was found.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Committed changes that the topic does not have.
@@ -32,20 +32,20 @@ pub struct Verdict {
     pub out_of_order: u64,
     /// Records that are no committed change, or have other values.
     pub wrong: u64,
-    /// Records that were looked at.
+    /// Records that were checked.
     pub records: u64,
-    /// The first findings in words.
+    /// Descriptions of the first findings.
     pub findings: Vec<String>,
 }
 
 impl Verdict {
-    /// Nothing was found.
+    /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
         (self.lost, self.doubled, self.out_of_order, self.wrong) == (0, 0, 0, 0)
     }
 }
 
-/// Holds the committed records of the topic against the ledger.
+/// Compares the committed records of the topic with the ledger.
 ///
 /// # Errors
 /// When Kafka can't be read.
@@ -53,7 +53,7 @@ pub fn judge(ledger: &Ledger, settings: &KafkaSettings) -> anyhow::Result<Verdic
     let mut judge = Judge::new(ledger);
     kafka::scan(settings, &settings.topic, &mut |message| {
         let place = format!("partition {}, offset {}", message.partition(), message.offset());
-        // Records of a foreign producer have no header; what becomes of them is for `verify`.
+        // Records of a foreign producer have no header; `verify` checks them.
         let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
         let id = message.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
         if let (Some(source), Some(id)) = (source, id) {
@@ -64,29 +64,29 @@ pub fn judge(ledger: &Ledger, settings: &KafkaSettings) -> anyhow::Result<Verdic
     Ok(judge.conclude())
 }
 
-/// Where an epoch stands in a key's changes.
+/// The position of an epoch in a key's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cursor {
-    /// Nothing seen yet, and anything may come.
+    /// No record seen yet; any change may follow.
     Unset,
     /// This change comes next.
     Next(usize),
-    /// After a delete; which one, the next record tells.
+    /// After a delete, which the next record identifies.
     SomeDelete { streamed: bool },
 }
 
 struct Key {
     epoch: u64,
     cursor: Cursor,
-    /// The first change that this epoch has of it.
+    /// The first change of the key in this epoch.
     first: usize,
-    /// The epoch in which a snapshot's record came last.
+    /// The last epoch with a snapshot's record of the key.
     snapshot_of: u64,
-    /// Changes that this epoch has passed by.
+    /// Changes that this epoch has skipped.
     holes: Vec<usize>,
-    /// Changes that some epoch has streamed.
+    /// Changes that any epoch has streamed.
     streamed: Vec<bool>,
-    /// Changes that an epoch has passed by for good.
+    /// Changes that an epoch has skipped for good.
     passed: Vec<usize>,
 }
 
@@ -97,7 +97,7 @@ struct Judge<'a> {
     last_epoch: u64,
 }
 
-/// What is wrong with a record.
+/// The error of a record.
 enum Fault {
     Doubled,
     OutOfOrder,
@@ -110,7 +110,7 @@ impl<'a> Judge<'a> {
     }
 
     fn record(&mut self, id: i64, source: &Source<'_>, value: Option<&[u8]>, place: &str) {
-        // Ids below zero are written by faults for their own purposes.
+        // Faults use ids below zero.
         if id < 0 {
             return;
         }
@@ -220,7 +220,7 @@ impl Key {
         }
     }
 
-    /// A streamed create or update.
+    /// Processes a streamed create or update.
     fn stream(&mut self, changes: &[Change], index: usize, op: Op) -> Result<(), Fault> {
         let kind = if op == Op::Create { Kind::Create } else { Kind::Update };
         if changes[index].kind != kind {
@@ -231,7 +231,7 @@ impl Key {
         Ok(())
     }
 
-    /// The state after change `index`, by a snapshot.
+    /// Processes a snapshot's record with the state after change `index`.
     fn snapshot(&mut self, index: usize) -> Result<(), Fault> {
         if self.snapshot_of == self.epoch {
             return Err(Fault::Doubled);
@@ -241,7 +241,7 @@ impl Key {
             Cursor::Unset => (self.cursor, self.first) = (Cursor::Next(index + 1), index + 1),
             Cursor::Next(next) if next > index + 1 => return Err(Fault::OutOfOrder),
             Cursor::Next(next) => {
-                // Had there been changes in between, the stream would have brought them before.
+                // Changes in between would have been streamed before.
                 self.holes.extend(next..=index);
                 self.cursor = Cursor::Next(index + 1);
             }
@@ -253,7 +253,7 @@ impl Key {
         Ok(())
     }
 
-    /// Moves the cursor behind `index`, noting what is passed by.
+    /// Moves the cursor behind `index`, and records the skipped changes.
     fn before(&mut self, changes: &[Change], index: usize) -> Result<(), Fault> {
         match self.cursor {
             Cursor::Unset => self.first = index,
@@ -305,14 +305,14 @@ impl Key {
         Ok(())
     }
 
-    /// The changes that the topic does not have. `replay` is given when the last epoch should have this key's changes from
-    /// there on, and has not.
+    /// The changes that the topic does not have. `replay` is set when the last epoch should have this key's changes
+    /// from that transaction on, and does not have them.
     fn lost(&self, id: i64, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
         let collapsed =
             |index: &usize| ledger.may_collapse(&changes[*index]) || ledger.may_have_expired(id, &changes[*index]);
         let mut streamed = self.streamed.clone();
         let last_is = |kind| changes.last().is_some_and(|change| change.kind == kind);
-        // The end must be known to the topic, however it came there; a delete of what it never had needs no record.
+        // The topic must have the last state in any form; a delete of a key that it never had needs no record.
         let next = match self.cursor {
             Cursor::Next(next) => next,
             Cursor::SomeDelete { streamed: by_stream } if last_is(Kind::Delete) => {
@@ -340,7 +340,7 @@ impl Key {
     }
 }
 
-/// The change whose state this value is.
+/// The change that produced this value.
 fn find(changes: &[Change], value: &[u8]) -> Result<usize, Fault> {
     let (_, value) = avro::split(value).map_err(|_| Fault::Wrong("a value of another form"))?;
     let product = avro::decode_value(value).map_err(|_| Fault::Wrong("a value of another form"))?;

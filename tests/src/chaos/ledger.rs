@@ -1,4 +1,4 @@
-//! What the load committed, written down by itself at commit: per key the changes in their order.
+//! The load's own record of its commits: per key, the changes in order.
 //!
 //! Nothing in it comes from the binlog. A change takes 16 bytes.
 
@@ -12,14 +12,14 @@ use super::token::Token;
 /// Partitions of the topic.
 const PARTITIONS: i32 = 10;
 
-/// What a change did to its key.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The key was not there.
+    /// The key did not exist.
     Create,
-    /// It was there.
+    /// The key existed.
     Update,
-    /// It is gone.
+    /// The key is deleted.
     Delete,
 }
 
@@ -52,7 +52,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Takes over a committed transaction.
+    /// Adds a committed transaction.
     pub(crate) fn commit(&mut self, changes: &[(i64, Kind, Token)]) {
         let at = self.next;
         self.next += 1;
@@ -62,24 +62,24 @@ impl Ledger {
         }
     }
 
-    /// Changes in all.
+    /// The total number of changes.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Transactions in all.
+    /// The total number of transactions.
     pub fn transactions(&self) -> u32 {
         self.next
     }
 
-    /// From the transaction `from` on changes may be in the topic as a snapshot's state only, until
-    /// [`Ledger::collapse_until_here`].
+    /// Until [`Ledger::collapse_until_here`], changes from the transaction `from` on may be in the topic only as a
+    /// snapshot's state.
     pub(crate) fn collapse_from(&mut self, from: u32) {
         self.collapsed.push(from..u32::MAX);
     }
 
-    /// The topic is created again, or another one is used: its epochs and partitions are not those noted so far, and all
-    /// changes up to now may be in it as a snapshot's state only.
+    /// The topic is created again, or another one is used: the recorded epochs and partitions do not apply to it, and
+    /// all changes up to now may be in it only as a snapshot's state.
     pub(crate) fn begin_topic(&mut self) {
         self.replays.clear();
         self.emptied.clear();
@@ -98,12 +98,12 @@ impl Ledger {
         self.replays.insert(epoch, self.next);
     }
 
-    /// Whether it may be in the topic as a snapshot's state only.
+    /// Whether the change may be in the topic only as a snapshot's state.
     pub(crate) fn may_collapse(&self, change: &Change) -> bool {
         self.collapsed.iter().any(|range| range.contains(&change.at))
     }
 
-    /// All records that the partition has now may expire.
+    /// All present records of the partition may expire.
     pub(crate) fn expire(&mut self, partition: i32) {
         self.expired = true;
         self.kept.insert(partition, self.next);

@@ -1,7 +1,7 @@
-//! The load: several writers, each on a connection of its own and on keys of its own, and the ledger that they keep.
+//! The load: several writers, each with a separate connection and separate keys, and their ledger.
 //!
-//! Each transaction also puts its number into a side table. When the connection is lost at COMMIT, the number that is
-//! there tells whether it committed; only then does the ledger take it.
+//! Each transaction also writes its number into a side table. When the connection is lost at COMMIT, that number shows
+//! whether the transaction committed; only then does the ledger record it.
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,14 +21,14 @@ use super::ledger::Ledger;
 use super::plan::{Plan, Rows};
 use super::token::PROBES;
 
-/// Where the writers note the number of their last transaction; in the database of the table.
+/// The side table with the number of each writer's last transaction; in the database of the table.
 const MARKS: &str = "chaos_marks";
-/// How long the writers may take to come between two transactions; a killed MySQL must be up again within it.
+/// The time limit for the writers to end their transactions; a killed MySQL must be up again within it.
 const QUIET: Duration = Duration::from_secs(90);
-/// A large transaction may not silence its writer for longer.
+/// The longest pause of a writer after a large transaction.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// What the writers share.
+/// The state that the writers share.
 pub(crate) struct Shared {
     database: String,
     /// MySQL's own port, past the proxy.
@@ -36,10 +36,10 @@ pub(crate) struct Shared {
     /// Changes per second of each writer.
     rate: AtomicU32,
     ledger: Mutex<Ledger>,
-    /// Transactions that did not get as far as COMMIT, by a fault.
+    /// Transactions that a fault stopped before COMMIT.
     failures: AtomicU64,
     last_failure: Mutex<String>,
-    /// Each transaction holds it shared; a pause holds it alone.
+    /// Each transaction holds it shared; a pause holds it exclusively.
     turn: Arc<RwLock<()>>,
 }
 
@@ -51,7 +51,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Makes the side table and the writers, who wait for [`Load::resume`].
+    /// Creates the side table and the writers, which wait for [`Load::resume`].
     pub(crate) fn new(runtime: &Runtime, database: &str, port: u16, seed: u64) -> Result<Self> {
         let shared = Arc::new(Shared {
             database: database.to_owned(),
@@ -101,23 +101,23 @@ impl Load {
         Ok(())
     }
 
-    /// Goes on, on MySQL's port.
+    /// Lets the writers continue, on MySQL's port.
     pub(crate) fn resume(&mut self, port: u16) {
         self.shared.port.store(port, Ordering::Relaxed);
         self.paused = None;
     }
 
-    /// Whether the writers stand still.
+    /// Whether the writers are paused.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// What is committed so far; who wants it complete pauses the load first.
+    /// The commits so far; for the complete list, pause the load first.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger()
     }
 
-    /// How many transactions were given up before COMMIT, and why the last one was.
+    /// The number of transactions that ended before COMMIT, and the last error.
     pub fn failures(&self) -> (u64, String) {
         (self.shared.failures.load(Ordering::Relaxed), self.last_failure())
     }
@@ -149,7 +149,7 @@ pub(crate) async fn connect(port: u16, database: Option<&str>) -> Result<Conn> {
     connect_as(ADMIN, port, database).await
 }
 
-/// The same of the user with this name and password.
+/// A connection of the user with this name and password.
 pub(crate) async fn connect_as((user, password): (&str, &str), port: u16, database: Option<&str>) -> Result<Conn> {
     let options = OptsBuilder::default()
         .ip_or_hostname("127.0.0.1")
@@ -173,7 +173,7 @@ pub(crate) struct Writer {
     pub(crate) rows: Rows,
 }
 
-/// How far a transaction got.
+/// The outcome of a transaction.
 enum Ended {
     Committed,
     RolledBack,
@@ -196,7 +196,7 @@ impl Writer {
             drop(turn);
             let rest = if committed {
                 let rate = self.shared.rate.load(Ordering::Relaxed);
-                // Not in step with each other.
+                // Keep the writers out of step with each other.
                 Duration::from_secs_f64(f64::from(changes) / f64::from(rate) * chance.random_range(0.5..1.5))
             } else {
                 Duration::from_millis(100)
@@ -211,7 +211,7 @@ impl Writer {
         self.next - 1
     }
 
-    /// Carries it out once; whether it committed. The ledger and the rows follow.
+    /// Runs the transaction once; returns whether it committed. Updates the ledger and the rows.
     pub(crate) async fn transact(&mut self, plan: Plan) -> bool {
         let committed = match self.send(&plan).await {
             Ok(Ended::Committed) => true,
@@ -231,7 +231,7 @@ impl Writer {
         committed
     }
 
-    /// One of the writers compresses its transactions.
+    /// Connects; one of the writers compresses its transactions.
     async fn connect(&self) -> Result<Conn> {
         let mut conn = self.shared.connect().await?;
         if self.lane == 1 {
@@ -240,7 +240,7 @@ impl Writer {
         Ok(conn)
     }
 
-    /// An error says that it surely did not commit.
+    /// Sends the transaction. An error means that it certainly did not commit.
     async fn send(&mut self, plan: &Plan) -> Result<Ended> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
@@ -265,8 +265,8 @@ impl Writer {
         }
     }
 
-    /// Whether the transaction whose COMMIT had no answer has committed. The row's lock waits for a session that is still
-    /// at it.
+    /// Looks up whether the transaction whose COMMIT had no answer has committed. If a session is still executing it,
+    /// the row's lock makes this query wait.
     async fn look_up(&mut self, number: u32) -> bool {
         loop {
             let answer: Result<Option<i64>> = async {
@@ -284,7 +284,7 @@ impl Writer {
         }
     }
 
-    /// A change of each of these places, tried again until the deadline; returns its number.
+    /// Commits a change of each of these places, retrying until the deadline; returns its number.
     pub(crate) async fn probe(&mut self, places: &[usize], deadline: Instant) -> Result<u32> {
         loop {
             let number = self.number();

@@ -1,8 +1,8 @@
-//! Faults made on purpose while the whole pipeline works, and the verdict after them.
+//! Injects faults while the whole pipeline works, and checks the result.
 //!
-//! An [`Arena`] is a world with servers of its own, every program's link to them through a [`crate::Proxy`]. A [`Fault`]
-//! does something real to it, asserts what must be seen from outside while it lasts, heals it, and asserts what must
-//! follow. What each must lead to is written in `tests/README.md`.
+//! An [`Arena`] is a world with separate servers, which every program reaches through a [`crate::Proxy`]. A [`Fault`]
+//! does something real to it, asserts its visible effects, repairs it, and asserts the result. `tests/README.md`
+//! describes the required result of each fault.
 
 mod arena;
 mod cluster;

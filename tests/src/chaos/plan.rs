@@ -1,4 +1,4 @@
-//! Chance transactions of one writer on its own keys.
+//! Random transactions of one writer on its own keys.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use super::ledger::Kind;
 use super::token::{LANES, Token};
 
-/// Ids that a writer uses; it deletes and creates them again and again.
+/// The number of ids of a writer, which deletes and creates them repeatedly.
 const IDS: usize = 3_000;
 /// Rows of the largest transaction.
 const LARGEST: f64 = 10_000.0;
@@ -20,10 +20,10 @@ pub(crate) struct Rows {
     alive: Vec<bool>,
 }
 
-/// One transaction: what to send and what it changes when it commits.
+/// One transaction: its statements, and the changes that its commit makes.
 pub(crate) struct Plan {
     pub(crate) number: u32,
-    /// What it sends, besides BEGIN and its end.
+    /// The statements, without BEGIN and the end.
     pub(crate) statements: Vec<String>,
     pub(crate) changes: Vec<(i64, Kind, Token)>,
     /// It ends with ROLLBACK.
@@ -41,7 +41,7 @@ impl Rows {
         (place as u64 * LANES + self.lane) as i64
     }
 
-    /// A chance place that is in use, or is not; `None` when there is no such.
+    /// A random place that is in use, or is not; `None` when there is none.
     fn pick(&self, alive: bool, chance: &mut StdRng) -> Option<usize> {
         let start = chance.random_range(0..IDS);
         (start..IDS).chain(0..start).find(|place| self.alive[*place] == alive)
@@ -53,10 +53,10 @@ impl Plan {
         Self { number, statements: Vec::new(), changes: Vec::new(), rollback: false, rows: rows.clone() }
     }
 
-    /// A chance transaction.
+    /// Creates a random transaction.
     pub(crate) fn draw(number: u32, rows: &Rows, chance: &mut StdRng) -> Self {
         let mut plan = Self::empty(number, rows);
-        // One row is as likely as all larger sizes together, and so on: a few are very large.
+        // One row is as likely as all larger sizes together, and so on: a few transactions are very large.
         let size = (1.0 / chance.random_range(1.0 / LARGEST..1.0)) as usize;
         plan.fill(size, chance);
         if chance.random_ratio(1, 20) {
@@ -66,14 +66,14 @@ impl Plan {
             plan.statements.push("ROLLBACK TO SAVEPOINT part".to_owned());
             plan.changes.truncate(changes);
             plan.rows = rows;
-            // The numbers of what was rolled back are not used again.
+            // The numbers of rolled-back rows are not used again.
             plan.fill_numbered(1, 0x80_0000, chance);
         }
         plan.rollback = chance.random_ratio(1, 25);
         plan
     }
 
-    /// A change of each of these places.
+    /// A transaction that changes each of these places.
     pub(crate) fn touch(number: u32, rows: &Rows, places: impl IntoIterator<Item = usize>) -> Self {
         let mut plan = Self::empty(number, rows);
         let rows: Vec<_> = places.into_iter().enumerate().map(|(row, place)| plan.set(place, row as u32)).collect();
@@ -100,7 +100,7 @@ impl Plan {
         }
     }
 
-    /// Notes that the row at `place` gets a new state; returns its literals.
+    /// Gives the row at `place` a new state; returns its literals.
     fn set(&mut self, place: usize, row: u32) -> [String; 5] {
         let token = Token::new(self.rows.lane, self.number, row);
         let id = self.rows.id(place);
@@ -146,7 +146,7 @@ impl Plan {
         ids.len()
     }
 
-    /// A delete of the old key and a create of the new one.
+    /// Deletes the old key and creates the new one.
     fn change_key(&mut self, first: u32, chance: &mut StdRng) -> usize {
         let (Some(old), Some(new)) = (self.rows.pick(true, chance), self.rows.pick(false, chance)) else {
             return self.upsert(1, first, chance);

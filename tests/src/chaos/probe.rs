@@ -1,4 +1,4 @@
-//! Finding lines in the consumers' logs as they are appended.
+//! Finds lines in the consumers' logs as they are appended.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// How often a log is read again from where it began; what was cut off may have been written again in another order.
+/// How often to read a log again from the start of this search: cut lines may be written again in another order.
 const FROM_THE_BEGINNING: Duration = Duration::from_secs(2);
 
 /// The logs from a moment on.
@@ -25,7 +25,7 @@ struct Log {
 }
 
 impl Tail {
-    /// From now on.
+    /// Starts at the present ends of the logs.
     pub(crate) fn new(folders: Vec<PathBuf>) -> Self {
         let mut tail = Self { folders, logs: HashMap::new(), again: Instant::now() };
         for path in tail.paths() {
@@ -40,7 +40,7 @@ impl Tail {
         slots.map(|slot| slot.path().join("consumer_log.json")).filter(|path| path.exists()).collect()
     }
 
-    /// Hands each whole line that is new to `each`; some come more than once.
+    /// Passes each new complete line to `each`; some lines more than once.
     pub(crate) fn read(&mut self, mut each: impl FnMut(&str)) -> Result<()> {
         let anew = self.again.elapsed() > FROM_THE_BEGINNING;
         if anew {
@@ -48,7 +48,7 @@ impl Tail {
         }
         for path in self.paths() {
             let log = self.logs.entry(path.clone()).or_default();
-            // It may vanish or be replaced meanwhile.
+            // The file may vanish or be replaced meanwhile.
             let Ok(mut file) = File::open(&path) else { continue };
             let length = file.metadata()?.len();
             log.start = log.start.min(length);

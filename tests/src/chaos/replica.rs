@@ -1,4 +1,4 @@
-//! A second MySQL that follows the first one by GTID and can take its place.
+//! A second MySQL that replicates the first one by GTID and can replace it.
 
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,19 +12,19 @@ use xtask::services::{ADMIN, MySql, MySqlOptions};
 use super::Arena;
 use super::load::connect;
 
-/// How long it may take to have what the primary has.
+/// The time limit for catching up with the primary.
 const CATCH_UP: Duration = Duration::from_secs(60);
 
-/// A server that follows `arena.servers.mysql`.
+/// A server that replicates `arena.servers.mysql`.
 pub(crate) struct Replica {
     mysql: MySql,
 }
 
 impl Replica {
-    /// Makes a copy of the primary as it runs (CLONE INSTANCE) and lets it follow.
+    /// Copies the running primary (CLONE INSTANCE) and starts replication.
     ///
     /// # Errors
-    /// When it does not come up or does not follow.
+    /// When the server does not start or does not replicate.
     pub(crate) fn start(arena: &Arena) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(2);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Replica {
         let mut mysql = MySql::start(&options, &|_| {})?;
         let (donor, copy) = (primary.port, mysql.port);
         arena.block_on(clone(donor, copy))?;
-        // Nobody supervises it, so it ends instead of restarting itself.
+        // No supervisor runs it, so it ends instead of restarting itself.
         mysql.server.wait()?;
         mysql.start_again()?;
         let replica = Self { mysql };
@@ -58,7 +58,7 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Waits until it has executed everything that the primary has.
+    /// Waits until it has executed all transactions of the primary.
     ///
     /// # Errors
     /// When that takes longer than a minute.
@@ -80,10 +80,10 @@ impl Replica {
         })
     }
 
-    /// Makes it a primary of its own, in the arena's primary's place, whose data goes.
+    /// Makes it a primary in place of the arena's primary, whose data is removed.
     ///
     /// # Errors
-    /// When it refuses.
+    /// When a statement fails.
     pub(crate) fn take_over(self, arena: &mut Arena) -> Result<()> {
         let statements = ["STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL super_read_only = OFF, read_only = OFF"];
         self.run(arena, &statements)?;
@@ -96,7 +96,7 @@ impl Replica {
         self.mysql.port
     }
 
-    /// Ends it, and removes its data.
+    /// Stops it, and removes its data.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -123,7 +123,7 @@ fn remove(mut mysql: MySql) -> Result<()> {
     Ok(())
 }
 
-/// Makes the server on the port `copy` a copy of the one on `donor`; it ends then.
+/// Makes the server on the port `copy` a copy of the one on `donor`; the copy ends then.
 async fn clone(donor: u16, copy: u16) -> Result<()> {
     let mut from = connect(donor, None).await?;
     let mut to = connect(copy, None).await?;
@@ -138,14 +138,14 @@ async fn clone(donor: u16, copy: u16) -> Result<()> {
     to.query_drop(format!("SET GLOBAL clone_valid_donor_list = '127.0.0.1:{donor}'")).await?;
     let order = format!("CLONE INSTANCE FROM '{user}'@'127.0.0.1':{donor} IDENTIFIED BY '{password}'");
     let Err(ended) = to.query_drop(order).await else { bail!("the copy does not restart") };
-    // 3707: the copy is complete, and the server can't restart by itself.
+    // 3707: the copy is complete, and the server can't restart itself.
     let complete = matches!(&ended, mysql_async::Error::Server(e) if e.code == 3707);
     ensure!(complete || matches!(ended, mysql_async::Error::Io(_)), "the copy of MySQL failed: {ended}");
     Ok(())
 }
 
 async fn install(conn: &mut Conn) -> Result<()> {
-    // Without a line in its binlog: the copy has the plugin by being a copy.
+    // Keep this out of the binlog: the copy has the plugin because it is a copy.
     conn.query_drop("SET sql_log_bin = 0").await?;
     conn.query_drop("INSTALL PLUGIN clone SONAME 'mysql_clone.so'").await?;
     conn.query_drop("SET sql_log_bin = 1").await?;

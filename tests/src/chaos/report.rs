@@ -1,16 +1,16 @@
-//! What a run has shown: numbers for a program, tables for a person.
+//! The results of a run: numbers for a program, tables for a person.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// The form of `--json` and of `reports/chaos-report.json`; its keys stay.
+/// The format of `--json` and of `reports/chaos-report.json`; its keys are stable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The seed of each round.
     pub seeds: Vec<u64>,
-    /// How often each fault was done.
+    /// The number of runs of each fault.
     pub faults: BTreeMap<String, u64>,
     /// Committed changes that did not arrive.
     pub lost: u64,
@@ -20,8 +20,8 @@ pub struct Report {
     pub out_of_order: u64,
     /// Lines of logs that were cut off.
     pub torn: u64,
-    /// Milliseconds until a change committed after the fault stood in a log, each time: from the fault's beginning, and from
-    /// its end.
+    /// For each run, the milliseconds until a change committed after the fault was in a log: from the fault's
+    /// beginning, and from its end.
     pub recovery_ms: BTreeMap<String, Vec<[u64; 2]>>,
     /// Changes that the load committed.
     pub changes: u64,
@@ -29,18 +29,18 @@ pub struct Report {
     pub transactions: u64,
     /// Records of the load's keys in the topics.
     pub records: u64,
-    /// How long it took.
+    /// The duration.
     pub minutes: f64,
-    /// With so many brokers.
+    /// The numbers of brokers.
     pub brokers: Vec<usize>,
-    /// What ran.
+    /// The versions of the servers.
     pub versions: BTreeMap<String, String>,
     /// The command of each run.
     #[serde(default)]
     pub runs: Vec<String>,
 }
 
-/// One round that was judged.
+/// The results of one round.
 #[derive(Clone, Debug, Default)]
 pub struct Round {
     /// Its seed.
@@ -68,7 +68,7 @@ impl Report {
         Self { brokers: vec![brokers], ..Self::default() }
     }
 
-    /// Faults so far.
+    /// The number of faults so far.
     pub fn faults_done(&self) -> usize {
         self.faults.values().sum::<u64>() as usize
     }
@@ -89,10 +89,10 @@ impl Report {
         self.minutes = (minutes * 10.0).round() / 10.0;
     }
 
-    /// Several runs as one.
+    /// Merges several runs into one report.
     ///
     /// # Errors
-    /// When one of the texts is no report.
+    /// When one of the texts is not a report.
     pub fn merge(texts: &[String]) -> Result<Self> {
         let mut sum = Self::default();
         for text in texts {
@@ -126,7 +126,7 @@ impl Report {
         Ok(sum)
     }
 
-    /// The whole of it as a page, with what it takes to run it again.
+    /// The report as a page, with the commands that repeat it.
     pub fn page(&self) -> String {
         let list = |items: Vec<String>| items.join(", ");
         format!(

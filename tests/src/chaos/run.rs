@@ -1,4 +1,4 @@
-//! A run: rounds of chance faults on one set of servers, each round in a world of its own, judged at its end.
+//! A run: rounds of random faults on one set of servers, each round in a separate world, with a verdict at its end.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -17,16 +17,16 @@ use super::judge::{Verdict, judge};
 use super::report::{Report, Round};
 use super::{Arena, FAULTS, Fault, Servers};
 
-/// What is to be done.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The seed of the first round; each further one has the next number.
+    /// The seed of the first round; each further round uses the next number.
     pub seed: u64,
-    /// Faults in all.
+    /// The number of faults.
     pub faults: usize,
-    /// No fault is begun after so long.
+    /// The time after which no fault begins.
     pub time: Option<Duration>,
-    /// Only these faults; all that have a weight when it is empty.
+    /// Only these faults; if empty, all faults with a weight.
     pub only: Vec<String>,
     /// Changes per second of the load.
     pub rate: u32,
@@ -38,37 +38,38 @@ pub struct Options {
     pub folder: PathBuf,
 }
 
-/// What is going on, for whoever watches.
+/// The events of a run, for display.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// The servers start.
+    /// The servers are starting.
     Starting,
     /// A round begins, with its number from 1 and its seed.
     Round(usize, u64),
-    /// This fault begins: its number in all, its name.
+    /// A fault begins: its number in the run, and its name.
     Fault(usize, &'a str),
-    /// A change arrives again: the time from the fault's beginning and from its end, and the changes of the round so far.
+    /// A change arrives again: the times from the fault's beginning and from its end, and the changes of the round so
+    /// far.
     Recovered(&'a str, [Duration; 2], u64),
-    /// The round's end: everything settles and is judged.
+    /// At the end of a round, everything settles and is checked.
     Judging,
     /// The round's verdict.
     Judged(&'a Round),
 }
 
-/// Where a run failed.
+/// The failure of a run.
 #[derive(Debug)]
 pub struct Failure {
-    /// The seed with which it happens again, perhaps.
+    /// The seed that may reproduce it.
     pub seed: u64,
-    /// Faults of that round up to it.
+    /// The number of the round's faults up to it.
     pub faults: usize,
-    /// The fault, or what else was being done.
+    /// The fault, or the other step.
     pub doing: String,
     /// The folder with the programs' logs.
     pub world: PathBuf,
-    /// What was expected and what was seen.
+    /// The expected and the observed result.
     pub error: anyhow::Error,
-    /// What was judged up to it, this round's findings included.
+    /// The results up to it, including those of this round.
     pub report: Report,
 }
 
@@ -86,7 +87,7 @@ pub fn all() -> impl Iterator<Item = &'static Fault> {
     FAULTS.iter().copied().flatten()
 }
 
-/// Does it. A failure of the pipeline is the inner error; the outer one means that the servers don't start.
+/// Executes the run. The inner error is a failure of the pipeline; the outer one means that the servers don't start.
 ///
 /// # Errors
 /// When the servers don't start or a name is unknown.
@@ -122,7 +123,7 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
                 let doing = "the judgement".to_owned();
                 return Ok(Err(Box::new(Failure { seed, faults, doing, world, error, report })));
             }
-            // The programs got the signal as well, so that this round can't be judged.
+            // The programs got the signal too, so this round has no verdict.
             Err(_) if interrupt::asked() => {
                 let world = arena.world.folder.clone();
                 drop(arena.end());
@@ -142,10 +143,10 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
     Ok(Ok(report))
 }
 
-/// Each of these faults once, in one arena, in the order that the seed gives.
+/// Runs each of these faults once, in one arena, in the order that the seed gives.
 ///
 /// # Errors
-/// The first failure, with what was being done.
+/// The first failure, with the step that failed.
 pub fn each(
     servers: Servers,
     faults: &[&'static Fault],
@@ -181,7 +182,7 @@ fn draw(chosen: &[&'static Fault], chance: &mut StdRng) -> &'static Fault {
     }
 }
 
-/// One round, and what its judges found; an error has the number of faults up to it and what was being done.
+/// Runs one round and returns the verdict; an error has the number of faults up to it and the step that failed.
 fn round(
     arena: &mut Arena,
     seed: u64,
@@ -226,7 +227,7 @@ fn round(
         out_of_order: verified.out_of_order.max(verdict.out_of_order),
         torn: verified.torn,
     };
-    // Lines of records that have expired can't be held against the topic any more; all else must agree.
+    // Lines of expired records can't be compared with the topic any more; everything else must agree.
     let agrees = verified.agree || (ledger.expired && verified.verdict == "agree_as_far_as_compared");
     let finding = (!agrees || !verdict.is_clean()).then(|| {
         let differences = serde_json::to_string_pretty(&verified.differences).unwrap_or_default();
@@ -238,7 +239,7 @@ fn round(
     Ok((round, finding))
 }
 
-/// The part of what `verify --json` prints that is needed.
+/// The needed fields of `verify --json`.
 #[derive(Deserialize)]
 struct Verified {
     verdict: String,
@@ -251,7 +252,7 @@ struct Verified {
     differences: Vec<serde_json::Value>,
 }
 
-/// Lets everything settle and asks both judges.
+/// Waits until everything has arrived, and asks both judges.
 fn conclude(arena: &mut Arena) -> Result<(Verified, Verdict)> {
     arena.servers.heal_links();
     arena.settle()?;
@@ -262,7 +263,7 @@ fn conclude(arena: &mut Arena) -> Result<(Verified, Verdict)> {
     Ok((verified, verdict))
 }
 
-/// The tests' own helpers fail by panicking.
+/// Converts a panic into an error: the tests' own helpers fail by panicking.
 fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(anyhow!("{}", said(panic.as_ref()))))
 }

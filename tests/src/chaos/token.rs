@@ -1,14 +1,15 @@
-//! The state of a row as the load writes it: all of it follows from a token, so that who reads a row can tell which
-//! change made it and whether every column is right.
+//! The columns of a row of the load: all of them follow from a token, so a reader of the row can tell which change made
+//! it and whether every column is right.
 
 use pipeline::record::{Micros, Price, Product};
 
-/// Writers own the ids that give their number when divided by this; the last number is that of the probes.
+/// The number of lanes: a writer owns the ids whose remainder is its number; the last number is that of the probes.
 pub(crate) const LANES: u64 = 5;
-/// Who writes probes.
+/// The lane of the probes.
 pub(crate) const PROBES: u64 = LANES - 1;
 
-/// Which change made a row: the writer's lane, its transaction, the row within it. In the order of a lane's changes.
+/// Identifies the change that made a row: the writer's lane, its transaction, the row within it. Ordered like a lane's
+/// changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Token(u64);
 
@@ -17,7 +18,7 @@ const NAMES: [&str; 6] =
 const CATEGORIES: [Option<&str>; 7] =
     [None, Some("CAT_5"), Some("CAT_1"), Some(""), Some("straße"), Some("ǆ ﬁ ß"), Some("cat_5")];
 
-/// The columns of a row besides its id.
+/// The columns of a row without its id.
 pub(crate) struct State {
     pub(crate) name: String,
     pub(crate) category: Option<&'static str>,
@@ -31,7 +32,7 @@ impl Token {
         Self(lane << 56 | u64::from(transaction) << 24 | u64::from(row))
     }
 
-    /// The text that a row's name begins with.
+    /// The prefix of a row's name.
     pub(crate) fn text(self) -> String {
         format!("<{}-{}-{}>", self.0 >> 56, self.0 >> 24 & 0xffff_ffff, self.0 & 0xff_ffff)
     }
@@ -46,7 +47,7 @@ impl Token {
 
     /// The row that this change leaves.
     pub(crate) fn state(self) -> State {
-        // Any spread of the bits will do.
+        // Any distribution of the bits is good enough.
         let mut bits = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut draw = |n: u64| {
             bits = (bits ^ bits >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);

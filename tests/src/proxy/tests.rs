@@ -41,7 +41,7 @@ fn send(mut stream: &TcpStream, text: &str) {
     stream.write_all(text.as_bytes()).expect("to send");
 }
 
-/// Nothing arrives, and the connection has not ended either.
+/// Requires that nothing arrives and that the connection has not ended.
 fn assert_silent(stream: &TcpStream) {
     stream.set_read_timeout(Some(SHORT)).expect("a deadline");
     assert_eq!(read(stream, 1), Err(ErrorKind::WouldBlock));
@@ -93,7 +93,7 @@ fn a_cut_link_resets_old_and_new_connections_until_it_is_open() {
 #[test]
 fn a_reset_of_one_end_reaches_the_other() {
     let Pair { client, server, proxy: _proxy, .. } = pair();
-    // What is left unread when it is closed makes the kernel send a reset.
+    // Unread bytes make the kernel send a reset when the socket is closed.
     send(&server, "unread");
     client.peek(&mut [0]).expect("it came");
     drop(client);
@@ -162,7 +162,7 @@ fn what_a_half_open_link_lost_never_comes() {
     send(&server, "lost");
     assert_silent(&client);
     proxy.set(Link::Open);
-    // The connection has a gap, so it carries nothing any more; a new one does.
+    // The connection has lost bytes, so it carries nothing any more; a new one does.
     send(&server, "late");
     assert_silent(&client);
     send(&client, "late");

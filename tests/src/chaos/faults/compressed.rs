@@ -1,4 +1,4 @@
-//! A compressed transaction that is larger than anything that may wait in memory.
+//! A compressed transaction that is larger than the data that may wait in memory.
 
 use std::fs;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn compressed_transaction(arena: &mut Arena) -> Result<()> {
     let deletes = &format!("DELETE FROM product WHERE id < {FIRST}");
     arena.producer.take().context("the producer does not run")?.kill();
     arena.commit_direct(&[compress, &insert])?;
-    // Each part of a transaction that is larger than a batch comes to this point once.
+    // Each part of a transaction that is larger than a batch reaches this failpoint once.
     let passes = arena.chance.random_range(5..60);
     arena.start_producer_with(&[("FAILPOINTS", &format!("producer.sending={passes}*off->1*return(kill)"))]);
     let mut first = arena.producer.take().context("it was started")?;
@@ -47,7 +47,7 @@ fn compressed_transaction(arena: &mut Arena) -> Result<()> {
     check_memory(arena)
 }
 
-/// Fails when the running producer has ever had more memory than a large transaction may cost.
+/// Fails when the running producer's peak memory exceeds the limit for a large transaction.
 pub(super) fn check_memory(arena: &Arena) -> Result<()> {
     let producer = arena.producer.as_ref().context("the producer does not run")?;
     let peak = peak_memory(producer.pid()).context("no VmHWM")?;
@@ -55,7 +55,7 @@ pub(super) fn check_memory(arena: &Arena) -> Result<()> {
     Ok(())
 }
 
-/// The most memory that a process has had, in bytes; `None` when it has ended.
+/// The peak memory of a process, in bytes; `None` when it has ended.
 pub(super) fn peak_memory(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! New epochs after what a person or Kafka has taken away: the checkpoint topic, the table, the topic's records.
+//! New epochs after a person or Kafka has removed something: the checkpoint topic, the table, the topic's records.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) const FAULTS: &[Fault] = &[
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// The writers commit so many transactions, deletes among them, while the producer does not run.
+/// Lets the writers commit so many transactions, deletes among them, while the producer is stopped.
 fn load_without_reader(arena: &mut Arena) -> Result<()> {
     let committed = |arena: &Arena| arena.load.ledger().transactions();
     let transactions = committed(arena) + 200;
@@ -60,7 +60,7 @@ fn checkpoint_topic_deleted(arena: &mut Arena) -> Result<()> {
     let deleted = arena.block_on(admin.delete_topics(&[&topic], &AdminOptions::new()))?;
     ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     let producer = arena.producer.as_mut().context("it runs")?;
-    // A record waits for its topic for three quarters of the transaction's time.
+    // A record waits for its topic for three quarters of the transaction timeout.
     wait_for("the producer stops", SOON, || (!producer.is_running()).then_some(()))?;
     let says = ["Kafka holds no position", "checkpoint reset"];
     refuses(arena, Who::Producer, &says, |_| Ok(()))?;
@@ -123,7 +123,7 @@ fn topic_cut_before_reset(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// Waits until PostgreSQL has as many products as MySQL; nothing is being written.
+/// Waits until PostgreSQL has as many products as MySQL; the load must be paused.
 fn postgres_follows(arena: &mut Arena) -> Result<()> {
     const COUNT: &str = "SELECT count(*) FROM product";
     let mut conn = arena.mysql()?;

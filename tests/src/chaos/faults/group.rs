@@ -1,4 +1,4 @@
-//! The group's offsets and the topic's partitions, changed by people and by Kafka's retention.
+//! Changes of the group's offsets and the topic's partitions by people and by Kafka's retention.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn admin(arena: &Arena) -> Result<AdminClient<DefaultClientContext>> {
     Ok(kafka::client_config(&arena.world.kafka()).create()?)
 }
 
-/// A client in the name of the group, which does not join it.
+/// A client with the group's id, which does not join it.
 fn client(arena: &Arena) -> Result<BaseConsumer> {
     let settings = arena.world.kafka();
     Ok(kafka::consumer_config(&settings, &settings.group_id).create()?)
@@ -141,8 +141,8 @@ fn retention_empties_a_partition(arena: &mut Arena) -> Result<()> {
     let settings = arena.world.kafka();
     let partition = arena.chance.random_range(0..settings.partitions);
     let (_, end) = client(arena)?.fetch_watermarks(&settings.topic, partition, SOON)?;
-    // The last offset is that of a marker. A consumer goes behind it when nothing follows for some seconds, or when it is
-    // asked to stop; of one that is killed before, nobody can tell whether it was an unread record.
+    // The last offset is that of a transaction marker. A consumer commits the offset behind it when no record follows
+    // for some seconds, or when it stops; after an earlier kill, the marker looks like an unread record.
     let kill = arena.chance.random_bool(0.5);
     let wanted = if kill { end } else { end - 1 };
     let read = wait_for("the partition is read", SOON, || {
@@ -155,7 +155,7 @@ fn retention_empties_a_partition(arena: &mut Arena) -> Result<()> {
     let deleted = arena.block_on(admin(arena)?.delete_records(&list, &AdminOptions::new()))?;
     ensure!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
     arena.load.ledger().expire(partition);
-    // Those who run, and those who are given the partition.
+    // The running consumers, and those that get the partition.
     arena.all_ready()?;
     for consumer in arena.consumers.iter_mut() {
         let consumer = consumer.take().context("a consumer does not run")?;
@@ -167,7 +167,7 @@ fn retention_empties_a_partition(arena: &mut Arena) -> Result<()> {
         }
     }
     arena.start_all();
-    // A change of each partition arrives.
+    // Require a change in each partition.
     arena.settle()?;
     arena.resume_load();
     arena.all_ready()

@@ -1,7 +1,7 @@
-//! Links that are cut, stalled, slow or half open.
+//! Cut, stalled, slow and half-open links.
 //!
-//! While a link does not carry, the programs that need it must say so themselves (`/ready`, with what they wait for);
-//! when it carries again they must go on by themselves, even where a connection of before never ends.
+//! While a link is broken, each program that needs it must report it (`/ready`, with the name of the server). When the
+//! link works again, the program must continue without help, even where an old connection never ends.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,14 +14,14 @@ use crate::chaos::cluster::Cluster;
 use crate::chaos::{Arena, Servers, wait_for};
 use crate::{Direction, Link, Proxy, Running};
 
-/// Within this a program must say that a link does not carry: the longest deadline of a request, and then some.
+/// The time limit for a program to report a broken link: the longest request deadline and some more.
 const NOTICED: Duration = Duration::from_secs(60);
-/// Within this it must work again: a connection of before may have a deadline to wait for, and a pause may be under way.
+/// The time limit for working again: an old connection may wait for a deadline, and a retry pause may be running.
 const MENDED: Duration = Duration::from_secs(60);
-/// Within this they must end when they are told to, whatever Kafka does; a second for a busy machine is in it.
+/// The time limit for ending after a signal, whatever Kafka does, including a second for a busy machine.
 const PRODUCER_STOPS: Duration = Duration::from_secs(12);
 const CONSUMER_STOPS: Duration = Duration::from_secs(27);
-/// A link over half a continent.
+/// An intercontinental link.
 const SLOW: Link = Link::Slow { latency: Duration::from_millis(100), bytes_per_second: 512 * 1024 };
 
 /// The faults of this family.
@@ -203,13 +203,13 @@ pub(super) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Where a link goes.
+/// The server of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum To {
     MySql,
     /// Every broker.
     Kafka,
-    /// One of them.
+    /// A single broker.
     Broker,
     Registry,
     Postgres,
@@ -218,12 +218,12 @@ enum To {
 /// The links of one fault.
 struct Links {
     to: To,
-    /// Which of the brokers.
+    /// The brokers concerned.
     brokers: std::ops::Range<usize>,
 }
 
 impl Links {
-    /// One broker is one that leads a partition of the topic, so that it is missed.
+    /// Chooses the links; a single broker is one that leads a partition of the topic, so that its loss is noticed.
     fn choose(arena: &mut Arena, to: To) -> Result<Self> {
         let brokers = if to == To::Broker {
             let partition = arena.chance.random_range(0..10);
@@ -254,7 +254,7 @@ impl Links {
         self.proxies(&arena.servers).iter().map(Proxy::accepted).sum()
     }
 
-    /// The registry is asked at a start only.
+    /// Restarts programs: they ask the registry only at a start.
     fn bring_into_use(&self, arena: &mut Arena) {
         if self.to == To::Registry {
             restart_a_consumer(arena);
@@ -262,10 +262,10 @@ impl Links {
         }
     }
 
-    /// Waits until those who need the link say that they wait for it.
+    /// Waits until the programs that need the link report that they wait for it.
     fn must_be_missed(&self, arena: &mut Arena) -> Result<()> {
         if self.to == To::Registry {
-            // A consumer asks when the first record comes, so the producer must still be at work.
+            // A consumer asks at the first record, so the producer must still be working.
             let consumer = restart_a_consumer(arena);
             missed_by(arena.consumers[consumer].as_ref().context("the consumer runs")?, &["registry"])?;
             restart_the_producer(arena);
@@ -308,7 +308,7 @@ fn missed_by(program: &Running, words: &[&str]) -> Result<()> {
     noticed.with_context(|| format!("/ready last: {last:?}\n{}", program.log_end()))
 }
 
-/// Everything is ready again.
+/// Waits until every program is ready again.
 fn must_go_on(arena: &mut Arena) -> Result<()> {
     for program in arena.consumers.iter().chain([&arena.producer]).flatten() {
         let mut last = None;
@@ -321,7 +321,7 @@ fn must_go_on(arena: &mut Arena) -> Result<()> {
     arena.check_running()
 }
 
-/// The link does not carry until that has been noticed, and a little longer.
+/// Breaks the link until the programs report it, and a little longer.
 fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
     let links = Links::choose(arena, to)?;
     links.set(arena, link);
@@ -331,7 +331,7 @@ fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
     must_go_on(arena)
 }
 
-/// Connections end after a few bytes each, several times.
+/// Ends each connection after a few bytes, several times.
 fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
     let links = Links::choose(arena, to)?;
     let before = links.accepted(arena);
@@ -343,7 +343,7 @@ fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
     must_go_on(arena)
 }
 
-/// What a container engine does to programs that hang.
+/// Stops programs that hang on the link, as a container engine does.
 fn stop_over_a_stalled_link(arena: &mut Arena) -> Result<()> {
     let links = Links::choose(arena, To::Kafka)?;
     let consumer = arena.chance.random_range(0..arena.consumers.len());
@@ -376,10 +376,10 @@ fn slow(arena: &mut Arena, to: To) -> Result<()> {
     Ok(())
 }
 
-/// What goes in one direction or in both is lost; afterwards new connections work, and those of before never end.
+/// Loses the bytes in one direction or in both; afterwards new connections work, and old ones never end.
 fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     let links = Links::choose(arena, to)?;
-    // A binlog that flows needs no requests.
+    // A running binlog stream needs no requests.
     let directions = [Direction::Answers, Direction::Both, Direction::Requests];
     let direction = directions[arena.chance.random_range(0..if to == To::MySql { 2 } else { 3 })];
     if to == To::Postgres {
@@ -395,7 +395,7 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     Ok(())
 }
 
-/// One consumer has a link of its own.
+/// Gives one consumer a separate link.
 fn one_consumer_alone(arena: &mut Arena) -> Result<()> {
     let number = arena.chance.random_range(0..arena.consumers.len());
     let own = Proxy::start(arena.servers.postgres.port);
@@ -418,7 +418,7 @@ fn one_consumer_alone(arena: &mut Arena) -> Result<()> {
     must_go_on(arena)
 }
 
-/// PostgreSQL waits for a consumer's next statement in the middle of a transaction that holds locks.
+/// Waits until PostgreSQL waits for a consumer's next statement in a transaction that holds locks.
 fn until_a_batch_has_locks(arena: &Arena) -> Result<()> {
     const HELD: &str = "SELECT 1 FROM pg_stat_activity WHERE datname = $1 AND application_name = 'consumer' \
                         AND state = 'idle in transaction' AND query LIKE '%FOR UPDATE%'";

@@ -23,18 +23,18 @@ use super::Arena;
 pub struct Fault {
     /// Its name, as `--only` takes it: kebab-case.
     pub name: &'static str,
-    /// What is done and what must happen, in a sentence.
+    /// The fault and the required result, in a sentence.
     pub expects: &'static str,
-    /// How often it is drawn against the others; 0 when it is only called by its name.
+    /// The relative frequency of a random choice; 0 if it is only run by its name.
     pub weight: u32,
-    /// It takes a few seconds, so that it belongs to `cargo xtask test`.
+    /// It takes a few seconds, so it is part of `cargo xtask test`.
     pub quick: bool,
-    /// Does it, asserts what must be seen while it lasts, heals it. An error says what was expected and what was seen.
-    /// It returns with everything started again that should run; that changes arrive afterwards, the caller checks.
+    /// Runs the fault, asserts its visible effects, and repairs it. An error names the expected and the observed
+    /// result. On return every expected program has been started again; the caller checks that changes arrive.
     pub run: fn(&mut Arena) -> Result<()>,
 }
 
-/// All of them.
+/// All faults.
 pub static FAULTS: &[&[Fault]] = &[
     processes::FAULTS,
     compressed::FAULTS,

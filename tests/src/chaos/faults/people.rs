@@ -1,5 +1,5 @@
-//! What people do to the pipeline's files and tables: delete, cut and edit logs, reset and break the checkpoint, change the
-//! table.
+//! What people do to the pipeline's files and tables: they delete, cut and edit logs, reset and damage the checkpoint,
+//! change the table.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -146,7 +146,7 @@ impl Who {
     }
 }
 
-/// After `act` the program leaves by itself with exit code 1 and says all of this.
+/// Requires that after `act` the program ends with exit code 1 and logs all these texts.
 pub(super) fn refuses(
     arena: &mut Arena,
     who: Who,
@@ -166,7 +166,7 @@ pub(super) fn refuses(
     Ok(())
 }
 
-/// The same of a start.
+/// Requires the same of a start.
 pub(super) fn refuses_to_start(arena: &mut Arena, who: Who, texts: &[&str]) -> Result<()> {
     refuses(arena, who, texts, |arena| {
         who.start(arena);
@@ -174,7 +174,7 @@ pub(super) fn refuses_to_start(arena: &mut Arena, who: Who, texts: &[&str]) -> R
     })
 }
 
-/// A running consumer by chance, with the path of its log.
+/// A random running consumer, with the path of its log.
 pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let running: Vec<usize> = (0..arena.consumers.len()).filter(|n| arena.consumers[*n].is_some()).collect();
     let number = running[arena.chance.random_range(0..running.len())];
@@ -183,7 +183,7 @@ pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let path = wait_for("it has a log with lines", SOON, || {
         let log = consumer.said();
         let name = log.rsplit_once("slot claimed slot=")?.1.split_whitespace().next()?;
-        // In Kafka the name of a slot ends with the identity of its folder.
+        // A slot's name in Kafka ends with the identity of its folder.
         let slot = name.split_once('-').map_or(name, |(slot, _)| slot);
         let path = folder.join(slot).join("consumer_log.json");
         fs::metadata(&path).is_ok_and(|m| m.len() > 0).then_some(path)
@@ -191,7 +191,7 @@ pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     Ok((number, path))
 }
 
-/// Everything is delivered, and this consumer's log has nothing that is not committed.
+/// Waits until everything is delivered and this consumer's log has no uncommitted line.
 fn quiet(arena: &mut Arena, number: usize, log: &Path) -> Result<()> {
     arena.settle()?;
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
@@ -208,7 +208,7 @@ fn torn_last_line(arena: &mut Arena) -> Result<()> {
     consumer.kill();
     File::options().append(true).open(&log)?.write_all(b"{\"id\":1,\"name\":\"half a li")?;
     arena.start_consumer(number);
-    // By the new one, or by a neighbour that settles the slot while it starts.
+    // The new consumer cuts them, or a neighbour that settles the slot while it starts.
     let says = format!("cut off what no transaction committed file={}", log.display());
     wait_for("the torn line is cut off, and a consumer says so", SOON, || {
         let is_cut = !fs::read_to_string(&log).ok()?.contains("half a li");
@@ -223,7 +223,7 @@ fn log_deleted(arena: &mut Arena) -> Result<()> {
     fs::hard_link(&log, &kept)?;
     let says = ["there is no such file any more", "put the file back as it was", "accept-log consumer_"];
     refuses(arena, who, &says, |_| Ok(fs::remove_file(&log)?))?;
-    // A start, or a neighbour that looks at the slot, makes an empty one.
+    // A start, or a neighbour that checks the slot, creates an empty log.
     refuses_to_start(arena, who, &["has 0 bytes, but", "were committed", "accept-log consumer_"])?;
     fs::rename(&kept, &log)?;
     arena.start_all();
@@ -234,7 +234,7 @@ fn log_rotated(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
     let (number, log) = some_consumer(arena)?;
     let kept = log.with_extension("1");
-    // It may look just before the new one is there.
+    // The consumer may check just before the new file exists.
     refuses(arena, Who::Consumer(number), &["bytes of it were committed", "put the file back as it was"], |_| {
         fs::rename(&log, &kept)?;
         File::create(&log)?;
@@ -252,7 +252,7 @@ fn log_edited(arena: &mut Arena) -> Result<()> {
     refuses(arena, who, &["were committed", "bytes are gone", "put the file back as it was"], |_| {
         Ok(File::options().write(true).open(&log)?.set_len(lines.len() as u64 / 2)?)
     })?;
-    // Saved by an editor: a line has become longer.
+    // An editor saved the file: one line is longer.
     let mut edited = lines.clone();
     edited.splice(1..1, *b"\"seen\":true,");
     fs::write(&log, &edited)?;
@@ -268,7 +268,8 @@ fn checkpoint(arena: &Arena) -> PathBuf {
     Path::new(arena.world.get("PRODUCER_TIME_TRACK")).join("last_read_timestamp.json")
 }
 
-/// Everything so far is streamed; what is committed while `act` leads to a new epoch may reach it as a snapshot's state.
+/// Everything so far is streamed; changes committed while `act` starts a new epoch may be in it only as a snapshot's
+/// state.
 pub(super) fn new_epoch(arena: &mut Arena, act: impl FnOnce(&mut Arena) -> Result<()>) -> Result<()> {
     arena.settle()?;
     let epoch = arena.epoch()?;
@@ -288,8 +289,8 @@ pub(super) fn ask(arena: &Arena, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Writes a checkpoint file that a running producer must report while it streams on, and that its next start must refuse,
-/// both without touching it.
+/// Writes a checkpoint file that a running producer must report while it continues to stream, and that its next start
+/// must refuse, both without changing the file.
 fn refused_checkpoint(arena: &mut Arena, text: &str, says: &str) -> Result<()> {
     let path = checkpoint(arena);
     let reports = [says, "last_read_timestamp.json", "the checkpoint file is out of date"];
@@ -392,16 +393,16 @@ fn ddl_carried(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// Made when nothing is on the way any more.
+/// Runs when no change is on its way any more.
 const COPY: &str = "CREATE TABLE product_copy AS SELECT * FROM product";
 
-/// Statements that the stream can't carry, the words that the producer stops with, the remedy, and then a reset.
+/// Runs statements that the stream can't carry; checks the producer's error, applies the remedy, and then resets.
 pub(super) fn stopping(arena: &mut Arena, statements: &[&str], says: &str, remedy: &[&str]) -> Result<()> {
     new_epoch(arena, |arena| {
         refuses(arena, Who::Producer, &[says, "what to do: ", "checkpoint reset"], |arena| {
             arena.commit_direct(statements)
         })?;
-        // It stays stopped until somebody acts.
+        // Each start fails until a person acts.
         refuses_to_start(arena, Who::Producer, &["what to do: "])?;
         arena.commit_direct(remedy)?;
         ask(arena, &["reset"])

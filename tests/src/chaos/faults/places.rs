@@ -1,4 +1,4 @@
-//! Disks, clocks and topics, as time and other people leave them.
+//! Disks, clocks and topics in unusual states.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn disk_full_time_track(arena: &mut Arena) -> Result<()> {
     let file = disk.file("last_read_timestamp.json");
     let old = fs::read_to_string(&file)?;
     serde_json::from_str::<serde_json::Value>(&old).context("the checkpoint file is torn")?;
-    // The stream goes on meanwhile.
+    // The stream continues meanwhile.
     arena.producer = Some(producer);
     arena.probe()?;
     let producer = arena.producer.as_ref().context("it runs")?;
@@ -143,14 +143,14 @@ fn clock_set_back(arena: &mut Arena) -> Result<()> {
     arena.start_producer_with(&clock.variables());
     arena.start_consumer_with(number, &clock.variables());
     arena.probe()?;
-    // An hour is what Kafka lets a client be ahead; a day is no adjustment any more.
+    // Kafka accepts a client clock that is an hour ahead; a day is more than an adjustment.
     for (forth, back) in [(HOUR * 24, HOUR * 2), (HOUR * 2, HOUR * 24 * 365)] {
         clock.set_forward(forth)?;
         arena.probe().with_context(|| format!("{forth:?} ahead"))?;
         clock.set_back(back)?;
         arena.probe().with_context(|| format!("set back to {back:?} behind"))?;
     }
-    // In every partition: this consumer's too.
+    // A change in every partition, so also in this consumer's.
     arena.settle()?;
     arena.resume_load();
     let producer = arena.producer.as_ref().context("it runs")?;
@@ -171,7 +171,7 @@ fn million_rows(arena: &mut Arena) -> Result<()> {
     let data =
         status.lines().find_map(|line| line.strip_prefix("VmData:")?.split_whitespace().next()?.parse::<u64>().ok());
     let limit = data.context("no VmData")? * 1024 + ROOM;
-    // The soft limit alone: the hard one could not be raised for the next time.
+    // Lower only the soft limit: a lowered hard limit could not be raised for the next time.
     let limited = std::process::Command::new("prlimit")
         .args([format!("--pid={}", producer.pid()), format!("--data={limit}:")])
         .status()
@@ -202,7 +202,7 @@ fn topic_deleted(arena: &mut Arena) -> Result<()> {
     ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
     arena.resume_load();
     let producer = arena.producer.as_mut().context("it runs")?;
-    // A record waits for its topic for three quarters of the transaction's time.
+    // A record waits for its topic for three quarters of the transaction timeout.
     wait_for("the producer stops", SOON * 3, || (!producer.is_running()).then_some(()))?;
     refuses(arena, Who::Producer, &["is gone, but the position in", "checkpoint reset"], |_| Ok(()))?;
     arena.collapse_from_the_beginning();

@@ -1,7 +1,7 @@
-//! Programs killed or stopped at named points between two durable steps.
+//! Kills and stops programs at named points between two durable steps.
 //!
-//! Each point is a line `pipeline::failpoint::at(…)` in the program. The program is started again with the variable
-//! `FAILPOINTS`, so that it ends itself there after a few passes: nothing but the point decides the moment.
+//! Each point is a call `pipeline::failpoint::at(…)` in the program. The harness starts the program again with the
+//! variable `FAILPOINTS`, so that it ends itself there after a few passes: only the point decides the moment.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use super::Fault;
 use crate::Running;
 use crate::chaos::{Arena, CONSUMERS, wait_for};
 
-/// How long a program may take to come to a point, its start included.
+/// The time limit for reaching a point, including the program's start.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The arena's transaction timeout is 10 s, and a broker looks for transactions that are past theirs every 10 s.
+/// The arena's transaction timeout is 10 s, and a broker checks every 10 s for transactions that exceed theirs.
 const PAST_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(22);
 
 const fn killed(name: &'static str, expects: &'static str, run: fn(&mut Arena) -> Result<()>) -> Fault {
@@ -189,20 +189,21 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
 ];
 
-/// The value of `FAILPOINTS` for a deed at `point`, after a chance number of passes below `passes`.
+/// The value of `FAILPOINTS` for an action at `point`, after a random number of passes below `passes`.
 fn after_passes(arena: &mut Arena, point: &str, passes: u32, deed: &str) -> String {
     let off = arena.chance.random_range(0..=passes);
     let off = if off == 0 { String::new() } else { format!("{off}*off->") };
     format!("{point}={off}1*return({deed})")
 }
 
-/// How often a log says that the program came to the point.
+/// The number of times that a log reports the point.
 fn visits(log: &str, point: &str) -> usize {
     let here = format!("point=\"{point}\"");
     log.lines().filter(|line| line.contains("failpoint") && line.contains(&here)).count()
 }
 
-/// Waits until the program, whose log had `before` visits when it was started, has killed itself at the point; its log.
+/// Waits until the program, whose log had `before` visits at its start, has killed itself at the point; returns its
+/// log.
 fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
     wait_for(&format!("{} ends at {point}", running.name()), PATIENCE, || (!running.is_running()).then_some(()))
         .with_context(|| running.log_end())?;
@@ -212,7 +213,7 @@ fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
     Ok(ended.err)
 }
 
-/// Ends the producer; its log so far.
+/// Stops the producer; returns its log so far.
 fn end_producer(arena: &mut Arena) -> String {
     arena.producer.take().map_or_else(String::new, |producer| {
         let log = producer.log();
@@ -230,10 +231,10 @@ fn kill_producer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     Ok(())
 }
 
-/// Asks for a new snapshot, in small chunks, and kills the producer in it.
+/// Requests a new snapshot in small chunks, and kills the producer during it.
 fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     const SMALL_CHUNKS: (&str, &str) = ("PRODUCER_SNAPSHOT_CHUNK", "20");
-    // What was committed before belongs to the stream of this epoch.
+    // Earlier commits belong to the stream of this epoch.
     arena.settle()?;
     let epoch = arena.epoch()?;
     arena.collapse_from_here()?;
@@ -243,7 +244,7 @@ fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     let committed = |arena: &Arena| arena.load.ledger().transactions();
     let transactions = committed(arena) + 100;
     arena.resume_load();
-    // What they delete is gone when the epoch begins.
+    // The rows that they delete are missing when the epoch begins.
     wait_for("the load's transactions", PATIENCE, || (committed(arena) >= transactions).then_some(()))?;
     let failpoints = after_passes(arena, point, passes, "kill");
     arena.start_producer_with(&[("FAILPOINTS", &failpoints), SMALL_CHUNKS]);
@@ -254,7 +255,7 @@ fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     arena.collapse_until_here()
 }
 
-/// Ends a chance consumer; its number and its log so far.
+/// Stops a random consumer; returns its number and its log so far.
 fn end_consumer(arena: &mut Arena) -> Result<(usize, String)> {
     let number = arena.chance.random_range(0..arena.consumers.len());
     let consumer = arena.consumers[number].take().context("every consumer runs between two faults")?;
@@ -263,7 +264,7 @@ fn end_consumer(arena: &mut Arena) -> Result<(usize, String)> {
     Ok((number, log))
 }
 
-/// Kills a chance consumer at the point and starts it again.
+/// Kills a random consumer at the point and starts it again.
 fn kill_consumer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     let (number, log) = end_consumer(arena)?;
     let failpoints = after_passes(arena, point, passes, "kill");
@@ -273,8 +274,8 @@ fn kill_consumer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     Ok(())
 }
 
-/// The same at a point that leaves lines behind the committed length: whoever opens the log next, the consumer itself or
-/// a neighbour that settles it, cuts them off and says so.
+/// Kills a consumer at a point that leaves lines behind the committed length. The next process that opens the log, the
+/// consumer or a neighbour that settles it, must cut them off and log it.
 fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
     const CUT: &str = "cut off what no transaction committed";
     let cuts = |arena: &Arena| -> usize {
@@ -293,7 +294,7 @@ fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
     })
 }
 
-/// Kills all consumers; the first that comes back finds the slots of the others without an owner, and dies settling one.
+/// Kills all consumers; the first one to restart finds the other slots abandoned, and dies while it settles one.
 fn kill_settling(arena: &mut Arena, point: &str) -> Result<()> {
     let number = arena.chance.random_range(0..arena.consumers.len());
     let before = arena.consumers[number].as_ref().map_or(0, |consumer| visits(&consumer.log(), point));
@@ -315,8 +316,8 @@ fn is_running(arena: &mut Arena, number: usize) -> bool {
     arena.consumers[number].as_mut().is_some_and(Running::is_running)
 }
 
-/// Adds consumers one by one until a chance one has to give a partition up, and kills it there. Its successor has the
-/// rest from the broker without a rebalance, and nobody tells it of that partition.
+/// Adds consumers one by one until a random one must revoke a partition, and kills it there. Its successor gets the
+/// remaining partitions from the broker without a rebalance, so no member is assigned the revoked partition.
 fn kill_revoking(arena: &mut Arena) -> Result<()> {
     const POINT: &str = "consumer.revoking";
     let (number, log) = end_consumer(arena)?;
@@ -335,13 +336,13 @@ fn kill_revoking(arena: &mut Arena) -> Result<()> {
     arena.start_consumer(number);
     arena.settle()?;
     arena.resume_load();
-    // Every partition was read to its end, and this is why.
+    // Every partition was read to its end, for this reason.
     let dealt = |consumer: &Running| consumer.said().contains("nobody in the group owns these partitions");
     ensure!(arena.consumers.iter().flatten().any(dealt), "no consumer saw a partition without an owner");
     arena.scale_back()
 }
 
-/// Waits until the program stands still at the point.
+/// Waits until the program is stopped at the point.
 fn stops_at(running: &Running, point: &str, before: usize) -> Result<()> {
     let state = format!("/proc/{}/stat", running.pid());
     wait_for(&format!("{} stops at {point}", running.name()), PATIENCE, || {
@@ -352,7 +353,7 @@ fn stops_at(running: &Running, point: &str, before: usize) -> Result<()> {
     .with_context(|| running.log_end())
 }
 
-/// Waits until the program has said one of these since it woke up.
+/// Waits until the program has logged one of these texts since it continued.
 fn says(running: &Running, since: usize, one_of: &[&str]) -> Result<()> {
     wait_for(&format!("{} says one of {one_of:?}", running.name()), PATIENCE, || {
         let log = running.log();
@@ -372,7 +373,7 @@ fn stop_producer(arena: &mut Arena, point: &str) -> Result<()> {
     ensure!(producer.http("/health").is_none(), "a stopped producer answers /health");
     let since = producer.log().len();
     producer.signal("CONT");
-    // Its transaction is gone: it is fenced, makes a new client, and finds that the position is its own.
+    // Its transaction is aborted: it is fenced, creates a new client, and finds that it wrote the progress itself.
     says(producer, since, &["trying again"])?;
     says(producer, since, &["reading "])?;
     arena.check_running()
@@ -383,14 +384,14 @@ fn stop_consumer(arena: &mut Arena, point: &str) -> Result<()> {
     let failpoints = after_passes(arena, point, 10, "stop");
     arena.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
     stops_at(arena.consumers[number].as_ref().context("it was started")?, point, visits(&log, point))?;
-    // Every partition goes on without it: the session timeout has passed, and its transaction is over.
+    // Every partition is read without it: the session timeout has passed, and its transaction has ended.
     arena.settle()?;
     arena.resume_load();
     let consumer = arena.consumers[number].as_ref().context("it was started")?;
     ensure!(consumer.http("/health").is_none(), "a stopped consumer answers /health");
     let since = consumer.log().len();
     consumer.signal("CONT");
-    // The group or the broker refuses its batch, whichever it comes to first.
+    // Either the group or the broker refuses its batch first.
     says(consumer, since, &["a rebalance overtook the batch", "trying again"])?;
     says(consumer, since, &["partitions assigned"])?;
     arena.check_running()

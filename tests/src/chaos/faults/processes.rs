@@ -1,4 +1,4 @@
-//! Programs that are killed, restarted, doubled, and scaled.
+//! Kills, restarts, doubles and scales programs.
 
 use std::fs;
 use std::time::Duration;
@@ -84,16 +84,16 @@ pub(super) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// How long it may take until a stopped program is quiet; an answer is waited for for two seconds.
+/// How long a stopped program may take to become silent; the harness waits two seconds for an answer.
 const STOPPED: Duration = Duration::from_secs(10);
-/// How long it may take until one of two producers leaves.
+/// The time limit for one of two producers to leave.
 const FENCED: Duration = Duration::from_secs(60);
 
 fn producer(arena: &mut Arena) -> Result<Running> {
     arena.producer.take().context("the producer does not run")
 }
 
-/// A consumer that runs, taken out of the arena, with its number.
+/// Takes a random running consumer out of the arena, with its number.
 fn chance_consumer(arena: &mut Arena) -> Result<(usize, Running)> {
     let running: Vec<usize> = (0..arena.consumers.len()).filter(|n| arena.consumers[*n].is_some()).collect();
     ensure!(!running.is_empty(), "no consumer runs");
@@ -102,7 +102,7 @@ fn chance_consumer(arena: &mut Arena) -> Result<(usize, Running)> {
     Ok((number, consumer))
 }
 
-/// A moment, so that a fault does not always hit the same step.
+/// Waits for a random moment, so that a fault does not always hit the same step.
 fn moment(arena: &mut Arena, longest_ms: u64) {
     let moment = arena.chance.random_range(0..=longest_ms);
     std::thread::sleep(Duration::from_millis(moment));
@@ -214,7 +214,7 @@ fn second_producer_elsewhere(arena: &mut Arena) -> Result<()> {
     command.env("PRODUCER_TIME_TRACK", there).env("PRODUCER_SERVER_ID", "4711");
     let second = Running::start(command, "cdc-producer", arena.world.folder.join("second-producer.log"));
     let mut both = [first, second];
-    // Either may be the one that is fenced: the first makes itself a new producer once, if nothing was committed meanwhile.
+    // Either may be the one that is fenced: the first re-initialises once if nothing was committed meanwhile.
     let gone = wait_for("one of two producers leaves", FENCED, || both.iter_mut().position(|p| !p.is_running()))?;
     let [first, second] = both;
     let (left, stayed) = if gone == 0 { (first, second) } else { (second, first) };
@@ -228,7 +228,7 @@ fn second_producer_elsewhere(arena: &mut Arena) -> Result<()> {
     if gone == 0 {
         let ended = producer(arena)?.stop();
         ensure!(ended.code == 0, "the second producer ended with {} after SIGTERM:\n{}", ended.code, ended.err);
-        // The file here is older than what Kafka has, which counts.
+        // The file here is older than the position in Kafka, which counts.
         arena.start_producer();
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! PostgreSQL as other people leave it: it refuses rows, or it stands still while somebody is at the logs.
+//! PostgreSQL refuses rows, or blocks while somebody changes the logs.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub(super) const FAULTS: &[Fault] = &[
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// How many records are parked for PostgreSQL.
+/// The number of records that are parked for PostgreSQL.
 fn parked(arena: &Arena) -> Result<usize> {
     let settings = arena.world.kafka();
     let mut count = 0;
@@ -49,14 +49,14 @@ fn parked(arena: &Arena) -> Result<usize> {
 fn postgres_refuses_rows(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
     let before = parked(arena)?;
-    // Each is the last state of its key.
+    // Each record is the last state of its key.
     let ids: Vec<i32> = (-1_060..-1_000).collect();
     let nul = |id: &i32| format!("REPLACE INTO product (id, name) VALUES ({id}, CONCAT('nul', CHAR(0), RAND()))");
     arena.commit_direct(&ids.iter().map(nul).collect::<Vec<_>>())?;
     wait_for("each row is parked", SOON, || (parked(arena).ok()? == before + ids.len()).then_some(()))?;
     arena.probe()?;
     arena.all_ready()?;
-    // A later state of each replaces what is stale.
+    // A later state of each key replaces the stale one.
     let half = [
         "UPDATE product SET name = 'mended' WHERE id BETWEEN -1060 AND -1031",
         "DELETE FROM product WHERE id BETWEEN -1030 AND -1001",
@@ -93,7 +93,7 @@ fn log_cut_while_postgres_blocks(arena: &mut Arena) -> Result<()> {
     arena.all_ready()
 }
 
-/// Cuts the log in half; what it held.
+/// Cuts the log in half; returns its former contents.
 fn cut(log: &PathBuf) -> Result<Vec<u8>> {
     let lines = fs::read(log)?;
     File::options().write(true).open(log)?.set_len(lines.len() as u64 / 2)?;

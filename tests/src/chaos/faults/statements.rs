@@ -49,7 +49,7 @@ pub(super) const FAULTS: &[Fault] = &[
 const AS_TEXT: [&str; 2] =
     ["SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SET SESSION binlog_format = STATEMENT"];
 
-/// What new sessions get, and what they got before.
+/// The new defaults of sessions, and the former ones.
 const DEFAULTS: [(&str, &str); 6] = [
     ("autocommit = OFF", "autocommit = ON"),
     ("transaction_isolation = 'READ-UNCOMMITTED'", "transaction_isolation = 'REPEATABLE-READ'"),
@@ -61,7 +61,7 @@ const DEFAULTS: [(&str, &str); 6] = [
 
 fn settings_changed(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
-    // A session from before; whoever connects meanwhile and is no program of ours takes what it gets.
+    // A session with the old defaults; other new sessions that are not our programs' get the new ones.
     let mut conn = arena.mysql()?;
     for (hostile, _) in DEFAULTS {
         arena.block_on(conn.query_drop(format!("SET GLOBAL {hostile}")))?;
@@ -69,7 +69,7 @@ fn settings_changed(arena: &mut Arena) -> Result<()> {
     let before = sessions(arena, &mut conn)?;
     ensure!(!before.is_empty(), "the producer has no session");
     for id in &before {
-        // It may have ended by itself.
+        // The session may have ended already.
         let _gone = arena.block_on(conn.query_drop(format!("KILL {id}")));
     }
     let again = wait_for("the producer has connected again", SOON, || {
@@ -83,7 +83,7 @@ fn settings_changed(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// The sessions of the programs that read.
+/// The sessions of the programs that read from MySQL.
 fn sessions(arena: &Arena, conn: &mut Conn) -> Result<Vec<u64>> {
     Ok(arena.block_on(conn.query("SELECT id FROM performance_schema.processlist WHERE user = 'cdc'"))?)
 }

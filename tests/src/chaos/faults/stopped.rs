@@ -1,7 +1,7 @@
-//! Processes that are stopped (SIGSTOP) past every timeout and wake up in a world that has gone on without them.
+//! Processes that are stopped (SIGSTOP) past every timeout, and continue after others have taken over.
 //!
-//! A stopped process can say nothing; what must be seen is that nobody answers, that others take over what may be taken
-//! over, and that the one that wakes does no harm with what it still holds.
+//! A stopped process can report nothing. The faults require that it does not answer, that others take over its work
+//! where possible, and that its old state does no harm when it continues.
 
 use std::fs;
 use std::thread::sleep;
@@ -14,11 +14,11 @@ use super::Fault;
 use crate::chaos::{Arena, wait_for};
 use crate::{Running, World};
 
-/// Longer than `kafka.transaction_timeout` of an arena, after which the broker aborts (it looks every 10 s).
+/// Longer than `kafka.transaction_timeout` of an arena, after which the broker aborts (it checks every 10 s).
 const PAST_TRANSACTION: Duration = Duration::from_secs(14);
 /// Longer than `kafka.session_timeout` of an arena.
 const PAST_SESSION: Duration = Duration::from_secs(8);
-/// Within this everything must work again.
+/// The time limit for everything to work again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The faults of this family.
@@ -71,12 +71,12 @@ fn producer(arena: &Arena) -> Result<&Running> {
     arena.producer.as_ref().context("the producer runs")
 }
 
-/// Stops them for so long and a little more, while nobody may answer for them.
+/// Stops the programs for `time` and a little more, and requires that none answers meanwhile.
 fn sleeping(programs: &[&Running], time: Duration, arena_chance: u64) -> Result<()> {
     programs.iter().for_each(|program| program.signal("STOP"));
     let until = Instant::now() + time + Duration::from_millis(arena_chance);
     for program in programs {
-        // Its threads stop one after the other.
+        // The threads of a process stop one after the other.
         let quiet = wait_for("it does not answer", PATIENCE, || program.http("/health").is_none().then_some(()));
         quiet.with_context(|| format!("the stopped {}", program.name()))?;
     }
@@ -97,7 +97,7 @@ fn producer_alone(arena: &mut Arena) -> Result<()> {
     sleeping(&[producer], PAST_TRANSACTION, more)?;
     producer.signal("CONT");
     let before = wait_for("it answers", PATIENCE, || committed(producer))?;
-    // It must be the same process that goes on, under the load.
+    // The same process must continue, under the load.
     let goes_on = wait_for("it commits again", PATIENCE, || committed(producer).filter(|now| *now > before).map(drop));
     goes_on.with_context(|| producer.log_end())?;
     must_be_ready(producer)?;
@@ -107,7 +107,7 @@ fn producer_alone(arena: &mut Arena) -> Result<()> {
 fn producer_taken_over(arena: &mut Arena) -> Result<()> {
     let more = arena.chance.random_range(0..2_000);
     sleeping(&[producer(arena)?], PAST_TRANSACTION, more)?;
-    // The other host has a copy of the folder, as a restored backup would be.
+    // The other host has a copy of the folder, as after restoring a backup.
     let here = arena.world.get("PRODUCER_TIME_TRACK").to_owned();
     let there = arena.world.folder.join(format!("time_track_{}", arena.chance.random::<u32>()));
     copy_files(&here, &there)?;
@@ -118,12 +118,12 @@ fn producer_taken_over(arena: &mut Arena) -> Result<()> {
     let ended = zombie.wait();
     let why = "another producer with the transactional id";
     ensure!(ended.code == 1 && ended.err.contains(why), "it ended with {}:\n{}", ended.code, ended.err);
-    // The zombie's last attempt may have thrown the second one out of its transaction.
+    // The zombie's last attempt may have aborted a transaction of the second producer.
     arena.producer = Some(second);
     arena.probe()?;
     let second = arena.producer.take().context("the second producer runs")?;
     must_be_ready(&second)?;
-    // It moves back, with its folder.
+    // The producer moves back to the first host, with its folder.
     let ended = second.stop();
     ensure!(ended.code == 0, "the second producer ended with {}:\n{}", ended.code, ended.err);
     copy_files(there.to_str().context("a plain path")?, std::path::Path::new(&here))?;
@@ -147,7 +147,7 @@ fn copy_files(from: &str, to: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// What counts the assignments that a consumer was given since its log was so long.
+/// Whether the consumer was assigned partitions after its log had this length.
 fn assigned_since(consumer: &Running, length: usize) -> bool {
     consumer.log().get(length..).is_some_and(|log| log.contains("partitions assigned"))
 }
@@ -188,13 +188,14 @@ fn all_consumers(arena: &mut Arena) -> Result<()> {
     arena.check_running()
 }
 
-/// Answers to requests of before wait for those who wake, and tell them of a group that has gone on.
+/// Stops all during a rebalance: answers to old requests wait for the processes, from a group that has rebalanced
+/// since.
 fn all_in_a_rebalance(arena: &mut Arena) -> Result<()> {
     let newcomer = arena.consumers.len();
     arena.start_consumer(newcomer);
     let new = arena.consumers[newcomer].as_ref().context("the newcomer runs")?;
     wait_for("the newcomer is given partitions", PATIENCE, || assigned_since(new, 0).then_some(()))?;
-    // Its neighbours are about to join once more, to give up theirs.
+    // Its neighbours are about to join again, to revoke their partitions.
     sleep(Duration::from_millis(arena.chance.random_range(0..700)));
     let all: Vec<&Running> = arena.consumers.iter().flatten().collect();
     sleeping(&all, PAST_SESSION, 0)?;

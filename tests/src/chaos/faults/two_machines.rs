@@ -1,4 +1,4 @@
-//! Consumers of the group on a second machine, with a logs folder of their own.
+//! Consumers of the group on a second machine, with a separate logs folder.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ pub(super) const FAULTS: &[Fault] = &[Fault {
     run: two_machines,
 }];
 
-/// How many consumers the second machine has.
+/// The number of consumers on the second machine.
 const SECOND: usize = 3;
 
 /// Starts consumer `number` on the second machine.
@@ -51,7 +51,7 @@ fn two_machines(arena: &mut Arena) -> Result<()> {
         if of_second { start(arena, number) } else { arena.start_consumer(number) }
     }
     arena.probe().context("with both machines again")?;
-    // Each one has its slot.
+    // Each consumer has its slot.
     arena.all_ready()?;
     // The last slot of the first machine moves to the end of the second one's.
     for number in second.clone().chain([CONSUMERS - 1]) {
@@ -63,7 +63,7 @@ fn two_machines(arena: &mut Arena) -> Result<()> {
     let (from, to) = (arena.logs().swap_remove(0), arena.second_logs());
     let next = (1..).find(|n| !to.join(format!("consumer_{n}")).exists()).context("a number")?;
     fs::rename(from.join(format!("consumer_{free}")), to.join(format!("consumer_{next}")))?;
-    // As many as it takes to come to that slot.
+    // Start as many consumers as it takes to claim that slot.
     for number in 0..next {
         start(arena, CONSUMERS + number);
     }
@@ -73,7 +73,7 @@ fn two_machines(arena: &mut Arena) -> Result<()> {
     })?;
     arena.start_consumer(CONSUMERS - 1);
     arena.probe().context("with a log that moved")?;
-    // What the dead ones left is cut off by their neighbours before the judges look.
+    // Neighbours cut off the dead consumers' lines before the verdict.
     arena.all_ready()?;
     arena.scale_back().context("with one machine again")
 }

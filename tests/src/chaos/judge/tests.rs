@@ -1,4 +1,4 @@
-//! The judge finds each kind of error in records that were tampered with.
+//! The judge finds each kind of error in manipulated records.
 
 use pipeline::record::Product;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const GTID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
-/// A record as the topic has it.
+/// A record of the topic.
 #[derive(Clone)]
 struct Record {
     id: i64,
@@ -16,7 +16,8 @@ struct Record {
     in_snapshot: bool,
 }
 
-/// Key 0: create, update, delete, create, update. Key 5: create, update, delete. The ledger's transactions are the changes.
+/// Key 0: create, update, delete, create, update. Key 5: create, update, delete. The ledger's transactions are the
+/// changes.
 fn ledger() -> Ledger {
     let mut ledger = Ledger::default();
     let mut number = 0;
@@ -101,7 +102,8 @@ fn each_record_that_is_missing_is_lost() {
         let mut records = all.clone();
         records.remove(missing);
         let [lost, doubled, out_of_order, wrong] = judged(&ledger, &records);
-        // Without a delete the next create comes without one, and a delete that has no successor is lost at the end.
+        // Without a delete, the next create has no delete before it; a missing delete without a successor is lost at
+        // the end.
         assert_eq!((lost, doubled, out_of_order, wrong), (1, 0, 0, 0), "without record {missing}");
     }
     assert_eq!(judged(&ledger, &[]), [8, 0, 0, 0]);
@@ -115,7 +117,7 @@ fn each_record_that_comes_twice_is_doubled() {
         let mut records = all.clone();
         records.insert(twice + 1, all[twice].clone());
         let [lost, doubled, ..] = judged(&ledger, &records);
-        // The second delete of a key that is deleted again later is taken for the later one, which then is one too many.
+        // If a key is deleted twice, a repeated first delete is taken for the later one, which then occurs twice.
         assert!(lost == 0 && doubled >= 1, "record {twice} twice: {:?}", judged(&ledger, &records));
     }
 }
@@ -189,7 +191,7 @@ fn the_last_epoch_ends_at_the_last_change() {
     assert_eq!(judged(&ledger, &stale), [1, 0, 0, 0]);
     let dead = [all.as_slice(), &[snapshot(5, 2, 6)]].concat();
     assert_eq!(judged(&ledger, &dead), [1, 0, 0, 0]);
-    // Even when it need not be streamed.
+    // A change that need not be streamed.
     ledger.collapse_from(0);
     assert_eq!(judged(&ledger, &stale), [1, 0, 0, 0]);
     assert_eq!(judged(&ledger, &dead), [1, 0, 0, 0]);
@@ -208,7 +210,7 @@ fn records_may_expire_up_to_a_moment_in_their_partition() {
     assert_eq!(judged(&ledger, &all[..6]), [1, 0, 0, 0], "what comes first expires first");
     assert_eq!(judged(&ledger, &all[..5]), CLEAN, "all of key 5");
     assert_eq!(judged(&ledger, &all[1..]), [1, 0, 0, 0], "of key 0 nothing may");
-    // A later change must be there, and a later snapshot must be right.
+    // A later change must exist, and a later snapshot must be correct.
     ledger.commit(&[(5, Kind::Create, Token::new(0, 8, 0))]);
     assert_eq!(judged(&ledger, &all[..5]), [1, 0, 0, 0]);
     assert_eq!(judged(&ledger, &[&all[..5], &streamed(&ledger)[8..]].concat()), CLEAN);

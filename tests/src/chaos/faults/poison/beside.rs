@@ -1,4 +1,4 @@
-//! Someone who reaches a metrics port, or who may put files into the updater's folder.
+//! An attacker who reaches a metrics port, or who may put files into the updater's folder.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -39,7 +39,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
 const MIB: u64 = 1 << 20;
 
 fn poison_metrics(arena: &mut Arena) -> Result<()> {
-    /// Connections at a time (`pipeline::telemetry`), and descriptors that clients of Kafka open and close meanwhile.
+    /// Simultaneous connections (`pipeline::telemetry`), and descriptors that Kafka clients open and close meanwhile.
     const MOST: usize = 64 + 32;
     withstands(arena, |arena| {
         let number = arena.chance.random_range(0..=arena.consumers.len());
@@ -49,7 +49,7 @@ fn poison_metrics(arena: &mut Arena) -> Result<()> {
         let mut held = Vec::new();
         for n in 0..450 {
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10)).context("to connect")?;
-            // It may have been closed for a later one.
+            // The server may have closed it for a newer one.
             let _sent = stream.write_all(begins[n % begins.len()]);
             held.push(stream);
         }
@@ -64,7 +64,7 @@ fn poison_metrics(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// A consumer by its number, or the producer behind them.
+/// A consumer by its number; the next number is the producer.
 fn program(arena: &Arena, number: usize) -> Result<&Running> {
     arena.consumers.get(number).unwrap_or(&arena.producer).as_ref().context("it does not run")
 }
@@ -73,7 +73,7 @@ fn descriptors(running: &Running) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{}/fd", running.pid()))?.count())
 }
 
-/// Ids of the rows in the files.
+/// The ids of the rows in the files.
 const IDS: std::ops::RangeInclusive<i64> = -4_099..=-4_000;
 
 fn poison_csv(arena: &mut Arena) -> Result<()> {
@@ -93,16 +93,16 @@ fn poison_csv(arena: &mut Arena) -> Result<()> {
 }
 
 const HEADER: &[u8] = b"id,name,category,price,last_updated\n";
-/// Rows of the files that nothing is wrong with.
+/// The valid rows in the files.
 const APPLIED: usize = 24;
-/// What must not be shown.
+/// A text that must not appear in any output.
 const SECRET: &str = "hunter2-of-another-file";
 
 fn row(id: i64, name: &[u8]) -> Vec<u8> {
     [format!("{id},").as_bytes(), name, b",C,1.00,2027-01-01 00:00:00\n"].concat()
 }
 
-/// In the order of their names: two links, a row that is no UTF-8, a line without an end, good rows.
+/// In the order of their names: two links, a row that is not UTF-8, a line without an end, valid rows.
 fn write_files(data: &Path) -> Result<()> {
     fs::create_dir_all(data)?;
     let other = data.join("other.txt");
@@ -115,14 +115,14 @@ fn write_files(data: &Path) -> Result<()> {
     )?;
     let mut long = File::create(data.join("d.csv"))?;
     long.write_all(&[HEADER, &row(-4_003, b"a"), &row(-4_004, b"b"), b"-4005,\""].concat())?;
-    // A hole, which takes no room on the disk.
+    // A sparse file, which takes no space on the disk.
     long.set_len(64 * MIB)?;
     let good: Vec<u8> = (0..20).flat_map(|n| row(-4_010 - n, b"good")).collect();
     fs::write(data.join("e.csv"), [HEADER, &good].concat())?;
     Ok(())
 }
 
-/// Runs the updater over the folder: it ends with 0, has put aside what is bad, and has shown no secret.
+/// Runs the updater on the folder: it must end with 0, put bad rows aside, and show no secret.
 fn update(arena: &Arena, data: &Path) -> Result<()> {
     let command = arena.world.command("product-updater", &["--no-pause", "--data", &data.display().to_string()]);
     let mut updater = Running::start(command, "product-updater", arena.world.folder.join("product-updater.log"));

@@ -1,9 +1,8 @@
-//! What somebody with few rights sends to stop the pipeline: a user of MySQL with rights on another database, or on the
-//! rows of the table alone; a writer of the topic or of schemas; someone who reaches a metrics port or the folder of CSV
-//! files.
+//! Attacks by users with few rights: a user of MySQL with rights on another database, or only on the rows of the table;
+//! a writer of the topic or of schemas; somebody who reaches a metrics port or the folder of CSV files.
 //!
-//! The users of MySQL are real ones with just these rights. The arena's Kafka and registry ask nobody for a name: whoever
-//! writes there does nothing but write.
+//! The users of MySQL are real ones with just these rights. The arena's Kafka and registry have no logins; the attacker
+//! only writes there.
 
 mod beside;
 mod mysql;
@@ -30,7 +29,7 @@ const SOON: Duration = Duration::from_secs(60);
 #[derive(Debug, Deserialize)]
 struct Origin {
     reason: String,
-    /// Bytes that the letter lacks, by part: `key`, `value`, `header`.
+    /// Bytes that were cut from the letter, by part: `key`, `value`, `header`.
     #[serde(default)]
     cut: BTreeMap<String, usize>,
 }
@@ -43,14 +42,14 @@ struct Letter {
     sizes: [usize; 2],
 }
 
-/// All dead letters in the order in which they were written.
+/// All dead letters in the order of writing.
 fn letters(arena: &Arena) -> Result<Vec<Letter>> {
     let settings = arena.world.kafka();
     let mut letters = Vec::new();
     kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {
         let origin = kafka::header(message, "origin").unwrap_or_default();
         let origin = serde_json::from_slice(origin);
-        // The scan takes errors of the pipeline alone.
+        // The callback can return only errors of the pipeline.
         let origin = origin.unwrap_or_else(|e| Origin { reason: format!("no origin: {e}"), cut: BTreeMap::new() });
         let sizes = [message.key(), message.payload()].map(|part| part.map_or(0, <[u8]>::len));
         letters.push(Letter { origin, sizes });
@@ -59,8 +58,8 @@ fn letters(arena: &Arena) -> Result<Vec<Letter>> {
     Ok(letters)
 }
 
-/// Does `act`, which returns the reasons of the dead letters that must follow; returns those letters. There must be one for
-/// each reason and no other. Nothing may end or begin another epoch; changes must arrive, and all must be ready.
+/// Runs `act`, which returns the reasons of the expected dead letters; returns those letters. There must be one for
+/// each reason and no other. No program may end, no epoch begin; changes must arrive, and all programs must be ready.
 fn withstands(arena: &mut Arena, act: impl FnOnce(&mut Arena) -> Result<Vec<String>>) -> Result<Vec<Letter>> {
     arena.resume_load();
     let (epoch, before) = (arena.epoch()?, letters(arena)?.len());
@@ -74,7 +73,7 @@ fn withstands(arena: &mut Arena, act: impl FnOnce(&mut Arena) -> Result<Vec<Stri
         let found: Vec<_> = letters(arena)?.into_iter().skip(before).map(|letter| letter.origin.reason).collect();
         return Err(error.context(format!("of {missing:?} there is {found:?}")));
     }
-    // Each partition gets a change, so that whatever was written to it has been read.
+    // Each partition gets a change, so that all earlier records in it have been read.
     arena.settle()?;
     arena.resume_load();
     arena.all_ready()?;

@@ -48,9 +48,9 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Name and password of a user who may do anything in a database beside ours, and nothing elsewhere.
+/// Name and password of a user with all rights on a database beside ours, and no others.
 const GUEST: (&str, &str) = ("guest", "guest-password");
-/// Of one who may read and write the rows of our table.
+/// Name and password of a user who may read and write the rows of our table.
 const CLERK: (&str, &str) = ("clerk", "clerk-password");
 
 /// The guest's database.
@@ -77,7 +77,7 @@ fn clerk(arena: &Arena) -> Result<Conn> {
     login(arena, CLERK, &rights, &arena.world.name)
 }
 
-/// A connection of a user, who gets these rights and no other.
+/// Creates a user with only these rights, and connects as that user.
 fn login(arena: &Arena, user: (&str, &str), rights: &str, database: &str) -> Result<Conn> {
     let (name, password) = user;
     arena.commit_direct(&[
@@ -88,7 +88,7 @@ fn login(arena: &Arena, user: (&str, &str), rights: &str, database: &str) -> Res
     arena.block_on(connect_as(user, arena.servers.mysql.port, Some(database)))
 }
 
-/// Runs statements, each of bytes from 0 to 255 as characters of these numbers.
+/// Runs statements; each character stands for the byte of its number, from 0 to 255.
 fn run<S: AsRef<str>>(arena: &Arena, conn: &mut Conn, statements: &[S]) -> Result<()> {
     for statement in statements.iter().map(AsRef::as_ref) {
         let bytes: Vec<u8> = statement.chars().map(|c| u8::try_from(c).unwrap_or(b'?')).collect();
@@ -98,8 +98,8 @@ fn run<S: AsRef<str>>(arena: &Arena, conn: &mut Conn, statements: &[S]) -> Resul
     Ok(())
 }
 
-/// Statements of somebody who may not touch the table `DB.product`, each list in a session with defaults. Read in the wrong
-/// way, one of each list renames, changes or drops it.
+/// Statements of a user without rights on the table `DB.product`, each list in a session with defaults. If the producer
+/// misread them, one of each list would rename, change or drop the table.
 const STATEMENTS: [&[&str]; 18] = [
     &[
         "SET sql_mode = 'NO_BACKSLASH_ESCAPES'",
@@ -158,7 +158,7 @@ fn poison_statement(arena: &mut Arena) -> Result<()> {
         let mut lists = STATEMENTS.to_vec();
         lists.shuffle(&mut arena.chance);
         lists.truncate(arena.chance.random_range(6..=lists.len()));
-        // They are read as they come, or the next producer begins with them.
+        // The running producer reads them, or the next one starts with them.
         let waits = arena.chance.random_bool(0.5);
         if waits {
             arena.producer.take().context("the producer does not run")?.kill();
@@ -194,7 +194,7 @@ fn poison_xa(arena: &mut Arena) -> Result<()> {
         if arena.chance.random_bool(0.5) {
             arena.commit_direct(&["FLUSH BINARY LOGS"])?;
         }
-        // The producer has read these, and the next one begins behind them.
+        // The producer has read these, and the next one starts behind them.
         arena.probe()?;
         arena.producer.take().context("the producer does not run")?.kill();
         prepare_beside(arena, &mut guest, late)?;
@@ -220,14 +220,14 @@ fn poison_xa(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// Writes in an XA transaction and prepares it. The connection is free for the next one then.
+/// Writes in an XA transaction and prepares it. Afterwards the connection is free for the next one.
 fn prepare<S: AsRef<str>>(arena: &Arena, conn: &mut Conn, xa: &str, statements: &[S]) -> Result<()> {
     run(arena, conn, &[format!("XA START '{xa}'")])?;
     run(arena, conn, statements)?;
     run(arena, conn, &[format!("XA END '{xa}'"), format!("XA PREPARE '{xa}'")])
 }
 
-/// Prepares transactions of these names with a row of the guest's table each.
+/// Prepares transactions with these names, each with a row of the guest's table.
 fn prepare_beside(arena: &Arena, guest: &mut Conn, names: &[String]) -> Result<()> {
     let insert = |name: &String| format!("INSERT INTO t (a) VALUES ('{name}')");
     names.iter().try_for_each(|name| prepare(arena, guest, name, &[insert(name)]))
@@ -238,7 +238,7 @@ fn poison_row(arena: &mut Arena) -> Result<()> {
         arena.commit_direct(&["DELETE FROM product WHERE id BETWEEN -5100 AND -5001"])?;
         let mut clerk = clerk(arena)?;
         let many = arena.chance.random_range(4..40);
-        // They are read as they come, or the next producer begins with them.
+        // The running producer reads them, or the next one starts with them.
         let waits = arena.chance.random_bool(0.5);
         let mut before = parked_rows(arena)?;
         if waits {
@@ -249,7 +249,7 @@ fn poison_row(arena: &mut Arena) -> Result<()> {
         if waits {
             arena.start_producer();
         }
-        // Each row once, two of them again, and the good one at last.
+        // Each row once, two of them twice, and at last the good row.
         let parked = many as usize + 3;
         arena.settle()?;
         let not_carried = format!("rows of the table that a record can't carry: {} (", many + 1);
@@ -258,7 +258,7 @@ fn poison_row(arena: &mut Arena) -> Result<()> {
         arena.resume_load();
         let now = parked_rows(arena)?;
         ensure!(now == before + parked, "{parked} were written, and the producer counts {before}, then {now}");
-        // The remedy: some are deleted, some corrected.
+        // The remedy: delete some rows and correct others.
         let some = format!("DELETE FROM product WHERE id BETWEEN -5099 AND {}", -5_000 - many / 2);
         let others = "UPDATE product SET last_updated = '2026-01-01' WHERE id BETWEEN -5100 AND -5001";
         run(arena, &mut clerk, &[some.as_str(), others])?;
@@ -267,14 +267,14 @@ fn poison_row(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// Changes that the running producer has parked.
+/// The number of changes that the running producer has parked.
 fn parked_rows(arena: &Arena) -> Result<usize> {
     let producer = arena.producer.as_ref().context("the producer does not run")?;
     let count = producer.metric("producer_parked_rows_total").context("it does not count what it parks")?;
     Ok(count as usize)
 }
 
-/// Statements that store so many rows with a zero date, two of them twice, and one in the place of a good row.
+/// Statements that store so many rows with a zero date, two of them twice, and one in place of a good row.
 fn zero_dates(many: i64) -> Vec<String> {
     let (first, last) = (-5_001, -5_000 - many);
     let rows: Vec<String> = (last..=first).map(|id| format!("({id}, 'zero', 0)")).collect();
@@ -292,7 +292,7 @@ fn zero_dates(many: i64) -> Vec<String> {
 
 fn poison_compressed(arena: &mut Arena) -> Result<()> {
     withstands(arena, |arena| {
-        // To set it for one's own session takes more rights; here it is the server's default when the guest comes.
+        // To set it for one session needs more rights; here it is the server's default when the guest connects.
         arena.commit_direct(&["SET GLOBAL binlog_transaction_compression = ON"])?;
         let conn = guest(arena);
         arena.commit_direct(&["SET GLOBAL binlog_transaction_compression = OFF"])?;

@@ -53,7 +53,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
 
 const SOURCE: &[u8] = br#"{"op":"u","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
 
-/// A record that is none of ours, and what its dead letter says.
+/// A record that is not ours, and the reason in its dead letter.
 #[derive(Clone)]
 struct Poison {
     key: Vec<u8>,
@@ -63,13 +63,13 @@ struct Poison {
 }
 
 impl Poison {
-    /// With a header as ours.
+    /// With a header like ours.
     fn new(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>, reason: impl Into<String>) -> Self {
         Self { key: key.into(), value: Some(value.into()), header: Some(SOURCE.to_vec()), reason: reason.into() }
     }
 }
 
-/// Writes them in an order by chance; returns their reasons.
+/// Writes the records in random order; returns their reasons.
 fn write(arena: &mut Arena, mut records: Vec<Poison>) -> Result<Vec<String>> {
     records.shuffle(&mut arena.chance);
     let settings = arena.world.kafka();
@@ -100,7 +100,7 @@ fn poison_record(arena: &mut Arena) -> Result<()> {
 
 fn poison_schema(arena: &mut Arena) -> Result<()> {
     const LEVELS: &str = "it has more than 64 levels";
-    // Each time another schema, so that it gets another id, which no consumer knows.
+    // A different schema each time gets a different id, which no consumer knows.
     let name: u64 = arena.chance.random();
     let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
     let array = r#"{"type":"record","name":"A","fields":[{"name":"of","type":{"type":"array","items":"A"}}]}"#;
@@ -109,7 +109,7 @@ fn poison_schema(arena: &mut Arena) -> Result<()> {
         format!(r#"{{"type":"record","name":"T{n}","fields":{fields}}}"#)
     });
     let long = format!(r#"{{"type":"string","text":"{}"}}"#, "d".repeat(300_000));
-    // Schemas that the rule of our subject lets pass: ours with a field more, which has a default.
+    // Schemas that our subject's compatibility rule accepts: ours with another field that has a default.
     let evolved = |n: usize, kind: &str| {
         let field = format!(r#""fields": [{{"name":"x{name}_{n}","type":["null",{kind}],"default":null}},"#);
         SCHEMA.replacen("\"fields\": [", &field, 1)
@@ -119,7 +119,7 @@ fn poison_schema(arena: &mut Arena) -> Result<()> {
         let registry = SrSettings::new(arena.servers.registry.url());
         let mut records = Vec::new();
         for (subject, schema, tail, reason) in [
-            // 2 kB that are a thousand levels: a stack that overflows.
+            // 2 kB that decode to a thousand levels, which could overflow a stack.
             (&ours, evolved(0, list), vec![2; 2_000], LEVELS),
             (&ours, evolved(1, array), vec![2; 2_000], LEVELS),
             (&ours, evolved(2, &doubling), vec![2], "it has more than 100000 values"),
@@ -141,7 +141,7 @@ fn key(n: usize) -> String {
     format!("-{}", 10 + n)
 }
 
-/// A value that begins with the id of record number `n`, below 54, behind the prefix with this schema.
+/// A value with this schema id that begins with the id of record number `n`, below 54.
 fn value(schema: u32, n: usize, tail: &[u8]) -> Vec<u8> {
     let id = 2 * (10 + n as u8) - 1;
     [&[0][..], &schema.to_be_bytes(), &[id], tail].concat()
@@ -183,7 +183,7 @@ fn poison_value(arena: &mut Arena) -> Result<()> {
     Ok(())
 }
 
-/// What follows an id, and what is wrong with it.
+/// The bytes after an id, and the error in them.
 fn damaged() -> Vec<(Vec<u8>, &'static str)> {
     /// The smallest and the largest number as Avro writes them.
     const SMALLEST: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
@@ -204,7 +204,7 @@ fn damaged() -> Vec<(Vec<u8>, &'static str)> {
     ]
 }
 
-/// Headers of a whole value, and what is wrong with them.
+/// Headers of an intact value, and the error in them.
 fn headers() -> Vec<(Vec<u8>, &'static str)> {
     const UNREADABLE: &str = "its header source can't be read";
     let with = |ts_us: &str, row: &str, epoch: &str| {

@@ -1,4 +1,4 @@
-//! Brokers that die or stop: one that is alone, or of three the one that matters.
+//! Killed or stopped brokers: a lone one, or a leader or coordinator of three.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
             let kafka = arena.world.kafka();
             let folder = pipeline::slots::Folder::read(Path::new(arena.world.get("CONSUMER_LOGS")))?;
             let folder = folder.context("the logs folder has no identity")?.id;
-            // The id has the group's name in it unless it is the default one.
+            // The id contains the group's name unless it is the default group.
             let id = format!("{}.consumer_{slot}-{folder}.{}", kafka.topic, kafka.group_id);
             kill_coordinator(arena, TRANSACTIONS, &id)
         },
@@ -138,7 +138,7 @@ fn alone(arena: &Arena) -> bool {
     arena.servers.kafka.len() == 1
 }
 
-/// Kills a broker, does something meanwhile, and starts it again.
+/// Kills a broker, runs `meanwhile`, and starts it again.
 fn killed(arena: &mut Arena, broker: usize, meanwhile: impl FnOnce(&mut Arena) -> Result<()>) -> Result<()> {
     arena.servers.kafka[broker].server.kill()?;
     let seen = if alone(arena) { stands_still(arena) } else { meanwhile(arena) };
@@ -147,10 +147,10 @@ fn killed(arena: &mut Arena, broker: usize, meanwhile: impl FnOnce(&mut Arena) -
     arena.check_running()
 }
 
-/// Nothing is committed any more, and nothing ends.
+/// Requires that nothing is committed any more, and that no program ends.
 fn stands_still(arena: &mut Arena) -> Result<()> {
     let committed = |arena: &Arena| arena.the_producer().ok()?.metric("producer_kafka_transactions_total");
-    // What was answered before the end may still be on its way.
+    // Answers from before the kill may still be on their way.
     std::thread::sleep(Duration::from_millis(200));
     let before = committed(arena).context("the producer shows no numbers")?;
     std::thread::sleep(Duration::from_millis(500));
@@ -165,11 +165,11 @@ fn kill_leader(arena: &mut Arena, topic: &str, partition: i32) -> Result<()> {
         wait_for(&format!("{topic} [{partition}] has a leader"), SEEN, || cluster.leader(topic, partition).ok()?)?;
     let topic = topic.to_owned();
     killed(arena, leader, |arena| {
-        // The dead broker's session has to end first.
+        // The dead broker's session must time out first.
         wait_for(&format!("another leader of {topic} [{partition}]"), Duration::from_secs(30), || {
             cluster.leader(&topic, partition).ok()?.filter(|now| *now != leader)
         })?;
-        // Two of three are enough for everything.
+        // Two of three brokers are sufficient for everything.
         arena.probe().map(drop)
     })
 }
@@ -194,7 +194,7 @@ fn stopped(
     arena.check_running()
 }
 
-/// Stops every broker for so long, does something meanwhile, and lets them go on.
+/// Suspends every broker for `pause`, runs `meanwhile`, and lets them continue.
 fn stop_all(arena: &mut Arena, pause: Duration, meanwhile: impl FnOnce(&mut Arena) -> Result<()>) -> Result<()> {
     let ends = Instant::now() + pause;
     for broker in &arena.servers.kafka {

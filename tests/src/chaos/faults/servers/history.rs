@@ -1,4 +1,4 @@
-//! MySQL whose history is not what a position says: GTIDs switched off and on, and two servers at one address.
+//! A MySQL whose history does not match a position: GTIDs switched off and on, and two servers at one address.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// How long a change of the mode may take, and the producer to read on.
+/// The time limit for a change of the mode, and for the producer to continue reading.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn switch(arena: &mut Arena) -> Result<()> {
@@ -42,7 +42,7 @@ fn switch(arena: &mut Arena) -> Result<()> {
     }
     wait_for_commit(arena)?;
     if !behind {
-        // With OFF the server does not send what has a GTID.
+        // With OFF the server does not send transactions that have a GTID.
         read_on(arena)?;
         set_mode(arena, "OFF")?;
         std::thread::sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
@@ -62,14 +62,14 @@ fn switch(arena: &mut Arena) -> Result<()> {
     wait_all_ready(arena)
 }
 
-/// Waits until the load has committed a transaction that began from now on.
+/// Waits until the load has committed a transaction that begins after this call.
 fn wait_for_commit(arena: &Arena) -> Result<()> {
-    // Each writer may have one open.
+    // Each writer may have one transaction open.
     let enough = arena.load.ledger().transactions() + 10;
     wait_for("the load has committed", PATIENCE, || (arena.load.ledger().transactions() >= enough).then_some(()))
 }
 
-/// Sets `gtid_mode` as soon as no transaction of the other kind is under way.
+/// Sets `gtid_mode` as soon as no transaction of the other kind is active.
 fn set_mode(arena: &Arena, mode: &str) -> Result<()> {
     let mut conn = arena.mysql()?;
     let statement = format!("SET GLOBAL gtid_mode = {mode}");
@@ -84,7 +84,7 @@ fn set_mode(arena: &Arena, mode: &str) -> Result<()> {
     .with_context(|| format!("it says {last:?}"))
 }
 
-/// Waits until the producer has come to the file that MySQL begins now.
+/// Waits until the producer has reached the file that MySQL begins now.
 fn read_on(arena: &Arena) -> Result<()> {
     arena.commit_direct(&["FLUSH BINARY LOGS"])?;
     let mut conn = arena.mysql()?;

@@ -18,7 +18,7 @@ pub(super) use history::FAULTS as HISTORY;
 pub(super) use mysql::FAULTS as MYSQL;
 pub(super) use stores::FAULTS as STORES;
 
-/// How long what must be seen may take to be seen, unless a timeout decides.
+/// The time limit for visible effects, unless a timeout determines it.
 const SEEN: Duration = Duration::from_secs(10);
 
 impl Arena {
@@ -31,7 +31,7 @@ impl Arena {
     }
 }
 
-/// Waits until the program says that it is not ready, and why: the reason must have one of these words.
+/// Waits until `/ready` of the program reports a reason with one of these words.
 fn wait_unready(program: &Running, words: &[&str], patience: Duration) -> Result<String> {
     let what = format!("{} says in /ready that it waits, for {words:?}", program.name());
     let mut last = None;
@@ -59,14 +59,14 @@ fn wait_all_ready(arena: &mut Arena) -> Result<()> {
     arena.check_running()
 }
 
-/// Waits until the producer has ended by itself: with exit code 1, and having said all of this.
+/// Waits until the producer has ended with exit code 1 and has logged all these texts.
 fn wait_stopped(arena: &mut Arena, patience: Duration, words: &[&str]) -> Result<()> {
     let mut producer = arena.producer.take().context("the producer does not run")?;
     let before = producer.log().len();
     let ended = wait_for("the producer stops", patience, || (!producer.is_running()).then_some(()));
     ended.map_err(|e| anyhow!("{e}; it says {:?}\n{}", producer.http("/ready"), producer.log_end()))?;
     let ended = producer.wait();
-    // Its log goes on over restarts: only what came after the fault counts.
+    // Its log continues over restarts: only the part after the fault counts.
     let said = ended.err.get(before.saturating_sub(LAST_WORDS)..).unwrap_or(&ended.err);
     let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
     anyhow::ensure!(
@@ -77,10 +77,10 @@ fn wait_stopped(arena: &mut Arena, patience: Duration, words: &[&str]) -> Result
     Ok(())
 }
 
-/// What a program may have said of the fault before we looked, bytes.
+/// The last bytes of the log from before this call that may be about the fault.
 const LAST_WORDS: usize = 2_000;
 
-/// The remedy that the producer names: a new snapshot. Returns when it is complete.
+/// Applies the remedy that the producer names: a new snapshot. Returns when it is complete.
 fn reset_checkpoint(arena: &mut Arena) -> Result<()> {
     let epoch = arena.epoch()?;
     let ended = arena.world.run("cdc-producer", &["checkpoint", "reset"]);

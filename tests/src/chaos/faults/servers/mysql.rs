@@ -1,4 +1,4 @@
-//! MySQL that dies, stops, is restarted, loses its history, or is replaced by its replica.
+//! MySQL is killed, stopped, restarted, loses its history, or is replaced by its replica.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         quick: false,
         run: |arena| {
             arena.servers.mysql.server.signal(Signal::SIGSTOP)?;
-            // Three heartbeats of five seconds, and five more.
+            // Three heartbeats of five seconds, and five more seconds.
             let seen = wait_unready(arena.the_producer()?, &["silent"], Duration::from_secs(40));
             arena.servers.mysql.server.signal(Signal::SIGCONT)?;
             seen?;
@@ -100,7 +100,7 @@ fn producer_waits(arena: &Arena) -> Result<()> {
     wait_unready(arena.the_producer()?, &["MySQL", "binlog", "connect"], SEEN).map(drop)
 }
 
-/// Sessions of the producer that ended with an error.
+/// The number of the producer's sessions that ended with an error.
 fn failures(arena: &Arena) -> Result<f64> {
     let series = "producer_session_failures_total{class=\"transient\"}";
     let shown = wait_for("the producer's numbers", SEEN, || arena.the_producer().ok()?.metric(series));
@@ -151,13 +151,13 @@ fn purge(arena: &mut Arena) -> Result<()> {
 fn failover(arena: &mut Arena) -> Result<()> {
     let epoch = arena.epoch()?;
     let replica = Replica::start(arena)?;
-    // Half of the times the producer is behind when the primary goes.
+    // In half of the cases the producer is behind when the primary fails.
     let behind = arena.chance.random_bool(0.5);
     if behind {
         arena.the_producer()?.signal("STOP");
         std::thread::sleep(Duration::from_secs(1));
     }
-    // What was committed and has not reached the replica is lost with any primary: the writers wait for it.
+    // Commits that have not reached the replica are lost with any primary, so the writers wait for it.
     arena.pause_load()?;
     replica.catch_up(arena)?;
     arena.servers.mysql.server.kill()?;

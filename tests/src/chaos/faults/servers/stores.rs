@@ -1,4 +1,4 @@
-//! The registry and PostgreSQL away, and everything at once.
+//! The registry and PostgreSQL fail, and all servers at once.
 
 use std::time::Duration;
 
@@ -60,13 +60,13 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
 ];
 
-/// Stops the consumers, and the producer when it has written more for them.
+/// Stops the consumers, and then the producer once it has written more records for them.
 fn leave_records_unread(arena: &mut Arena) -> Result<()> {
     for consumer in arena.consumers.iter_mut() {
         let ended = consumer.take().context("a consumer does not run")?.stop();
         ensure!(ended.code == 0, "a consumer stops with {}: {}", ended.code, ended.err);
     }
-    // They ask for the schema when there is something to decode.
+    // Consumers ask for the schema when they have a record to decode.
     let before = arena.the_producer()?.metric("producer_records_committed_total");
     let more = || {
         arena
@@ -96,7 +96,7 @@ fn restarted_wait(arena: &mut Arena) -> Result<()> {
     const UNTIL_JOINED: Duration = Duration::from_secs(30);
     wait_unready(arena.the_producer()?, &["schema registry"], SEEN)?;
     let waiting = |arena: &Arena| arena.running_consumers().filter(|c| waits_for_registry(c)).count();
-    // Who has no records to decode does not need it.
+    // A consumer without records to decode does not need the registry.
     wait_for("a consumer waits for the registry", UNTIL_JOINED, || (waiting(arena) > 0).then_some(()))?;
     arena.check_running()
 }
@@ -121,7 +121,7 @@ fn registry_emptied(arena: &mut Arena) -> Result<()> {
         let waits = |(code, text): &(u16, String)| *code == 503 && text.contains("it has lost its schemas");
         consumer.http("/ready").is_some_and(|answer| waits(&answer))
     };
-    // Who has no records to decode does not need it.
+    // A consumer without records to decode does not need the registry.
     wait_for("a consumer says that the registry has lost its schemas", Duration::from_secs(30), || {
         arena.running_consumers().any(says).then_some(())
     })?;
@@ -142,7 +142,7 @@ fn dead_letters(arena: &Arena) -> Result<usize> {
     Ok(count)
 }
 
-/// Gives the next id to the schema of another subject.
+/// Registers a schema of another subject, which gets the next id.
 async fn register_another(url: &str, number: u32) -> Result<()> {
     let schema =
         format!(r#"{{"type": "record", "name": "other_{number}", "fields": [{{"name": "id", "type": "long"}}]}}"#);
@@ -181,7 +181,7 @@ fn kill_all(arena: &mut Arena) -> Result<()> {
     wait_all_ready(arena)
 }
 
-/// The killed one's children may outlive it for an instant, and then it refuses to start.
+/// Child processes of the killed server may outlive it for an instant, during which it refuses to start.
 fn start_postgres(arena: &mut Arena) -> Result<()> {
     let postgres = &mut arena.servers.postgres;
     wait_for("PostgreSQL starts again", Duration::from_secs(30), || postgres.start_again().ok())
