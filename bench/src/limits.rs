@@ -89,7 +89,7 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         }
         let rate = records as f64 / begun.elapsed().as_secs_f64();
         stop.cancel();
-        // The reader was told to stop.
+        // The reader was asked to stop.
         drop(reading.await);
         ensure!(records == backlog.changes, "{records} records of {} changes", backlog.changes);
         Ok(rate)

@@ -1,6 +1,6 @@
 //! Dead letters: records of the topic `<topic>.dlq` for records that can't be decoded or that a sink does not store.
 //!
-//! Invariant: a dead letter fits into one record of the producer, whatever the original record holds. Each part has a
+//! Invariant: a dead letter fits into one record of the producer, for any original record. Each part has a
 //! share of the space and is cut to it; the header notes how many bytes are missing. The origin leads to the whole
 //! record.
 

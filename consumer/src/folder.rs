@@ -65,7 +65,7 @@ pub(crate) fn place(root: &Path) -> String {
 /// Replaces a file as a whole, so that a crash leaves the old one or the new one.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Any error of the file system.
 pub(crate) fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;

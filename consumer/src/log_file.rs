@@ -157,7 +157,7 @@ impl LogFile {
     /// See [`tail`], of the file as it is now.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub(crate) fn tail(&self, length: u64) -> io::Result<u64> {
         tail_of(&self.file, length)
     }
@@ -235,7 +235,7 @@ fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Resu
 /// any more.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Any error of the file system.
 pub(crate) fn known(path: &Path, file: &File) -> io::Result<u64> {
     let known = log_floor::read(path);
     Ok(if known <= file.metadata()?.len() && ends_a_line(file, known)? { known } else { 0 })
@@ -253,7 +253,7 @@ pub(crate) fn note_accepted(path: &Path, length: u64) -> Result<()> {
 /// its record, so logs of different records have different ones.
 ///
 /// # Errors
-/// Whatever the file system says; a missing file has no bytes.
+/// Any error of the file system; a missing file has no bytes.
 pub(crate) fn tail(path: &Path, length: u64) -> io::Result<u64> {
     match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && length == 0 => Ok(hash(&[])),
@@ -275,7 +275,7 @@ fn hash(bytes: &[u8]) -> u64 {
 /// The end of the last line that ends within the first `end` bytes of a log; 0 when there is none.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Any error of the file system.
 pub(crate) fn whole_lines(file: &File, mut end: u64) -> io::Result<u64> {
     let mut block = [0; 4096];
     while end > 0 {

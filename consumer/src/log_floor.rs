@@ -33,7 +33,7 @@ impl LogFloor {
     /// Opens the file beside `log`, or creates it.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub(crate) fn open(log: &Path) -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path(log)).map(Self)
     }
@@ -41,7 +41,7 @@ impl LogFloor {
     /// Writes the committed length.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// Any error of the file system.
     pub(crate) fn set(&self, length: u64) -> io::Result<()> {
         let mut text = serde_json::to_vec(&Content { version: VERSION, length })?;
         text.resize(SIZE - 1, b' ');

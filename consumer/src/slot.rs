@@ -401,7 +401,7 @@ pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
 /// Reads the file `.owner` of a slot's folder.
 ///
 /// # Errors
-/// Whatever the file system says.
+/// Any error of the file system.
 pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
     match fs::read_to_string(folder.join(OWNER_NAME)) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Owner::None),

@@ -154,7 +154,7 @@ impl Drop for Proxy {
 
 /// The end of a direction of a connection.
 enum End {
-    /// The sender closed its side, and the receiver has been told.
+    /// The sender closed its side, and the proxy passed that on to the receiver.
     InOrder,
     /// An error of either side, or the link's state: both sides must see a reset.
     Broken,

@@ -1,4 +1,4 @@
-//! What is refused, and what is said.
+//! The refused tables and the texts of the refusals.
 
 use super::*;
 

@@ -18,7 +18,7 @@ use crate::{Direction, Link, Proxy, Running};
 const NOTICED: Duration = Duration::from_secs(60);
 /// The time limit for working again: an old connection may wait for a deadline, and a retry pause may be running.
 const MENDED: Duration = Duration::from_secs(60);
-/// The time limit for ending after a signal, whatever Kafka does, including a second for a busy machine.
+/// The time limit for ending after a signal, in any state of Kafka, including a second for a busy machine.
 const PRODUCER_STOPS: Duration = Duration::from_secs(12);
 const CONSUMER_STOPS: Duration = Duration::from_secs(27);
 /// An intercontinental link.
