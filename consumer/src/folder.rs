@@ -1,8 +1,8 @@
 //! The identity of a logs folder: a file `.folder` in it, written once.
 //!
 //! Consumers of one group may run on several machines with a folder each. All of them have a `consumer_1`; the folder's
-//! identity tells these apart in Kafka. A folder that has none yet gets one under its `.claim` lock, before the first slot is
-//! taken.
+//! identity tells these apart in Kafka. A folder that has none yet gets one under its `.claim` lock, before the first
+//! slot is taken.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -330,7 +330,7 @@ impl Group {
         self.consumer.context().state().committed.clone()
     }
 
-    /// Records the offsets that a transaction committed.
+    /// Notes the offsets that a transaction committed.
     pub(crate) fn note_committed(&self, offsets: &BTreeMap<i32, i64>) {
         let mut state = self.consumer.context().state();
         for (partition, offset) in offsets {

@@ -77,7 +77,7 @@ impl Parking {
         Ok(letters)
     }
 
-    /// Records that these parked records have their dead letters.
+    /// Notes that these parked records have their dead letters.
     pub(crate) fn note_written(&mut self, owed: &[Parked]) {
         if let Some(written) = &mut self.written {
             written.extend(owed.iter().map(|p| (p.partition, p.offset)));

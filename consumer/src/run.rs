@@ -18,7 +18,7 @@
 //! one of the two, rolls its batch back and reconnects; it held its slot's lock all the time, so no other process wrote
 //! to the folder. A rebalance during polling discards the polled batch, whose records are read again.
 //!
-//! PostgreSQL may be behind the log (it was enabled later, or restored from a backup). The consumer then reads from
+//! PostgreSQL may be behind the log (it was enabled later, or its offsets were set back). The consumer then reads from
 //! PostgreSQL's offset and writes those records only to PostgreSQL until it has caught up.
 
 mod catch_up;
@@ -89,7 +89,7 @@ const BATCH_BYTES: usize = 16 << 20;
 pub(crate) async fn run(context: Context) -> Result<()> {
     let settings = &context.settings;
     let mut kafka = KafkaSettings::from(settings)?;
-    // The open transaction of a lost member blocks the new owner of its partitions; it must time out with the session.
+    // The open transaction of a lost member blocks the new owner of its partitions; it must not outlast the session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     if context.arguments.subcommand_name() == Some("doctor") {
         return doctor::run(settings, &kafka).await;

@@ -185,7 +185,7 @@ impl Sink {
         Ok(applied)
     }
 
-    /// Records that these parked records have their dead letters.
+    /// Notes that these parked records have their dead letters.
     ///
     /// # Errors
     /// Transient when PostgreSQL can't be reached: the next look-up of the partition makes up for it.

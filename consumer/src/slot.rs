@@ -133,7 +133,7 @@ impl Slot {
         self.note(State::Settled)
     }
 
-    /// The log that the lines belong to.
+    /// Reads `.owner`: the marker that the log's lines belong to.
     ///
     /// # Errors
     /// Definite when the file can't be read, or when another process wrote it although this one holds the lock.
@@ -155,7 +155,7 @@ impl Slot {
         }
     }
 
-    /// Writes durably which log the lines belong to.
+    /// Writes `.owner` durably: the marker that the log's lines belong to from now on.
     ///
     /// # Errors
     /// Definite when the file can't be written, transient when the disk is full.

@@ -249,7 +249,7 @@ impl Topic {
         }
     }
 
-    /// Records the states of a key since the cut.
+    /// Keeps the states of a key since the cut.
     fn remember(&mut self, id: i64, old: Option<Option<u64>>, op: Op, place: Option<Place>, cut: &Cut) {
         let Some(place) = place.filter(|place| cut.is_after_low(&self.places, *place)) else {
             // A replay repeats the changes from before the cut, and then those after it.

@@ -25,7 +25,7 @@ impl Worker {
         Ok(Some(owed))
     }
 
-    /// Records that their dead letters are committed.
+    /// Notes that their dead letters are committed.
     pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), Setback> {
         let Some(sink) = self.sink.as_mut().filter(|_| !owed.is_empty()) else { return Ok(()) };
         self.numbers.parked(owed);

@@ -384,7 +384,7 @@ impl Session {
         Ok(counted.first().map_or(0, |row| row.get(0)))
     }
 
-    /// Records that these parked records have their dead letters.
+    /// Notes that these parked records have their dead letters.
     pub(super) async fn note_letters(&self, parked: &[Parked]) -> Outcome<()> {
         let partitions: Vec<i32> = parked.iter().map(|p| p.partition).collect();
         let offsets: Vec<i64> = parked.iter().map(|p| p.offset).collect();
