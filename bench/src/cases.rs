@@ -208,8 +208,8 @@ fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
     let filled = backlog.ours(stand)?;
     let (mut ours, mut kcat) = (vec![], vec![]);
-    // A run takes a second. kcat's rate has two values, one half of the other, as its fetch may be delayed for a
-    // second.
+    // A run takes a second. kcat's rate has one of two values, which differ by half: its fetch is delayed for a second
+    // or not.
     for _ in 0..2 * size.runs {
         let run = drain::consumers(stand, &filled.topic, backlog.changes, "")?;
         say(format!("  {run:?}"));

@@ -213,7 +213,7 @@ fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
     Ok(ended.err)
 }
 
-/// Stops the producer; returns its log so far.
+/// Kills the producer; returns its log so far.
 fn end_producer(arena: &mut Arena) -> String {
     arena.producer.take().map_or_else(String::new, |producer| {
         let log = producer.log();
@@ -255,7 +255,7 @@ fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
     arena.collapse_until_here()
 }
 
-/// Stops a random consumer; returns its number and its log so far.
+/// Kills a random consumer; returns its number and its log so far.
 fn end_consumer(arena: &mut Arena) -> Result<(usize, String)> {
     let number = arena.chance.random_range(0..arena.consumers.len());
     let consumer = arena.consumers[number].take().context("every consumer runs between two faults")?;
