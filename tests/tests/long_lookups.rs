@@ -15,7 +15,7 @@ const SLOW: Link = Link::Slow { latency: Duration::ZERO, bytes_per_second: RATE 
 /// Without a sign of life from the look-up, the time since the last progress would grow beyond this.
 const LONGEST_SILENCE: f64 = 8.0;
 
-/// A server of its own, whose binlog has what the test wrote and no more.
+/// A separate server, whose binlog has only what the test wrote.
 async fn world(test: &str) -> (World, xtask::services::MySql, Conn) {
     let mut world = World::new(test);
     world.set("METRICS_LISTEN", "127.0.0.1:0");

@@ -17,6 +17,7 @@ mod arrival;
 mod compare;
 mod cut;
 mod elsewhere;
+mod explain;
 mod findings;
 mod gaps;
 mod logs;

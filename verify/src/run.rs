@@ -17,6 +17,7 @@ use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;
 use crate::cut::{BinlogEnd, Cut};
 use crate::elsewhere::Elsewhere;
+use crate::explain;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
 use crate::logs::{Judge, Logs};
@@ -25,7 +26,7 @@ use crate::reading::Reader;
 use crate::rechecks::{self, Rechecks};
 use crate::report::Report;
 use crate::span::{Bounds, Span};
-use crate::topic::{self, Topic};
+use crate::topic::Topic;
 
 /// The places to compare.
 #[derive(Clone)]
@@ -259,7 +260,7 @@ impl Run {
         let mut gaps = std::mem::take(&mut self.gaps);
         (self.findings, self.gaps) = blocking(move || {
             rechecks.read(&parts.kafka, &span, &parts.rules, &mut reader, &mut findings, &mut gaps)?;
-            topic::explain(&parts.kafka, &span, &parts.rules, &mut reader, &repeated, &mut findings)?;
+            explain::explain(&parts.kafka, &span, &parts.rules, &mut reader, &repeated, &mut findings)?;
             Ok((findings, gaps))
         })
         .await?;

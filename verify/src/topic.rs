@@ -6,7 +6,7 @@
 //! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and the number of its log) and
 //! about 90 a key, up to twice that while the tables have room to grow; 1.4 million records of 460,000 keys took 217 MB
 //! with all clients. Hashes have 64 bits: among a million records, two are equal by accident once in 40 million runs,
-//! and [`explain`] compares the text of those.
+//! and [`crate::explain`] compares the text of those.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -28,7 +28,7 @@ use crate::elsewhere::Elsewhere;
 use crate::findings::{Check, Finding, Findings};
 use crate::partitioner::partition_of;
 use crate::place::{Place, Places};
-use crate::reading::{Change, DeadLetter, Reader, describe};
+use crate::reading::{Change, DeadLetter, Reader};
 use crate::recent::{Match, Recent};
 use crate::span::{Bounds, Span};
 use crate::status::Status;
@@ -143,7 +143,7 @@ pub(crate) fn state_hash(product: &Product<'_>, scratch: &mut Vec<u8>) -> u64 {
     hash(scratch)
 }
 
-fn position_hash(change: &Change<'_>) -> u64 {
+pub(crate) fn position_hash(change: &Change<'_>) -> u64 {
     source_hash(&change.source)
 }
 
@@ -467,69 +467,4 @@ impl Topic {
         repeated.dedup();
         repeated
     }
-}
-
-/// Reads the topic again for the details of the differences: keys, expected lines, and the records that share a place
-/// of the source. Blocks.
-///
-/// # Errors
-/// As [`Topic::read`].
-pub(crate) fn explain(
-    settings: &KafkaSettings,
-    span: &Span,
-    rules: &Rules,
-    reader: &mut Reader,
-    repeated: &[u64],
-    findings: &mut Findings,
-) -> Result<()> {
-    let places: BTreeSet<(i32, i64)> = findings.first().filter_map(Finding::place).collect();
-    if places.is_empty() && repeated.is_empty() {
-        return Ok(());
-    }
-    let mut seen: HashMap<(u64, String, u64), (i32, i64)> = HashMap::new();
-    let mut line = Vec::new();
-    kafka::scan(settings, &settings.topic, &mut |message| {
-        let (partition, offset) = (message.partition(), message.offset());
-        if span.is_later(partition, offset) {
-            return Ok(());
-        }
-        let Ok(change) = reader.read(message)? else { return Ok(()) };
-        if repeated.binary_search(&position_hash(&change)).is_ok() {
-            let source = &change.source;
-            let place = (source.epoch, source.pos.clone().into_owned(), source.row);
-            if let Some((p, o)) = seen.get(&place).copied() {
-                findings.add(Check::Repeated, || {
-                    let (epoch, pos, row) = &place;
-                    let text = format!(
-                        "the change {pos} row {row} of epoch {epoch} is in the topic again; first at partition {p}, offset {o}"
-                    );
-                    Finding::new(Check::Repeated, text).key(change.id).at(partition, offset)
-                });
-            } else {
-                seen.insert(place, (partition, offset));
-            }
-        }
-        if !places.contains(&(partition, offset)) {
-            return Ok(());
-        }
-        line.clear();
-        change.line(rules, partition, offset, &mut line);
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
-        for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
-            finding.key.get_or_insert(change.id);
-            match finding.check {
-                Check::Lost | Check::Elsewhere | Check::Wrong | Check::Parked
-                    if finding.expected.is_none() && !line.is_empty() =>
-                {
-                    finding.expected = Some(line.to_string());
-                }
-                Check::Table if finding.found.is_none() => {
-                    finding.found = Some(change.product.as_ref().map_or_else(|| "deleted".to_owned(), describe));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    })?;
-    Ok(())
 }

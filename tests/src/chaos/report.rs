@@ -130,8 +130,8 @@ impl Report {
     pub fn page(&self) -> String {
         let list = |items: Vec<String>| items.join(", ");
         format!(
-            "# Faults made on purpose, and what became of them\n\nHow this is done, and what each fault is, stands in \
-             [tests/README.md](../tests/README.md); all figures are in [chaos-report.json](chaos-report.json). A round in \
+            "# Faults made on purpose, and what became of them\n\n[tests/README.md](../tests/README.md) describes the harness and each fault; \
+             all figures are in [chaos-report.json](chaos-report.json). A round in \
              which a fault does not show what it must ends there, is not judged, and is in no figure here.\n\n{}\n\
              Brokers: {}. {}. Seeds of the rounds: {}.\n\nThe runs:\n\n```sh\n{}\n```\n",
             self.render(),

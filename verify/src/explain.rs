@@ -1,0 +1,79 @@
+//! The details of what was found: the topic is read again for them.
+
+use std::collections::{BTreeSet, HashMap};
+
+use pipeline::config::KafkaSettings;
+use pipeline::error::Result;
+use pipeline::kafka;
+use pipeline::transform::Rules;
+use rdkafka::Message as _;
+
+use crate::findings::{Check, Finding, Findings};
+use crate::reading::{Reader, describe};
+use crate::span::Span;
+use crate::topic::position_hash;
+
+/// Reads the topic again for the details of the differences: keys, expected lines, and the records that share a place
+/// of the source. Blocks.
+///
+/// # Errors
+/// As [`Topic::read`](crate::topic::Topic::read).
+pub(crate) fn explain(
+    settings: &KafkaSettings,
+    span: &Span,
+    rules: &Rules,
+    reader: &mut Reader,
+    repeated: &[u64],
+    findings: &mut Findings,
+) -> Result<()> {
+    let places: BTreeSet<(i32, i64)> = findings.first().filter_map(Finding::place).collect();
+    if places.is_empty() && repeated.is_empty() {
+        return Ok(());
+    }
+    let mut seen: HashMap<(u64, String, u64), (i32, i64)> = HashMap::new();
+    let mut line = Vec::new();
+    kafka::scan(settings, &settings.topic, &mut |message| {
+        let (partition, offset) = (message.partition(), message.offset());
+        if span.is_later(partition, offset) {
+            return Ok(());
+        }
+        let Ok(change) = reader.read(message)? else { return Ok(()) };
+        if repeated.binary_search(&position_hash(&change)).is_ok() {
+            let source = &change.source;
+            let place = (source.epoch, source.pos.clone().into_owned(), source.row);
+            if let Some((p, o)) = seen.get(&place).copied() {
+                findings.add(Check::Repeated, || {
+                    let (epoch, pos, row) = &place;
+                    let text = format!(
+                        "the change {pos} row {row} of epoch {epoch} is in the topic again; first at partition {p}, offset {o}"
+                    );
+                    Finding::new(Check::Repeated, text).key(change.id).at(partition, offset)
+                });
+            } else {
+                seen.insert(place, (partition, offset));
+            }
+        }
+        if !places.contains(&(partition, offset)) {
+            return Ok(());
+        }
+        line.clear();
+        change.line(rules, partition, offset, &mut line);
+        let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+        for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
+            finding.key.get_or_insert(change.id);
+            match finding.check {
+                Check::Lost | Check::Elsewhere | Check::Wrong | Check::Parked
+                    if finding.expected.is_none() && !line.is_empty() =>
+                {
+                    finding.expected = Some(line.to_string());
+                }
+                Check::Table if finding.found.is_none() => {
+                    finding.found = Some(change.product.as_ref().map_or_else(|| "deleted".to_owned(), describe));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
