@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
+use runtime::config::KafkaSettings;
 use xtask::services::{DATABASE, MySql, copy_folder};
 
 use crate::complete::{self, Of};

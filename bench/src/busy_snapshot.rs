@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
 use rdkafka::consumer::BaseConsumer;
+use runtime::config::KafkaSettings;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;

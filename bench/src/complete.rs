@@ -8,11 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use anyhow::{Context, Result, ensure};
+use model::change::{SOURCE_HEADER, Source};
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
-use pipeline::record::{SOURCE_HEADER, Source};
 use rdkafka::message::Message;
+use runtime::config::KafkaSettings;
 use xtask::services::{DATABASE, MySql};
 
 use crate::load;

@@ -6,12 +6,14 @@ pub mod rows;
 use std::hint::black_box;
 
 use anyhow::{Context, Result, ensure};
+use avro::{Decoder, Scratch};
 use cdc_producer::batch::{Batch, Change};
 use cdc_producer::plan::Plan;
-use pipeline::avro::{self, Decoder, Scratch};
-use pipeline::log_line::{self, Origin};
-use pipeline::record::{Micros, Op, SCHEMA, Source};
-use pipeline::transform::{Capitals, Rules, Transformed};
+use model::change::{Op, Source};
+use model::product::SCHEMA;
+use model::time::Micros;
+use rules::log_line::{self, Origin};
+use rules::transform::{Capitals, Rules, Transformed};
 
 use self::rows::{ROWS, Rows};
 

@@ -24,8 +24,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
-use pipeline::kafka;
-use pipeline::record::Micros;
+use model::time::Micros;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use serde::Deserialize;
@@ -322,7 +321,7 @@ fn latency(arrivals: &[Arrival], ids: &RangeInclusive<u64>) -> Result<Latency> {
 }
 
 /// The time at which the broker appended each record of the topic, by partition and offset, in microseconds since 1970.
-fn appended_at(settings: &pipeline::config::KafkaSettings) -> Result<BTreeMap<(i32, i64), i64>> {
+fn appended_at(settings: &runtime::config::KafkaSettings) -> Result<BTreeMap<(i32, i64), i64>> {
     let mut times = BTreeMap::new();
     kafka::scan(settings, &settings.topic, &mut |message| {
         let at = message.timestamp().to_millis().unwrap_or(0) * 1_000;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use pipeline::config::KafkaSettings;
-use pipeline::kafka::TransactionalProducer;
+use kafka::TransactionalProducer;
+use runtime::config::KafkaSettings;
 use tokio::runtime::Runtime;
 use xtask::background;
 use xtask::programs::{Program, Programs};

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 use xtask::programs::Programs;
 use xtask::services::DATABASE;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pipeline::config::{KafkaSettings, Program, Settings};
-use pipeline::kafka::{self, TopicSpec};
+use kafka::TopicSpec;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
+use runtime::config::{KafkaSettings, Program, Settings};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use model::time::Micros;
 use mysql_async::prelude::Queryable;
-use pipeline::record::Micros;
 use xtask::services::DATABASE;
 
 use crate::cases::Size;

@@ -1,9 +1,9 @@
 //! Records that the reader passes to the publisher.
 
-use pipeline::avro;
-use pipeline::position::Progress;
-use pipeline::record::{Op, Product, Source};
-use pipeline::refused_row::{Letters, RefusedRow};
+use model::change::{Op, Source};
+use model::position::Progress;
+use model::product::Product;
+use mysql::refused_row::{Letters, RefusedRow};
 
 /// A batch is handed over when it has this many records or bytes, or when there is nothing more to read.
 const FULL_ROWS: usize = 1_000;

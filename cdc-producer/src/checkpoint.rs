@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::gtid::GtidSet;
-use pipeline::position::Progress;
-use pipeline::record::Micros;
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::Progress;
+use model::time::Micros;
+use runtime::failpoint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,13 +1,13 @@
 //! The command line: run, show or change the checkpoint, check the configuration.
 
+use avro::registry::{Found, Registry};
 use clap::{Arg, Command};
-use pipeline::doctor::{self, Check};
-use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, LastRecords, Resource, Right};
-use pipeline::position::Progress;
-use pipeline::program::Context;
-use pipeline::record::Micros;
-use pipeline::registry::{Found, Registry};
+use kafka::doctor::{self, Check};
+use kafka::{LastRecords, Resource, Right};
+use model::error::{Error, Result};
+use model::position::Progress;
+use model::time::Micros;
+use runtime::program::Context;
 
 use crate::checkpoint::{self, FILE, Request, State};
 use crate::endpoint::Endpoint;

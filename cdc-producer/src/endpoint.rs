@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::error::{Error, Result};
+use mysql::table::{self, answered};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::MySqlSettings;
-use pipeline::error::{Error, Result};
-use pipeline::table::{self, answered};
+use runtime::config::MySqlSettings;
 
 use crate::dump::{DumpConnection, Observer};
 use crate::stream::failed;

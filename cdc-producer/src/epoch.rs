@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use pipeline::doctor;
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, Bounds, Failure, Record, TransactionalProducer};
-use pipeline::position::{Position, Progress, SnapshotProgress, compare_files};
-use pipeline::record::{SOURCE_HEADER, Source};
-use pipeline::table::{SourceTable, answered};
+use kafka::doctor;
+use kafka::{Bounds, Failure, Record, TransactionalProducer};
+use model::change::{SOURCE_HEADER, Source};
+use model::error::{Error, Result};
+use model::position::{Position, Progress, SnapshotProgress, compare_files};
+use mysql::table::{SourceTable, answered};
+use runtime::failpoint;
 
 use crate::checkpoint::{CheckpointFile, Request};
 use crate::endpoint::Endpoint;
@@ -291,8 +291,8 @@ pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, pr
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::CompleteSnapshot;
-    use pipeline::record::Micros;
+    use model::position::CompleteSnapshot;
+    use model::time::Micros;
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! State that a process keeps across sessions, to distinguish a fence by another producer from a fence by its own
 //! sessions.
 
-use pipeline::error::{Error, Result};
-use pipeline::position::Progress;
+use model::error::{Error, Result};
+use model::position::Progress;
 
 use crate::run::ProducerSettings;
 use crate::view::View;

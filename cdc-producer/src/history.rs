@@ -6,11 +6,11 @@
 //! skipped, with or without a GTID. On another server, and for a position of version 0.1, the GTID set determines the
 //! place (`probe::place_of`). [`Continuity`] keeps the GTID set of the position correct while the stream runs.
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::{Anchor, Position, compare_files};
+use model::time::Micros;
 use mysql_async::Conn;
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::{Anchor, Position, compare_files};
-use pipeline::record::Micros;
 
 use crate::endpoint::Endpoint;
 use crate::probe::{self, Found, Known};
@@ -338,7 +338,7 @@ impl Continuity {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::LastTransaction;
+    use model::position::LastTransaction;
 
     use super::*;
     use crate::transaction::GtidMark;

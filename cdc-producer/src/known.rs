@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 
+use model::error::Result;
+use model::position::{Asked, TableState};
+use mysql::table::{ColumnPlan, SourceTable};
 use mysql_async::Conn;
-use pipeline::error::Result;
-use pipeline::position::{Asked, TableState};
-use pipeline::table::{ColumnPlan, SourceTable};
 
 use crate::reach;
 use crate::server;

@@ -9,11 +9,11 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use model::error::{Error, Result};
+use model::position::{Progress, compare_files};
+use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::error::{Error, Result};
-use pipeline::position::{Progress, compare_files};
-use pipeline::record::Micros;
 
 use crate::endpoint::Endpoint;
 use crate::server::{self, BinlogFile};
@@ -207,7 +207,7 @@ pub(crate) async fn sample(conn: &mut Conn) -> Result<Sample> {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::{Position, PreparedAt, SnapshotProgress};
+    use model::position::{Position, PreparedAt, SnapshotProgress};
 
     use super::*;
 

@@ -4,10 +4,10 @@
 //! microseconds) finds the file; a scan finds the first GTID event at or after the time in it. The time in a file's
 //! head is unsuitable: it is when the statement began whose commit filled the previous file.
 
+use model::error::{Error, Result};
+use model::position::{Anchor, Position};
+use model::time::Micros;
 use mysql_async::Conn;
-use pipeline::error::{Error, Result};
-use pipeline::position::{Anchor, Position};
-use pipeline::record::Micros;
 
 use crate::endpoint::Endpoint;
 use crate::probe::{HEAD, created, previous_gtids_of};

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use cdc_producer::command::{command, execute};
-use pipeline::config::Program;
+use runtime::config::Program;
 
 // librdkafka allocates for every record; using jemalloc, also for C code, saves a third of its CPU time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    pipeline::program::start(Program::CdcProducer, command(), execute)
+    runtime::program::start(Program::CdcProducer, command(), execute)
 }

@@ -7,11 +7,13 @@
 
 use std::borrow::Cow;
 
-use pipeline::convert::{self, CivilTime, Refusal};
-use pipeline::error::{Error, Result};
-use pipeline::record::{Micros, Op, Price, Product};
-use pipeline::refused_row::{MALFORMED, RefusedRow, kept};
-use pipeline::table::{ColumnType, Field, SourceTable, check};
+use model::change::Op;
+use model::error::{Error, Result};
+use model::product::{Price, Product};
+use model::time::Micros;
+use mysql::convert::{self, CivilTime, Refusal};
+use mysql::refused_row::{MALFORMED, RefusedRow, kept};
+use mysql::table::{ColumnType, Field, SourceTable, check};
 
 use crate::binlog::{ColumnKind, Date, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use crate::dump::Event;

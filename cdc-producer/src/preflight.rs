@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use kafka::doctor::{Check, definite_or};
+use model::error::Result;
+use mysql::table::{SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use pipeline::doctor::{Check, definite_or};
-use pipeline::error::Result;
-use pipeline::table::{SourceTable, answered, logs_cascades};
 
 use crate::endpoint::Endpoint;
 use crate::probe::HEAD;

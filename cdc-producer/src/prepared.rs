@@ -1,11 +1,11 @@
 //! Checks of `doctor` whether the server still has the binlogs with the rows of prepared XA transactions, and for how
 //! long.
 
+use kafka::doctor::Check;
+use model::error::Result;
+use model::position::{PreparedAt, Progress, compare_files};
+use model::time::Micros;
 use mysql_async::Conn;
-use pipeline::doctor::Check;
-use pipeline::error::Result;
-use pipeline::position::{PreparedAt, Progress, compare_files};
-use pipeline::record::Micros;
 
 use crate::lag::{self, Sample};
 
@@ -65,8 +65,8 @@ fn judge(progress: &Progress, sample: &Sample) -> Check {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use pipeline::doctor::Outcome;
-    use pipeline::position::Position;
+    use kafka::doctor::Outcome;
+    use model::position::Position;
 
     use super::*;
     use crate::server::BinlogFile;

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::{Anchor, LastTransaction, Position};
+use model::time::Micros;
+use mysql::table::answered;
 use mysql_async::binlog::EventType;
 use mysql_async::binlog::events::PreviousGtidsEvent;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::{Anchor, LastTransaction, Position};
-use pipeline::record::Micros;
-use pipeline::table::answered;
 use uuid::Uuid;
 
 use crate::dump::Event;

@@ -5,13 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline::config::{KafkaSettings, OnRefused};
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
-use pipeline::record::SOURCE_HEADER;
-use pipeline::refused_row::ORIGIN_HEADER;
+use kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
+use model::change::SOURCE_HEADER;
+use model::error::{Error, Result};
+use model::position::{CHECKPOINT_SUFFIX, Progress};
+use mysql::refused_row::ORIGIN_HEADER;
+use runtime::config::{KafkaSettings, OnRefused};
+use runtime::failpoint;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 

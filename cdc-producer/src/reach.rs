@@ -4,11 +4,11 @@
 //! Only a user with the right TRIGGER sees triggers. Without it an empty answer does not prove that there are none, so
 //! the error asks for the right.
 
+use kafka::doctor::Check;
+use model::error::{Error, Result};
+use mysql::table::answered;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::doctor::Check;
-use pipeline::error::{Error, Result};
-use pipeline::table::answered;
 
 use crate::statement::{Mode, Words};
 use crate::stream::failed;
@@ -27,7 +27,7 @@ pub(crate) struct Facts {
 /// Asks the server about a table.
 ///
 /// # Errors
-/// As [`pipeline::table::failed`].
+/// As [`mysql::table::failed`].
 pub(crate) async fn ask(conn: &mut Conn, database: &str, table: &str) -> Result<Facts> {
     let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
     let kind = "SELECT table_type FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
@@ -56,7 +56,7 @@ pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
             "not granted, nor needed while every session logs rows: a statement on another table of {database} that a session logs \
              as text (binlog_format = STATEMENT, as pt-heartbeat does) stops the producer, and with GRANT TRIGGER ON {}.* it \
              is passed over",
-            pipeline::table::quoted(database)
+            mysql::table::quoted(database)
         );
         Check::note("TRIGGER", found)
     })
@@ -95,7 +95,7 @@ pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &s
     let reset = "let every session that writes use binlog_format = ROW; to continue behind it with the table as it is now: \
                  `cdc-producer checkpoint reset`, then start again";
     let (database, table) = name.split_once('.').unwrap_or_default();
-    let quoted = |name: &str| pipeline::table::quoted(name);
+    let quoted = |name: &str| mysql::table::quoted(name);
     let grant = |object: &str| {
         format!("GRANT SELECT, TRIGGER ON {object} TO the user of DB_USER, then start again; or {reset}")
     };

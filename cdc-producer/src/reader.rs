@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use model::change::{Op, Source};
+use model::error::{Error, Result};
+use model::position::{LastTransaction, Progress};
+use model::time::Micros;
+use mysql::refused_row::{Letters, RefusedRow};
+use mysql::table::SourceTable;
 use mysql_async::Conn;
-use pipeline::error::{Error, Result};
-use pipeline::position::{LastTransaction, Progress};
-use pipeline::record::{Micros, Op, Source};
-use pipeline::refused_row::{Letters, RefusedRow};
-use pipeline::table::SourceTable;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

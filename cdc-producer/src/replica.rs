@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use kafka::doctor::Check;
+use model::error::{Class, Result};
+use mysql::table::answered;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
-use pipeline::doctor::Check;
-use pipeline::error::{Class, Result};
-use pipeline::table::answered;
 
 use crate::stream::failed;
 
@@ -163,7 +163,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::doctor::Outcome;
+    use kafka::doctor::Outcome;
 
     use super::*;
 

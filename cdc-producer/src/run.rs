@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
-use pipeline::doctor;
-use pipeline::error::{Error, Result};
-use pipeline::kafka::Failure;
-use pipeline::position::Progress;
-use pipeline::refused_row::Letters;
+use kafka::Failure;
+use kafka::doctor;
+use model::error::{Error, Result};
+use model::position::Progress;
+use mysql::refused_row::Letters;
+use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;

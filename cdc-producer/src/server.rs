@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::{Position, compare_files};
+use model::time::Micros;
+use mysql::table::{self, answered};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::{Position, compare_files};
-use pipeline::record::Micros;
-use pipeline::table::{self, answered};
 
 use crate::stream::failed;
 
@@ -40,7 +40,7 @@ impl Server {
     /// Asks the server for its identity and history.
     ///
     /// # Errors
-    /// As [`pipeline::table::failed`].
+    /// As [`mysql::table::failed`].
     pub async fn ask(conn: &mut Conn) -> Result<Self> {
         let query = "SELECT @@server_uuid, @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed, @@GLOBAL.gtid_purged";
         let row: Option<(String, String, String, String)> =
@@ -94,7 +94,7 @@ pub async fn binlog_files(conn: &mut Conn) -> Result<Vec<BinlogFile>> {
 /// The server's clock.
 ///
 /// # Errors
-/// As [`pipeline::table::failed`].
+/// As [`mysql::table::failed`].
 pub async fn now(conn: &mut Conn) -> Result<Micros> {
     let query = "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)";
     let now: Option<i64> =
@@ -107,7 +107,7 @@ pub async fn now(conn: &mut Conn) -> Result<Micros> {
 /// is in the binlog.
 ///
 /// # Errors
-/// As [`pipeline::table::failed`].
+/// As [`mysql::table::failed`].
 pub async fn executes(conn: &mut Conn, set: &GtidSet) -> Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(2);
     Ok(wait_executed(conn, set, PATIENCE).await?.unwrap_or(false))

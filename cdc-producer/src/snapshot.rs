@@ -8,13 +8,13 @@
 //!
 //! Keys that are gone from the table are deleted in the topic afterwards: [`crate::sweep`].
 
+use model::change::{Op, Source};
+use model::error::Result;
+use model::position::Position;
+use model::time::Micros;
+use mysql::refused_row::{Letters, RefusedRow};
+use mysql::table::{self, SourceTable};
 use mysql_async::Conn;
-use pipeline::avro;
-use pipeline::error::Result;
-use pipeline::position::Position;
-use pipeline::record::{Micros, Op, Source};
-use pipeline::refused_row::{Letters, RefusedRow};
-use pipeline::table::{self, SourceTable};
 
 use crate::batch::{Batch, Change};
 use crate::reader::warn_of_first;

@@ -6,14 +6,14 @@
 
 use std::time::Instant;
 
-use pipeline::config::KafkaSettings;
-use pipeline::doctor::{self, Outcome};
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, Bounds, LastRecords, TopicSpec, TransactionalProducer, Unfenced};
-use pipeline::position::Progress;
-use pipeline::registry::Registry;
-use pipeline::table::SourceTable;
+use avro::registry::Registry;
+use kafka::doctor::{self, Outcome};
+use kafka::{Bounds, LastRecords, TopicSpec, TransactionalProducer, Unfenced};
+use model::error::{Error, Result};
+use model::position::Progress;
+use mysql::table::SourceTable;
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 

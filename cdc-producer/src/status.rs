@@ -5,10 +5,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pipeline::error::{Class, Error};
-use pipeline::position::Progress;
-use pipeline::record::Micros;
-use pipeline::telemetry::{Counter, Gauge, Health, Metrics, Sign};
+use model::error::{Class, Error};
+use model::position::Progress;
+use model::time::Micros;
+use runtime::telemetry::{Counter, Gauge, Health, Metrics, Sign};
 
 use crate::dump::Observer;
 use crate::lag::{Lag, Place, Sample};

@@ -4,13 +4,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::{Position, compare_files};
 use mysql_async::Sid;
 use mysql_async::binlog::EventType;
 use mysql_common::packets::BinlogDumpFlags;
 use mysql_common::packets::binlog_request::BinlogRequest;
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::{Position, compare_files};
 
 use crate::dump::{Event, Events, Observer};
 use crate::endpoint::Endpoint;
@@ -290,14 +290,14 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
             }
             Error::definite(format!("cannot {what}: {}", e.message)).with_remedy(reset)
         }
-        error => pipeline::table::failed(what, error),
+        error => mysql::table::failed(what, error),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::{Anchor, LastTransaction};
-    use pipeline::record::Micros;
+    use model::position::{Anchor, LastTransaction};
+    use model::time::Micros;
 
     use super::*;
 

@@ -23,15 +23,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pipeline::avro;
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, LastRecords};
-use pipeline::position::{CompleteSnapshot, Progress, SweepCursor, compare_files};
-use pipeline::record::{Op, SOURCE_HEADER, Source};
+use kafka::LastRecords;
+use model::change::{Op, SOURCE_HEADER, Source};
+use model::error::{Error, Result};
+use model::position::{CompleteSnapshot, Progress, SweepCursor, compare_files};
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -354,8 +353,8 @@ fn includes(committed: &Progress, marked: &Progress) -> bool {
 mod tests {
     use std::collections::BTreeMap;
 
-    use pipeline::position::{Position, SnapshotProgress};
-    use pipeline::record::Micros;
+    use model::position::{Position, SnapshotProgress};
+    use model::time::Micros;
     use proptest::prelude::*;
 
     use super::*;

@@ -3,11 +3,11 @@
 //! Pure: events go in, their meanings come out. An event of an unlisted type stops the stream, so that no event of a
 //! future server is ignored.
 
+use model::error::{Error, Result};
+use model::position::LastTransaction;
+use model::time::Micros;
 use mysql_async::binlog::events::{ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
 use mysql_async::binlog::{EventFlags, EventType};
-use pipeline::error::{Error, Result};
-use pipeline::position::LastTransaction;
-use pipeline::record::Micros;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 

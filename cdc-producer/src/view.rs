@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use pipeline::error::{Error, Result};
-use pipeline::position::Progress;
+use model::error::{Error, Result};
+use model::position::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pipeline::avro::Scratch;
-use pipeline::log_line::{self, Origin};
-use pipeline::transform::{Capitals, Rules, Transformed};
-use pipeline::writer_schema::Decoders;
+use avro::Scratch;
+use avro::writer_schema::Decoders;
+use rules::log_line::{self, Origin};
+use rules::transform::{Capitals, Rules, Transformed};
 
 use crate::change::{self, Change, Polled};
 use crate::dead_letter::{DeadLetter, Kept, Letters};
@@ -104,9 +104,9 @@ mod tests {
     use super::*;
     use crate::dead_letter::Room;
     use crate::sink::Refusal;
-    use pipeline::avro::{self, Decoder};
-    use pipeline::record::{Price, Product, SCHEMA};
-    use pipeline::transform::{Filter, TextField};
+    use avro::Decoder;
+    use model::product::{Price, Product, SCHEMA};
+    use rules::transform::{Filter, TextField};
 
     const LETTERS: Letters<'static> = Letters { topic: "t", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;

@@ -3,10 +3,12 @@
 //! Pure. Each record has one of these two results: a record that can't be decoded becomes a dead letter, never a panic
 //! and never a gap.
 
-use pipeline::avro::Scratch;
-use pipeline::escape;
-use pipeline::record::{Micros, Op, Product, Source};
-use pipeline::writer_schema::Decoders;
+use avro::Scratch;
+use avro::writer_schema::Decoders;
+use model::change::{Op, Source};
+use model::escape;
+use model::product::Product;
+use model::time::Micros;
 
 /// The number of characters that a reason shows of a key that is not an id.
 const LONGEST_KEY: usize = 100;
@@ -18,7 +20,7 @@ pub(crate) struct Polled<'a> {
     pub(crate) offset: i64,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
-    /// The header [`pipeline::record::SOURCE_HEADER`].
+    /// The header [`model::change::SOURCE_HEADER`].
     pub(crate) source: Option<&'a [u8]>,
 }
 
@@ -84,8 +86,8 @@ fn printable(what: &str, time: Micros) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pipeline::avro::{self, Decoder};
-    use pipeline::record::{Price, SCHEMA};
+    use avro::Decoder;
+    use model::product::{Price, SCHEMA};
 
     const HEADER: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
     const DELETE: &[u8] = br#"{"op":"d","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;

@@ -1,10 +1,9 @@
 //! The subcommands that a person runs while the consumer is stopped.
 
 use clap::ArgMatches;
-use pipeline::config::{KafkaSettings, PostgresSettings, Settings};
-use pipeline::error::{Error, Result};
-use pipeline::kafka;
-use pipeline::slots::FolderId;
+use kafka::slots::FolderId;
+use model::error::{Error, Result};
+use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 
 use crate::kept_lines::Kept;
 use crate::marker::{self, Accepted};

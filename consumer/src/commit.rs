@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pipeline::config::KafkaSettings;
-use pipeline::failpoint;
-use pipeline::kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 
 use crate::dead_letter::DeadLetter;
 use crate::marker::{Committed, OpenMarker};

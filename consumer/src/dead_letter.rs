@@ -4,8 +4,8 @@
 //! share of the space and is cut to it; the header notes how many bytes are missing. The origin leads to the whole
 //! record.
 
-use pipeline::config::KafkaSettings;
-use pipeline::escape;
+use model::escape;
+use runtime::config::KafkaSettings;
 use serde::Serialize;
 
 use crate::change::Polled;

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use pipeline::committed_progress;
-use pipeline::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
-use pipeline::doctor::{self, Check};
-use pipeline::error::Result;
-use pipeline::kafka::{self, LastRecords, Resource, Right, TopicSpec};
-use pipeline::registry::{Found, Registry};
+use avro::registry::{Found, Registry};
+use kafka::committed_progress;
+use kafka::doctor::{self, Check};
+use kafka::{LastRecords, Resource, Right, TopicSpec};
+use model::error::Result;
+use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};

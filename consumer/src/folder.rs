@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use pipeline::error::{Error, Result};
-use pipeline::slots::{FOLDER_FILE, Folder, FolderId, VERSION};
+use kafka::slots::{FOLDER_FILE, Folder, FolderId, VERSION};
+use model::error::{Error, Result};
 
 use crate::slot::{self, LOG_NAME, unwritable};
 

@@ -22,10 +22,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, Logging};
+use kafka::{Failure, Logging};
+use model::error::{Error, Result};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -33,6 +31,8 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 
 use crate::lineage::Name;
 use crate::offsets;

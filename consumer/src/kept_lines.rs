@@ -6,7 +6,7 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use pipeline::error::{Error, Result};
+use model::error::{Error, Result};
 
 use crate::slot::{LOG_NAME, unwritable};
 

@@ -9,7 +9,7 @@
 //! log is taken over: one Kafka transaction writes the marker of the new place and marks the former one as moved. A
 //! folder of the previous version, whose markers have no folder in their names, is taken over in the same way.
 
-use pipeline::slots::{FolderId, Marker};
+use kafka::slots::{FolderId, Marker};
 use serde::{Deserialize, Serialize};
 
 use crate::slot::SlotId;
@@ -240,7 +240,7 @@ pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker
     }
 }
 
-fn moved(own: &Key, moved: &pipeline::slots::Moved) -> Refusal {
+fn moved(own: &Key, moved: &kafka::slots::Moved) -> Refusal {
     if moved.to.is_empty() {
         Refusal::Forgotten(moved.place.clone())
     } else if moved.to == own.0 {
@@ -254,7 +254,7 @@ fn moved(own: &Key, moved: &pipeline::slots::Moved) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pipeline::slots::Moved;
+    use kafka::slots::Moved;
 
     const GROUP: &str = "g";
 
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn the_default_group_is_that_of_the_settings() {
-        use pipeline::config::{Environment, Program, Settings, command};
+        use runtime::config::{Environment, Program, Settings, command};
         let flags = command(Program::Consumer, clap::Command::new("test")).get_matches_from(["test"]);
         let settings = Settings::load(Program::Consumer, &std::iter::empty().collect::<Environment>(), &flags)
             .expect("the defaults");

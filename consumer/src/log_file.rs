@@ -16,8 +16,8 @@ use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
+use model::error::{Error, Result};
+use runtime::failpoint;
 
 use crate::log_floor::{self, LogFloor};
 use crate::slot::{SlotId, unwritable};

@@ -34,8 +34,8 @@ mod start_offset;
 use std::process::ExitCode;
 
 use clap::{Arg, Command};
-use pipeline::config::Program;
-use pipeline::program;
+use runtime::config::Program;
+use runtime::program;
 
 /// The C client library uses it too, which saves a third of its CPU time.
 #[global_allocator]

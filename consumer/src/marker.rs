@@ -14,11 +14,11 @@ mod accept;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
-use pipeline::slots::{self, FolderId, Marker, VERSION};
+use kafka::slots::{self, FolderId, Marker, VERSION};
+use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use model::error::{Error, Result};
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 
 use crate::folder;
 use crate::lineage::{self, Key, Log, Note, Owner, Step};

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use pipeline::record::Micros;
-use pipeline::slots::FolderId;
-use pipeline::telemetry::{Counter, Gauge, Metrics};
+use kafka::slots::FolderId;
+use model::time::Micros;
+use runtime::telemetry::{Counter, Gauge, Metrics};
 
 use crate::batch::Outcome;
 use crate::lineage::Name;

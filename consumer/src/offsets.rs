@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
+use model::error::{Error, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 
 use crate::marker;
 use crate::start_offset::{Facts, Fault, Start, judge, refusal};

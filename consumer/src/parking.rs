@@ -8,9 +8,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Result;
-use pipeline::kafka::{self, TopicSpec};
+use kafka::TopicSpec;
+use model::error::Result;
+use runtime::config::KafkaSettings;
 
 use crate::batch::Outcome;
 use crate::dead_letter::{DeadLetter, Letters, Room};

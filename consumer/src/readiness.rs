@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline::error::Error;
-use pipeline::telemetry::{Health, Sign};
+use model::error::Error;
+use runtime::telemetry::{Health, Sign};
 
 /// A longer call to a server or to the disk counts as blocked.
 const CALL_LIMIT: Duration = Duration::from_secs(5);

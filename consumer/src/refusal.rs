@@ -1,7 +1,7 @@
 //! The error texts for a log that is not opened, each with its remedy.
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Error;
+use model::error::Error;
+use runtime::config::KafkaSettings;
 
 use crate::lineage::{Key, Refusal};
 use crate::slot::Slot;

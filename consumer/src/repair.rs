@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Logging};
+use kafka::Logging;
+use model::error::{Error, Result};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use runtime::config::KafkaSettings;
 
 use crate::marker;
 use crate::offsets::{self, Committed};

@@ -32,17 +32,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use pipeline::avro::Scratch;
-use pipeline::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
-use pipeline::error::{Error, Result};
-use pipeline::failpoint;
-use pipeline::kafka::{self, Failure, TransactionalProducer};
-use pipeline::program::Context;
-use pipeline::record::{Micros, SOURCE_HEADER};
-use pipeline::transform::Rules;
-use pipeline::writer_schema::WriterSchemas;
+use avro::Scratch;
+use avro::writer_schema::WriterSchemas;
+use kafka::{Failure, TransactionalProducer};
+use model::change::SOURCE_HEADER;
+use model::error::{Error, Result};
+use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rules::transform::Rules;
+use runtime::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
+use runtime::failpoint;
+use runtime::program::Context;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 

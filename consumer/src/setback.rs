@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use pipeline::error::{Error, Result};
-use pipeline::kafka::Failure;
+use kafka::Failure;
+use model::error::{Error, Result};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;

@@ -8,9 +8,9 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Result;
-use pipeline::failpoint;
+use model::error::Result;
+use runtime::config::KafkaSettings;
+use runtime::failpoint;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_file::LogFile;

@@ -25,10 +25,10 @@ pub(crate) mod tables;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use pipeline::config::{OnRefused, PostgresSettings};
-use pipeline::error::{Error, Result};
-use pipeline::escape;
-use pipeline::postgres::{Target, failed};
+use model::error::{Error, Result};
+use model::escape;
+use runtime::config::{OnRefused, PostgresSettings};
+use sinks::postgres::{Target, failed};
 
 use crate::sql_value::{Amount, Time};
 use session::Session;

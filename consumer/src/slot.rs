@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
-use pipeline::error::{Error, Result};
-use pipeline::slots::Folder;
+use kafka::slots::Folder;
+use model::error::{Error, Result};
 
 use crate::folder;
 use crate::lineage::{Name, Note, Owner};

@@ -3,7 +3,8 @@
 use std::error::Error;
 
 use bytes::{BufMut, BytesMut};
-use pipeline::record::{Micros, Price};
+use model::product::Price;
+use model::time::Micros;
 use tokio_postgres::types::{IsNull, ToSql, Type, accepts, to_sql_checked};
 
 /// A price as a `numeric` with two decimals.

@@ -12,12 +12,12 @@
 
 use std::time::Duration;
 
-use pipeline::committed_progress;
-use pipeline::config::{KafkaSettings, PostgresSettings};
-use pipeline::error::{Error, Result};
-use pipeline::kafka::LastRecords;
-use pipeline::position::CompleteSnapshot;
-use pipeline::postgres::{Access, Target, failed};
+use kafka::LastRecords;
+use kafka::committed_progress;
+use model::error::{Error, Result};
+use model::position::CompleteSnapshot;
+use runtime::config::{KafkaSettings, PostgresSettings};
+use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::CancellationToken;
 

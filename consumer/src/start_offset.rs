@@ -6,9 +6,9 @@
 
 use std::fmt::Write as _;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Error;
-use pipeline::kafka::after_gap;
+use kafka::after_gap;
+use model::error::Error;
+use runtime::config::KafkaSettings;
 
 /// The facts of one partition. Offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 //! can't restore the product. With equal times the later row in the data wins. So applying all data again changes
 //! nothing, and applying it after a part of it was applied gives the same result.
 
-use pipeline::record::{Micros, Price};
+use model::product::Price;
+use model::time::Micros;
 
 /// The new state of a product.
 #[derive(Clone, Debug, PartialEq, Eq)]

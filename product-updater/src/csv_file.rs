@@ -8,8 +8,9 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use pipeline::error::{Error, Result};
-use pipeline::record::{Micros, Price};
+use model::error::{Error, Result};
+use model::product::Price;
+use model::time::Micros;
 
 use crate::change::{Change, Place, Row};
 use crate::precision::Precision;

@@ -1,7 +1,8 @@
 //! Random changes: the same seed on the same table gives the same changes, apart from their times.
 
-use pipeline::error::{Error, Result};
-use pipeline::record::{Micros, Price};
+use model::error::{Error, Result};
+use model::product::Price;
+use model::time::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 

@@ -20,10 +20,10 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, Command, value_parser};
-use pipeline::config::Program;
+use runtime::config::Program;
 
 fn main() -> ExitCode {
-    pipeline::program::start(Program::ProductUpdater, command(), run::run)
+    runtime::program::start(Program::ProductUpdater, command(), run::run)
 }
 
 fn command() -> Command {

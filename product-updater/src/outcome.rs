@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 
-use pipeline::escape;
+use model::escape;
 
 use crate::change::Effect;
 

@@ -5,7 +5,7 @@
 //! DATE (manual, "Conversion Between Date and Time Types"). Times are compared as they are stored: two times with the
 //! same stored value are the same time.
 
-use pipeline::record::Micros;
+use model::time::Micros;
 
 /// The precision of the column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

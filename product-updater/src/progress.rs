@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr};
 
-use pipeline::escape;
+use model::escape;
 
 use crate::outcome::Outcome;
 

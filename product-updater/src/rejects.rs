@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use csv::Writer;
-use pipeline::error::{Error, Result};
+use model::error::{Error, Result};
 
 use crate::csv_file::Fault;
 

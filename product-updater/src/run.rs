@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pipeline::config::{MySqlSettings, Origin, Pause};
-use pipeline::error::{Error, Result};
-use pipeline::escape;
-use pipeline::program::Context;
-use pipeline::record::Micros;
-use pipeline::telemetry::Sign;
+use model::error::{Error, Result};
+use model::escape;
+use model::time::Micros;
 use rand::Rng;
+use runtime::config::{MySqlSettings, Origin, Pause};
+use runtime::program::Context;
+use runtime::telemetry::Sign;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
+use model::error::{Error, Result};
+use model::time::Micros;
+use mysql::table::{self, SourceTable, answered, failed, product_from_row, quoted};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
-use pipeline::config::MySqlSettings;
-use pipeline::error::{Error, Result};
-use pipeline::record::Micros;
-use pipeline::table::{self, SourceTable, answered, failed, product_from_row, quoted};
+use runtime::config::MySqlSettings;
 use tokio::time::Instant;
 
 use crate::change::{Change, Effect, Row, State};
@@ -398,8 +398,8 @@ fn literal(at: Micros) -> Value {
 /// A `TIMESTAMP(6)` of a session in UTC, over the binary protocol.
 fn time(value: &Value) -> Micros {
     let Value::Date(year, month, day, hour, minute, second, micros) = *value else { return Micros(0) };
-    let civil = pipeline::convert::CivilTime { year, month, day, hour, minute, second, micros };
-    pipeline::convert::time_from_civil(civil).unwrap_or(Micros(0))
+    let civil = mysql::convert::CivilTime { year, month, day, hour, minute, second, micros };
+    mysql::convert::time_from_civil(civil).unwrap_or(Micros(0))
 }
 
 /// Connects with a session whose writes are in the binlog as rows.

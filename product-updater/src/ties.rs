@@ -7,8 +7,8 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
-use pipeline::error::{Error, Result};
-use pipeline::record::Micros;
+use model::error::{Error, Result};
+use model::time::Micros;
 
 use crate::change::Change;
 use crate::csv_file::{CsvFile, Format, Line};
@@ -95,7 +95,7 @@ fn note(last: &mut Last, number: u64, change: &Change) {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::record::Price;
+    use model::product::Price;
 
     use super::*;
     use crate::change::{Effect, Place, Row, State};

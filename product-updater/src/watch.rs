@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use pipeline::error::{Error, Result};
+use model::error::{Error, Result};
 
 use crate::rejects;
 

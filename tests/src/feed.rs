@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use pipeline::avro;
-use pipeline::config::{KafkaSettings, Program, RegistrySettings};
-use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
-use pipeline::position::{CHECKPOINT_SUFFIX, Position, Progress};
-use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
-use pipeline::registry::Registry;
+use avro::registry::Registry;
+use kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
+use model::change::{Op, SOURCE_HEADER, Source};
+use model::position::{CHECKPOINT_SUFFIX, Position, Progress};
+use model::product::{Price, Product};
+use model::time::Micros;
+use runtime::config::{KafkaSettings, Program, RegistrySettings};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 

@@ -1,10 +1,9 @@
 //! The committed records of a topic, whole.
 
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
-use pipeline::record::{SOURCE_HEADER, Source};
+use model::change::{SOURCE_HEADER, Source};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Message, Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]

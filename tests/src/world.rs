@@ -6,10 +6,10 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use model::position::{CHECKPOINT_SUFFIX, Progress};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
+use runtime::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
 use xtask::services::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
 
 use crate::process::{Ended, Running, run};
@@ -119,7 +119,7 @@ impl World {
     /// The settings of a program in this world.
     pub fn settings(&self, program: Program) -> Settings {
         let environment: Environment = self.environment(program.name()).collect();
-        let flags = pipeline::config::command(program, clap::Command::new("test")).get_matches_from(["test"]);
+        let flags = runtime::config::command(program, clap::Command::new("test")).get_matches_from(["test"]);
         Settings::load(program, &environment, &flags).expect("settings")
     }
 
@@ -162,7 +162,7 @@ impl World {
         settings.port = port;
         settings.user.clone_from(&self.admin.0);
         settings.password = Some(Secret::new(&self.admin.1));
-        pipeline::table::connect(&settings).await.expect("a connection to MySQL")
+        mysql::table::connect(&settings).await.expect("a connection to MySQL")
     }
 
     /// Grants the programs' users their rights on this world's database, which need not exist: those in
@@ -216,7 +216,7 @@ impl World {
     pub fn find_progress(&self) -> anyhow::Result<Option<Progress>> {
         let kafka = self.kafka();
         let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", self.name));
-        let value = pipeline::kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
+        let value = kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
         Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
     }
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use integration_tests::{Ended, Link, Proxy, Running, World, eventually, execute, read_topic};
+use model::change::Op;
 use mysql_async::Conn;
-use pipeline::record::Op;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const OUTDATED: &str = "producer_checkpoint_file_outdated";

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use cdc_producer::dump::DumpConnection;
 use integration_tests::{Running, World, eventually, execute, read_topic};
+use model::change::{SOURCE_HEADER, Source};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::{MySqlSettings, Program, Secret, SslMode};
-use pipeline::kafka;
-use pipeline::record::{SOURCE_HEADER, Source};
+use runtime::config::{MySqlSettings, Program, Secret, SslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use xtask::services::CDC;

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
 use integration_tests::{Feed, World, eventually};
-use pipeline::avro;
-use pipeline::config::{Program, rules};
-use pipeline::kafka;
-use pipeline::transform::Capitals;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
+use rules::transform::Capitals;
+use runtime::config::{Program, rules};
 use tokio_postgres::NoTls;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,7 +44,7 @@ fn expected(world: &World) -> Table {
         let value = message.payload().map(|v| avro::decode_value(avro::split(v).unwrap().1).unwrap());
         if let Some(t) = value.and_then(|product| rules.apply(&product, &mut capitals)) {
             let text = |t: Option<&str>| t.map(str::to_owned);
-            let price = |p: Option<pipeline::record::Price>| p.map(|p| p.to_string());
+            let price = |p: Option<model::product::Price>| p.map(|p| p.to_string());
             let updated = t.last_updated.map(|t| t.to_string());
             table.insert(id, [text(t.name), text(t.category), price(t.price), price(t.discount_price), updated]);
         }

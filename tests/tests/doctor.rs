@@ -13,7 +13,6 @@ use std::time::Duration;
 use consumer_world::{log_path, wait_until_committed};
 use integration_tests::{Ended, World, eventually, execute, expire};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka;
 use postgres_world::{PATIENCE, connect, run};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use integration_tests::{World, golden, read_topic};
-use pipeline::avro;
-use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
-use pipeline::record::{Micros, Price, Product};
+use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
+use model::product::{Price, Product};
+use model::time::Micros;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use integration_tests::{World, eventually};
-use pipeline::config::KafkaSettings;
-use pipeline::kafka::{self, Failure, Record, TopicSpec, TransactionalProducer};
+use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::Message;
+use runtime::config::KafkaSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};

@@ -5,9 +5,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use integration_tests::{Clock, Running, World, eventually, read_topic};
+use kafka::{TopicSpec, ensure_topics};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{TopicSpec, ensure_topics};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

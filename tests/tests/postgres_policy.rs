@@ -367,7 +367,7 @@ async fn a_snapshot_after_expired_records_says_which_parked_keys_are_there() {
 
     // No record tells of these two deletes.
     let kafka = world.kafka();
-    let admin: AdminClient<_> = pipeline::kafka::client_config(&kafka).create().unwrap();
+    let admin: AdminClient<_> = kafka::client_config(&kafka).create().unwrap();
     let mut all = TopicPartitionList::new();
     for partition in 0..kafka.partitions {
         all.add_partition_offset(&kafka.topic, partition, Offset::End).unwrap();

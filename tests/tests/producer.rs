@@ -6,10 +6,9 @@ use std::fs;
 use std::time::Duration;
 
 use integration_tests::{TopicRecord, World, eventually, execute, read_topic};
+use model::change::Op;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
-use pipeline::record::Op;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -10,10 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use integration_tests::{Link, Proxy, Running, World, eventually, read_topic};
+use model::change::Op;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
-use pipeline::kafka;
-use pipeline::record::Op;
 use rdkafka::Message;
 use tokio::task::JoinHandle;
 use xtask::services::{Kafka, KafkaOptions, MySql, MySqlOptions};

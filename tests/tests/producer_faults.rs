@@ -9,11 +9,10 @@ use cdc_producer::history;
 use cdc_producer::probe::snapshot_start;
 use cdc_producer::server::Server;
 use integration_tests::{World, eventually, execute, read_topic};
+use kafka::{TopicSpec, ensure_topics};
+use model::position::Position;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
-use pipeline::config::{MySqlSettings, Program};
-use pipeline::kafka::{TopicSpec, ensure_topics};
-use pipeline::position::Position;
+use runtime::config::{MySqlSettings, Program};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -5,8 +5,8 @@ use std::fs;
 use std::time::Duration;
 
 use integration_tests::{World, eventually, execute, read_topic};
+use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer, ensure_topics};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use xtask::services::{Kafka, KafkaOptions};
 

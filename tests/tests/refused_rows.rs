@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use integration_tests::{Running, World, eventually, execute, read_topic};
+use kafka::{Record, TransactionalProducer};
+use model::change::Source;
 use mysql_async::Conn;
-use pipeline::kafka::{self, Record, TransactionalProducer};
-use pipeline::record::Source;
 use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions};
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use integration_tests::{Running, World, execute};
-use pipeline::kafka::{self, TransactionalProducer};
-use pipeline::slots::Folder;
+use kafka::TransactionalProducer;
+use kafka::slots::Folder;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use xtask::services::Postgres;
@@ -47,7 +47,7 @@ async fn changes_that_a_binlog_filter_left_out_are_taken_from_the_table() {
 }
 
 /// Takes a transactional id until it is told to end, as another process with the same one does again and again.
-fn fence(settings: pipeline::config::KafkaSettings, id: String) -> impl FnOnce() {
+fn fence(settings: runtime::config::KafkaSettings, id: String) -> impl FnOnce() {
     let over: &'static AtomicBool = Box::leak(Box::default());
     let other = std::thread::spawn(move || {
         while !over.load(Ordering::Relaxed) {

@@ -6,11 +6,10 @@ use std::fs;
 use std::time::Duration;
 
 use integration_tests::{Running, World, eventually, execute, read_topic};
+use mysql::table;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use pipeline::avro;
-use pipeline::config::{MySqlSettings, Program};
-use pipeline::table;
+use runtime::config::{MySqlSettings, Program};
 use xtask::services::{ADMIN, MySql};
 
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,11 +3,11 @@
 
 use cdc_producer::dump::DumpConnection;
 use integration_tests::World;
+use model::error::Class;
+use mysql::table::{self, SourceTable};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::{MySqlSettings, Secret, SslMode};
-use pipeline::error::Class;
-use pipeline::table::{self, SourceTable};
+use runtime::config::{MySqlSettings, Secret, SslMode};
 use xtask::services::{MySql, MySqlOptions};
 
 async fn run(conn: &mut Conn, statement: &str) {
@@ -176,7 +176,7 @@ async fn a_table_that_cannot_be_carried_is_refused_with_a_remedy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_secure_as_asked_and_in_utc() {
     let world = World::new("table_tls");
-    let mut settings = MySqlSettings::from(&world.settings(pipeline::config::Program::CdcProducer)).unwrap();
+    let mut settings = MySqlSettings::from(&world.settings(runtime::config::Program::CdcProducer)).unwrap();
     for (mode, secure) in [(SslMode::Disabled, false), (SslMode::Preferred, true), (SslMode::Required, true)] {
         settings.ssl_mode = mode;
         let mut conn = table::connect(&settings).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_server_of_another_kind() {
     world.set("DB_PORT", mysql.port.to_string());
 
     // It has no TLS: that is a reason to go on without, or to stop.
-    let mut settings = MySqlSettings::from(&world.settings(pipeline::config::Program::CdcProducer)).unwrap();
+    let mut settings = MySqlSettings::from(&world.settings(runtime::config::Program::CdcProducer)).unwrap();
     assert_eq!(settings.ssl_mode, SslMode::Preferred);
     let mut conn = world.mysql().await;
     let cipher: (String, String) = conn.query_first("SHOW STATUS LIKE 'Ssl_cipher'").await.unwrap().unwrap();

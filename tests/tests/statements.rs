@@ -8,7 +8,6 @@ use std::time::Duration;
 use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Logging};
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
+use kafka::Logging;
+use model::error::{Error, Result};
+use model::position::{CHECKPOINT_SUFFIX, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 
 use crate::cut::BinlogEnd;
 use crate::status::Status;

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeSet;
 
+use model::error::Result;
+use model::product::{Price, Product};
+use model::time::Micros;
+use mysql::refused_row::{Letters, RefusedRow};
+use mysql::table::{self, SourceTable};
 use mysql_async::Conn;
-use pipeline::error::Result;
-use pipeline::record::{Micros, Price, Product};
-use pipeline::refused_row::{Letters, RefusedRow};
-use pipeline::table::{self, SourceTable};
-use pipeline::transform::{Capitals, Rules, Transformed};
+use rules::transform::{Capitals, Rules, Transformed};
 
 use crate::arrival::Consumed;
 use crate::cut::Cut;

@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::{Progress, compare_files};
+use mysql::table::{self, SourceTable, answered};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::{Progress, compare_files};
-use pipeline::table::{self, SourceTable, answered};
 
 use crate::place::{Place, Places};
 
@@ -206,8 +206,9 @@ fn overlap(a: &GtidSet, b: &GtidSet) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::position::{Position, SnapshotProgress};
-    use pipeline::record::{Micros, Op};
+    use model::change::Op;
+    use model::position::{Position, SnapshotProgress};
+    use model::time::Micros;
 
     use super::*;
 

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::slots::{self, Folder, Marker};
+use kafka::slots::{self, Folder, Marker};
+use model::error::{Error, Result};
+use runtime::config::KafkaSettings;
 
 /// The possible contents of the folders that were not given.
 #[derive(Debug, Default, PartialEq, Eq)]

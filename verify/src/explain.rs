@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Result;
-use pipeline::kafka;
-use pipeline::transform::Rules;
+use model::error::Result;
 use rdkafka::Message as _;
+use rules::transform::Rules;
+use runtime::config::KafkaSettings;
 
 use crate::findings::{Check, Finding, Findings};
 use crate::reading::{Reader, describe};

@@ -9,7 +9,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pipeline::error::{Error, Result};
+use model::error::{Error, Result};
 
 use crate::findings::{Check, Finding, Findings};
 use crate::span::Span;

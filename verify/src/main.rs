@@ -38,10 +38,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
-use pipeline::config::Program;
-use pipeline::error::{Error, Result};
-use pipeline::escape;
-use pipeline::program::{self, Context};
+use model::error::{Error, Result};
+use model::escape;
+use runtime::config::Program;
+use runtime::program::{self, Context};
 
 const JSON: &str = "Print one JSON object instead of tables: verdict (agree, agree_as_far_as_compared, \
                     nothing_compared, behind, different), agree (true for the first only), topic, table, position, \

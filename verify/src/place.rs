@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use pipeline::gtid::GtidSet;
-use pipeline::position::RecordPosition;
-use pipeline::record::Op;
+use model::change::Op;
+use model::gtid::GtidSet;
+use model::position::RecordPosition;
 
 /// A [`RecordPosition`] whose text is stored once, in [`Places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

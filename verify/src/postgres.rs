@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use pipeline::config::PostgresSettings;
-use pipeline::error::{Error, Result};
-use pipeline::postgres::{Access, Target, failed};
-use pipeline::record::{Micros, Price};
-use pipeline::transform::Transformed;
+use model::error::{Error, Result};
+use model::product::Price;
+use model::time::Micros;
+use rules::transform::Transformed;
+use runtime::config::PostgresSettings;
+use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};

@@ -2,16 +2,17 @@
 
 use std::collections::HashSet;
 
-use pipeline::avro::Scratch;
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::kafka;
-use pipeline::log_line::{self, Origin};
-use pipeline::record::{Micros, Op, Product, SOURCE_HEADER, Source};
-use pipeline::transform::{Capitals, Rules};
-use pipeline::writer_schema::{Decoders, WriterSchemas};
+use avro::Scratch;
+use avro::writer_schema::{Decoders, WriterSchemas};
+use model::change::{Op, SOURCE_HEADER, Source};
+use model::error::{Error, Result};
+use model::product::Product;
+use model::time::Micros;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
+use rules::log_line::{self, Origin};
+use rules::transform::{Capitals, Rules};
+use runtime::config::KafkaSettings;
 
 use crate::span::Bounds;
 

@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::Result;
-use pipeline::kafka;
-use pipeline::transform::{Capitals, Rules};
+use model::error::Result;
 use rdkafka::{Message as _, Offset};
+use rules::transform::{Capitals, Rules};
+use runtime::config::KafkaSettings;
 
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};

@@ -1,6 +1,6 @@
 //! The result: tables for a person, one JSON object for a program.
 
-use pipeline::escape;
+use model::escape;
 use serde::Serialize;
 
 use crate::findings::{Check, Finding, Findings};

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use avro::writer_schema::WriterSchemas;
+use model::error::{Error, Result};
+use mysql::refused_row::Letters;
+use mysql::table::{self, SourceTable};
 use mysql_async::Conn;
-use pipeline::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
-use pipeline::error::{Error, Result};
-use pipeline::refused_row::Letters;
-use pipeline::table::{self, SourceTable};
-use pipeline::transform::Rules;
-use pipeline::writer_schema::WriterSchemas;
+use rules::transform::Rules;
+use runtime::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
 
 use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, Logging};
+use kafka::Logging;
+use model::error::{Error, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use runtime::config::KafkaSettings;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often to ask for the ends while a transaction is open.

@@ -13,14 +13,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Instant;
 
-use pipeline::avro;
-use pipeline::config::KafkaSettings;
-use pipeline::error::Result;
-use pipeline::kafka;
-use pipeline::record::{Op, Product, Source};
-use pipeline::refused_row::{Letters, TOO_LARGE};
-use pipeline::transform::Rules;
+use model::change::{Op, Source};
+use model::error::Result;
+use model::product::Product;
+use mysql::refused_row::{Letters, TOO_LARGE};
 use rdkafka::Message as _;
+use rules::transform::Rules;
+use runtime::config::KafkaSettings;
 
 use crate::arrival::Consumed;
 use crate::cut::Cut;

@@ -78,7 +78,7 @@ pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
     progress::note("building the hot paths");
     // The selection of packages determines the features of shared libraries.
     let mut command = cargo::cargo(&["build", "--quiet", "--workspace", "--exclude", "xtask", "--bin", "instructions"]);
-    for package in ["pipeline", "cdc-producer", "bench"] {
+    for package in ["avro", "kafka", "model", "mysql", "rules", "runtime", "cdc-producer", "bench"] {
         for setting in ["opt-level=3", "codegen-units=1", "debug-assertions=false", "overflow-checks=false"] {
             command.args(["--config", &format!("profile.dev.package.{package}.{setting}")]);
         }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 
 /// `cargo xtask instructions` builds this program together with the tests, which enable the failpoints, and in release
 /// mode, without debug assertions. A build without debug assertions must not have failpoints.
-const _: () = assert!(cfg!(debug_assertions) || !pipeline::failpoint::COMPILED);
+const _: () = assert!(cfg!(debug_assertions) || !runtime::failpoint::COMPILED);
 
 fn run(cli: Cli) -> Result<ExitCode> {
     if let Some(path) = cli.path {

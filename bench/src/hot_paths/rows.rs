@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 use cdc_producer::dump::Event;
+use model::product::{Price, Product};
+use model::time::Micros;
+use mysql::table::{ColumnPlan, Field, SourceTable};
 use mysql_async::binlog::EventType;
-use pipeline::record::{Micros, Price, Product};
-use pipeline::table::{ColumnPlan, Field, SourceTable};
 
 /// The number of rows.
 pub const ROWS: usize = 1_000;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use pipeline::error::{Error, Result};
-use pipeline::position::Progress;
+use model::error::{Error, Result};
+use model::position::Progress;
 
 use super::{Request, State, Written};
 
@@ -108,7 +108,7 @@ fn is_ahead(written: &Written, kafka: &Progress) -> bool {
     }
     match (&written.gtid_set, &kafka.position.gtid_set) {
         (Some(file), Some(kafka)) => !kafka.contains_all(file),
-        _ => pipeline::position::compare_files(&written.file, &kafka.position.file)
+        _ => model::position::compare_files(&written.file, &kafka.position.file)
             .then(written.offset.cmp(&kafka.position.offset))
             .is_gt(),
     }
@@ -118,8 +118,8 @@ fn is_ahead(written: &Written, kafka: &Progress) -> bool {
 mod tests {
     use std::fs;
 
-    use pipeline::position::Position;
-    use pipeline::record::Micros;
+    use model::position::Position;
+    use model::time::Micros;
 
     use super::super::parse;
     use super::*;
@@ -263,7 +263,7 @@ mod tests {
     fn the_file_is_what_it_was() {
         let mut with_snapshot = progress(2, 50);
         with_snapshot.snapshot =
-            Some(pipeline::position::SnapshotProgress { after: Some(7), rows: 7, begin: None, sweep: None });
+            Some(model::position::SnapshotProgress { after: Some(7), rows: 7, begin: None, sweep: None });
         let text = Written::of(&with_snapshot, "buy_online_db.product").text();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/last_read_timestamp.json");
         if std::env::var_os("BLESS").is_some() {

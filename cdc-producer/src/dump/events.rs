@@ -12,10 +12,10 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use crc32fast::Hasher;
+use model::error::{Error, Result};
 use mysql_async::ServerError;
 use mysql_common::binlog::consts::EventType;
 use mysql_common::binlog::events::{BinlogEventHeader, RotateEvent};
-use pipeline::error::{Error, Result};
 
 use super::event::{Event, HEADER, checksum, header};
 use super::fault::Fault;

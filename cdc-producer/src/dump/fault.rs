@@ -2,8 +2,8 @@
 
 use std::io;
 
+use model::error::Error;
 use mysql_async::ServerError;
-use pipeline::error::Error;
 
 use super::payload::Damage;
 use crate::stream::failed;

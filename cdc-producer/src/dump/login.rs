@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::error::Result;
+use mysql::table::{failed, no_tls, tls_connector};
 use mysql_async::{DriverError, ServerError};
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::scramble::{scramble_native, scramble_sha256};
 use openssl::rsa::{Padding, Rsa};
-use pipeline::config::MySqlSettings;
-use pipeline::error::Result;
-use pipeline::table::{failed, no_tls, tls_connector};
+use runtime::config::MySqlSettings;
 use tokio::net::TcpStream;
 
 use super::Observer;
@@ -47,7 +47,7 @@ impl DumpConnection {
     /// Connects and logs in, with TLS as `db.ssl_mode` says.
     ///
     /// # Errors
-    /// As [`pipeline::table::connect`].
+    /// As [`mysql::table::connect`].
     pub async fn connect(settings: &MySqlSettings) -> Result<Self> {
         let what = format!("connect to MySQL at {}:{} as {}", settings.host, settings.port, settings.user);
         // The certificate files are read before anything is sent.

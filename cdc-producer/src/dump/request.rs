@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use model::error::Result;
+use mysql::table::{VARIABLES, answered};
 use mysql_common::packets::ComRegisterSlave;
 use mysql_common::packets::binlog_request::BinlogRequest;
 use mysql_common::proto::MySerialize;
-use pipeline::error::Result;
-use pipeline::table::{VARIABLES, answered};
 
 use super::events::Events;
 use super::login::DumpConnection;

@@ -1,9 +1,9 @@
 //! Between two transactions: the snapshot's chunks, then the sweep.
 
-use pipeline::error::Result;
-use pipeline::failpoint;
-use pipeline::position::Progress;
-use pipeline::record::{Op, Source};
+use model::change::{Op, Source};
+use model::error::Result;
+use model::position::Progress;
+use runtime::failpoint;
 use tokio_util::sync::CancellationToken;
 
 use super::{Reader, State};

@@ -1,9 +1,9 @@
 //! Moves the position between two transactions, and over transactions that were read before.
 
+use model::error::{Error, Result};
+use model::gtid::GtidSet;
+use model::position::Anchor;
 use mysql_async::binlog::EventType;
-use pipeline::error::{Error, Result};
-use pipeline::gtid::GtidSet;
-use pipeline::position::Anchor;
 
 use super::{Group, Reader, State};
 use crate::dump::Event;

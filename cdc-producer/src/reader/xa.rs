@@ -9,12 +9,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
+use model::error::{Error, Result};
+use model::position::PreparedAt;
+use model::time::Micros;
+use mysql::table::SourceTable;
 use mysql_async::binlog::EventType;
 use mysql_async::binlog::events::QueryEvent;
-use pipeline::error::{Error, Result};
-use pipeline::position::PreparedAt;
-use pipeline::record::Micros;
-use pipeline::table::SourceTable;
 
 use super::{Reader, State};
 use crate::dump::Event;

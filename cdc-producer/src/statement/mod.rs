@@ -29,7 +29,7 @@ pub struct Subject<'a> {
     pub table: &'a str,
     /// The names of the carried columns.
     pub carried: [&'a str; 5],
-    /// The definitions of these columns, in the form of [`pipeline::table::ColumnPlan::definition`]; empty when
+    /// The definitions of these columns, in the form of [`mysql::table::ColumnPlan::definition`]; empty when
     /// unknown.
     pub columns: &'a [String],
     /// Whether a carried column is computed from others.

@@ -13,12 +13,12 @@ use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use pipeline::config::KafkaSettings;
-use pipeline::error::{Error, Result};
-use pipeline::kafka::{self, TransactionalProducer};
-use pipeline::slots::{self, Marker};
+use kafka::TransactionalProducer;
+use kafka::slots::{self, Marker};
+use model::error::{Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::BaseConsumer;
+use runtime::config::KafkaSettings;
 use serde::Deserialize;
 
 use super::{Committed, Found, OpenMarker, begin_session, furthest, last, log};

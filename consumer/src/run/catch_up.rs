@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pipeline::committed_progress;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka::after_gap;
+use kafka::after_gap;
+use kafka::committed_progress;
+use runtime::config::KafkaSettings;
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, Worker};

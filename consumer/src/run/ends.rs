@@ -8,8 +8,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use pipeline::kafka;
-
 use super::{Batch, Session, Worker};
 use crate::setback::Setback;
 

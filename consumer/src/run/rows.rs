@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pipeline::failpoint;
+use runtime::failpoint;
 
 use super::Worker;
 use crate::batch::Outcome;

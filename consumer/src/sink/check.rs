@@ -1,10 +1,10 @@
 //! The PostgreSQL checks of `consumer doctor`: those of [`Session::open`](super::session::Session::open), without
 //! creating anything.
 
-use pipeline::config::PostgresSettings;
-use pipeline::doctor::Check;
-use pipeline::error::{Error, Result};
-use pipeline::postgres::{Access, Target, failed};
+use kafka::doctor::Check;
+use model::error::{Error, Result};
+use runtime::config::PostgresSettings;
+use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, types::Type};
 

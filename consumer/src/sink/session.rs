@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use pipeline::config::OnRefused;
-use pipeline::error::Result;
-use pipeline::postgres::{Access, Target, failed, is_prepared_already, refuses_rows};
+use model::error::Result;
+use runtime::config::OnRefused;
+use sinks::postgres::{Access, Target, failed, is_prepared_already, refuses_rows};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 

@@ -3,8 +3,8 @@
 //! Invariant: the sink never writes to a table that would round, cut, pad or reinterpret a value, hide a row, or lose
 //! rows in a crash. A table may refuse some values: such a record is parked.
 
-use pipeline::error::{Error, Result};
-use pipeline::postgres::Target;
+use model::error::{Error, Result};
+use sinks::postgres::Target;
 use tokio_postgres::{Client, types::Type};
 
 use super::{Refusal, Row};
@@ -213,8 +213,7 @@ pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Look> {
 }
 
 async fn make(client: &Client, target: &Target) -> Result<()> {
-    let failed =
-        |e| pipeline::postgres::failed("cannot create the tables product, product_offsets and product_parked", e);
+    let failed = |e| sinks::postgres::failed("cannot create the tables product, product_offsets and product_parked", e);
     let mut locked = false;
     loop {
         let missing = missing(client, target).await?;
@@ -234,7 +233,7 @@ async fn make(client: &Client, target: &Target) -> Result<()> {
 /// # Errors
 /// Definite when an earlier version created them in another schema; transient when the connection breaks.
 pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'static str>> {
-    let failed = |e| pipeline::postgres::failed("cannot look for the tables", e);
+    let failed = |e| sinks::postgres::failed("cannot look for the tables", e);
     let schema = target.schema();
     let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
     let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
@@ -265,7 +264,7 @@ async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, t
 /// # Errors
 /// As [`prepare`].
 pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
-    let failed = |e| pipeline::postgres::failed("cannot look at the tables", e);
+    let failed = |e| sinks::postgres::failed("cannot look at the tables", e);
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&schema, Type::TEXT), (&NAMES.as_slice(), Type::TEXT_ARRAY)];
     let tables = client.query_typed(FIND_TABLES, &parameters).await.map_err(failed)?;

@@ -6,10 +6,10 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use model::position::Progress;
+use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::position::Progress;
-use pipeline::record::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::runtime::Runtime;

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pipeline::config::KafkaSettings;
-use pipeline::kafka::client_config;
+use kafka::client_config;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use runtime::config::KafkaSettings;
 
 /// The topic with the states of transactions.
 pub(crate) const TRANSACTIONS: &str = "__transaction_state";

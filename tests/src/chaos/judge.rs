@@ -8,12 +8,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use pipeline::avro;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
-use pipeline::position::RecordPosition;
-use pipeline::record::{Op, SOURCE_HEADER, Source};
+use model::change::{Op, SOURCE_HEADER, Source};
+use model::position::RecordPosition;
 use rdkafka::Message;
+use runtime::config::KafkaSettings;
 
 use super::ledger::{Change, Kind, Ledger};
 use super::token::Token;

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use pipeline::kafka::partition_of;
+use kafka::partition_of;
 
 use super::token::Token;
 

@@ -4,10 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use integration_tests::{Feed, Running, World, eventually};
+use kafka::slots::{self, Marker};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use pipeline::kafka;
-use pipeline::slots::{self, Marker};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};

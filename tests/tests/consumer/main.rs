@@ -15,8 +15,7 @@ use consumer_world::{
     wait_until_committed,
 };
 use integration_tests::{Feed, Running, World, eventually};
-use pipeline::kafka;
-use pipeline::record::Op;
+use model::change::Op;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
 /// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker looks

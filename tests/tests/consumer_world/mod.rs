@@ -8,16 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use integration_tests::{Running, World, eventually};
-use pipeline::avro;
-use pipeline::config::{Program, rules};
-use pipeline::kafka;
-use pipeline::log_line::{self, Origin};
-use pipeline::record::{Micros, SOURCE_HEADER, Source};
-use pipeline::slots::{self, Marker};
-use pipeline::transform::Capitals;
+use kafka::slots::{self, Marker};
+use model::change::{SOURCE_HEADER, Source};
+use model::time::Micros;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rules::log_line::{self, Origin};
+use rules::transform::Capitals;
+use runtime::config::{Program, rules};
 
 /// Starts a consumer with a log of its own.
 pub(crate) fn start(world: &World, number: usize) -> Running {

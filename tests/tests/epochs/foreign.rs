@@ -1,7 +1,7 @@
 //! Records of another writer, which consumers take for dead letters: they neither hide a product that is gone nor stand for
 //! one that is there.
 
-use pipeline::kafka::partition_of;
+use kafka::partition_of;
 use rdkafka::Message as _;
 
 use super::*;

@@ -10,11 +10,11 @@ use std::fs;
 use std::time::Duration;
 
 use integration_tests::{Ended, Feed, Running, World, eventually, execute, read_topic};
+use kafka::{Record, TransactionalProducer};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka::{self, Record, TransactionalProducer};
 use rdkafka::admin::{AdminClient, AdminOptions};
+use runtime::config::KafkaSettings;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 

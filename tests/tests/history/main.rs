@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use integration_tests::{Running, World, eventually, read_topic};
+use kafka::{Record, TransactionalProducer};
+use model::position::{CHECKPOINT_SUFFIX, Progress};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
-use pipeline::kafka::{Record, TransactionalProducer};
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
 use xtask::services::{ADMIN, MySql, MySqlOptions};
 
 mod failover;

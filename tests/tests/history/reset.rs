@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use model::position::{Position, Progress};
 use mysql_async::prelude::Queryable;
-use pipeline::position::{Position, Progress};
 
 use super::{WITHOUT_GTIDS, as_version_0_1, assert_refused_until_reset, commit, publish, run, scene, start};
 

@@ -9,7 +9,7 @@ use integration_tests::{Feed, Running, World, eventually};
 use crate::PATIENCE;
 use crate::consumer_world::{assert_once, line_count, start, wait_until_committed};
 
-/// Connections at a time, and the time of each: `pipeline::telemetry`.
+/// Connections at a time, and the time of each: `runtime::telemetry`.
 const CONNECTIONS: usize = 64;
 const TIME: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use integration_tests::{Ended, Feed, World, eventually};
-use pipeline::slots::Marker;
+use kafka::slots::Marker;
 
 use crate::PATIENCE;
 use crate::consumer_world::{assert_once, forge, line_count, log_path, marker, start, wait_until_committed};

@@ -1,8 +1,7 @@
 //! Records and schemas that somebody who may write to the topic, or to the registry, made to stop the consumers.
 
 use integration_tests::{Feed, World, eventually};
-use pipeline::kafka;
-use pipeline::record::Op;
+use model::change::Op;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Texts from outside in what a program prints and logs.
 
 use integration_tests::{Feed, World, eventually};
-use pipeline::record::Op;
+use model::change::Op;
 
 use crate::PATIENCE;
 use crate::consumer_world::{dead_letters, start, wait_until_committed};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually};
+use kafka::slots::Marker;
 use mysql_async::prelude::Queryable;
-use pipeline::slots::Marker;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 
 use crate::consumer_world::{assert_once, forge, line_count, logs, marker, start, wait_until_committed};

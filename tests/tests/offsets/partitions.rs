@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use integration_tests::{Feed, Running, World, eventually, read_topic};
+use kafka::partition_of;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::partition_of;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 
 use crate::consumer_world::{assert_once, start, wait_until_committed};

@@ -2,8 +2,8 @@
 //! for it.
 
 use integration_tests::{Feed, Running, World, eventually, read_topic};
+use model::change::Op;
 use mysql_async::prelude::Queryable;
-use pipeline::record::Op;
 use serde_json::{Value, json};
 use xtask::services::Registry;
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually, read_topic};
+use kafka::{Record, TransactionalProducer, partition_of};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{Record, TransactionalProducer, partition_of};
 use rdkafka::Offset;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use xtask::services::{Kafka, KafkaOptions};

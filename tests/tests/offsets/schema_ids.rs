@@ -2,10 +2,10 @@
 //! their ids, and ids that somebody makes up cost little.
 
 use integration_tests::{Feed, World, commit_progress, eventually};
+use kafka::{Record, TransactionalProducer};
+use model::change::{Op, SOURCE_HEADER};
+use model::position::{CHECKPOINT_SUFFIX, Progress};
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{self, Record, TransactionalProducer};
-use pipeline::position::{CHECKPOINT_SUFFIX, Progress};
-use pipeline::record::{Op, SOURCE_HEADER};
 use xtask::services::Registry;
 
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};

@@ -1,7 +1,7 @@
 //! The rights that the programs need at Kafka, one by one, as docs/security.md has them.
 
 use integration_tests::World;
-use pipeline::kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
+use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use xtask::services::Kafka;
 
 use crate::refusals::filled;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use integration_tests::{Running, World};
-use pipeline::config::{PostgresSettings, Secret};
-use pipeline::postgres::Target;
+use runtime::config::{PostgresSettings, Secret};
+use sinks::postgres::Target;
 use xtask::services::server::free_port;
 use xtask::services::{
     ADMIN, CDC, Kafka, KafkaOptions, KafkaSecurity, KafkaUser, Mechanism, MySql, MySqlOptions, Postgres, Registry,

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
 use integration_tests::{Ended, Feed, Running, World, eventually};
+use kafka::slots::Folder;
 use mysql_async::prelude::Queryable;
-use pipeline::slots::Folder;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

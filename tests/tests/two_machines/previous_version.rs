@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use integration_tests::{Feed, World, eventually};
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
+use kafka::{Record, TopicSpec, TransactionalProducer};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 

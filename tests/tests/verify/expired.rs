@@ -2,11 +2,10 @@
 
 use integration_tests::{World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
-use pipeline::config::KafkaSettings;
-use pipeline::kafka;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 
 use crate::scene::postgres;
 
@@ -109,18 +108,18 @@ async fn logs_that_begin_in_the_middle_of_the_topic() {
     expire(&settings, Some("9")).await;
     // Written as the consumers would write it: how they begin there is their own matter.
     let record = read_topic(&settings).remove(0);
-    let origin = pipeline::log_line::Origin {
+    let origin = rules::log_line::Origin {
         op: record.source.op,
         partition: record.partition,
         offset: record.offset,
-        source_ts: pipeline::record::Micros(record.source.ts_us),
+        source_ts: model::time::Micros(record.source.ts_us),
     };
     let value = record.value.as_deref().unwrap();
-    let product = pipeline::avro::decode_value(pipeline::avro::split(value).unwrap().1).unwrap();
+    let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
     let mut line = Vec::new();
-    let mut capitals = pipeline::transform::Capitals::default();
-    let product = pipeline::transform::Rules::default().apply(&product, &mut capitals).unwrap();
-    pipeline::log_line::write(&product, origin, &mut line);
+    let mut capitals = rules::transform::Capitals::default();
+    let product = rules::transform::Rules::default().apply(&product, &mut capitals).unwrap();
+    rules::log_line::write(&product, origin, &mut line);
     let folder = world.folder.join("consumer_logs/consumer_1");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("consumer_log.json"), line).unwrap();

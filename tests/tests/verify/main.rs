@@ -10,10 +10,10 @@ mod writes;
 use std::collections::BTreeMap;
 
 use integration_tests::{eventually, read_topic};
+use kafka::{Record, TopicSpec, TransactionalProducer};
+use model::position::{Position, Progress};
+use model::time::Micros;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
-use pipeline::position::{Position, Progress};
-use pipeline::record::Micros;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use avro::registry::Registry;
 use integration_tests::{World, read_topic};
+use kafka::{Record, TopicSpec, TransactionalProducer};
+use model::change::{Op, SOURCE_HEADER, Source};
+use model::product::{Price, Product};
+use model::time::Micros;
 use mysql_async::prelude::Queryable;
-use pipeline::avro;
-use pipeline::config::{KafkaSettings, Program, RegistrySettings};
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
-use pipeline::log_line::{self, Origin};
-use pipeline::record::{Micros, Op, Price, Product, SOURCE_HEADER, Source};
-use pipeline::registry::Registry;
-use pipeline::transform::{Capitals, Rules};
+use rules::log_line::{self, Origin};
+use rules::transform::{Capitals, Rules};
+use runtime::config::{KafkaSettings, Program, RegistrySettings};
 
 pub(crate) const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const TS: i64 = 1_763_697_600_000_000;

@@ -1,7 +1,7 @@
 //! Faults of the topic and its dead letters.
 
 use integration_tests::read_topic;
-use pipeline::kafka::{self, Record, TopicSpec, TransactionalProducer};
+use kafka::{Record, TopicSpec, TransactionalProducer};
 
 use crate::scene::*;
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use integration_tests::{Ended, Running, World, eventually};
+use kafka::TransactionalProducer;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka::TransactionalProducer;
 use tokio::task::JoinHandle;
 use xtask::services::{MySql, MySqlOptions};
 
@@ -289,13 +289,8 @@ async fn an_open_transaction_is_not_passed_over() {
     let settings = scene.world.kafka();
     let producer = TransactionalProducer::new(&settings, &format!("{}.other", settings.topic)).unwrap();
     producer.begin().unwrap();
-    let record = pipeline::kafka::Record {
-        topic: &settings.topic,
-        partition: Some(3),
-        key: b"1",
-        value: Some(b"x"),
-        header: None,
-    };
+    let record =
+        kafka::Record { topic: &settings.topic, partition: Some(3), key: b"1", value: Some(b"x"), header: None };
     producer.send(&record).unwrap();
     // Behind it in the partition, so that nobody sees it.
     let hidden = Sent { partition: Some(3), ..scene.sent[10].clone() };

@@ -1,9 +1,9 @@
 //! A prepared XA transaction beside other things that happen until its outcome.
 
 use integration_tests::eventually;
+use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::record::Micros;
 
 use super::{PATIENCE, insert, prepare, records, run, scene, start, start_with_snapshot, wait_for};
 

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pipeline::kafka;
-use pipeline::position::CHECKPOINT_SUFFIX;
+use model::position::CHECKPOINT_SUFFIX;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 

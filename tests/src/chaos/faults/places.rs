@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
-use pipeline::kafka;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
 use super::Fault;

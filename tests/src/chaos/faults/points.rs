@@ -1,6 +1,6 @@
 //! Kills and stops programs at named points between two durable steps.
 //!
-//! Each point is a call `pipeline::failpoint::at(…)` in the program. The harness starts the program again with the
+//! Each point is a call `runtime::failpoint::at(…)` in the program. The harness starts the program again with the
 //! variable `FAILPOINTS`, so that it ends itself there after a few passes: only the point decides the moment.
 
 use std::time::Duration;

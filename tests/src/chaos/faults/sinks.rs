@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pipeline::kafka;
 use tokio_postgres::{Client, NoTls};
 
 use super::Fault;

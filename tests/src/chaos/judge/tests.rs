@@ -1,6 +1,6 @@
 //! The judge finds each kind of error in manipulated records.
 
-use pipeline::record::Product;
+use model::product::Product;
 
 use super::*;
 
@@ -199,7 +199,7 @@ fn the_last_epoch_ends_at_the_last_change() {
 
 #[test]
 fn records_may_expire_up_to_a_moment_in_their_partition() {
-    use pipeline::kafka::partition_of;
+    use kafka::partition_of;
     let partition = |id: &str| partition_of(id.as_bytes(), 10);
     assert_ne!(partition("0"), partition("5"));
     let mut ledger = ledger();

@@ -39,7 +39,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
 const MIB: u64 = 1 << 20;
 
 fn poison_metrics(arena: &mut Arena) -> Result<()> {
-    /// Simultaneous connections (`pipeline::telemetry`), and descriptors that Kafka clients open and close meanwhile.
+    /// Simultaneous connections (`runtime::telemetry`), and descriptors that Kafka clients open and close meanwhile.
     const MOST: usize = 64 + 32;
     withstands(arena, |arena| {
         let number = arena.chance.random_range(0..=arena.consumers.len());

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pipeline::kafka;
 use rdkafka::Message;
 use serde::Deserialize;
 

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use pipeline::kafka;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rdkafka::Message;

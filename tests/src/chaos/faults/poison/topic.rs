@@ -1,15 +1,13 @@
 //! Writers of the topic and of schemas.
 
 use anyhow::{Context, Result, ensure};
-use pipeline::avro;
-use pipeline::config::{Program, RegistrySettings};
-use pipeline::kafka;
-use pipeline::record::{Product, SCHEMA};
-use pipeline::registry::Registry;
+use avro::registry::Registry;
+use model::product::{Product, SCHEMA};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use runtime::config::{Program, RegistrySettings};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 

@@ -53,7 +53,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         run: |arena| {
             let slot = arena.chance.random_range(1..=arena.consumers.len());
             let kafka = arena.world.kafka();
-            let folder = pipeline::slots::Folder::read(Path::new(arena.world.get("CONSUMER_LOGS")))?;
+            let folder = kafka::slots::Folder::read(Path::new(arena.world.get("CONSUMER_LOGS")))?;
             let folder = folder.context("the logs folder has no identity")?.id;
             // The id contains the group's name unless it is the default group.
             let id = format!("{}.consumer_{slot}-{folder}.{}", kafka.topic, kafka.group_id);

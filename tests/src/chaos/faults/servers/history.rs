@@ -92,7 +92,7 @@ fn read_on(arena: &Arena) -> Result<()> {
     let file: String = row.and_then(|row| row.get(0)).context("MySQL has no binlog")?;
     wait_for(&format!("the producer reads {file}"), PATIENCE, || {
         let position = arena.progress().ok()??.position;
-        pipeline::position::compare_files(&position.file, &file).is_ge().then_some(())
+        model::position::compare_files(&position.file, &file).is_ge().then_some(())
     })
 }
 

@@ -1,0 +1,378 @@
+//! Avro values in Confluent's wire format.
+//!
+//! The encoder supports only the schema [`model::product::SCHEMA`] (a test compares its bytes with those of
+//! `apache-avro`). It takes about 60 ns without allocating; a general encoder takes 300 to 1,200 ns. The decoder uses
+//! the same fast path when the writer's schema is ours, and `apache-avro`'s schema resolution otherwise.
+//!
+//! Formats: Avro specification 1.12 "Binary encoding" and "Logical types"; Confluent "Wire format": a zero byte, the schema
+//! id as four bytes big-endian, the value.
+
+mod foreign_schema;
+#[cfg(test)]
+mod fuzz;
+pub mod registry;
+pub mod writer_schema;
+
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::ResolvedSchema;
+use apache_avro::types::Value;
+use apache_avro::{Decimal, Schema};
+
+use model::escape;
+use model::product::{Price, Product, SCHEMA};
+use model::time::Micros;
+
+/// Maximum characters of the library's message in an error; that message repeats the value.
+const LONGEST_REASON: usize = 500;
+
+/// Bytes before the Avro value: the zero byte and the schema id.
+pub const PREFIX: usize = 5;
+
+/// Appends the prefix and the Avro value of `product` to `out`.
+pub fn encode(schema_id: u32, product: &Product<'_>, out: &mut Vec<u8>) {
+    out.push(0);
+    out.extend_from_slice(&schema_id.to_be_bytes());
+    encode_value(product, out);
+}
+
+/// Appends the Avro value of `product`, without prefix, to `out`.
+pub fn encode_value(product: &Product<'_>, out: &mut Vec<u8>) {
+    long(product.id, out);
+    text(product.name, out);
+    text(product.category, out);
+    match product.price {
+        None => out.push(0),
+        Some(price) => {
+            out.push(2);
+            let bytes = price.hundredths().to_be_bytes();
+            let bytes = shortest(&bytes);
+            out.push((bytes.len() as u8) << 1);
+            out.extend_from_slice(bytes);
+        }
+    }
+    match product.last_updated {
+        None => out.push(0),
+        Some(t) => {
+            out.push(2);
+            long(t.0, out);
+        }
+    }
+}
+
+/// Zigzag, then seven bits a byte, lowest first.
+fn long(n: i64, out: &mut Vec<u8>) {
+    let mut z = ((n << 1) ^ (n >> 63)) as u64;
+    if z < 0x80 {
+        return out.push(z as u8);
+    }
+    let len = (70 - z.leading_zeros() as usize) / 7;
+    if len > 8 {
+        for _ in 1..len {
+            out.push(z as u8 | 0x80);
+            z >>= 7;
+        }
+        return out.push(z as u8);
+    }
+    // All bytes but the last have the highest bit set. Appending eight and then cutting checks the capacity once.
+    let more = 0x8080_8080_8080_8080 & ((1 << (8 * (len - 1))) - 1);
+    let end = out.len() + len;
+    out.extend_from_slice(&(spread(z) | more).to_le_bytes());
+    out.truncate(end);
+}
+
+/// The low 56 bits, seven to a byte: halves, quarters and eighths move apart.
+fn spread(n: u64) -> u64 {
+    let n = (n & 0x00ff_ffff_f000_0000) << 4 | n & 0x0000_0000_0fff_ffff;
+    let n = (n & 0x0fff_c000_0fff_c000) << 2 | n & 0x0000_3fff_0000_3fff;
+    (n & 0x3f80_3f80_3f80_3f80) << 1 | n & 0x007f_007f_007f_007f
+}
+
+/// The inverse of [`spread`]; the highest bit of each byte is ignored.
+fn gather(n: u64) -> u64 {
+    let n = (n & 0x7f00_7f00_7f00_7f00) >> 1 | n & 0x007f_007f_007f_007f;
+    let n = (n & 0x3fff_0000_3fff_0000) >> 2 | n & 0x0000_3fff_0000_3fff;
+    (n & 0x0fff_ffff_0000_0000) >> 4 | n & 0x0000_0000_0fff_ffff
+}
+
+fn text(value: Option<&str>, out: &mut Vec<u8>) {
+    match value {
+        None => out.push(0),
+        Some(text) => {
+            out.push(2);
+            long(text.len() as i64, out);
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+/// The shortest two's complement of a big-endian integer; zero is one byte.
+fn shortest(bytes: &[u8; 8]) -> &[u8] {
+    let n = i64::from_be_bytes(*bytes);
+    // The number of leading bits that only repeat the sign, without the sign bit.
+    let redundant = (n ^ (n >> 63)).leading_zeros() - 1;
+    &bytes[(redundant / 8) as usize..]
+}
+
+/// Splits Confluent's wire format into the schema id and the Avro value.
+///
+/// # Errors
+/// When the bytes are too short or begin with another byte than zero.
+pub fn split(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
+    match bytes {
+        [0, a, b, c, d, value @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), value)),
+        [0, ..] => Err(DecodeError::new("shorter than the five bytes of Confluent's wire format")),
+        [first, ..] => {
+            Err(DecodeError::new(format!("begins with byte {first:#04x} instead of 0x00 of Confluent's wire format")))
+        }
+        [] => Err(DecodeError::new("empty")),
+    }
+}
+
+/// Why a value could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the value is not a product: {0}")]
+pub struct DecodeError(String);
+
+impl DecodeError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
+
+/// Decodes the values of one writer's schema.
+#[derive(Debug)]
+pub struct Decoder {
+    /// `None` when the writer's schema is ours.
+    resolve: Option<(Schema, Schema)>,
+}
+
+/// A decoded product; it owns the text that schema resolution produced.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    name: Option<String>,
+    category: Option<String>,
+}
+
+impl Decoder {
+    /// For values that were written with the schema `writer` (its JSON text).
+    ///
+    /// # Errors
+    /// When the text is not an Avro schema, or exceeds a limit, which the error names.
+    pub fn new(writer: &str) -> Result<Self, DecodeError> {
+        let parse = |text| foreign_schema::parse(text).map_err(DecodeError::new);
+        let (writer, ours) = (parse(writer)?, parse(SCHEMA)?);
+        // The canonical form omits attributes that do not change the bytes, including logical types: compare those too.
+        if writer.canonical_form() == ours.canonical_form() && writer == ours {
+            return Ok(Self { resolve: None });
+        }
+        check_units(&writer)?;
+        let reader = Schema::parse_str(SCHEMA).map_err(|e| DecodeError::new(format!("our schema: {e}")))?;
+        Ok(Self { resolve: Some((writer, reader)) })
+    }
+
+    /// Whether the writer's schema is ours.
+    pub fn is_of_our_schema(&self) -> bool {
+        self.resolve.is_none()
+    }
+
+    /// Decodes an Avro value without its prefix; all bytes must be used.
+    ///
+    /// # Errors
+    /// When the bytes are not a value of the writer's schema, or it can't be resolved to a product without loss.
+    pub fn decode<'a>(&self, bytes: &'a [u8], scratch: &'a mut Scratch) -> Result<Product<'a>, DecodeError> {
+        match &self.resolve {
+            None => decode_value(bytes),
+            Some((writer, reader)) => {
+                let mut rest = bytes;
+                let failed = |e: apache_avro::Error| DecodeError::new(escape::cut(&e.to_string(), LONGEST_REASON));
+                let resolved = ResolvedSchema::new(writer).map_err(failed)?;
+                foreign_schema::measure(writer, resolved.get_names(), bytes).map_err(DecodeError::new)?;
+                let mut value = GenericDatumReader::builder(writer)
+                    .resolved_writer_schemata(resolved)
+                    .build()
+                    .and_then(|r| r.read_value(&mut rest))
+                    .map_err(failed)?;
+                widen(&mut value).map_err(failed)?;
+                let value = value.resolve(reader).map_err(failed)?;
+                if !rest.is_empty() {
+                    return Err(DecodeError::new(format!("{} bytes are left over", rest.len())));
+                }
+                product_of(value, scratch)
+            }
+        }
+    }
+}
+
+/// Whether a writer's price and time have our units. The library does not compare units: it takes the digits of
+/// `decimal(10,4)` for hundredths, and a whole number for microseconds.
+fn check_units(writer: &Schema) -> Result<(), DecodeError> {
+    let Schema::Record(record) = writer else { return Ok(()) };
+    for field in &record.fields {
+        let variants = match &field.schema {
+            Schema::Union(union) => union.variants(),
+            schema => std::slice::from_ref(schema),
+        };
+        let (wanted, is_ours): (_, fn(&Schema) -> bool) = match field.name.as_str() {
+            "price" => ("a decimal of scale 2", |schema| matches!(schema, Schema::Decimal(d) if d.scale == 2)),
+            "last_updated" => ("timestamp-micros", |schema| matches!(schema, Schema::TimestampMicros)),
+            _ => continue,
+        };
+        if !variants.iter().all(|schema| matches!(schema, Schema::Null) || is_ours(schema)) {
+            let found = format!("{:?}", field.schema);
+            let found = escape::cut(&found, LONGEST_REASON);
+            return Err(DecodeError::new(format!("its field {} must be {wanted} and is {found}", field.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Fills decimals up with bytes of their sign: the library refuses one that is shorter than its precision may need.
+fn widen(value: &mut Value) -> Result<(), apache_avro::Error> {
+    const WIDE: usize = 16;
+    match value {
+        Value::Record(fields) => fields.iter_mut().try_for_each(|(_, value)| widen(value)),
+        Value::Union(_, inner) => widen(inner),
+        Value::Decimal(decimal) => {
+            let bytes = Vec::try_from(&*decimal)?;
+            let sign = if bytes.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+            let fill = vec![sign; WIDE.saturating_sub(bytes.len())];
+            *decimal = Decimal::from([fill, bytes].concat());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Decodes a value of our own schema.
+///
+/// # Errors
+/// When the bytes are not exactly one such value.
+pub fn decode_value(bytes: &[u8]) -> Result<Product<'_>, DecodeError> {
+    let mut r = Reader(bytes);
+    let id = r.long()?;
+    let name = r.nullable(Reader::text)?;
+    let category = r.nullable(Reader::text)?;
+    let price = r.nullable(Reader::price)?;
+    let last_updated = r.nullable(|r| r.long().map(Micros))?;
+    if r.0.is_empty() {
+        Ok(Product { id, name, category, price, last_updated })
+    } else {
+        Err(DecodeError::new(format!("{} bytes are left over", r.0.len())))
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    #[inline]
+    fn long(&mut self) -> Result<i64, DecodeError> {
+        // Most are branches of unions and lengths.
+        match self.0 {
+            [short @ 0..0x80, rest @ ..] => {
+                self.0 = rest;
+                Ok(i64::from(short >> 1) ^ -i64::from(short & 1))
+            }
+            _ => self.longer(),
+        }
+    }
+
+    fn longer(&mut self) -> Result<i64, DecodeError> {
+        if let Some(bytes) = self.0.first_chunk() {
+            let bytes = u64::from_le_bytes(*bytes);
+            let last = !bytes & 0x8080_8080_8080_8080;
+            if last != 0 {
+                let z = gather(bytes & (last ^ (last - 1)));
+                self.0 = &self.0[last.trailing_zeros() as usize / 8 + 1..];
+                return Ok((z >> 1) as i64 ^ -((z & 1) as i64));
+            }
+        }
+        let mut z: u64 = 0;
+        for (i, byte) in self.0.iter().enumerate().take(10) {
+            z |= u64::from(byte & 0x7f) << (7 * i);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[i + 1..];
+                return Ok((z >> 1) as i64 ^ -((z & 1) as i64));
+            }
+        }
+        Err(DecodeError::new("an integer ends too early or is too long"))
+    }
+
+    #[inline]
+    fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.long()?;
+        match usize::try_from(len).ok().and_then(|len| self.0.split_at_checked(len)) {
+            Some((bytes, rest)) => {
+                self.0 = rest;
+                Ok(bytes)
+            }
+            None => Err(DecodeError::new(format!("a field of {len} bytes, but {} are left", self.0.len()))),
+        }
+    }
+
+    fn text(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes()?).map_err(|e| DecodeError::new(format!("text is not UTF-8: {e}")))
+    }
+
+    fn price(&mut self) -> Result<Price, DecodeError> {
+        price_of(self.bytes()?)
+    }
+
+    #[inline]
+    fn nullable<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        match self.long()? {
+            0 => Ok(None),
+            1 => read(self).map(Some),
+            n => Err(DecodeError::new(format!("branch {n} of a union of two"))),
+        }
+    }
+}
+
+fn price_of(bytes: &[u8]) -> Result<Price, DecodeError> {
+    if let 1..=7 = bytes.len() {
+        let number = bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte));
+        let unused = 64 - 8 * bytes.len();
+        // Seven bytes may hold more than a price does.
+        if let Some(price) = Price::from_hundredths(number << unused >> unused) {
+            return Ok(price);
+        }
+    }
+    let sign = if bytes.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
+    let mut wide = [sign; 16];
+    (1..=16)
+        .contains(&bytes.len())
+        .then(|| wide[16 - bytes.len()..].copy_from_slice(bytes))
+        .and_then(|()| i64::try_from(i128::from_be_bytes(wide)).ok())
+        .and_then(Price::from_hundredths)
+        .ok_or_else(|| DecodeError::new("the price does not fit decimal(10,2)"))
+}
+
+fn product_of(value: Value, scratch: &mut Scratch) -> Result<Product<'_>, DecodeError> {
+    let Value::Record(fields) = value else { return Err(DecodeError::new("not a record")) };
+    let (mut id, mut price, mut last_updated) = (None, None, None);
+    *scratch = Scratch::default();
+    for (field, value) in fields {
+        let value = if let Value::Union(_, inner) = value { *inner } else { value };
+        match (field.as_str(), value) {
+            (_, Value::Null) => {}
+            ("id", Value::Long(n)) => id = Some(n),
+            ("name", Value::String(s)) => scratch.name = Some(s),
+            ("category", Value::String(s)) => scratch.category = Some(s),
+            ("price", Value::Decimal(d)) => {
+                let bytes: Vec<u8> = d.try_into().map_err(|e: apache_avro::Error| DecodeError::new(e.to_string()))?;
+                price = Some(price_of(&bytes)?);
+            }
+            ("last_updated", Value::TimestampMicros(n)) => last_updated = Some(Micros(n)),
+            (field, value) => {
+                return Err(DecodeError::new(escape::cut(&format!("field {field} is {value:?}"), LONGEST_REASON)));
+            }
+        }
+    }
+    let id = id.ok_or_else(|| DecodeError::new("it has no id"))?;
+    Ok(Product { id, name: scratch.name.as_deref(), category: scratch.category.as_deref(), price, last_updated })
+}
+
+#[cfg(test)]
+mod tests;

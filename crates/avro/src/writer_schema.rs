@@ -1,0 +1,108 @@
+//! Looks up the schemas that values were written with by their ids, also when the registry has lost them.
+//!
+//! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then
+//! registers our schema under another id, and the registry does not know the ids of the existing records, or assigns
+//! them to schemas of other subjects. The producer's progress lists the ids that it wrote under
+//! ([`Progress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
+//! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
+//! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
+//! wrote there. Such a value is decoded by our schema, the only one that any version wrote with. If the value does not
+//! fit exactly, or its id differs from the record's key, our producer did not write the record.
+//!
+//! A value of another schema can fit by chance, but a record also needs the header `source` of our producer. Parking
+//! such a record would park every good record that looks the same, and waiting would let one record stop its partition
+//! for ever: no list has the ids.
+//!
+//! [`Progress::schema_ids`]: model::position::Progress::schema_ids
+
+mod decoders;
+
+use tokio::runtime::Handle;
+
+pub use self::decoders::Decoders;
+use self::decoders::Noted;
+use crate::Decoder;
+use crate::registry::Registry;
+use kafka::committed_progress;
+use model::error::Result;
+use model::product::SCHEMA;
+use runtime::config::{KafkaSettings, RegistrySettings};
+
+/// Looks schemas up. Use it on a thread that may block.
+pub struct WriterSchemas {
+    registry: Registry,
+    kafka: KafkaSettings,
+    runtime: Handle,
+    decoders: Decoders,
+}
+
+impl WriterSchemas {
+    /// For the records of `kafka.topic`. Call it within a runtime.
+    ///
+    /// # Errors
+    /// As [`Registry::new`].
+    pub fn new(registry: RegistrySettings, kafka: KafkaSettings) -> Result<Self> {
+        let registry = Registry::new(registry)?;
+        Ok(Self { registry, kafka, runtime: Handle::current(), decoders: Decoders::default() })
+    }
+
+    /// The decoders of the schemas that were looked up.
+    pub fn decoders(&self) -> &Decoders {
+        &self.decoders
+    }
+
+    /// Forgets the ids without a decoder: the registry may know them at the next look-up.
+    pub fn forget_unknown(&mut self) {
+        self.decoders.forget_unknown();
+    }
+
+    /// Whether the record at this place needs no look-up.
+    pub fn knows(&self, value: Option<&[u8]>, partition: i32, offset: i64) -> bool {
+        id_of(value).is_none_or(|id| self.decoders.has(id, partition, offset))
+    }
+
+    /// Looks up the schema of a record's value, if it has a value and the schema is unknown. Blocks.
+    ///
+    /// # Errors
+    /// As [`Registry::find_schema`] and [`committed_progress::with_ends`]; transient when the registry does not have the subject.
+    pub fn look_up(&mut self, value: Option<&[u8]>, partition: i32, offset: i64) -> Result<()> {
+        match id_of(value).filter(|id| !self.decoders.has(*id, partition, offset)) {
+            None => Ok(()),
+            Some(id) => self.find(id, partition, offset).map(|found| self.decoders.insert(id, found)),
+        }
+    }
+
+    /// The decoder of the values with this id, or the reason for a person why there is none.
+    fn find(&mut self, id: u32, partition: i32, offset: i64) -> Result<Result<Decoder, String>> {
+        let text = self.runtime.block_on(self.registry.find_schema(id))?;
+        let found = text.map(|text| text.and_then(|text| Decoder::new(&text).map_err(|e| format!("schema {id}: {e}"))));
+        let found = match found {
+            Some(Ok(decoder)) if decoder.is_of_our_schema() => return Ok(Ok(decoder)),
+            other => other,
+        };
+        if !self.runtime.block_on(self.registry.has_subject())? {
+            return Err(self.registry.has_lost(id));
+        }
+        if !self.decoders.noted().covers(partition, offset) {
+            let (ends, progress) = committed_progress::with_ends(&self.kafka, &|| false)?;
+            tracing::debug!(partition, offset, "the producer's schema ids are read");
+            self.decoders.note(Noted::new(progress, ends));
+        }
+        if self.decoders.noted().has(id) {
+            tracing::warn!(
+                id,
+                "the schema registry has lost this id; the producer's progress says that it was our schema's"
+            );
+            return Ok(Decoder::new(SCHEMA).map_err(|e| e.to_string()));
+        }
+        match found {
+            Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
+            Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
+            None => Ok(Err(format!("the registry has no schema {id}"))),
+        }
+    }
+}
+
+fn id_of(value: Option<&[u8]>) -> Option<u32> {
+    crate::split(value?).ok().map(|(id, _)| id)
+}

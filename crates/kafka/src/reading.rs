@@ -1,0 +1,317 @@
+//! Reads committed records back: the last record of a key, or a whole topic.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::topics::{self, LISTENING, LOOK_EVERY};
+use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
+use model::error::{Error, Result};
+use runtime::config::KafkaSettings;
+
+/// How long a read of committed records waits for open transactions of other clients.
+pub(super) const SETTLING: Duration = Duration::from_secs(60);
+
+/// How long it may take until all brokers know a new topic.
+pub(super) const SPREADING: Duration = Duration::from_secs(5);
+
+pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
+    reader_of(settings, "read_committed")
+}
+
+fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<Logging>, Logging)> {
+    let logging = Logging::default();
+    // librdkafka requires a group id even for manually assigned partitions; nothing is ever committed to this group.
+    let consumer = consumer_config(settings, &format!("{}.reader", settings.topic))
+        .set("isolation.level", isolation)
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .create_with_context(logging.clone())
+        .map_err(|e| misconfigured(&e))?;
+    Ok((consumer, logging))
+}
+
+/// The number of a topic's partitions, from a consumer without an assignment; `None` when there is no such topic.
+/// Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; definite when it refuses the login or does not let this user see the topic.
+pub fn partition_count(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+) -> Result<Option<usize>> {
+    // Without an assignment, polling returns only errors.
+    let listen = || while consumer.poll(LISTENING).is_some() {};
+    topics::partition_count(settings, consumer.client(), &listen, logging, topic)
+}
+
+/// The last committed record of `partition` that has the key; see [`LastRecords::find`]. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub fn last_record(settings: &KafkaSettings, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    LastRecords::new(settings)?.find(topic, partition, key)
+}
+
+/// The last committed record of `partition` that has the key, if all transactions there end within `patience`; else the
+/// outer `None`, as an open transaction may hide committed records. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub fn last_record_within(
+    settings: &KafkaSettings,
+    topic: &str,
+    partition: i32,
+    key: &[u8],
+    patience: Duration,
+) -> Result<Option<Option<Vec<u8>>>> {
+    let records = LastRecords::new(settings)?;
+    let found = records.find_by(topic, partition, key, patience);
+    records.close();
+    found
+}
+
+/// Finds the last record of a key. Its clients can be created before the topic exists.
+pub struct LastRecords {
+    pub(super) settings: KafkaSettings,
+    pub(super) logging: Logging,
+    /// Consumer that reads committed records only.
+    pub(super) committed: BaseConsumer<Logging>,
+    /// Consumer that reads the end of all records, committed or not.
+    pub(super) written: BaseConsumer<Logging>,
+}
+
+impl LastRecords {
+    /// Makes the clients.
+    ///
+    /// # Errors
+    /// Usage when the configuration is refused.
+    pub fn new(settings: &KafkaSettings) -> Result<Self> {
+        let (committed, logging) = reader(settings)?;
+        let (written, _) = reader_of(settings, "read_uncommitted")?;
+        Ok(Self { settings: settings.clone(), logging, committed, written })
+    }
+
+    /// Connects the clients by requesting the topic's metadata, if a broker answers soon. Blocks.
+    pub fn connect(&self, topic: &str) {
+        connect(self.committed.client(), topic);
+        connect(self.written.client(), topic);
+    }
+
+    /// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when
+    /// there is none, or no such topic.
+    ///
+    /// # Errors
+    /// Transient when Kafka can't be reached.
+    pub fn find(self, topic: &str, partition: i32, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = self.find_by(topic, partition, key, SETTLING);
+        self.close();
+        found?.ok_or_else(|| stays_open(topic))
+    }
+
+    /// Closes the consumers in a thread, as closing takes 100 ms; without a thread they are closed here.
+    pub(super) fn close(self) {
+        drop(std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self)));
+    }
+
+    /// Returns the outer `None` when a transaction stays open for longer than `patience`.
+    fn find_by(&self, topic: &str, partition: i32, key: &[u8], patience: Duration) -> Result<Option<Option<Vec<u8>>>> {
+        let Self { settings, logging, committed, written } = self;
+        let what = format!("cannot read topic {topic}");
+        if partition_count(settings, committed, logging, topic)?.is_none() {
+            return Ok(Some(None));
+        }
+        let Some((low, high)) = settled(settings, committed, written, logging, topic, partition, patience)? else {
+            return Ok(None);
+        };
+        let mut back = 8;
+        // The last offsets are transaction markers and aborted records, so the first look may find nothing.
+        if low >= high {
+            return Ok(Some(None));
+        }
+        loop {
+            let start = (high - back).max(low);
+            let mut found = None;
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, partition, Offset::Offset(start))
+                .and_then(|()| committed.assign(&list))
+                .map_err(|e| unreachable(settings, &what, &e, logging))?;
+            until_eof(settings, committed, logging, topic, 1, &mut |message| {
+                if message.key() == Some(key) {
+                    found = Some(message.payload().map(<[u8]>::to_vec));
+                }
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if found.is_some() || start == low {
+                return Ok(Some(found.flatten()));
+            }
+            back *= 8;
+        }
+    }
+}
+
+fn stays_open(topic: &str) -> Error {
+    Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it")).with_remedy(
+        "the broker ends it after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
+    )
+}
+
+/// The bounds of the committed records, once they include all records that are written now: an open transaction of
+/// another client hides records that were committed after it began, so this waits for its end. `None` when it stays
+/// open for longer than `patience`.
+fn settled(
+    settings: &KafkaSettings,
+    committed: &BaseConsumer<Logging>,
+    written: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+    partition: i32,
+    patience: Duration,
+) -> Result<Option<(i64, i64)>> {
+    let what = format!("cannot read topic {topic}");
+    let spread = Instant::now() + SPREADING;
+    let watermarks = |consumer: &BaseConsumer<Logging>| loop {
+        match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+            // The topic exists but is new: not every broker and client knows its leader yet.
+            Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
+            answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
+        }
+    };
+    let (_, end) = watermarks(written)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        let (low, high) = watermarks(committed)?;
+        if high >= end {
+            return Ok(Some((low, high)));
+        }
+        if Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// As [`scan`], once the transactions that are open in the topic now have ended. Blocks.
+///
+/// # Errors
+/// As [`scan`], and transient when one of them stays open.
+pub fn scan_settled(
+    settings: &KafkaSettings,
+    topic: &str,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
+    let LastRecords { logging, committed, written, .. } = LastRecords::new(settings)?;
+    for partition in 0..partition_count(settings, &committed, &logging, topic)?.unwrap_or(0) {
+        settled(settings, &committed, &written, &logging, topic, partition as i32, SETTLING)?
+            .ok_or_else(|| stays_open(topic))?;
+    }
+    scan(settings, topic, each)
+}
+
+/// Passes every committed record of a topic to `each`, in offset order within each partition, until each partition's
+/// end is reached. Blocks. Returns the number of partitions; 0 when there is no such topic.
+///
+/// # Errors
+/// Transient when Kafka can't be reached; any error of `each`.
+pub fn scan(
+    settings: &KafkaSettings,
+    topic: &str,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
+    scan_from(settings, topic, &|_| Offset::Beginning, each)
+}
+
+/// As [`scan`], but each partition from the offset that `start` gives for it.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_from(
+    settings: &KafkaSettings,
+    topic: &str,
+    start: &dyn Fn(i32) -> Offset,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<usize> {
+    let (consumer, logging) = reader(settings)?;
+    let what = format!("cannot read topic {topic}");
+    let Some(partitions) = partition_count(settings, &consumer, &logging, topic)? else { return Ok(0) };
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions as i32 {
+        list.add_partition_offset(topic, partition, start(partition))
+            .map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    }
+    consumer.assign(&list).map_err(|e| unreachable(settings, &what, &e, &logging))?;
+    until_eof(settings, &consumer, &logging, topic, partitions, &mut |message| {
+        each(message).map(|()| ControlFlow::Continue(()))
+    })?;
+    Ok(partitions)
+}
+
+pub(super) fn is_new(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+        )
+    )
+}
+
+/// Reads the assigned partitions to their ends, or until `each` breaks.
+pub(super) fn until_eof(
+    settings: &KafkaSettings,
+    consumer: &BaseConsumer<Logging>,
+    logging: &Logging,
+    topic: &str,
+    partitions: usize,
+    each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let what = format!("cannot read topic {topic}");
+    let mut ended = vec![false; partitions];
+    let single = partitions == 1;
+    let mut last_sign = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                last_sign = Instant::now();
+                // A record after the end of a partition was reached was written meanwhile.
+                let index = if single { 0 } else { message.partition() as usize };
+                if !ended.get(index).copied().unwrap_or(true) && each(&message)?.is_break() {
+                    return Ok(());
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                last_sign = Instant::now();
+                if let Some(end) = ended.get_mut(if single { 0 } else { partition as usize }) {
+                    *end = true;
+                }
+                if ended.iter().all(|e| *e) {
+                    return Ok(());
+                }
+            }
+            Some(Err(error))
+                if matches!(error, KafkaError::MessageConsumptionFatal(_))
+                    // Only the configuration names the group, so it needs no right to it.
+                    || error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+                    || last_sign.elapsed() > REQUEST_TIMEOUT =>
+            {
+                return Err(unreachable(settings, &what, &error, logging));
+            }
+            Some(Err(_)) => {}
+            None if last_sign.elapsed() > REQUEST_TIMEOUT => {
+                let silent = KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut);
+                return Err(unreachable(settings, &what, &silent, logging));
+            }
+            None => {}
+        }
+    }
+}

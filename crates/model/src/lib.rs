@@ -1,0 +1,11 @@
+//! Values that the programs share, without input or output: changes, times, positions, errors.
+
+pub mod change;
+pub mod error;
+pub mod escape;
+#[cfg(test)]
+mod fuzz;
+pub mod gtid;
+pub mod position;
+pub mod product;
+pub mod time;

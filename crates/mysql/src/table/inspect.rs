@@ -1,0 +1,229 @@
+//! Compares a table, as the server describes it, with the contract, and reports all differences at once.
+
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+
+use super::{ColumnPlan, ColumnType, Field, SourceTable, answered, check, failed, logs_cascades};
+use crate::convert::Refusal;
+use model::error::{Error, Result};
+
+/// The most tables among which a misspelt name is searched.
+const MANY_TABLES: u32 = 10_000;
+
+/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable, extra.
+type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String, String);
+
+impl SourceTable {
+    /// Whether such a table exists that this user may see.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
+        let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+        let found: Option<u8> = answered(conn.exec_first(query, (database, table)))
+            .await
+            .map_err(|e| failed(&format!("look up the table {database}.{table}"), e))?;
+        Ok(found.is_some())
+    }
+
+    /// The error that no such table exists, with the table that the name may mean.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub async fn missing(conn: &mut Conn, database: &str, table: &str) -> Result<String> {
+        let query = format!(
+            "SELECT table_schema, table_name FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND \
+             table_schema NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') LIMIT {MANY_TABLES}"
+        );
+        let tables: Vec<(String, String)> =
+            answered(conn.query(query)).await.map_err(|e| failed("look up the tables", e))?;
+        let near = nearest(database, table, &tables)
+            .map_or_else(String::new, |(database, table)| format!("; did you mean {database}.{table}?"));
+        Ok(format!("there is no table {database}.{table}, or this user may not see it{near}"))
+    }
+
+    /// Looks the table up and matches its columns to the contract by name, ignoring case.
+    ///
+    /// # Errors
+    /// Definite when the table or a column is missing or can't be carried without loss, with all differences and
+    /// remedies.
+    pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
+        let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
+        let found: Option<(String, String, String)> = answered(conn.exec_first(
+            "SELECT table_schema, table_name, table_type FROM information_schema.tables \
+                 WHERE table_schema = ? AND table_name = ?",
+            (database, table),
+        ))
+        .await
+        .map_err(asking)?;
+        let Some((database, table, kind)) = found else {
+            return Err(Error::definite(Self::missing(conn, database, table).await?).with_remedy(
+                "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
+            ));
+        };
+        if kind != "BASE TABLE" {
+            return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
+                .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
+        }
+        let rows: Vec<ColumnRow> = answered(conn.exec(
+            "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
+                 character_set_name, is_nullable, extra \
+                 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+            (&database, &table),
+        ))
+        .await
+        .map_err(asking)?;
+        let mut faults = Vec::new();
+        let columns = Field::ALL.map(|field| noted(plan_column(&database, &table, &rows, field), &mut faults));
+        let id = columns[0].as_ref().map_or(Field::Id.name(), |id| &id.name);
+        for checked in [check_key(conn, &database, &table, id).await, check_foreign_keys(conn, &database, &table).await]
+        {
+            match checked {
+                Err(error) if error.is_transient() => return Err(error),
+                checked => _ = noted(checked, &mut faults),
+            }
+        }
+        match columns {
+            [Some(id), Some(name), Some(category), Some(price), Some(last_updated)] if faults.is_empty() => {
+                let columns = [id, name, category, price, last_updated];
+                Ok(Self { database, table, columns, longest_text: usize::MAX })
+            }
+            _ => Err(together(&faults)),
+        }
+    }
+
+    /// The columns that are not carried because the contract does not name them.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub async fn left_out(&self, conn: &mut Conn) -> Result<Vec<String>> {
+        let query = "SELECT column_name FROM information_schema.columns WHERE table_schema = ? AND table_name = ? \
+                     ORDER BY ordinal_position";
+        let mut names: Vec<String> = answered(conn.exec(query, (&self.database, &self.table)))
+            .await
+            .map_err(|e| failed(&format!("look up the columns of {}.{}", self.database, self.table), e))?;
+        names.retain(|name| self.columns.iter().all(|column| column.name != *name));
+        Ok(names)
+    }
+}
+
+/// The result of a check; its error is added to `faults`.
+fn noted<T>(checked: Result<T>, faults: &mut Vec<Error>) -> Option<T> {
+    checked.map_err(|error| faults.push(error)).ok()
+}
+
+/// One error with all of them.
+fn together(faults: &[Error]) -> Error {
+    let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let mut remedies: Vec<&str> = faults.iter().filter_map(Error::remedy).collect();
+    remedies.dedup();
+    Error::definite(texts.join("; ")).with_remedy(remedies.join("; "))
+}
+
+/// A table with a similar name: in the database with a name one or two letters off, or in another one with this name.
+fn nearest<'a>(database: &str, table: &str, tables: &'a [(String, String)]) -> Option<&'a (String, String)> {
+    let off = |a: &str, b: &str| strsim::damerau_levenshtein(&a.to_lowercase(), &b.to_lowercase());
+    let near = tables.iter().filter_map(|found| match (off(&found.0, database), off(&found.1, table)) {
+        (0, tables_off @ 0..=2) => Some((tables_off, 0, found)),
+        (databases_off, 0) => Some((3, databases_off, found)),
+        _ => None,
+    });
+    near.min().map(|(_, _, found)| found)
+}
+
+fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) -> Result<ColumnPlan> {
+    let wanted = field.name();
+    let Some((name, place, type_name, full_type, precision, scale, charset, nullable, extra)) =
+        rows.iter().find(|row| row.0.eq_ignore_ascii_case(wanted))
+    else {
+        return Err(Error::definite(format!("{database}.{table} has no column {wanted}"))
+            .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
+    };
+    let refused = |refusal: Refusal| {
+        Error::definite(format!("{database}.{table}.{name} is {full_type}: {}", refusal.reason))
+            .with_remedy(refusal.remedy)
+    };
+    let column = ColumnType {
+        name: type_name,
+        precision: precision.unwrap_or(0),
+        scale: scale.unwrap_or(0),
+        charset: charset.as_deref(),
+    };
+    check(field, &column).map_err(refused)?;
+    if field == Field::Id && nullable != "NO" {
+        return Err(refused(Refusal::new("an id must not be NULL", "make the column id NOT NULL and the primary key")));
+    }
+    let place = usize::try_from(*place).unwrap_or(usize::MAX).saturating_sub(1);
+    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone(), extra: extra.clone() })
+}
+
+async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
+    let key: Vec<String> = answered(conn.exec(
+        "SELECT column_name FROM information_schema.statistics \
+             WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
+        (database, table),
+    ))
+    .await
+    .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
+    if matches!(key.as_slice(), [only] if only.eq_ignore_ascii_case(id)) {
+        return Ok(());
+    }
+    let found = match key.join(", ") {
+        none if none.is_empty() => "has no primary key".to_owned(),
+        columns => format!("has the primary key ({columns})"),
+    };
+    Err(Error::definite(format!("{database}.{table} {found}; it must be id alone"))
+        .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY (id)")))
+}
+
+async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Result<()> {
+    let asking = |e| failed(&format!("look up the foreign keys of {database}.{table}"), e);
+    if logs_cascades(conn).await? {
+        return Ok(());
+    }
+    let cascading: Option<(String, String, String)> = answered(conn.exec_first(
+        "SELECT constraint_name, update_rule, delete_rule FROM information_schema.referential_constraints \
+             WHERE constraint_schema = ? AND table_name = ? \
+             AND (update_rule IN ('CASCADE', 'SET NULL') OR delete_rule IN ('CASCADE', 'SET NULL'))",
+        (database, table),
+    ))
+    .await
+    .map_err(asking)?;
+    match cascading {
+        None => Ok(()),
+        Some((name, update, delete)) => Err(Error::definite(format!(
+            "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
+             this server changes such rows without an event in the binlog"
+        ))
+        .with_remedy(
+            "use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys; rows may have gone \
+             already, so then `cdc-producer checkpoint reset`",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_that_may_be_meant() {
+        let tables = ["shop.product", "shop.products", "shop.prices", "buy_online_db.product", "old.stock"]
+            .map(|name| name.split_once('.').map(|(d, t)| (d.to_owned(), t.to_owned())).unwrap());
+        let near = |database, table| nearest(database, table, &tables).map(|(d, t)| format!("{d}.{t}"));
+        assert_eq!(near("shop", "prodcut").as_deref(), Some("shop.product"));
+        assert_eq!(near("shop", "Product").as_deref(), Some("shop.product"));
+        assert_eq!(near("buy_online", "product").as_deref(), Some("buy_online_db.product"));
+        assert_eq!(near("buy_online", "stock").as_deref(), Some("old.stock"));
+        assert_eq!(near("shop", "orders"), None);
+    }
+
+    #[test]
+    fn all_faults_are_one_error() {
+        let faults = [("a is wrong", "mend it"), ("b is wrong", "mend it"), ("c is wrong", "drop c")]
+            .map(|(text, remedy)| Error::definite(text).with_remedy(remedy));
+        let error = together(&faults);
+        assert_eq!(error.to_string(), "a is wrong; b is wrong; c is wrong");
+        assert_eq!(error.remedy(), Some("mend it; drop c"));
+    }
+}

@@ -1,0 +1,34 @@
+//! Configuration: defaults < `conf/config.yaml` < environment < flags.
+//!
+//! One [table] lists every setting. A setting `kafka.topic` has the same path in YAML, the environment name
+//! `KAFKA_TOPIC` and the flag `--kafka-topic`. Each value keeps its [`Origin`], which errors and `--check-config`
+//! print.
+//!
+//! Invariant: a [`Settings`] holds only values that have the form of their setting. The validated types
+//! ([`KafkaSettings`] and others) check rules across several settings. Not here: whether a server answers.
+
+#[cfg(test)]
+mod document;
+mod flags;
+mod postgres_url;
+mod settings;
+pub mod table;
+mod transport;
+mod typed;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use flags::command;
+pub use postgres_url::TlsParameters;
+pub use settings::{Environment, Origin, Settings};
+pub use table::Program;
+pub use typed::{
+    ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode, rules,
+};
+pub use value::{Pause, Secret, listen_addresses};
+
+/// Path of the configuration file unless a flag or the environment names another one.
+pub const DEFAULT_FILE: &str = "conf/config.yaml";

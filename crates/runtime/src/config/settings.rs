@@ -1,0 +1,440 @@
+//! The settings in force, each with its origin.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ArgMatches;
+
+use super::flags::flags_given;
+use super::table::{self, NAMES, Names, Program, Unset};
+use super::value::{self, Kind, Pause, Secret};
+use super::yaml::{Entry, Node};
+use super::{DEFAULT_FILE, transport, typed};
+use model::error::{Error, Result};
+
+/// The setting whose value may hold secrets among its options.
+const LIBRDKAFKA: &str = "kafka.librdkafka";
+/// Parts of the names of librdkafka's options that hold passwords and keys.
+const SECRET_OPTIONS: [&str; 6] = ["pass", "secret", "pem", "private.key", "oauthbearer.config", "kinit.cmd"];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The default, which may be derived from other settings; those are named.
+    Default(Option<&'static str>),
+    /// A line of the configuration file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
+    /// A flag, with its dashes.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default(None) => f.write_str("default"),
+            Self::Default(Some(others)) => write!(f, "default, from {others}"),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Value {
+    text: String,
+    origin: Origin,
+}
+
+/// The environment variables, as a value so that tests bring their own.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The environment of this process. A variable that is not UTF-8 is ignored; an empty one counts as unset.
+    pub fn of_process() -> Self {
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+    }
+
+    /// The value of a variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+}
+
+impl FromIterator<(String, String)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
+/// The settings in force.
+#[derive(Clone)]
+pub struct Settings {
+    program: Program,
+    values: BTreeMap<&'static str, Value>,
+    warnings: Vec<String>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.report())
+    }
+}
+
+impl Settings {
+    /// Merges the sources: defaults, file, environment, flags.
+    ///
+    /// # Errors
+    /// Usage, naming setting, value and origin: for an unknown key, a value of the wrong form, a secret given twice, a
+    /// file that can't be read.
+    pub fn load(program: Program, environment: &Environment, flags: &ArgMatches) -> Result<Self> {
+        let mut settings = Self { program, values: BTreeMap::new(), warnings: Vec::new() };
+        let named = flags.get_one::<PathBuf>("config").cloned();
+        let named = named.or_else(|| environment.get("CONFIG").map(PathBuf::from));
+        settings.read_file(named)?;
+        settings.read_environment(environment)?;
+        settings.read_flags(flags)?;
+        settings.fill_in();
+        typed::check(&settings, program)?;
+        settings.warnings.extend(transport::warnings(&settings, program));
+        Ok(settings)
+    }
+
+    /// The settings of a program when nothing is set.
+    pub fn defaults(program: Program) -> Self {
+        let mut settings = Self { program, values: BTreeMap::new(), warnings: Vec::new() };
+        settings.fill_in();
+        settings
+    }
+
+    /// Warnings about probable mistakes that do not stop a program, e.g. `KAFKA_BOOTSTRAP_SERVER` in the environment.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn read_file(&mut self, named: Option<PathBuf>) -> Result<()> {
+        let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => {
+                return Err(Error::usage(format!("cannot read the configuration file {}", path.display()))
+                    .with_source(e)
+                    .with_remedy(
+                        "name an existing file with --config or CONFIG; conf/config.example.yaml is one to copy",
+                    ));
+            }
+        };
+        let at = |line: usize| format!("{}:{line}", path.display());
+        let root = Node::parse(text.trim_start_matches('\u{feff}')).map_err(|fault| {
+            Error::usage(format!("{}: {}", at(fault.line), fault.reason)).with_remedy("correct the YAML of this line")
+        })?;
+        match root {
+            Node::Null => Ok(()),
+            Node::Map(entries) => self.read_entries(&path, "", entries),
+            _ => Err(Error::usage(format!("{}: settings are wanted here, e.g. kafka.topic: products", at(1)))),
+        }
+    }
+
+    fn read_entries(&mut self, path: &Path, prefix: &str, entries: Vec<Entry>) -> Result<()> {
+        for Entry { key, line, node } in entries {
+            let key = format!("{prefix}{key}");
+            let origin = Origin::File(path.to_owned(), line);
+            if let Some(names) = table::find(&key) {
+                let text = match (names.setting.kind, node) {
+                    (_, Node::Null) => continue,
+                    (Kind::List | Kind::Map, node) => node.flow(),
+                    (_, Node::Scalar(text)) => text,
+                    _ => {
+                        return Err(Error::usage(format!(
+                            "{origin}: {key} must be a single text, not a list or a map"
+                        )));
+                    }
+                };
+                self.set(names, text, origin)?;
+            } else if let Some(names) = NAMES.iter().find(|n| n.setting.is_secret() && n.key_file == key) {
+                match node {
+                    Node::Null => {}
+                    Node::Scalar(file) => self.set_from_file(names, &file, origin)?,
+                    _ => return Err(Error::usage(format!("{origin}: {key} must be the path of a file"))),
+                }
+            } else {
+                let section = format!("{key}.");
+                match node {
+                    Node::Map(inner) if is_section(&section) => self.read_entries(path, &section, inner)?,
+                    Node::Null if is_section(&section) => {}
+                    _ => return Err(unknown_key(&key, &origin)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_environment(&mut self, environment: &Environment) -> Result<()> {
+        for names in NAMES.iter() {
+            let text = environment.get(&names.env);
+            let file = environment.get(&names.env_file).filter(|_| names.setting.is_secret());
+            self.read_pair(names, text, file, |is_file| {
+                Origin::Environment(if is_file { &names.env_file } else { &names.env }.clone())
+            })?;
+        }
+        for name in environment.0.keys() {
+            if let Some(right) = nearest_variable(name) {
+                self.warnings.push(format!(
+                    "the environment variable {name} is not known and has no effect; did you mean {right}?"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_flags(&mut self, flags: &ArgMatches) -> Result<()> {
+        for (names, text, file) in flags_given(self.program, flags) {
+            self.read_pair(names, text, file, |is_file| {
+                Origin::Flag(format!("--{}", if is_file { &names.flag_file } else { &names.flag }))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a value, or the name of the file that holds it, from one source.
+    fn read_pair(
+        &mut self,
+        names: &'static Names,
+        text: Option<&str>,
+        file: Option<&str>,
+        origin: impl Fn(bool) -> Origin,
+    ) -> Result<()> {
+        match (text, file) {
+            (None, None) => Ok(()),
+            // A stronger source may override the value with the file form or the reverse; one source must not give
+            // both.
+            (Some(_), Some(_)) => Err(given_twice(names, &origin(false), &origin(true))),
+            (Some(text), None) => {
+                self.values.remove(names.setting.key);
+                self.set(names, text.to_owned(), origin(false))
+            }
+            (None, Some(file)) => {
+                self.values.remove(names.setting.key);
+                self.set_from_file(names, file, origin(true))
+            }
+        }
+    }
+
+    fn set_from_file(&mut self, names: &'static Names, file: &str, origin: Origin) -> Result<()> {
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            Error::usage(format!("cannot read the file {file} that holds {} ({origin})", names.setting.key))
+                .with_source(e)
+                .with_remedy("make it readable for this user, or name another file")
+        })?;
+        self.set(names, text.trim_end_matches(['\r', '\n']).to_owned(), origin)
+    }
+
+    fn set(&mut self, names: &'static Names, text: String, origin: Origin) -> Result<()> {
+        let setting = names.setting;
+        if let Some(earlier) = self.values.get(setting.key) {
+            let same_file = |a: &Origin, b: &Origin| matches!((a, b), (Origin::File(..), Origin::File(..)));
+            if same_file(&earlier.origin, &origin) {
+                return Err(given_twice(names, &earlier.origin, &origin));
+            }
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
+        if let Err(reason) = setting.kind.check(&text) {
+            let hidden = setting.is_secret()
+                || setting.key == LIBRDKAFKA
+                || (matches!(setting.kind, Kind::Url) && text.contains('@'));
+            let shown = if hidden { "***".to_owned() } else { format!("{text:?}") };
+            return Err(Error::usage(format!("{}: {shown} {reason} ({origin})", setting.key))
+                .with_remedy(format!("correct it: {}", setting.help)));
+        }
+        let text = match setting.kind {
+            Kind::Choice(words) => value::choice(&text, words).map_or(text, str::to_owned),
+            _ => text,
+        };
+        self.values.insert(setting.key, Value { text, origin });
+        Ok(())
+    }
+
+    fn fill_in(&mut self) {
+        for derived in [false, true] {
+            for names in NAMES.iter().filter(|n| !self.values.contains_key(n.setting.key)).collect::<Vec<_>>() {
+                let (text, origin) = match names.setting.default {
+                    Unset::Text(text) if !derived => (text.to_owned(), Origin::Default(None)),
+                    Unset::From(others, make) if derived => (make(self), Origin::Default(Some(others))),
+                    _ => continue,
+                };
+                self.values.insert(names.setting.key, Value { text, origin });
+            }
+        }
+    }
+
+    /// The value as it was written; empty when unset.
+    pub fn text(&self, key: &str) -> &str {
+        debug_assert!(table::find(key).is_some(), "no setting {key}");
+        self.values.get(key).map_or("", |v| v.text.as_str())
+    }
+
+    /// The value, when there is one.
+    pub fn optional(&self, key: &str) -> Option<&str> {
+        Some(self.text(key)).filter(|t| !t.is_empty())
+    }
+
+    /// Where the value came from; `None` when it is unset.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.values.get(key).map(|v| &v.origin)
+    }
+
+    /// A path.
+    pub fn path(&self, key: &str) -> PathBuf {
+        PathBuf::from(self.text(key))
+    }
+
+    /// A path, when it is set.
+    pub fn optional_path(&self, key: &str) -> Option<PathBuf> {
+        self.optional(key).map(PathBuf::from)
+    }
+
+    /// A secret, when it is set.
+    pub fn secret(&self, key: &str) -> Option<Secret> {
+        self.optional(key).map(Secret::new)
+    }
+
+    /// A whole number of the type that its bounds in the table allow.
+    ///
+    /// # Errors
+    /// Usage when it is unset or does not fit the type.
+    pub fn number<N: TryFrom<i64>>(&self, key: &str) -> Result<N> {
+        let number = self.text(key).parse::<i64>().ok().and_then(|n| N::try_from(n).ok());
+        number.ok_or_else(|| self.wrong(key, "is not a number in range"))
+    }
+
+    /// A time span.
+    ///
+    /// # Errors
+    /// Usage when it is unset.
+    pub fn duration(&self, key: &str) -> Result<Duration> {
+        value::duration(self.text(key)).ok_or_else(|| self.wrong(key, "is not a time span"))
+    }
+
+    /// A time span, when it is set.
+    pub fn optional_duration(&self, key: &str) -> Option<Duration> {
+        value::duration(self.text(key))
+    }
+
+    /// A number of bytes.
+    ///
+    /// # Errors
+    /// Usage when it is unset or too large for this machine.
+    pub fn bytes(&self, key: &str) -> Result<usize> {
+        let bytes = value::size(self.text(key)).and_then(|n| usize::try_from(n).ok());
+        bytes.ok_or_else(|| self.wrong(key, "is not a size"))
+    }
+
+    /// A pause between two bounds.
+    ///
+    /// # Errors
+    /// Usage when it is unset.
+    pub fn pause(&self, key: &str) -> Result<Pause> {
+        Pause::parse(self.text(key)).ok_or_else(|| self.wrong(key, "is not a pause"))
+    }
+
+    pub(super) fn list(&self, key: &str) -> Result<Vec<Node>> {
+        Node::parse_list(self.text(key)).map_err(|reason| self.wrong(key, &reason))
+    }
+
+    pub(super) fn map(&self, key: &str) -> Result<Vec<(String, String)>> {
+        Node::parse_map(self.text(key)).map_err(|reason| self.wrong(key, &reason))
+    }
+
+    /// A usage error about the value in force, with its origin.
+    pub fn wrong(&self, key: &str, reason: &str) -> Error {
+        let Some(value) = self.values.get(key) else {
+            return Error::usage(format!("{key} is not set"));
+        };
+        let shown = table::find(key).map_or_else(String::new, |n| shown(n, &value.text));
+        Error::usage(format!("{key}: {shown:?} {reason} ({})", value.origin))
+    }
+
+    /// The settings in force: one line per setting with its value and origin, secrets hidden.
+    pub fn report(&self) -> String {
+        let rows: Vec<[String; 3]> = NAMES
+            .iter()
+            .filter(|n| n.setting.is_of(self.program))
+            .map(|names| {
+                let key = names.setting.key.to_owned();
+                match self.values.get(names.setting.key) {
+                    Some(value) => [key, shown(names, &value.text), value.origin.to_string()],
+                    None => [key, "-".to_owned(), "unset".to_owned()],
+                }
+            })
+            .collect();
+        let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).max().unwrap_or(0).min(40);
+        let (first, second) = (width(0), width(1));
+        rows.iter().map(|[key, value, origin]| format!("{key:first$}  {value:second$}  {origin}\n")).collect()
+    }
+}
+
+fn shown(names: &Names, text: &str) -> String {
+    const HIDDEN: &str = "***";
+    match names.setting.kind {
+        Kind::Secret => HIDDEN.to_owned(),
+        // Options of librdkafka may hold passwords and keys.
+        Kind::Map => match Node::parse_map(text) {
+            Ok(pairs) => {
+                let hide = |key: &str| SECRET_OPTIONS.iter().any(|part| key.contains(part));
+                let pair = |(key, value): (String, String)| {
+                    let node = Node::Scalar(if hide(&key) { HIDDEN.to_owned() } else { value });
+                    Entry { key, line: 0, node }
+                };
+                Node::Map(pairs.into_iter().map(pair).collect()).flow()
+            }
+            Err(_) => HIDDEN.to_owned(),
+        },
+        _ => text.to_owned(),
+    }
+}
+
+fn is_section(section: &str) -> bool {
+    NAMES.iter().any(|n| n.setting.key.starts_with(section))
+}
+
+fn given_twice(names: &Names, one: &Origin, other: &Origin) -> Error {
+    Error::usage(format!("{} is given twice: {one} and {other}", names.setting.key)).with_remedy("keep one of the two")
+}
+
+fn unknown_key(key: &str, origin: &Origin) -> Error {
+    let known = NAMES.iter().flat_map(|n| {
+        let file = n.setting.is_secret().then_some(n.key_file.as_str());
+        [Some(n.setting.key), file].into_iter().flatten()
+    });
+    let near = known.map(|k| (strsim::damerau_levenshtein(&k.to_lowercase(), &key.to_lowercase()), k)).min();
+    // Earlier users write the last part under other sections, e.g. `kafka.url`; then no known name is near.
+    let near = near.filter(|(distance, k)| *distance <= k.len().max(key.len()) / 2).map(|(_, k)| k);
+    let remedy = match near {
+        Some(near) => format!("did you mean {near}? Every setting is in conf/config.example.yaml"),
+        None => "every setting is in conf/config.example.yaml".to_owned(),
+    };
+    Error::usage(format!("{origin}: unknown setting {key}")).with_remedy(remedy)
+}
+
+/// The known variable that an unknown one is nearly spelt like.
+fn nearest_variable(name: &str) -> Option<&'static str> {
+    let known = || {
+        NAMES.iter().flat_map(|n| {
+            let file = n.setting.is_secret().then_some(n.env_file.as_str());
+            [Some(n.env.as_str()), file].into_iter().flatten()
+        })
+    };
+    if !name.contains('_') || known().any(|k| k == name) {
+        return None;
+    }
+    let near = known().map(|k| (strsim::damerau_levenshtein(k, name), k)).min()?;
+    (near.0 <= 2).then_some(near.1)
+}

@@ -1,0 +1,496 @@
+//! Validated settings, one type for each server that a program talks to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
+
+use super::settings::Settings;
+use super::table::Program;
+use super::value::Secret;
+use super::yaml::Node;
+use model::error::{Error, Result};
+use rules::transform::{Filter, Rules, TextField};
+
+/// Checks everything that a program will ask for.
+pub(super) fn check(settings: &Settings, program: Program) -> Result<()> {
+    if program != Program::Consumer {
+        MySqlSettings::from(settings)?;
+    }
+    if program != Program::ProductUpdater {
+        KafkaSettings::from(settings)?;
+        RegistrySettings::from(settings)?;
+    }
+    if matches!(program, Program::Consumer | Program::Verify) {
+        PostgresSettings::from(settings)?;
+        rules(settings)?;
+    }
+    Ok(())
+}
+
+/// How much TLS a connection to MySQL needs; the names are those of MySQL's own client (`--ssl-mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    /// No TLS.
+    Disabled,
+    /// TLS when the server offers it, without checking the server's identity.
+    Preferred,
+    /// TLS, without checking the server's identity.
+    Required,
+    /// TLS, with a certificate of the known CA.
+    VerifyCa,
+    /// TLS, with a certificate of the known CA for this host.
+    VerifyIdentity,
+}
+
+/// How to reach MySQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MySqlSettings {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// User.
+    pub user: String,
+    /// Password.
+    pub password: Option<Secret>,
+    /// Database.
+    pub database: String,
+    /// Table.
+    pub table: String,
+    /// How much TLS.
+    pub ssl_mode: SslMode,
+    /// CA certificates, PEM.
+    pub ssl_ca: Option<PathBuf>,
+}
+
+impl MySqlSettings {
+    /// Takes the settings `DB_*` and `db.*`.
+    ///
+    /// # Errors
+    /// Usage when they contradict each other.
+    pub fn from(settings: &Settings) -> Result<Self> {
+        for key in ["DB_NAME", "db.table"] {
+            let name = settings.text(key);
+            if name.chars().count() > 64 || name.contains(['`', '\0', '/', '\\']) || name.ends_with(' ') {
+                return Err(settings.wrong(key, "is not a name that MySQL allows"));
+            }
+        }
+        let ssl_mode = match settings.text("db.ssl_mode") {
+            "disabled" => SslMode::Disabled,
+            "required" => SslMode::Required,
+            "verify_ca" => SslMode::VerifyCa,
+            "verify_identity" => SslMode::VerifyIdentity,
+            _ => SslMode::Preferred,
+        };
+        let ssl_ca = existing_file(settings, "db.ssl_ca")?;
+        if ssl_ca.is_some() && matches!(ssl_mode, SslMode::Disabled | SslMode::Preferred | SslMode::Required) {
+            return Err(settings
+                .wrong("db.ssl_ca", &format!("has no effect with db.ssl_mode {}", settings.text("db.ssl_mode")))
+                .with_remedy("set db.ssl_mode to verify_ca or verify_identity"));
+        }
+        // Anybody can get a certificate of a public CA, and this mode does not compare the name in it.
+        if ssl_ca.is_none() && ssl_mode == SslMode::VerifyCa {
+            return Err(settings
+                .wrong("db.ssl_mode", "is verify_ca without db.ssl_ca, so any certificate would do")
+                .with_remedy("set db.ssl_ca, or set db.ssl_mode to verify_identity, which compares the host's name"));
+        }
+        Ok(Self {
+            host: settings.text("DB_HOST").to_owned(),
+            port: settings.number("DB_PORT")?,
+            user: settings.text("DB_USER").to_owned(),
+            password: settings.secret("DB_PASSWORD"),
+            database: settings.text("DB_NAME").to_owned(),
+            table: settings.text("db.table").to_owned(),
+            ssl_mode,
+            ssl_ca,
+        })
+    }
+
+    /// Whether it may log in without TLS: `db.ssl_mode` asks for that, or the password stays on this machine. Without
+    /// TLS any server that answers, or a host in between, gets the password: it is encrypted with a key that the other
+    /// side sends.
+    pub fn may_log_in_without_tls(&self) -> bool {
+        match self.ssl_mode {
+            SslMode::Disabled => true,
+            SslMode::Preferred => self.password.is_none() || super::transport::is_local(&self.host),
+            SslMode::Required | SslMode::VerifyCa | SslMode::VerifyIdentity => false,
+        }
+    }
+}
+
+/// Options for librdkafka; `Debug` shows their names only.
+#[derive(Clone, Default)]
+pub struct ClientOptions(BTreeMap<String, String>);
+
+impl<'a> IntoIterator for &'a ClientOptions {
+    type Item = (&'a String, &'a String);
+    type IntoIter = std::collections::btree_map::Iter<'a, String, String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl ClientOptions {
+    /// The value of an option that is set, by librdkafka's name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// How to reach Kafka, and what its topic looks like.
+#[derive(Clone, Debug)]
+pub struct KafkaSettings {
+    /// Brokers, `host:port` with commas.
+    pub bootstrap_servers: String,
+    /// `security.protocol` and the other options that are passed on unchanged, by librdkafka's names.
+    pub client: ClientOptions,
+    /// Topic of the changes.
+    pub topic: String,
+    /// Consumer group.
+    pub group_id: String,
+    /// The producer's transactional id.
+    pub transactional_id: String,
+    /// Number of the topic's partitions.
+    pub partitions: i32,
+    /// Replicas of a created topic; -1 is the broker's default.
+    pub replication_factor: i32,
+    /// Retention of a created topic; `None` is the broker's default.
+    pub retention: Option<Duration>,
+    /// `cleanup.policy` of a created topic.
+    pub cleanup_policy: String,
+    /// `compression.type`.
+    pub compression: String,
+    /// `transaction.timeout.ms`.
+    pub transaction_timeout: Duration,
+    /// `session.timeout.ms` of a consumer.
+    pub session_timeout: Duration,
+}
+
+/// Options that a user must not pass on because they have a separate setting.
+const OWN_OPTIONS: &[(&str, &str)] = &[
+    ("bootstrap.servers", "kafka.bootstrap_servers"),
+    ("metadata.broker.list", "kafka.bootstrap_servers"),
+    ("security.protocol", "kafka.security_protocol"),
+    ("sasl.mechanism", "kafka.sasl_mechanisms"),
+    ("sasl.mechanisms", "kafka.sasl_mechanisms"),
+    ("sasl.username", "kafka.sasl_username"),
+    ("sasl.password", "kafka.sasl_password"),
+    ("ssl.ca.location", "kafka.ssl_ca_location"),
+    ("group.id", "kafka.group_id"),
+    ("session.timeout.ms", "kafka.session_timeout"),
+    ("transactional.id", "kafka.transactional_id"),
+    ("transaction.timeout.ms", "kafka.transaction_timeout"),
+    ("compression.type", "kafka.compression"),
+    ("compression.codec", "kafka.compression"),
+];
+/// Options that a user must not pass on because exactly-once delivery depends on them.
+const EXACTLY_ONCE_OPTIONS: &[&str] = &[
+    "allow.auto.create.topics",
+    "enable.idempotence",
+    "enable.gapless.guarantee",
+    "acks",
+    "request.required.acks",
+    "partitioner",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "message.send.max.retries",
+    "retries",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "isolation.level",
+    "enable.auto.commit",
+    "auto.commit.enable",
+    "auto.commit.interval.ms",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "auto.offset.reset",
+    "group.instance.id",
+    "group.protocol",
+    "partition.assignment.strategy",
+];
+
+/// librdkafka's default of `message.max.bytes`, which a topic with default configuration accepts.
+const MESSAGE_MAX_BYTES: usize = 1_000_000;
+
+impl KafkaSettings {
+    /// Bytes of the largest record that a topic with default configuration accepts, or that `message.max.bytes` allows.
+    pub fn largest_record(&self) -> usize {
+        self.message_max_bytes().min(MESSAGE_MAX_BYTES)
+    }
+
+    /// Maximum bytes of a row's text, so that its record fits into `message.max.bytes`: the rest is reserved for the
+    /// key, the header and the framing, and a GTID set in the header may be long.
+    pub fn longest_text(&self) -> usize {
+        const ADDED: usize = 16 * 1024;
+        let largest = self.message_max_bytes();
+        largest.saturating_sub(ADDED).max(largest / 2)
+    }
+
+    fn message_max_bytes(&self) -> usize {
+        self.client.get("message.max.bytes").and_then(|bytes| bytes.parse().ok()).unwrap_or(MESSAGE_MAX_BYTES)
+    }
+
+    /// Takes the settings `kafka.*`.
+    ///
+    /// # Errors
+    /// Usage when they contradict each other or would break exactly once.
+    pub fn from(settings: &Settings) -> Result<Self> {
+        for key in ["kafka.topic", "kafka.group_id"] {
+            let name = settings.text(key);
+            let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            // Our other topics append up to 11 characters to the name; Kafka allows 249.
+            if !name.chars().all(legal) || name.len() > 238 || matches!(name, "." | "..") {
+                return Err(settings.wrong(key, "is not a legal name: letters, digits, '.', '_' and '-', at most 238"));
+            }
+        }
+        Ok(Self {
+            bootstrap_servers: settings.text("kafka.bootstrap_servers").to_owned(),
+            client: client_options(settings)?,
+            topic: settings.text("kafka.topic").to_owned(),
+            group_id: settings.text("kafka.group_id").to_owned(),
+            transactional_id: settings.text("kafka.transactional_id").to_owned(),
+            partitions: settings.number("kafka.partitions")?,
+            replication_factor: match settings.number("kafka.replication_factor")? {
+                0 => return Err(settings.wrong("kafka.replication_factor", "is not -1 and not at least 1")),
+                n => n,
+            },
+            retention: settings.optional_duration("kafka.retention"),
+            cleanup_policy: settings.text("kafka.cleanup_policy").to_owned(),
+            compression: settings.text("kafka.compression").to_owned(),
+            transaction_timeout: settings.duration("kafka.transaction_timeout")?,
+            session_timeout: settings.duration("kafka.session_timeout")?,
+        })
+    }
+}
+
+fn client_options(settings: &Settings) -> Result<ClientOptions> {
+    let mut options = BTreeMap::new();
+    for (key, value) in settings.map("kafka.librdkafka")? {
+        let from = settings.origin("kafka.librdkafka").map_or_else(String::new, |o| format!(" ({o})"));
+        if let Some((_, own)) = OWN_OPTIONS.iter().find(|(name, _)| *name == key) {
+            return Err(Error::usage(format!("kafka.librdkafka: {key} has a setting of its own, {own}{from}"))
+                .with_remedy(format!("set {own} instead")));
+        }
+        if EXACTLY_ONCE_OPTIONS.contains(&key.as_str()) {
+            return Err(Error::usage(format!("kafka.librdkafka: {key} must stay as the programs set it{from}"))
+                .with_remedy("remove it: changing it would break exactly once"));
+        }
+        check_client_option(&key, &value, &from)?;
+        options.insert(key, value);
+    }
+    let protocol = settings.text("kafka.security_protocol");
+    let sasl = protocol.starts_with("SASL");
+    let tls = protocol.ends_with("SSL");
+    for key in ["kafka.sasl_mechanisms", "kafka.sasl_username", "kafka.sasl_password"] {
+        if settings.optional(key).is_some() && !sasl {
+            return Err(settings
+                .wrong(key, &format!("has no effect with kafka.security_protocol {protocol}"))
+                .with_remedy("set kafka.security_protocol to SASL_SSL (or SASL_PLAINTEXT in a network you trust)"));
+        }
+    }
+    options.insert("security.protocol".to_owned(), protocol.to_owned());
+    if sasl {
+        let needed = |key: &str| {
+            settings.optional(key).map(str::to_owned).ok_or_else(|| {
+                Error::usage(format!("kafka.security_protocol {protocol} needs {key}"))
+                    .with_remedy(format!("set {key}"))
+            })
+        };
+        let mechanism = needed("kafka.sasl_mechanisms")?;
+        if mechanism != "OAUTHBEARER" {
+            options.insert("sasl.username".to_owned(), needed("kafka.sasl_username")?);
+            options.insert("sasl.password".to_owned(), needed("kafka.sasl_password")?);
+        }
+        options.insert("sasl.mechanisms".to_owned(), mechanism);
+    }
+    if let Some(ca) = existing_file(settings, "kafka.ssl_ca_location")? {
+        if !tls {
+            return Err(settings
+                .wrong("kafka.ssl_ca_location", &format!("has no effect with kafka.security_protocol {protocol}"))
+                .with_remedy("set kafka.security_protocol to SSL or SASL_SSL"));
+        }
+        options.insert("ssl.ca.location".to_owned(), ca.display().to_string());
+    }
+    Ok(ClientOptions(options))
+}
+
+/// The library's message contains the value, which may be a password, so the error names only the key.
+fn check_client_option(key: &str, value: &str, from: &str) -> Result<()> {
+    match ClientConfig::new().set(key, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Err(Error::usage(format!("kafka.librdkafka: librdkafka knows no option {key}{from}"))
+                .with_remedy("correct its name, which librdkafka's CONFIGURATION.md has, or remove it"))
+        }
+        Err(_) => Err(Error::usage(format!("kafka.librdkafka: librdkafka refuses option {key} or its value{from}"))
+            .with_remedy("correct the value, which librdkafka's CONFIGURATION.md describes, or remove an option that needs another build")),
+    }
+}
+
+/// How to reach the schema registry.
+#[derive(Clone, Debug)]
+pub struct RegistrySettings {
+    /// Address with its path.
+    pub url: String,
+    /// User.
+    pub user: Option<String>,
+    /// The user's password.
+    pub secret: Option<Secret>,
+    /// Subject of the schema.
+    pub subject: String,
+    /// CA certificates, PEM.
+    pub ca_location: Option<PathBuf>,
+}
+
+impl RegistrySettings {
+    /// Takes the settings `schema_registry.*`.
+    ///
+    /// # Errors
+    /// Usage when they contradict each other.
+    pub fn from(settings: &Settings) -> Result<Self> {
+        let (user, secret) = (settings.optional("schema_registry.user"), settings.secret("schema_registry.secret"));
+        if user.is_none() && secret.is_some() {
+            return Err(Error::usage("schema_registry.secret is set, but schema_registry.user is not")
+                .with_remedy("set schema_registry.user, too"));
+        }
+        Ok(Self {
+            url: settings.text("schema_registry.url").to_owned(),
+            user: user.map(str::to_owned),
+            secret,
+            subject: settings.text("schema_registry.subject").to_owned(),
+            ca_location: existing_file(settings, "schema_registry.ca_location")?,
+        })
+    }
+}
+
+/// What happens to a row that a record can't carry, or to a record that PostgreSQL refuses to store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRefused {
+    /// It goes to the dead letters, and the rest continues.
+    DeadLetter,
+    /// The program stops.
+    Stop,
+}
+
+impl OnRefused {
+    /// Takes the setting `key`, whose values the table of settings has checked.
+    pub fn from(settings: &Settings, key: &'static str) -> Self {
+        match settings.text(key) {
+            "stop" => Self::Stop,
+            _ => Self::DeadLetter,
+        }
+    }
+}
+
+/// How to reach PostgreSQL, and how it is written to.
+#[derive(Clone, Debug)]
+pub struct PostgresSettings {
+    /// `postgres://user:password@host/database`.
+    pub url: Secret,
+    /// The schema that holds the tables.
+    pub schema: String,
+    /// What happens to a row that a record can't carry, or to a record that PostgreSQL refuses to store.
+    pub on_refused: OnRefused,
+}
+
+impl PostgresSettings {
+    /// The defaults with this address.
+    pub fn at(url: Secret) -> Self {
+        Self { url, schema: "public".to_owned(), on_refused: OnRefused::DeadLetter }
+    }
+
+    /// Takes `postgres.*`; `None` when `postgres.url` is unset, which turns this sink off.
+    ///
+    /// # Errors
+    /// Usage when `postgres.url` is no PostgreSQL address or `postgres.schema` is no name.
+    pub fn from(settings: &Settings) -> Result<Option<Self>> {
+        let Some(url) = settings.secret("postgres.url") else { return Ok(None) };
+        if !["postgres://", "postgresql://"].iter().any(|s| url.expose().starts_with(s)) {
+            return Err(settings
+                .wrong("postgres.url", "does not begin with postgres:// or postgresql://")
+                .with_remedy("write it as postgres://user:password@host:5432/database"));
+        }
+        let schema = settings.text("postgres.schema").to_owned();
+        if schema.len() > 63 || schema.contains('\0') {
+            return Err(settings.wrong("postgres.schema", "is not a name that PostgreSQL allows"));
+        }
+        let on_refused = OnRefused::from(settings, "postgres.on_refused");
+        Ok(Some(Self { url, schema, on_refused }))
+    }
+}
+
+/// The rules of `rules.*`.
+///
+/// # Errors
+/// Usage for a field that is no text column, or a discount that is not from 0 to 100 with at most two decimals.
+pub fn rules(settings: &Settings) -> Result<Rules> {
+    let field = |key: &str, name: &str| match name {
+        "name" => Ok(TextField::Name),
+        "category" => Ok(TextField::Category),
+        _ => Err(settings.wrong(key, &format!("names the field {name:?}; only name and category are texts"))),
+    };
+    let mut rules = Rules { capitalise: Vec::new(), discounts: BTreeMap::new(), drop: Vec::new() };
+    for item in settings.list("rules.capitalise")? {
+        let Node::Scalar(name) = item else {
+            return Err(settings.wrong("rules.capitalise", "is not a list of field names, e.g. [category]"));
+        };
+        rules.capitalise.push(field("rules.capitalise", &name)?);
+    }
+    for (category, percent) in settings.map("rules.discounts")? {
+        let hundredths = percent_hundredths(&percent).ok_or_else(|| {
+            settings.wrong(
+                "rules.discounts",
+                &format!(
+                    "gives {category} {percent:?}; a discount is a percentage from 0 to 100 with at most two decimals"
+                ),
+            )
+        })?;
+        rules.discounts.insert(category.to_uppercase(), hundredths);
+    }
+    for item in settings.list("rules.drop")? {
+        const WANTED: &str = "is not a list of filters, e.g. [{field: category, equals: TEST}]";
+        let Node::Map(entries) = item else { return Err(settings.wrong("rules.drop", WANTED)) };
+        let get = |key: &str| entries.iter().find(|e| e.key == key).map(|e| &e.node);
+        match (get("field"), get("equals"), entries.len()) {
+            (Some(Node::Scalar(name)), Some(Node::Scalar(equals)), 2) => {
+                rules.drop.push(Filter { field: field("rules.drop", name)?, equals: equals.clone() });
+            }
+            _ => return Err(settings.wrong("rules.drop", WANTED)),
+        }
+    }
+    Ok(rules)
+}
+
+/// `12.5` → 1250.
+fn percent_hundredths(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |t: &str, most: usize| (1..=most).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole, 3) || !digits(decimals, 2) {
+        return None;
+    }
+    let hundredths = whole.parse::<u16>().ok()? * 100 + format!("{decimals:0<2}").parse::<u16>().ok()?;
+    (hundredths <= 10_000).then_some(hundredths)
+}
+
+fn existing_file(settings: &Settings, key: &str) -> Result<Option<PathBuf>> {
+    let Some(path) = settings.optional_path(key) else { return Ok(None) };
+    match std::fs::File::open(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(e) => Err(settings
+            .wrong(key, "can't be read")
+            .with_source(e)
+            .with_remedy("name a PEM file that this user may read")),
+    }
+}

@@ -1,0 +1,7 @@
+//! The frame of a program: configuration, telemetry, shutdown, failpoints.
+
+pub mod config;
+pub mod failpoint;
+pub mod program;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! Destinations beside the logs.
+
+pub mod postgres;
