@@ -11,6 +11,7 @@ mod foreign_schema;
 #[cfg(test)]
 mod fuzz;
 pub mod registry;
+pub mod schema;
 pub mod writer_schema;
 
 use apache_avro::reader::datum::GenericDatumReader;

@@ -8,4 +8,5 @@ mod fuzz;
 pub mod gtid;
 pub mod position;
 pub mod product;
+pub mod schema;
 pub mod time;
