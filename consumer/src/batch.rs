@@ -17,7 +17,7 @@ use crate::sql_value::{Amount, Time};
 
 /// The inputs that [`Outcome::take`] needs besides the record.
 #[derive(Clone, Copy)]
-pub(crate) struct Making<'a> {
+pub(crate) struct BatchContext<'a> {
     pub(crate) letters: Letters<'a>,
     pub(crate) decoders: &'a Decoders,
     pub(crate) rules: &'a Rules,
@@ -49,15 +49,15 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Processes one more record, whose schema has been looked up.
-    pub(crate) fn take(&mut self, record: &Polled<'_>, making: Making<'_>, scratch: &mut Scratch) {
+    pub(crate) fn take(&mut self, record: &Polled<'_>, context: BatchContext<'_>, scratch: &mut Scratch) {
         self.rows.next.insert(record.partition, record.offset + 1);
-        if making.keep {
+        if context.keep {
             self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
-        let new_to_the_log = making.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
-        match change::read(record, making.decoders, scratch) {
-            Ok(change) => self.add(record, &change, making.rules, new_to_the_log, making.with_rows),
-            Err(reason) if new_to_the_log => self.dead.push(making.letters.undecodable(record, &reason)),
+        let new_to_the_log = context.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
+        match change::read(record, context.decoders, scratch) {
+            Ok(change) => self.add(record, &change, context.rules, new_to_the_log, context.with_rows),
+            Err(reason) if new_to_the_log => self.dead.push(context.letters.undecodable(record, &reason)),
             Err(_) => {}
         }
     }
@@ -130,7 +130,7 @@ mod tests {
         let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
         let rules = Rules { drop, ..Rules::default() };
         let log_from = BTreeMap::from([(4, log_from)]);
-        let making = Making {
+        let context = BatchContext {
             letters: LETTERS,
             decoders: &decoders,
             rules: &rules,
@@ -139,7 +139,7 @@ mod tests {
             keep: true,
         };
         let (mut outcome, mut scratch) = (Outcome::default(), Scratch::default());
-        records.iter().for_each(|record| outcome.take(record, making, &mut scratch));
+        records.iter().for_each(|record| outcome.take(record, context, &mut scratch));
         outcome
     }
 

@@ -36,7 +36,7 @@ use runtime::failpoint;
 
 use crate::lineage::Name;
 use crate::offsets;
-use crate::owners;
+use crate::orphaned_partitions;
 use crate::start_offset::{Facts, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -264,7 +264,7 @@ pub(crate) fn members(settings: &KafkaSettings) -> Result<Vec<String>> {
 
 /// Errors of a poll.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum PollError {
     /// The membership has ended; create a new one. `fenced`: another process has the same identity.
     Ended { error: Error, fenced: bool },
     /// The error persists until a person acts.
@@ -372,13 +372,13 @@ impl Group {
     /// Polls one record, or none within `timeout`. The callbacks run inside.
     ///
     /// # Errors
-    /// See [`Trouble`]; errors that the client recovers from are not returned.
-    pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>, Trouble> {
+    /// See [`PollError`]; errors that the client recovers from are not returned.
+    pub(crate) fn poll(&self, timeout: Duration) -> Result<Option<BorrowedMessage<'_>>, PollError> {
         let polled = self.consumer.poll(timeout);
         match self.consumer.context().state().failed.take() {
             None => {}
-            Some(error) if error.is_transient() => return Err(Trouble::Ended { error, fenced: false }),
-            Some(error) => return Err(Trouble::Definite(error)),
+            Some(error) if error.is_transient() => return Err(PollError::Ended { error, fenced: false }),
+            Some(error) => return Err(PollError::Definite(error)),
         }
         let error = match polled {
             None => return Ok(None),
@@ -387,14 +387,14 @@ impl Group {
         };
         let ended = |fenced, error| {
             let error = Error::transient("the membership of the consumer group has ended").with_source(error);
-            Err(Trouble::Ended { error, fenced })
+            Err(PollError::Ended { error, fenced })
         };
         match (&error, error.rdkafka_error_code()) {
             (KafkaError::MessageConsumptionFatal(code), _) => {
                 ended(matches!(code, RDKafkaErrorCode::FencedInstanceId), error)
             }
             (_, Some(RDKafkaErrorCode::AutoOffsetReset)) => match self.out_of_range() {
-                Some(error) => Err(Trouble::Definite(error)),
+                Some(error) => Err(PollError::Definite(error)),
                 // A look-up failed, of a topic that not all brokers have in their metadata yet.
                 None => ended(false, error),
             },
@@ -402,7 +402,7 @@ impl Group {
                 ended(false, error)
             }
             _ if offsets::is_refused(&error) => {
-                Err(Trouble::Definite(offsets::no_right(&self.consumer.context().settings).with_source(error)))
+                Err(PollError::Definite(offsets::no_right(&self.consumer.context().settings).with_source(error)))
             }
             // A broker now refuses our password or certificate; the next start reports it.
             _ if self.consumer.context().logging.refused().is_some() => ended(false, error),
@@ -440,7 +440,7 @@ impl Group {
         let group = groups.groups().iter().find(|g| g.name() == self.group_id && g.state() == "Stable")?;
         let mut unowned: BTreeSet<i32> = (0..self.partitions).collect();
         for member in group.members() {
-            for partition in owners::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
+            for partition in orphaned_partitions::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
                 unowned.remove(&partition);
             }
         }

@@ -3,6 +3,7 @@
 //! The head of [`run`] explains how exactly once holds.
 
 mod batch;
+mod batch_error;
 mod change;
 mod command;
 mod commit;
@@ -15,15 +16,14 @@ mod lineage;
 mod log_file;
 mod log_floor;
 mod marker;
-mod numbers;
+mod metrics;
 mod offsets;
-mod owners;
+mod orphaned_partitions;
 mod parking;
 mod readiness;
 mod refusal;
 mod repair;
 mod run;
-mod setback;
 mod settle;
 mod sink;
 mod slot;

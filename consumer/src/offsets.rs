@@ -47,7 +47,7 @@ pub(crate) fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, ne
 
 /// The partitions of our topic. A static member that rejoins with another topic before its session ends is assigned
 /// partitions of the old one. This member ignores those, and partitions of our topic have no owner until a member
-/// detects it ([`crate::owners`]).
+/// detects it ([`crate::orphaned_partitions`]).
 pub(crate) fn of_topic(topic: &str, partitions: &TopicPartitionList) -> TopicPartitionList {
     let mut ours = TopicPartitionList::new();
     for element in partitions.elements_for_topic(topic) {

@@ -1,6 +1,6 @@
 //! Whether the consumer is working, for `/ready` and `/health`.
 //!
-//! Not here: the numbers ([`crate::numbers`]).
+//! Not here: the metrics ([`crate::metrics`]).
 
 use std::time::{Duration, Instant};
 

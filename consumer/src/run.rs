@@ -47,7 +47,8 @@ use runtime::program::Context;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Making, Outcome};
+use crate::batch::{BatchContext, Outcome};
+use crate::batch_error::{Backoff, BatchError, Fences};
 use crate::change::Polled;
 use crate::command;
 use crate::commit::Commit;
@@ -56,11 +57,10 @@ use crate::doctor;
 use crate::group::Group;
 use crate::log_file::LogFile;
 use crate::marker::{self, Committed, OpenMarker, Opened};
-use crate::numbers::Numbers;
-use crate::owners::Owners;
+use crate::metrics::ConsumerMetrics;
+use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
 use crate::readiness::Readiness;
-use crate::setback::{Backoff, Fences, Setback};
 use crate::settle;
 use crate::sink::Sink;
 use crate::slot::{Slot, SlotId, Slots, unwritable};
@@ -143,7 +143,7 @@ struct Worker {
     room: Room,
     batch_rows: usize,
     batch_linger: Duration,
-    numbers: Numbers,
+    metrics: ConsumerMetrics,
     readiness: Readiness,
     /// When the last batch was done; a batch after a quiet moment does not wait for more records.
     finished: Instant,
@@ -163,7 +163,7 @@ struct Session {
     /// The slot's committed offset of each partition.
     done: BTreeMap<i32, i64>,
     group: Group,
-    owners: Owners,
+    orphaned: OrphanedPartitions,
     ends: Ends,
     /// When Kafka was last asked for the number of the topic's partitions.
     asked: Instant,
@@ -196,7 +196,7 @@ impl Worker {
             room: Room::of(&kafka),
             batch_rows: settings.number("consumer.batch_rows")?,
             batch_linger: settings.duration("consumer.batch_linger")?,
-            numbers: Numbers::new(context.metrics.clone()),
+            metrics: ConsumerMetrics::new(context.metrics.clone()),
             readiness: Readiness::new(context.health.clone()),
             finished: Instant::now(),
             pinged: Instant::now(),
@@ -219,7 +219,7 @@ impl Worker {
             backoff.wait(&self.handle, &self.shutdown);
         };
         tracing::info!(slot = %slot.name(), log = %slot.log_path().display(), "slot claimed");
-        self.numbers.show_slot(slot.name());
+        self.metrics.show_slot(slot.name());
         let (changed, on_change) = channel();
         let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
         std::thread::Builder::new()
@@ -233,11 +233,11 @@ impl Worker {
                     let ended = self.work_in(&mut session, &mut backoff);
                     (Some(session), ended)
                 }
-                Err(setback) => (None, Err(setback)),
+                Err(error) => (None, Err(error)),
             };
             self.readiness.kafka.rest();
             // Report it before the clients are closed, which takes as long as Kafka takes.
-            if let Err(Setback::Again(error) | Setback::Anew { error, .. }) = &ended {
+            if let Err(BatchError::Retry(error) | BatchError::Reconnect { error, .. }) = &ended {
                 self.tell(error);
             }
             self.readiness.while_waiting("the clients of Kafka are closed", || drop(session));
@@ -248,14 +248,14 @@ impl Worker {
                     Err(error) if !error.is_transient() => return Err(error),
                     _ => break,
                 },
-                Err(Setback::Stop(error)) => return Err(error),
-                Err(Setback::Anew { fenced: true, .. }) => {
-                    self.numbers.fences.add(1);
+                Err(BatchError::Fatal(error)) => return Err(error),
+                Err(BatchError::Reconnect { fenced: true, .. }) => {
+                    self.metrics.fences.add(1);
                     fences.note(slot.id(), Instant::now())?;
                 }
-                Err(Setback::Overtaken | Setback::Again(_) | Setback::Anew { .. }) => {}
+                Err(BatchError::Rebalanced | BatchError::Retry(_) | BatchError::Reconnect { .. }) => {}
             }
-            self.numbers.restarts.add(1);
+            self.metrics.restarts.add(1);
             backoff.wait(&self.handle, &self.shutdown);
         }
         self.say_stopped(slot.id());
@@ -263,7 +263,7 @@ impl Worker {
     }
 
     fn say_stopped(&self, slot: SlotId) {
-        tracing::info!(%slot, lines = self.numbers.lines.get(), commits = self.numbers.commits.get(), "stopped");
+        tracing::info!(%slot, lines = self.metrics.lines.get(), commits = self.metrics.commits.get(), "stopped");
     }
 
     fn tell(&mut self, error: &Error) {
@@ -272,37 +272,37 @@ impl Worker {
     }
 
     /// Creates the clients, and recovers from what the last ones left.
-    fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, Setback> {
+    fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, BatchError> {
         let topics = doctor::wanted(&self.kafka);
-        self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(Setback::at_start)?;
-        let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(Setback::at_start)?;
+        self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
+        let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(BatchError::at_start)?;
         let Opened { producer, marker, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.name(), committed.offsets.clone(), changed.clone())?;
         // From now on, a silent broker counts as a failure.
         self.readiness.kafka.wait();
-        let (done, owners) = (committed.offsets, Owners::new(slot.id(), self.kafka.session_timeout));
+        let (done, orphaned) = (committed.offsets, OrphanedPartitions::new(slot.id(), self.kafka.session_timeout));
         let (ends, asked) = (Ends::default(), Instant::now());
-        Ok(Session { producer, marker, log, done, group, owners, ends, asked, seen_changes: 0 })
+        Ok(Session { producer, marker, log, done, group, orphaned, ends, asked, seen_changes: 0 })
     }
 
     /// Works until it is stopped or the clients are unusable.
-    fn work_in(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), Setback> {
+    fn work_in(&mut self, session: &mut Session, backoff: &mut Backoff) -> Result<(), BatchError> {
         while !self.shutdown.is_cancelled() {
             match self.step(session) {
                 Ok(true) => backoff.reset(),
                 Ok(false) => {}
-                Err(Setback::Overtaken) => {
+                Err(BatchError::Rebalanced) => {
                     tracing::info!("a rebalance overtook the batch, it is put back");
-                    self.numbers.dropped.add(1);
+                    self.metrics.dropped.add(1);
                     self.roll_back(session)?;
                     // Wait for the next heartbeat, which brings the rebalance; until then the same batch would be
                     // refused again.
                     Backoff::new().wait(&self.handle, &self.shutdown);
                 }
-                Err(Setback::Again(error)) => {
+                Err(BatchError::Retry(error)) => {
                     self.tell(&error);
-                    self.numbers.setbacks.add(1);
+                    self.metrics.retries.add(1);
                     self.roll_back(session)?;
                     backoff.wait(&self.handle, &self.shutdown);
                 }
@@ -314,29 +314,29 @@ impl Worker {
         Ok(())
     }
 
-    fn roll_back(&mut self, session: &mut Session) -> Result<(), Setback> {
-        session.log.roll_back().map_err(Setback::at_start)?;
+    fn roll_back(&mut self, session: &mut Session) -> Result<(), BatchError> {
+        session.log.roll_back().map_err(BatchError::at_start)?;
         let starts = self.starts(&session.group.committed());
-        session.group.seek(&starts).map_err(Setback::at_start)
+        session.group.seek(&starts).map_err(BatchError::at_start)
     }
 
     /// Processes one batch. `false` when there was nothing to do.
-    fn step(&mut self, session: &mut Session) -> Result<bool, Setback> {
-        session.producer.may_begin().map_err(Setback::broken)?;
+    fn step(&mut self, session: &mut Session) -> Result<bool, BatchError> {
+        session.producer.may_begin().map_err(BatchError::broken)?;
         if session.asked.elapsed() > ASK_EVERY {
-            session.producer.answers(&self.kafka.topic, PATIENCE).map_err(Setback::broken)?;
+            session.producer.answers(&self.kafka.topic, PATIENCE).map_err(BatchError::broken)?;
             session.asked = Instant::now();
         }
         self.catch_up(session)?;
-        session.owners.look(&session.group, &self.numbers);
-        self.numbers.missing.set(session.group.missing());
+        session.orphaned.check(&session.group, &self.metrics);
+        self.metrics.missing.set(session.group.missing());
         let batch = self.poll_batch(&session.group)?;
         self.readiness.heard(session.group.heard());
         session.log.check()?;
         let has_records = !batch.outcome.rows.next.is_empty();
         if has_records {
             session.ends.busy();
-            self.numbers.polled();
+            self.metrics.polled();
             failpoint::at("consumer.polled");
             self.finish(session, batch)?;
         } else {
@@ -347,7 +347,7 @@ impl Worker {
     }
 
     /// Writes a batch to each output and commits it.
-    fn finish(&mut self, session: &mut Session, batch: Batch) -> Result<(), Setback> {
+    fn finish(&mut self, session: &mut Session, batch: Batch) -> Result<(), BatchError> {
         self.in_hand.store(true, Ordering::Relaxed);
         let written = self.write(session, batch);
         self.in_hand.store(false, Ordering::Relaxed);
@@ -355,7 +355,7 @@ impl Worker {
     }
 
     /// `false` when the batch must be read again in parts.
-    fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, Setback> {
+    fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, BatchError> {
         let Session { producer, marker, log, done, group, .. } = session;
         let Batch { outcome, records, metadata, committed, newest } = batch;
         self.readiness.busy();
@@ -376,7 +376,7 @@ impl Worker {
             next.offsets.extend(&offsets);
             let mut of_group = parking::stay(&owed, &offsets, &committed);
             of_group.extend(&offsets);
-            let lost = || Setback::Again(Error::transient("the consumer is not a member of its group yet"));
+            let lost = || BatchError::Retry(Error::transient("the consumer is not a member of its group yet"));
             self.commit(
                 producer,
                 &Commit {
@@ -391,20 +391,20 @@ impl Worker {
             *done = next.offsets;
             log.note_committed(length);
             group.note_committed(&offsets);
-            self.numbers.committed(length, &newest);
-            self.numbers.count(&outcome);
+            self.metrics.committed(length, &newest);
+            self.metrics.count(&outcome);
         }
         self.note_parked(&owed)?;
         self.parking.done(records);
         self.readiness.done();
         self.finished = Instant::now();
-        self.numbers.show_lag(&group.lag(), group.heard());
+        self.metrics.show_lag(&group.lag(), group.heard());
         Ok(true)
     }
 
     /// Polls until there are enough records, or until the time is over and no more have arrived. A rebalance meanwhile
     /// discards the batch.
-    fn poll_batch(&mut self, group: &Group) -> Result<Batch, Setback> {
+    fn poll_batch(&mut self, group: &Group) -> Result<Batch, BatchError> {
         let changes = group.changes();
         let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
         let mut scratch = Scratch::default();
@@ -425,7 +425,7 @@ impl Worker {
             batch.records += 1;
             let record = polled(&message);
             self.look_up_schema(&record)?;
-            let making = Making {
+            let context = BatchContext {
                 letters: Letters { topic: &self.kafka.topic, room: self.room },
                 decoders: self.schemas.decoders(),
                 rules: &self.rules,
@@ -433,7 +433,7 @@ impl Worker {
                 with_rows: self.sink.is_some(),
                 keep: self.parking.part().is_some(),
             };
-            batch.outcome.take(&record, making, &mut scratch);
+            batch.outcome.take(&record, context, &mut scratch);
             if let Some(written) = message.timestamp().to_millis() {
                 batch.newest.insert(message.partition(), Micros(written * 1_000));
             }
@@ -442,46 +442,46 @@ impl Worker {
         Ok(batch)
     }
 
-    fn put_back(&self, group: &Group, batch: &Batch) -> Result<Batch, Setback> {
+    fn put_back(&self, group: &Group, batch: &Batch) -> Result<Batch, BatchError> {
         let mut again: BTreeSet<i32> = batch.outcome.rows.next.keys().copied().collect();
-        self.numbers.dropped.add(u64::from(!again.is_empty()));
+        self.metrics.dropped.add(u64::from(!again.is_empty()));
         again.extend(group.take_moved());
         let mut starts = self.starts(&group.committed());
         starts.retain(|partition, _| again.contains(partition));
-        group.seek(&starts).map_err(Setback::at_start)?;
+        group.seek(&starts).map_err(BatchError::at_start)?;
         Ok(Batch::default())
     }
 
-    fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), Setback> {
+    fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), BatchError> {
         match self.readiness.while_waiting("Kafka commits the batch", || commit.run(producer)) {
             Ok(()) => Ok(()),
             Err(Failure::Abortable(reason)) => {
-                self.numbers.aborts.add(1);
+                self.metrics.aborts.add(1);
                 let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
-                aborted.map_err(Setback::broken)?;
-                Err(Setback::of_abort(reason))
+                aborted.map_err(BatchError::broken)?;
+                Err(BatchError::of_abort(reason))
             }
             Err(failure) => {
-                self.numbers.aborts.add(1);
-                Err(Setback::broken(failure))
+                self.metrics.aborts.add(1);
+                Err(BatchError::broken(failure))
             }
         }
     }
 
     /// There is nothing to do: pings PostgreSQL when it is time to.
-    fn idle(&mut self, group: &Group) -> Result<(), Setback> {
+    fn idle(&mut self, group: &Group) -> Result<(), BatchError> {
         if self.pinged.elapsed() > PING_EVERY
             && let Some(sink) = &mut self.sink
         {
             let parked = self.readiness.postgres.during(|| self.handle.block_on(sink.ping()))?;
-            self.numbers.parked_keys.set(parked);
+            self.metrics.parked_keys.set(parked);
             self.pinged = Instant::now();
         }
         let heard = group.heard();
         if heard.is_some() {
             self.readiness.idle(group.changes() > 0);
         }
-        self.numbers.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
+        self.metrics.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
         Ok(())
     }
 }

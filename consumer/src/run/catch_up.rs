@@ -9,7 +9,7 @@ use runtime::config::KafkaSettings;
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, Worker};
-use crate::setback::Setback;
+use crate::batch_error::BatchError;
 use crate::sink::{self, Rows};
 
 impl Worker {
@@ -23,7 +23,7 @@ impl Worker {
     }
 
     /// Looks up PostgreSQL's offset of newly assigned partitions, and seeks back to it.
-    pub(super) fn catch_up(&mut self, session: &mut Session) -> Result<(), Setback> {
+    pub(super) fn catch_up(&mut self, session: &mut Session) -> Result<(), BatchError> {
         let Some(sink) = &mut self.sink else { return Ok(()) };
         let changes = session.group.changes();
         if changes != session.seen_changes {
@@ -49,7 +49,7 @@ impl Worker {
         for (partition, (low, end)) in bounds {
             let (next, offset) = (known[&partition], committed[&partition]);
             if next > end {
-                return Err(Setback::Stop(sink::exceeds(&self.kafka.topic, partition, next, end)));
+                return Err(BatchError::Fatal(sink::exceeds(&self.kafka.topic, partition, next, end)));
             }
             match after_gap(next, (low, end)) {
                 None => {
@@ -59,7 +59,7 @@ impl Worker {
                     };
                     let begin = usize::try_from(partition).ok().and_then(|p| snapshot.get(p)).filter(|b| **b >= low);
                     let Some(begin) = begin else {
-                        return Err(Setback::Stop(sink::lacks(&self.kafka.topic, partition, next, low)));
+                        return Err(BatchError::Fatal(sink::lacks(&self.kafka.topic, partition, next, low)));
                     };
                     tracing::info!(partition, from = begin, "PostgreSQL begins with the last snapshot");
                     passed.next.insert(partition, *begin);
@@ -78,13 +78,13 @@ impl Worker {
         if !passed.next.is_empty() {
             self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&passed, false)))?;
         }
-        session.group.seek(&behind).map_err(Setback::at_start)
+        session.group.seek(&behind).map_err(BatchError::at_start)
     }
 }
 
 /// By partition, the begin offset of the last snapshot, complete or running: from there on the topic has every row of
 /// the source. Empty when it is not known.
-fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result<Vec<i64>, Setback> {
+fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result<Vec<i64>, BatchError> {
     match committed_progress::look_up(kafka, &|| shutdown.is_cancelled()) {
         Err(error) if error.is_transient() => Err(error.into()),
         Err(error) => {

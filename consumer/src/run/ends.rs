@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Batch, Session, Worker};
-use crate::setback::Setback;
+use crate::batch_error::BatchError;
 
 /// No record has arrived for so long.
 const QUIET: Duration = Duration::from_secs(3);
@@ -57,7 +57,7 @@ impl Ends {
 
 impl Worker {
     /// After a quiet while, sets the group's offsets behind the markers that end its partitions.
-    pub(super) fn commit_ends(&mut self, session: &mut Session) -> Result<(), Setback> {
+    pub(super) fn commit_ends(&mut self, session: &mut Session) -> Result<(), BatchError> {
         let now = Instant::now();
         if !session.ends.is_due(now) {
             return Ok(());
@@ -70,12 +70,12 @@ impl Worker {
     /// Does the same before the consumer stops, if Kafka answers.
     pub(super) fn commit_last_ends(&mut self, session: &mut Session) {
         let ours = session.group.committed();
-        if let Err(setback) = self.commit_ends_of(session, &ours) {
-            tracing::debug!(?setback, "the ends of the partitions are not committed");
+        if let Err(error) = self.commit_ends_of(session, &ours) {
+            tracing::debug!(?error, "the ends of the partitions are not committed");
         }
     }
 
-    fn commit_ends_of(&mut self, session: &mut Session, partitions: &BTreeMap<i32, i64>) -> Result<(), Setback> {
+    fn commit_ends_of(&mut self, session: &mut Session, partitions: &BTreeMap<i32, i64>) -> Result<(), BatchError> {
         if partitions.is_empty() {
             return Ok(());
         }

@@ -6,13 +6,13 @@ use runtime::failpoint;
 
 use super::Worker;
 use crate::batch::Outcome;
-use crate::setback::Setback;
+use crate::batch_error::BatchError;
 use crate::sink::{Applied, Parked};
 
 impl Worker {
     /// Writes the batch to PostgreSQL; returns the parked records that need a dead letter. `None` when it must be read
     /// again in parts.
-    pub(super) fn write_rows(&mut self, outcome: &Outcome, records: usize) -> Result<Option<Vec<Parked>>, Setback> {
+    pub(super) fn write_rows(&mut self, outcome: &Outcome, records: usize) -> Result<Option<Vec<Parked>>, BatchError> {
         let Some(sink) = &mut self.sink else { return Ok(Some(Vec::new())) };
         let with_care = self.parking.part().is_some();
         let applied = self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows, with_care)))?;
@@ -26,9 +26,9 @@ impl Worker {
     }
 
     /// Notes that their dead letters are committed.
-    pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), Setback> {
+    pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), BatchError> {
         let Some(sink) = self.sink.as_mut().filter(|_| !owed.is_empty()) else { return Ok(()) };
-        self.numbers.parked(owed);
+        self.metrics.parked(owed);
         self.parking.note_written(owed);
         Ok(self.readiness.postgres.during(|| self.handle.block_on(sink.note_letters(owed)))?)
     }

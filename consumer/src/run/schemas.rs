@@ -1,11 +1,11 @@
 //! The schemas that values were written with.
 
 use super::Worker;
+use crate::batch_error::BatchError;
 use crate::change::Polled;
-use crate::setback::Setback;
 
 impl Worker {
-    pub(super) fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<(), Setback> {
+    pub(super) fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<(), BatchError> {
         if self.schemas.knows(record.value, record.partition, record.offset) {
             return Ok(());
         }

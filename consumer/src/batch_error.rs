@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::group::Trouble;
+use crate::group::PollError;
 use crate::slot::SlotId;
 
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -21,58 +21,58 @@ const FENCING_WINDOW: Duration = Duration::from_secs(60);
 
 /// Why a batch was not committed, and what follows.
 #[derive(Debug)]
-pub(crate) enum Setback {
+pub(crate) enum BatchError {
     /// The group rebalanced during the batch: roll back and poll, which brings the new assignment.
-    Overtaken,
+    Rebalanced,
     /// Roll back and read it again with the same clients.
-    Again(Error),
+    Retry(Error),
     /// Discard the clients and create new ones: the outcome is unknown, or they are unusable.
-    Anew {
+    Reconnect {
         /// The cause.
         error: Error,
         /// Another process took over this slot's identity, or this process did not answer for too long.
         fenced: bool,
     },
     /// A person must act.
-    Stop(Error),
+    Fatal(Error),
 }
 
 /// Chooses by the error's class.
-impl From<Error> for Setback {
+impl From<Error> for BatchError {
     fn from(error: Error) -> Self {
-        if error.is_transient() { Self::Again(error) } else { Self::Stop(error) }
+        if error.is_transient() { Self::Retry(error) } else { Self::Fatal(error) }
     }
 }
 
-impl From<Trouble> for Setback {
-    fn from(trouble: Trouble) -> Self {
-        match trouble {
-            Trouble::Ended { error, fenced } => Self::Anew { error, fenced },
-            Trouble::Definite(error) => Self::Stop(error),
+impl From<PollError> for BatchError {
+    fn from(error: PollError) -> Self {
+        match error {
+            PollError::Ended { error, fenced } => Self::Reconnect { error, fenced },
+            PollError::Definite(error) => Self::Fatal(error),
         }
     }
 }
 
-impl Setback {
+impl BatchError {
     /// An error while the clients are being created: they are created again.
     pub(crate) fn at_start(error: Error) -> Self {
-        if error.is_transient() { Self::Anew { error, fenced: false } } else { Self::Stop(error) }
+        if error.is_transient() { Self::Reconnect { error, fenced: false } } else { Self::Fatal(error) }
     }
 
     /// The reaction to an aborted transaction.
     pub(crate) fn of_abort(reason: KafkaError) -> Self {
         use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
         match reason.rdkafka_error_code() {
-            Some(IllegalGeneration | RebalanceInProgress | UnknownMemberId) => Self::Overtaken,
-            _ => Self::Again(Error::transient("the batch was rolled back").with_source(reason)),
+            Some(IllegalGeneration | RebalanceInProgress | UnknownMemberId) => Self::Rebalanced,
+            _ => Self::Retry(Error::transient("the batch was rolled back").with_source(reason)),
         }
     }
 
     /// The reaction to an error after which the transaction can't be aborted.
     pub(crate) fn broken(failure: Failure) -> Self {
         match failure {
-            Failure::Refused { .. } => return Self::Stop(failure.into_error("Kafka refuses the batch")),
-            Failure::OtherCount { .. } => return Self::Stop(failure.into_error("cannot read on")),
+            Failure::Refused { .. } => return Self::Fatal(failure.into_error("Kafka refuses the batch")),
+            Failure::OtherCount { .. } => return Self::Fatal(failure.into_error("cannot read on")),
             _ => {}
         }
         let fenced = matches!(failure, Failure::Fenced(_));
@@ -82,7 +82,7 @@ impl Setback {
         } else {
             "the batch was not committed"
         };
-        Self::Anew { error: Error::transient(what).with_source(failure), fenced }
+        Self::Reconnect { error: Error::transient(what).with_source(failure), fenced }
     }
 }
 

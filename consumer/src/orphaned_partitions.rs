@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::group::Group;
-use crate::numbers::Numbers;
+use crate::metrics::ConsumerMetrics;
 use crate::slot::SlotId;
 
 /// Between the checks of a new member; a running rebalance is over by then.
@@ -24,41 +24,41 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 const LATER: Duration = Duration::from_secs(60);
 
 /// The time of the next check, and the result of the last one.
-pub(crate) struct Owners {
-    next_look: Instant,
+pub(crate) struct OrphanedPartitions {
+    next_check: Instant,
     /// This member is new, and has not yet seen an owner for every partition.
     new: bool,
     later: Duration,
     unowned: BTreeSet<i32>,
 }
 
-impl Owners {
+impl OrphanedPartitions {
     /// For a member that joins now. The slot's number spreads the members' checks and rejoins over time.
     pub(crate) fn new(slot: SlotId, session_timeout: Duration) -> Self {
         let later = LATER.max(session_timeout * 2) + Duration::from_secs(u64::from(slot.0));
-        Self { next_look: Instant::now() + SOON, new: true, later, unowned: BTreeSet::new() }
+        Self { next_check: Instant::now() + SOON, new: true, later, unowned: BTreeSet::new() }
     }
 
     /// Asks the group's coordinator when a check is due. Blocks for two seconds at most.
-    pub(crate) fn look(&mut self, group: &Group, numbers: &Numbers) {
+    pub(crate) fn check(&mut self, group: &Group, metrics: &ConsumerMetrics) {
         let now = Instant::now();
-        if now < self.next_look {
+        if now < self.next_check {
             return;
         }
         let Some(unowned) = group.unowned() else {
-            self.next_look = now + UNANSWERED;
+            self.next_check = now + UNANSWERED;
             return;
         };
-        numbers.unowned.set(i64::try_from(unowned.len()).unwrap_or(i64::MAX));
+        metrics.unowned.set(i64::try_from(unowned.len()).unwrap_or(i64::MAX));
         if unowned.is_empty() {
             self.new = false;
         } else if unowned == self.unowned {
             tracing::warn!(partitions = ?unowned, "nobody in the group owns these partitions: joining again to be assigned partitions");
-            numbers.rejoins.add(1);
+            metrics.rejoins.add(1);
             self.new = false;
             group.rejoin();
         }
-        self.next_look = now + if self.new { SOON } else { self.later };
+        self.next_check = now + if self.new { SOON } else { self.later };
         self.unowned = unowned;
     }
 }

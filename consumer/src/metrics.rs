@@ -19,7 +19,7 @@ const PARKED: (&str, &str) =
     ("consumer_parked_records_total", "Records that a sink did not store, in the dead letters.");
 
 /// The consumer's metrics.
-pub(crate) struct Numbers {
+pub(crate) struct ConsumerMetrics {
     metrics: Metrics,
     pub(crate) lines: Counter,
     pub(crate) filtered: Counter,
@@ -27,7 +27,7 @@ pub(crate) struct Numbers {
     pub(crate) commits: Counter,
     pub(crate) aborts: Counter,
     pub(crate) fences: Counter,
-    pub(crate) setbacks: Counter,
+    pub(crate) retries: Counter,
     pub(crate) restarts: Counter,
     pub(crate) dropped: Counter,
     pub(crate) rejoins: Counter,
@@ -73,7 +73,7 @@ impl CaughtUp {
     }
 }
 
-impl Numbers {
+impl ConsumerMetrics {
     pub(crate) fn new(metrics: Metrics) -> Self {
         let records = |outcome| {
             metrics.counter("consumer_records_total", "Records by what became of them.", &[("outcome", outcome)])
@@ -95,7 +95,7 @@ impl Numbers {
             commits: count("consumer_commits_total", "Transactions that were committed."),
             aborts: count("consumer_kafka_aborts_total", "Kafka transactions that were given up."),
             fences: count("consumer_fences_total", "Times that Kafka fenced this slot."),
-            setbacks: count("consumer_setbacks_total", "Batches that were rolled back and read again."),
+            retries: count("consumer_retried_batches_total", "Batches that were rolled back and read again."),
             restarts: count("consumer_restarts_total", "Times that the Kafka clients were created again."),
             dropped: count("consumer_dropped_batches_total", "Batches that a rebalance put back."),
             rejoins: count(
