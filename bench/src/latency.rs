@@ -6,7 +6,7 @@
 //! client's whole delay counts. Our time comes from the log line's `source_ts`, Debezium's from `source.ts_us`. A
 //! change ends
 //!
-//! - **in the log** when a reader of committed records sees the marker whose length covers its line: the line is
+//! - **in the log** when a reader of committed records sees the log checkpoint whose length covers its line: the line is
 //!   written, synced and committed with the group's offsets. The reader's own delay counts too;
 //! - **in PostgreSQL** at the commit time that the server stores for its transaction (`track_commit_timestamp`), taken
 //!   just before its WAL is synced;
@@ -99,16 +99,16 @@ pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     Ok(RATES.iter().enumerate().flat_map(|(at, rate)| figures(*rate, at, &seen, &theirs)).collect())
 }
 
-/// Whether the last marker of each of the five logs covers the whole log.
-fn all_committed(logs: &Path, markers: &BTreeMap<String, Vec<(u64, i64)>>) -> Result<bool> {
-    for (file, lengths) in markers {
+/// Whether the last log checkpoint of each of the five logs covers the whole log.
+fn all_committed(logs: &Path, checkpoints: &BTreeMap<String, Vec<(u64, i64)>>) -> Result<bool> {
+    for (file, lengths) in checkpoints {
         let path = logs.join(file);
         let length = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
         if lengths.last().is_none_or(|(covered, _)| *covered < length) {
             return Ok(false);
         }
     }
-    Ok(markers.len() == CONSUMERS)
+    Ok(checkpoints.len() == CONSUMERS)
 }
 
 fn tell(say: &dyn Fn(String), what: &str, paced: &[Paced], latencies: &[Latency]) {
@@ -182,18 +182,18 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     let mut slots = settings.clone();
     (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
     let tail = tail(&slots)?;
-    let markers: RefCell<BTreeMap<String, Vec<(u64, i64)>>> = RefCell::default();
+    let checkpoints: RefCell<BTreeMap<String, Vec<(u64, i64)>>> = RefCell::default();
     let mut paced = Vec::new();
     for stretch in stretches(measured) {
         let note = |at: i64, message: &BorrowedMessage<'_>| {
-            let marker: Marker = serde_json::from_slice(message.payload().unwrap_or_default())?;
-            markers.borrow_mut().entry(marker.file).or_default().push((marker.length, at));
+            let checkpoint: LogCheckpoint = serde_json::from_slice(message.payload().unwrap_or_default())?;
+            checkpoints.borrow_mut().entry(checkpoint.file).or_default().push((checkpoint.length, at));
             Ok(())
         };
         let part;
         (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
             running.iter_mut().try_for_each(Program::check)?;
-            Ok(drain::lines(&logs)? >= last_id && all_committed(&logs, &markers.borrow())?)
+            Ok(drain::lines(&logs)? >= last_id && all_committed(&logs, &checkpoints.borrow())?)
         })?;
         paced.push(part);
     }
@@ -201,15 +201,16 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     running.iter_mut().rev().try_for_each(Program::stop)?;
     let (mut log, mut appended) = (Vec::new(), Vec::new());
     let written = appended_at(&settings)?;
-    for (file, lengths) in markers.into_inner() {
+    for (file, lengths) in checkpoints.into_inner() {
         let mut end = 0;
         for line in fs::read(logs.join(&file))?.split_inclusive(|byte| *byte == b'\n') {
             end += line.len() as u64;
             let line: Line = serde_json::from_slice(line)?;
             let committed = Micros::parse(&line.source_ts).context("a line's source_ts")?.0;
-            // Lines before the first marker that the run saw existed already; they are not measured.
-            let marker = lengths.get(lengths.partition_point(|(length, _)| *length < end));
-            let (_, arrived) = *marker.with_context(|| format!("{file}: no marker covers product {}", line.id))?;
+            // Lines before the first log checkpoint that the run saw existed already; they are not measured.
+            let checkpoint = lengths.get(lengths.partition_point(|(length, _)| *length < end));
+            let (_, arrived) =
+                *checkpoint.with_context(|| format!("{file}: no log checkpoint covers product {}", line.id))?;
             log.push(Arrival { id: line.id, committed, arrived });
             let at = written.get(&(line.partition, line.offset)).context("a line without a record")?;
             appended.push(Arrival { id: line.id, committed, arrived: *at });
@@ -358,12 +359,12 @@ fn maintenance(stand: &Stand) -> String {
     format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", stand.stack.postgres.port)
 }
 
-/// The consumers' default for the topic of their markers.
+/// The consumers' default for the topic of their log checkpoints.
 const SLOT_PARTITIONS: i32 = 16;
 
 /// The committed length of a log.
 #[derive(Deserialize)]
-struct Marker {
+struct LogCheckpoint {
     file: String,
     length: u64,
 }

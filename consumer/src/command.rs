@@ -6,7 +6,7 @@ use model::error::{Error, Result};
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 
 use crate::kept_lines::Kept;
-use crate::marker::{self, Accepted};
+use crate::log_checkpoint::{self, Accepted};
 use crate::repair::{self, Set};
 use crate::sink::Sink;
 use crate::slot::{SlotId, Slots};
@@ -66,7 +66,7 @@ fn skip_deleted(kafka: &KafkaSettings) -> Result<()> {
 /// Declares a logs folder of the group lost.
 ///
 /// # Errors
-/// Usage when the text is no identity or this folder's own, and those of [`marker::forget`].
+/// Usage when the text is no identity or this folder's own, and those of [`log_checkpoint::forget`].
 fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
     let unknown = || {
         Error::usage(format!("{id:?} is no identity of a logs folder"))
@@ -77,7 +77,7 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
         return Err(Error::usage(format!("{folder} is the logs folder {}, which is not lost", slots.place()))
             .with_remedy("name the folder that is gone"));
     }
-    let forgotten = tokio::task::block_in_place(|| marker::forget(kafka, &folder, slots.place()))?;
+    let forgotten = tokio::task::block_in_place(|| log_checkpoint::forget(kafka, &folder, slots.place()))?;
     for (slot, bytes) in &forgotten {
         println!("{slot} of folder {folder}: {bytes} committed bytes");
     }
@@ -110,8 +110,8 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
     let held =
         || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
     let slot = slots.take(id)?.ok_or_else(held)?;
-    kafka::ensure_topics(kafka, &[marker::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| marker::accept(kafka, slots, &slot))?;
+    kafka::ensure_topics(kafka, &[log_checkpoint::topic(kafka)]).await?;
+    let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, slots, &slot))?;
     slot.note_settled()?;
     let Accepted { before, after, cut, is_new_group } = accepted;
     match before {

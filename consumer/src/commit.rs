@@ -1,5 +1,5 @@
-//! The Kafka transaction that completes a batch: its dead letters, the marker with the log's new length, and the
-//! group's offsets.
+//! The Kafka transaction that completes a batch: its dead letters, the log checkpoint with the log's new length, and
+//! the group's offsets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use runtime::config::KafkaSettings;
 use runtime::failpoint;
 
 use crate::dead_letter::DeadLetter;
-use crate::marker::{Committed, OpenMarker};
+use crate::log_checkpoint::{Committed, OpenLogCheckpoint};
 use crate::offsets;
 
 /// The contents of the transaction.
 pub(crate) struct Commit<'a> {
     pub(crate) settings: &'a KafkaSettings,
-    /// The slot's marker.
-    pub(crate) marker: &'a OpenMarker,
+    /// The slot's log checkpoint.
+    pub(crate) checkpoint: &'a OpenLogCheckpoint,
     /// The slot's state with this batch.
     pub(crate) committed: &'a Committed,
     /// By partition, the offset after the batch's last record.
@@ -37,7 +37,7 @@ impl Commit<'_> {
     pub(crate) fn run(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
         producer.begin()?;
         self.send_dead_letters(producer)?;
-        self.marker.send(producer, self.committed)?;
+        self.checkpoint.send(producer, self.committed)?;
         failpoint::at("consumer.marked");
         let mut list = TopicPartitionList::new();
         for (partition, offset) in self.offsets {

@@ -12,7 +12,7 @@ use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Setting
 
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};
-use crate::{marker, repair};
+use crate::{log_checkpoint, repair};
 
 /// The names of the checks.
 const KAFKA: &str = "Kafka";
@@ -54,7 +54,7 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
 
 /// The topics that a consumer needs.
 pub(crate) fn wanted(kafka: &KafkaSettings) -> [TopicSpec; 3] {
-    [TopicSpec::products(kafka), marker::topic(kafka), TopicSpec::dead_letters(kafka)]
+    [TopicSpec::products(kafka), log_checkpoint::topic(kafka), TopicSpec::dead_letters(kafka)]
 }
 
 async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
@@ -104,8 +104,8 @@ fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
     doctor::rights(kafka, &rights, &untold)
 }
 
-/// Checks that the folder is writable, and that its logs are those that the markers describe.
-fn of_folder(kafka: &KafkaSettings, root: &Path, has_markers: bool) -> Result<Vec<Check>> {
+/// Checks that the folder is writable, and that its logs are those that the log checkpoints describe.
+fn of_folder(kafka: &KafkaSettings, root: &Path, has_checkpoints: bool) -> Result<Vec<Check>> {
     let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let probe = there.join(format!(".doctor-{}", std::process::id()));
     // Never open a file that exists already, not even through a link.
@@ -118,8 +118,8 @@ fn of_folder(kafka: &KafkaSettings, root: &Path, has_markers: bool) -> Result<Ve
     for id in &ids {
         match slots.look(*id)? {
             None => held += 1,
-            Some(slot) if has_markers => {
-                checks.extend(marker::look(kafka, &slot).err().map(|e| Check::failed(FOLDER, &e)));
+            Some(slot) if has_checkpoints => {
+                checks.extend(log_checkpoint::look(kafka, &slot).err().map(|e| Check::failed(FOLDER, &e)));
             }
             Some(_) => {}
         }

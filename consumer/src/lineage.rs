@@ -1,21 +1,22 @@
 //! Decides which log an opened file is, and so what its opening may do. Pure.
 //!
-//! Two records must agree before a log is written to: the file `.owner` beside it, and the marker in Kafka. Both name
-//! the last opening of the log, its *session*. Each opening draws a new session, writes it to the file first and then,
-//! in a Kafka transaction, to the marker. So only the copy of a folder that was opened last has the marker's session.
-//! The other copy is refused: its lines may differ from the committed ones.
+//! Two records must agree before a log is written to: the file `.owner` beside it, and the log checkpoint in Kafka.
+//! Both name the last opening of the log, its *session*. Each opening draws a new session, writes it to the file first
+//! and then, in a Kafka transaction, to the log checkpoint. So only the copy of a folder that was opened last has the
+//! log checkpoint's session. The other copy is refused: its lines may differ from the committed ones.
 //!
-//! The file of a log that was moved (into another folder, to another number) names the marker of its former place. The
-//! log is taken over: one Kafka transaction writes the marker of the new place and marks the former one as moved. A
-//! folder of the previous version, whose markers have no folder in their names, is taken over in the same way.
+//! The file of a log that was moved (into another folder, to another number) names the log checkpoint of its former
+//! place. The log is taken over: one Kafka transaction writes the log checkpoint of the new place and marks the former
+//! one as moved. A folder of the previous version, whose log checkpoints have no folder in their names, is taken over
+//! in the same way.
 
-use kafka::slots::{FolderId, Marker};
+use kafka::slots::{FolderId, LogCheckpoint};
 use serde::{Deserialize, Serialize};
 
 use crate::slot::SlotId;
 
-/// From the seventeenth slot on, two slots share a partition of the markers' topic; a reader then waits for the other
-/// slot's transaction.
+/// From the seventeenth slot on, two slots share a partition of the log checkpoints' topic; a reader then waits for the
+/// other slot's transaction.
 pub(crate) const PARTITIONS: u32 = 16;
 /// The default of `kafka.group_id`; names of this group's slots in Kafka do not contain the group.
 const DEFAULT_GROUP: &str = "product_consumers";
@@ -29,7 +30,7 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// The key of its markers: the name, and the group unless it is the default one.
+    /// The key of its log checkpoints: the name, and the group unless it is the default one.
     pub(crate) fn key(&self, group: &str) -> Key {
         let name = self.to_string();
         Key(if group == DEFAULT_GROUP { name } else { format!("{name}.{group}") })
@@ -52,12 +53,12 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// The key of a slot's markers.
+/// The key of a slot's log checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Key(pub(crate) String);
 
 impl Key {
-    /// The partition of its markers: slots of one number in two folders are seldom in the same.
+    /// The partition of its log checkpoints: slots of one number in two folders are seldom in the same.
     pub(crate) fn partition(&self) -> i32 {
         let name = self.0.split('.').next().and_then(Name::parse);
         let Some(Name { slot, folder }) = name else { return 0 };
@@ -97,11 +98,12 @@ pub(crate) enum Owner {
 pub(crate) struct Note {
     pub(crate) topic: String,
     pub(crate) group: String,
-    /// The marker that says how much of the log is committed.
-    pub(crate) marker: Key,
-    /// That marker's session when this was written.
+    /// The log checkpoint that says how much of the log is committed.
+    #[serde(rename = "marker")]
+    pub(crate) checkpoint: Key,
+    /// That log checkpoint's session when this was written.
     pub(crate) session: String,
-    /// The session that is being written to the marker.
+    /// The session that is being written to the log checkpoint.
     pub(crate) next: String,
 }
 
@@ -140,7 +142,7 @@ pub(crate) struct Log<'a> {
 }
 
 impl Log<'_> {
-    /// The keys of other markers from which the log may have to be taken over; the first existing one counts.
+    /// The keys of other log checkpoints from which the log may have to be taken over; the first existing one counts.
     pub(crate) fn former_keys(&self) -> Vec<Key> {
         let plain = Name { folder: None, ..self.name.clone() };
         let legacy = || {
@@ -149,8 +151,8 @@ impl Log<'_> {
             keys
         };
         match self.owner {
-            Owner::Note(note) if self.is_ours(note) && note.marker != self.name.key(self.group) => {
-                vec![note.marker.clone()]
+            Owner::Note(note) if self.is_ours(note) && note.checkpoint != self.name.key(self.group) => {
+                vec![note.checkpoint.clone()]
             }
             Owner::Text(text) if *text == owner_text(self.topic, self.group) => legacy(),
             Owner::None if self.legacy => legacy(),
@@ -166,22 +168,22 @@ impl Log<'_> {
 /// The step of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The slot has no lines: its marker says 0.
+    /// The slot has no lines: its log checkpoint says 0.
     Begin,
-    /// Its own marker counts.
+    /// Its own log checkpoint counts.
     Continue,
-    /// The former marker counts, and becomes its own.
+    /// The former log checkpoint counts, and becomes its own.
     TakeOver,
 }
 
 /// Why a log must not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It has lines, but no marker of the group counts them.
+    /// It has lines, but no log checkpoint of the group counts them.
     Foreign,
-    /// Another copy of this marker's log was opened later, at the given place.
+    /// Another copy of this log checkpoint's log was opened later, at the given place.
     Continued(Key, String),
-    /// It was taken over by another folder or slot: its marker's key and the place.
+    /// It was taken over by another folder or slot: its log checkpoint's key and the place.
     Moved(String, String),
     /// A person declared its folder lost, from the given place.
     Forgotten(String),
@@ -189,11 +191,16 @@ pub(crate) enum Refusal {
     Occupied(Key),
 }
 
-/// Decides from the log's own marker and from the former one, which is the first existing of [`Log::former_keys`].
+/// Decides from the log's own log checkpoint and from the former one, which is the first existing of
+/// [`Log::former_keys`].
 ///
 /// # Errors
 /// See [`Refusal`].
-pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker>) -> Result<Step, Refusal> {
+pub(crate) fn decide(
+    log: &Log<'_>,
+    own: Option<&LogCheckpoint>,
+    former: Option<&LogCheckpoint>,
+) -> Result<Step, Refusal> {
     let kept = own.filter(|m| m.moved.is_none());
     let empty = |refusal| match log.length {
         0 if kept.is_some_and(|m| m.length > 0) => Ok(Step::Continue),
@@ -201,26 +208,28 @@ pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker
         _ => Err(refusal),
     };
     let own_key = log.name.key(log.group);
-    let former_moved = |former: &Marker| former.moved.as_ref().map(|m| moved(&own_key, m));
+    let former_moved = |former: &LogCheckpoint| former.moved.as_ref().map(|m| moved(&own_key, m));
     match log.owner {
         Owner::Note(note) if log.is_ours(note) => {
-            let has = |m: &&Marker| [&note.session, &note.next].contains(&&m.session);
+            let has = |m: &&LogCheckpoint| [&note.session, &note.next].contains(&&m.session);
             if kept.is_some_and(|m| has(&m) && !m.session.is_empty()) {
                 return Ok(Step::Continue);
             }
-            if note.marker == own_key {
+            if note.checkpoint == own_key {
                 return match own {
                     None => empty(Refusal::Foreign),
-                    Some(Marker { moved: Some(m), .. }) => empty(moved(&own_key, m)),
-                    Some(marker) => Err(Refusal::Continued(own_key, marker.place.clone())),
+                    Some(LogCheckpoint { moved: Some(m), .. }) => empty(moved(&own_key, m)),
+                    Some(checkpoint) => Err(Refusal::Continued(own_key, checkpoint.place.clone())),
                 };
             }
             match former {
                 None => empty(Refusal::Foreign),
-                Some(marker) => match former_moved(marker) {
+                Some(checkpoint) => match former_moved(checkpoint) {
                     Some(refusal) => empty(refusal),
-                    None if !has(&marker) => empty(Refusal::Continued(note.marker.clone(), marker.place.clone())),
-                    None if kept.is_some_and(|m| m.length > 0) => Err(Refusal::Occupied(note.marker.clone())),
+                    None if !has(&checkpoint) => {
+                        empty(Refusal::Continued(note.checkpoint.clone(), checkpoint.place.clone()))
+                    }
+                    None if kept.is_some_and(|m| m.length > 0) => Err(Refusal::Occupied(note.checkpoint.clone())),
                     None => Ok(Step::TakeOver),
                 },
             }
@@ -228,7 +237,7 @@ pub(crate) fn decide(log: &Log<'_>, own: Option<&Marker>, former: Option<&Marker
         // The previous version wrote here last, even if this version was used before it.
         Owner::Text(text) if *text == owner_text(log.topic, log.group) => match former {
             None => empty(Refusal::Foreign),
-            Some(marker) => former_moved(marker).map_or(Ok(Step::TakeOver), empty),
+            Some(checkpoint) => former_moved(checkpoint).map_or(Ok(Step::TakeOver), empty),
         },
         Owner::None if kept.is_some() => Ok(Step::Continue),
         Owner::None => match former.map(former_moved) {
@@ -266,20 +275,20 @@ mod tests {
         name(3, "bbbbbbbb")
     }
 
-    fn marker(length: u64, session: &str) -> Marker {
-        Marker { length, session: session.to_owned(), place: "b:/logs".to_owned(), ..Marker::default() }
+    fn checkpoint(length: u64, session: &str) -> LogCheckpoint {
+        LogCheckpoint { length, session: session.to_owned(), place: "b:/logs".to_owned(), ..LogCheckpoint::default() }
     }
 
-    fn gone_to(marker: Marker, to: &str) -> Marker {
+    fn gone_to(checkpoint: LogCheckpoint, to: &str) -> LogCheckpoint {
         let moved = Moved { group: GROUP.to_owned(), to: to.to_owned(), place: "c:/logs".to_owned() };
-        Marker { moved: Some(moved), ..marker }
+        LogCheckpoint { moved: Some(moved), ..checkpoint }
     }
 
-    fn note(marker: &Name, session: &str, next: &str) -> Owner {
+    fn note(checkpoint: &Name, session: &str, next: &str) -> Owner {
         Owner::Note(Note {
             topic: "t".to_owned(),
             group: GROUP.to_owned(),
-            marker: marker.key(GROUP),
+            checkpoint: checkpoint.key(GROUP),
             session: session.to_owned(),
             next: next.to_owned(),
         })
@@ -289,21 +298,26 @@ mod tests {
         length: u64,
         legacy: bool,
         owner: Owner,
-        own: Option<Marker>,
-        former: Option<Marker>,
+        own: Option<LogCheckpoint>,
+        former: Option<LogCheckpoint>,
     }
 
     impl Case {
         fn decide(&self) -> Result<Step, Refusal> {
             let Self { length, legacy, owner, .. } = self;
             let log = Log { length: *length, topic: "t", group: GROUP, name: &own(), owner, legacy: *legacy };
-            // As in the caller: a former marker is read only if the log can have one.
+            // As in the caller: a former log checkpoint is read only if the log can have one.
             let former = self.former.as_ref().filter(|_| !log.former_keys().is_empty());
             decide(&log, self.own.as_ref(), former)
         }
     }
 
-    fn case(length: u64, owner: Owner, own: Option<Marker>, former: Option<Marker>) -> Result<Step, Refusal> {
+    fn case(
+        length: u64,
+        owner: Owner,
+        own: Option<LogCheckpoint>,
+        former: Option<LogCheckpoint>,
+    ) -> Result<Step, Refusal> {
         Case { length, legacy: false, owner, own, former }.decide()
     }
 
@@ -314,8 +328,8 @@ mod tests {
     #[test]
     fn a_new_slot_begins_whatever_other_folders_hold() {
         assert_eq!(case(0, Owner::None, None, None), Ok(Step::Begin));
-        // A marker of the previous version belongs to another folder.
-        assert_eq!(case(0, Owner::None, None, Some(marker(9, ""))), Ok(Step::Begin));
+        // A log checkpoint of the previous version belongs to another folder.
+        assert_eq!(case(0, Owner::None, None, Some(checkpoint(9, ""))), Ok(Step::Begin));
         assert_eq!(case(5, Owner::None, None, None), Err(Refusal::Foreign));
     }
 
@@ -323,11 +337,11 @@ mod tests {
     fn a_log_continues_by_either_session_of_its_note() {
         for session in ["one", "two"] {
             let owner = note(&own(), "one", "two");
-            assert_eq!(case(5, owner, Some(marker(5, session)), None), Ok(Step::Continue));
+            assert_eq!(case(5, owner, Some(checkpoint(5, session)), None), Ok(Step::Continue));
         }
         // Without `.owner`, the folder's identity decides.
-        assert_eq!(case(5, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
-        assert_eq!(case(0, Owner::None, Some(marker(5, "one")), None), Ok(Step::Continue));
+        assert_eq!(case(5, Owner::None, Some(checkpoint(5, "one")), None), Ok(Step::Continue));
+        assert_eq!(case(0, Owner::None, Some(checkpoint(5, "one")), None), Ok(Step::Continue));
         assert_eq!(case(5, note(&own(), "one", "two"), None, None), Err(Refusal::Foreign));
         assert_eq!(case(0, note(&own(), "one", "two"), None, None), Ok(Step::Begin));
     }
@@ -336,7 +350,7 @@ mod tests {
     fn of_two_copies_the_one_that_was_opened_last_counts_even_without_lines() {
         for length in [0, 5] {
             assert_eq!(
-                case(length, note(&own(), "one", "two"), Some(marker(length, "three")), None),
+                case(length, note(&own(), "one", "two"), Some(checkpoint(length, "three")), None),
                 continued(&own())
             );
         }
@@ -346,17 +360,20 @@ mod tests {
     fn a_log_that_was_moved_here_is_taken_over() {
         let from = name(6, "aaaaaaaa");
         let owner = || note(&from, "one", "two");
-        assert_eq!(case(5, owner(), None, Some(marker(5, "two"))), Ok(Step::TakeOver));
-        assert_eq!(case(5, owner(), Some(marker(0, "x")), Some(marker(5, "two"))), Ok(Step::TakeOver));
-        assert_eq!(case(5, owner(), Some(gone_to(marker(9, "x"), "y")), Some(marker(5, "two"))), Ok(Step::TakeOver));
+        assert_eq!(case(5, owner(), None, Some(checkpoint(5, "two"))), Ok(Step::TakeOver));
+        assert_eq!(case(5, owner(), Some(checkpoint(0, "x")), Some(checkpoint(5, "two"))), Ok(Step::TakeOver));
+        assert_eq!(
+            case(5, owner(), Some(gone_to(checkpoint(9, "x"), "y")), Some(checkpoint(5, "two"))),
+            Ok(Step::TakeOver)
+        );
         // A crash after the takeover's transaction, in whatever state the former place is since.
-        let taken = Some(marker(5, "two"));
-        for former in [None, Some(gone_to(marker(5, "one"), "consumer_3-bbbbbbbb.g")), Some(marker(0, "x"))] {
+        let taken = Some(checkpoint(5, "two"));
+        for former in [None, Some(gone_to(checkpoint(5, "one"), "consumer_3-bbbbbbbb.g")), Some(checkpoint(0, "x"))] {
             assert_eq!(case(5, owner(), taken.clone(), former), Ok(Step::Continue));
         }
-        let occupied = case(5, owner(), Some(marker(7, "x")), Some(marker(5, "two")));
+        let occupied = case(5, owner(), Some(checkpoint(7, "x")), Some(checkpoint(5, "two")));
         assert_eq!(occupied, Err(Refusal::Occupied(from.key(GROUP))));
-        assert_eq!(case(5, owner(), None, Some(marker(5, "three"))), continued(&from));
+        assert_eq!(case(5, owner(), None, Some(checkpoint(5, "three"))), continued(&from));
         assert_eq!(case(5, owner(), None, None), Err(Refusal::Foreign));
     }
 
@@ -364,12 +381,12 @@ mod tests {
     fn what_was_taken_over_is_not_the_former_places_any_more() {
         let to = "consumer_6-cccccccc.g";
         let refused = Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned()));
-        assert_eq!(case(5, note(&own(), "one", "two"), Some(gone_to(marker(5, "two"), to)), None), refused);
+        assert_eq!(case(5, note(&own(), "one", "two"), Some(gone_to(checkpoint(5, "two"), to)), None), refused);
         let from = note(&name(1, "aaaaaaaa"), "one", "two");
-        assert_eq!(case(5, from, None, Some(gone_to(marker(5, "two"), to))), refused);
+        assert_eq!(case(5, from, None, Some(gone_to(checkpoint(5, "two"), to))), refused);
         // The slot's folder was moved away as a whole and then created again.
-        assert_eq!(case(0, Owner::None, Some(gone_to(marker(5, "two"), to)), None), Ok(Step::Begin));
-        let forgotten = Some(gone_to(marker(5, "two"), ""));
+        assert_eq!(case(0, Owner::None, Some(gone_to(checkpoint(5, "two"), to)), None), Ok(Step::Begin));
+        let forgotten = Some(gone_to(checkpoint(5, "two"), ""));
         let refused = Err(Refusal::Forgotten("c:/logs".to_owned()));
         assert_eq!(case(5, note(&own(), "one", "two"), forgotten, None), refused);
     }
@@ -378,17 +395,18 @@ mod tests {
     fn a_folder_of_the_version_before_takes_its_logs_over_once() {
         let text = || Owner::Text(owner_text("t", GROUP));
         let legacy = |length, owner, own, former| Case { length, legacy: true, owner, own, former }.decide();
-        assert_eq!(legacy(5, text(), None, Some(marker(5, ""))), Ok(Step::TakeOver));
-        assert_eq!(legacy(5, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
+        assert_eq!(legacy(5, text(), None, Some(checkpoint(5, ""))), Ok(Step::TakeOver));
+        assert_eq!(legacy(5, Owner::None, None, Some(checkpoint(5, ""))), Ok(Step::TakeOver));
         // A slot whose folder was deleted: the error says that its lines are missing.
-        assert_eq!(legacy(0, Owner::None, None, Some(marker(5, ""))), Ok(Step::TakeOver));
+        assert_eq!(legacy(0, Owner::None, None, Some(checkpoint(5, ""))), Ok(Step::TakeOver));
         // The previous version wrote here again.
-        assert_eq!(legacy(9, text(), Some(marker(5, "one")), Some(marker(9, ""))), Ok(Step::TakeOver));
+        assert_eq!(legacy(9, text(), Some(checkpoint(5, "one")), Some(checkpoint(9, ""))), Ok(Step::TakeOver));
         let to = "consumer_3-cccccccc.g";
-        let copy = legacy(5, text(), None, Some(gone_to(marker(5, ""), to)));
+        let copy = legacy(5, text(), None, Some(gone_to(checkpoint(5, ""), to)));
         assert_eq!(copy, Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned())));
         // A file from before the takeover was put back here.
-        let restored = legacy(5, text(), Some(marker(9, "one")), Some(gone_to(marker(5, ""), "consumer_3-bbbbbbbb.g")));
+        let restored =
+            legacy(5, text(), Some(checkpoint(9, "one")), Some(gone_to(checkpoint(5, ""), "consumer_3-bbbbbbbb.g")));
         assert_eq!(restored, Err(Refusal::Continued(own().key(GROUP), "c:/logs".to_owned())));
         assert_eq!(legacy(5, text(), None, None), Err(Refusal::Foreign));
     }
@@ -398,14 +416,18 @@ mod tests {
         let other = Owner::Note(Note {
             topic: "other".to_owned(),
             group: GROUP.to_owned(),
-            marker: own().key(GROUP),
+            checkpoint: own().key(GROUP),
             session: "one".to_owned(),
             next: "two".to_owned(),
         });
         for owner in [other, Owner::Text(owner_text("t", "other"))] {
-            assert_eq!(case(5, owner.clone(), Some(marker(5, "one")), None), Err(Refusal::Foreign));
+            assert_eq!(case(5, owner.clone(), Some(checkpoint(5, "one")), None), Err(Refusal::Foreign));
             assert_eq!(case(0, owner.clone(), None, None), Ok(Step::Begin));
-            assert_eq!(case(0, owner, Some(marker(5, "one")), None), Ok(Step::Continue), "and its length is refused");
+            assert_eq!(
+                case(0, owner, Some(checkpoint(5, "one")), None),
+                Ok(Step::Continue),
+                "and its length is refused"
+            );
         }
     }
 
@@ -438,7 +460,13 @@ mod tests {
     fn a_note_reads_back_and_texts_are_the_version_before() {
         let owner = note(&own(), "one", "two");
         let Owner::Note(written) = &owner else { panic!("a note") };
-        assert_eq!(Owner::parse(&serde_json::to_string(written).expect("JSON")), owner);
+        let text = serde_json::to_string(written).expect("JSON");
+        assert_eq!(Owner::parse(&text), owner);
+        let key = own().key(GROUP).0;
+        assert!(
+            text.contains(&format!(r#""marker":"{key}""#)),
+            "the field has its first name in every version: {text}"
+        );
         assert_eq!(Owner::parse("topic t for group g\n"), Owner::Text(owner_text("t", GROUP)));
         assert_eq!(Owner::parse("\n"), Owner::None);
     }

@@ -9,7 +9,7 @@
 //! still leads to this file and that the file still ends where this process left it: lines written into a file without
 //! a name would be lost with the process.
 //!
-//! Not here: which length is committed ([`crate::marker`]).
+//! Not here: which length is committed ([`crate::log_checkpoint`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -219,13 +219,13 @@ fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Resu
         return Ok(());
     }
     Err(Error::definite(format!(
-        "the marker of {slot} in Kafka says that {committed} bytes of {} are committed, but its consumer committed {known}: {} bytes \
+        "the log checkpoint of {slot} in Kafka says that {committed} bytes of {} are committed, but its consumer committed {known}: {} bytes \
          of committed lines would be cut off",
         path.display(),
         known - committed
     ))
     .with_remedy(format!(
-        "let nobody but the consumers write to the markers' topic (<kafka.topic>.slots), and to continue with the lines that the log \
+        "let nobody but the consumers write to the log checkpoints' topic (<kafka.topic>.slots), and to continue with the lines that the log \
          has, run: consumer accept-log {slot}; or, where Kafka was restored from an older state with the group's offsets, move the \
          bytes of the file behind {committed} into another file: their records are read again"
     )))
@@ -464,10 +464,10 @@ mod tests {
             assert_eq!(std::fs::read(&path).expect("the file"), text);
         }
         assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 8);
-        // The second remedy: remove the bytes behind the marker's length.
+        // The second remedy: remove the bytes behind the log checkpoint's length.
         std::fs::write(&path, b"one\n").expect("written");
         assert_eq!(known(&path, &File::open(&path).expect("the file")).expect("its length"), 0);
-        assert_eq!(LogFile::open(SLOT, &path, 4).expect("the marker's length").committed(), 4);
+        assert_eq!(LogFile::open(SLOT, &path, 4).expect("the log checkpoint's length").committed(), 4);
         std::fs::write(&path, text).expect("written");
         assert_eq!(LogFile::open(SLOT, &path, 8).expect("the uncommitted line is cut").committed(), 8);
         assert_eq!(std::fs::read(&path).expect("the file"), b"one\ntwo\n");

@@ -1,10 +1,10 @@
 //! The file `.committed` beside a log: the length that the log's consumer recorded as committed at its last write.
 //!
-//! The marker in Kafka has the committed length, and an opening cuts off the bytes behind it. A user who may write to
-//! the markers' topic could write a smaller length, and a restored topic has an older one; both would cut committed
-//! lines. So nothing below the length in this file is ever cut. It is a lower bound: it is written after each commit
-//! and not synced, so it may be one batch behind after a kill, more after a power failure, and missing where the
-//! previous version ran.
+//! The log checkpoint in Kafka has the committed length, and an opening cuts off the bytes behind it. A user who may
+//! write to the log checkpoints' topic could write a smaller length, and a restored topic has an older one; both would
+//! cut committed lines. So nothing below the length in this file is ever cut. It is a lower bound: it is written after
+//! each commit and not synced, so it may be one batch behind after a kill, more after a power failure, and missing
+//! where the previous version ran.
 
 use std::fs::{File, OpenOptions};
 use std::io;

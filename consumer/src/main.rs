@@ -13,9 +13,9 @@ mod folder;
 mod group;
 mod kept_lines;
 mod lineage;
+mod log_checkpoint;
 mod log_file;
 mod log_floor;
-mod marker;
 mod metrics;
 mod offsets;
 mod orphaned_partitions;
@@ -43,7 +43,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let accept_log = Command::new("accept-log")
-        .about("Take a slot's log as it is now for what is committed, after the log or its marker was changed, lost or replaced")
+        .about("Take a slot's log as it is now for what is committed, after the log or its checkpoint was changed, lost or replaced")
         .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
     let restore_offsets = Command::new("restore-offsets").about(
         "Set the group's offsets to what the logs have, after Kafka has dropped them or somebody has moved them",

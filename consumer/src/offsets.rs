@@ -2,7 +2,7 @@
 //!
 //! Our own commits carry a note beside each offset ([`add`]). An offset with the note was committed together with the
 //! lines before it. An offset without it was set by a person, a tool or an earlier version of this program, and is
-//! compared with the slots' markers.
+//! compared with the slots' log checkpoints.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 
-use crate::marker;
+use crate::log_checkpoint;
 use crate::start_offset::{Facts, Fault, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,7 +110,7 @@ fn facts(
     bounds: &BTreeMap<i32, (i64, i64)>,
 ) -> Result<BTreeMap<i32, Facts>> {
     let all_noted = committed.values().all(|c| c.is_some_and(|c| c.noted));
-    let written = if all_noted { BTreeMap::new() } else { marker::offsets(settings)? };
+    let written = if all_noted { BTreeMap::new() } else { log_checkpoint::offsets(settings)? };
     let of = |(partition, committed): (&i32, &Option<Committed>)| {
         let noted = committed.filter(|c| c.noted).map(|c| c.next);
         let logs = noted.or(written.get(partition).copied()).max(done.get(partition).copied());
@@ -120,7 +120,7 @@ fn facts(
     Ok(committed.iter().map(of).collect())
 }
 
-/// By partition, the first existing offset, and the one after the last committed record or marker.
+/// By partition, the first existing offset, and the one after the last committed record or log checkpoint.
 ///
 /// # Errors
 /// Transient when Kafka does not answer.

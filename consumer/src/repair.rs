@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use runtime::config::KafkaSettings;
 
-use crate::marker;
+use crate::log_checkpoint;
 use crate::offsets::{self, Committed};
 use crate::start_offset::{Facts, Fault, judge, refusal};
 
@@ -36,7 +36,7 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
     let mut set = Vec::new();
     for (partition, committed) in &committed {
         let before = committed.map(|c| c.next);
-        // An offset with our note was committed together with its lines, even if no marker has them.
+        // An offset with our note was committed together with its lines, even if no log checkpoint has them.
         let logs = noted(*committed).max(written.get(partition).copied());
         // Judge it with the new offset: the logs may be of another topic.
         if let Err(fault @ Fault::OtherTopic { .. }) = judge(Facts { group: logs, logs, bounds: bounds[partition] }) {
@@ -115,7 +115,7 @@ impl Group {
         // Report here why the client can't connect, not from the later calls.
         consumer.fetch_metadata(Some(&settings.topic), CONNECTING).map_err(failed)?;
         let partitions: Vec<i32> = (0..settings.partitions).collect();
-        let written = marker::offsets(settings)?;
+        let written = log_checkpoint::offsets(settings)?;
         let committed = offsets::committed(settings, &consumer, &partitions)?;
         let bounds = offsets::bounds(settings, &consumer, &partitions)?;
         Ok(Self { consumer, logging, committed, written, bounds })

@@ -1,7 +1,7 @@
 //! The consumer's loop: poll a batch, transform it, write it to each output, commit it.
 //!
 //! A batch has three steps: the PostgreSQL transaction, then append and fdatasync to the log, then one Kafka
-//! transaction with the dead letters, the marker with the log's new length, and the group's offsets. The Kafka
+//! transaction with the dead letters, the log checkpoint with its new length, and the group's offsets. The Kafka
 //! transaction decides whether the batch counts. After a crash, a kill or an error at each point, this is left and
 //! repaired:
 //!
@@ -10,7 +10,7 @@
 //! | while polling or transforming | nothing | the records are read again |
 //! | after PostgreSQL's commit | rows, and `product_offsets` ahead of the group | the batch is read again; PostgreSQL skips the rows that it has |
 //! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; if the owner does not return, a neighbour does ([`crate::settle`]) |
-//! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor ends the transaction; the marker read then shows the outcome |
+//! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor ends the transaction; the log checkpoint read then shows the outcome |
 //! | after the commit | nothing open | – |
 //!
 //! Fencing: the producer's epoch fences an older process of the same slot. The group metadata, taken *before* the batch
@@ -55,8 +55,8 @@ use crate::commit::Commit;
 use crate::dead_letter::{Letters, Room};
 use crate::doctor;
 use crate::group::Group;
+use crate::log_checkpoint::{self, Committed, OpenLogCheckpoint, Opened};
 use crate::log_file::LogFile;
-use crate::marker::{self, Committed, OpenMarker, Opened};
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
@@ -158,7 +158,7 @@ struct Worker {
 /// The clients of one membership.
 struct Session {
     producer: TransactionalProducer,
-    marker: OpenMarker,
+    checkpoint: OpenLogCheckpoint,
     log: LogFile,
     /// The slot's committed offset of each partition.
     done: BTreeMap<i32, i64>,
@@ -275,15 +275,15 @@ impl Worker {
     fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, BatchError> {
         let topics = doctor::wanted(&self.kafka);
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
-        let opened = marker::open(&self.kafka, slot, "consumer.initialised").map_err(BatchError::at_start)?;
-        let Opened { producer, marker, committed } = opened;
+        let opened = log_checkpoint::open(&self.kafka, slot, "consumer.initialised").map_err(BatchError::at_start)?;
+        let Opened { producer, checkpoint, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
         let group = Group::join(&self.kafka, slot.name(), committed.offsets.clone(), changed.clone())?;
         // From now on, a silent broker counts as a failure.
         self.readiness.kafka.wait();
         let (done, orphaned) = (committed.offsets, OrphanedPartitions::new(slot.id(), self.kafka.session_timeout));
         let (ends, asked) = (Ends::default(), Instant::now());
-        Ok(Session { producer, marker, log, done, group, orphaned, ends, asked, seen_changes: 0 })
+        Ok(Session { producer, checkpoint, log, done, group, orphaned, ends, asked, seen_changes: 0 })
     }
 
     /// Works until it is stopped or the clients are unusable.
@@ -306,7 +306,8 @@ impl Worker {
                     self.roll_back(session)?;
                     backoff.wait(&self.handle, &self.shutdown);
                 }
-                // Leave the file: its end may or may not be committed, which the marker shows in the next session.
+                // Leave the file: its end may or may not be committed, which the log checkpoint shows in the next
+                // session.
                 Err(other) => return Err(other),
             }
         }
@@ -356,7 +357,7 @@ impl Worker {
 
     /// `false` when the batch must be read again in parts.
     fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, BatchError> {
-        let Session { producer, marker, log, done, group, .. } = session;
+        let Session { producer, checkpoint, log, done, group, .. } = session;
         let Batch { outcome, records, metadata, committed, newest } = batch;
         self.readiness.busy();
         let Some(owed) = self.write_rows(&outcome, records)? else { return Ok(false) };
@@ -381,7 +382,7 @@ impl Worker {
                 producer,
                 &Commit {
                     settings: &self.kafka,
-                    marker,
+                    checkpoint,
                     committed: &next,
                     offsets: &of_group,
                     metadata: metadata.as_ref().ok_or_else(lost)?,

@@ -13,8 +13,8 @@ use runtime::config::KafkaSettings;
 use runtime::failpoint;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_checkpoint;
 use crate::log_file::LogFile;
-use crate::marker;
 use crate::slot::{Slot, Slots};
 
 /// The interval of the checks without a change of the assignment.
@@ -47,7 +47,7 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 
 /// Ends the open transaction of the slot's producer, and cuts its log to the committed length.
 fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
-    let opened = marker::open(settings, slot, "consumer.settling")?;
+    let opened = log_checkpoint::open(settings, slot, "consumer.settling")?;
     let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;
     failpoint::at("consumer.settled");
     tracing::info!(slot = %slot.name(), committed = log.committed(), "settled the slot of a consumer that is gone");

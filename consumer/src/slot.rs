@@ -9,7 +9,8 @@
 //! a process takes the lock and writes the text under the folder's `.claim` lock. If a file system does not share locks
 //! between machines, the file `.owner` shows it, which only the holder writes.
 //!
-//! Not here: the contents of the folder's log ([`crate::log_file`]), and its committed length ([`crate::marker`]).
+//! Not here: the contents of the folder's log ([`crate::log_file`]), and its committed length
+//! ([`crate::log_checkpoint`]).
 
 use std::cell::RefCell;
 use std::fmt;
@@ -113,7 +114,7 @@ impl Slot {
         &self.name
     }
 
-    /// Whether the previous version, whose markers name no folder, used its logs folder.
+    /// Whether the previous version, whose log checkpoints name no folder, used its logs folder.
     pub(crate) fn is_legacy(&self) -> bool {
         self.legacy
     }
@@ -133,7 +134,7 @@ impl Slot {
         self.note(State::Settled)
     }
 
-    /// Reads `.owner`: the marker that the log's lines belong to.
+    /// Reads `.owner`: the log checkpoint that the log's lines belong to.
     ///
     /// # Errors
     /// Definite when the file can't be read, or when another process wrote it although this one holds the lock.
@@ -155,7 +156,7 @@ impl Slot {
         }
     }
 
-    /// Writes `.owner` durably: the marker that the log's lines belong to from now on.
+    /// Writes `.owner` durably: the log checkpoint that the log's lines belong to from now on.
     ///
     /// # Errors
     /// Definite when the file can't be written, transient when the disk is full.

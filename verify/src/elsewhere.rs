@@ -1,11 +1,11 @@
 //! Logs folders of the group that were not given to this run: consumers on other machines have one each.
 //!
-//! The markers in `<topic>.slots` name the folder of each log, and its offset of each partition.
+//! The log checkpoints in `<topic>.slots` name the folder of each log, and its offset of each partition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use kafka::slots::{self, Folder, Marker};
+use kafka::slots::{self, Folder, LogCheckpoint};
 use model::error::{Error, Result};
 use runtime::config::KafkaSettings;
 
@@ -22,7 +22,8 @@ impl Elsewhere {
     /// Asks Kafka. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka can't be reached; definite when a marker or the identity of a given folder can't be read.
+    /// Transient when Kafka can't be reached; definite when a log checkpoint or the identity of a given folder can't be
+    /// read.
     pub(crate) fn look(settings: &KafkaSettings, given: &[PathBuf]) -> Result<Self> {
         let mut ids = BTreeSet::new();
         for root in given {
@@ -31,23 +32,23 @@ impl Elsewhere {
                     .with_source(e)
                     .with_remedy("run verify as a user who may read it, or put the file .folder back as it was")
             })?;
-            // A folder of the previous version has no identity, and its markers name none.
+            // A folder of the previous version has no identity, and its log checkpoints name none.
             ids.insert(folder.as_ref().map_or_else(String::new, |f| f.id.to_string()));
             if folder.is_some_and(|f| f.legacy) {
                 ids.insert(String::new());
             }
         }
-        Ok(Self::of(slots::markers(settings)?.into_values(), &ids))
+        Ok(Self::of(slots::log_checkpoints(settings)?.into_values(), &ids))
     }
 
-    fn of(markers: impl Iterator<Item = Marker>, given: &BTreeSet<String>) -> Self {
+    fn of(checkpoints: impl Iterator<Item = LogCheckpoint>, given: &BTreeSet<String>) -> Self {
         let mut elsewhere = Self::default();
-        for marker in markers.filter(|m| m.moved.is_none() && m.length > 0 && !given.contains(&m.folder)) {
-            for (partition, offset) in marker.offsets {
+        for checkpoint in checkpoints.filter(|m| m.moved.is_none() && m.length > 0 && !given.contains(&m.folder)) {
+            for (partition, offset) in checkpoint.offsets {
                 let next = elsewhere.next.entry(partition).or_default();
                 *next = offset.max(*next);
             }
-            elsewhere.folders.insert(marker.folder, marker.place);
+            elsewhere.folders.insert(checkpoint.folder, checkpoint.place);
         }
         elsewhere
     }
@@ -71,22 +72,23 @@ impl Elsewhere {
 mod tests {
     use super::*;
 
-    fn marker(folder: &str, length: u64, next: i64) -> Marker {
+    fn checkpoint(folder: &str, length: u64, next: i64) -> LogCheckpoint {
         let (folder, place) = (folder.to_owned(), format!("host:/{folder}"));
-        Marker { folder, place, length, offsets: [(3, next)].into(), ..Marker::default() }
+        LogCheckpoint { folder, place, length, offsets: [(3, next)].into(), ..LogCheckpoint::default() }
     }
 
     #[test]
     fn only_folders_with_lines_that_were_not_given_may_have_a_record() {
-        let gone = marker("cccccccc", 9, 99).moved_to("g", "", "host:/x");
-        let markers = [marker("aaaaaaaa", 9, 50), marker("bbbbbbbb", 9, 10), marker("bbbbbbbb", 0, 70), gone];
+        let gone = checkpoint("cccccccc", 9, 99).moved_to("g", "", "host:/x");
+        let checkpoints =
+            [checkpoint("aaaaaaaa", 9, 50), checkpoint("bbbbbbbb", 9, 10), checkpoint("bbbbbbbb", 0, 70), gone];
         let given = BTreeSet::from(["aaaaaaaa".to_owned()]);
-        let elsewhere = Elsewhere::of(markers.iter().cloned(), &given);
+        let elsewhere = Elsewhere::of(checkpoints.iter().cloned(), &given);
         assert!(elsewhere.may_have(3, 9) && !elsewhere.may_have(3, 10) && !elsewhere.may_have(4, 0));
         assert_eq!(elsewhere.describe(), "bbbbbbbb at host:/bbbbbbbb");
         let all = given.into_iter().chain(["bbbbbbbb".to_owned()]).collect();
-        assert_eq!(Elsewhere::of(markers.into_iter(), &all), Elsewhere::default());
-        let old = Elsewhere::of([marker("", 9, 10)].into_iter(), &all);
+        assert_eq!(Elsewhere::of(checkpoints.into_iter(), &all), Elsewhere::default());
+        let old = Elsewhere::of([checkpoint("", 9, 10)].into_iter(), &all);
         assert!(old.may_have(3, 9) && old.describe() == "one that the version before used");
     }
 }

@@ -1,9 +1,9 @@
-//! The records and files that identify logs to other programs: the marker of a slot in the topic `<topic>.slots`, and
-//! the identity of a logs folder.
+//! The records and files that identify logs to other programs: the log checkpoint of a slot in the topic
+//! `<topic>.slots`, and the identity of a logs folder.
 //!
-//! A marker's key is the slot's name in Kafka: `consumer_3-k7x2m9qa` is slot 3 of the folder k7x2m9qa, followed by
-//! `.<group>` for each group but the default one. Before folders had identities the name was `consumer_3`: the folder
-//! that holds such a marker's log replaces the marker.
+//! A log checkpoint's key is the slot's name in Kafka: `consumer_3-k7x2m9qa` is slot 3 of the folder k7x2m9qa, followed
+//! by `.<group>` for each group but the default one. Before folders had identities the name was `consumer_3`: the
+//! folder that holds such a log checkpoint's log replaces the log checkpoint.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use model::error::{Error, Result};
 use runtime::config::KafkaSettings;
 
-/// The version of markers and of the identity file that this program writes and reads.
+/// The version of log checkpoints and of the identity file that this program writes and reads.
 pub const VERSION: u32 = 1;
 /// The file in a logs folder that holds its identity.
 pub const FOLDER_FILE: &str = ".folder";
-/// Value of the field `group` in a moved marker: no group has this name, so older programs ignore the marker.
+/// Value of the field `group` in a moved log checkpoint: no group has this name, so older programs ignore the log
+/// checkpoint.
 const MOVED: &str = "(moved)";
 
 /// The identity of a logs folder: 8 characters of a–z and 2–7, drawn at random.
@@ -76,7 +77,7 @@ pub struct Folder {
     pub version: u32,
     /// The folder's identity.
     pub id: FolderId,
-    /// Consumers used the folder before it had an identity, so markers without one may belong to its logs.
+    /// Consumers used the folder before it had an identity, so log checkpoints without one may belong to its logs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub legacy: bool,
 }
@@ -98,7 +99,7 @@ impl Folder {
 
 /// How much of a slot's log is committed, and for which group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Marker {
+pub struct LogCheckpoint {
     /// Version of this record.
     pub version: u32,
     /// The slot, `consumer_3`.
@@ -113,13 +114,13 @@ pub struct Marker {
     /// The offset after the last record that this slot has processed, by partition; another slot may be further.
     #[serde(default)]
     pub offsets: BTreeMap<i32, i64>,
-    /// The id of the topic of these offsets; `None` when it is unknown, as in a marker of an earlier version.
+    /// The id of the topic of these offsets; `None` when it is unknown, as in a log checkpoint of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
     /// A hash of the last committed bytes, which distinguishes logs of the same length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
-    /// The identity of the logs folder; empty in a marker from before folders had identities.
+    /// The identity of the logs folder; empty in a log checkpoint from before folders had identities.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub folder: String,
     /// Random id of the last opening of the log: a copy of the folder does not have the id of a later opening.
@@ -128,7 +129,7 @@ pub struct Marker {
     /// Host and path of the folder at that opening, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub place: String,
-    /// Set when another marker has taken over the log.
+    /// Set when another log checkpoint has taken over the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<Moved>,
 }
@@ -136,25 +137,25 @@ pub struct Marker {
 /// The new place of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
-    /// The group of the marker.
+    /// The group of the log checkpoint.
     pub group: String,
-    /// The key of the marker that has the log now; empty when a person has declared the log lost.
+    /// The key of the log checkpoint that has the log now; empty when a person has declared the log lost.
     pub to: String,
     /// Host and path of the folder whose program wrote this.
     pub place: String,
 }
 
-impl Marker {
-    /// Reads a marker.
+impl LogCheckpoint {
+    /// Reads a log checkpoint.
     ///
     /// # Errors
     /// The reason, as the end of a sentence.
     pub fn parse(value: &[u8]) -> Result<Self, String> {
-        let marker: Self = serde_json::from_slice(value).map_err(|e| e.to_string())?;
-        if marker.version == VERSION {
-            Ok(marker)
+        let checkpoint: Self = serde_json::from_slice(value).map_err(|e| e.to_string())?;
+        if checkpoint.version == VERSION {
+            Ok(checkpoint)
         } else {
-            Err(format!("it has version {}, this program knows {VERSION}", marker.version))
+            Err(format!("it has version {}, this program knows {VERSION}", checkpoint.version))
         }
     }
 
@@ -164,7 +165,7 @@ impl Marker {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The group that it belongs to; empty in the oldest markers, which count for every group.
+    /// The group that it belongs to; empty in the oldest log checkpoints, which count for every group.
     pub fn group(&self) -> &str {
         self.moved.as_ref().map_or(&self.group, |moved| &moved.group)
     }
@@ -174,52 +175,52 @@ impl Marker {
         self.group().is_empty() || self.group() == group
     }
 
-    /// The same marker after its log has moved.
+    /// The same log checkpoint after its log has moved.
     pub fn moved_to(&self, group: &str, to: &str, place: &str) -> Self {
         let moved = Moved { group: group.to_owned(), to: to.to_owned(), place: place.to_owned() };
         Self { group: MOVED.to_owned(), moved: Some(moved), ..self.clone() }
     }
 }
 
-/// Name of the topic of the markers.
+/// Name of the topic of the log checkpoints.
 pub fn topic(settings: &KafkaSettings) -> String {
     format!("{}.slots", settings.topic)
 }
 
-/// The last marker of each key of the group, by key. Blocks.
+/// The last log checkpoint of each key of the group, by key. Blocks.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite for a last marker that can't be read.
-pub fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
-    // An unreadable marker is an error only if no other follows: `consumer accept-log` writes one.
-    let mut markers: BTreeMap<String, Result<Marker, String>> = BTreeMap::new();
+/// Transient when Kafka can't be reached; definite for a last log checkpoint that can't be read.
+pub fn log_checkpoints(settings: &KafkaSettings) -> Result<BTreeMap<String, LogCheckpoint>> {
+    // An unreadable log checkpoint is an error only if no other follows: `consumer accept-log` writes one.
+    let mut checkpoints: BTreeMap<String, Result<LogCheckpoint, String>> = BTreeMap::new();
     crate::scan(settings, &topic(settings), &mut |message| {
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-        // Markers of other groups need not be readable.
+        // Log checkpoints of other groups need not be readable.
         if key.split_once('.').is_some_and(|(_, group)| group != settings.group_id) {
             return Ok(());
         }
         let Some(value) = message.payload() else {
-            markers.remove(&key);
+            checkpoints.remove(&key);
             return Ok(());
         };
-        let marker = Marker::parse(value);
-        if marker.as_ref().map_or(true, |marker| marker.is_of(&settings.group_id)) {
-            markers.insert(key, marker);
+        let checkpoint = LogCheckpoint::parse(value);
+        if checkpoint.as_ref().map_or(true, |checkpoint| checkpoint.is_of(&settings.group_id)) {
+            checkpoints.insert(key, checkpoint);
         }
         Ok(())
     })?;
-    let read = |(key, marker): (String, Result<Marker, String>)| match marker {
-        Ok(marker) => Ok((key, marker)),
+    let read = |(key, checkpoint): (String, Result<LogCheckpoint, String>)| match checkpoint {
+        Ok(checkpoint) => Ok((key, checkpoint)),
         Err(reason) => Err(unreadable(&key, &reason)),
     };
-    markers.into_iter().map(read).collect()
+    checkpoints.into_iter().map(read).collect()
 }
 
-/// A marker that can't be read.
+/// A log checkpoint that can't be read.
 pub fn unreadable(key: &str, reason: &str) -> Error {
     let slot = key.split(['-', '.']).next().unwrap_or(key);
-    Error::definite(format!("the marker of {slot} can't be read: {reason}"))
+    Error::definite(format!("the log checkpoint of {slot} can't be read: {reason}"))
         .with_remedy(format!("take the file as it is: consumer accept-log {slot}"))
 }
 
@@ -252,25 +253,27 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_of_the_version_before_reads_as_ever_and_keeps_its_bytes() {
+    fn a_log_checkpoint_of_the_version_before_reads_as_ever_and_keeps_its_bytes() {
         let old = br#"{"version":1,"slot":"consumer_3","file":"consumer_3/consumer_log.json","length":1234,"group":"g","offsets":{"4":17}}"#;
-        let marker = Marker::parse(old).expect("a marker");
-        assert_eq!((marker.length, marker.folder.as_str(), &marker.moved), (1234, "", &None));
-        assert_eq!(marker.encode(), old);
-        assert!(marker.is_of("g") && !marker.is_of("another"));
+        let checkpoint = LogCheckpoint::parse(old).expect("a log checkpoint");
+        assert_eq!((checkpoint.length, checkpoint.folder.as_str(), &checkpoint.moved), (1234, "", &None));
+        assert_eq!(checkpoint.encode(), old);
+        assert!(checkpoint.is_of("g") && !checkpoint.is_of("another"));
     }
 
     #[test]
-    fn a_moved_marker_keeps_its_group_and_offsets_and_is_no_group_s_for_the_version_before() {
-        let marker = Marker { version: 1, group: "g".to_owned(), offsets: [(4, 17)].into(), ..Marker::default() };
-        let moved = Marker::parse(&marker.moved_to("g", "consumer_1-aaaaaaaa.g", "host:/logs").encode()).expect("one");
-        assert_eq!((moved.group.as_str(), moved.group(), &moved.offsets), ("(moved)", "g", &marker.offsets));
+    fn a_moved_log_checkpoint_keeps_its_group_and_offsets_and_is_no_group_s_for_the_version_before() {
+        let checkpoint =
+            LogCheckpoint { version: 1, group: "g".to_owned(), offsets: [(4, 17)].into(), ..LogCheckpoint::default() };
+        let moved = LogCheckpoint::parse(&checkpoint.moved_to("g", "consumer_1-aaaaaaaa.g", "host:/logs").encode())
+            .expect("one");
+        assert_eq!((moved.group.as_str(), moved.group(), &moved.offsets), ("(moved)", "g", &checkpoint.offsets));
         assert!(moved.is_of("g") && !moved.is_of("another"));
     }
 
     #[test]
-    fn a_marker_of_another_version_is_refused_with_the_way_out() {
-        let reason = Marker::parse(br#"{"version":2,"slot":"","file":"","length":1}"#).expect_err("too new");
+    fn a_log_checkpoint_of_another_version_is_refused_with_the_way_out() {
+        let reason = LogCheckpoint::parse(br#"{"version":2,"slot":"","file":"","length":1}"#).expect_err("too new");
         let text = format!("{:?}", unreadable("consumer_2-aaaaaaaa.g", &reason));
         assert!(text.contains("it has version 2, this program knows 1"), "{text}");
         assert!(text.contains("consumer accept-log consumer_2"), "{text}");

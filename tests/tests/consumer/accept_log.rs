@@ -1,10 +1,11 @@
-//! `consumer accept-log` after a kill at a named point, with a marker that is not the last one: no line is lost or doubled.
+//! `consumer accept-log` after a kill at a named point, with a log checkpoint that is not the last one: no line is lost
+//! or doubled.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use integration_tests::{Feed, Running, World, eventually};
-use kafka::slots::{self, Marker};
+use kafka::slots::{self, LogCheckpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -14,7 +15,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::PATIENCE;
 use crate::consumer_world::{
-    committed_everything, forge, line_count, log_path, marker, owned, start, wait_until_committed,
+    committed_everything, forge, line_count, log_checkpoint, log_path, owned, start, wait_until_committed,
 };
 
 const SLOTS: [&str; 2] = ["consumer_1", "consumer_2"];
@@ -58,12 +59,12 @@ fn killed_at(consumer: Running, point: &str) {
     assert!(ended.code == -1 && ended.err.contains(point), "{}", ended.err);
 }
 
-/// Puts a marker of half the lines, a broken one or none in the place of the slot's last marker.
+/// Puts a log checkpoint of half the lines, a broken one or none in the place of the slot's last log checkpoint.
 async fn forge_another(world: &World, slot: &str, which: usize) {
-    let (key, partition, real) = marker(world, slot);
+    let (key, partition, real) = log_checkpoint(world, slot);
     let text = fs::read(log_path(world, slot)).unwrap();
     let half = text[..real.length as usize / 2].iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
-    let forged = Marker { length: half as u64, tail: None, ..real }.encode();
+    let forged = LogCheckpoint { length: half as u64, tail: None, ..real }.encode();
     let value = [Some(&forged[..]), Some(b"{\"length\":0}"), None][which];
     forge(world, &key, partition, value).await;
 }
@@ -205,9 +206,9 @@ async fn several_slots_are_accepted_one_after_the_other() {
     assert_eq!(producer.stop().code, 0);
 }
 
-/// The accepted marker has the offsets of the group, so that Kafka may drop them and a person may move them.
+/// The accepted log checkpoint has the offsets of the group, so that Kafka may drop them and a person may move them.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_offsets_outlive_a_marker_that_is_gone() {
+async fn the_offsets_outlive_a_log_checkpoint_that_is_gone() {
     let (world, mut conn, producer) = world("accept_offsets").await;
     delete_topics(&world, &[&slots::topic(&world.kafka())]).await;
     refuses_then_accepts(&world, "consumer_1");
@@ -219,14 +220,15 @@ async fn the_offsets_outlive_a_marker_that_is_gone() {
         forge_another(&world, "consumer_1", which).await;
         let said = accepts(&world, "consumer_1");
         assert!(said.contains("how much was committed is unknown"), "{said}");
-        let partition = *marker(&world, "consumer_1").2.offsets.first_key_value().unwrap().0;
+        let partition = *log_checkpoint(&world, "consumer_1").2.offsets.first_key_value().unwrap().0;
         move_offset(&world, partition, 0);
         refuses_then_restores(&world, "were moved back");
     }
     assert_eq!(producer.stop().code, 0);
 }
 
-/// Neither markers nor offsets of the group, as on a cluster that was built again: nothing says that a line must go.
+/// Neither log checkpoints nor offsets of the group, as on a cluster that was built again: nothing says that a line
+/// must go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_knows_nothing_cuts_nothing() {
     let mut world = World::new("accept_rebuilt");

@@ -1,4 +1,5 @@
-//! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead letters.
+//! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead
+//! letters.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accept_log;
@@ -18,8 +19,8 @@ use integration_tests::{Feed, Running, World, eventually};
 use model::change::Op;
 use rdkafka::admin::{AdminClient, AdminOptions};
 
-/// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker looks
-/// every 10 s.
+/// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker
+/// looks every 10 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until each of them has so many partitions.
@@ -210,7 +211,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     assert_once(&world);
     assert_eq!(line_count(&world), 20);
     consumer.kill();
-    // Back to the first one, which finds its own marker; a torn tail is cut by it.
+    // Back to the first one, which finds its own log checkpoint; a torn tail is cut by it.
     use_group(&mut world, &first);
     append(&log_path(&world, "consumer_1"), b"{\"id\":99}\n{\"id\"");
     feed.update(1..=20, 1);
@@ -232,7 +233,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     for log in [one.log(), two.log()] {
         assert!(!log.contains("trying again"), "{log}");
     }
-    // Nor does one cut by its own marker what the other has in a folder that both were given.
+    // Nor does one cut by its own log checkpoint what the other has in a folder that both were given.
     assert_eq!((one.stop().code, two.stop().code), (0, 0));
     world.set("CONSUMER_LOGS", &first.1);
     let ended = start(&world, 6).wait();

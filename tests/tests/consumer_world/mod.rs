@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use integration_tests::{Running, World, eventually};
-use kafka::slots::{self, Marker};
+use kafka::slots::{self, LogCheckpoint};
 use model::change::{SOURCE_HEADER, Source};
 use model::time::Micros;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -92,7 +92,8 @@ fn committed(world: &World, ends: &BTreeMap<i32, i64>) -> bool {
     let mut list = TopicPartitionList::new();
     list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
     let offsets = consumer.committed_offsets(list, Duration::from_secs(10)).expect("offsets");
-    // Behind the last record, and behind the markers that follow it once a consumer has seen that nothing else does.
+    // Behind the last record, and behind the log checkpoints that follow it once a consumer has seen that nothing else
+    // does.
     ends.iter().all(|(partition, end)| {
         let offset = offsets.find_partition(&settings.topic, *partition).map(|p| p.offset());
         matches!(offset, Some(Offset::Offset(offset)) if offset >= *end)
@@ -104,7 +105,7 @@ pub(crate) fn wait_until_committed(world: &World) {
     eventually("the group has committed everything", Duration::from_secs(60), || committed(world, &ends).then_some(()));
 }
 
-/// Waits until the group has committed everything, and the markers behind it too.
+/// Waits until the group has committed everything, and the log checkpoints behind it too.
 pub(crate) fn wait_until_ends_committed(world: &World) {
     let settings = world.kafka();
     let reader: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().expect("a client");
@@ -180,14 +181,16 @@ pub(crate) fn assert_once_in(world: &World, logs: BTreeMap<String, Vec<String>>)
     }
 }
 
-/// Key, partition and text of the last marker of a slot.
-pub(crate) fn marker(world: &World, slot: &str) -> (Vec<u8>, i32, Marker) {
+/// Key, partition and text of the last log checkpoint of a slot.
+pub(crate) fn log_checkpoint(world: &World, slot: &str) -> (Vec<u8>, i32, LogCheckpoint) {
     let settings = world.kafka();
     let mut last = None;
     kafka::scan(&settings, &slots::topic(&settings), &mut |message| {
-        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
-        if let Some(marker) = marker.filter(|marker| marker.slot == slot && marker.is_of(&settings.group_id)) {
-            last = Some((message.key().unwrap().to_vec(), message.partition(), marker));
+        let checkpoint = message.payload().and_then(|value| LogCheckpoint::parse(value).ok());
+        if let Some(checkpoint) =
+            checkpoint.filter(|checkpoint| checkpoint.slot == slot && checkpoint.is_of(&settings.group_id))
+        {
+            last = Some((message.key().unwrap().to_vec(), message.partition(), checkpoint));
         }
         Ok(())
     })
@@ -195,7 +198,7 @@ pub(crate) fn marker(world: &World, slot: &str) -> (Vec<u8>, i32, Marker) {
     last.unwrap()
 }
 
-/// Puts a record into the markers' topic, as one who may write there.
+/// Puts a record into the log checkpoints' topic, as one who may write there.
 pub(crate) async fn forge(world: &World, key: &[u8], partition: i32, value: Option<&[u8]>) {
     let settings = world.kafka();
     let producer: FutureProducer = kafka::client_config(&settings).create().unwrap();

@@ -1,13 +1,13 @@
-//! Whoever may write to the markers' topic, and an older state of it: committed lines are not cut off a log.
+//! Whoever may write to the log checkpoints' topic, and an older state of it: committed lines are not cut off a log.
 
 use std::fs;
 use std::path::PathBuf;
 
 use integration_tests::{Ended, Feed, World, eventually};
-use kafka::slots::Marker;
+use kafka::slots::LogCheckpoint;
 
 use crate::PATIENCE;
-use crate::consumer_world::{assert_once, forge, line_count, log_path, marker, start, wait_until_committed};
+use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, log_path, start, wait_until_committed};
 
 /// A world whose one consumer wrote 600 lines and ended, and the path of its log.
 async fn written(name: &str, killed: bool) -> (World, Feed, PathBuf) {
@@ -65,26 +65,26 @@ fn assert_remedied(world: &World, feed: &mut Feed) {
 async fn one_record_with_length_0_empties_no_log() {
     for killed in [false, true] {
         let (world, mut feed, log) = written("forged_0", killed).await;
-        let (key, partition, real) = marker(&world, "consumer_1");
-        let forged = Marker { length: 0, tail: None, offsets: Default::default(), ..real };
+        let (key, partition, real) = log_checkpoint(&world, "consumer_1");
+        let forged = LogCheckpoint { length: 0, tail: None, offsets: Default::default(), ..real };
         forge(&world, &key, partition, Some(&forged.encode())).await;
         assert_refused(&world, &log, "bytes of committed lines would be cut off");
         assert_remedied(&world, &mut feed);
     }
 }
 
-/// One with a length at which a line ends and with the right hash, one that is not a marker, and none.
+/// One with a length at which a line ends and with the right hash, one that is not a log checkpoint, and none.
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_does_a_marker_of_half_the_lines_nor_a_broken_one_nor_a_tombstone() {
+async fn neither_does_a_log_checkpoint_of_half_the_lines_nor_a_broken_one_nor_a_tombstone() {
     let (world, mut feed, log) = written("forged_half", true).await;
-    let (key, partition, real) = marker(&world, "consumer_1");
+    let (key, partition, real) = log_checkpoint(&world, "consumer_1");
     let text = fs::read(&log).unwrap();
     let half = text[..text.len() / 2].iter().rposition(|b| *b == b'\n').unwrap() + 1;
-    let forged = Marker { length: half as u64, tail: None, ..real.clone() };
+    let forged = LogCheckpoint { length: half as u64, tail: None, ..real.clone() };
     forge(&world, &key, partition, Some(&forged.encode())).await;
     assert_refused(&world, &log, "bytes of committed lines would be cut off");
     forge(&world, &key, partition, Some(b"{\"length\":0}")).await;
-    assert_refused(&world, &log, "the marker of consumer_1 can't be read");
+    assert_refused(&world, &log, "the log checkpoint of consumer_1 can't be read");
     forge(&world, &key, partition, None).await;
     let before = fs::read(&log).unwrap();
     let ended = run(&world, &[]);

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use integration_tests::{Feed, World, eventually};
-use kafka::slots::Marker;
+use kafka::slots::LogCheckpoint;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 
-use crate::consumer_world::{assert_once, forge, line_count, logs, marker, start, wait_until_committed};
+use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, logs, start, wait_until_committed};
 use crate::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 
 /// Twenty records in the log, and the consumer stopped.
@@ -106,12 +106,12 @@ async fn offsets_that_were_set_before_the_first_start_are_refused() {
     assert_once(&world);
 }
 
-/// No marker has any offset. Those with our note are right, and only the one that was moved is set.
+/// No log checkpoint has any offset. Those with our note are right, and only the one that was moved is set.
 #[tokio::test(flavor = "multi_thread")]
-async fn offsets_that_no_marker_has_are_left_alone() {
+async fn offsets_that_no_log_checkpoint_has_are_left_alone() {
     let (world, _feed) = world("unmarked").await;
-    let (key, of_marker, real) = marker(&world, "consumer_1");
-    forge(&world, &key, of_marker, Some(&Marker { offsets: BTreeMap::new(), ..real }.encode())).await;
+    let (key, of_checkpoint, real) = log_checkpoint(&world, "consumer_1");
+    forge(&world, &key, of_checkpoint, Some(&LogCheckpoint { offsets: BTreeMap::new(), ..real }.encode())).await;
     let mut before = offsets(&world);
     let (partition, offset) = before.pop_first().unwrap();
     set_offsets(&world, &BTreeMap::from([(partition, offset + 1)]));

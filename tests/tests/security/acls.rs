@@ -46,8 +46,8 @@ pub(crate) fn of_consumer(topic: &str, group: &str) -> Vec<Right> {
     ]
 }
 
-/// What the consumers need besides when they write to PostgreSQL: they only warn without the first, and read the dead letters
-/// only when PostgreSQL is behind the logs and refuses a record.
+/// What the consumers need besides when they write to PostgreSQL: they only warn without the first, and read the dead
+/// letters only when PostgreSQL is behind the logs and refuses a record.
 pub(crate) fn of_sink(topic: &str) -> Vec<Right> {
     ["checkpoint", "dlq"].map(|suffix| right("Read", "--topic", format!("{topic}.{suffix}"))).into()
 }
@@ -62,7 +62,8 @@ pub(crate) fn of_verify(topic: &str, group: &str) -> Vec<Right> {
     ]
 }
 
-/// What verify needs besides to say which other logs folders the group has; without it it says only that there may be some.
+/// What verify needs besides to say which other logs folders the group has; without it it says only that there may be
+/// some.
 pub(crate) fn of_other_folders(topic: &str) -> Vec<Right> {
     vec![right("Read", "--topic", format!("{topic}.slots"))]
 }
@@ -179,7 +180,7 @@ async fn each_right_is_needed() {
     for (user, texts) in lacking[1].iter().zip([
         [&looked_up, "ACL DESCRIBE, which READ and WRITE bring"],
         [&slots, "ACL READ"],
-        ["cannot write the marker of consumer_1: ", "ACL WRITE"],
+        ["cannot write the log checkpoint of consumer_1: ", "ACL WRITE"],
         [&letters, "ACL DESCRIBE, which READ and WRITE bring"],
         ["in its group", "ACL READ on the topic and on the group"],
         [&id, "ACL WRITE on the transactional id"],

@@ -6,7 +6,7 @@ use integration_tests::{Running, World, eventually};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 
-use crate::consumer_world::{forge, marker, wait_until_committed};
+use crate::consumer_world::{forge, log_checkpoint, wait_until_committed};
 use crate::{Machine, PATIENCE, refused, share, stop};
 
 /// 40 products, and machine A, whose log has their inserts.
@@ -70,12 +70,12 @@ async fn a_folder_that_was_declared_lost_comes_back_without_what_another_wrote_a
     stop([on_a, on_b, producer]);
 }
 
-/// The marker and `.committed` are one batch behind, and B has read on in the same partitions.
+/// The log checkpoint and `.committed` are one batch behind, and B has read on in the same partitions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_stays_whose_marker_was_set_back_by_it() {
+async fn a_batch_stays_whose_log_checkpoint_was_set_back_by_it() {
     let (world, mut conn, producer, a) = written("accept_one_back").await;
     let b = Machine::new(&world, "b");
-    let (key, partition, before) = marker(&world, "consumer_1");
+    let (key, partition, before) = log_checkpoint(&world, "consumer_1");
     change(&mut conn, &world).await;
     killed_at(&a, &world, "consumer.committed");
     let written = fs::metadata(a.log("consumer_1")).unwrap().len();

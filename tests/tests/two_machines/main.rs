@@ -1,5 +1,5 @@
-//! Consumers of one group on several machines, a logs folder each: every record is once in the logs of all of them, whatever
-//! is scaled, killed, copied, moved or deleted.
+//! Consumers of one group on several machines, a logs folder each: every record is once in the logs of all of them,
+//! whatever is scaled, killed, copied, moved or deleted.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accepted;
@@ -70,7 +70,7 @@ impl Machine {
         Folder::read(&self.logs).unwrap().expect("an identity").id.to_string()
     }
 
-    /// Where its markers say that it is.
+    /// Where its log checkpoints say that it is.
     pub(crate) fn place(&self) -> String {
         let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
         format!("{}:{}", host.trim(), self.logs.display())

@@ -1,4 +1,4 @@
-//! Logs folders and markers of the previous version: they are taken over without a loss or a double.
+//! Logs folders and log checkpoints of the previous version: they are taken over without a loss or a double.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::consumer_world::wait_until_committed;
 use crate::{Machine, PATIENCE, assert_once, cp, refused, share, stop, world};
 
-/// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were killed
-/// between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier batch.
+/// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were
+/// killed between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier
+/// batch.
 async fn previous_version(world: &World, machine: &Machine) {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/previous_version");
     fs::create_dir_all(machine.logs.parent().unwrap()).unwrap();
@@ -28,17 +29,19 @@ async fn previous_version(world: &World, machine: &Machine) {
     let suffix =
         if settings.group_id == "product_consumers" { String::new() } else { format!(".{}", settings.group_id) };
     let mut list = TopicPartitionList::new();
-    for (partition, marker) in filled(fs::read_to_string(fixture.join("markers.jsonl")).unwrap()).lines().enumerate() {
+    for (partition, checkpoint) in
+        filled(fs::read_to_string(fixture.join("markers.jsonl")).unwrap()).lines().enumerate()
+    {
         let key = format!("consumer_{}{suffix}", partition + 1);
         let producer = TransactionalProducer::new(&settings, &format!("{}.{key}", settings.topic)).unwrap();
         producer.begin().unwrap();
-        let (topic, value) = (format!("{}.slots", settings.topic), Some(marker.as_bytes()));
+        let (topic, value) = (format!("{}.slots", settings.topic), Some(checkpoint.as_bytes()));
         let record =
             Record { topic: &topic, partition: Some(partition as i32), key: key.as_bytes(), value, header: None };
         producer.send(&record).unwrap();
         producer.commit().unwrap();
-        let marker: serde_json::Value = serde_json::from_str(marker).unwrap();
-        for (partition, offset) in marker["offsets"].as_object().unwrap() {
+        let checkpoint: serde_json::Value = serde_json::from_str(checkpoint).unwrap();
+        for (partition, offset) in checkpoint["offsets"].as_object().unwrap() {
             let offset = Offset::Offset(offset.as_i64().unwrap());
             list.add_partition_offset(&settings.topic, partition.parse().unwrap(), offset).unwrap();
         }
@@ -47,8 +50,8 @@ async fn previous_version(world: &World, machine: &Machine) {
     consumer.commit(&list, CommitMode::Sync).unwrap();
 }
 
-/// What the version before left continues: its committed lines count, what it had not committed is cut off, and a second
-/// machine does not take its names.
+/// What the version before left continues: its committed lines count, what it had not committed is cut off, and a
+/// second machine does not take its names.
 async fn continues_after_the_version_before(world: World) {
     let mut feed = Feed::new(&world).await;
     feed.update(1..=40, 0);

@@ -2,8 +2,8 @@
 //!
 //! Two processes, two slots, two partitions. Kafka's part is told as it is: the group's coordinator compares a commit's
 //! generation and member, never who owns a partition, and takes a commit without a generation while the group is empty;
-//! a commit is decided at once and shows later; a slot's identity keeps its place in the group until its session expires.
-//! A process that stands still is one whose next step comes late.
+//! a commit is decided at once and shows later; a slot's identity keeps its place in the group until its session
+//! expires. A process that stands still is one whose next step comes late.
 
 mod properties;
 mod world;
@@ -18,7 +18,7 @@ use world::{BATCH, Faults, Lock, PARTITIONS, Process, RECORDS, State, Step, Tran
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Without {
     Nothing,
-    /// The marker is read before `init_transactions`.
+    /// The log checkpoint is read before `init_transactions`.
     InitFirst,
     /// A log is not cut to its committed length.
     Cut,
@@ -55,7 +55,7 @@ enum Action {
     Poll(usize, usize),
     /// Into PostgreSQL, then into the log; a crash in between leaves less than one after both.
     Write(usize),
-    /// The log is synced, and the marker goes into the transaction.
+    /// The log is synced, and the log checkpoint goes into the transaction.
     Send(usize),
     SendOffsets(usize),
     Commit(usize),
@@ -90,7 +90,7 @@ impl Consumers {
                 if without == Without::InitFirst {
                     process.epoch = state.slots[slot].init()?;
                 } else {
-                    process.length = state.slots[slot].marker;
+                    process.length = state.slots[slot].checkpoint;
                 }
                 if without != Without::Cut {
                     state.slots[slot].cut(process.length);
@@ -237,11 +237,11 @@ impl Consumers {
                 } else {
                     other.lock = Some(Lock::Settling);
                 }
-                process.settles = Some((1 - slot, other.marker));
+                process.settles = Some((1 - slot, other.checkpoint));
             }
             (Action::SettleEnd(_), _) => {
-                let (slot, marker) = process.settles.take()?;
-                state.slots[slot].cut(marker);
+                let (slot, checkpoint) = process.settles.take()?;
+                state.slots[slot].cut(checkpoint);
                 state.slots[slot].unsettled = false;
                 if state.slots[slot].lock == Some(Lock::Settling) {
                     state.slots[slot].lock = None;
@@ -342,7 +342,7 @@ impl Model for Consumers {
                 }
                 process.slot = process.slot.or_else(|| before.slots.iter().position(|s| s.lock.is_none()));
                 match self.without {
-                    Without::InitFirst => process.length = slot.marker,
+                    Without::InitFirst => process.length = slot.checkpoint,
                     _ => process.epoch = slot.init()?,
                 }
                 (slot.lock, slot.unsettled, process.step) = (Some(Lock::Held), true, Step::Beginning);
@@ -368,7 +368,7 @@ impl Model for Consumers {
             }
             Action::Show(slot) => {
                 let transaction = state.slots[slot].committing.take()?;
-                state.slots[slot].marker = transaction.length.unwrap_or(state.slots[slot].marker);
+                state.slots[slot].checkpoint = transaction.length.unwrap_or(state.slots[slot].checkpoint);
                 (0..PARTITIONS).for_each(|p| state.offsets[p] = transaction.offsets[p].unwrap_or(state.offsets[p]));
             }
             Action::Timeout(slot) => {
@@ -447,7 +447,7 @@ fn the_consumers_keep_the_promise_under_two_faults() {
 #[test]
 fn each_guard_of_the_consumer_is_needed() {
     let run = |name, without, faults, property| breaks(name, Consumers { without, faults }, property);
-    run("marker read before init_transactions", Without::InitFirst, CRASH, KEPT);
+    run("log checkpoint read before init_transactions", Without::InitFirst, CRASH, KEPT);
     run("no cut to the committed length", Without::Cut, CRASH, ONCE);
     run("sync after Kafka's commit", Without::SyncFirst, Faults { power_losses: 1, ..NONE }, KEPT);
     run("offsets outside of the transaction", Without::OffsetsInside, CRASH, ONCE);

@@ -14,7 +14,7 @@ pub(super) const TABLE: &str = "PostgreSQL takes each record once and in order";
 
 pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     fn log(slot: &Slot, partition: usize) -> Vec<u8> {
-        slot.lines.iter().take(slot.marker).filter(|l| l.0 == partition).map(|l| l.1).collect()
+        slot.lines.iter().take(slot.checkpoint).filter(|l| l.0 == partition).map(|l| l.1).collect()
     }
     fn in_the_logs(state: &State, partition: usize) -> Vec<u8> {
         let mut all = state.slots.iter().flat_map(|s| log(s, partition)).collect::<Vec<_>>();
@@ -31,10 +31,10 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
         Property::always(AGREED, |_, s: &State| {
             (0..PARTITIONS).all(|p| in_the_logs(s, p).len() == usize::from(s.offsets[p]))
         }),
-        Property::always(KEPT, |_, s: &State| s.slots.iter().all(|s| s.marker <= s.lines.len())),
+        Property::always(KEPT, |_, s: &State| s.slots.iter().all(|s| s.checkpoint <= s.lines.len())),
         Property::always(TABLE, |_, s: &State| !s.table_wrong),
         Property::always("in the end all is there, and no more", |model, s: &State| {
-            let clean = s.slots.iter().all(|s| s.lines.len() == s.marker);
+            let clean = s.slots.iter().all(|s| s.lines.len() == s.checkpoint);
             (s.offsets == RECORDS && s.table == RECORDS && clean) || !is_quiet(model, s)
         }),
         Property::sometimes("all is there after every fault", |_, s: &State| {
@@ -44,13 +44,13 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     let Faults { crashes, stops, stalls, timeouts, .. } = *faults;
     if crashes > 0 {
         properties.push(Property::sometimes("a crash leaves lines that nobody committed", |_, s: &State| {
-            s.slots.iter().any(|s| s.lock.is_none() && s.committing.is_none() && s.lines.len() > s.marker)
+            s.slots.iter().any(|s| s.lock.is_none() && s.committing.is_none() && s.lines.len() > s.checkpoint)
         }));
         properties.push(Property::sometimes("a crash leaves a decided commit that nobody sees", |_, s: &State| {
             s.slots.iter().any(|s| s.lock.is_none() && s.committing.is_some())
         }));
         properties.push(Property::sometimes("a neighbour settles a slot", |_, s: &State| {
-            s.slots.iter().any(|s| s.lock == Some(Lock::Settling) && s.lines.len() > s.marker)
+            s.slots.iter().any(|s| s.lock == Some(Lock::Settling) && s.lines.len() > s.checkpoint)
         }));
     }
     if stops > 0 {

@@ -47,7 +47,7 @@ pub(super) struct Slot {
     pub(super) open: Option<Transaction>,
     pub(super) committing: Option<Transaction>,
     /// The committed length, as a reader of committed data sees it.
-    pub(super) marker: usize,
+    pub(super) checkpoint: usize,
     pub(super) lines: Vec<Line>,
     /// Lines that outlive a power loss.
     pub(super) synced: usize,
@@ -64,7 +64,7 @@ pub(super) enum Lock {
 
 #[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
 pub(super) struct Transaction {
-    /// In the marker.
+    /// In the log checkpoint.
     pub(super) length: Option<usize>,
     pub(super) offsets: [Option<u8>; PARTITIONS],
 }
@@ -83,7 +83,7 @@ pub(super) struct Process {
     pub(super) batch: Vec<Line>,
     /// The generation that the batch was polled under.
     pub(super) polled_under: Option<u8>,
-    /// The slot that its other thread settles, and that slot's marker.
+    /// The slot that its other thread settles, and that slot's log checkpoint.
     pub(super) settles: Option<(usize, usize)>,
 }
 
@@ -92,7 +92,7 @@ pub(super) enum Step {
     /// It has no clients.
     #[default]
     Apart,
-    /// The first thing is done: `init_transactions`; without the guard, the marker is read.
+    /// The first thing is done: `init_transactions`; without the guard, the log checkpoint is read.
     Beginning,
     Polling,
     Written,

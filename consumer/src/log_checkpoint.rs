@@ -1,20 +1,21 @@
 //! The committed length of a slot's log: a record in a compacted topic, written in the same Kafka transaction as the
 //! group's offsets.
 //!
-//! Invariants: a log has a marker before it has lines. After `init_transactions` of the slot's transactional id, no
-//! transaction of it is open, so the marker read then is final. Markers and transactional ids are separate for each
-//! group and each logs folder. [`crate::lineage`] decides whether a log is the one that its marker describes, before
-//! another process is fenced and before the log is changed.
+//! Invariants: a log has a log checkpoint before it has lines. After `init_transactions` of the slot's transactional
+//! id, no transaction of it is open, so the log checkpoint read then is final. Log checkpoints and transactional ids
+//! are separate for each group and each logs folder. [`crate::lineage`] decides whether a log is the one that its log
+//! checkpoint describes, before another process is fenced and before the log is changed.
 //!
-//! A marker also has the offsets that its slot committed for the group. Kafka drops the offsets of a group that had no
-//! member for a week; without them the consumers would read the topic from its beginning and write every line twice.
+//! A log checkpoint also has the offsets that its slot committed for the group. Kafka drops the offsets of a group that
+//! had no member for a week; without them the consumers would read the topic from its beginning and write every line
+//! twice.
 
 mod accept;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka::slots::{self, FolderId, Marker, VERSION};
+use kafka::slots::{self, FolderId, LogCheckpoint, VERSION};
 use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use model::error::{Error, Result};
 use runtime::config::KafkaSettings;
@@ -28,7 +29,7 @@ use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
 pub(crate) use accept::{Accepted, accept};
 
-/// How long the first read of a marker waits for open transactions: those of a running neighbour are shorter.
+/// How long the first read of a log checkpoint waits for open transactions: those of a running neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
 
 /// The committed state of a slot.
@@ -36,36 +37,36 @@ const GLANCE: Duration = Duration::from_millis(300);
 pub(crate) struct Committed {
     /// Length of the log, bytes.
     pub(crate) length: u64,
-    /// [`log_file::tail`] at that length; `None` in markers of the previous version.
+    /// [`log_file::tail`] at that length; `None` in log checkpoints of the previous version.
     pub(crate) tail: Option<u64>,
     /// The offset after the last record that this slot processed, by partition; another slot may be further.
     pub(crate) offsets: BTreeMap<i32, i64>,
 }
 
-impl From<&Marker> for Committed {
-    fn from(marker: &Marker) -> Self {
-        Self { length: marker.length, tail: marker.tail, offsets: marker.offsets.clone() }
+impl From<&LogCheckpoint> for Committed {
+    fn from(checkpoint: &LogCheckpoint) -> Self {
+        Self { length: checkpoint.length, tail: checkpoint.tail, offsets: checkpoint.offsets.clone() }
     }
 }
 
-/// The topic of the markers.
+/// The topic of the log checkpoints.
 pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
     TopicSpec::compacted(slots::topic(settings), lineage::PARTITIONS as i32)
 }
 
-/// An open log's marker, without the committed state.
+/// An open log's log checkpoint, without the committed state.
 #[derive(Clone, Debug)]
-pub(crate) struct OpenMarker {
+pub(crate) struct OpenLogCheckpoint {
     topic: String,
     key: Key,
-    marker: Marker,
+    checkpoint: LogCheckpoint,
 }
 
-impl OpenMarker {
+impl OpenLogCheckpoint {
     /// Starts a new session.
     fn new(settings: &KafkaSettings, slot: &Slot, topic_id: Option<String>) -> Self {
         let id = slot.id();
-        let marker = Marker {
+        let checkpoint = LogCheckpoint {
             version: VERSION,
             slot: id.to_string(),
             file: format!("{id}/{LOG_NAME}"),
@@ -74,53 +75,55 @@ impl OpenMarker {
             session: folder::random_id().to_string(),
             place: slot.place().to_owned(),
             topic_id,
-            ..Marker::default()
+            ..LogCheckpoint::default()
         };
-        Self { topic: slots::topic(settings), key: slot.name().key(&settings.group_id), marker }
+        Self { topic: slots::topic(settings), key: slot.name().key(&settings.group_id), checkpoint }
     }
 
-    /// Adds the marker to the open transaction of the slot's producer.
+    /// Adds the log checkpoint to the open transaction of the slot's producer.
     ///
     /// # Errors
     /// See [`Failure`].
     pub(crate) fn send(&self, producer: &TransactionalProducer, committed: &Committed) -> Result<(), Failure> {
         let Committed { length, tail, offsets } = committed.clone();
-        let marker = Marker { length, tail, offsets, ..self.marker.clone() };
-        send(producer, &self.topic, &self.key, &marker)
+        let checkpoint = LogCheckpoint { length, tail, offsets, ..self.checkpoint.clone() };
+        send(producer, &self.topic, &self.key, &checkpoint)
     }
 }
 
-fn send(producer: &TransactionalProducer, topic: &str, key: &Key, marker: &Marker) -> Result<(), Failure> {
+fn send(producer: &TransactionalProducer, topic: &str, key: &Key, checkpoint: &LogCheckpoint) -> Result<(), Failure> {
     producer.send(&Record {
         topic,
         partition: Some(key.partition()),
         key: key.0.as_bytes(),
-        value: Some(&marker.encode()),
+        value: Some(&checkpoint.encode()),
         header: None,
     })
 }
 
-/// The offsets that the group's slots have committed in all their folders, by partition, according to the markers.
+/// The offsets that the group's slots have committed in all their folders, by partition, according to the log
+/// checkpoints.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite when a marker can't be read, or has the offsets of another topic.
+/// Transient when Kafka can't be reached; definite when a log checkpoint can't be read, or has the offsets of another
+/// topic.
 pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     let mut offsets = BTreeMap::new();
     let topic_id = kafka::topic_id(settings, &settings.topic)?;
-    for marker in slots::markers(settings)?.values() {
-        check_topic(settings, marker, topic_id.as_deref())?;
-        furthest(&mut offsets, &marker.offsets);
+    for checkpoint in slots::log_checkpoints(settings)?.values() {
+        check_topic(settings, checkpoint, topic_id.as_deref())?;
+        furthest(&mut offsets, &checkpoint.offsets);
     }
     Ok(offsets)
 }
 
-/// Refuses a marker whose offsets are those of a topic with another id.
-fn check_topic(settings: &KafkaSettings, marker: &Marker, now: Option<&str>) -> Result<()> {
-    match (&marker.topic_id, now) {
-        (Some(read), Some(now)) if read != now && !marker.offsets.is_empty() => {
+/// Refuses a log checkpoint whose offsets are those of a topic with another id.
+fn check_topic(settings: &KafkaSettings, checkpoint: &LogCheckpoint, now: Option<&str>) -> Result<()> {
+    match (&checkpoint.topic_id, now) {
+        (Some(read), Some(now)) if read != now && !checkpoint.offsets.is_empty() => {
             Err(start_offset::other_topic(&format!(
                 "topic {} was deleted and created again: its id is {now}, but {} of group {} has read the one with id {read}",
-                settings.topic, marker.slot, settings.group_id
+                settings.topic, checkpoint.slot, settings.group_id
             )))
         }
         _ => Ok(()),
@@ -134,34 +137,38 @@ fn furthest(offsets: &mut BTreeMap<i32, i64>, others: &BTreeMap<i32, i64>) {
     }
 }
 
-/// The markers that concern a log.
+/// The log checkpoints that concern a log.
 #[derive(Debug, Default)]
 struct Found {
-    own: Option<Marker>,
-    former: Option<(Key, Marker)>,
+    own: Option<LogCheckpoint>,
+    former: Option<(Key, LogCheckpoint)>,
 }
 
 impl Found {
     fn decide(&self, log: &Log<'_>) -> Result<Step, lineage::Refusal> {
-        lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, marker)| marker))
+        lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, checkpoint)| checkpoint))
     }
 
-    /// The marker whose committed state the step takes.
-    fn base(&self, step: Step) -> Option<&Marker> {
+    /// The log checkpoint whose committed state the step takes.
+    fn base(&self, step: Step) -> Option<&LogCheckpoint> {
         match step {
             Step::Begin => None,
             Step::Continue => self.own.as_ref(),
-            Step::TakeOver => self.former.as_ref().map(|(_, marker)| marker),
+            Step::TakeOver => self.former.as_ref().map(|(_, checkpoint)| checkpoint),
         }
     }
 
     /// Reads them through `read`, which gives the value of a key.
-    fn read(settings: &KafkaSettings, log: &Log<'_>, read: &dyn Fn(&Key) -> Result<Option<Marker>>) -> Result<Self> {
-        let ours = |marker: &Marker| marker.is_of(&settings.group_id);
+    fn read(
+        settings: &KafkaSettings,
+        log: &Log<'_>,
+        read: &dyn Fn(&Key) -> Result<Option<LogCheckpoint>>,
+    ) -> Result<Self> {
+        let ours = |checkpoint: &LogCheckpoint| checkpoint.is_of(&settings.group_id);
         let mut found = Self { own: read(&log.name.key(log.group))?.filter(ours), former: None };
         for key in log.former_keys() {
-            if let Some(marker) = read(&key)?.filter(ours) {
-                found.former = Some((key, marker));
+            if let Some(checkpoint) = read(&key)?.filter(ours) {
+                found.former = Some((key, checkpoint));
                 break;
             }
         }
@@ -169,31 +176,31 @@ impl Found {
     }
 }
 
-fn parse(key: &Key, value: Option<Vec<u8>>) -> Result<Option<Marker>> {
-    value.map(|v| Marker::parse(&v).map_err(|reason| slots::unreadable(&key.0, &reason))).transpose()
+fn parse(key: &Key, value: Option<Vec<u8>>) -> Result<Option<LogCheckpoint>> {
+    value.map(|v| LogCheckpoint::parse(&v).map_err(|reason| slots::unreadable(&key.0, &reason))).transpose()
 }
 
-/// The final marker of a key: waits for open transactions to end.
-fn last(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
+/// The final log checkpoint of a key: waits for open transactions to end.
+fn last(settings: &KafkaSettings, key: &Key) -> Result<Option<LogCheckpoint>> {
     parse(key, kafka::last_record(settings, &slots::topic(settings), key.partition(), key.0.as_bytes())?)
 }
 
 /// A log that may be written to.
 pub(crate) struct Opened {
     pub(crate) producer: TransactionalProducer,
-    pub(crate) marker: OpenMarker,
+    pub(crate) checkpoint: OpenLogCheckpoint,
     pub(crate) committed: Committed,
 }
 
 /// Fences the slot's current writer, and reads the committed state of its log. `point` is the failpoint after the
 /// fence.
 ///
-/// A log that the markers do not describe is refused before the fence, as far as that can be detected then: another
-/// process may be writing the log that they do describe.
+/// A log that the log checkpoints do not describe is refused before the fence, as far as that can be detected then:
+/// another process may be writing the log that they do describe.
 ///
 /// # Errors
-/// Transient when Kafka can't be reached; definite for a log that the markers do not describe, or that lacks committed
-/// lines.
+/// Transient when Kafka can't be reached; definite for a log that the log checkpoints do not describe, or that lacks
+/// committed lines.
 pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
@@ -214,9 +221,9 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     }
     let mut committed = found.base(step).map(Committed::from).unwrap_or_default();
     furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
-    let marker = OpenMarker::new(settings, slot, topic_id);
-    let marker = begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
-    Ok(Opened { producer, marker, committed })
+    let checkpoint = OpenLogCheckpoint::new(settings, slot, topic_id);
+    let checkpoint = begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
+    Ok(Opened { producer, checkpoint, committed })
 }
 
 /// Checks whether [`open`] would accept the slot's log; changes nothing and fences nobody. Blocks.
@@ -232,12 +239,12 @@ pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     if found.own.is_none() && step == Step::Begin { look_around(settings, slot) } else { Ok(()) }
 }
 
-/// The step for the log, whose lines must be those that its marker counts.
+/// The step for the log, whose lines must be those that its log checkpoint counts.
 fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found, topic_id: Option<&str>) -> Result<Step> {
     let step = found.decide(log).map_err(|r| refusal::of(settings, slot, &r))?;
-    if let Some(marker) = found.base(step) {
-        check_topic(settings, marker, topic_id)?;
-        examine(slot, marker)?;
+    if let Some(checkpoint) = found.base(step) {
+        check_topic(settings, checkpoint, topic_id)?;
+        examine(slot, checkpoint)?;
     }
     Ok(step)
 }
@@ -252,7 +259,7 @@ fn log<'a>(settings: &'a KafkaSettings, slot: &'a Slot, owner: &'a Owner) -> Res
     Ok(Log { length, topic, group, name: slot.name(), owner, legacy: slot.is_legacy() })
 }
 
-/// Reads the markers without fencing; `None` when an open transaction may hide the last ones.
+/// Reads the log checkpoints without fencing; `None` when an open transaction may hide the last ones.
 fn glance(settings: &KafkaSettings, log: &Log<'_>) -> Result<Option<Found>> {
     let hidden = std::cell::Cell::new(false);
     let topic = slots::topic(settings);
@@ -272,26 +279,26 @@ fn glance(settings: &KafkaSettings, log: &Log<'_>) -> Result<Option<Found>> {
     Ok((!hidden.get()).then_some(found))
 }
 
-/// Checks that the log has the lines that its marker counts.
-fn examine(slot: &Slot, marker: &Marker) -> Result<()> {
-    let examined = log_file::examine(slot.id(), &slot.log_path(), marker.length, marker.tail);
-    let elsewhere = !marker.place.is_empty() && marker.place != slot.place();
+/// Checks that the log has the lines that its log checkpoint counts.
+fn examine(slot: &Slot, checkpoint: &LogCheckpoint) -> Result<()> {
+    let examined = log_file::examine(slot.id(), &slot.log_path(), checkpoint.length, checkpoint.tail);
+    let elsewhere = !checkpoint.place.is_empty() && checkpoint.place != slot.place();
     match examined {
-        Err(error) if elsewhere => Err(refusal::older_copy(slot, &marker.place, &error)),
+        Err(error) if elsewhere => Err(refusal::older_copy(slot, &checkpoint.place, &error)),
         examined => examined,
     }
 }
 
-/// Before the first line of a slot without a marker: refuses if a former folder of this place is gone, and logs the
-/// group's other folders.
+/// Before the first line of a slot without a log checkpoint: refuses if a former folder of this place is gone, and logs
+/// the group's other folders.
 fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     let own = slot.name().folder.as_ref().map_or("", FolderId::as_str);
     let mut others: BTreeMap<String, (Vec<String>, u64)> = BTreeMap::new();
-    for marker in slots::markers(settings)?.into_values().filter(|m| m.moved.is_none() && m.length > 0) {
-        if !marker.folder.is_empty() && marker.folder != own {
-            let (places, bytes) = others.entry(marker.folder).or_default();
-            places.push(marker.place);
-            *bytes += marker.length;
+    for checkpoint in slots::log_checkpoints(settings)?.into_values().filter(|m| m.moved.is_none() && m.length > 0) {
+        if !checkpoint.folder.is_empty() && checkpoint.folder != own {
+            let (places, bytes) = others.entry(checkpoint.folder).or_default();
+            places.push(checkpoint.place);
+            *bytes += checkpoint.length;
         }
     }
     // A folder that was also opened at another place has moved there.
@@ -308,8 +315,8 @@ fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     Ok(())
 }
 
-/// Writes a new session into `.owner` and then, with the committed state, into the marker. For a log that is taken
-/// over, the same transaction marks its former marker as moved.
+/// Writes a new session into `.owner` and then, with the committed state, into the log checkpoint. For a log that is
+/// taken over, the same transaction marks its former log checkpoint as moved.
 fn begin_session(
     settings: &KafkaSettings,
     slot: &Slot,
@@ -317,42 +324,42 @@ fn begin_session(
     found: &Found,
     step: Step,
     committed: &Committed,
-    marker: OpenMarker,
-) -> Result<OpenMarker> {
+    checkpoint: OpenLogCheckpoint,
+) -> Result<OpenLogCheckpoint> {
     let own = slot.name().key(&settings.group_id);
     let former = found.former.as_ref().filter(|_| step == Step::TakeOver);
-    let session = found.base(step).map_or("", |marker| &marker.session).to_owned();
-    let next = marker.marker.session.clone();
+    let session = found.base(step).map_or("", |checkpoint| &checkpoint.session).to_owned();
+    let next = checkpoint.checkpoint.session.clone();
     let (topic, group) = (settings.topic.clone(), settings.group_id.clone());
-    let note = Note { topic, group, marker: former.map_or(&own, |(key, _)| key).clone(), session, next };
+    let note = Note { topic, group, checkpoint: former.map_or(&own, |(key, _)| key).clone(), session, next };
     slot.note_owner(note.clone())?;
     let commit = || {
         producer.begin()?;
-        marker.send(producer, committed)?;
+        checkpoint.send(producer, committed)?;
         if let Some((key, former)) = former {
             let moved = former.moved_to(&settings.group_id, &own.0, slot.place());
-            send(producer, &marker.topic, key, &moved)?;
+            send(producer, &checkpoint.topic, key, &moved)?;
         }
         producer.commit()
     };
-    commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {}", slot.id())))?;
+    commit().map_err(|e: Failure| e.into_error(&format!("cannot write the log checkpoint of {}", slot.id())))?;
     if let Some((key, _)) = former {
-        slot.note_owner(Note { marker: own, ..note })?;
+        slot.note_owner(Note { checkpoint: own, ..note })?;
         tracing::info!(slot = %slot.name(), from = key.0, bytes = committed.length, "took the log over");
     }
-    Ok(marker)
+    Ok(checkpoint)
 }
 
 /// Declares the logs of a lost folder: their bytes no longer count for the group. Returns the committed bytes of each.
 /// Blocks.
 ///
 /// # Errors
-/// Definite when a consumer of that folder is in the group, or no marker names the folder; transient when Kafka can't
-/// be reached.
+/// Definite when a consumer of that folder is in the group, or no log checkpoint names the folder; transient when Kafka
+/// can't be reached.
 pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -> Result<BTreeMap<String, u64>> {
-    let of_folder = |marker: &Marker| marker.folder == folder.as_str() && marker.moved.is_none();
+    let of_folder = |checkpoint: &LogCheckpoint| checkpoint.folder == folder.as_str() && checkpoint.moved.is_none();
     let keys: Vec<Key> =
-        slots::markers(settings)?.into_iter().filter(|(_, m)| of_folder(m)).map(|(key, _)| Key(key)).collect();
+        slots::log_checkpoints(settings)?.into_iter().filter(|(_, m)| of_folder(m)).map(|(key, _)| Key(key)).collect();
     if keys.is_empty() {
         let text = format!("no log of folder {folder} is known to group {}", settings.group_id);
         return Err(Error::definite(text).with_remedy("take the folder's identity from the message that names it"));
@@ -365,14 +372,15 @@ pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -
     let mut forgotten = BTreeMap::new();
     for key in keys {
         let producer = TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?;
-        let Some(marker) = last(settings, &key)?.filter(of_folder) else { continue };
+        let Some(checkpoint) = last(settings, &key)?.filter(of_folder) else { continue };
         let commit = || {
             producer.begin()?;
-            send(&producer, &slots::topic(settings), &key, &marker.moved_to(&settings.group_id, "", place))?;
+            send(&producer, &slots::topic(settings), &key, &checkpoint.moved_to(&settings.group_id, "", place))?;
             producer.commit()
         };
-        commit().map_err(|e: Failure| e.into_error(&format!("cannot write the marker of {}", key.describe())))?;
-        forgotten.insert(marker.slot, marker.length);
+        commit()
+            .map_err(|e: Failure| e.into_error(&format!("cannot write the log checkpoint of {}", key.describe())))?;
+        forgotten.insert(checkpoint.slot, checkpoint.length);
     }
     Ok(forgotten)
 }

@@ -1,11 +1,11 @@
 //! `consumer accept-log`: makes the present lines of a slot's log the committed ones.
 //!
 //! Committed lines must stay, as no consumer reads their records again; uncommitted lines must go, as their records are
-//! read again. The marker may not be the last one that the log's consumer wrote, and `.committed` may be older than the
-//! last commit. So the command compares each line behind the bytes known as committed, from the end, with the offsets
-//! in Kafka and with the other logs ([`Done`]). An uncommitted batch is contiguous at the end, so the first line that
-//! stays ends the comparison. The lines that are cut are kept beside the log ([`kept_lines`]), in case Kafka's offsets
-//! are wrong.
+//! read again. The log checkpoint may not be the last one that the log's consumer wrote, and `.committed` may be older
+//! than the last commit. So the command compares each line behind the bytes known as committed, from the end, with the
+//! offsets in Kafka and with the other logs ([`Done`]). An uncommitted batch is contiguous at the end, so the first
+//! line that stays ends the comparison. The lines that are cut are kept beside the log ([`kept_lines`]), in case
+//! Kafka's offsets are wrong.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -14,14 +14,14 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use kafka::TransactionalProducer;
-use kafka::slots::{self, Marker};
+use kafka::slots::{self, LogCheckpoint};
 use model::error::{Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::BaseConsumer;
 use runtime::config::KafkaSettings;
 use serde::Deserialize;
 
-use super::{Committed, Found, OpenMarker, begin_session, furthest, last, log};
+use super::{Committed, Found, OpenLogCheckpoint, begin_session, furthest, last, log};
 use crate::kept_lines::{self, Kept};
 use crate::lineage::{Key, Owner, Refusal, Step};
 use crate::log_file;
@@ -36,7 +36,7 @@ const BATCH: usize = 1 << 20;
 /// The result of [`accept`].
 #[derive(Debug)]
 pub(crate) struct Accepted {
-    /// Committed length before, bytes; `None` without a marker.
+    /// Committed length before, bytes; `None` without a log checkpoint.
     pub(crate) before: Option<u64>,
     /// Committed length now, bytes.
     pub(crate) after: u64,
@@ -59,7 +59,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let own_key = log.name.key(log.group);
     let producer = TransactionalProducer::new(settings, &own_key.transactional_id(&settings.topic))?;
     let read = || Found::read(settings, &log, &|key| readable(settings, key));
-    // A refused log is accepted with its own marker, except where that marker is another log's.
+    // A refused log is accepted with its own log checkpoint, except where that log checkpoint is another log's.
     let decided = |found: &Found| match found.decide(&log) {
         Err(occupied @ Refusal::Occupied(_)) => Err(refusal::of(settings, slot, &occupied)),
         decided => Ok(decided.unwrap_or(Step::Continue)),
@@ -73,10 +73,10 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     }
     let step = decided(&found)?;
     // A log that was declared lost may be used again: no other log has taken over its lines.
-    let has_its_lines = |m: &&Marker| m.moved.as_ref().is_none_or(|moved| moved.to.is_empty());
+    let has_its_lines = |m: &&LogCheckpoint| m.moved.as_ref().is_none_or(|moved| moved.to.is_empty());
     let base = found.base(step).filter(has_its_lines).map(Committed::from);
     let known = Known::look_up(settings)?;
-    let own = known.markers.get(&own_key.0);
+    let own = known.checkpoints.get(&own_key.0);
     let is_ours = matches!(&owner, Owner::Note(note) if note.topic == log.topic && note.group == log.group);
     let after = if is_ours || base.is_some() {
         stays(settings, slots, slot, base.as_ref(), &known)?
@@ -90,22 +90,22 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let before = base.as_ref().map(|base| base.length);
     let mut offsets = base.map(|base| base.offsets).unwrap_or_default();
     own.iter().for_each(|own| furthest(&mut offsets, &own.offsets));
-    furthest(&mut offsets, &known.in_no_marker());
+    furthest(&mut offsets, &known.in_no_log_checkpoint());
     let committed = Committed { length: after, tail, offsets };
-    // The marker keeps the topic id of its offsets; offsets from the group belong to the present topic.
+    // The log checkpoint keeps the topic id of its offsets; offsets from the group belong to the present topic.
     let topic_id = match found.base(step).or(own) {
-        Some(marker) => marker.topic_id.clone(),
+        Some(checkpoint) => checkpoint.topic_id.clone(),
         None => kafka::topic_id(settings, &settings.topic)?,
     };
-    let marker = OpenMarker::new(settings, slot, topic_id);
-    begin_session(settings, slot, &producer, &found, step, &committed, marker)?;
+    let checkpoint = OpenLogCheckpoint::new(settings, slot, topic_id);
+    begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
     log_file::note_accepted(&path, after)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after, cut, is_new_group: known.is_empty() })
 }
 
-/// The last marker of a key; `None` if it can't be read.
-fn readable(settings: &KafkaSettings, key: &Key) -> Result<Option<Marker>> {
+/// The last log checkpoint of a key; `None` if it can't be read.
+fn readable(settings: &KafkaSettings, key: &Key) -> Result<Option<LogCheckpoint>> {
     match last(settings, key) {
         Err(error) if !error.is_transient() => {
             tracing::warn!("it counts as 0 bytes: {error}");
@@ -209,7 +209,7 @@ fn end_of(end: u64, lines: &[Line], stays: impl Fn(Option<Place>) -> bool) -> u6
 struct Done {
     /// By partition, the offset from which the group has processed nothing and will read.
     group: BTreeMap<i32, i64>,
-    /// The slot's own offsets, if its marker is the last that it wrote.
+    /// The slot's own offsets, if its log checkpoint is the last that it wrote.
     own: Option<BTreeMap<i32, i64>>,
     /// The offsets of slots in other logs folders.
     other_folders: BTreeMap<i32, i64>,
@@ -239,17 +239,17 @@ impl Done {
         let mut done = Self { own, ..Self::default() };
         done.group = known.group.iter().map(|(partition, offset)| (*partition, offset.next)).collect();
         let folder = slot.name().folder.as_ref().map(ToString::to_string).unwrap_or_default();
-        for marker in known.markers.values() {
-            // Where the group's offsets are missing or were moved back, the markers give its start.
-            furthest(&mut done.group, &marker.offsets);
-            if marker.folder != folder {
-                furthest(&mut done.other_folders, &marker.offsets);
+        for checkpoint in known.checkpoints.values() {
+            // Where the group's offsets are missing or were moved back, the log checkpoints give its start.
+            furthest(&mut done.group, &checkpoint.offsets);
+            if checkpoint.folder != folder {
+                furthest(&mut done.other_folders, &checkpoint.offsets);
             }
         }
         let wanted: HashSet<Place> = lines.iter().filter_map(|line| line.place).collect();
         for (name, path) in slots.beside(slot.id())? {
-            let marker = readable(settings, &name.key(&settings.group_id))?.filter(|m| m.moved.is_none());
-            let length = marker.map_or(0, |marker| marker.length).max(log_floor::read(&path));
+            let checkpoint = readable(settings, &name.key(&settings.group_id))?.filter(|m| m.moved.is_none());
+            let length = checkpoint.map_or(0, |checkpoint| checkpoint.length).max(log_floor::read(&path));
             done.beside.extend(places(&path, length, &wanted).map_err(|e| unreadable(&path, e))?);
         }
         Ok(done)
@@ -259,60 +259,60 @@ impl Done {
 /// The state of the group in Kafka.
 struct Known {
     group: BTreeMap<i32, offsets::Committed>,
-    /// The last readable marker of each key, with the highest offsets that any of its markers had.
-    markers: BTreeMap<String, Marker>,
+    /// The last readable log checkpoint of each key, with the highest offsets that any of its log checkpoints had.
+    checkpoints: BTreeMap<String, LogCheckpoint>,
 }
 
 impl Known {
-    /// Reads the group's offsets before the markers, as a neighbour may be committing.
+    /// Reads the group's offsets before the log checkpoints, as a neighbour may be committing.
     fn look_up(settings: &KafkaSettings) -> Result<Self> {
         let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
         let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
         let partitions: Vec<i32> = (0..settings.partitions).collect();
         let committed = offsets::committed(settings, &consumer, &partitions)?;
         let group = committed.into_iter().filter_map(|(p, c)| Some((p, c?))).collect();
-        Ok(Self { group, markers: markers(settings)? })
+        Ok(Self { group, checkpoints: log_checkpoints(settings)? })
     }
 
     /// Whether no offset of the group is known, as on a rebuilt cluster.
     fn is_empty(&self) -> bool {
-        self.group.is_empty() && self.markers.values().all(|marker| marker.offsets.is_empty())
+        self.group.is_empty() && self.checkpoints.values().all(|checkpoint| checkpoint.offsets.is_empty())
     }
 
-    /// The offsets that a slot has processed, if its marker is the last one of its log: the given one, or a readable
-    /// one that counts all bytes known as committed.
+    /// The offsets that a slot has processed, if its log checkpoint is the last one of its log: the given one, or a
+    /// readable one that counts all bytes known as committed.
     fn own(&self, key: &Key, last: Option<&Committed>, floor: u64) -> Option<BTreeMap<i32, i64>> {
-        let read = self.markers.get(&key.0).filter(|marker| marker.length >= floor);
+        let read = self.checkpoints.get(&key.0).filter(|checkpoint| checkpoint.length >= floor);
         let mut own = last.map(|last| last.offsets.clone()).unwrap_or_default();
-        read.iter().for_each(|marker| furthest(&mut own, &marker.offsets));
+        read.iter().for_each(|checkpoint| furthest(&mut own, &checkpoint.offsets));
         (!own.is_empty()).then_some(own)
     }
 
-    /// Offsets that were committed together with their lines, but that no marker has.
-    fn in_no_marker(&self) -> BTreeMap<i32, i64> {
-        let mut of_markers = BTreeMap::new();
-        self.markers.values().for_each(|marker| furthest(&mut of_markers, &marker.offsets));
+    /// Offsets that were committed together with their lines, but that no log checkpoint has.
+    fn in_no_log_checkpoint(&self) -> BTreeMap<i32, i64> {
+        let mut of_checkpoints = BTreeMap::new();
+        self.checkpoints.values().for_each(|checkpoint| furthest(&mut of_checkpoints, &checkpoint.offsets));
         let noted = self.group.iter().filter(|(_, committed)| committed.noted).map(|(p, c)| (*p, c.next));
-        noted.filter(|(partition, next)| of_markers.get(partition).is_none_or(|known| known < next)).collect()
+        noted.filter(|(partition, next)| of_checkpoints.get(partition).is_none_or(|known| known < next)).collect()
     }
 }
 
-/// The last readable marker of each key of the group, with the highest offsets that any of its markers had in the same
-/// topic: the last one may have been set back.
-fn markers(settings: &KafkaSettings) -> Result<BTreeMap<String, Marker>> {
-    let mut markers: BTreeMap<String, Marker> = BTreeMap::new();
+/// The last readable log checkpoint of each key of the group, with the highest offsets that any of its log checkpoints
+/// had in the same topic: the last one may have been set back.
+fn log_checkpoints(settings: &KafkaSettings) -> Result<BTreeMap<String, LogCheckpoint>> {
+    let mut checkpoints: BTreeMap<String, LogCheckpoint> = BTreeMap::new();
     kafka::scan(settings, &slots::topic(settings), &mut |message| {
-        let marker = message.payload().and_then(|value| Marker::parse(value).ok());
-        if let Some(mut marker) = marker.filter(|marker| marker.is_of(&settings.group_id)) {
+        let checkpoint = message.payload().and_then(|value| LogCheckpoint::parse(value).ok());
+        if let Some(mut checkpoint) = checkpoint.filter(|checkpoint| checkpoint.is_of(&settings.group_id)) {
             let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-            if let Some(before) = markers.get(&key).filter(|before| before.topic_id == marker.topic_id) {
-                furthest(&mut marker.offsets, &before.offsets);
+            if let Some(before) = checkpoints.get(&key).filter(|before| before.topic_id == checkpoint.topic_id) {
+                furthest(&mut checkpoint.offsets, &before.offsets);
             }
-            markers.insert(key, marker);
+            checkpoints.insert(key, checkpoint);
         }
         Ok(())
     })?;
-    Ok(markers)
+    Ok(checkpoints)
 }
 
 /// Those of the `wanted` records whose lines are in the first `length` bytes of a log.
@@ -356,7 +356,7 @@ mod tests {
         ] {
             assert_eq!(done.here(place), want, "{place:?}");
         }
-        // The marker is not the slot's last one: a line that may be in another folder stays.
+        // The log checkpoint is not the slot's last one: a line that may be in another folder stays.
         assert!(Done { own: None, ..done }.here(at(1, 7)));
     }
 
