@@ -112,7 +112,7 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[log_checkpoint::topic(kafka)]).await?;
     let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, slots, &slot))?;
-    slot.note_settled()?;
+    slot.mark_recovered()?;
     let Accepted { before, after, cut, is_new_group } = accepted;
     match before {
         Some(before) => println!("{name}: {before} bytes were committed, {after} are from now on"),

@@ -116,7 +116,8 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        // Wake the thread that settles slots: this callback may wait for a transaction that a gone neighbour left open.
+        // Wake the thread that recovers slots: this callback may wait for a transaction that a gone neighbour left
+        // open.
         self.changed.send(()).unwrap_or_default();
         // Take the metadata before the offsets are looked up: if the group rebalances in between, the broker refuses
         // commits.

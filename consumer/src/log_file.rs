@@ -64,7 +64,7 @@ impl LogFile {
         let floor = LogFloor::open(path).map_err(|e| unwritable(path, e))?;
         let mut log = Self { slot, path: path.to_owned(), file, committed, floor };
         require_floor(slot, path, log.length()?, committed)?;
-        log.settle()?;
+        log.recover()?;
         log.cut_back().map_err(|e| unwritable(path, e))?;
         log.floor.set(committed).map_err(|e| unwritable(path, e))?;
         Ok(log)
@@ -75,7 +75,7 @@ impl LogFile {
     /// # Errors
     /// Definite when the path leads to another file or to none, or when committed lines are missing.
     pub(crate) fn check(&mut self) -> Result<()> {
-        if self.length()? == self.committed { Ok(()) } else { self.settle() }
+        if self.length()? == self.committed { Ok(()) } else { self.recover() }
     }
 
     /// The length of the file, if the path still leads to it.
@@ -105,7 +105,7 @@ impl LogFile {
     }
 
     /// Cuts off the bytes behind the committed length.
-    fn settle(&mut self) -> Result<()> {
+    fn recover(&mut self) -> Result<()> {
         let length = self.file.metadata().map_err(|e| unwritable(&self.path, e))?.len();
         let settlement = Settlement::of(length, self.committed);
         if let Settlement::Lost(bytes) = settlement {

@@ -17,7 +17,7 @@ use crate::log_checkpoint;
 use crate::start_offset::{Facts, Fault, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A former owner's open transaction hides its offsets until a neighbour has settled the slot.
+/// A former owner's open transaction hides its offsets until a neighbour has recovered the slot.
 const OFFSETS_LIMIT: Duration = Duration::from_secs(60);
 /// A committed transaction is not visible everywhere at once: only a difference that lasts this long counts.
 const LASTING: Duration = Duration::from_secs(10);

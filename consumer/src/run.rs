@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | while polling or transforming | nothing | the records are read again |
 //! | after PostgreSQL's commit | rows, and `product_offsets` ahead of the group | the batch is read again; PostgreSQL skips the rows that it has |
-//! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; if the owner does not return, a neighbour does ([`crate::settle`]) |
+//! | in mid-append, or before the commit | torn or whole lines behind the committed length | the next start cuts them off; if the owner does not return, a neighbour does ([`crate::recover`]) |
 //! | in mid-commit, outcome unknown | either of two states | `init_transactions` of the successor ends the transaction; the log checkpoint read then shows the outcome |
 //! | after the commit | nothing open | – |
 //!
@@ -61,7 +61,7 @@ use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
 use crate::readiness::Readiness;
-use crate::settle;
+use crate::recover;
 use crate::sink::Sink;
 use crate::slot::{Slot, SlotId, Slots, unwritable};
 use crate::stale_rows;
@@ -223,8 +223,8 @@ impl Worker {
         let (changed, on_change) = channel();
         let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
         std::thread::Builder::new()
-            .name("settle".to_owned())
-            .spawn(move || settle::run(&kafka, &slots, &on_change, &shutdown))
+            .name("recover".to_owned())
+            .spawn(move || recover::run(&kafka, &slots, &on_change, &shutdown))
             .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
         while !self.shutdown.is_cancelled() {
             let opened = self.open(&slot, &changed);
@@ -242,9 +242,9 @@ impl Worker {
             }
             self.readiness.while_waiting("the clients of Kafka are closed", || drop(session));
             match ended {
-                // No transaction is open and the log is cut: no neighbour needs to settle the slot, unless the disk is
+                // No transaction is open and the log is cut: no neighbour needs to recover the slot, unless the disk is
                 // full.
-                Ok(()) => match slot.note_settled() {
+                Ok(()) => match slot.mark_recovered() {
                     Err(error) if !error.is_transient() => return Err(error),
                     _ => break,
                 },

@@ -32,8 +32,8 @@ const LOCK_NAME: &str = ".lock";
 const CLAIM_NAME: &str = ".claim";
 const OWNER_NAME: &str = ".owner";
 
-/// A neighbour settles a slot within a second; a suspended neighbour is not waited for.
-const SETTLING_LIMIT: Duration = Duration::from_secs(30);
+/// A neighbour recovers a slot within a second; a suspended neighbour is not waited for.
+const RECOVERING_LIMIT: Duration = Duration::from_secs(30);
 /// How long to wait for the lock under which slots are claimed.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
 
@@ -64,9 +64,9 @@ enum State {
     /// A consumer; if the lock is free, the consumer is gone.
     Held,
     /// A neighbour that cuts the log of a consumer that is gone.
-    Settling,
+    Recovering,
     /// No process, and the log holds only committed lines.
-    Settled,
+    Recovered,
 }
 
 impl State {
@@ -74,16 +74,16 @@ impl State {
         match self {
             Self::Unused => "",
             Self::Held => "held",
-            Self::Settling => "settling",
-            Self::Settled => "settled",
+            Self::Recovering => "settling",
+            Self::Recovered => "settled",
         }
     }
 
     fn parse(text: &str) -> Self {
         match text.split_whitespace().next() {
             None => Self::Unused,
-            Some("settling") => Self::Settling,
-            Some("settled") => Self::Settled,
+            Some("settling") => Self::Recovering,
+            Some("settled") => Self::Recovered,
             Some(_) => Self::Held,
         }
     }
@@ -129,9 +129,9 @@ impl Slot {
         self.folder.join(LOG_NAME)
     }
 
-    /// Marks that the log holds only committed lines, so that no neighbour needs to settle it.
-    pub(crate) fn note_settled(&self) -> Result<()> {
-        self.note(State::Settled)
+    /// Marks that the log holds only committed lines, so that no neighbour needs to recover it.
+    pub(crate) fn mark_recovered(&self) -> Result<()> {
+        self.note(State::Recovered)
     }
 
     /// Reads `.owner`: the log checkpoint that the log's lines belong to.
@@ -265,7 +265,7 @@ impl Slots {
     /// # Errors
     /// Definite when a folder can't be written to.
     pub(crate) fn claim(&self) -> Result<Slot> {
-        let deadline = Instant::now() + SETTLING_LIMIT;
+        let deadline = Instant::now() + RECOVERING_LIMIT;
         loop {
             let claim = claim_lock(&self.root)?;
             let mut wait = false;
@@ -274,7 +274,7 @@ impl Slots {
                 self.make(id)?;
                 match self.lock(id, State::Held)? {
                     Ok(slot) => return Ok(slot),
-                    Err(State::Settling) if Instant::now() < deadline => {
+                    Err(State::Recovering) if Instant::now() < deadline => {
                         wait = true;
                         break;
                     }
@@ -302,17 +302,17 @@ impl Slots {
         Ok(self.lock(id, State::Held)?.ok())
     }
 
-    /// Passes each slot whose consumer is gone and that is not settled yet to `settle`, and marks it as settled. A slot
-    /// that fails is retried at the next call.
+    /// Passes each slot whose consumer is gone and that is not recovered yet to `recover`, and marks it as recovered. A
+    /// slot that fails is retried at the next call.
     ///
     /// # Errors
-    /// Definite when a folder can't be read or written to; the first error of `settle`, after all other slots were
+    /// Definite when a folder can't be read or written to; the first error of `recover`, after all other slots were
     /// tried.
-    pub(crate) fn settle_abandoned(&self, settle: &mut dyn FnMut(&Slot) -> Result<()>) -> Result<()> {
+    pub(crate) fn recover_abandoned(&self, recover: &mut dyn FnMut(&Slot) -> Result<()>) -> Result<()> {
         let mut first = Ok(());
         for id in self.ids()? {
             if let Some(slot) = self.take_abandoned(id)? {
-                let outcome = settle(&slot).and_then(|()| slot.note_settled());
+                let outcome = recover(&slot).and_then(|()| slot.mark_recovered());
                 first = first.and(outcome);
             }
         }
@@ -323,7 +323,11 @@ impl Slots {
         let _claim = claim_lock(&self.root)?;
         let path = self.folder(id).join(LOCK_NAME);
         let state = fs::read_to_string(path).map_or(State::Unused, |text| State::parse(&text));
-        if matches!(state, State::Held | State::Settling) { Ok(self.lock(id, State::Settling)?.ok()) } else { Ok(None) }
+        if matches!(state, State::Held | State::Recovering) {
+            Ok(self.lock(id, State::Recovering)?.ok())
+        } else {
+            Ok(None)
+        }
     }
 
     /// The slots that exist, in order.

@@ -33,32 +33,32 @@ fn only_what_a_gone_consumer_left_is_settled_and_only_once() {
     let (_dir, slots) = slots(4);
     let (held, gone) = (slots.claim().expect("a slot"), slots.claim().expect("a slot"));
     drop(gone);
-    let settle = |outcome: fn() -> Result<()>| {
+    let recover = |outcome: fn() -> Result<()>| {
         let mut seen = Vec::new();
-        let result = slots.settle_abandoned(&mut |slot| {
+        let result = slots.recover_abandoned(&mut |slot| {
             seen.push(slot.id().0);
             outcome()
         });
         (seen, result.is_ok())
     };
-    assert_eq!(settle(|| Err(Error::transient("down"))), (vec![2], false));
-    assert_eq!(settle(|| Ok(())), (vec![2], true));
-    assert_eq!(settle(|| Ok(())), (vec![], true));
+    assert_eq!(recover(|| Err(Error::transient("down"))), (vec![2], false));
+    assert_eq!(recover(|| Ok(())), (vec![2], true));
+    assert_eq!(recover(|| Ok(())), (vec![], true));
     drop(held);
-    assert_eq!(settle(|| Ok(())), (vec![1], true));
+    assert_eq!(recover(|| Ok(())), (vec![1], true));
 }
 
 #[test]
 fn a_newcomer_waits_for_a_neighbour_that_settles() {
     let (_dir, slots) = slots(1);
     drop(slots.claim().expect("a slot"));
-    let settling = slots.take_abandoned(SlotId(1)).expect("no error").expect("it is free");
+    let recovering = slots.take_abandoned(SlotId(1)).expect("no error").expect("it is free");
     std::thread::scope(|s| {
         let newcomer = s.spawn(|| slots.claim().expect("a slot").id());
         // Long enough that it would have claimed the next slot if it did not wait.
         std::thread::sleep(Duration::from_millis(150));
         assert!(!newcomer.is_finished());
-        drop(settling);
+        drop(recovering);
         assert_eq!(newcomer.join().expect("no panic"), SlotId(1));
     });
 }

@@ -175,7 +175,7 @@ async fn what_a_neighbour_took_over_is_not_doubled() {
     eventually("the neighbour has written them", PATIENCE, || {
         (committed_everything(&world) && owned(&neighbour).len() == 10).then_some(())
     });
-    assert_eq!(fs::metadata(&path).unwrap().len(), before, "the neighbour must not have settled it");
+    assert_eq!(fs::metadata(&path).unwrap().len(), before, "the neighbour must not have recovered it");
     accepts(&world, "consumer_1");
     assert!(fs::metadata(&path).unwrap().len() < before);
     let consumer = world.start("consumer", &[]);

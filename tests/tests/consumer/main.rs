@@ -91,13 +91,13 @@ async fn a_neighbour_cuts_the_log_of_a_consumer_that_is_gone_for_good() {
     let committed = fs::read(log_path(&world, slot)).unwrap();
     append(&log_path(&world, slot), b"{\"id\":1,\"name\":\"whole line\"}\n{\"id\":2,\"na");
     feed.update(1..=100, 1);
-    eventually("the neighbour settles it", PATIENCE, || {
+    eventually("the neighbour recovers it", PATIENCE, || {
         (fs::read(log_path(&world, slot)).unwrap() == committed).then_some(())
     });
     wait_until_committed(&world);
     assert_once(&world);
     assert_eq!(owned(&second).len(), 10);
-    assert!(second.log().contains("settled the slot of a consumer that is gone"), "{}", second.log());
+    assert!(second.log().contains("recovered the slot of a consumer that is gone"), "{}", second.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,7 +116,7 @@ async fn lines_that_the_version_before_had_committed_are_missed_when_they_are_go
     refused(&ended, &["has 0 bytes, but 5148 were committed: 5148 bytes are gone", "consumer accept-log consumer_1"]);
     fs::write(a.log("consumer_1"), log).unwrap();
     let mut consumer = a.start(&world, 2);
-    consumer.wait_for("settled the slot of a consumer that is gone");
+    consumer.wait_for("recovered the slot of a consumer that is gone");
     assert_once(&world, &[&a]);
     stop([consumer]);
 }

@@ -208,7 +208,7 @@ fn torn_last_line(arena: &mut Arena) -> Result<()> {
     consumer.kill();
     File::options().append(true).open(&log)?.write_all(b"{\"id\":1,\"name\":\"half a li")?;
     arena.start_consumer(number);
-    // The new consumer cuts them, or a neighbour that settles the slot while it starts.
+    // The new consumer cuts them, or a neighbour that recovers the slot while it starts.
     let says = format!("cut off what no transaction committed file={}", log.display());
     wait_for("the torn line is cut off, and a consumer says so", SOON, || {
         let is_cut = !fs::read_to_string(&log).ok()?.contains("half a li");

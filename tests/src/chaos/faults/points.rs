@@ -141,14 +141,14 @@ pub(super) const FAULTS: &[Fault] = &[
         |arena| kill_consumer(arena, "consumer.committed", 10),
     ),
     killed(
-        "kill-consumer-settling",
-        "killed while it settles a gone neighbour's slot, before the cut: the next consumer cuts the log",
-        |arena| kill_settling(arena, "consumer.settling"),
+        "kill-consumer-recovering",
+        "killed while it recovers a gone neighbour's slot, before the cut: the next consumer cuts the log",
+        |arena| kill_recovering(arena, "consumer.recovering"),
     ),
     killed(
-        "kill-consumer-settled",
+        "kill-consumer-recovered",
         "killed when a gone neighbour's log is cut, before the slot says so: the next consumer finds nothing to cut",
-        |arena| kill_settling(arena, "consumer.settled"),
+        |arena| kill_recovering(arena, "consumer.recovered"),
     ),
     Fault {
         name: "kill-consumer-revoking",
@@ -275,7 +275,7 @@ fn kill_consumer(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
 }
 
 /// Kills a consumer at a point that leaves lines behind the committed length. The next process that opens the log, the
-/// consumer or a neighbour that settles it, must cut them off and log it.
+/// consumer or a neighbour that recovers it, must cut them off and log it.
 fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
     const CUT: &str = "cut off what no transaction committed";
     let cuts = |arena: &Arena| -> usize {
@@ -294,8 +294,8 @@ fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
     })
 }
 
-/// Kills all consumers; the first one to restart finds the other slots abandoned, and dies while it settles one.
-fn kill_settling(arena: &mut Arena, point: &str) -> Result<()> {
+/// Kills all consumers; the first one to restart finds the other slots abandoned, and dies while it recovers one.
+fn kill_recovering(arena: &mut Arena, point: &str) -> Result<()> {
     let number = arena.chance.random_range(0..arena.consumers.len());
     let before = arena.consumers[number].as_ref().map_or(0, |consumer| visits(&consumer.log(), point));
     arena.consumers.iter_mut().filter_map(Option::take).for_each(Running::kill);

@@ -34,7 +34,7 @@ enum Without {
     PutBackAndMetadata,
     /// A partition is read from its committed offset without waiting for a commit that is on its way.
     StableOffsets,
-    /// A neighbour settles a slot whose lock is held.
+    /// A neighbour recovers a slot whose lock is held.
     SlotLock,
     /// After a commit that was sent again over another connection, the same producer goes on.
     NewConnection,
@@ -63,8 +63,8 @@ enum Action {
     /// Its connection breaks, it sends the same again over another one, and the first copy is on its way still.
     CommitTwice(usize),
     CommitOffsets(usize),
-    SettleBegin(usize),
-    SettleEnd(usize),
+    RecoverBegin(usize),
+    RecoverEnd(usize),
     Crash(usize),
     PowerLoss,
     /// The session of a slot's member expires.
@@ -225,7 +225,7 @@ impl Consumers {
                 process.step = Step::Polling;
                 self.done(process);
             }
-            (Action::SettleBegin(_), _) if process.settles.is_none() => {
+            (Action::RecoverBegin(_), _) if process.recovers.is_none() => {
                 let other = &mut state.slots[1 - slot];
                 let without_lock = without == Without::SlotLock && other.lock == Some(Lock::Held);
                 if !other.unsettled || (other.lock.is_some() && !without_lock) {
@@ -235,15 +235,15 @@ impl Consumers {
                 if without_lock {
                     other.unsettled = false;
                 } else {
-                    other.lock = Some(Lock::Settling);
+                    other.lock = Some(Lock::Recovering);
                 }
-                process.settles = Some((1 - slot, other.checkpoint));
+                process.recovers = Some((1 - slot, other.checkpoint));
             }
-            (Action::SettleEnd(_), _) => {
-                let (slot, checkpoint) = process.settles.take()?;
+            (Action::RecoverEnd(_), _) => {
+                let (slot, checkpoint) = process.recovers.take()?;
                 state.slots[slot].cut(checkpoint);
                 state.slots[slot].unsettled = false;
-                if state.slots[slot].lock == Some(Lock::Settling) {
+                if state.slots[slot].lock == Some(Lock::Recovering) {
                     state.slots[slot].lock = None;
                 }
             }
@@ -306,9 +306,9 @@ impl Model for Consumers {
                 }
                 Step::Owing => actions.extend([A::Heartbeat(n), A::CommitOffsets(n)]),
             }
-            match process.settles {
-                Some(_) => actions.push(A::SettleEnd(n)),
-                None if state.slots[1 - n].unsettled => actions.push(A::SettleBegin(n)),
+            match process.recovers {
+                Some(_) => actions.push(A::RecoverEnd(n)),
+                None if state.slots[1 - n].unsettled => actions.push(A::RecoverBegin(n)),
                 None => {}
             }
             if state.left.crashes > 0 {
@@ -336,8 +336,8 @@ impl Model for Consumers {
                 }
                 let first = || state.slots.iter().position(|s| s.lock != Some(Lock::Held));
                 let slot = &mut state.slots[process.slot.or_else(first)?];
-                // A newcomer waits for a neighbour that settles.
-                if slot.lock == Some(Lock::Settling) {
+                // A newcomer waits for a neighbour that recovers.
+                if slot.lock == Some(Lock::Recovering) {
                     return None;
                 }
                 process.slot = process.slot.or_else(|| before.slots.iter().position(|s| s.lock.is_none()));
@@ -396,8 +396,8 @@ impl Model for Consumers {
             | Action::CommitTwice(n)
             | Action::CommitStalls(n)
             | Action::CommitOffsets(n)
-            | Action::SettleBegin(n)
-            | Action::SettleEnd(n) => {
+            | Action::RecoverBegin(n)
+            | Action::RecoverEnd(n) => {
                 let mut process = state.processes[n].clone();
                 self.step(&mut state, &mut process, action)?;
                 state.processes[n] = process;
@@ -454,7 +454,7 @@ fn each_guard_of_the_consumer_is_needed() {
     run("metadata of the commit, batch kept over a rebalance", Without::PutBackAndMetadata, NONE, ONCE);
     run("metadata of the commit", Without::MetadataOfPoll, Faults { stops: 2, ..NONE }, ONCE);
     run("offsets read that are not stable", Without::StableOffsets, STOP, ONCE);
-    run("settled without the slot's lock", Without::SlotLock, NONE, KEPT);
+    run("recovered without the slot's lock", Without::SlotLock, NONE, KEPT);
     let stall = Faults { stalls: 1, ..NONE };
     run("the same producer after a broken connection", Without::NewConnection, stall, AGREED);
     run("PostgreSQL without compare-and-set", Without::CompareAndSet, STOP, TABLE);

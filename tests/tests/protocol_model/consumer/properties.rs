@@ -49,8 +49,8 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
         properties.push(Property::sometimes("a crash leaves a decided commit that nobody sees", |_, s: &State| {
             s.slots.iter().any(|s| s.lock.is_none() && s.committing.is_some())
         }));
-        properties.push(Property::sometimes("a neighbour settles a slot", |_, s: &State| {
-            s.slots.iter().any(|s| s.lock == Some(Lock::Settling) && s.lines.len() > s.checkpoint)
+        properties.push(Property::sometimes("a neighbour recovers a slot", |_, s: &State| {
+            s.slots.iter().any(|s| s.lock == Some(Lock::Recovering) && s.lines.len() > s.checkpoint)
         }));
     }
     if stops > 0 {

@@ -59,7 +59,7 @@ pub(super) struct Slot {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) enum Lock {
     Held,
-    Settling,
+    Recovering,
 }
 
 #[derive(Clone, Debug, Default, Hash, PartialEq, Eq)]
@@ -83,8 +83,8 @@ pub(super) struct Process {
     pub(super) batch: Vec<Line>,
     /// The generation that the batch was polled under.
     pub(super) polled_under: Option<u8>,
-    /// The slot that its other thread settles, and that slot's log checkpoint.
-    pub(super) settles: Option<(usize, usize)>,
+    /// The slot that its other thread recovers, and that slot's log checkpoint.
+    pub(super) recovers: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq, PartialOrd)]
@@ -122,7 +122,7 @@ impl Slot {
 impl Process {
     /// Throws its clients away.
     pub(super) fn part(&mut self) {
-        *self = Self { slot: self.slot, settles: self.settles, ..Self::default() };
+        *self = Self { slot: self.slot, recovers: self.recovers, ..Self::default() };
     }
 }
 
@@ -163,7 +163,7 @@ impl State {
     pub(super) fn end(&mut self, n: usize) -> Option<()> {
         let process = std::mem::take(&mut self.processes[n]);
         self.slots[process.slot?].lock = None;
-        if let Some((slot, _)) = process.settles {
+        if let Some((slot, _)) = process.recovers {
             self.slots[slot].lock = None;
         }
         Some(())

@@ -1,9 +1,10 @@
-//! Settles the slots of consumers that are gone: ends their transactions, and cuts lines that no transaction committed.
+//! Recovers the slots of consumers that are gone: ends their transactions, and cuts lines that no transaction
+//! committed.
 //!
 //! A separate thread does this: a group member that waits until a gone neighbour's transaction has ended can't be the
 //! one that ends it.
 //!
-//! Invariant: a slot is settled under its lock, so never while a running (or suspended) process holds it.
+//! Invariant: a slot is recovered under its lock, so never while a running (or suspended) process holds it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
@@ -22,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// The pause before a retry after a transient error.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Settles after each change of the assignment (`changed`), and every minute; ends with the program.
+/// Recovers after each change of the assignment (`changed`), and every minute; ends with the program.
 pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()>, shutdown: &CancellationToken) {
     let mut pause = INTERVAL;
     loop {
@@ -35,10 +36,13 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
         if shutdown.is_cancelled() {
             return;
         }
-        pause = match slots.settle_abandoned(&mut |slot| settle(settings, slot)) {
+        pause = match slots.recover_abandoned(&mut |slot| recover(settings, slot)) {
             Ok(()) => INTERVAL,
             Err(error) => {
-                tracing::warn!(remedy = error.remedy(), "the log of a consumer that is gone can't be settled: {error}");
+                tracing::warn!(
+                    remedy = error.remedy(),
+                    "the log of a consumer that is gone can't be recovered: {error}"
+                );
                 if error.is_transient() { RETRY } else { INTERVAL }
             }
         };
@@ -46,10 +50,10 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 }
 
 /// Ends the open transaction of the slot's producer, and cuts its log to the committed length.
-fn settle(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
-    let opened = log_checkpoint::open(settings, slot, "consumer.settling")?;
+fn recover(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
+    let opened = log_checkpoint::open(settings, slot, "consumer.recovering")?;
     let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;
-    failpoint::at("consumer.settled");
-    tracing::info!(slot = %slot.name(), committed = log.committed(), "settled the slot of a consumer that is gone");
+    failpoint::at("consumer.recovered");
+    tracing::info!(slot = %slot.name(), committed = log.committed(), "recovered the slot of a consumer that is gone");
     Ok(())
 }
