@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use avro::registry::Registry;
 use kafka::doctor::{self, Outcome};
-use kafka::{Bounds, LastRecords, TopicSpec, TransactionalProducer, Unfenced};
+use kafka::{Bounds, LastRecords, TopicSpec, TransactionalProducer, UninitializedProducer};
 use model::error::{Error, Result};
 use model::position::Progress;
 use mysql::table::SourceTable;
@@ -80,7 +80,8 @@ pub(crate) async fn prepare(
     let connect = {
         let (kafka, topic) = (settings.kafka.clone(), target.checkpoint_topic.clone());
         blocking(move || {
-            let (producer, records) = (Unfenced::new(&kafka, &kafka.transactional_id)?, LastRecords::new(&kafka)?);
+            let (producer, records) =
+                (UninitializedProducer::new(&kafka, &kafka.transactional_id)?, LastRecords::new(&kafka)?);
             records.connect(&topic);
             Ok((producer, records))
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::error::{Class, Error};
 use model::position::Progress;
 use model::time::Micros;
-use runtime::telemetry::{Counter, Gauge, Health, Metrics, Sign};
+use runtime::telemetry::{Counter, Gauge, Health, Metrics, Watchdog};
 
 use crate::dump::Observer;
 use crate::lag::{Lag, Place, Sample};
@@ -22,8 +22,8 @@ const HEARTBEAT_DELAY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Status {
     health: Health,
-    kafka: Sign,
-    mysql: Sign,
+    kafka: Watchdog,
+    mysql: Watchdog,
     lag: Arc<Mutex<Lag>>,
     records: Counter,
     parked: Counter,
@@ -84,8 +84,8 @@ impl Status {
         let gauge = |name, help| metrics.gauge(name, help, &[]);
         let once_known = |name, help| metrics.once_known(name, help);
         Self {
-            kafka: health.sign("Kafka", KAFKA_LIMIT),
-            mysql: health.sign("MySQL", heartbeat + HEARTBEAT_DELAY),
+            kafka: health.watchdog("Kafka", KAFKA_LIMIT),
+            mysql: health.watchdog("MySQL", heartbeat + HEARTBEAT_DELAY),
             health,
             lag,
             records: count("producer_records_committed_total", "Records committed to the topic."),

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use model::error::Error;
-use runtime::telemetry::{Health, Sign};
+use runtime::telemetry::{Health, Watchdog};
 
 /// A longer call to a server or to the disk counts as blocked.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -18,10 +18,10 @@ const CALM: Duration = Duration::from_secs(3);
 /// The state of the work; if several parts don't answer, the first one is named.
 pub(crate) struct Readiness {
     health: Health,
-    pub(crate) postgres: Sign,
-    pub(crate) registry: Sign,
-    pub(crate) disk: Sign,
-    pub(crate) kafka: Sign,
+    pub(crate) postgres: Watchdog,
+    pub(crate) registry: Watchdog,
+    pub(crate) disk: Watchdog,
+    pub(crate) kafka: Watchdog,
     /// The last failure, without a success since.
     failing: bool,
     /// Since when there is nothing to do.
@@ -31,10 +31,10 @@ pub(crate) struct Readiness {
 impl Readiness {
     pub(crate) fn new(health: Health) -> Self {
         Self {
-            postgres: health.sign("PostgreSQL", CALL_LIMIT),
-            registry: health.sign("the schema registry", CALL_LIMIT),
-            disk: health.sign("the disk of the log", CALL_LIMIT),
-            kafka: health.sign("Kafka", KAFKA_LIMIT),
+            postgres: health.watchdog("PostgreSQL", CALL_LIMIT),
+            registry: health.watchdog("the schema registry", CALL_LIMIT),
+            disk: health.watchdog("the disk of the log", CALL_LIMIT),
+            kafka: health.watchdog("Kafka", KAFKA_LIMIT),
             failing: false,
             idle_since: None,
             health,

@@ -9,7 +9,7 @@ use model::time::Micros;
 use rand::Rng;
 use runtime::config::{MySqlSettings, Origin, Pause};
 use runtime::program::Context;
-use runtime::telemetry::Sign;
+use runtime::telemetry::Watchdog;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     let store = Store::open(MySqlSettings::from(&context.settings)?, patience, strict).await?;
     let format = Format { row_bytes: context.settings.bytes("updater.row_bytes")?, precision: store.precision() };
     context.health.ready();
-    let mysql = context.health.sign("MySQL", Duration::from_secs(5));
+    let mysql = context.health.watchdog("MySQL", Duration::from_secs(5));
     let mut updater = Updater {
         pause: match context.arguments.get_flag("no-pause") {
             true => None,
@@ -76,7 +76,7 @@ struct Updater {
     context: Context,
     store: Store,
     /// An answer is due while a chunk is being applied.
-    mysql: Sign,
+    mysql: Watchdog,
     chunk_rows: usize,
     pause: Option<Pause>,
     /// Whether a chunk of these files was applied.

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::reading::reader;
+use super::read_back::reader;
 use super::{REQUEST_TIMEOUT, unreachable};
 use model::error::Result;
 use runtime::config::KafkaSettings;
@@ -16,8 +16,8 @@ use runtime::config::KafkaSettings;
 /// The offset to continue from after reading the records before `next`, in a partition with these bounds; `None` when
 /// retention may have deleted unread records.
 ///
-/// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is never a
-/// record, and a reader that has all records but not that offset has missed nothing.
+/// Each committed record is followed by the marker of its transaction. So the last offset before a partition's end is
+/// never a record, and a reader that has all records but not that offset has missed nothing.
 pub fn after_gap(next: i64, (low, end): (i64, i64)) -> Option<i64> {
     let only_a_marker = low == end && next + 1 == low;
     (next >= low || only_a_marker).then_some(next.max(low))

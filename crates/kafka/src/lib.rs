@@ -11,16 +11,16 @@ mod ends;
 #[cfg(test)]
 mod fuzz;
 mod keeping;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod monotonic_cond;
 mod partitioner;
 mod ranges;
-mod reading;
+mod read_back;
 mod rights;
 pub mod slots;
 mod topic_id;
 mod topics;
 mod transactions;
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-mod waits;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -39,11 +39,11 @@ pub use ends::{after_gap, ends_without_records};
 pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;
-pub use reading::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
+pub use read_back::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use rights::{Resource, Right, rights};
 pub use topic_id::topic_id;
 pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
-pub use transactions::{Failure, Record, TransactionalProducer, Unfenced};
+pub use transactions::{Failure, Record, TransactionalProducer, UninitializedProducer};
 
 /// Timeout of one request, after which the program reports that Kafka can't be reached.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

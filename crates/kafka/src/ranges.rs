@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::reading::{SETTLING, SPREADING, is_new, until_eof};
+use super::read_back::{SETTLING, SPREADING, is_new, until_eof};
 use super::topics::LOOK_EVERY;
 use super::{LastRecords, Logging, REQUEST_TIMEOUT, unreachable};
 use model::error::{Error, Result};

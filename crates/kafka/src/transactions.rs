@@ -146,14 +146,14 @@ pub struct TransactionalProducer {
 }
 
 /// A transactional producer before `init_transactions`: it has fenced no other producer.
-pub struct Unfenced {
+pub struct UninitializedProducer {
     producer: BaseProducer<Logging>,
     logging: Logging,
     settings: KafkaSettings,
     transactional_id: String,
 }
 
-impl Unfenced {
+impl UninitializedProducer {
     /// Creates the producer.
     ///
     /// # Errors
@@ -227,12 +227,12 @@ impl Unfenced {
 }
 
 impl TransactionalProducer {
-    /// Creates the producer and initialises its transactions: see [`Unfenced`]. Blocks.
+    /// Creates the producer and initialises its transactions: see [`UninitializedProducer`]. Blocks.
     ///
     /// # Errors
-    /// Usage when the configuration is refused; see [`Unfenced::initialise`].
+    /// Usage when the configuration is refused; see [`UninitializedProducer::initialise`].
     pub fn new(settings: &KafkaSettings, transactional_id: &str) -> Result<Self> {
-        Unfenced::new(settings, transactional_id)?.initialise()
+        UninitializedProducer::new(settings, transactional_id)?.initialise()
     }
 
     fn failure(&self, error: KafkaError) -> Failure {

@@ -1,7 +1,7 @@
 //! The liveness and readiness of a program.
 //!
 //! A blocked program can't report that it is blocked, so a server that must send regularly, or a call that must return
-//! within a time, is a [`Sign`]: `/health` and `/ready` compute its silence when they are requested.
+//! within a time, is a [`Watchdog`]: `/health` and `/ready` compute its silence when they are requested.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,19 +20,19 @@ struct State {
     warning: Option<String>,
     /// A blocking call: what it waits for, and since when.
     blocked: Option<(&'static str, Instant)>,
-    signs: Vec<Sign>,
+    watchdogs: Vec<Watchdog>,
 }
 
 /// A server or a call that must answer in time. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Sign {
+pub struct Watchdog {
     name: &'static str,
     limit: Duration,
     /// The begin of the wait; `None` while no answer is due.
     since: Arc<Mutex<Option<Instant>>>,
 }
 
-impl Sign {
+impl Watchdog {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,17 +80,17 @@ impl Health {
             waiting_for: Some("starting".to_owned()),
             warning: None,
             blocked: None,
-            signs: Vec::new(),
+            watchdogs: Vec::new(),
         };
         Self(Arc::new(Mutex::new(state)))
     }
 
     /// Adds a server or call that must answer within `limit` whenever an answer is due. The message names the first
     /// overdue one in the order of creation.
-    pub fn sign(&self, name: &'static str, limit: Duration) -> Sign {
-        let sign = Sign { name, limit, since: Arc::default() };
-        self.state().signs.push(sign.clone());
-        sign
+    pub fn watchdog(&self, name: &'static str, limit: Duration) -> Watchdog {
+        let watchdog = Watchdog { name, limit, since: Arc::default() };
+        self.state().watchdogs.push(watchdog.clone());
+        watchdog
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -149,7 +149,7 @@ impl Health {
         let state = self.state();
         let silent = state.last_progress.elapsed();
         (silent > state.deadline).then(|| {
-            let waiting = state.waiting_for.clone().or_else(|| state.signs.iter().find_map(Sign::overdue));
+            let waiting = state.waiting_for.clone().or_else(|| state.watchdogs.iter().find_map(Watchdog::overdue));
             let waiting = waiting.map(|w| format!(" ({w})")).unwrap_or_default();
             format!("no progress for {} s, {} s are allowed{waiting}", silent.as_secs(), state.deadline.as_secs())
         })
@@ -162,7 +162,7 @@ impl Health {
             let blocked = state.blocked.filter(|(_, since)| since.elapsed() > LONGEST_CALL);
             let blocked =
                 || blocked.map(|(what, since)| format!("waits for {} s until {what}", since.elapsed().as_secs()));
-            let overdue = || state.signs.iter().find_map(Sign::overdue);
+            let overdue = || state.watchdogs.iter().find_map(Watchdog::overdue);
             state.waiting_for.clone().or_else(blocked).or_else(overdue)
         };
         reason.or_else(|| self.unhealthy())
@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn what_does_not_answer_is_named_without_anybody_saying_so() {
         let health = Health::new(Duration::from_secs(3600));
-        let (patient, kafka) = (health.sign("MySQL", Duration::from_secs(3600)), health.sign("Kafka", Duration::ZERO));
+        let (patient, kafka) =
+            (health.watchdog("MySQL", Duration::from_secs(3600)), health.watchdog("Kafka", Duration::ZERO));
         health.ready();
         assert_eq!(health.unready(), None);
         patient.wait();

@@ -12,7 +12,7 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-pub use health::{Health, Sign};
+pub use health::{Health, Watchdog};
 pub use metrics::{Counter, Gauge, Metrics};
 pub use server::serve;
 
