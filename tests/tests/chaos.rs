@@ -1,4 +1,4 @@
-//! Every fault that takes seconds, and a short run of chance faults: nothing is lost, doubled, or out of order.
+//! Every fault that takes seconds, and a short run of random faults: nothing is lost, doubled, or out of order.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
@@ -34,9 +34,9 @@ fn every_quick_fault_once() {
 }
 
 #[test]
-fn chance_faults() {
+fn random_faults() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = folder("chance");
+    let folder = folder("random");
     let options = Options {
         seed: 20,
         faults: 8,

@@ -1,4 +1,4 @@
-//! The whole pipeline under load, its programs killed at chance moments: `verify` finds everything exactly once.
+//! The whole pipeline under load, its programs killed at random moments: `verify` finds everything exactly once.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ fn start_consumer(world: &World, n: usize) -> Running {
 /// Load from `product-updater --generate`; every second or so one of the six programs is killed and started again.
 fn killed_at_random(seed: u64) {
     let world = World::new("kills").with_postgres();
-    let mut chance = StdRng::seed_from_u64(seed);
+    let mut rng = StdRng::seed_from_u64(seed);
     let mut producer = Some(world.start("cdc-producer", &["--snapshot-chunk", "500"]));
     let mut consumers: Vec<Option<Running>> = (0..CONSUMERS).map(|n| Some(start_consumer(&world, n))).collect();
     let seed_text = seed.to_string();
@@ -31,8 +31,8 @@ fn killed_at_random(seed: u64) {
     let mut updater = world.start("product-updater", &load);
     let mut kills = 0;
     while updater.is_running() {
-        pause(Duration::from_millis(chance.random_range(300..1300)));
-        let victim = chance.random_range(0..=CONSUMERS);
+        pause(Duration::from_millis(rng.random_range(300..1300)));
+        let victim = rng.random_range(0..=CONSUMERS);
         match consumers.get_mut(victim) {
             Some(consumer) => {
                 assert!(consumer.as_mut().unwrap().is_running(), "consumer {victim} ended");

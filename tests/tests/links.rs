@@ -1,4 +1,4 @@
-//! Links that die without a word at a moment that chance rarely finds.
+//! Links that die without a word at a moment that random faults rarely find.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::thread::sleep;
@@ -15,8 +15,8 @@ fn a_mysql_that_vanishes_while_the_producer_asks_it() {
     // A start asks a dozen things, each of which takes half a second then.
     proxy.set(Link::Slow { latency: Duration::from_millis(250), bytes_per_second: 1 << 20 });
     let mut producer = world.start("cdc-producer", &[]);
-    // Past the beginnings of the first two connections, of 3 kB each, which have a deadline of their own, and before the
-    // third one: a question is lost.
+    // Past the beginnings of the first two connections, of 3 kB each, which have a deadline of their own, and before
+    // the third one: a question is lost.
     let asking = || (proxy.answered() > 6_300).then_some(());
     eventually("both connections are there", Duration::from_secs(30), asking);
     proxy.set(Link::HalfOpen(Direction::Answers));

@@ -17,7 +17,7 @@ use xtask::{cargo, interrupt};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask chaos", max_term_width = 100)]
 struct Cli {
-    /// Where all chance comes from; a random one by default
+    /// Seed of all random decisions; a random one by default
     #[arg(long)]
     seed: Option<u64>,
     /// How many faults; 100 by default, as many as fit with --minutes
@@ -41,7 +41,7 @@ struct Cli {
     /// Write the report to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// List the faults: name, how often chance picks it, whether it is among the tests, what must happen
+    /// List the faults: name, how often it is drawn, whether it is among the tests, what must happen
     #[arg(long)]
     list: bool,
     /// Merge reports into one: prints it as a page, and writes it to --json

@@ -61,7 +61,7 @@ pub struct Arena {
     /// By the number of their log; `None` while a consumer is stopped.
     pub consumers: Vec<Option<Running>>,
     /// The source of all random decisions.
-    pub chance: StdRng,
+    pub rng: StdRng,
     /// The writers and their ledger; paused at the beginning.
     pub load: Load,
     prober: Writer,
@@ -159,8 +159,8 @@ impl Arena {
         });
         let load = Load::new(&runtime, &world.name, port, seed)?;
         let prober = load.prober();
-        let chance = StdRng::seed_from_u64(seed);
-        Ok(Self { servers, world, producer: None, consumers: Vec::new(), chance, load, prober, runtime })
+        let rng = StdRng::seed_from_u64(seed);
+        Ok(Self { servers, world, producer: None, consumers: Vec::new(), rng, load, prober, runtime })
     }
 
     /// Starts all programs and the load, and waits until the first snapshot is complete and changes arrive.
@@ -243,7 +243,7 @@ impl Arena {
     /// # Errors
     /// When it does not arrive within 90 s; the error has the ends of the programs' logs.
     pub fn probe(&mut self) -> Result<Duration> {
-        let place = self.chance.random_range(0..PLACES.len());
+        let place = self.rng.random_range(0..PLACES.len());
         self.arrive(&[PLACES[place]])
     }
 

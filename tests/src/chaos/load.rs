@@ -186,18 +186,18 @@ impl Writer {
         Self { lane, shared: Arc::clone(shared), conn: None, next: 0, rows: Rows::new(lane) }
     }
 
-    async fn run(mut self, mut chance: StdRng) {
+    async fn run(mut self, mut rng: StdRng) {
         loop {
             let turn = Arc::clone(&self.shared.turn).read_owned().await;
             let number = self.number();
-            let plan = Plan::draw(number, &self.rows, &mut chance);
+            let plan = Plan::draw(number, &self.rows, &mut rng);
             let changes = plan.changes.len() as u32;
             let committed = self.transact(plan).await;
             drop(turn);
             let rest = if committed {
                 let rate = self.shared.rate.load(Ordering::Relaxed);
                 // Keep the writers out of step with each other.
-                Duration::from_secs_f64(f64::from(changes) / f64::from(rate) * chance.random_range(0.5..1.5))
+                Duration::from_secs_f64(f64::from(changes) / f64::from(rate) * rng.random_range(0.5..1.5))
             } else {
                 Duration::from_millis(100)
             };

@@ -42,8 +42,8 @@ impl Rows {
     }
 
     /// A random place that is in use, or is not; `None` when there is none.
-    fn pick(&self, alive: bool, chance: &mut StdRng) -> Option<usize> {
-        let start = chance.random_range(0..IDS);
+    fn pick(&self, alive: bool, rng: &mut StdRng) -> Option<usize> {
+        let start = rng.random_range(0..IDS);
         (start..IDS).chain(0..start).find(|place| self.alive[*place] == alive)
     }
 }
@@ -54,22 +54,22 @@ impl Plan {
     }
 
     /// Creates a random transaction.
-    pub(crate) fn draw(number: u32, rows: &Rows, chance: &mut StdRng) -> Self {
+    pub(crate) fn draw(number: u32, rows: &Rows, rng: &mut StdRng) -> Self {
         let mut plan = Self::empty(number, rows);
         // One row is as likely as all larger sizes together, and so on: a few transactions are very large.
-        let size = (1.0 / chance.random_range(1.0 / LARGEST..1.0)) as usize;
-        plan.fill(size, chance);
-        if chance.random_ratio(1, 20) {
+        let size = (1.0 / rng.random_range(1.0 / LARGEST..1.0)) as usize;
+        plan.fill(size, rng);
+        if rng.random_ratio(1, 20) {
             let (changes, rows) = (plan.changes.len(), plan.rows.clone());
             plan.statements.push("SAVEPOINT part".to_owned());
-            plan.fill(size.min(100), chance);
+            plan.fill(size.min(100), rng);
             plan.statements.push("ROLLBACK TO SAVEPOINT part".to_owned());
             plan.changes.truncate(changes);
             plan.rows = rows;
             // The numbers of rolled-back rows are not used again.
-            plan.fill_numbered(1, 0x80_0000, chance);
+            plan.fill_numbered(1, 0x80_0000, rng);
         }
-        plan.rollback = chance.random_ratio(1, 25);
+        plan.rollback = rng.random_ratio(1, 25);
         plan
     }
 
@@ -81,20 +81,20 @@ impl Plan {
         plan
     }
 
-    fn fill(&mut self, size: usize, chance: &mut StdRng) {
-        self.fill_numbered(size, 0, chance);
+    fn fill(&mut self, size: usize, rng: &mut StdRng) {
+        self.fill_numbered(size, 0, rng);
     }
 
-    fn fill_numbered(&mut self, size: usize, base: usize, chance: &mut StdRng) {
+    fn fill_numbered(&mut self, size: usize, base: usize, rng: &mut StdRng) {
         let mut left = size;
         while left > 0 {
             let first = (base + self.changes.len()) as u32;
-            let many = chance.random_range(1..=left.min(STATEMENT));
-            let rows = match chance.random_range(0..100) {
-                0..15 => self.delete(many, first, chance),
-                15..30 => self.change_key(first, chance),
-                30..50 => self.update(first, chance),
-                _ => self.upsert(many, first, chance),
+            let many = rng.random_range(1..=left.min(STATEMENT));
+            let rows = match rng.random_range(0..100) {
+                0..15 => self.delete(many, first, rng),
+                15..30 => self.change_key(first, rng),
+                30..50 => self.update(first, rng),
+                _ => self.upsert(many, first, rng),
             };
             left = left.saturating_sub(rows);
         }
@@ -117,14 +117,14 @@ impl Plan {
         id
     }
 
-    fn upsert(&mut self, rows: usize, first: u32, chance: &mut StdRng) -> usize {
-        let rows: Vec<_> = (0..rows).map(|n| self.set(chance.random_range(0..IDS), first + n as u32)).collect();
+    fn upsert(&mut self, rows: usize, first: u32, rng: &mut StdRng) -> usize {
+        let rows: Vec<_> = (0..rows).map(|n| self.set(rng.random_range(0..IDS), first + n as u32)).collect();
         self.statements.push(upsert(&rows));
         rows.len()
     }
 
-    fn update(&mut self, first: u32, chance: &mut StdRng) -> usize {
-        let Some(place) = self.rows.pick(true, chance) else { return self.upsert(1, first, chance) };
+    fn update(&mut self, first: u32, rng: &mut StdRng) -> usize {
+        let Some(place) = self.rows.pick(true, rng) else { return self.upsert(1, first, rng) };
         let [id, name, category, price, time] = self.set(place, first);
         self.statements.push(format!(
             "UPDATE product SET name = {name}, category = {category}, price = {price}, last_updated = {time} \
@@ -133,23 +133,23 @@ impl Plan {
         1
     }
 
-    fn delete(&mut self, rows: usize, first: u32, chance: &mut StdRng) -> usize {
+    fn delete(&mut self, rows: usize, first: u32, rng: &mut StdRng) -> usize {
         let mut ids = Vec::new();
         for n in 0..rows {
-            let Some(place) = self.rows.pick(true, chance) else { break };
+            let Some(place) = self.rows.pick(true, rng) else { break };
             ids.push(self.clear(place, first + n as u32).to_string());
         }
         if ids.is_empty() {
-            return self.upsert(1, first, chance);
+            return self.upsert(1, first, rng);
         }
         self.statements.push(format!("DELETE FROM product WHERE id IN ({})", ids.join(", ")));
         ids.len()
     }
 
     /// Deletes the old key and creates the new one.
-    fn change_key(&mut self, first: u32, chance: &mut StdRng) -> usize {
-        let (Some(old), Some(new)) = (self.rows.pick(true, chance), self.rows.pick(false, chance)) else {
-            return self.upsert(1, first, chance);
+    fn change_key(&mut self, first: u32, rng: &mut StdRng) -> usize {
+        let (Some(old), Some(new)) = (self.rows.pick(true, rng), self.rows.pick(false, rng)) else {
+            return self.upsert(1, first, rng);
         };
         let old = self.clear(old, first);
         let [id, name, category, price, time] = self.set(new, first + 1);
@@ -181,11 +181,11 @@ mod tests {
     #[test]
     fn the_seed_decides_and_tokens_are_never_used_twice() {
         let draw = |seed| {
-            let mut chance = StdRng::seed_from_u64(seed);
+            let mut rng = StdRng::seed_from_u64(seed);
             let mut rows = Rows::new(2);
             (0..2_000)
                 .map(|number| {
-                    let plan = Plan::draw(number, &rows, &mut chance);
+                    let plan = Plan::draw(number, &rows, &mut rng);
                     rows = plan.rows.clone();
                     (plan.statements, plan.changes)
                 })

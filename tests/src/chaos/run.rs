@@ -106,8 +106,8 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(Event<'_>)) -> Result<Result
         number += 1;
         watch(Event::Round(number, seed));
         let many = options.round.min(options.faults - report.faults_done());
-        let mut chance = StdRng::seed_from_u64(seed);
-        let mut next = || draw(&chosen, &mut chance);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut next = || draw(&chosen, &mut rng);
         let mut arena = Arena::new(servers, "chaos", seed)?;
         arena.load.set_rate(options.rate);
         let done = report.faults_done();
@@ -166,12 +166,12 @@ pub fn each(
     Ok(arena.end())
 }
 
-fn draw(chosen: &[&'static Fault], chance: &mut StdRng) -> &'static Fault {
+fn draw(chosen: &[&'static Fault], rng: &mut StdRng) -> &'static Fault {
     if !chosen.is_empty() {
-        return chosen[chance.random_range(0..chosen.len())];
+        return chosen[rng.random_range(0..chosen.len())];
     }
     let weights: u32 = all().map(|fault| fault.weight).sum();
-    let mut draw = chance.random_range(0..weights.max(1));
+    let mut draw = rng.random_range(0..weights.max(1));
     let mut faults = all();
     loop {
         match faults.next() {

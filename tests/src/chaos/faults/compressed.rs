@@ -35,7 +35,7 @@ fn compressed_transaction(arena: &mut Arena) -> Result<()> {
     arena.producer.take().context("the producer does not run")?.kill();
     arena.commit_direct(&[compress, &insert])?;
     // Each part of a transaction that is larger than a batch reaches this failpoint once.
-    let passes = arena.chance.random_range(5..60);
+    let passes = arena.rng.random_range(5..60);
     arena.start_producer_with(&[("FAILPOINTS", &format!("producer.sending={passes}*off->1*return(kill)"))]);
     let mut first = arena.producer.take().context("it was started")?;
     wait_for("it is killed in the middle", Duration::from_secs(90), || (!first.is_running()).then_some(()))

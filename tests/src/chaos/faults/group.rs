@@ -73,12 +73,12 @@ fn offsets_moved(arena: &mut Arena) -> Result<()> {
     }
     arena.resume_load();
     let before = offsets(arena)?;
-    let back = arena.chance.random_bool(0.5);
-    let many = arena.chance.random_range(1..=before.len());
+    let back = arena.rng.random_bool(0.5);
+    let many = arena.rng.random_range(1..=before.len());
     let mut list = TopicPartitionList::new();
     let mut places = Vec::new();
     for (partition, offset) in before.iter().take(many) {
-        let by = arena.chance.random_range(1..=100);
+        let by = arena.rng.random_range(1..=100);
         let moved = if back { (offset - by).max(0) } else { offset + by };
         list.add_partition_offset(&arena.world.kafka().topic, *partition, Offset::Offset(moved))?;
         places.push(format!("partition {partition}: the group's offset is {moved}, the logs have it up to {offset}"));
@@ -100,7 +100,7 @@ fn offsets_moved(arena: &mut Arena) -> Result<()> {
 fn partitions_raised(arena: &mut Arena) -> Result<()> {
     arena.resume_load();
     let (settings, epoch) = (arena.world.kafka(), arena.epoch()?);
-    let more = settings.partitions as usize + arena.chance.random_range(1..=settings.partitions as usize);
+    let more = settings.partitions as usize + arena.rng.random_range(1..=settings.partitions as usize);
     let raise = NewPartitions::new(&settings.topic, more);
     let raised = arena.block_on(admin(arena)?.create_partitions([&raise], &AdminOptions::new()))?;
     ensure!(raised.iter().all(Result::is_ok), "{raised:?}");
@@ -138,17 +138,17 @@ fn partitions_raised(arena: &mut Arena) -> Result<()> {
 fn retention_empties_a_partition(arena: &mut Arena) -> Result<()> {
     arena.settle()?;
     let settings = arena.world.kafka();
-    let partition = arena.chance.random_range(0..settings.partitions);
+    let partition = arena.rng.random_range(0..settings.partitions);
     let (_, end) = client(arena)?.fetch_watermarks(&settings.topic, partition, SOON)?;
     // The last offset is that of a transaction marker. A consumer commits the offset behind it when no record follows
     // for some seconds, or when it stops; after an earlier kill, the marker looks like an unread record.
-    let kill = arena.chance.random_bool(0.5);
+    let kill = arena.rng.random_bool(0.5);
     let wanted = if kill { end } else { end - 1 };
     let read = wait_for("the partition is read", SOON, || {
         offsets(arena).ok()?.get(&partition).copied().filter(|offset| *offset >= wanted)
     })?;
-    let emptied = arena.chance.random_bool(0.7);
-    let before = if emptied { Offset::End } else { Offset::Offset(arena.chance.random_range(0..=read)) };
+    let emptied = arena.rng.random_bool(0.7);
+    let before = if emptied { Offset::End } else { Offset::Offset(arena.rng.random_range(0..=read)) };
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&settings.topic, partition, before)?;
     let deleted = arena.block_on(admin(arena)?.delete_records(&list, &AdminOptions::new()))?;

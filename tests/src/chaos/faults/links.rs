@@ -226,7 +226,7 @@ impl Links {
     /// Chooses the links; a single broker is one that leads a partition of the topic, so that its loss is noticed.
     fn choose(arena: &mut Arena, to: To) -> Result<Self> {
         let brokers = if to == To::Broker {
-            let partition = arena.chance.random_range(0..10);
+            let partition = arena.rng.random_range(0..10);
             let leader = Cluster::new(&arena.world.kafka())?.leader(arena.world.get("KAFKA_TOPIC"), partition)?;
             let leader = leader.with_context(|| format!("partition {partition} has no leader"))?;
             leader..leader + 1
@@ -286,7 +286,7 @@ impl Links {
 }
 
 fn restart_a_consumer(arena: &mut Arena) -> usize {
-    let consumer = arena.chance.random_range(0..arena.consumers.len());
+    let consumer = arena.rng.random_range(0..arena.consumers.len());
     arena.consumers[consumer].take().map(Running::kill).unwrap_or_default();
     arena.start_all();
     consumer
@@ -326,7 +326,7 @@ fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
     let links = Links::choose(arena, to)?;
     links.set(arena, link);
     links.must_be_missed(arena)?;
-    sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
+    sleep(Duration::from_millis(arena.rng.random_range(0..1_000)));
     links.set(arena, Link::Open);
     must_go_on(arena)
 }
@@ -335,7 +335,7 @@ fn broken(arena: &mut Arena, to: To, link: Link) -> Result<()> {
 fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
     let links = Links::choose(arena, to)?;
     let before = links.accepted(arena);
-    let limit = arena.chance.random_range(1..if to == To::Registry { 200 } else { 5_000 });
+    let limit = arena.rng.random_range(1..if to == To::Registry { 200 } else { 5_000 });
     links.set(arena, Link::CutAfter(limit));
     links.bring_into_use(arena);
     wait_for("two new connections", NOTICED, || (links.accepted(arena) >= before + 2).then_some(()))?;
@@ -346,9 +346,9 @@ fn cut_in_mid_packet(arena: &mut Arena, to: To) -> Result<()> {
 /// Stops programs that hang on the link, as a container engine does.
 fn stop_over_a_stalled_link(arena: &mut Arena) -> Result<()> {
     let links = Links::choose(arena, To::Kafka)?;
-    let consumer = arena.chance.random_range(0..arena.consumers.len());
+    let consumer = arena.rng.random_range(0..arena.consumers.len());
     links.set(arena, Link::Stalled);
-    sleep(Duration::from_millis(arena.chance.random_range(0..3_000)));
+    sleep(Duration::from_millis(arena.rng.random_range(0..3_000)));
     let programs = [(arena.producer.take(), PRODUCER_STOPS), (arena.consumers[consumer].take(), CONSUMER_STOPS)];
     for (program, limit) in programs {
         let program = program.context("it runs")?;
@@ -381,7 +381,7 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
     let links = Links::choose(arena, to)?;
     // A running binlog stream needs no requests.
     let directions = [Direction::Answers, Direction::Both, Direction::Requests];
-    let direction = directions[arena.chance.random_range(0..if to == To::MySql { 2 } else { 3 })];
+    let direction = directions[arena.rng.random_range(0..if to == To::MySql { 2 } else { 3 })];
     if to == To::Postgres {
         links.set(arena, SLOW);
         until_a_batch_has_locks(arena)?;
@@ -397,7 +397,7 @@ fn half_open(arena: &mut Arena, to: To) -> Result<()> {
 
 /// Gives one consumer a separate link.
 fn one_consumer_alone(arena: &mut Arena) -> Result<()> {
-    let number = arena.chance.random_range(0..arena.consumers.len());
+    let number = arena.rng.random_range(0..arena.consumers.len());
     let own = Proxy::start(arena.servers.postgres.port);
     let (shared, own_port) = (format!(":{}/", arena.servers.to_postgres.port()), format!(":{}/", own.port()));
     let url = arena.world.get("POSTGRES_URL").replace(&shared, &own_port);
@@ -437,14 +437,14 @@ fn until_a_batch_has_locks(arena: &Arena) -> Result<()> {
 }
 
 fn flapping(arena: &mut Arena) -> Result<()> {
-    let to = [To::MySql, To::Kafka, To::Broker, To::Postgres][arena.chance.random_range(0..4)];
+    let to = [To::MySql, To::Kafka, To::Broker, To::Postgres][arena.rng.random_range(0..4)];
     let links = Links::choose(arena, to)?;
     let before = links.accepted(arena);
     for _ in 0..8 {
         links.set(arena, Link::Cut);
-        sleep(Duration::from_millis(arena.chance.random_range(20..200)));
+        sleep(Duration::from_millis(arena.rng.random_range(20..200)));
         links.set(arena, Link::Open);
-        sleep(Duration::from_millis(arena.chance.random_range(100..600)));
+        sleep(Duration::from_millis(arena.rng.random_range(100..600)));
     }
     must_go_on(arena).with_context(|| format!("{to:?}"))?;
     ensure!(links.accepted(arena) > before, "nobody connected again to {to:?}");

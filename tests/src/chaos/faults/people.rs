@@ -177,7 +177,7 @@ pub(super) fn refuses_to_start(arena: &mut Arena, who: Who, texts: &[&str]) -> R
 /// A random running consumer, with the path of its log.
 pub(super) fn some_consumer(arena: &mut Arena) -> Result<(usize, PathBuf)> {
     let running: Vec<usize> = (0..arena.consumers.len()).filter(|n| arena.consumers[*n].is_some()).collect();
-    let number = running[arena.chance.random_range(0..running.len())];
+    let number = running[arena.rng.random_range(0..running.len())];
     let folder = PathBuf::from(arena.world.get("CONSUMER_LOGS"));
     let consumer = arena.consumers[number].as_ref().context("it runs")?;
     let path = wait_for("it has a log with lines", SOON, || {
@@ -310,7 +310,7 @@ fn refused_checkpoint(arena: &mut Arena, text: &str, says: &str) -> Result<()> {
 
 fn checkpoint_corrupted(arena: &mut Arena) -> Result<()> {
     let path = checkpoint(arena);
-    if arena.chance.random() {
+    if arena.rng.random() {
         arena.resume_load();
         let own = fs::read_to_string(&path)?;
         refused_checkpoint(arena, &own[..own.len() / 2], "not valid JSON")?;
@@ -328,7 +328,7 @@ fn checkpoint_corrupted(arena: &mut Arena) -> Result<()> {
 fn checkpoint_reset(arena: &mut Arena) -> Result<()> {
     new_epoch(arena, |arena| {
         arena.resume_load();
-        if arena.chance.random() {
+        if arena.rng.random() {
             stop_producer(arena)?;
         }
         ask(arena, &["reset"])
@@ -346,7 +346,7 @@ fn checkpoint_set_back(arena: &mut Arena) -> Result<()> {
     let epoch = arena.epoch()?;
     let at = arena.replay_from_here()?;
     arena.probe()?;
-    if arena.chance.random() {
+    if arena.rng.random() {
         stop_producer(arena)?;
     }
     ask(arena, &["set", &at.to_string()])?;

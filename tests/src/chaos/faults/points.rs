@@ -191,7 +191,7 @@ pub(super) const FAULTS: &[Fault] = &[
 
 /// The value of `FAILPOINTS` for an action at `point`, after a random number of passes below `passes`.
 fn after_passes(arena: &mut Arena, point: &str, passes: u32, deed: &str) -> String {
-    let off = arena.chance.random_range(0..=passes);
+    let off = arena.rng.random_range(0..=passes);
     let off = if off == 0 { String::new() } else { format!("{off}*off->") };
     format!("{point}={off}1*return({deed})")
 }
@@ -257,7 +257,7 @@ fn kill_in_snapshot(arena: &mut Arena, point: &str, passes: u32) -> Result<()> {
 
 /// Kills a random consumer; returns its number and its log so far.
 fn end_consumer(arena: &mut Arena) -> Result<(usize, String)> {
-    let number = arena.chance.random_range(0..arena.consumers.len());
+    let number = arena.rng.random_range(0..arena.consumers.len());
     let consumer = arena.consumers[number].take().context("every consumer runs between two faults")?;
     let log = consumer.log();
     consumer.kill();
@@ -296,7 +296,7 @@ fn kill_with_lines(arena: &mut Arena, point: &str) -> Result<()> {
 
 /// Kills all consumers; the first one to restart finds the other slots abandoned, and dies while it recovers one.
 fn kill_recovering(arena: &mut Arena, point: &str) -> Result<()> {
-    let number = arena.chance.random_range(0..arena.consumers.len());
+    let number = arena.rng.random_range(0..arena.consumers.len());
     let before = arena.consumers[number].as_ref().map_or(0, |consumer| visits(&consumer.log(), point));
     arena.consumers.iter_mut().filter_map(Option::take).for_each(Running::kill);
     arena.start_consumer_with(number, &[("FAILPOINTS", &format!("{point}=1*return(kill)"))]);

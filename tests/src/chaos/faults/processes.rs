@@ -21,7 +21,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "kill-consumer",
-        expects: "SIGKILL of a chance consumer: the next one takes its slot and is ready",
+        expects: "SIGKILL of a random consumer: the next one takes its slot and is ready",
         weight: 10,
         quick: true,
         run: kill_consumer,
@@ -35,14 +35,14 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "kill-while-starting",
-        expects: "SIGKILL at chance moments of a program's start, several times: the last one works",
+        expects: "SIGKILL at random moments of a program's start, several times: the last one works",
         weight: 4,
         quick: true,
         run: kill_while_starting,
     },
     Fault {
         name: "kill-burst",
-        expects: "SIGKILL of chance programs faster than they recover: all come back",
+        expects: "SIGKILL of random programs faster than they recover: all come back",
         weight: 4,
         quick: true,
         run: kill_burst,
@@ -94,17 +94,17 @@ fn producer(arena: &mut Arena) -> Result<Running> {
 }
 
 /// Takes a random running consumer out of the arena, with its number.
-fn chance_consumer(arena: &mut Arena) -> Result<(usize, Running)> {
+fn random_consumer(arena: &mut Arena) -> Result<(usize, Running)> {
     let running: Vec<usize> = (0..arena.consumers.len()).filter(|n| arena.consumers[*n].is_some()).collect();
     ensure!(!running.is_empty(), "no consumer runs");
-    let number = running[arena.chance.random_range(0..running.len())];
+    let number = running[arena.rng.random_range(0..running.len())];
     let consumer = arena.consumers[number].take().context("the consumer does not run")?;
     Ok((number, consumer))
 }
 
 /// Waits for a random moment, so that a fault does not always hit the same step.
 fn moment(arena: &mut Arena, longest_ms: u64) {
-    let moment = arena.chance.random_range(0..=longest_ms);
+    let moment = arena.rng.random_range(0..=longest_ms);
     std::thread::sleep(Duration::from_millis(moment));
 }
 
@@ -119,7 +119,7 @@ fn kill_producer(arena: &mut Arena) -> Result<()> {
 }
 
 fn kill_consumer(arena: &mut Arena) -> Result<()> {
-    let (number, consumer) = chance_consumer(arena)?;
+    let (number, consumer) = random_consumer(arena)?;
     consumer.kill();
     moment(arena, 500);
     arena.start_consumer(number);
@@ -136,14 +136,14 @@ fn kill_all(arena: &mut Arena) -> Result<()> {
 }
 
 fn kill_while_starting(arena: &mut Arena) -> Result<()> {
-    let kills = arena.chance.random_range(2..=4);
-    let of_producer = arena.chance.random_bool(0.5);
+    let kills = arena.rng.random_range(2..=4);
+    let of_producer = arena.rng.random_bool(0.5);
     for _ in 0..kills {
         if of_producer {
             producer(arena)?.kill();
             arena.start_producer();
         } else {
-            let (number, consumer) = chance_consumer(arena)?;
+            let (number, consumer) = random_consumer(arena)?;
             consumer.kill();
             arena.start_consumer(number);
         }
@@ -153,11 +153,11 @@ fn kill_while_starting(arena: &mut Arena) -> Result<()> {
 }
 
 fn kill_burst(arena: &mut Arena) -> Result<()> {
-    for _ in 0..arena.chance.random_range(3..=6) {
-        if arena.chance.random_ratio(1, 3) {
+    for _ in 0..arena.rng.random_range(3..=6) {
+        if arena.rng.random_ratio(1, 3) {
             producer(arena)?.kill();
         } else {
-            chance_consumer(arena)?.1.kill();
+            random_consumer(arena)?.1.kill();
         }
         moment(arena, 300);
         arena.start_all();
@@ -166,10 +166,10 @@ fn kill_burst(arena: &mut Arena) -> Result<()> {
 }
 
 fn pause_program(arena: &mut Arena) -> Result<()> {
-    let (number, program) = if arena.chance.random_ratio(1, 3) {
+    let (number, program) = if arena.rng.random_ratio(1, 3) {
         (None, producer(arena)?)
     } else {
-        let (number, consumer) = chance_consumer(arena)?;
+        let (number, consumer) = random_consumer(arena)?;
         (Some(number), consumer)
     };
     program.signal("STOP");

@@ -91,7 +91,7 @@ fn must_be_ready(program: &Running) -> Result<()> {
 }
 
 fn producer_alone(arena: &mut Arena) -> Result<()> {
-    let more = arena.chance.random_range(0..2_000);
+    let more = arena.rng.random_range(0..2_000);
     let producer = producer(arena)?;
     let committed = |p: &Running| p.metric("producer_records_committed_total");
     sleeping(&[producer], PAST_TRANSACTION, more)?;
@@ -105,11 +105,11 @@ fn producer_alone(arena: &mut Arena) -> Result<()> {
 }
 
 fn producer_taken_over(arena: &mut Arena) -> Result<()> {
-    let more = arena.chance.random_range(0..2_000);
+    let more = arena.rng.random_range(0..2_000);
     sleeping(&[producer(arena)?], PAST_TRANSACTION, more)?;
     // The other host has a copy of the folder, as after restoring a backup.
     let here = arena.world.get("PRODUCER_TIME_TRACK").to_owned();
-    let there = arena.world.folder.join(format!("time_track_{}", arena.chance.random::<u32>()));
+    let there = arena.world.folder.join(format!("time_track_{}", arena.rng.random::<u32>()));
     copy_files(&here, &there)?;
     let second = start_second(&arena.world, &there);
     must_be_ready(&second)?;
@@ -153,8 +153,8 @@ fn assigned_since(consumer: &Running, length: usize) -> bool {
 }
 
 fn one_consumer(arena: &mut Arena) -> Result<()> {
-    let more = arena.chance.random_range(0..2_000);
-    let number = arena.chance.random_range(0..arena.consumers.len());
+    let more = arena.rng.random_range(0..2_000);
+    let number = arena.rng.random_range(0..arena.consumers.len());
     let lengths: Vec<usize> = arena.consumers.iter().map(|c| c.as_ref().map_or(0, |c| c.log().len())).collect();
     let consumer = |arena: &Arena, number: usize| -> Result<()> {
         let program = arena.consumers[number].as_ref().context("the consumer runs")?;
@@ -178,7 +178,7 @@ fn one_consumer(arena: &mut Arena) -> Result<()> {
 }
 
 fn all_consumers(arena: &mut Arena) -> Result<()> {
-    let more = arena.chance.random_range(0..2_000);
+    let more = arena.rng.random_range(0..2_000);
     let all: Vec<&Running> = arena.consumers.iter().flatten().collect();
     sleeping(&all, PAST_SESSION, more)?;
     all.iter().for_each(|consumer| consumer.signal("CONT"));
@@ -196,12 +196,12 @@ fn all_in_a_rebalance(arena: &mut Arena) -> Result<()> {
     let new = arena.consumers[newcomer].as_ref().context("the newcomer runs")?;
     wait_for("the newcomer is given partitions", PATIENCE, || assigned_since(new, 0).then_some(()))?;
     // Its neighbours are about to join again, to revoke their partitions.
-    sleep(Duration::from_millis(arena.chance.random_range(0..700)));
+    sleep(Duration::from_millis(arena.rng.random_range(0..700)));
     let all: Vec<&Running> = arena.consumers.iter().flatten().collect();
     sleeping(&all, PAST_SESSION, 0)?;
     for consumer in &all {
         consumer.signal("CONT");
-        sleep(Duration::from_millis(arena.chance.random_range(0..500)));
+        sleep(Duration::from_millis(arena.rng.random_range(0..500)));
     }
     all.into_iter().try_for_each(must_be_ready)?;
     let ended = arena.consumers.pop().flatten().context("the newcomer runs")?.stop();
@@ -210,8 +210,8 @@ fn all_in_a_rebalance(arena: &mut Arena) -> Result<()> {
 }
 
 fn in_a_rebalance(arena: &mut Arena) -> Result<()> {
-    let more = arena.chance.random_range(0..1_000);
-    let sleeper = arena.chance.random_range(0..arena.consumers.len());
+    let more = arena.rng.random_range(0..1_000);
+    let sleeper = arena.rng.random_range(0..arena.consumers.len());
     let newcomer = arena.consumers.len();
     arena.start_consumer(newcomer);
     let new = arena.consumers[newcomer].as_mut().context("the newcomer runs")?;

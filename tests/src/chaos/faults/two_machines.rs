@@ -41,7 +41,7 @@ fn two_machines(arena: &mut Arena) -> Result<()> {
     let (first, second) = (0..CONSUMERS, CONSUMERS..CONSUMERS + SECOND);
     second.clone().for_each(|number| start(arena, number));
     arena.probe().context("with consumers on two machines")?;
-    let of_second = arena.chance.random_bool(0.5);
+    let of_second = arena.rng.random_bool(0.5);
     let dies = if of_second { second.clone() } else { first };
     for number in dies.clone() {
         take(arena, number)?.kill();

@@ -42,7 +42,7 @@ fn poison_metrics(arena: &mut Arena) -> Result<()> {
     /// Simultaneous connections (`runtime::telemetry`), and descriptors that Kafka clients open and close meanwhile.
     const MOST: usize = 64 + 32;
     withstands(arena, |arena| {
-        let number = arena.chance.random_range(0..=arena.consumers.len());
+        let number = arena.rng.random_range(0..=arena.consumers.len());
         let begins: [&[u8]; 3] = [b"GET /ready HTTP/1.1\r\nX-Slow: ", b"GE", b""];
         let before = descriptors(program(arena, number)?)?;
         let address = program(arena, number)?.metrics_address().context("it has no metrics port")?;

@@ -155,10 +155,10 @@ fn poison_statement(arena: &mut Arena) -> Result<()> {
     withstands(arena, |arena| {
         let mut conn = guest(arena)?;
         let mut lists = STATEMENTS.to_vec();
-        lists.shuffle(&mut arena.chance);
-        lists.truncate(arena.chance.random_range(6..=lists.len()));
+        lists.shuffle(&mut arena.rng);
+        lists.truncate(arena.rng.random_range(6..=lists.len()));
         // The running producer reads them, or the next one starts with them.
-        let waits = arena.chance.random_bool(0.5);
+        let waits = arena.rng.random_bool(0.5);
         if waits {
             arena.producer.take().context("the producer does not run")?.kill();
         }
@@ -187,10 +187,10 @@ fn poison_xa(arena: &mut Arena) -> Result<()> {
         let insert = |id: i64, name: &str| format!("INSERT INTO product (id, name) VALUES ({id}, '{name}')");
         let update = format!("UPDATE product SET name = '{undone}' WHERE id = -3001");
         prepare(arena, &mut clerk, "undone", &[insert(-3_002, &undone), update])?;
-        let names: Vec<String> = (0..arena.chance.random_range(4..10)).map(|n| format!("guest {n}")).collect();
+        let names: Vec<String> = (0..arena.rng.random_range(4..10)).map(|n| format!("guest {n}")).collect();
         let (early, late) = names.split_at(names.len() / 2);
         prepare_beside(arena, &mut guest, early)?;
-        if arena.chance.random_bool(0.5) {
+        if arena.rng.random_bool(0.5) {
             arena.commit_direct(&["FLUSH BINARY LOGS"])?;
         }
         // The producer has read these, and the next one starts behind them.
@@ -201,7 +201,7 @@ fn poison_xa(arena: &mut Arena) -> Result<()> {
         arena.start_producer();
         arena.probe()?;
         for xa in &names {
-            let end = if arena.chance.random_bool(0.5) { "COMMIT" } else { "ROLLBACK" };
+            let end = if arena.rng.random_bool(0.5) { "COMMIT" } else { "ROLLBACK" };
             run(arena, &mut guest, &[format!("XA {end} '{xa}'")])?;
         }
         run(arena, &mut clerk, &["XA ROLLBACK 'undone'", "XA COMMIT 'kept'"])?;
@@ -236,9 +236,9 @@ fn poison_row(arena: &mut Arena) -> Result<()> {
     withstands(arena, |arena| {
         arena.commit_direct(&["DELETE FROM product WHERE id BETWEEN -5100 AND -5001"])?;
         let mut clerk = clerk(arena)?;
-        let many = arena.chance.random_range(4..40);
+        let many = arena.rng.random_range(4..40);
         // The running producer reads them, or the next one starts with them.
-        let waits = arena.chance.random_bool(0.5);
+        let waits = arena.rng.random_bool(0.5);
         let mut before = parked_rows(arena)?;
         if waits {
             arena.producer.take().context("the producer does not run")?.kill();

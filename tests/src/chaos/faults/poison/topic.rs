@@ -69,7 +69,7 @@ impl Poison {
 
 /// Writes the records in random order; returns their reasons.
 fn write(arena: &mut Arena, mut records: Vec<Poison>) -> Result<Vec<String>> {
-    records.shuffle(&mut arena.chance);
+    records.shuffle(&mut arena.rng);
     let settings = arena.world.kafka();
     let producer: BaseProducer = kafka::client_config(&settings).set("message.max.bytes", "1040000").create()?;
     for poison in &records {
@@ -99,7 +99,7 @@ fn poison_record(arena: &mut Arena) -> Result<()> {
 fn poison_schema(arena: &mut Arena) -> Result<()> {
     const LEVELS: &str = "it has more than 64 levels";
     // A different schema each time gets a different id, which no consumer knows.
-    let name: u64 = arena.chance.random();
+    let name: u64 = arena.rng.random();
     let list = r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#;
     let array = r#"{"type":"record","name":"A","fields":[{"name":"of","type":{"type":"array","items":"A"}}]}"#;
     let doubling = (1..=18).fold(r#"{"type":"record","name":"T0","fields":[]}"#.to_owned(), |of, n| {

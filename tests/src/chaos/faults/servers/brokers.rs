@@ -16,7 +16,7 @@ use crate::chaos::{Arena, wait_for};
 pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     Fault {
         name: "broker-kill",
-        expects: "a chance broker is killed and started again: nothing ends; one that was alone holds everything up",
+        expects: "a random broker is killed and started again: nothing ends; one that was alone holds everything up",
         weight: 4,
         quick: true,
         run: |arena| {
@@ -26,11 +26,11 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-kill-leader",
-        expects: "the leader of a chance partition of the topic is killed: with three brokers another takes over",
+        expects: "the leader of a random partition of the topic is killed: with three brokers another takes over",
         weight: 3,
         quick: false,
         run: |arena| {
-            let partition = arena.chance.random_range(0..10);
+            let partition = arena.rng.random_range(0..10);
             let topic = arena.world.kafka().topic;
             kill_leader(arena, &topic, partition)
         },
@@ -47,11 +47,11 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "broker-kill-consumer-coordinator",
-        expects: "the coordinator of a chance consumer's transactions is killed while they run",
+        expects: "the coordinator of a random consumer's transactions is killed while they run",
         weight: 3,
         quick: false,
         run: |arena| {
-            let slot = arena.chance.random_range(1..=arena.consumers.len());
+            let slot = arena.rng.random_range(1..=arena.consumers.len());
             let kafka = arena.world.kafka();
             let folder = kafka::slots::Folder::read(Path::new(arena.world.get("CONSUMER_LOGS")))?;
             let folder = folder.context("the logs folder has no identity")?.id;
@@ -76,7 +76,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         weight: 3,
         quick: true,
         run: |arena| {
-            let pause = Duration::from_millis(arena.chance.random_range(1_000..4_000));
+            let pause = Duration::from_millis(arena.rng.random_range(1_000..4_000));
             let broker = any(arena);
             stopped(arena, broker, pause, |_| Ok(()))
         },
@@ -131,7 +131,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
 
 fn any(arena: &mut Arena) -> usize {
     let brokers = arena.servers.kafka.len();
-    arena.chance.random_range(0..brokers)
+    arena.rng.random_range(0..brokers)
 }
 
 fn alone(arena: &Arena) -> bool {

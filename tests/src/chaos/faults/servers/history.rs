@@ -32,7 +32,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn switch(arena: &mut Arena) -> Result<()> {
-    let behind = arena.chance.random_bool(0.5);
+    let behind = arena.rng.random_bool(0.5);
     if behind {
         let producer = arena.producer.take().context("the producer does not run")?.stop();
         ensure!(producer.code == 0, "the producer stops with {}: {}", producer.code, producer.err);
@@ -45,10 +45,10 @@ fn switch(arena: &mut Arena) -> Result<()> {
         // With OFF the server does not send transactions that have a GTID.
         read_on(arena)?;
         set_mode(arena, "OFF")?;
-        std::thread::sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
+        std::thread::sleep(Duration::from_millis(arena.rng.random_range(0..1_000)));
         set_mode(arena, "OFF_PERMISSIVE")?;
     }
-    std::thread::sleep(Duration::from_millis(arena.chance.random_range(0..1_000)));
+    std::thread::sleep(Duration::from_millis(arena.rng.random_range(0..1_000)));
     set_mode(arena, "ON_PERMISSIVE")?;
     if behind {
         set_mode(arena, "ON")?;

@@ -40,7 +40,7 @@ pub(in crate::chaos::faults) const FAULTS: &[Fault] = &[
         weight: 3,
         quick: true,
         run: |arena| {
-            let pause = Duration::from_millis(arena.chance.random_range(1_000..3_000));
+            let pause = Duration::from_millis(arena.rng.random_range(1_000..3_000));
             let failures = failures(arena)?;
             arena.servers.mysql.server.signal(Signal::SIGSTOP)?;
             std::thread::sleep(pause);
@@ -152,7 +152,7 @@ fn failover(arena: &mut Arena) -> Result<()> {
     let epoch = arena.epoch()?;
     let replica = Replica::start(arena)?;
     // In half of the cases the producer is behind when the primary fails.
-    let behind = arena.chance.random_bool(0.5);
+    let behind = arena.rng.random_bool(0.5);
     if behind {
         arena.the_producer()?.signal("STOP");
         std::thread::sleep(Duration::from_secs(1));

@@ -110,7 +110,7 @@ fn registry_emptied(arena: &mut Arena) -> Result<()> {
     arena.servers.registry.server.kill()?;
     arena.servers.registry.forget()?;
     arena.servers.registry.start_again()?;
-    for number in 0..arena.chance.random_range(0..4) {
+    for number in 0..arena.rng.random_range(0..4) {
         arena.block_on(register_another(&arena.servers.registry.url(), number))?;
     }
     for number in 0..CONSUMERS {
