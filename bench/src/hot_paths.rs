@@ -17,14 +17,12 @@ use rules::transform::{Capitals, Rules, Transformed};
 
 use self::rows::{ROWS, Rows};
 
-const SCHEMA_ID: u32 = 1;
-
 /// A stretch of code by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum HotPath {
-    /// Rows events of the binlog to products
+    /// Rows events of the binlog to records: key and Avro value
     Decode,
-    /// Products to the producer's batch: key, Avro value, header `source`
+    /// Records to the producer's batch, with the header `source`
     Encode,
     /// Values and headers as a consumer polls them to transformed products
     Transform,
@@ -56,7 +54,7 @@ impl HotPath {
     pub fn pass(self, rows: &Rows) -> Result<Pass<'_>> {
         Ok(match self {
             Self::Decode => {
-                let plan = Plan::new(&rows.table_map, &rows.table)?;
+                let plan = Plan::new(&rows.table_map, rows.encoder.clone())?;
                 Box::new(move || {
                     let mut count = 0;
                     for event in &rows.events {
@@ -117,9 +115,9 @@ impl HotPath {
 fn encode(rows: &Rows, batch: &mut Batch) {
     let Micros(ts_us) = rows::COMMITTED_AT;
     let pos = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1000023";
-    for (row, product) in (0..).zip(&rows.products) {
+    for (row, (key, value)) in (0..).zip(&rows.records) {
         let source = Source { op: Op::Update, ts_us, pos: pos.into(), row, epoch: 1 };
-        batch.push(Change::State(SCHEMA_ID, product), &source);
+        batch.push(Change::State(key, value), &source);
     }
 }
 
@@ -153,14 +151,16 @@ mod tests {
     #[test]
     fn the_events_hold_the_rows() {
         let rows = Rows::make().unwrap();
-        let plan = Plan::new(&rows.table_map, &rows.table).unwrap();
-        let mut products = rows.products.iter();
+        let plan = Plan::new(&rows.table_map, rows.encoder.clone()).unwrap();
+        let mut records = rows.records.iter();
         let (mut created, mut updated) = (0, 0);
         for event in &rows.events {
             plan.each_row(event, |change| {
-                let (RowChange::Created(product) | RowChange::Updated(_, product)) = change else { unreachable!() };
-                assert_eq!(Some(product), products.next());
-                if matches!(change, RowChange::Created(_)) {
+                let (RowChange::Created(key, value) | RowChange::Updated(_, key, value)) = change else {
+                    unreachable!()
+                };
+                assert_eq!(Some(&(key.to_vec(), value.to_vec())), records.next());
+                if matches!(change, RowChange::Created(..)) {
                     created += 1
                 } else {
                     updated += 1
@@ -169,6 +169,6 @@ mod tests {
             })
             .unwrap();
         }
-        assert_eq!((products.next(), created, updated), (None, ROWS / 2, ROWS / 2));
+        assert_eq!((records.next(), created, updated), (None, ROWS / 2, ROWS / 2));
     }
 }

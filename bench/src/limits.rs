@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use cdc_producer::endpoint::Endpoint;
 use cdc_producer::history::Continuity;
 use cdc_producer::known::Known;
 use cdc_producer::locate;
+use cdc_producer::plan::Encoder;
 use cdc_producer::reader::Reader;
 use cdc_producer::server::Server;
 use cdc_producer::status::Status;
@@ -17,6 +18,7 @@ use cdc_producer::sweep::Sweep;
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
 use model::position::Progress;
+use model::product::SCHEMA;
 use model::time::Micros;
 use mysql::table::SourceTable;
 use rdkafka::message::Message;
@@ -50,7 +52,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let mut conn = endpoint.begin().await?;
         let server = Server::ask(&mut conn).await?;
         let position = locate::position_at(&endpoint, &server, from).await?;
-        let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table).await?;
+        let schema = Arc::new(avro::schema::parse(SCHEMA).map_err(Error::msg)?);
+        let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table, &schema).await?;
         let options = StreamOptions { server_id: SERVER_ID, heartbeat: Duration::from_secs(5), max_event: 1 << 30 };
         let stream = EventStream::open(&endpoint, &position, options).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
@@ -58,9 +61,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let progress = Progress::new(1, position);
         let known = Known::now(&mut conn, &table, true, true).await?;
         let reader = Reader {
-            table,
+            encoder: Encoder::new(table, 1),
             known,
-            schema_id: 1,
             progress,
             stream,
             continuity: Continuity::new(server.purged, None),

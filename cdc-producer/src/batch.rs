@@ -2,12 +2,13 @@
 
 use model::change::{Op, Source};
 use model::position::Progress;
-use model::product::Product;
 use mysql::refused_row::{Letters, RefusedRow};
 
 /// A batch is handed over when it has this many records or bytes, or when there is nothing more to read.
 const FULL_ROWS: usize = 1_000;
 const FULL_BYTES: usize = 256 * 1024;
+/// Bytes of most headers.
+const HEADER_BYTES: usize = 128;
 
 /// Records in one buffer, which is reused, so nothing is allocated per record.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ enum Kind {
 /// One record of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The id as text.
+    /// The primary key as text.
     pub key: &'a [u8],
     /// Confluent's wire format; `None` for a delete.
     pub value: Option<&'a [u8]>,
@@ -51,16 +52,14 @@ pub struct Entry<'a> {
     pub is_parked: bool,
 }
 
-/// The change of a product in a record.
+/// The change that a record carries.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
-    /// The product's new state, encoded with this schema id.
-    State(u32, &'a Product<'a>),
-    /// The product's new state, already in wire format, of the product with this id.
-    Encoded(i64, &'a [u8]),
-    /// The product with this id is deleted.
-    Gone(i64),
-    /// The product's new state can't be carried: a dead letter.
+    /// The row with this key has this value, in wire format.
+    State(&'a [u8], &'a [u8]),
+    /// The row with this key is deleted.
+    Gone(&'a [u8]),
+    /// The row's new state can't be carried: a dead letter.
     Refused(&'a Letters, &'a RefusedRow),
 }
 
@@ -93,18 +92,15 @@ impl Batch {
     /// Appends a record.
     pub fn push(&mut self, change: Change<'_>, source: &Source<'_>) {
         let start = self.data.len();
-        let id = match change {
-            Change::State(_, product) => product.id,
-            Change::Encoded(id, _) | Change::Gone(id) => id,
+        let (key, value) = match change {
+            Change::State(key, value) => (key, value),
+            Change::Gone(key) => (key, &[][..]),
             Change::Refused(letters, row) => return self.park(letters, row, source),
         };
-        self.data.extend_from_slice(itoa::Buffer::new().format(id).as_bytes());
+        self.data.reserve(key.len() + value.len() + HEADER_BYTES);
+        self.data.extend_from_slice(key);
         let key = self.data.len();
-        match change {
-            Change::State(schema_id, product) => avro::encode(schema_id, product, &mut self.data),
-            Change::Encoded(_, bytes) => self.data.extend_from_slice(bytes),
-            Change::Gone(_) | Change::Refused(..) => {}
-        }
+        self.data.extend_from_slice(value);
         let value = self.data.len();
         source.write(&mut self.data);
         let kind = if source.op == Op::Delete { Kind::Tombstone } else { Kind::State };
@@ -113,7 +109,7 @@ impl Batch {
 
     fn park(&mut self, letters: &Letters, row: &RefusedRow, source: &Source<'_>) {
         let start = self.data.len();
-        self.data.extend_from_slice(itoa::Buffer::new().format(row.id).as_bytes());
+        self.data.extend_from_slice(&row.key);
         let key = self.data.len();
         letters.write_value(row, &mut self.data);
         let value = self.data.len();
@@ -182,15 +178,13 @@ mod tests {
     #[test]
     fn records_come_out_as_they_went_in() {
         let mut batch = Batch::default();
-        let product = Product { id: -4, name: Some("mug"), category: None, price: None, last_updated: None };
-        batch.push(Change::State(9, &product), &source(Op::Create, 0));
-        batch.push(Change::Gone(5), &source(Op::Delete, 1));
-        batch.push(Change::Encoded(6, b"xyz"), &source(Op::Snapshot, 2));
+        batch.push(Change::State(b"-4", b"mug"), &source(Op::Create, 0));
+        batch.push(Change::Gone(b"5"), &source(Op::Delete, 1));
+        batch.push(Change::State(b"6", b"xyz"), &source(Op::Snapshot, 2));
         batch.truncate(3);
         let got: Vec<_> = batch.iter().map(|e| (e.key.to_vec(), e.value.map(<[u8]>::to_vec))).collect();
-        let mut value = Vec::new();
-        avro::encode(9, &product, &mut value);
-        assert_eq!(got, [(b"-4".to_vec(), Some(value)), (b"5".to_vec(), None), (b"6".to_vec(), Some(b"xyz".to_vec()))]);
+        let state = |key: &[u8], value: &[u8]| (key.to_vec(), Some(value.to_vec()));
+        assert_eq!(got, [state(b"-4", b"mug"), (b"5".to_vec(), None), state(b"6", b"xyz")]);
         let tail = batch.split_off(1);
         let got: Vec<_> = tail.iter().map(|e| (e.key.to_vec(), e.value.map(<[u8]>::to_vec))).collect();
         assert_eq!(got, [(b"5".to_vec(), None), (b"6".to_vec(), Some(b"xyz".to_vec()))]);

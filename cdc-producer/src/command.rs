@@ -197,7 +197,7 @@ async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Serv
 
 async fn doctor(settings: &ProducerSettings) -> Result<()> {
     let endpoint = Endpoint::new(settings.mysql.clone());
-    let mut checks = match preflight::mysql(&endpoint).await {
+    let mut checks = match preflight::mysql(&endpoint, &settings.schema).await {
         Ok(mut report) => {
             // Without this right all other checks would fail as a consequence.
             if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {

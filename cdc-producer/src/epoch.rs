@@ -291,7 +291,7 @@ pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, pr
 
 #[cfg(test)]
 mod tests {
-    use model::position::CompleteSnapshot;
+    use model::position::{CompleteSnapshot, KeyBound, KeyPart};
     use model::time::Micros;
 
     use super::*;
@@ -380,13 +380,18 @@ mod tests {
         assert_eq!(cut_partitions(&bounds(&[(0, 5), (2, 5), (9, 9)])), 2);
     }
 
+    fn key(id: i64) -> KeyBound {
+        KeyBound::One(KeyPart::Signed(id))
+    }
+
     #[test]
     fn a_snapshot_whose_beginning_is_unknown_is_made_again() {
-        let (old, now) = (SnapshotProgress { after: Some(9), rows: 9, begin: None, sweep: None }, [(0, 5), (0, 8)]);
+        let (old, now) =
+            (SnapshotProgress { after: Some(key(9)), rows: 9, begin: None, sweep: None }, [(0, 5), (0, 8)]);
         let mut resumed = progress(Some(old));
         resume(&mut resumed, &bounds(&now));
         assert_eq!(resumed.snapshot, Some(SnapshotProgress::new(vec![5, 8], 9)));
-        let known = SnapshotProgress { after: Some(9), ..SnapshotProgress::new(vec![1, 2], 9) };
+        let known = SnapshotProgress { after: Some(key(9)), ..SnapshotProgress::new(vec![1, 2], 9) };
         let mut resumed = progress(Some(known.clone()));
         resume(&mut resumed, &bounds(&now));
         assert_eq!((resumed.snapshot, resumed.ends), (Some(known), Some(vec![5, 8])));

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use mysql_async::binlog::events as mysql;
+use mysql_async::binlog::events;
 
-use crate::binlog::{ColumnKind, DecodeError, Projection, Row, RowChanges, TableLayout, Value};
 use crate::dump::Event;
 use crate::statement::{self, Mode, Session, Subject, Written};
+use mysql::binlog::{ColumnKind, DecodeError, Projection, Row, RowChanges, TableLayout, Value};
 
 /// The table map's length in 2 bytes, the table map, the event's type, the event: decoding gives values or an error,
 /// and a projection returns the same values as the whole row. The oracle test of the decoder writes the seeds.
@@ -63,10 +63,10 @@ fn events() {
         let bytes = [&[0; 4][..], &[*kind], &[1, 0, 0, 0], &size.to_le_bytes(), &[0; 6], body].concat();
         let event = Event::parse(bytes.into()).expect("an event of its size");
         assert_eq!((event.is_whole(), event.data()), (true, body));
-        drop(event.read_event::<mysql::RotateEvent<'_>>());
-        drop(event.read_event::<mysql::GtidEvent>());
-        drop(event.read_event::<mysql::FormatDescriptionEvent<'_>>());
-        let Ok(query) = event.read_event::<mysql::QueryEvent<'_>>() else { return };
+        drop(event.read_event::<events::RotateEvent<'_>>());
+        drop(event.read_event::<events::GtidEvent>());
+        drop(event.read_event::<events::FormatDescriptionEvent<'_>>());
+        let Ok(query) = event.read_event::<events::QueryEvent<'_>>() else { return };
         drop(Session::new(query.schema_raw(), query.status_vars_raw()));
     });
 }
@@ -84,10 +84,11 @@ fn statements() {
         let session = Session { database: "other".into(), mode, written: Written::Unknown };
         let columns = ["id int", "name varchar(300)", "category varchar(500)", "price decimal(10,2)", "t timestamp(6)"];
         let columns = columns.map(str::to_owned);
+        let carried = ["id", "name", "category", "price", "t"].map(str::to_owned);
         let subject = Subject {
             database: "buy_online_db",
             table: "product",
-            carried: ["id", "name", "category", "price", "t"],
+            carried: &carried,
             columns: &columns,
             is_generated: false,
             logs_cascades: true,

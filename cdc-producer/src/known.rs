@@ -23,6 +23,8 @@ pub struct Known {
     /// Whether a carried column is computed from others. Valid at each place: a statement that changes it stops the
     /// stream.
     is_generated: bool,
+    /// The names of the carried columns.
+    names: Vec<String>,
     /// The definitions of the carried columns, and the place from which they are valid; `None` when the table was
     /// missing.
     columns: Option<(Vec<String>, (String, u64))>,
@@ -41,7 +43,8 @@ impl Known {
             None
         };
         let is_generated = table.columns.iter().any(ColumnPlan::is_generated);
-        Ok(Self { logs_cascades, is_generated, columns })
+        let names = table.columns.iter().map(|column| column.name.clone()).collect();
+        Ok(Self { logs_cascades, is_generated, names, columns })
     }
 
     /// The stream has created the table: inspects it.
@@ -49,7 +52,7 @@ impl Known {
     /// # Errors
     /// Transient when the link breaks.
     pub(crate) async fn created(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<()> {
-        match SourceTable::inspect(conn, &table.database, &table.table).await {
+        match SourceTable::inspect(conn, &table.database, &table.table, &table.schema).await {
             Ok(found) => *self = Self::now(conn, &found, true, self.logs_cascades).await?,
             Err(error) if error.is_transient() => return Err(error),
             // The error about its first row will name the fault.
@@ -73,11 +76,11 @@ impl Known {
     }
 
     /// The table for the classification of statements.
-    pub(crate) fn subject<'a>(&self, table: &'a SourceTable, state: &'a TableState) -> Subject<'a> {
+    pub(crate) fn subject<'a>(&'a self, table: &'a SourceTable, state: &'a TableState) -> Subject<'a> {
         Subject {
             database: &table.database,
             table: &table.table,
-            carried: std::array::from_fn(|i| table.columns[i].name.as_str()),
+            carried: &self.names,
             columns: &state.columns,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,

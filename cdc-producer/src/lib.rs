@@ -4,7 +4,6 @@
 //! invariants and the crash windows are in `ARCHITECTURE.md`.
 
 pub mod batch;
-pub mod binlog;
 pub mod checkpoint;
 pub mod command;
 pub mod dump;

@@ -1,49 +1,176 @@
-//! Converts a row image of the binlog to a product.
+//! Converts the rows of a table map to records: keys, and values in Confluent's wire format.
 //!
 //! Each table map describes the table's columns at the time when the row was written, so after a change of the table
-//! only a new plan is needed: the contract's columns are found by name and checked again. A column that no longer
+//! only a new plan is needed: the schema's columns are found by name and checked again. A column that no longer
 //! converts without loss stops the stream with an error that names it. A single value that can't be carried gives a
 //! refused row.
 
-use std::borrow::Cow;
-
+use avro::PREFIX;
 use model::change::Op;
 use model::error::{Error, Result};
-use model::product::{Price, Product};
-use model::time::Micros;
-use mysql::convert::{self, CivilTime, Refusal};
-use mysql::refused_row::{MALFORMED, RefusedRow, kept};
-use mysql::table::{ColumnType, Field, SourceTable, check};
+use mysql::binlog::{DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
+use mysql::column::ColumnType;
+use mysql::convert::{self, Refusal};
+use mysql::refused_row::{RefusedRow, TOO_LARGE};
+use mysql::select::Values;
+use mysql::table::SourceTable;
 
-use crate::binlog::{ColumnKind, Date, DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use crate::dump::Event;
 
 /// The remedy of a table error has no effect on rows that were written before.
 const BEHIND_IT: &str =
     "the binlog keeps the rows as they were written, so then continue behind them: `cdc-producer checkpoint reset`";
 
-/// The change of one row.
+/// The change of one row; keys and values are borrowed until the next row.
 #[derive(Clone, Copy, Debug)]
 pub enum RowChange<'a> {
-    /// Inserted.
-    Created(&'a Product<'a>),
-    /// Updated: the id before, the product after.
-    Updated(i64, &'a Product<'a>),
-    /// Deleted: the id.
-    Deleted(i64),
+    /// Inserted: key and value.
+    Created(&'a [u8], &'a [u8]),
+    /// Updated: the key before, the key and the value after.
+    Updated(&'a [u8], &'a [u8], &'a [u8]),
+    /// Deleted: the key.
+    Deleted(&'a [u8]),
     /// A row with a value that can't be carried: the state after the change, or before a delete, whose row has only its
-    /// id.
+    /// key.
     Refused(Op, &'a RefusedRow),
 }
 
 /// How to read the rows of one table map.
 #[derive(Debug)]
 pub struct Plan {
-    table: SourceTable,
+    encoder: Encoder,
     layout: TableLayout,
     projection: Projection,
-    /// Selects only the id, for the image before.
-    id: Projection,
+    /// Selects only the key, for the image before.
+    key: Projection,
+}
+
+/// Converts a row's values to a record.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    table: SourceTable,
+    schema_id: u32,
+}
+
+/// Buffers for a record, reused for the next one.
+#[derive(Debug, Default)]
+struct Buffers {
+    before: Vec<u8>,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Encoder {
+    /// For the rows of this table, whose values get this schema id.
+    pub fn new(table: SourceTable, schema_id: u32) -> Self {
+        Self { table, schema_id }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &SourceTable {
+        &self.table
+    }
+
+    /// Replaces `out` by the row's value in wire format; `values` are in the order of the fields.
+    ///
+    /// # Errors
+    /// Definite when a column's type is the cause; the inner error is a row that can't be carried.
+    #[inline]
+    pub fn value(&self, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<Result<(), Box<RefusedRow>>> {
+        out.clear();
+        avro::prefix(self.schema_id, out);
+        for (index, (value, field)) in values.iter().zip(&self.table.schema.fields).enumerate() {
+            if let Err(refusal) = convert::write(value, field, out) {
+                return self.refuse(index, refusal, values).map(Err);
+            }
+        }
+        if out.len() - PREFIX > self.table.longest_value {
+            let (index, refusal) = too_large(values);
+            return self.refuse(index, refusal, values).map(Err);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Replaces `out` by the key of a row, given the values of the key's columns in the order of the key: the only
+    /// value as text, or a compact JSON array.
+    ///
+    /// # Errors
+    /// Definite when a value is no key.
+    #[inline]
+    pub fn key<'v>(&self, mut values: impl ExactSizeIterator<Item = &'v Value<'v>>, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        if values.len() == 1 {
+            let Some(value) = values.next() else { return Ok(()) };
+            return convert::write_key(value, out).map_err(|refusal| self.no_key(0, &refusal));
+        }
+        for (part, value) in values.enumerate() {
+            out.push(if part == 0 { b'[' } else { b',' });
+            if convert::is_number(value) {
+                convert::write_key(value, out).map_err(|refusal| self.no_key(part, &refusal))?;
+            } else {
+                let mut text = Vec::new();
+                convert::write_key(value, &mut text).map_err(|refusal| self.no_key(part, &refusal))?;
+                // Writing to memory can't fail, and a string is always valid JSON.
+                drop(serde_json::to_writer(&mut *out, &String::from_utf8_lossy(&text)));
+            }
+        }
+        out.push(b']');
+        Ok(())
+    }
+
+    /// The key of a row of all fields.
+    ///
+    /// # Errors
+    /// As [`Encoder::key`].
+    #[inline]
+    pub fn key_of_row(&self, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<()> {
+        self.key(self.table.schema.key.iter().map(|index| &values[*index]), out)
+    }
+
+    fn no_key(&self, part: usize, refusal: &Refusal) -> Error {
+        refused(&self.table, self.table.schema.key.get(part).copied().unwrap_or(0), refusal)
+    }
+
+    /// Makes the row that can't be carried.
+    ///
+    /// # Errors
+    /// Definite when the column's type is the cause, or when the row has no key.
+    #[cold]
+    fn refuse(&self, field: usize, refusal: Refusal, values: &[Value<'_>]) -> Result<Box<RefusedRow>> {
+        if refusal.of_column {
+            return Err(refused(&self.table, field, &refusal));
+        }
+        let mut key = Vec::new();
+        self.key_of_row(values, &mut key)?;
+        Ok(Box::new(RefusedRow { key, field, refusal, values: values.iter().map(convert::text).collect() }))
+    }
+
+    /// The refusal of a key that a value of the record can't hold, e.g. a number beyond 2^63 - 1: no record of it was
+    /// written. The values are those of the key, in the order of the key.
+    fn key_refusal(&self, values: &[Value<'_>], unused: &mut Vec<u8>) -> Option<(usize, Refusal)> {
+        unused.clear();
+        let schema = &self.table.schema;
+        schema.key.iter().zip(values).find_map(|(index, value)| {
+            convert::write(value, &schema.fields[*index], unused).err().map(|refusal| (*index, refusal))
+        })
+    }
+}
+
+/// The longest text of a row whose value is too large for a record.
+#[cold]
+fn too_large(values: &[Value<'_>]) -> (usize, Refusal) {
+    let length = |value: &Value<'_>| match value {
+        Value::Text(text) => text.len(),
+        Value::Json(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        Value::Geometry(bytes) | Value::Vector(bytes) => bytes.len(),
+        _ => 0,
+    };
+    let lengths = values.iter().map(length).enumerate();
+    let (index, bytes) = lengths.max_by_key(|(index, bytes)| (*bytes, std::cmp::Reverse(*index))).unwrap_or_default();
+    let remedy = "allow larger records (max.message.bytes of the topic and message.max.bytes in kafka.librdkafka) and \
+                  change the row, or shorten its text";
+    (index, Refusal::new(format!("its text of {bytes} bytes is {TOO_LARGE}"), remedy))
 }
 
 impl Plan {
@@ -70,23 +197,29 @@ impl Plan {
     /// Makes the plan for the rows of this table map.
     ///
     /// # Errors
-    /// Definite when a column of the contract is missing or no longer converts without loss.
-    pub fn new(event: &Event, table: &SourceTable) -> Result<Self> {
+    /// Definite when a column of the schema is missing or no longer converts without loss.
+    pub fn new(event: &Event, encoder: Encoder) -> Result<Self> {
+        let table = &encoder.table;
         let layout = TableLayout::parse(event.data()).map_err(|e| undecodable(&e))?;
         let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
         let projection = layout.project(&names).map_err(|e| undecodable(&e))?;
-        for (field, index) in Field::ALL.into_iter().zip(projection.columns()) {
-            let column = &layout.columns[*index];
-            check(field, &type_of(&column.kind)).map_err(|r| refused(table, field, &r))?;
+        for (index, (field, place)) in table.schema.fields.iter().zip(projection.columns()).enumerate() {
+            let kind = ColumnType::of_layout(&layout.columns[*place].kind);
+            kind.check(field.kind).map_err(|r| refused(table, index, &r))?;
         }
-        let key: Vec<usize> = layout.primary_key.iter().map(|k| k.column).collect();
-        if projection.columns().first().map(|id| vec![*id]) != Some(key) {
-            let refusal =
-                Refusal::new("it is not the table's whole primary key any more", "make id the primary key again");
-            return Err(refused(table, Field::Id, &refusal));
+        let key: Vec<usize> = table.schema.key.iter().map(|index| projection.columns()[*index]).collect();
+        let is_whole = layout.primary_key.iter().all(|part| part.prefix.is_none());
+        if !is_whole || !layout.primary_key.iter().map(|part| part.column).eq(key) {
+            let names = table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Error::definite(format!(
+                "{}: ({names}) is not its whole primary key any more",
+                table.full_name()
+            ))
+            .with_remedy(format!("make ({names}) the primary key again; {BEHIND_IT}")));
         }
-        let id = layout.project(&names[..1]).map_err(|e| undecodable(&e))?;
-        Ok(Self { table: table.clone(), layout, projection, id })
+        let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+        let key = layout.project(&key).map_err(|e| undecodable(&e))?;
+        Ok(Self { layout, projection, key, encoder })
     }
 
     /// Passes each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
@@ -96,128 +229,70 @@ impl Plan {
     pub fn each_row(&self, event: &Event, mut each: impl FnMut(RowChange<'_>) -> Result<()>) -> Result<()> {
         let kind = event.header().event_type_raw();
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
-        let mut rows = changes.rows_of(&self.layout, &self.id, &self.projection).map_err(|e| undecodable(&e))?;
-        let mut id_before = Value::Null;
-        let mut values = [const { Value::Null }; 5];
+        let mut rows = changes.rows_of(&self.layout, &self.key, &self.projection).map_err(|e| undecodable(&e))?;
+        let mut before = Values::from_elem(Value::Null, self.key.columns().len());
+        let mut after = Values::from_elem(Value::Null, self.projection.columns().len());
+        let mut buffers = Buffers::default();
         while rows
-            .read_each(|_, id| id_before = id, |place, value| values[place] = value)
+            .read_each(|place, value| before[place] = value, |place, value| after[place] = value)
             .map_err(|e| undecodable(&e))?
         {
-            match changes.operation {
-                RowOperation::Insert => match self.product(&values)? {
-                    Ok(product) => each(RowChange::Created(&product))?,
-                    Err(row) => each(RowChange::Refused(Op::Create, &row))?,
-                },
-                RowOperation::Update => match (self.id(&id_before)?, self.product(&values)?) {
-                    (Ok(before), Ok(after)) => each(RowChange::Updated(before, &after))?,
-                    (before, after) => refused_update(before, after, &mut each)?,
-                },
-                RowOperation::Delete => match self.id(&id_before)? {
-                    Ok(id) => each(RowChange::Deleted(id))?,
-                    Err(row) => each(RowChange::Refused(Op::Delete, &row))?,
-                },
-            }
+            self.row(changes.operation, &before, &after, &mut buffers, &mut each)?;
         }
         Ok(())
     }
 
-    fn id(&self, value: &Value<'_>) -> Result<Result<i64, Box<RefusedRow>>> {
-        match id_of(value) {
-            Ok(id) => Ok(Ok(id)),
-            Err(refusal) => self.refuse(Field::Id, refusal, value, const { &[const { Value::Null }; 5] }).map(Err),
-        }
-    }
-
-    fn product<'v>(&self, values: &'v [Value<'_>; 5]) -> Result<Result<Product<'v>, Box<RefusedRow>>> {
-        let product = || {
-            let [id, name, category, price, last_updated] = values;
-            let of = |field| move |refusal| (field, refusal);
-            Ok(Product {
-                id: id_of(id).map_err(of(Field::Id))?,
-                name: text(name).map_err(of(Field::Name))?,
-                category: text(category).map_err(of(Field::Category))?,
-                price: price_of(price).map_err(of(Field::Price))?,
-                last_updated: time_of(last_updated).map_err(of(Field::LastUpdated))?,
-            })
-        };
-        match product().and_then(|product| self.table.fits(product)) {
-            Ok(product) => Ok(Ok(product)),
-            Err((field, refusal)) => self.refuse(field, refusal, &values[0], values).map(Err),
-        }
-    }
-
-    /// Makes the row that can't be carried.
-    ///
-    /// # Errors
-    /// Definite when the column's type is the cause.
-    fn refuse(
+    #[inline]
+    fn row(
         &self,
-        field: Field,
-        refusal: Refusal,
-        id: &Value<'_>,
-        values: &[Value<'_>; 5],
-    ) -> Result<Box<RefusedRow>> {
-        let id = match id {
-            Value::UInt(id) => i128::from(*id),
-            Value::Int(id) => i128::from(*id),
-            _ => return Err(refused(&self.table, field, &refusal)),
-        };
+        operation: RowOperation,
+        before: &[Value<'_>],
+        after: &[Value<'_>],
+        buffers: &mut Buffers,
+        each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Buffers { before: key_before, key, value } = buffers;
+        if operation != RowOperation::Insert {
+            self.encoder.key(before.iter(), key_before)?;
+        }
+        if operation == RowOperation::Delete {
+            return match self.encoder.key_refusal(before, value) {
+                None => each(RowChange::Deleted(key_before)),
+                Some(refusal) => each(RowChange::Refused(Op::Delete, &self.deleted(key_before, refusal)?)),
+            };
+        }
+        self.encoder.key_of_row(after, key)?;
+        let refused = self.encoder.value(after, value)?.err();
+        match (operation, &refused) {
+            (RowOperation::Insert, None) => each(RowChange::Created(key, value)),
+            (RowOperation::Insert, Some(row)) => each(RowChange::Refused(Op::Create, row)),
+            (_, None) if key_before == key => each(RowChange::Updated(key_before, key, value)),
+            (_, Some(row)) if key_before == key => each(RowChange::Refused(Op::Update, row)),
+            // A changed key is the delete of one row and the insert of another.
+            (_, refused) => {
+                match (self.encoder.key_refusal(before, &mut Vec::new()), refused) {
+                    (None, None) => return each(RowChange::Updated(key_before, key, value)),
+                    (None, Some(_)) => each(RowChange::Deleted(key_before))?,
+                    (Some(refusal), _) => each(RowChange::Refused(Op::Delete, &self.deleted(key_before, refusal)?))?,
+                }
+                match refused {
+                    None => each(RowChange::Created(key, value)),
+                    Some(row) => each(RowChange::Refused(Op::Create, row)),
+                }
+            }
+        }
+    }
+
+    /// A deleted row whose key no record holds.
+    fn deleted(&self, key: &[u8], (field, refusal): (usize, Refusal)) -> Result<RefusedRow> {
         if refusal.of_column {
-            return Err(refused(&self.table, field, &refusal));
+            return Err(refused(&self.encoder.table, field, &refusal));
         }
-        Ok(Box::new(RefusedRow { id, field, refusal, values: values.each_ref().map(shown) }))
+        Ok(RefusedRow { key: key.to_vec(), field, refusal, values: Vec::new() })
     }
 }
 
-/// An update in which one of the states can't be carried. If the key changes, it is a delete and an insert.
-fn refused_update(
-    before: Result<i64, Box<RefusedRow>>,
-    after: Result<Product<'_>, Box<RefusedRow>>,
-    each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
-) -> Result<()> {
-    let id_before = before.as_ref().map_or_else(|row| row.id, |id| i128::from(*id));
-    let id_after = after.as_ref().map_or_else(|row| row.id, |product| i128::from(product.id));
-    let is_another = id_before != id_after;
-    if is_another {
-        match &before {
-            Ok(id) => each(RowChange::Deleted(*id))?,
-            Err(row) => each(RowChange::Refused(Op::Delete, row))?,
-        }
-    }
-    match &after {
-        Ok(product) => each(RowChange::Created(product)),
-        Err(row) => each(RowChange::Refused(if is_another { Op::Create } else { Op::Update }, row)),
-    }
-}
-
-/// A value as text for a dead letter; the same text as for a snapshot's row.
-fn shown(value: &Value<'_>) -> Option<String> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Malformed => MALFORMED.to_owned(),
-        Value::Text(text) => kept(text),
-        Value::Float(f) => f.to_string(),
-        Value::Double(f) => f.to_string(),
-        Value::Date(d) => civil(d, 0, 0, 0, 0).to_string(),
-        Value::DateTime(t) => civil(&t.date, t.hour, t.minute, t.second, t.micros).to_string(),
-        Value::Timestamp(t) => CivilTime::of_timestamp(t.micros).to_string(),
-        other => String::from_utf8_lossy(&other.to_text_protocol().unwrap_or_default()).into_owned(),
-    })
-}
-
-fn civil(date: &Date, hour: u8, minute: u8, second: u8, micros: u32) -> CivilTime {
-    CivilTime { year: date.year, month: date.month, day: date.day, hour, minute, second, micros }
-}
-
-fn id_of(value: &Value<'_>) -> Result<i64, Refusal> {
-    match value {
-        Value::Int(id) => Ok(*id),
-        Value::UInt(id) => convert::id_from_u64(*id),
-        other => Err(unexpected(other)),
-    }
-}
-
-fn refused(table: &SourceTable, field: Field, refusal: &Refusal) -> Error {
+fn refused(table: &SourceTable, field: usize, refusal: &Refusal) -> Error {
     let error = table.refused(field, refusal);
     let remedy = error.remedy().unwrap_or("put right what it names").to_owned();
     error.with_remedy(format!("{remedy}; {BEHIND_IT}"))
@@ -226,65 +301,4 @@ fn refused(table: &SourceTable, field: Field, refusal: &Refusal) -> Error {
 fn undecodable(error: &DecodeError) -> Error {
     let remedy = format!("put right what it names, e.g. give the table back a column that is gone; {BEHIND_IT}");
     Error::definite(error.to_string()).with_remedy(remedy)
-}
-
-fn unexpected(value: &Value<'_>) -> Refusal {
-    let what = std::mem::discriminant(value);
-    Refusal::of_column(format!("it has a value of another kind ({what:?})"), "report it with the table's definition")
-}
-
-fn text<'v>(value: &'v Value<'_>) -> Result<Option<&'v str>, Refusal> {
-    match value {
-        Value::Null => Ok(None),
-        Value::Text(Cow::Borrowed(text)) => Ok(Some(text)),
-        Value::Text(Cow::Owned(text)) => Ok(Some(text)),
-        Value::Enum { label, .. } => Ok(Some(label)),
-        Value::Malformed => Err(convert::malformed_text()),
-        other => Err(unexpected(other)),
-    }
-}
-
-fn price_of(value: &Value<'_>) -> Result<Option<Price>, Refusal> {
-    match value {
-        Value::Null => return Ok(None),
-        Value::Decimal(d) => match d.unscaled() {
-            Some(unscaled) => convert::price_from_unscaled(unscaled, d.scale()),
-            None => convert::price_from_text(&d.to_string()),
-        },
-        Value::Int(n) => convert::price_from_i64(*n),
-        Value::UInt(n) => convert::price_from_u64(*n),
-        Value::Float(f) => convert::price_from_f32(*f),
-        Value::Double(f) => convert::price_from_f64(*f),
-        other => Err(unexpected(other)),
-    }
-    .map(Some)
-}
-
-fn time_of(value: &Value<'_>) -> Result<Option<Micros>, Refusal> {
-    match value {
-        Value::Null => return Ok(None),
-        Value::Timestamp(t) => convert::time_from_timestamp(t.micros),
-        Value::DateTime(t) => convert::time_from_civil(civil(&t.date, t.hour, t.minute, t.second, t.micros)),
-        Value::Date(d) => convert::time_from_civil(civil(d, 0, 0, 0, 0)),
-        other => Err(unexpected(other)),
-    }
-    .map(Some)
-}
-
-/// The type with the names of `information_schema`; a decoded character set counts as utf8mb4, to which it is
-/// converted.
-fn type_of(kind: &ColumnKind) -> ColumnType<'static> {
-    let (name, precision, scale) = match kind {
-        ColumnKind::Int { .. } => ("int", 0, 0),
-        ColumnKind::Float => ("float", 0, 0),
-        ColumnKind::Double => ("double", 0, 0),
-        ColumnKind::Decimal { precision, scale } => ("decimal", u32::from(*precision), u32::from(*scale)),
-        ColumnKind::Text { .. } => ("text", 0, 0),
-        ColumnKind::Enum { .. } => ("enum", 0, 0),
-        ColumnKind::Date => ("date", 0, 0),
-        ColumnKind::DateTime { .. } | ColumnKind::OldDateTime => ("datetime", 0, 0),
-        ColumnKind::Timestamp { .. } | ColumnKind::OldTimestamp => ("timestamp", 0, 0),
-        _ => ("another type", 0, 0),
-    };
-    ColumnType { name, precision, scale, charset: Some("utf8mb4") }
 }

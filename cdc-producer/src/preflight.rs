@@ -1,9 +1,11 @@
 //! Checks the preconditions before the first event is read. `doctor` prints the same list.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::doctor::{Check, definite_or};
 use model::error::Result;
+use model::schema::RecordSchema;
 use mysql::table::{SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
@@ -21,7 +23,7 @@ pub struct MySqlReport {
     pub checks: Vec<Check>,
     /// The server, when it answered.
     pub server: Option<Server>,
-    /// The table, unless it can't be read; a missing one is assumed to get the contract's columns.
+    /// The table, unless it can't be read; a missing one is assumed to get the columns that the schema names.
     pub table: Option<SourceTable>,
     /// The table exists.
     pub table_exists: bool,
@@ -33,7 +35,7 @@ pub struct MySqlReport {
 ///
 /// # Errors
 /// Transient when the link breaks; faults of the server are in the report.
-pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
+pub async fn mysql(endpoint: &Endpoint, schema: &Arc<RecordSchema>) -> Result<MySqlReport> {
     let settings = endpoint.settings();
     let mut conn = endpoint.begin().await?;
     let mut report =
@@ -82,16 +84,16 @@ pub async fn mysql(endpoint: &Endpoint) -> Result<MySqlReport> {
             .await
             .map_err(|e| failed("read a setting", e))?;
         report.table = Some(match small {
-            Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase()),
-            _ => SourceTable::expected(database, table),
+            Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase(), schema),
+            _ => SourceTable::expected(database, table, schema),
         });
         return Ok(report);
     }
-    match SourceTable::inspect(&mut conn, database, table).await {
+    match SourceTable::inspect(&mut conn, database, table, schema).await {
         Ok(table) => {
             let left_out = match table.left_out(&mut conn).await?.join(", ") {
                 none if none.is_empty() => none,
-                names => format!("; not in the contract, so not carried: {names}"),
+                names => format!("; not in the schema, so not carried: {names}"),
             };
             report.checks.push(Check::good("table", format!("{}.{}{left_out}", table.database, table.table)));
             report.table = Some(table);

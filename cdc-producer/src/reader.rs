@@ -15,7 +15,6 @@ use model::error::{Error, Result};
 use model::position::{LastTransaction, Progress};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
-use mysql::table::SourceTable;
 use mysql_async::Conn;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -27,7 +26,7 @@ use crate::endpoint::Endpoint;
 use crate::history::Continuity;
 use crate::known::{self, Known};
 use crate::lag::Place;
-use crate::plan::{Plan, RowChange};
+use crate::plan::{Encoder, Plan, RowChange};
 use crate::snapshot::Chunk;
 use crate::status::Status;
 use crate::stream::EventStream;
@@ -45,10 +44,8 @@ const LOOK_EVERY: u32 = 1_024;
 
 /// The reader of one run.
 pub struct Reader {
-    /// The source.
-    pub table: SourceTable,
-    /// Schema id of the values.
-    pub schema_id: u32,
+    /// Converts the table's rows.
+    pub encoder: Encoder,
     /// Progress after the last complete transaction that was read.
     pub progress: Progress,
     /// The binlog.
@@ -123,13 +120,13 @@ struct Group {
 }
 
 /// Logs a parked row, at most once a second: the metric counts them all.
-pub(crate) fn warn_of_first(batch: &Batch, row: &RefusedRow) {
+pub(crate) fn warn_of_first(batch: &Batch, letters: &Letters, row: &RefusedRow) {
     static LAST: AtomicI64 = AtomicI64::new(0);
     let now = Micros::now().0 / 1_000_000;
     if batch.parked() == 1 && LAST.swap(now, Ordering::Relaxed) != now {
         tracing::warn!(
-            row = %row.id,
-            column = row.field.name(),
+            row = %row.key(),
+            column = letters.field(row.field),
             reason = row.refusal.reason,
             what_to_do = row.refusal.remedy,
             "a row can't be carried: it is parked in the dead letters"
@@ -222,7 +219,7 @@ impl Reader {
         if !event.is_whole() && body_counts(&event) {
             event = self.stream.complete(event).await?;
         }
-        let subject = self.known.subject(&self.table, &self.progress.table);
+        let subject = self.known.subject(self.encoder.table(), &self.progress.table);
         let meaning = match meaning(&event, &subject) {
             Ok(meaning) => meaning,
             Err(error) => return Err(error.at(&self.place_of(state, &event))),
@@ -246,7 +243,7 @@ impl Reader {
             Meaning::Statement => self.statement(state).await?,
             Meaning::Created => {
                 self.progress.table.columns.clear();
-                self.known.created(&mut self.conn, &self.table).await?;
+                self.known.created(&mut self.conn, self.encoder.table()).await?;
                 self.statement(state).await?;
             }
             Meaning::Redefined(columns) => {
@@ -256,7 +253,7 @@ impl Reader {
             Meaning::Writes { database, table, statement } => {
                 let other = known::Other { database: &database, table: &table, statement: &statement };
                 let (conn, known) = (&mut self.conn, &mut self.progress.table);
-                if let Err(error) = known::require_alone(conn, known, &other, &self.table).await {
+                if let Err(error) = known::require_alone(conn, known, &other, self.encoder.table()).await {
                     return Err(error.at(&self.place_of(state, &event)));
                 }
                 self.statement(state).await?;
@@ -307,13 +304,13 @@ impl Reader {
 
     fn table_map(&self, state: &mut State, event: &Event) -> Result<()> {
         let group = self.group(state)?;
-        let (id, ours) = Plan::table_of(event, &self.table)?;
+        let (id, ours) = Plan::table_of(event, self.encoder.table())?;
         if !ours {
             state.others.insert(id);
         } else if let Some((_, kept)) = &mut group.xa {
             kept.push(event);
         } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
-            state.plan = Some((id, event.data().to_vec(), Plan::new(event, &self.table)?));
+            state.plan = Some((id, event.data().to_vec(), Plan::new(event, self.encoder.clone())?));
         }
         Ok(())
     }
@@ -327,7 +324,7 @@ impl Reader {
             kept.push(&event);
             return Ok(());
         }
-        let table = || format!("rows of {}.{}", self.table.database, self.table.table);
+        let table = || format!("rows of {}", self.encoder.table().full_name());
         let event = self.stream.complete(event).await.map_err(|e| e.at(&table()))?;
         let State { batch, group: Some(group), plan: Some((planned, _, plan)), chunk, .. } = state else {
             return Err(self.unmapped(id));
@@ -342,38 +339,38 @@ impl Reader {
             row: group.row,
             epoch: self.progress.epoch,
         };
-        let (schema_id, table, letters) = (self.schema_id, &self.table, self.letters.as_ref());
+        let (table, letters) = (self.encoder.table(), self.letters.as_ref());
         {
             let mut candidates = self.sweep.candidates();
-            let mut put = |op: Op, change: Change<'_>, id: i128| {
+            let mut put = |op: Op, change: Change<'_>, key: &[u8]| {
                 source.op = op;
                 batch.push(change, &source);
                 source.row += 1;
                 if let Some(chunk) = chunk {
-                    chunk.touch(id);
+                    chunk.touch(key);
                 }
-                match (change, i64::try_from(id), &mut candidates) {
+                match (change, &mut candidates) {
                     // The topic gets no record of it in this epoch, so the sweep deletes the record of the last epoch.
-                    (Change::Refused(_, row), ..) => warn_of_first(batch, row),
-                    (_, Ok(id), Some(candidates)) => drop(candidates.remove(&id)),
+                    (Change::Refused(letters, row), _) => warn_of_first(batch, letters, row),
+                    (_, Some(candidates)) => drop(candidates.remove(key)),
                     _ => {}
                 }
             };
             plan.each_row(&event, |change| {
                 match change {
-                    RowChange::Created(after) => put(Op::Create, Change::State(schema_id, after), after.id.into()),
-                    RowChange::Updated(before, after) if before == after.id => {
-                        put(Op::Update, Change::State(schema_id, after), before.into());
+                    RowChange::Created(key, value) => put(Op::Create, Change::State(key, value), key),
+                    RowChange::Updated(before, key, value) if before == key => {
+                        put(Op::Update, Change::State(key, value), key);
                     }
-                    // A changed key is the delete of one product and the insert of another.
-                    RowChange::Updated(before, after) => {
-                        put(Op::Delete, Change::Gone(before), before.into());
-                        put(Op::Create, Change::State(schema_id, after), after.id.into());
+                    // A changed key is the delete of one row and the insert of another.
+                    RowChange::Updated(before, key, value) => {
+                        put(Op::Delete, Change::Gone(before), before);
+                        put(Op::Create, Change::State(key, value), key);
                     }
-                    RowChange::Deleted(before) => put(Op::Delete, Change::Gone(before), before.into()),
+                    RowChange::Deleted(key) => put(Op::Delete, Change::Gone(key), key),
                     RowChange::Refused(op, row) => {
                         let letters = letters.ok_or_else(|| row.error(table))?;
-                        put(op, Change::Refused(letters, row), row.id);
+                        put(op, Change::Refused(letters, row), &row.key);
                     }
                 }
                 Ok(())

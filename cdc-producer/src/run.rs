@@ -8,6 +8,8 @@ use kafka::Failure;
 use kafka::doctor;
 use model::error::{Error, Result};
 use model::position::Progress;
+use model::product::SCHEMA;
+use model::schema::RecordSchema;
 use mysql::refused_row::Letters;
 use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
 use tokio::runtime::Handle;
@@ -42,6 +44,8 @@ pub struct ProducerSettings {
     pub kafka: KafkaSettings,
     /// The registry.
     pub registry: RegistrySettings,
+    /// The schema of the table's records.
+    pub schema: Arc<RecordSchema>,
     /// Folder of the checkpoint file.
     pub time_track: PathBuf,
     /// This reader's id among the server's replicas.
@@ -71,7 +75,9 @@ impl ProducerSettings {
             bytes: settings.bytes("producer.batch_bytes")?,
             linger: settings.duration("producer.linger")?,
         };
+        let schema = avro::schema::parse(SCHEMA).map_err(|reason| Error::usage(format!("the schema: {reason}")))?;
         Ok(Self {
+            schema: Arc::new(schema),
             mysql: MySqlSettings::from(settings)?,
             kafka: KafkaSettings::from(settings)?,
             registry: RegistrySettings::from(settings)?,
@@ -189,14 +195,14 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, table, schema_id, producer, progress, bounds, conn, stream, continuity, known } = session;
+    let Session { target, encoder, producer, progress, bounds, conn, stream, continuity, known } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
     let (spare, spare_receiver) = mpsc::unbounded_channel();
     let (attempted, attempted_view) = watch::channel(None);
     let (committed, committed_view) = watch::channel(Some(progress.clone()));
-    let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, &table));
+    let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, encoder.table()));
     let publisher = Publisher {
         producer,
         target,
@@ -208,8 +214,7 @@ async fn stream(
         status: status.clone(),
     };
     let reader = Reader {
-        table,
-        schema_id,
+        encoder,
         progress,
         stream,
         continuity,

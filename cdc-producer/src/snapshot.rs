@@ -10,13 +10,14 @@
 
 use model::change::{Op, Source};
 use model::error::Result;
-use model::position::Position;
+use model::position::{KeyBound, Position};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
-use mysql::table::{self, SourceTable};
+use mysql::select;
 use mysql_async::Conn;
 
 use crate::batch::{Batch, Change};
+use crate::plan::Encoder;
 use crate::reader::warn_of_first;
 use crate::server;
 
@@ -27,12 +28,14 @@ pub struct Chunk {
     rows: Vec<Row>,
     /// Number of rows that were processed.
     out: usize,
-    /// The rows' values in wire format.
+    /// Numbers of the rows in the order of their keys' bytes.
+    by_key: Vec<u32>,
+    /// The rows' keys and values, as the records have them.
     data: Vec<u8>,
     /// The remaining key range begins after this key.
-    after: Option<i128>,
+    after: Option<KeyBound>,
     /// The key range ends with this key; `None` at the end of the table.
-    last: Option<i128>,
+    last: Option<KeyBound>,
     /// The binlog's end after the read, H: the stream must reach it before the chunk is emitted.
     high: (String, u64),
     /// The position S, in the form of the records.
@@ -49,15 +52,18 @@ pub struct ChunkForm {
     pub limit: usize,
     /// Bytes after which no more rows are taken.
     pub bytes: usize,
-    /// Schema id of the values.
-    pub schema_id: u32,
     /// Whether a row that can't be carried becomes a dead letter instead of an error.
     pub parks: bool,
 }
 
 #[derive(Debug)]
 struct Row {
-    id: i128,
+    /// Its key as the server sent it.
+    bound: KeyBound,
+    /// Its key in the data.
+    start: usize,
+    key: usize,
+    /// The end of its value.
     end: usize,
     /// The stream has a newer state of the row.
     superseded: bool,
@@ -71,7 +77,7 @@ pub struct Emitted {
     /// Whether the whole chunk is processed.
     pub is_out: bool,
     /// The remaining key range begins after this key; `None` before the first key, or when the last chunk is processed.
-    pub after: Option<i128>,
+    pub after: Option<KeyBound>,
     /// Records of the snapshot so far.
     pub rows: u64,
 }
@@ -83,40 +89,43 @@ impl Chunk {
     /// Errors of the queries; definite for a value that can't be carried, unless it is to be parked.
     pub async fn read(
         conn: &mut Conn,
-        table: &SourceTable,
+        encoder: &Encoder,
         position: &Position,
-        after: Option<i128>,
+        after: Option<KeyBound>,
         form: ChunkForm,
     ) -> Result<Self> {
+        let table = encoder.table();
         server::make_visible(conn, position, &table.database, &table.table).await?;
         let read_at = server::now(conn).await?;
         let (mut rows, mut data, mut refused_bytes) = (Vec::new(), Vec::new(), 0);
-        let mut held = 0;
-        let read = table::each_row(conn, table, after, Some(form.limit), |row| {
-            if held >= form.bytes {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let read = select::each_row(conn, table, after.as_ref(), Some(form.limit), |values, row| {
+            if data.len() + refused_bytes >= form.bytes {
                 return Ok(false);
             }
-            let (id, refused) = match row {
-                Ok(product) => {
-                    avro::encode(form.schema_id, &product, &mut data);
-                    (product.id.into(), None)
-                }
-                Err(row) if form.parks => {
-                    refused_bytes += row.bytes();
-                    (row.id, Some(row))
-                }
+            encoder.key_of_row(values, &mut key)?;
+            let refused = match encoder.value(values, &mut value)? {
+                Ok(()) => None,
+                Err(row) if form.parks => Some(row),
                 Err(row) => return Err(row.error(table)),
             };
-            held = data.len() + refused_bytes;
-            rows.push(Row { id, end: data.len(), superseded: false, refused });
+            let start = data.len();
+            data.extend_from_slice(&key);
+            if refused.is_none() {
+                data.extend_from_slice(&value);
+            }
+            refused_bytes += refused.as_ref().map_or(0, |row| row.bytes());
+            let bound = select::key_of(table, row);
+            rows.push(Row { bound, start, key: start + key.len(), end: data.len(), superseded: false, refused });
             Ok(true)
         })
         .await?;
         let high = server::binlog_end(conn).await?;
         let is_cut = read > rows.len();
         let is_last = !is_cut && read < form.limit;
-        let last = if is_last { None } else { rows.last().map(|r| r.id) };
-        Ok(Self { rows, out: 0, data, after, last, high, pos: pos_of(position), read_at, is_cut })
+        let last = if is_last { None } else { rows.last().map(|row| row.bound.clone()) };
+        let by_key = by_key(&rows, &data);
+        Ok(Self { rows, out: 0, by_key, data, after, last, high, pos: pos_of(position), read_at, is_cut })
     }
 
     /// The number of its rows, if the limit of bytes cut it.
@@ -130,9 +139,11 @@ impl Chunk {
     }
 
     /// Marks that the stream has a newer state of this row.
-    pub fn touch(&mut self, id: i128) {
-        if let Ok(i) = self.rows.binary_search_by_key(&id, |r| r.id) {
-            self.rows[i].superseded = true;
+    pub fn touch(&mut self, key: &[u8]) {
+        let Self { rows, by_key, data, .. } = self;
+        let key_of = |number: &u32| rows[*number as usize].key(data);
+        if let Ok(found) = by_key.binary_search_by(|number| key_of(number).cmp(key)) {
+            rows[by_key[found] as usize].superseded = true;
         }
     }
 
@@ -146,25 +157,38 @@ impl Chunk {
             if batch.is_full() {
                 break;
             }
-            let start = self.out.checked_sub(1).map_or(0, |before| self.rows[before].end);
             self.out += 1;
-            self.after = Some(row.id);
-            let change = match (&row.refused, letters, i64::try_from(row.id)) {
+            let change = match (&row.refused, letters) {
                 _ if row.superseded => continue,
-                (Some(refused), Some(letters), _) => Change::Refused(letters, refused),
-                (None, _, Ok(id)) => Change::Encoded(id, &self.data[start..row.end]),
-                // `read` returns neither an unparked refused row nor a product with an id beyond `i64`.
+                (Some(refused), Some(letters)) => Change::Refused(letters, refused),
+                (None, _) => Change::State(row.key(&self.data), &self.data[row.key..row.end]),
+                // `read` returns no refused row that is not parked.
                 _ => continue,
             };
             batch.push(change, &source);
             source.row += 1;
-            if let Some(refused) = &row.refused {
-                warn_of_first(batch, refused);
+            if let Change::Refused(letters, refused) = change {
+                warn_of_first(batch, letters, refused);
             }
         }
         let is_out = self.out == self.rows.len();
-        Emitted { is_out, after: if is_out { self.last } else { self.after }, rows: source.row }
+        if let Some(last) = self.out.checked_sub(1) {
+            self.after = Some(self.rows[last].bound.clone());
+        }
+        Emitted { is_out, after: if is_out { self.last.clone() } else { self.after.clone() }, rows: source.row }
     }
+}
+
+impl Row {
+    fn key<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        &data[self.start..self.key]
+    }
+}
+
+fn by_key(rows: &[Row], data: &[u8]) -> Vec<u32> {
+    let mut numbers: Vec<u32> = (0..rows.len() as u32).collect();
+    numbers.sort_unstable_by_key(|number| rows[*number as usize].key(data));
+    numbers
 }
 
 /// The position at which a snapshot record is exact, in the form of its header.
@@ -177,20 +201,30 @@ pub fn pos_of(position: &Position) -> String {
 
 #[cfg(test)]
 mod tests {
+    use model::position::KeyPart;
+
     use super::*;
 
-    fn chunk(ids: &[i128], after: Option<i128>, last: Option<i128>) -> Chunk {
-        let rows = ids
-            .iter()
-            .enumerate()
-            .map(|(i, id)| Row { id: *id, end: i + 1, superseded: false, refused: None })
-            .collect();
+    fn bound(id: i64) -> KeyBound {
+        KeyBound::One(KeyPart::Signed(id))
+    }
+
+    fn chunk(ids: &[i64], after: Option<i64>, last: Option<i64>) -> Chunk {
+        let (mut data, mut rows) = (Vec::new(), Vec::new());
+        for id in ids {
+            let start = data.len();
+            data.extend_from_slice(id.to_string().as_bytes());
+            let key = data.len();
+            data.push(b'v');
+            rows.push(Row { bound: bound(*id), start, key, end: data.len(), superseded: false, refused: None });
+        }
         Chunk {
+            by_key: by_key(&rows, &data),
             rows,
             out: 0,
-            data: vec![b'v'; ids.len()],
-            after,
-            last,
+            data,
+            after: after.map(bound),
+            last: last.map(bound),
             high: ("binlog.000001".to_owned(), 4),
             pos: "set".to_owned(),
             read_at: Micros(1),
@@ -200,12 +234,13 @@ mod tests {
 
     #[test]
     fn what_the_stream_touched_stays_out() {
-        let mut chunk = chunk(&[1, 2, 5], None, Some(5));
-        chunk.touch(2);
-        chunk.touch(3);
+        let mut chunk = chunk(&[1, 2, 5, 10], None, Some(10));
+        chunk.touch(b"10");
+        chunk.touch(b"2");
+        chunk.touch(b"3");
         let mut batch = Batch::default();
         let emitted = chunk.emit(2, 10, None, &mut batch);
-        assert_eq!((emitted.is_out, emitted.after, emitted.rows), (true, Some(5), 12));
+        assert_eq!((emitted.is_out, emitted.after, emitted.rows), (true, Some(bound(10)), 12));
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let entries: Vec<String> = batch.iter().map(|e| text(e.key) + " " + &text(e.header)).collect();
         let header = |row| format!(r#"{{"op":"r","ts_us":1,"pos":"set","row":{row},"epoch":2}}"#);
@@ -214,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_chunk_larger_than_a_batch_goes_out_in_parts() {
-        let ids: Vec<i128> = (0..2_500).map(|i| i * 2).collect();
+        let ids: Vec<i64> = (0..2_500).map(|i| i * 2).collect();
         let mut chunk = chunk(&ids, None, None);
         let (mut number, mut keys, mut parts) = (0, Vec::new(), 0);
         loop {
             let mut batch = Batch::default();
             let emitted = chunk.emit(2, number, None, &mut batch);
-            keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i128>().expect("an id")));
+            keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i64>().expect("an id")));
             (number, parts) = (emitted.rows, parts + 1);
             assert_eq!(number, keys.len() as u64);
             if emitted.is_out {
@@ -228,7 +263,7 @@ mod tests {
                 break;
             }
             // A kill here makes the next start read the rest again, but none of the emitted rows.
-            assert_eq!(emitted.after, keys.last().copied());
+            assert_eq!(emitted.after, keys.last().copied().map(bound));
             assert_eq!(batch.len(), 1_000);
         }
         assert_eq!((keys, parts), (ids, 3));

@@ -23,6 +23,7 @@ use crate::epoch::{self, Before};
 use crate::fencing::Memory;
 use crate::history::{self, Continuity};
 use crate::known::Known;
+use crate::plan::Encoder;
 use crate::preflight;
 use crate::publish::Target;
 use crate::run::{ProducerSettings, panicked};
@@ -34,8 +35,7 @@ use crate::view::Watched;
 /// A session that is ready to stream.
 pub(crate) struct Session {
     pub(crate) target: Target,
-    pub(crate) table: SourceTable,
-    pub(crate) schema_id: u32,
+    pub(crate) encoder: Encoder,
     pub(crate) producer: TransactionalProducer,
     pub(crate) progress: Progress,
     /// The topic's bounds at the start.
@@ -86,7 +86,7 @@ pub(crate) async fn prepare(
             Ok((producer, records))
         })
     };
-    let report = preflight::mysql(endpoint);
+    let report = preflight::mysql(endpoint, &settings.schema);
     let (report, schema_id, topic_is_missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },
@@ -101,7 +101,7 @@ pub(crate) async fn prepare(
     let (Some(server), Some(mut table)) = (report.server, report.table) else {
         return Err(Error::transient("the server's checks did not come to an end"));
     };
-    table.longest_text = settings.kafka.longest_text();
+    table.longest_value = settings.kafka.longest_value();
     // The file is checked first: a refused one must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),
@@ -211,7 +211,8 @@ pub(crate) async fn prepare(
     let ProducerSettings { server_id, heartbeat, max_event, .. } = *settings;
     let options = StreamOptions { server_id, heartbeat, max_event };
     let stream = EventStream::open(endpoint, &progress.position, options).await?;
-    Ok(Some(Session { target, table, schema_id, producer, progress, bounds, conn, stream, continuity, known }))
+    let encoder = Encoder::new(table, schema_id);
+    Ok(Some(Session { target, encoder, producer, progress, bounds, conn, stream, continuity, known }))
 }
 
 /// Looking up topics blocks for as long as Kafka does not answer, so it runs in a separate thread.

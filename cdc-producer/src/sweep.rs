@@ -37,19 +37,22 @@ use tokio::task::JoinHandle;
 use crate::run::panicked;
 use crate::stream::SAY_EVERY;
 
-/// Maximum bytes that a key takes in a pass.
-const KEY_BYTES: usize = 32;
+/// Bytes that a key takes in a pass beside its own: its place in the set and its allocation.
+const KEY_BYTES: usize = 48;
+
+/// The keys of records, in the order of their bytes.
+pub type Keys = BTreeSet<Box<[u8]>>;
 
 /// How often a quiet stream checks whether the background task has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The keys of a pass that are live before `begin` and have no known newer record. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Candidates(Arc<Mutex<BTreeSet<i64>>>);
+pub struct Candidates(Arc<Mutex<Keys>>);
 
 impl Candidates {
     /// The keys, locked until the guard is dropped.
-    pub fn lock(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+    pub fn lock(&self) -> MutexGuard<'_, Keys> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,36 +60,49 @@ impl Candidates {
 /// Chooses the keys of a pass from the records before `begin`, which arrive partition by partition.
 #[derive(Debug)]
 struct Collector {
+    /// Bytes of keys.
     limit: usize,
     /// Live keys of the partitions that were read to their end.
-    earlier: BTreeSet<i64>,
+    earlier: Keys,
     /// Live keys of the partition that is being read.
-    current: BTreeSet<i64>,
-    /// All earlier partitions are done, and in this partition the keys up to `after`.
+    current: Keys,
+    /// Bytes of all these keys.
+    held: usize,
+    /// All earlier partitions are done, and in this partition the keys before `from`.
     cursor: SweepCursor,
     /// The smallest key of this partition that did not fit.
-    excluded: Option<i64>,
+    excluded: Option<Box<[u8]>>,
 }
 
 impl Collector {
-    /// A pass that begins at `cursor` and keeps at most `limit` keys.
+    /// A pass that begins at `cursor` and keeps at most `limit` bytes of keys, or one key.
     fn new(cursor: SweepCursor, limit: usize) -> Self {
-        let (earlier, current) = (BTreeSet::new(), BTreeSet::new());
-        Self { limit: limit.max(2), earlier, current, cursor, excluded: None }
+        Self { limit, earlier: Keys::new(), current: Keys::new(), held: 0, cursor, excluded: None }
     }
 
     /// Takes the next record of the partition: its key, and whether it has a value.
-    fn take(&mut self, key: i64, is_alive: bool) {
-        if self.cursor.after.is_some_and(|after| key <= after) || self.excluded.is_some_and(|first| key >= first) {
+    fn take(&mut self, key: &[u8], is_alive: bool) {
+        let is_done = self.cursor.from.as_ref().is_some_and(|from| key < from.as_bytes());
+        if is_done || self.excluded.as_ref().is_some_and(|first| key >= &**first) {
             return;
         }
         if !is_alive {
-            self.current.remove(&key);
+            if self.current.remove(key) {
+                self.held -= key.len() + KEY_BYTES;
+            }
             return;
         }
-        self.current.insert(key);
-        if self.earlier.len() + self.current.len() > self.limit {
-            self.excluded = self.current.pop_last();
+        if self.current.contains(key) {
+            return;
+        }
+        self.current.insert(key.into());
+        self.held += key.len() + KEY_BYTES;
+        while self.held > self.limit
+            && self.current.len() > 1
+            && let Some(last) = self.current.pop_last()
+        {
+            self.held -= last.len() + KEY_BYTES;
+            self.excluded = Some(last);
         }
     }
 
@@ -95,10 +111,10 @@ impl Collector {
     fn end_partition(&mut self) -> bool {
         self.earlier.append(&mut self.current);
         match self.excluded.take() {
-            Some(first) => self.cursor.after = first.checked_sub(1),
-            None => self.cursor = SweepCursor { partition: self.cursor.partition + 1, after: None },
+            Some(first) => self.cursor.from = Some(String::from_utf8_lossy(&first).into_owned()),
+            None => self.cursor = SweepCursor { partition: self.cursor.partition + 1, from: None },
         }
-        self.cursor.after.is_none() && self.earlier.len() <= self.limit / 2
+        self.cursor.from.is_none() && self.held <= self.limit / 2
     }
 }
 
@@ -142,7 +158,7 @@ pub enum Step {
 pub struct Sweep {
     topic: Arc<Topic>,
     committed: watch::Receiver<Option<Progress>>,
-    /// Maximum keys in a pass.
+    /// Bytes of keys in a pass.
     limit: usize,
     stage: Stage,
 }
@@ -166,11 +182,11 @@ impl Sweep {
     pub fn new(settings: KafkaSettings, committed: watch::Receiver<Option<Progress>>, memory: usize) -> Self {
         let partitions = usize::try_from(settings.partitions).unwrap_or(0);
         let topic = Arc::new(Topic { settings, partitions, stop: AtomicBool::new(false) });
-        Self { topic, committed, limit: memory / KEY_BYTES, stage: Stage::Idle }
+        Self { topic, committed, limit: memory, stage: Stage::Idle }
     }
 
     /// The keys from which the stream must remove those that it touches; `None` while there are none.
-    pub fn candidates(&self) -> Option<MutexGuard<'_, BTreeSet<i64>>> {
+    pub fn candidates(&self) -> Option<MutexGuard<'_, Keys>> {
         match &self.stage {
             Stage::Idle | Stage::Collecting(_) => None,
             Stage::Collected(pass) | Stage::Comparing(pass, _) | Stage::Deleting(pass, _) => Some(pass.gone.lock()),
@@ -212,7 +228,7 @@ impl Sweep {
                     let step = Step::Delete(pass.gone.clone());
                     (Stage::Deleting(pass, ends), step)
                 } else if pass.next.partition < self.topic.partitions {
-                    (Stage::Idle, Step::Advance(pass.next))
+                    (Stage::Idle, Step::Advance(pass.next.clone()))
                 } else {
                     let complete = CompleteSnapshot { epoch, begin: begin.to_vec(), end: ends };
                     (Stage::Idle, Step::Complete(complete))
@@ -237,7 +253,7 @@ impl Sweep {
         let (topic, limit) = (Arc::clone(&self.topic), self.limit);
         tokio::task::spawn_blocking(move || {
             let records = LastRecords::new(&topic.settings)?;
-            let mut collector = Collector::new(from, limit);
+            let mut collector = Collector::new(from.clone(), limit);
             while let Some(end) = begin.get(collector.cursor.partition) {
                 topic.read(&records, collector.cursor.partition, 0..*end, &mut |key, record| match record {
                     Found::State | Found::Foreign => collector.take(key, true),
@@ -262,14 +278,14 @@ impl Sweep {
                 let records = LastRecords::new(&topic.settings)?;
                 // Read after the commit, so that all records of the commit are before these ends.
                 let bounds = records.bounds(&topic.settings.topic, topic.partitions)?;
-                let behind = pass.next.partition + usize::from(pass.next.after.is_some());
+                let behind = pass.next.partition + usize::from(pass.next.from.is_some());
                 for partition in pass.from.partition..behind {
                     if pass.gone.lock().is_empty() {
                         break;
                     }
                     topic.read(&records, partition, begin[partition]..bounds[partition].end, &mut |key, record| {
                         if matches!(record, Found::State | Found::Tombstone) {
-                            pass.gone.lock().remove(&key);
+                            pass.gone.lock().remove(key);
                         }
                     })?;
                 }
@@ -292,16 +308,24 @@ enum Found {
     ForeignTombstone,
 }
 
-fn found(key: i64, message: &BorrowedMessage<'_>) -> Found {
+fn found(key: &[u8], message: &BorrowedMessage<'_>) -> Found {
     let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
-    let is_of_key =
-        |value| avro::split(value).and_then(|(_, body)| avro::decode_value(body)).is_ok_and(|p| p.id == key);
+    let is_of_key = |value| {
+        let product = avro::split(value).and_then(|(_, body)| avro::decode_value(body));
+        product.is_ok_and(|p| itoa::Buffer::new().format(p.id).as_bytes() == key)
+    };
     match (message.payload(), source.map(|source| source.op == Op::Delete)) {
         (Some(value), Some(false)) if is_of_key(value) => Found::State,
         (None, Some(true)) => Found::Tombstone,
         (Some(_), _) => Found::Foreign,
         (None, _) => Found::ForeignTombstone,
     }
+}
+
+/// Whether the key is the plain form of a whole number.
+fn is_key(key: &[u8]) -> bool {
+    let text = std::str::from_utf8(key).unwrap_or_default();
+    text.parse::<i64>().is_ok_and(|number| itoa::Buffer::new().format(number) == text)
 }
 
 impl Topic {
@@ -311,7 +335,7 @@ impl Topic {
         records: &LastRecords,
         partition: usize,
         range: Range<i64>,
-        each: &mut dyn FnMut(i64, Found),
+        each: &mut dyn FnMut(&[u8], Found),
     ) -> Result<()> {
         let stops = || self.stop.load(Ordering::Relaxed);
         let (end, mut said) = (range.end, Instant::now());
@@ -320,12 +344,9 @@ impl Topic {
                 said = Instant::now();
                 tracing::info!(partition, offset = message.offset(), end, "looking for keys that are gone");
             }
-            let text = message.key().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-            let is_here = |key: &i64| {
-                itoa::Buffer::new().format(*key) == text
-                    && kafka::partition_of(text.as_bytes(), self.partitions as i32) == partition as i32
-            };
-            if let Some(key) = text.parse::<i64>().ok().filter(is_here) {
+            let is_here =
+                |key: &&[u8]| is_key(key) && kafka::partition_of(key, self.partitions as i32) == partition as i32;
+            if let Some(key) = message.key().filter(is_here) {
                 each(key, found(key, message));
             }
             Ok(())
@@ -361,18 +382,23 @@ mod tests {
 
     /// The keys of each pass over these partitions, with at most `limit` keys per pass.
     fn passes(partitions: &[Vec<(i64, bool)>], limit: usize) -> Vec<Vec<i64>> {
+        // Keys of two digits, whose bytes have the order of their numbers.
+        let text = |key: &i64| format!("{key:02}");
+        let limit = limit * (2 + KEY_BYTES);
         let (mut passes, mut cursor) = (Vec::new(), SweepCursor::default());
         while cursor.partition < partitions.len() {
-            let mut collector = Collector::new(cursor, limit);
+            let mut collector = Collector::new(cursor.clone(), limit);
             while let Some(records) = partitions.get(collector.cursor.partition) {
-                records.iter().for_each(|(key, is_alive)| collector.take(*key, *is_alive));
+                records.iter().for_each(|(key, is_alive)| collector.take(text(key).as_bytes(), *is_alive));
                 if !collector.end_partition() {
                     break;
                 }
             }
-            assert!((collector.cursor.partition, collector.cursor.after) > (cursor.partition, cursor.after));
+            let next = &collector.cursor;
+            assert!((next.partition, &next.from) > (cursor.partition, &cursor.from));
             cursor = collector.cursor;
-            passes.push(collector.earlier.into_iter().collect());
+            let number = |key: Box<[u8]>| String::from_utf8_lossy(&key).parse().expect("a number");
+            passes.push(collector.earlier.into_iter().map(number).collect());
         }
         passes
     }
@@ -416,7 +442,7 @@ mod tests {
                 committed_at: Micros(0),
                 anchor: None,
             };
-            let sweep = Some(SweepCursor { partition, after: None });
+            let sweep = Some(SweepCursor { partition, from: None });
             let snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep });
             Progress { snapshot, ..Progress::new(2, position) }
         };

@@ -9,13 +9,19 @@
 //! row by row, in the order of the data.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use model::error::{Error, Result};
+use model::product::{Price, SCHEMA};
+use model::schema::RecordSchema;
 use model::time::Micros;
-use mysql::table::{self, SourceTable, answered, failed, product_from_row, quoted};
+use mysql::binlog::Value as Column;
+use mysql::convert::{self, CivilTime};
+use mysql::select;
+use mysql::table::{self, SourceTable, answered, failed, quoted};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
 use runtime::config::MySqlSettings;
@@ -73,7 +79,7 @@ impl Store {
         if !exists(&mut conn, &settings.database, &settings.table).await? {
             create(&mut conn, &settings).await?;
         }
-        let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table).await?;
+        let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table, &contract()?).await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
         Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers })
     }
@@ -262,15 +268,13 @@ impl Store {
 
     fn take(&self, rows: &[mysql_async::Row], states: &mut HashMap<i32, State>) -> Result<()> {
         for row in rows {
-            let (id, at, columns) = match product_from_row(&self.table, row)? {
-                Ok(product) => {
-                    let columns = product.name.zip(product.category).zip(product.price);
-                    (i128::from(product.id), product.last_updated, columns)
-                }
-                // A file's row may replace a value that no record can carry; an invalid time is older than any other.
-                Err(refused) => (refused.id, row.as_ref(4).map(time).filter(|at| at.0 != 0), None),
-            };
-            let Ok(id) = i32::try_from(id) else { continue };
+            let values = select::values(&self.table, row)?;
+            let [id, name, category, price, _] = values.as_slice() else { continue };
+            let (Column::Int(_) | Column::UInt(_)) = id else { continue };
+            let Some(id) = convert::text(id).and_then(|id| id.parse::<i32>().ok()) else { continue };
+            // A file's row may replace a value that no record can carry; an invalid time is older than any other.
+            let at = row.as_ref(4).filter(|at| **at != Value::NULL).map(time).filter(|at| at.0 != 0);
+            let columns = text(name).zip(text(category)).zip(convert::text(price).as_deref().and_then(Price::parse));
             let columns =
                 columns.map(|((name, category), price)| Row { name: name.into(), category: category.into(), price });
             states.insert(id, State::Present(at, columns));
@@ -398,8 +402,17 @@ fn literal(at: Micros) -> Value {
 /// A `TIMESTAMP(6)` of a session in UTC, over the binary protocol.
 fn time(value: &Value) -> Micros {
     let Value::Date(year, month, day, hour, minute, second, micros) = *value else { return Micros(0) };
-    let civil = mysql::convert::CivilTime { year, month, day, hour, minute, second, micros };
-    mysql::convert::time_from_civil(civil).unwrap_or(Micros(0))
+    let civil = CivilTime { year, month, day, hour, minute, second, micros };
+    civil.to_micros().unwrap_or(Micros(0))
+}
+
+fn text<'a>(value: &'a Column<'_>) -> Option<&'a str> {
+    if let Column::Text(text) = value { Some(text) } else { None }
+}
+
+/// The columns that the files have.
+fn contract() -> Result<Arc<RecordSchema>> {
+    avro::schema::parse(SCHEMA).map(Arc::new).map_err(|reason| Error::definite(format!("the schema: {reason}")))
 }
 
 /// Connects with a session whose writes are in the binlog as rows.

@@ -367,5 +367,5 @@ async fn a_misspelt_table_and_all_that_is_wrong_with_one_are_named_at_once() {
     )
     .await;
     let green = is_green(&world, "cdc-producer");
-    assert!(green.contains("product; not in the contract, so not carried: picture\n"), "{green}");
+    assert!(green.contains("product; not in the schema, so not carried: picture\n"), "{green}");
 }

@@ -8,7 +8,7 @@ use model::error::Result;
 use model::product::{Price, Product};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
-use mysql::table::{self, SourceTable};
+use mysql::table::SourceTable;
 use mysql_async::Conn;
 use rules::transform::{Capitals, Rules, Transformed};
 
@@ -20,6 +20,7 @@ use crate::postgres::{self, Rows, StoredProduct};
 use crate::reading::describe;
 use crate::recent::Match;
 use crate::rechecks::Rechecks;
+use crate::source_rows;
 use crate::span::Span;
 use crate::status::Status;
 use crate::topic::{Topic, hash, state_hash};
@@ -90,7 +91,7 @@ impl Comparison<'_> {
     /// Compares; returns the number of the table's rows.
     ///
     /// # Errors
-    /// As [`table::each_row`] and [`Rows::next_up_to`].
+    /// As [`source_rows::each_row`] and [`Rows::next_up_to`].
     pub(crate) async fn run(
         &mut self,
         conn: &mut Conn,
@@ -102,9 +103,8 @@ impl Comparison<'_> {
         loop {
             let (mut chunk, mut bytes) = (Vec::new(), 0);
             let asked = limit;
-            table::each_row(conn, source, after, Some(asked), |row| {
+            (_, after) = source_rows::each_row(conn, source, after, Some(asked), |row| {
                 bytes += row.as_ref().map_or_else(|row| row.bytes(), text_bytes);
-                after = Some(row.as_ref().map_or_else(|row| row.id, |product| product.id.into()));
                 chunk.push(row.map(|product| OwnedProduct::of(&product)));
                 Ok(bytes < CHUNK_BYTES)
             })
@@ -174,16 +174,18 @@ impl Comparison<'_> {
 
     /// For a row of the table that a record can't carry: requires its dead letter.
     fn not_carried(&mut self, row: &RefusedRow) {
-        self.refused.insert(row.id);
+        let Ok(id) = row.key().parse::<i128>() else { return };
+        self.refused.insert(id);
         let mut value = Vec::new();
         self.letters.write_value(row, &mut value);
-        let Some(text) = self.topic.judge_refused(row.id, hash(&value), self.cut) else {
+        let Some(text) = self.topic.judge_refused(id, hash(&value), self.cut) else {
             self.gaps.add(Gap::Refused, 1);
             return;
         };
         self.findings.add(Check::Table, || {
-            let finding = Finding::new(Check::Table, text).found(format!("{}: {}", row.field.name(), row.refusal));
-            match i64::try_from(row.id) {
+            let finding =
+                Finding::new(Check::Table, text).found(format!("{}: {}", self.letters.field(row.field), row.refusal));
+            match i64::try_from(id) {
                 Ok(id) => finding.key(id),
                 Err(_) => finding,
             }

@@ -29,6 +29,7 @@ mod recent;
 mod rechecks;
 mod report;
 mod run;
+mod source_rows;
 mod span;
 mod status;
 mod topic;

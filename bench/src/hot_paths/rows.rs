@@ -1,11 +1,15 @@
 //! A fixed set of a thousand rows of `product` like a shop's: names in several scripts and with quotes, categories with
 //! and without a discount, a NULL in one row of ten; and the binlog events that MySQL writes for them.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
 use cdc_producer::dump::Event;
-use model::product::{Price, Product};
+use cdc_producer::plan::Encoder;
+use model::product::{Price, Product, SCHEMA};
 use model::time::Micros;
-use mysql::table::{ColumnPlan, Field, SourceTable};
+use mysql::column::ColumnType;
+use mysql::table::{ColumnPlan, SourceTable};
 use mysql_async::binlog::EventType;
 
 /// The number of rows.
@@ -46,8 +50,10 @@ pub struct Rows {
     pub table_map: Event,
     /// The rows events in the order of the products; half of them insert, half update.
     pub events: Vec<Event>,
-    /// The table.
-    pub table: SourceTable,
+    /// The products as records: key and value.
+    pub records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Converts the table's rows.
+    pub encoder: Encoder,
 }
 
 impl Rows {
@@ -73,7 +79,14 @@ impl Rows {
             let kind = if update { EventType::UPDATE_ROWS_EVENT } else { EventType::WRITE_ROWS_EVENT };
             events.push(event(kind, &body)?);
         }
-        Ok(Self { products, table_map: event(EventType::TABLE_MAP_EVENT, &table_map())?, events, table: table() })
+        let record = |product: &Product<'_>| {
+            let mut value = Vec::new();
+            avro::encode(SCHEMA_ID, product, &mut value);
+            (product.id.to_string().into_bytes(), value)
+        };
+        let (records, table_map) =
+            (products.iter().map(record).collect(), event(EventType::TABLE_MAP_EVENT, &table_map())?);
+        Ok(Self { products, table_map, events, records, encoder: Encoder::new(table()?, SCHEMA_ID) })
     }
 }
 
@@ -90,15 +103,37 @@ fn product(n: usize) -> Product<'static> {
     }
 }
 
+/// The schema id of all values.
+pub const SCHEMA_ID: u32 = 1;
+
 const TABLE_ID: [u8; 6] = [108, 1, 0, 0, 0, 0];
 const ALL_COLUMNS: u8 = 0b1_1111;
 
-fn table() -> SourceTable {
-    let columns = Field::ALL.map(|field| {
-        let (name, place, full_type) = (field.name().to_owned(), field as usize, String::new());
-        ColumnPlan { field, name, place, full_type, extra: String::new() }
+const NAMES_OF_COLUMNS: [&str; 5] = ["id", "name", "category", "price", "last_updated"];
+
+fn table() -> Result<SourceTable> {
+    let kinds = [
+        ColumnType::Int { bytes: 4, unsigned: false },
+        ColumnType::Text,
+        ColumnType::Text,
+        ColumnType::Decimal { precision: 10, scale: 2 },
+        ColumnType::Timestamp { fsp: 6 },
+    ];
+    let columns = NAMES_OF_COLUMNS.iter().zip(kinds).enumerate().map(|(place, (name, kind))| ColumnPlan {
+        name: (*name).to_owned(),
+        place,
+        kind,
+        full_type: String::new(),
+        extra: String::new(),
     });
-    SourceTable { database: "shop".to_owned(), table: "product".to_owned(), columns, longest_text: 1_000_000 }
+    let schema = avro::schema::parse(SCHEMA).map_err(|reason| anyhow!(reason))?;
+    Ok(SourceTable {
+        database: "shop".to_owned(),
+        table: "product".to_owned(),
+        schema: Arc::new(schema),
+        columns: columns.collect(),
+        longest_value: 1_000_000,
+    })
 }
 
 /// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)` in
@@ -110,7 +145,7 @@ fn table_map() -> Vec<u8> {
     body.extend([&[7][..], &1200_u16.to_le_bytes(), &2000_u16.to_le_bytes(), &[10, 2, 6]].concat());
     body.push(0b1_1110);
     let names: Vec<u8> =
-        Field::ALL.into_iter().flat_map(|f| [&[f.name().len() as u8], f.name().as_bytes()].concat()).collect();
+        NAMES_OF_COLUMNS.iter().flat_map(|name| [&[name.len() as u8], name.as_bytes()].concat()).collect();
     // Nothing is unsigned; collation 255 everywhere; names; the key is the first column.
     for (field, value) in [(1, &[0][..]), (2, &[252, 255, 0]), (4, &names), (8, &[0])] {
         body.extend([field, value.len() as u8]);

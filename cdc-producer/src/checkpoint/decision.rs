@@ -262,8 +262,12 @@ mod tests {
     #[test]
     fn the_file_is_what_it_was() {
         let mut with_snapshot = progress(2, 50);
-        with_snapshot.snapshot =
-            Some(model::position::SnapshotProgress { after: Some(7), rows: 7, begin: None, sweep: None });
+        with_snapshot.snapshot = Some(model::position::SnapshotProgress {
+            after: Some(model::position::KeyBound::One(model::position::KeyPart::Signed(7))),
+            rows: 7,
+            begin: None,
+            sweep: None,
+        });
         let text = Written::of(&with_snapshot, "buy_online_db.product").text();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/last_read_timestamp.json");
         if std::env::var_os("BLESS").is_some() {

@@ -24,10 +24,9 @@ impl Reader {
             let Some(chunk) = &mut state.chunk else {
                 // The server sends all requested rows, so a table of long rows gets a smaller limit.
                 let limit = state.chunk_limit.clamp(1, self.chunk_rows);
-                let (schema_id, parks) = (self.schema_id, self.letters.is_some());
-                let form = ChunkForm { limit, bytes: self.chunk_bytes, schema_id, parks };
+                let form = ChunkForm { limit, bytes: self.chunk_bytes, parks: self.letters.is_some() };
                 let (conn, position) = (&mut self.conn, &self.progress.position);
-                let chunk = Chunk::read(conn, &self.table, position, snapshot.after, form).await?;
+                let chunk = Chunk::read(conn, &self.encoder, position, snapshot.after.clone(), form).await?;
                 state.chunk_limit = chunk.cut_at().unwrap_or(limit.saturating_mul(2));
                 failpoint::at("producer.chunk-read");
                 state.chunk = Some(chunk);
@@ -60,7 +59,7 @@ impl Reader {
         let Progress { epoch, position, .. } = &self.progress;
         let (epoch, pos, ts_us) = (*epoch, pos_of(position), position.committed_at.0);
         let Some(snapshot) = &mut self.progress.snapshot else { return Ok(()) };
-        let (Some(begin), Some(cursor)) = (&snapshot.begin, snapshot.sweep) else { return Ok(()) };
+        let (Some(begin), Some(cursor)) = (&snapshot.begin, snapshot.sweep.clone()) else { return Ok(()) };
         match self.sweep.step(epoch, begin, cursor).await? {
             Step::Wait => return Ok(()),
             Step::Commit => {
@@ -102,9 +101,9 @@ impl Reader {
 fn delete(gone: &Candidates, mut source: Source<'_>, batch: &mut Batch) -> u64 {
     let mut gone = gone.lock();
     while !batch.is_full()
-        && let Some(id) = gone.pop_first()
+        && let Some(key) = gone.pop_first()
     {
-        batch.push(Change::Gone(id), &source);
+        batch.push(Change::Gone(&key), &source);
         source.row += 1;
     }
     source.row

@@ -241,7 +241,7 @@ impl Reader {
         Err(Error::definite(format!(
             "transaction {} commits the XA transaction {xa}, which was prepared before the binlogs that the server still has: it may \
              have changed rows of {}.{}, and the binlog does not say which",
-            self.group(state)?.pos, self.table.database, self.table.table
+            self.group(state)?.pos, self.encoder.table().database, self.encoder.table().table
         ))
         .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
@@ -260,7 +260,7 @@ impl Reader {
             if events.place().0 != file || events.place().1 > end {
                 break;
             }
-            search.take(&event, events.begin(), &self.table)?;
+            search.take(&event, events.begin(), self.encoder.table())?;
         }
         search.open.retain(|xa, _| !outcomes.contains(xa));
         outcomes.extend(search.outcomes);

@@ -28,7 +28,7 @@ pub struct Subject<'a> {
     /// Its name.
     pub table: &'a str,
     /// The names of the carried columns.
-    pub carried: [&'a str; 5],
+    pub carried: &'a [String],
     /// The definitions of these columns, in the form of [`mysql::table::ColumnPlan::definition`]; empty when
     /// unknown.
     pub columns: &'a [String],

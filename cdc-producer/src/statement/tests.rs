@@ -32,7 +32,7 @@ impl Case {
         let subject = Subject {
             database: "shop",
             table: "product",
-            carried: ["id", "name", "category", "price", "last_updated"],
+            carried: &["id", "name", "category", "price", "last_updated"].map(str::to_owned),
             columns: &self.columns,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,

@@ -7,6 +7,7 @@
 //! Formats: Avro specification 1.12 "Binary encoding" and "Logical types"; Confluent "Wire format": a zero byte, the schema
 //! id as four bytes big-endian, the value.
 
+pub mod encode;
 mod foreign_schema;
 #[cfg(test)]
 mod fuzz;
@@ -29,89 +30,37 @@ const LONGEST_REASON: usize = 500;
 /// Bytes before the Avro value: the zero byte and the schema id.
 pub const PREFIX: usize = 5;
 
-/// Appends the prefix and the Avro value of `product` to `out`.
-pub fn encode(schema_id: u32, product: &Product<'_>, out: &mut Vec<u8>) {
+/// Appends the prefix of a value with this schema id.
+#[inline]
+pub fn prefix(schema_id: u32, out: &mut Vec<u8>) {
     out.push(0);
     out.extend_from_slice(&schema_id.to_be_bytes());
+}
+
+/// Appends the prefix and the Avro value of `product` to `out`.
+pub fn encode(schema_id: u32, product: &Product<'_>, out: &mut Vec<u8>) {
+    prefix(schema_id, out);
     encode_value(product, out);
 }
 
 /// Appends the Avro value of `product`, without prefix, to `out`.
 pub fn encode_value(product: &Product<'_>, out: &mut Vec<u8>) {
-    long(product.id, out);
-    text(product.name, out);
-    text(product.category, out);
-    match product.price {
-        None => out.push(0),
-        Some(price) => {
-            out.push(2);
-            let bytes = price.hundredths().to_be_bytes();
-            let bytes = shortest(&bytes);
-            out.push((bytes.len() as u8) << 1);
-            out.extend_from_slice(bytes);
-        }
+    encode::long(product.id, out);
+    for text in [product.name, product.category] {
+        out.push(u8::from(text.is_some()) << 1);
+        text.inspect(|text| encode::bytes(text.as_bytes(), out));
     }
-    match product.last_updated {
-        None => out.push(0),
-        Some(t) => {
-            out.push(2);
-            long(t.0, out);
-        }
-    }
+    out.push(u8::from(product.price.is_some()) << 1);
+    product.price.inspect(|price| encode::decimal(price.hundredths(), out));
+    out.push(u8::from(product.last_updated.is_some()) << 1);
+    product.last_updated.inspect(|t| encode::long(t.0, out));
 }
 
-/// Zigzag, then seven bits a byte, lowest first.
-fn long(n: i64, out: &mut Vec<u8>) {
-    let mut z = ((n << 1) ^ (n >> 63)) as u64;
-    if z < 0x80 {
-        return out.push(z as u8);
-    }
-    let len = (70 - z.leading_zeros() as usize) / 7;
-    if len > 8 {
-        for _ in 1..len {
-            out.push(z as u8 | 0x80);
-            z >>= 7;
-        }
-        return out.push(z as u8);
-    }
-    // All bytes but the last have the highest bit set. Appending eight and then cutting checks the capacity once.
-    let more = 0x8080_8080_8080_8080 & ((1 << (8 * (len - 1))) - 1);
-    let end = out.len() + len;
-    out.extend_from_slice(&(spread(z) | more).to_le_bytes());
-    out.truncate(end);
-}
-
-/// The low 56 bits, seven to a byte: halves, quarters and eighths move apart.
-fn spread(n: u64) -> u64 {
-    let n = (n & 0x00ff_ffff_f000_0000) << 4 | n & 0x0000_0000_0fff_ffff;
-    let n = (n & 0x0fff_c000_0fff_c000) << 2 | n & 0x0000_3fff_0000_3fff;
-    (n & 0x3f80_3f80_3f80_3f80) << 1 | n & 0x007f_007f_007f_007f
-}
-
-/// The inverse of [`spread`]; the highest bit of each byte is ignored.
+/// Seven bits of each byte, put together; the highest bit of each byte is ignored.
 fn gather(n: u64) -> u64 {
     let n = (n & 0x7f00_7f00_7f00_7f00) >> 1 | n & 0x007f_007f_007f_007f;
     let n = (n & 0x3fff_0000_3fff_0000) >> 2 | n & 0x0000_3fff_0000_3fff;
     (n & 0x0fff_ffff_0000_0000) >> 4 | n & 0x0000_0000_0fff_ffff
-}
-
-fn text(value: Option<&str>, out: &mut Vec<u8>) {
-    match value {
-        None => out.push(0),
-        Some(text) => {
-            out.push(2);
-            long(text.len() as i64, out);
-            out.extend_from_slice(text.as_bytes());
-        }
-    }
-}
-
-/// The shortest two's complement of a big-endian integer; zero is one byte.
-fn shortest(bytes: &[u8; 8]) -> &[u8] {
-    let n = i64::from_be_bytes(*bytes);
-    // The number of leading bits that only repeat the sign, without the sign bit.
-    let redundant = (n ^ (n >> 63)).leading_zeros() - 1;
-    &bytes[(redundant / 8) as usize..]
 }
 
 /// Splits Confluent's wire format into the schema id and the Avro value.

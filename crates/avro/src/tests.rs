@@ -102,7 +102,7 @@ fn prices_of_any_length_are_resolved() {
     let decoder = Decoder::new(&writer).expect("a decoder");
     let schema = Schema::parse_str(&writer).expect("a schema");
     for hundredths in [0, 1, -1, 199, -12_345, 1_234_567, Price::MAX, -Price::MAX] {
-        let price = Decimal::from(shortest(&hundredths.to_be_bytes()).to_vec());
+        let price = Decimal::from(shortest(&hundredths.to_be_bytes()));
         let value = Value::Record(vec![
             ("colour".into(), Value::String("red".into())),
             ("id".into(), Value::Long(5)),
@@ -129,4 +129,11 @@ fn other_units_are_refused() {
         let error = Decoder::new(&evolved(from, to)).expect_err(to);
         assert!(error.to_string().contains(want), "{error}");
     }
+}
+
+/// The shortest two's complement of a big-endian integer.
+fn shortest(bytes: &[u8; 8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode::decimal(i64::from_be_bytes(*bytes), &mut out);
+    out.split_off(1)
 }

@@ -73,7 +73,7 @@ impl fmt::Display for Position {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotProgress {
     /// The last primary key that was read, which may be beyond what a record holds; `None` before the first chunk.
-    pub after: Option<i128>,
+    pub after: Option<KeyBound>,
     /// Records that the snapshot has emitted so far; the next one has this number.
     pub rows: u64,
     /// By partition, the topic's end when the epoch began: each record of the snapshot is at or behind it. `None` when a
@@ -99,14 +99,57 @@ impl SnapshotProgress {
     }
 }
 
+/// A primary key as the server sent it, in the order of the key's columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KeyBound {
+    /// Of one column.
+    One(KeyPart),
+    /// Of several columns.
+    Several(Vec<KeyPart>),
+}
+
+impl KeyBound {
+    /// The values of its columns.
+    pub fn parts(&self) -> &[KeyPart] {
+        match self {
+            Self::One(part) => std::slice::from_ref(part),
+            Self::Several(parts) => parts,
+        }
+    }
+}
+
+/// The value of a key's column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KeyPart {
+    /// An integer.
+    Signed(i64),
+    /// An integer beyond those.
+    Unsigned(u64),
+    /// Text, a decimal number, a date or a time.
+    Text(String),
+    /// Bytes that are not UTF-8.
+    Bytes {
+        /// Two hexadecimal digits for each.
+        hex: String,
+    },
+    /// A floating-point number.
+    Float {
+        /// Its 64 bits.
+        bits: u64,
+    },
+}
+
 /// How far the deletes of a snapshot have progressed: everything before it, in the order of partition and key, is done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepCursor {
     /// The partition, from 0.
     pub partition: usize,
-    /// The last key of it that is done; `None` before the first one.
+    /// The keys of it before this one, in the order of their bytes, are done; `None` when none is, or when an earlier version of
+    /// the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub after: Option<i64>,
+    pub from: Option<String>,
 }
 
 /// A complete snapshot. Each key that was in the table has a record in `begin..end` of its partition; for any other
@@ -284,6 +327,22 @@ mod tests {
     use super::*;
 
     const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn a_key_is_written_as_it_is_read() {
+        for (key, text) in [
+            (KeyBound::One(KeyPart::Signed(-7)), "-7"),
+            (KeyBound::One(KeyPart::Unsigned(u64::MAX)), "18446744073709551615"),
+            (KeyBound::Several(vec![KeyPart::Signed(1), KeyPart::Text("a".to_owned())]), r#"[1,"a"]"#),
+            (KeyBound::One(KeyPart::Bytes { hex: "00ff".to_owned() }), r#"{"hex":"00ff"}"#),
+            (KeyBound::One(KeyPart::Float { bits: 1.5_f64.to_bits() }), r#"{"bits":4609434218613702656}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&key).expect("JSON"), text);
+            assert_eq!(serde_json::from_str::<KeyBound>(text).expect("a key"), key);
+        }
+        let cursor: SweepCursor = serde_json::from_str(r#"{"partition":3,"after":17}"#).expect("of an earlier version");
+        assert_eq!(cursor, SweepCursor { partition: 3, from: None });
+    }
 
     #[test]
     fn order_of_records() {

@@ -1,15 +1,19 @@
-//! Converts a column's value to a field of the contract without loss, or refuses it.
+//! Converts a column's value to a field of the record without loss, or refuses it.
 //!
-//! The same functions serve the snapshot's `SELECT` and the binlog's row images, so that the same row gives the same bytes
-//! from both. They take plain numbers and text and do no IO.
+//! The snapshot's `SELECT` and the binlog's row images both deliver [`Value`]s, so that the same row gives the same bytes
+//! from both. The functions do no IO, and allocate only for values that are refused and for floats as decimals.
 
 use std::fmt;
+use std::io::Write as _;
 
+use avro::encode;
 use jiff::civil;
-
 use model::escape;
-use model::product::Price;
+use model::schema::{Field, FieldType};
 use model::time::Micros;
+
+use crate::binlog::{Date, DateTime, Value};
+use crate::refused_row::{MALFORMED, kept};
 
 /// Why a value can't be carried, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,16 +55,19 @@ pub struct CivilTime {
 }
 
 impl CivilTime {
+    /// `0000-00-00 00:00:00`.
+    const ZERO: Self = Self { year: 0, month: 0, day: 0, hour: 0, minute: 0, second: 0, micros: 0 };
+
     /// The time of a `TIMESTAMP` column in UTC: microseconds since 1970, 0 for the zero date.
     pub fn of_timestamp(micros: i64) -> Self {
+        if micros == 0 {
+            return Self::ZERO;
+        }
         let mut text = Vec::new();
         Micros(micros).write(&mut text);
         let number = |at: std::ops::Range<usize>| {
             text.get(at).map_or(0, |digits| digits.iter().fold(0, |n, b| n * 10 + u32::from(b.wrapping_sub(b'0'))))
         };
-        if micros == 0 {
-            return Self { year: 0, month: 0, day: 0, hour: 0, minute: 0, second: 0, micros: 0 };
-        }
         Self {
             year: number(0..4) as u16,
             month: number(5..7) as u8,
@@ -70,6 +77,32 @@ impl CivilTime {
             second: number(17..19) as u8,
             micros: number(20..26),
         }
+    }
+
+    /// Midnight of a date.
+    fn of_date(date: Date) -> Self {
+        Self { year: date.year, month: date.month, day: date.day, ..Self::ZERO }
+    }
+
+    fn of_datetime(t: DateTime) -> Self {
+        let DateTime { date, hour, minute, second, micros, .. } = t;
+        Self { hour, minute, second, micros, ..Self::of_date(date) }
+    }
+
+    /// The microseconds since 1970-01-01 00:00:00, taken as UTC.
+    ///
+    /// # Errors
+    /// For zero dates and for dates that no calendar has.
+    pub fn to_micros(self) -> Result<Micros, Refusal> {
+        let wrong = || Refusal::new(format!("{self} is no point in time"), "set the column to a real time or to NULL");
+        let small = |n: u16| i8::try_from(n).map_err(|_| wrong());
+        let Self { year, month, day, hour, minute, second, micros } = self;
+        let year = i16::try_from(year).ok().filter(|y| *y > 0).ok_or_else(wrong)?;
+        let nanos = i32::try_from(u64::from(micros) * 1000).map_err(|_| wrong())?;
+        let [month, day, hour, minute, second] = [month, day, hour, minute, second].map(u16::from).map(small);
+        civil::DateTime::new(year, month?, day?, hour?, minute?, second?, nanos)
+            .map(Micros::from_utc)
+            .map_err(|_| wrong())
     }
 }
 
@@ -82,74 +115,310 @@ impl fmt::Display for CivilTime {
     }
 }
 
-/// A primary key of an unsigned column.
+/// Appends the field's part of an Avro value. After a refusal `out` holds part of it.
 ///
 /// # Errors
-/// Beyond 2^63 - 1, where Avro's long ends.
-pub fn id_from_u64(id: u64) -> Result<i64, Refusal> {
-    i64::try_from(id).map_err(|_| {
-        Refusal::new(format!("{id} is beyond {}, the largest id that the Avro schema holds", i64::MAX), CORRECT_THE_ROW)
-    })
-}
-
-/// A price of an integer column.
-///
-/// # Errors
-/// When it has more than eight digits.
-pub fn price_from_i64(whole: i64) -> Result<Price, Refusal> {
-    whole.checked_mul(100).and_then(Price::from_hundredths).ok_or_else(|| not_a_price(&whole.to_string()))
-}
-
-/// A price of an unsigned integer column.
-///
-/// # Errors
-/// When it has more than eight digits.
-pub fn price_from_u64(whole: u64) -> Result<Price, Refusal> {
-    let signed = i64::try_from(whole).map_err(|_| not_a_price(&whole.to_string()))?;
-    price_from_i64(signed)
-}
-
-/// A price of a `DECIMAL` column, from its text.
-///
-/// # Errors
-/// When it needs more than two places or more than eight digits before the point.
-pub fn price_from_text(text: &str) -> Result<Price, Refusal> {
-    Price::parse(text).ok_or_else(|| not_a_price(text))
-}
-
-/// A price of a `DECIMAL` column, from its digits without the point: 1230 with scale 2 is 12.30.
-///
-/// # Errors
-/// As [`price_from_text`].
-pub fn price_from_unscaled(unscaled: i64, scale: u8) -> Result<Price, Refusal> {
-    let hundredths = match scale {
-        0 => unscaled.checked_mul(100),
-        1 => unscaled.checked_mul(10),
-        2 => Some(unscaled),
-        more => {
-            10i64.checked_pow(u32::from(more) - 2).and_then(|power| (unscaled % power == 0).then_some(unscaled / power))
+/// Why the field can't hold the value.
+#[inline]
+pub fn write(value: &Value<'_>, field: &Field, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    match (value, field.null) {
+        (Value::Null, Some(null)) => {
+            out.push(null << 1);
+            return Ok(());
         }
+        (Value::Null, None) => return Err(Refusal::new("it is NULL, which the field can't be", CORRECT_THE_ROW)),
+        (_, Some(null)) => out.push((1 - null) << 1),
+        (_, None) => {}
+    }
+    match (field.kind, value) {
+        (FieldType::Text, Value::Text(text)) => encode::bytes(text.as_bytes(), out),
+        (FieldType::Long, Value::Int(n)) => encode::long(*n, out),
+        (FieldType::Timestamp, Value::Timestamp(t)) => encode::long(instant(t.micros)?, out),
+        (FieldType::Decimal { precision, scale }, value) => return write_decimal(value, (precision, scale), out),
+        (kind, value) => return write_other(value, kind, out),
+    }
+    Ok(())
+}
+
+fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    match (kind, value) {
+        (_, Value::Malformed) => return Err(malformed_text()),
+        (FieldType::Int | FieldType::Long, _) => encode::long(whole(value, kind)?, out),
+        (FieldType::Boolean, _) => out.push(u8::from(boolean(value)?)),
+        (FieldType::Float, Value::Float(n)) => out.extend_from_slice(&n.to_le_bytes()),
+        (FieldType::Double, Value::Float(n)) => out.extend_from_slice(&f64::from(*n).to_le_bytes()),
+        (FieldType::Double, Value::Double(n)) => out.extend_from_slice(&n.to_le_bytes()),
+        (FieldType::Text, Value::Enum { label, .. }) => encode::bytes(label.as_bytes(), out),
+        (FieldType::Text, Value::Json(text)) => encode::bytes(text.as_bytes(), out),
+        (FieldType::Text, Value::Set { bits, labels }) => write_set(*bits, labels, out),
+        (FieldType::Bytes, Value::Bytes(bytes)) => encode::bytes(bytes, out),
+        (FieldType::Bytes, Value::Bit { bits, width }) => encode::bytes(bit_bytes(&bits.to_be_bytes(), *width), out),
+        (FieldType::Uuid, Value::Text(text)) if is_uuid(text) => encode::bytes(text.as_bytes(), out),
+        (FieldType::Uuid, Value::Bytes(bytes)) if bytes.len() == 16 => write_uuid(bytes, out),
+        (FieldType::Uuid, _) => return Err(Refusal::new("it is no UUID", CORRECT_THE_ROW)),
+        (FieldType::Date, Value::Date(date)) => encode::long(days(*date)?, out),
+        (FieldType::Timestamp | FieldType::LocalTimestamp, Value::DateTime(t)) => {
+            encode::long(CivilTime::of_datetime(*t).to_micros()?.0, out);
+        }
+        (FieldType::Timestamp | FieldType::LocalTimestamp, Value::Date(date)) => {
+            encode::long(CivilTime::of_date(*date).to_micros()?.0, out);
+        }
+        (FieldType::Duration, Value::Time(t)) => encode::long(t.micros, out),
+        (FieldType::TimeOfDay, Value::Time(t)) => encode::long(time_of_day(t.micros)?, out),
+        (FieldType::Geometry, Value::Geometry(bytes)) => write_geometry(bytes, out)?,
+        (FieldType::Vector, Value::Vector(bytes)) => write_vector(bytes, out),
+        (_, value) => return Err(unexpected(value)),
+    }
+    Ok(())
+}
+
+fn instant(micros: i64) -> Result<i64, Refusal> {
+    if micros == 0 { CivilTime::ZERO.to_micros().map(|t| t.0) } else { Ok(micros) }
+}
+
+fn whole(value: &Value<'_>, kind: FieldType) -> Result<i64, Refusal> {
+    let number = match value {
+        Value::Int(n) => i128::from(*n),
+        Value::UInt(n) => i128::from(*n),
+        Value::Year(year) => i128::from(*year),
+        other => return Err(unexpected(other)),
     };
-    hundredths
-        .and_then(Price::from_hundredths)
-        .ok_or_else(|| not_a_price(&format!("{unscaled} with {scale} places after the point")))
+    let largest = if kind == FieldType::Int { i64::from(i32::MAX) } else { i64::MAX };
+    match i64::try_from(number) {
+        Ok(n) if (-largest - 1..=largest).contains(&n) => Ok(n),
+        _ if number < 0 => Err(Refusal::new(
+            format!("{number} is beyond {}, the smallest number that the Avro schema holds", -largest - 1),
+            CORRECT_THE_ROW,
+        )),
+        _ => Err(Refusal::new(
+            format!("{number} is beyond {largest}, the largest number that the Avro schema holds"),
+            CORRECT_THE_ROW,
+        )),
+    }
 }
 
-/// A price of a `FLOAT` column: the shortest decimal that reads back as the same float.
-///
-/// # Errors
-/// When that needs more than two places or is out of range.
-pub fn price_from_f32(float: f32) -> Result<Price, Refusal> {
-    // Rust prints the shortest digits that read back, never with an exponent.
-    price_from_text(&float.to_string())
+fn boolean(value: &Value<'_>) -> Result<bool, Refusal> {
+    match value {
+        Value::Int(0) | Value::UInt(0) | Value::Bit { bits: 0, .. } => Ok(false),
+        Value::Int(1) | Value::UInt(1) | Value::Bit { bits: 1, .. } => Ok(true),
+        Value::Int(_) | Value::UInt(_) => Err(Refusal::new("it is neither 0 nor 1", CORRECT_THE_ROW)),
+        other => Err(unexpected(other)),
+    }
 }
 
-/// A price of a `DOUBLE` column, as [`price_from_f32`].
+fn write_decimal(value: &Value<'_>, size: (u32, u32), out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let (precision, scale) = size;
+    let unscaled = match value {
+        Value::Decimal(number) => {
+            // The column's type fits (`ColumnType::check`), so each of its values does.
+            let up = scale.checked_sub(u32::from(number.scale())).ok_or_else(|| unfit(&number.to_string(), size))?;
+            match number.unscaled().and_then(|n| n.checked_mul(10_i64.checked_pow(up)?)) {
+                Some(small) => encode::decimal(small, out),
+                None => {
+                    let (mut wide, is_negative) = number.to_wide();
+                    (0..up).for_each(|_| wide.multiply_add(10, 0));
+                    wide.write(is_negative, out);
+                }
+            }
+            return Ok(());
+        }
+        Value::Int(n) => scaled(i128::from(*n), scale),
+        Value::UInt(n) => scaled(i128::from(*n), scale),
+        // Rust prints the shortest digits that read back, never with an exponent.
+        Value::Float(n) => parse_decimal(&n.to_string(), scale),
+        Value::Double(n) => parse_decimal(&n.to_string(), scale),
+        other => return Err(unexpected(other)),
+    };
+    let fits = |n: &i128| 10_i128.checked_pow(precision).is_none_or(|end| n.abs() < end);
+    let unscaled = unscaled.filter(fits).ok_or_else(|| unfit(&text(value).unwrap_or_default(), size))?;
+    match i64::try_from(unscaled) {
+        Ok(small) => encode::decimal(small, out),
+        Err(_) => {
+            let bytes = unscaled.to_be_bytes();
+            let redundant = (unscaled ^ (unscaled >> 127)).leading_zeros() - 1;
+            encode::bytes(&bytes[(redundant / 8) as usize..], out);
+        }
+    }
+    Ok(())
+}
+
+fn scaled(whole: i128, scale: u32) -> Option<i128> {
+    whole.checked_mul(10_i128.checked_pow(scale)?)
+}
+
+/// Reads plain digits with at most `scale` places other than zeros.
+fn parse_decimal(text: &str, scale: u32) -> Option<i128> {
+    let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (whole, places) = digits.split_once('.').unwrap_or((digits, ""));
+    let (kept, rest) = places.split_at(places.len().min(scale as usize));
+    if rest.bytes().any(|digit| digit != b'0') {
+        return None;
+    }
+    let zeros = std::iter::repeat_n(b'0', scale as usize - kept.len());
+    let mut number = 0_i128;
+    for digit in whole.bytes().chain(kept.bytes()).chain(zeros) {
+        number = number.checked_mul(10)?.checked_add(i128::from(digit.checked_sub(b'0').filter(|d| *d < 10)?))?;
+    }
+    Some(if is_negative { -number } else { number })
+}
+
+fn unfit(text: &str, (precision, scale): (u32, u32)) -> Refusal {
+    const LONGEST: usize = 80;
+    let text = escape::cut(text, LONGEST);
+    Refusal::new(format!("{text} does not fit decimal({precision},{scale}), and nothing is rounded"), CORRECT_THE_ROW)
+}
+
+/// The labels with commas between them, as MySQL prints a SET.
+fn write_set(bits: u64, labels: &[String], out: &mut Vec<u8>) {
+    let chosen = || labels.iter().enumerate().filter(|(place, _)| bits >> place & 1 == 1).map(|(_, label)| label);
+    let length = chosen().map(|label| label.len() + 1).sum::<usize>().saturating_sub(1);
+    encode::long(length as i64, out);
+    for (place, label) in chosen().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(label.as_bytes());
+    }
+}
+
+/// The bytes of a BIT column, as MySQL's protocol sends them: big-endian.
+fn bit_bytes(bits: &[u8; 8], width: u8) -> &[u8] {
+    &bits[8 - usize::from(width).div_ceil(8).min(8)..]
+}
+
+fn is_uuid(text: &str) -> bool {
+    let is_part = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(is_part)
+}
+
+fn write_uuid(bytes: &[u8], out: &mut Vec<u8>) {
+    encode::long(36, out);
+    for (place, byte) in bytes.iter().enumerate() {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        out.extend_from_slice(&hex(*byte));
+    }
+}
+
+fn hex(byte: u8) -> [u8; 2] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
+}
+
+/// Days since 1970-01-01.
+fn days(date: Date) -> Result<i64, Refusal> {
+    let micros = CivilTime::of_date(date).to_micros().map_err(|_| {
+        let Date { year, month, day } = date;
+        Refusal::new(format!("{year:04}-{month:02}-{day:02} is no date"), "set the column to a real date or to NULL")
+    })?;
+    Ok(micros.0 / 86_400_000_000)
+}
+
+fn time_of_day(micros: i64) -> Result<i64, Refusal> {
+    if (0..86_400_000_000).contains(&micros) {
+        return Ok(micros);
+    }
+    Err(Refusal::new("it is not between 00:00 and 24:00", CORRECT_THE_ROW))
+}
+
+/// The binlog and a result set have 4 bytes of SRID, little-endian, then well-known binary.
+fn write_geometry(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let damaged = || Refusal::new("its geometry is shorter than its head", CORRECT_THE_ROW);
+    let (srid, wkb) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    encode::bytes(wkb, out);
+    match u32::from_le_bytes(*srid) {
+        0 => out.push(0),
+        srid => {
+            out.push(2);
+            encode::long(i64::from(srid as i32), out);
+        }
+    }
+    Ok(())
+}
+
+/// Avro's floats are little-endian as MySQL's are.
+fn write_vector(bytes: &[u8], out: &mut Vec<u8>) {
+    let count = bytes.len() / 4;
+    if count > 0 {
+        encode::long(count as i64, out);
+        out.extend_from_slice(&bytes[..4 * count]);
+    }
+    out.push(0);
+}
+
+/// Appends the value as text in a record's key. Two keys are the same if and only if their bytes are.
 ///
 /// # Errors
-/// As [`price_from_f32`].
-pub fn price_from_f64(float: f64) -> Result<Price, Refusal> {
-    price_from_text(&float.to_string())
+/// For a type that no key has, and for malformed text.
+pub fn write_key(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+    let mut digits = itoa::Buffer::new();
+    // Writing to memory can't fail.
+    match value {
+        Value::Int(n) => out.extend_from_slice(digits.format(*n).as_bytes()),
+        Value::UInt(n) => out.extend_from_slice(digits.format(*n).as_bytes()),
+        Value::Year(n) => out.extend_from_slice(digits.format(*n).as_bytes()),
+        Value::Bit { bits, .. } => out.extend_from_slice(digits.format(*bits).as_bytes()),
+        Value::Text(text) => out.extend_from_slice(text.as_bytes()),
+        Value::Enum { label, .. } => out.extend_from_slice(label.as_bytes()),
+        Value::Bytes(bytes) => bytes.iter().for_each(|byte| out.extend_from_slice(&hex(*byte))),
+        // MySQL takes -0 and 0 for one key.
+        Value::Float(n) if *n == 0.0 => out.push(b'0'),
+        Value::Double(n) if *n == 0.0 => out.push(b'0'),
+        Value::Timestamp(t) => Micros(t.micros).write(out),
+        Value::DateTime(t) => {
+            let CivilTime { year, month, day, hour, minute, second, micros } = CivilTime::of_datetime(*t);
+            drop(write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}"));
+        }
+        Value::Time(t) => {
+            let (sign, length) = (if t.micros < 0 { "-" } else { "" }, t.micros.unsigned_abs());
+            let (seconds, micros) = (length / 1_000_000, length % 1_000_000);
+            drop(write!(out, "{sign}{:02}:{:02}:{:02}.{micros:06}", seconds / 3600, seconds / 60 % 60, seconds % 60));
+        }
+        Value::Float(_) | Value::Double(_) | Value::Decimal(_) | Value::Date(_) | Value::Set { .. } => {
+            out.extend_from_slice(&value.to_text_protocol().unwrap_or_default());
+        }
+        Value::Malformed => return Err(malformed_text()),
+        Value::Null | Value::Json(_) | Value::Geometry(_) | Value::Vector(_) => return Err(unexpected(value)),
+    }
+    Ok(())
+}
+
+/// Whether JSON has the key's value as a number.
+pub fn is_number(value: &Value<'_>) -> bool {
+    matches!(
+        value,
+        Value::Int(_)
+            | Value::UInt(_)
+            | Value::Float(_)
+            | Value::Double(_)
+            | Value::Decimal(_)
+            | Value::Year(_)
+            | Value::Bit { .. }
+    )
+}
+
+/// A value as text, for a dead letter; `None` is NULL.
+pub fn text(value: &Value<'_>) -> Option<String> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Malformed => MALFORMED.to_owned(),
+        Value::Text(text) => kept(text),
+        Value::Json(text) => kept(text),
+        Value::Float(n) => n.to_string(),
+        Value::Double(n) => n.to_string(),
+        Value::Date(date) => CivilTime::of_date(*date).to_string(),
+        Value::DateTime(t) => CivilTime::of_datetime(*t).to_string(),
+        Value::Timestamp(t) => CivilTime::of_timestamp(t.micros).to_string(),
+        Value::Bytes(_) | Value::Geometry(_) | Value::Vector(_) | Value::Bit { .. } => {
+            let bytes = value.to_text_protocol().unwrap_or_default();
+            kept(&bytes.iter().flat_map(|byte| hex(*byte)).map(char::from).collect::<String>())
+        }
+        other => String::from_utf8_lossy(&other.to_text_protocol().unwrap_or_default()).into_owned(),
+    })
 }
 
 /// Text with bytes that are invalid in its character set.
@@ -157,95 +426,10 @@ pub fn malformed_text() -> Refusal {
     Refusal::new("its text is damaged: its character set does not have it", CORRECT_THE_ROW)
 }
 
-fn not_a_price(text: &str) -> Refusal {
-    const LONGEST: usize = 80;
-    let text = escape::cut(text, LONGEST);
-    Refusal::new(format!("{text} does not fit decimal(10,2), and nothing is rounded"), CORRECT_THE_ROW)
-}
-
-/// A time of a `DATETIME` or `DATE` column, or of a `TIMESTAMP` read in a session in UTC: taken as UTC.
-///
-/// # Errors
-/// For zero dates and for dates that no calendar has.
-pub fn time_from_civil(t: CivilTime) -> Result<Micros, Refusal> {
-    let wrong = || Refusal::new(format!("{t} is no point in time"), "set the column to a real time or to NULL");
-    let small = |n: u16| i8::try_from(n).map_err(|_| wrong());
-    let year = i16::try_from(t.year).ok().filter(|y| *y > 0).ok_or_else(wrong)?;
-    let nanos = i32::try_from(u64::from(t.micros) * 1000).map_err(|_| wrong())?;
-    let [month, day, hour, minute, second] = [t.month, t.day, t.hour, t.minute, t.second].map(u16::from).map(small);
-    civil::DateTime::new(year, month?, day?, hour?, minute?, second?, nanos).map(Micros::from_utc).map_err(|_| wrong())
-}
-
-/// A time of a `TIMESTAMP` column as the binlog stores it: microseconds since 1970, 0 for the zero date.
-///
-/// # Errors
-/// For the zero date.
-pub fn time_from_timestamp(micros: i64) -> Result<Micros, Refusal> {
-    if micros == 0 {
-        return time_from_civil(CivilTime { year: 0, month: 0, day: 0, hour: 0, minute: 0, second: 0, micros: 0 });
-    }
-    Ok(Micros(micros))
+fn unexpected(value: &Value<'_>) -> Refusal {
+    let what = std::mem::discriminant(value);
+    Refusal::of_column(format!("it has a value of another kind ({what:?})"), "report it with the table's definition")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hundredths(price: Result<Price, Refusal>) -> Option<i64> {
-        price.ok().map(Price::hundredths)
-    }
-
-    #[test]
-    fn floats_become_the_decimal_they_stand_for() {
-        for (float, want) in [(12.3, Some(1230)), (-0.05, Some(-5)), (0.0, Some(0)), (-0.0, Some(0)), (12.345, None)] {
-            assert_eq!(hundredths(price_from_f32(float)), want, "{float}");
-            assert_eq!(
-                hundredths(price_from_f64(f64::from(float))),
-                want.filter(|_| f64::from(float) == 0.0),
-                "{float}"
-            );
-        }
-        assert_eq!(hundredths(price_from_f64(12.3)), Some(1230));
-        assert_eq!(hundredths(price_from_f64(99_999_999.99)), Some(Price::MAX));
-        assert_eq!(hundredths(price_from_f64(1e8)), None);
-        assert_eq!(hundredths(price_from_f32(1e30)), None);
-        assert_eq!(hundredths(price_from_f32(16_777_216.0)), Some(1_677_721_600));
-    }
-
-    #[test]
-    fn decimals_and_integers_fit_or_are_refused() {
-        for (unscaled, scale, want) in [
-            (12, 0, Some(1200)),
-            (12, 1, Some(120)),
-            (12, 2, Some(12)),
-            (1230, 3, Some(123)),
-            (1234, 3, None),
-            (i64::MAX, 0, None),
-            (1, 60, None),
-        ] {
-            assert_eq!(hundredths(price_from_unscaled(unscaled, scale)), want, "{unscaled} {scale}");
-        }
-        assert_eq!(hundredths(price_from_i64(-99_999_999)), Some(-9_999_999_900));
-        assert_eq!(hundredths(price_from_i64(100_000_000)), None);
-        assert_eq!(hundredths(price_from_u64(u64::MAX)), None);
-        assert_eq!(id_from_u64(7), Ok(7));
-        assert!(id_from_u64(1 << 63).is_err());
-    }
-
-    #[test]
-    fn impossible_dates_are_refused() {
-        let at = |year, month, day, second| {
-            time_from_civil(CivilTime { year, month, day, hour: 4, minute: 0, second, micros: 7 })
-        };
-        assert_eq!(at(9999, 12, 31, 59).map(|t| t.to_string()).as_deref(), Ok("9999-12-31T04:00:59.000007Z"));
-        assert_eq!(at(2026, 11, 21, 1).map(|t| t.to_string()).as_deref(), Ok("2026-11-21T04:00:01.000007Z"));
-        for (year, month, day, second) in
-            [(0, 0, 0, 0), (2026, 0, 1, 0), (2026, 2, 30, 0), (2026, 1, 1, 60), (0, 1, 1, 0), (2026, 200, 1, 0)]
-        {
-            assert!(at(year, month, day, second).is_err(), "{year} {month} {day} {second}");
-        }
-        assert_eq!(time_from_timestamp(5), Ok(Micros(5)));
-        let zero = time_from_timestamp(0).map_err(|r| r.to_string());
-        assert_eq!(zero, Err("0000-00-00 00:00:00 is no point in time".to_owned()));
-    }
-}
+mod tests;

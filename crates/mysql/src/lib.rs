@@ -1,5 +1,8 @@
-//! The source: connections, the table, its rows by `SELECT`, and rows that cannot be carried.
+//! The source: connections, the binlog's events, the table and its rows by `SELECT`, and rows that cannot be carried.
 
+pub mod binlog;
+pub mod column;
 pub mod convert;
 pub mod refused_row;
+pub mod select;
 pub mod table;

@@ -1,17 +1,18 @@
-//! A row with a value that the contract can't hold; the producer parks it in `<topic>.dlq`.
+//! A row with a value that no record can hold; the producer parks it in `<topic>.dlq`.
 //!
 //! Invariant: the dead letter of such a row fits into one Kafka record, whatever the row holds.
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-
-use crate::convert::Refusal;
-use crate::table::{Field, SourceTable};
 use model::change::Source;
 use model::error::Error;
 use model::escape;
+use model::schema::FieldType;
 use runtime::config::KafkaSettings;
+use serde::{Serialize, Serializer};
+
+use crate::convert::Refusal;
+use crate::table::SourceTable;
 
 /// Name of the header with the origin of a dead letter, a JSON object.
 pub const ORIGIN_HEADER: &str = "origin";
@@ -19,14 +20,14 @@ pub const ORIGIN_HEADER: &str = "origin";
 /// A row that can't be carried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRow {
-    /// Its primary key, which may be beyond what the Avro schema holds.
-    pub id: i128,
-    /// The column that is refused.
-    pub field: Field,
+    /// Its primary key, as a record's key has it; it may be beyond what a value holds.
+    pub key: Vec<u8>,
+    /// Index of the field that is refused.
+    pub field: usize,
     /// The reason.
     pub refusal: Refusal,
-    /// The values as text, in the order of [`Field::ALL`]; `None` is NULL. All are `None` for a deleted row.
-    pub values: [Option<String>; 5],
+    /// The values as text, in the order of the fields; `None` is NULL. All are `None` for a deleted row.
+    pub values: Vec<Option<String>>,
 }
 
 /// Makes dead letters of refused rows.
@@ -36,7 +37,9 @@ pub struct Letters {
     topic: String,
     /// `database.table`.
     table: String,
-    /// Characters of a value that are kept: each takes six bytes in JSON at most, and name and category may be long.
+    /// The fields' names.
+    fields: Vec<String>,
+    /// Characters of a value that are kept: each takes six bytes in JSON at most.
     longest: usize,
 }
 
@@ -51,16 +54,6 @@ struct Origin<'a> {
     header: &'a str,
 }
 
-/// The value of the dead letter.
-#[derive(Serialize)]
-struct Row<'a> {
-    id: Option<&'a str>,
-    name: Option<&'a str>,
-    category: Option<&'a str>,
-    price: Option<&'a str>,
-    last_updated: Option<&'a str>,
-}
-
 /// Replaces text that is invalid in its character set.
 pub const MALFORMED: &str = "(damaged text)";
 
@@ -73,10 +66,32 @@ pub fn kept(text: &str) -> String {
     cut(text, KEPT).into_owned()
 }
 
+/// The value of the dead letter: the fields in their order.
+struct Row<'a> {
+    letters: &'a Letters,
+    row: &'a RefusedRow,
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { letters, row } = self;
+        let shown = |index: usize| {
+            let value = row.values.get(index)?.as_deref()?;
+            Some(cut(value, letters.longest))
+        };
+        serializer.collect_map(letters.fields.iter().enumerate().map(|(index, name)| (name, shown(index))))
+    }
+}
+
 impl RefusedRow {
     /// Bytes of its values.
     pub fn bytes(&self) -> usize {
         self.values.iter().flatten().map(String::len).sum()
+    }
+
+    /// Its primary key as text.
+    pub fn key(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.key)
     }
 
     /// The error of this row when it is not parked.
@@ -85,33 +100,28 @@ impl RefusedRow {
             "set producer.on_refused to dead_letter, which parks this change; then {}, which arrives as any change",
             self.refusal.remedy
         );
-        Error::definite(format!(
-            "{}.{}, row {}, column {}: {}",
-            table.database,
-            table.table,
-            self.id,
-            self.field.name(),
-            self.refusal.reason
-        ))
-        .with_remedy(remedy)
+        let column = table.columns.get(self.field).map_or("?", |column| column.name.as_str());
+        let (name, key) = (table.full_name(), self.key());
+        Error::definite(format!("{name}, row {key}, column {column}: {}", self.refusal.reason)).with_remedy(remedy)
     }
 }
 
 impl Letters {
     /// For the rows of this table.
     pub fn new(settings: &KafkaSettings, table: &SourceTable) -> Self {
-        Self {
-            topic: settings.topic.clone(),
-            table: format!("{}.{}", table.database, table.table),
-            longest: settings.largest_record() / 32,
-        }
+        let fields: Vec<String> = table.schema.fields.iter().map(|field| field.name.clone()).collect();
+        let longest = longest(settings.largest_record(), table);
+        Self { topic: settings.topic.clone(), table: table.full_name(), fields, longest }
+    }
+
+    /// The name of a field.
+    pub fn field(&self, index: usize) -> &str {
+        self.fields.get(index).map_or("?", String::as_str)
     }
 
     /// Appends the dead letter's value, a JSON object of the columns as text, to `out`.
     pub fn write_value(&self, row: &RefusedRow, out: &mut Vec<u8>) {
-        let shown = row.values.each_ref().map(|value| value.as_deref().map(|value| cut(value, self.longest)));
-        let [id, name, category, price, last_updated] = shown.each_ref().map(|v| v.as_deref());
-        write_json(&Row { id, name, category, price, last_updated }, out);
+        write_json(&Row { letters: self, row }, out);
     }
 
     /// A value as the dead letter's value has it.
@@ -127,13 +137,20 @@ impl Letters {
             &Origin {
                 topic: &self.topic,
                 table: &self.table,
-                column: row.field.name(),
+                column: self.field(row.field),
                 reason: &escape::cut(&row.refusal.reason, self.longest / 4),
                 header: &String::from_utf8_lossy(&header),
             },
             out,
         );
     }
+}
+
+/// Characters of a value that are kept, so that the whole row fits: a number or a time takes few, and two texts may be
+/// long at least.
+fn longest(largest_record: usize, table: &SourceTable) -> usize {
+    let may_be_long = |field: &&model::schema::Field| matches!(field.kind, FieldType::Text | FieldType::Bytes);
+    largest_record / (16 * table.schema.fields.iter().filter(may_be_long).count().max(2))
 }
 
 /// The first `most` characters, with a mark of how many were cut.
@@ -151,14 +168,19 @@ fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use model::change::Op;
 
     fn letter(values: [Option<String>; 5], largest: usize) -> (String, String) {
-        let table = SourceTable::expected("shop", "product");
-        let letters = Letters { topic: "t".to_owned(), table: "shop.product".to_owned(), longest: largest / 32 };
+        let schema = Arc::new(avro::schema::parse(model::product::SCHEMA).expect("the product's schema"));
+        let table = SourceTable::expected("shop", "product", &schema);
+        let fields = schema.fields.iter().map(|field| field.name.clone()).collect();
+        let (topic, name) = ("t".to_owned(), table.full_name());
+        let letters = Letters { topic, table: name, fields, longest: longest(largest, &table) };
         let refusal = Refusal::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");
-        let row = RefusedRow { id: 7, field: Field::LastUpdated, refusal, values };
+        let row = RefusedRow { key: b"7".to_vec(), field: 4, refusal, values: values.to_vec() };
         let error = row.error(&table);
         assert!(error.to_string().starts_with("shop.product, row 7, column last_updated: 0000-00-00"), "{error}");
         let (mut value, mut origin) = (Vec::new(), Vec::new());

@@ -15,8 +15,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cdc_producer::binlog::{RowOperation, TableLayout};
 use columns::Column;
+use mysql::binlog::{RowOperation, TableLayout};
 use oracle::{Captured, Change, Image, Oracle};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cdc_producer::binlog::{Row, RowChanges, RowOperation, TableLayout, Value};
 use futures_util::StreamExt;
+use mysql::binlog::{Row, RowChanges, RowOperation, TableLayout, Value};
 use mysql_async::{
     BinlogStreamRequest, Conn, OptsBuilder,
     binlog::{EventType, events::Event},

@@ -3,15 +3,27 @@
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::{ColumnPlan, ColumnType, Field, SourceTable, answered, check, failed, logs_cascades};
+use std::sync::Arc;
+
+use super::{ColumnPlan, SourceTable, answered, failed, logs_cascades};
+use crate::column::{ColumnType, Described};
 use crate::convert::Refusal;
 use model::error::{Error, Result};
+use model::schema::{Field, RecordSchema};
 
 /// The most tables among which a misspelt name is searched.
 const MANY_TABLES: u32 = 10_000;
 
-/// A row of `information_schema.columns`: name, place, type, full type, precision, scale, character set, nullable, extra.
-type ColumnRow = (String, u32, String, String, Option<u32>, Option<u32>, Option<String>, String, String);
+/// A row of `information_schema.columns`: name, place, type, full type, extra, nullable.
+type ColumnRow = (String, u32, String, String, String, String);
+/// Of the same row: precision, scale, precision of a time, length in bytes, character set.
+type SizeRow = (Option<u32>, Option<u32>, Option<u32>, Option<u64>, Option<String>);
+
+/// A column as the server describes it.
+struct FoundColumn {
+    plan: ColumnPlan,
+    is_nullable: bool,
+}
 
 impl SourceTable {
     /// Whether such a table exists that this user may see.
@@ -42,12 +54,12 @@ impl SourceTable {
         Ok(format!("there is no table {database}.{table}, or this user may not see it{near}"))
     }
 
-    /// Looks the table up and matches its columns to the contract by name, ignoring case.
+    /// Looks the table up and matches its columns to the schema's fields by name, ignoring case.
     ///
     /// # Errors
     /// Definite when the table or a column is missing or can't be carried without loss, with all differences and
     /// remedies.
-    pub async fn inspect(conn: &mut Conn, database: &str, table: &str) -> Result<Self> {
+    pub async fn inspect(conn: &mut Conn, database: &str, table: &str, schema: &Arc<RecordSchema>) -> Result<Self> {
         let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
         let found: Option<(String, String, String)> = answered(conn.exec_first(
             "SELECT table_schema, table_name, table_type FROM information_schema.tables \
@@ -65,34 +77,27 @@ impl SourceTable {
             return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
                 .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
         }
-        let rows: Vec<ColumnRow> = answered(conn.exec(
-            "SELECT column_name, ordinal_position, LOWER(data_type), column_type, numeric_precision, numeric_scale, \
-                 character_set_name, is_nullable, extra \
-                 FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position",
-            (&database, &table),
-        ))
-        .await
-        .map_err(asking)?;
+        let found = columns(conn, &database, &table).await?;
         let mut faults = Vec::new();
-        let columns = Field::ALL.map(|field| noted(plan_column(&database, &table, &rows, field), &mut faults));
-        let id = columns[0].as_ref().map_or(Field::Id.name(), |id| &id.name);
-        for checked in [check_key(conn, &database, &table, id).await, check_foreign_keys(conn, &database, &table).await]
+        let name = format!("{database}.{table}");
+        let columns = schema.fields.iter().filter_map(|field| noted(plan_column(&name, &found, field), &mut faults));
+        let columns: Vec<ColumnPlan> = columns.collect();
+        let key: Vec<&str> = schema.key.iter().map(|index| schema.fields[*index].column.as_str()).collect();
+        for checked in
+            [check_key(conn, &database, &table, &key).await, check_foreign_keys(conn, &database, &table).await]
         {
             match checked {
                 Err(error) if error.is_transient() => return Err(error),
                 checked => _ = noted(checked, &mut faults),
             }
         }
-        match columns {
-            [Some(id), Some(name), Some(category), Some(price), Some(last_updated)] if faults.is_empty() => {
-                let columns = [id, name, category, price, last_updated];
-                Ok(Self { database, table, columns, longest_text: usize::MAX })
-            }
-            _ => Err(together(&faults)),
+        if !faults.is_empty() {
+            return Err(together(&faults));
         }
+        Ok(Self { database, table, schema: Arc::clone(schema), columns, longest_value: usize::MAX })
     }
 
-    /// The columns that are not carried because the contract does not name them.
+    /// The columns that are not carried because the schema does not name them.
     ///
     /// # Errors
     /// As [`failed`].
@@ -131,49 +136,82 @@ fn nearest<'a>(database: &str, table: &str, tables: &'a [(String, String)]) -> O
     near.min().map(|(_, _, found)| found)
 }
 
-fn plan_column(database: &str, table: &str, rows: &[ColumnRow], field: Field) -> Result<ColumnPlan> {
-    let wanted = field.name();
-    let Some((name, place, type_name, full_type, precision, scale, charset, nullable, extra)) =
-        rows.iter().find(|row| row.0.eq_ignore_ascii_case(wanted))
+async fn columns(conn: &mut Conn, database: &str, table: &str) -> Result<Vec<FoundColumn>> {
+    let asking = |e| failed(&format!("look up the columns of {database}.{table}"), e);
+    let select = |columns: &str| {
+        format!(
+            "SELECT {columns} FROM information_schema.columns WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position"
+        )
+    };
+    let named = select("column_name, ordinal_position, LOWER(data_type), column_type, extra, is_nullable");
+    let named: Vec<ColumnRow> = answered(conn.exec(named, (database, table))).await.map_err(asking)?;
+    let sized =
+        select("numeric_precision, numeric_scale, datetime_precision, character_octet_length, character_set_name");
+    let sized: Vec<SizeRow> = answered(conn.exec(sized, (database, table))).await.map_err(asking)?;
+    let found = named.into_iter().zip(sized).map(|((name, place, data_type, full_type, extra, nullable), size)| {
+        let (precision, scale, fraction, bytes, charset) = size;
+        let kind = ColumnType::of(Described {
+            data_type: &data_type,
+            column_type: &full_type,
+            precision: precision.unwrap_or(0),
+            scale: scale.unwrap_or(0),
+            fraction: fraction.unwrap_or(0),
+            bytes: bytes.unwrap_or(0),
+            charset: charset.as_deref(),
+        });
+        let place = usize::try_from(place).unwrap_or(usize::MAX).saturating_sub(1);
+        FoundColumn { plan: ColumnPlan { name, place, kind, full_type, extra }, is_nullable: nullable != "NO" }
+    });
+    Ok(found.collect())
+}
+
+fn plan_column(table: &str, found: &[FoundColumn], field: &Field) -> Result<ColumnPlan> {
+    let wanted = &field.column;
+    let Some(FoundColumn { plan, is_nullable }) =
+        found.iter().find(|found| found.plan.name.to_lowercase() == wanted.to_lowercase())
     else {
-        return Err(Error::definite(format!("{database}.{table} has no column {wanted}"))
+        return Err(Error::definite(format!("{table} has no column {wanted}"))
             .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
     };
     let refused = |refusal: Refusal| {
-        Error::definite(format!("{database}.{table}.{name} is {full_type}: {}", refusal.reason))
+        Error::definite(format!("{table}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
             .with_remedy(refusal.remedy)
     };
-    let column = ColumnType {
-        name: type_name,
-        precision: precision.unwrap_or(0),
-        scale: scale.unwrap_or(0),
-        charset: charset.as_deref(),
-    };
-    check(field, &column).map_err(refused)?;
-    if field == Field::Id && nullable != "NO" {
-        return Err(refused(Refusal::new("an id must not be NULL", "make the column id NOT NULL and the primary key")));
+    plan.kind.check(field.kind).map_err(refused)?;
+    if !field.is_nullable() && *is_nullable {
+        return Err(refused(Refusal::new(
+            "it may be NULL, and its field may not",
+            "make the column NOT NULL, or its field nullable",
+        )));
     }
-    let place = usize::try_from(*place).unwrap_or(usize::MAX).saturating_sub(1);
-    Ok(ColumnPlan { field, name: name.clone(), place, full_type: full_type.clone(), extra: extra.clone() })
+    Ok(plan.clone())
 }
 
-async fn check_key(conn: &mut Conn, database: &str, table: &str, id: &str) -> Result<()> {
-    let key: Vec<String> = answered(conn.exec(
-        "SELECT column_name FROM information_schema.statistics \
+async fn check_key(conn: &mut Conn, database: &str, table: &str, wanted: &[&str]) -> Result<()> {
+    let key: Vec<(String, Option<u32>)> = answered(conn.exec(
+        "SELECT column_name, sub_part FROM information_schema.statistics \
              WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
         (database, table),
     ))
     .await
     .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
-    if matches!(key.as_slice(), [only] if only.eq_ignore_ascii_case(id)) {
+    let is_wanted = |((name, prefix), wanted): (&(String, Option<u32>), &&str)| {
+        prefix.is_none() && name.to_lowercase() == wanted.to_lowercase()
+    };
+    if key.len() == wanted.len() && key.iter().zip(wanted).all(is_wanted) {
         return Ok(());
     }
-    let found = match key.join(", ") {
+    let part = |(name, prefix): &(String, Option<u32>)| match prefix {
+        None => name.clone(),
+        Some(characters) => format!("{name}({characters})"),
+    };
+    let found = match key.iter().map(part).collect::<Vec<_>>().join(", ") {
         none if none.is_empty() => "has no primary key".to_owned(),
         columns => format!("has the primary key ({columns})"),
     };
-    Err(Error::definite(format!("{database}.{table} {found}; it must be id alone"))
-        .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY (id)")))
+    let wanted = wanted.join(", ");
+    Err(Error::definite(format!("{database}.{table} {found}; the schema's key is ({wanted})"))
+        .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY ({wanted})")))
 }
 
 async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Result<()> {

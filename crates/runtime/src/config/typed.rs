@@ -230,9 +230,9 @@ impl KafkaSettings {
         self.message_max_bytes().min(MESSAGE_MAX_BYTES)
     }
 
-    /// Maximum bytes of a row's text, so that its record fits into `message.max.bytes`: the rest is reserved for the
-    /// key, the header and the framing, and a GTID set in the header may be long.
-    pub fn longest_text(&self) -> usize {
+    /// Maximum bytes of a value, so that its record fits into `message.max.bytes`: the rest is reserved for the key, the
+    /// header and the framing, and a GTID set in the header may be long.
+    pub fn longest_value(&self) -> usize {
         const ADDED: usize = 16 * 1024;
         let largest = self.message_max_bytes();
         largest.saturating_sub(ADDED).max(largest / 2)

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use avro::encode::Wide;
+
 use super::{cursor::Cursor, error::Fault};
 
 const DIGITS_PER_GROUP: u8 = 9;
@@ -31,6 +33,8 @@ enum Number<'a> {
     Small(i64),
     /// The binary form, checked: each group of digits is in its range.
     Large(&'a [u8]),
+    /// The text, checked: a sign if it is negative, digits, and a point before `scale` more digits, if there are any.
+    Text(&'a str),
 }
 
 impl<'a> Decimal<'a> {
@@ -41,6 +45,56 @@ impl<'a> Decimal<'a> {
             && precision <= SMALL_PRECISION
             && unscaled.unsigned_abs() < 10_u64.pow(u32::from(precision));
         fits.then_some(Self { number: Number::Small(unscaled), precision, scale })
+    }
+
+    /// A number as the server prints it in a column of this size. None when the text is not of this form.
+    pub fn parse(text: &'a [u8], precision: u8, scale: u8) -> Option<Self> {
+        let text = std::str::from_utf8(text).ok()?;
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let (whole, places) = digits.split_once('.').unwrap_or((digits, ""));
+        let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        let zeros = usize::from(scale).checked_sub(places.len())?;
+        if !valid(precision, scale) || whole.is_empty() || !is_number(whole) || !is_number(places) {
+            return None;
+        }
+        if precision > SMALL_PRECISION {
+            return (whole.len() + places.len() <= usize::from(MAX_PRECISION) + 1).then_some(Self {
+                number: Number::Text(text),
+                precision,
+                scale,
+            });
+        }
+        let mut unscaled: i64 = 0;
+        for digit in whole.bytes().chain(places.bytes()).chain(std::iter::repeat_n(b'0', zeros)) {
+            unscaled = unscaled.checked_mul(10)?.checked_add(i64::from(digit - b'0'))?;
+        }
+        Self::small(if text.starts_with('-') { -unscaled } else { unscaled }, precision, scale)
+    }
+
+    /// The number × 10^scale without its sign, and whether it is negative.
+    pub fn to_wide(&self) -> (Wide, bool) {
+        let mut wide = Wide::default();
+        let mut digits = |text: &str| text.bytes().for_each(|digit| wide.multiply_add(10, u32::from(digit - b'0')));
+        match self.number {
+            Number::Small(unscaled) => {
+                digits(&unscaled.unsigned_abs().to_string());
+                (wide, unscaled < 0)
+            }
+            Number::Text(text) => {
+                let (whole, places) = text.split_once('.').unwrap_or((text, ""));
+                digits(whole.trim_start_matches('-'));
+                digits(places);
+                (places.len()..usize::from(self.scale)).for_each(|_| wide.multiply_add(10, 0));
+                (wide, text.starts_with('-'))
+            }
+            Number::Large(bytes) => {
+                // The form was checked when it was decoded.
+                for group in Groups::new(bytes, self.precision, self.scale).flatten() {
+                    wide.multiply_add(POWERS_OF_TEN[usize::from(group.digits)], group.number);
+                }
+                (wide, is_negative(bytes))
+            }
+        }
     }
 
     /// Digits in all.
@@ -57,7 +111,7 @@ impl<'a> Decimal<'a> {
     pub fn unscaled(&self) -> Option<i64> {
         match self.number {
             Number::Small(unscaled) => Some(unscaled),
-            Number::Large(_) => None,
+            Number::Large(_) | Number::Text(_) => None,
         }
     }
 
@@ -164,6 +218,9 @@ impl Iterator for Groups<'_> {
 
 impl fmt::Display for Decimal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Number::Text(text) = self.number {
+            return f.write_str(text);
+        }
         // There are at most 65 digits, and no more bytes than that are written.
         let mut digits = [b'0'; MAX_PRECISION as usize];
         let digits = &mut digits[..usize::from(self.precision)];
@@ -182,6 +239,7 @@ impl fmt::Display for Decimal<'_> {
                 }
                 is_negative(bytes)
             }
+            Number::Text(_) => false,
         };
         let text = std::str::from_utf8(digits).map_err(|_| fmt::Error)?;
         let (whole, fraction) = text.split_at(usize::from(self.precision - self.scale));

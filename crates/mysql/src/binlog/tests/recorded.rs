@@ -15,7 +15,7 @@ struct Seed {
 }
 
 fn seeds() -> Vec<Seed> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzzing/seeds/rows");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzzing/seeds/rows");
     let mut seeds = Vec::new();
     for file in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let file = file.unwrap();
