@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cdc_producer::endpoint::Endpoint;
 use cdc_producer::history::Continuity;
 use cdc_producer::known::Known;
@@ -20,7 +20,7 @@ use model::change::SOURCE_HEADER;
 use model::position::Progress;
 use model::product::SCHEMA;
 use model::time::Micros;
-use mysql::table::SourceTable;
+use mysql::table::{Contract, SourceTable};
 use rdkafka::message::Message;
 use runtime::config::{KafkaSettings, MySqlSettings, Program, Secret, Settings};
 use runtime::telemetry::{Health, Metrics};
@@ -52,8 +52,8 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
         let mut conn = endpoint.begin().await?;
         let server = Server::ask(&mut conn).await?;
         let position = locate::position_at(&endpoint, &server, from).await?;
-        let schema = Arc::new(avro::schema::parse(SCHEMA).map_err(Error::msg)?);
-        let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table, &schema).await?;
+        let contract = Contract::new(SCHEMA, false)?;
+        let table = SourceTable::inspect(&mut conn, DATABASE, &mysql.table, &contract).await?;
         let options = StreamOptions { server_id: SERVER_ID, heartbeat: Duration::from_secs(5), max_event: 1 << 30 };
         let stream = EventStream::open(&endpoint, &position, options).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);

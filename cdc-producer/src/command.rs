@@ -1,5 +1,7 @@
 //! The command line: run, show or change the checkpoint, check the configuration.
 
+use std::sync::Arc;
+
 use avro::registry::{Found, Registry};
 use clap::{Arg, Command};
 use kafka::doctor::{self, Check};
@@ -197,8 +199,12 @@ async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Serv
 
 async fn doctor(settings: &ProducerSettings) -> Result<()> {
     let endpoint = Endpoint::new(settings.mysql.clone());
-    let mut checks = match preflight::mysql(&endpoint, &settings.schema).await {
+    let mut schema = Arc::clone(&settings.contract.text);
+    let mut checks = match preflight::mysql(&endpoint, &settings.contract).await {
         Ok(mut report) => {
+            if let Some(table) = &report.table {
+                schema = Arc::clone(&table.schema_text);
+            }
             // Without this right all other checks would fail as a consequence.
             if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {
                 report.checks.extend(history(settings, &endpoint, server).await);
@@ -208,7 +214,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
         Err(e) => vec![Check::failed("MySQL", &e)],
     };
     checks.extend(kafka_checks(settings).await);
-    checks.push(match Registry::new(settings.registry.clone())?.check().await {
+    checks.push(match Registry::new(settings.registry.clone())?.check(&schema).await {
         Ok(Found::Good(found)) => Check::good("registry", found),
         Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
         Err(e) => Check::failed("registry", &e),

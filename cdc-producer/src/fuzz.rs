@@ -90,6 +90,7 @@ fn statements() {
             table: "product",
             carried: &carried,
             columns: &columns,
+            takes_all: collation % 2 == 0,
             is_generated: false,
             logs_cascades: true,
             asked: Some(&BTreeSet::new()),

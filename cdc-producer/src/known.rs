@@ -52,7 +52,7 @@ impl Known {
     /// # Errors
     /// Transient when the link breaks.
     pub(crate) async fn created(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<()> {
-        match SourceTable::inspect(conn, &table.database, &table.table, &table.schema).await {
+        match SourceTable::inspect(conn, &table.database, &table.table, &table.contract).await {
             Ok(found) => *self = Self::now(conn, &found, true, self.logs_cascades).await?,
             Err(error) if error.is_transient() => return Err(error),
             // The error about its first row will name the fault.
@@ -82,6 +82,7 @@ impl Known {
             table: &table.table,
             carried: &self.names,
             columns: &state.columns,
+            takes_all: table.is_derived,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
             asked: state.asked.as_ref().map(|asked| &asked.tables),

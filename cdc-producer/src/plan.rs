@@ -41,6 +41,8 @@ pub struct Plan {
     encoder: Encoder,
     layout: TableLayout,
     projection: Projection,
+    /// By place in the projection, the index of the field.
+    fields: Vec<usize>,
     /// Selects only the key, for the image before.
     key: Projection,
 }
@@ -201,15 +203,22 @@ impl Plan {
     pub fn new(event: &Event, encoder: Encoder) -> Result<Self> {
         let table = &encoder.table;
         let layout = TableLayout::parse(event.data()).map_err(|e| undecodable(&e))?;
-        let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+        let has = |name: &str| layout.columns.iter().any(|column| column.name.to_lowercase() == name.to_lowercase());
+        // A column that the table has got since is NULL in these rows.
+        let is_missing = |index: usize| {
+            table.is_derived && table.schema.fields[index].is_nullable() && !has(&table.columns[index].name)
+        };
+        let fields: Vec<usize> = (0..table.columns.len()).filter(|index| !is_missing(*index)).collect();
+        let names: Vec<&str> = fields.iter().map(|index| table.columns[*index].name.as_str()).collect();
         let projection = layout.project(&names).map_err(|e| undecodable(&e))?;
-        for (index, (field, place)) in table.schema.fields.iter().zip(projection.columns()).enumerate() {
+        for (index, place) in fields.iter().zip(projection.columns()) {
             let kind = ColumnType::of_layout(&layout.columns[*place].kind);
-            kind.check(field.kind).map_err(|r| refused(table, index, &r))?;
+            kind.check(table.schema.fields[*index].kind).map_err(|r| refused(table, *index, &r))?;
         }
-        let key: Vec<usize> = table.schema.key.iter().map(|index| projection.columns()[*index]).collect();
+        let place = |field: &usize| fields.iter().position(|index| index == field).map(|at| projection.columns()[at]);
+        let key = table.schema.key.iter().map(place);
         let is_whole = layout.primary_key.iter().all(|part| part.prefix.is_none());
-        if !is_whole || !layout.primary_key.iter().map(|part| part.column).eq(key) {
+        if !is_whole || !layout.primary_key.iter().map(|part| Some(part.column)).eq(key) {
             let names = table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Error::definite(format!(
                 "{}: ({names}) is not its whole primary key any more",
@@ -219,7 +228,12 @@ impl Plan {
         }
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
         let key = layout.project(&key).map_err(|e| undecodable(&e))?;
-        Ok(Self { layout, projection, key, encoder })
+        Ok(Self { layout, projection, fields, key, encoder })
+    }
+
+    /// Whether the rows have a column that the schema does not name, although it was made from the table's columns.
+    pub fn has_new_column(&self) -> bool {
+        self.encoder.table.is_derived && self.layout.columns.len() > self.fields.len()
     }
 
     /// Passes each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
@@ -231,10 +245,10 @@ impl Plan {
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
         let mut rows = changes.rows_of(&self.layout, &self.key, &self.projection).map_err(|e| undecodable(&e))?;
         let mut before = Values::from_elem(Value::Null, self.key.columns().len());
-        let mut after = Values::from_elem(Value::Null, self.projection.columns().len());
+        let mut after = Values::from_elem(Value::Null, self.encoder.table.columns.len());
         let mut buffers = Buffers::default();
         while rows
-            .read_each(|place, value| before[place] = value, |place, value| after[place] = value)
+            .read_each(|place, value| before[place] = value, |place, value| after[self.fields[place]] = value)
             .map_err(|e| undecodable(&e))?
         {
             self.row(changes.operation, &before, &after, &mut buffers, &mut each)?;

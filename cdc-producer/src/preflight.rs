@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use kafka::doctor::{Check, definite_or};
 use model::error::Result;
-use model::schema::RecordSchema;
-use mysql::table::{SourceTable, answered, logs_cascades};
+use mysql::table::{Contract, SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
@@ -35,7 +34,7 @@ pub struct MySqlReport {
 ///
 /// # Errors
 /// Transient when the link breaks; faults of the server are in the report.
-pub async fn mysql(endpoint: &Endpoint, schema: &Arc<RecordSchema>) -> Result<MySqlReport> {
+pub async fn mysql(endpoint: &Endpoint, contract: &Arc<Contract>) -> Result<MySqlReport> {
     let settings = endpoint.settings();
     let mut conn = endpoint.begin().await?;
     let mut report =
@@ -73,6 +72,14 @@ pub async fn mysql(endpoint: &Endpoint, schema: &Arc<RecordSchema>) -> Result<My
     report.logs_cascades = logs_cascades(&mut conn).await?;
     let (database, table) = (&settings.database, &settings.table);
     report.table_exists = SourceTable::exists(&mut conn, database, table).await?;
+    if !report.table_exists && contract.all {
+        report.checks.push(Check::bad(
+            "table",
+            SourceTable::missing(&mut conn, database, table).await?,
+            "create it first: with db.columns=all its columns decide the schema",
+        ));
+        return Ok(report);
+    }
     if !report.table_exists {
         report.checks.push(Check::warning(
             "table",
@@ -84,12 +91,12 @@ pub async fn mysql(endpoint: &Endpoint, schema: &Arc<RecordSchema>) -> Result<My
             .await
             .map_err(|e| failed("read a setting", e))?;
         report.table = Some(match small {
-            Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase(), schema),
-            _ => SourceTable::expected(database, table, schema),
+            Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase(), contract),
+            _ => SourceTable::expected(database, table, contract),
         });
         return Ok(report);
     }
-    match SourceTable::inspect(&mut conn, database, table, schema).await {
+    match SourceTable::inspect(&mut conn, database, table, contract).await {
         Ok(table) => {
             let left_out = match table.left_out(&mut conn).await?.join(", ") {
                 none if none.is_empty() => none,

@@ -15,6 +15,7 @@ use model::error::{Error, Result};
 use model::position::{LastTransaction, Progress};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
+use mysql::table::SourceTable;
 use mysql_async::Conn;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -237,7 +238,7 @@ impl Reader {
                 let group = self.group(state)?;
                 (group.rows_follow, group.xa) = (true, xa.map(|xa| (xa, Kept::default())));
             }
-            Meaning::TableMap => self.table_map(state, &event)?,
+            Meaning::TableMap => self.table_map(state, &event).await?,
             Meaning::Rows => self.rows(state, event).await?,
             Meaning::Commit => self.commit(state).await?,
             Meaning::Statement => self.statement(state).await?,
@@ -302,7 +303,7 @@ impl Reader {
         })
     }
 
-    fn table_map(&self, state: &mut State, event: &Event) -> Result<()> {
+    async fn table_map(&mut self, state: &mut State, event: &Event) -> Result<()> {
         let group = self.group(state)?;
         let (id, ours) = Plan::table_of(event, self.encoder.table())?;
         if !ours {
@@ -310,9 +311,27 @@ impl Reader {
         } else if let Some((_, kept)) = &mut group.xa {
             kept.push(event);
         } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
-            state.plan = Some((id, event.data().to_vec(), Plan::new(event, self.encoder.clone())?));
+            let plan = Plan::new(event, self.encoder.clone());
+            if plan.as_ref().map_or(self.encoder.table().is_derived, Plan::has_new_column) {
+                self.require_same_columns().await?;
+            }
+            state.plan = Some((id, event.data().to_vec(), plan?));
         }
         Ok(())
+    }
+
+    /// The rows have other columns than the schema was made from.
+    ///
+    /// # Errors
+    /// Transient when the table has other columns now too: the next session makes its schema from them. If it has not,
+    /// the columns of these rows are gone from the table.
+    async fn require_same_columns(&mut self) -> Result<()> {
+        let table = self.encoder.table();
+        let now = SourceTable::inspect(&mut self.conn, &table.database, &table.table, &table.contract).await?;
+        if now.schema == table.schema {
+            return Ok(());
+        }
+        Err(Error::transient(format!("{} has other columns now: their schema is registered next", table.full_name())))
     }
 
     async fn rows(&mut self, state: &mut State, event: Event) -> Result<()> {

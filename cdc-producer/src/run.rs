@@ -9,8 +9,8 @@ use kafka::doctor;
 use model::error::{Error, Result};
 use model::position::Progress;
 use model::product::SCHEMA;
-use model::schema::RecordSchema;
 use mysql::refused_row::Letters;
+use mysql::table::Contract;
 use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -44,8 +44,8 @@ pub struct ProducerSettings {
     pub kafka: KafkaSettings,
     /// The registry.
     pub registry: RegistrySettings,
-    /// The schema of the table's records.
-    pub schema: Arc<RecordSchema>,
+    /// The fields of the table's records.
+    pub contract: Arc<Contract>,
     /// Folder of the checkpoint file.
     pub time_track: PathBuf,
     /// This reader's id among the server's replicas.
@@ -75,9 +75,8 @@ impl ProducerSettings {
             bytes: settings.bytes("producer.batch_bytes")?,
             linger: settings.duration("producer.linger")?,
         };
-        let schema = avro::schema::parse(SCHEMA).map_err(|reason| Error::usage(format!("the schema: {reason}")))?;
         Ok(Self {
-            schema: Arc::new(schema),
+            contract: Contract::new(SCHEMA, settings.text("db.columns") == "all")?,
             mysql: MySqlSettings::from(settings)?,
             kafka: KafkaSettings::from(settings)?,
             registry: RegistrySettings::from(settings)?,

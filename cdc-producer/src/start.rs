@@ -4,6 +4,7 @@
 //! earlier one and completes or aborts its transaction in flight; only then is the position read back. A checkpoint
 //! file that is refused is found before that, so that such a start fences nobody.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use avro::registry::Registry;
@@ -59,9 +60,12 @@ pub(crate) async fn prepare(
 
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
-    let registry = settings.registry.clone();
+    let (registry, contract) = (settings.registry.clone(), Arc::clone(&settings.contract));
     // A separate task, as the TLS handshake keeps a core busy for a while, here and at MySQL.
-    let registering = tokio::spawn(async move { Registry::new(registry)?.register().await });
+    let registering = tokio::spawn(async move {
+        // A schema that the table decides waits for the look at the table.
+        if contract.all { Ok(None) } else { Registry::new(registry)?.register(&contract.text).await.map(Some) }
+    });
     let register = async { registering.await.map_err(|e| panicked("registering the schema", &e))? };
     let look_up = async {
         let (kafka, topics) = (settings.kafka.clone(), target.topics(&settings.kafka));
@@ -86,7 +90,7 @@ pub(crate) async fn prepare(
             Ok((producer, records))
         })
     };
-    let report = preflight::mysql(endpoint, &settings.schema);
+    let report = preflight::mysql(endpoint, &settings.contract);
     let (report, schema_id, topic_is_missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
         async { register.await.inspect(|_| done("the schema is registered")) },
@@ -102,6 +106,10 @@ pub(crate) async fn prepare(
         return Err(Error::transient("the server's checks did not come to an end"));
     };
     table.longest_value = settings.kafka.longest_value();
+    let schema_id = match schema_id {
+        Some(id) => id,
+        None => Registry::new(settings.registry.clone())?.register(&table.schema_text).await?,
+    };
     // The file is checked first: a refused one must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),
@@ -150,7 +158,9 @@ pub(crate) async fn prepare(
         }
         Start::Resume(mut progress) => {
             epoch::check_topic(&progress, &bounds, topic_id.as_deref(), &target)?;
-            epoch::note_schema_id(&mut progress, schema_id, &bounds);
+            if !table.is_derived {
+                epoch::note_schema_id(&mut progress, schema_id, &bounds);
+            }
             progress.topic_id = topic_id.or(progress.topic_id);
             epoch::resume(&mut progress, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
@@ -184,7 +194,9 @@ pub(crate) async fn prepare(
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
                     .await?;
             let Some(mut first) = begun else { return Ok(None) };
-            epoch::note_schema_id(&mut first, schema_id, &bounds);
+            if !table.is_derived {
+                epoch::note_schema_id(&mut first, schema_id, &bounds);
+            }
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }

@@ -9,19 +9,17 @@
 //! row by row, in the order of the data.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use model::error::{Error, Result};
 use model::product::{Price, SCHEMA};
-use model::schema::RecordSchema;
 use model::time::Micros;
 use mysql::binlog::Value as Column;
 use mysql::convert::{self, CivilTime};
 use mysql::select;
-use mysql::table::{self, SourceTable, answered, failed, quoted};
+use mysql::table::{self, Contract, SourceTable, answered, failed, quoted};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
 use runtime::config::MySqlSettings;
@@ -79,7 +77,9 @@ impl Store {
         if !exists(&mut conn, &settings.database, &settings.table).await? {
             create(&mut conn, &settings).await?;
         }
-        let table = SourceTable::inspect(&mut conn, &settings.database, &settings.table, &contract()?).await?;
+        let table =
+            SourceTable::inspect(&mut conn, &settings.database, &settings.table, &Contract::new(SCHEMA, false)?)
+                .await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
         Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers })
     }
@@ -408,11 +408,6 @@ fn time(value: &Value) -> Micros {
 
 fn text<'a>(value: &'a Column<'_>) -> Option<&'a str> {
     if let Column::Text(text) = value { Some(text) } else { None }
-}
-
-/// The columns that the files have.
-fn contract() -> Result<Arc<RecordSchema>> {
-    avro::schema::parse(SCHEMA).map(Arc::new).map_err(|reason| Error::definite(format!("the schema: {reason}")))
 }
 
 /// Connects with a session whose writes are in the binlog as rows.

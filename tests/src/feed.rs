@@ -32,7 +32,8 @@ impl Feed {
     pub async fn new(world: &World) -> Self {
         let settings = world.kafka();
         let registry = RegistrySettings::from(&world.settings(Program::CdcProducer)).expect("registry settings");
-        let schema = Registry::new(registry).expect("a client").register().await.expect("a schema id");
+        let schema =
+            Registry::new(registry).expect("a client").register(model::product::SCHEMA).await.expect("a schema id");
         ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("the topic");
         let producer = TransactionalProducer::new(&settings, &settings.transactional_id).expect("a producer");
         let readers = ["read_committed", "read_uncommitted"].map(|level| {

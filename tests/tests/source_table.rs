@@ -9,9 +9,8 @@ use integration_tests::World;
 use model::error::Class;
 use model::position::{KeyBound, KeyPart};
 use model::product::SCHEMA;
-use model::schema::RecordSchema;
 use mysql::select;
-use mysql::table::{self, SourceTable};
+use mysql::table::{self, Contract, SourceTable};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Secret, SslMode};
@@ -21,8 +20,8 @@ async fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
 }
 
-fn schema() -> Arc<RecordSchema> {
-    Arc::new(avro::schema::parse(SCHEMA).unwrap())
+fn contract() -> Arc<Contract> {
+    Contract::new(SCHEMA, false).unwrap()
 }
 
 /// All rows as records, a line each: id, name, category, price, last_updated.
@@ -93,7 +92,7 @@ async fn every_kind_of_column_is_read_exactly() {
     {
         run(&mut conn, &format!("CREATE TABLE t{i} ({columns})")).await;
         run(&mut conn, &format!("INSERT INTO t{i} VALUES {values}")).await;
-        let source = SourceTable::inspect(&mut conn, &world.name, &format!("t{i}"), &schema()).await.unwrap();
+        let source = SourceTable::inspect(&mut conn, &world.name, &format!("t{i}"), &contract()).await.unwrap();
         assert_eq!(rows(&mut conn, &source, None, None).await.unwrap(), want, "{columns}");
         let second = &want[want.len().min(1)..];
         let first: i64 = want[0].split('|').next().unwrap().parse().unwrap();
@@ -133,7 +132,7 @@ async fn a_value_that_does_not_fit_is_refused_by_row_and_column() {
         let named: Vec<&str> = columns.split(", ").map(|c| c.split(' ').next().unwrap()).collect();
         run(&mut conn, &format!("CREATE TABLE v{i} ({all})")).await;
         run(&mut conn, &format!("INSERT INTO v{i} ({}) VALUES {values}", named.join(", "))).await;
-        let source = SourceTable::inspect(&mut conn, &world.name, &format!("v{i}"), &schema()).await.unwrap();
+        let source = SourceTable::inspect(&mut conn, &world.name, &format!("v{i}"), &contract()).await.unwrap();
         let error = rows(&mut conn, &source, None, None).await.expect_err(want);
         assert!(error.contains(want), "{want} in {error}");
     }
@@ -185,7 +184,7 @@ async fn a_table_that_cannot_be_carried_is_refused_with_a_remedy() {
     .enumerate()
     {
         run(&mut conn, create).await;
-        let error = SourceTable::inspect(&mut conn, &world.name, &format!("r{i}"), &schema()).await.expect_err(want);
+        let error = SourceTable::inspect(&mut conn, &world.name, &format!("r{i}"), &contract()).await.expect_err(want);
         assert_eq!(error.class(), Class::Definite);
         assert!(error.to_string().contains(want), "{want} in {error}");
         assert!(error.remedy().is_some_and(|r| r.contains(remedy)), "{remedy} in {:?}", error.remedy());
@@ -278,7 +277,7 @@ async fn a_server_of_another_kind() {
             "CREATE TABLE {table} ({columns}, CONSTRAINT k_{table} FOREIGN KEY (shop) REFERENCES shop (id) {rule})"
         );
         run(&mut conn, &create).await;
-        let outcome = SourceTable::inspect(&mut conn, &world.name, table, &schema()).await;
+        let outcome = SourceTable::inspect(&mut conn, &world.name, table, &contract()).await;
         let refused = outcome.err().map(|e| format!("{e}; {}", e.remedy().unwrap_or_default()));
         assert_eq!(refused.is_some(), cascades, "{refused:?}");
         if let Some(text) = refused {

@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use avro::writer_schema::WriterSchemas;
 use model::error::{Error, Result};
 use model::product::SCHEMA;
-use model::schema::RecordSchema;
 use mysql::refused_row::Letters;
-use mysql::table::{self, SourceTable};
+use mysql::table::{self, Contract, SourceTable};
 use mysql_async::Conn;
 use rules::transform::Rules;
 use runtime::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
@@ -70,11 +68,6 @@ const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The wait for open transactions, at least.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// The schema of the table's records.
-fn schema() -> Result<Arc<RecordSchema>> {
-    avro::schema::parse(SCHEMA).map(Arc::new).map_err(|reason| Error::definite(format!("the schema: {reason}")))
-}
-
 /// Compares everything up to one position of the source, which it fixes; with `wait` it first waits until everything
 /// has arrived, at most so long.
 ///
@@ -84,7 +77,7 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     let mut run = Run::new(parts, wait);
     let mut conn = table::connect(&run.parts.mysql).await?;
     let MySqlSettings { database, table, .. } = &run.parts.mysql;
-    let inspected = SourceTable::inspect(&mut conn, database, table, &schema()?).await?;
+    let inspected = SourceTable::inspect(&mut conn, database, table, &Contract::new(SCHEMA, false)?).await?;
     let (mut cut, producer) = match run.fix(&mut conn, &inspected).await? {
         Ok(fixed) => fixed,
         Err(missing) => return Ok(run.not_arrived(missing)),

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use cdc_producer::dump::Event;
 use cdc_producer::plan::Encoder;
 use model::product::{Price, Product, SCHEMA};
 use model::time::Micros;
 use mysql::column::ColumnType;
-use mysql::table::{ColumnPlan, SourceTable};
+use mysql::table::{ColumnPlan, Contract, SourceTable};
 use mysql_async::binlog::EventType;
 
 /// The number of rows.
@@ -126,11 +126,14 @@ fn table() -> Result<SourceTable> {
         full_type: String::new(),
         extra: String::new(),
     });
-    let schema = avro::schema::parse(SCHEMA).map_err(|reason| anyhow!(reason))?;
+    let contract = Contract::new(SCHEMA, false)?;
     Ok(SourceTable {
         database: "shop".to_owned(),
         table: "product".to_owned(),
-        schema: Arc::new(schema),
+        schema: Arc::clone(&contract.schema),
+        schema_text: Arc::clone(&contract.text),
+        contract,
+        is_derived: false,
         columns: columns.collect(),
         longest_value: 1_000_000,
     })

@@ -168,7 +168,7 @@ impl Reader {
 
     async fn apply_one(&mut self, state: &mut State, event: Event) -> Result<()> {
         if event.header().event_type_raw() == EventType::TABLE_MAP_EVENT as u8 {
-            self.table_map(state, &event)
+            self.table_map(state, &event).await
         } else {
             self.rows(state, event).await
         }

@@ -178,7 +178,16 @@ impl Alter<'_> {
     fn add(&self, clause: &[Word<'_>], place: usize) -> Outcome {
         let several = clause.get(place).is_some_and(|w| w.symbol('('));
         let list = &clause[(place + usize::from(several)).min(clause.len())..];
-        let added = clauses(list).take(if several { usize::MAX } else { 1 });
+        let mut added = clauses(list).take(if several { usize::MAX } else { 1 });
+        if self.subject.takes_all {
+            return added.try_for_each(|definition| match definition.first() {
+                Some(name) if fills_rows(definition) => Err(changes(format!(
+                    "ALTER TABLE … that adds the column {} and gives existing rows a value",
+                    name.text
+                ))),
+                _ => Ok(()),
+            });
+        }
         match added.filter_map(|definition| self.carried(definition.first())).next() {
             Some(i) => Err(changes(format!("ALTER TABLE … that adds the column {}", self.subject.carried[i]))),
             None => Ok(()),
@@ -212,6 +221,15 @@ impl Alter<'_> {
         self.columns[i] = after;
         Ok(())
     }
+}
+
+/// Whether a new column has a value in the rows that exist: it has a default, is computed, or may not be NULL.
+fn fills_rows(definition: &[Word<'_>]) -> bool {
+    const FILLS: [&str; 6] = ["AS", "GENERATED", "AUTO_INCREMENT", "PRIMARY", "SERIAL", "NOT"];
+    definition.iter().enumerate().skip(1).any(|(place, word)| {
+        let is_null = definition.get(place + 1).is_some_and(|next| next.is("NULL"));
+        word.is_any(&FILLS) || (word.is("DEFAULT") && !is_null)
+    })
 }
 
 /// Whether the clause is a column, perhaps with its table, and perhaps with `ASC` or `DESC`.

@@ -32,6 +32,8 @@ pub struct Subject<'a> {
     /// The definitions of these columns, in the form of [`mysql::table::ColumnPlan::definition`]; empty when
     /// unknown.
     pub columns: &'a [String],
+    /// Whether each column of the table is carried, also a new one.
+    pub takes_all: bool,
     /// Whether a carried column is computed from others.
     pub is_generated: bool,
     /// The server logs the rows that a foreign key changes.

@@ -12,6 +12,7 @@ const COLUMNS: [&str; 5] = ["int", "varchar(300)", "text", "decimal(10,2)", "tim
 struct Case {
     session: Session<'static>,
     columns: Vec<String>,
+    takes_all: bool,
     is_generated: bool,
     logs_cascades: bool,
     asked: Option<BTreeSet<String>>,
@@ -21,6 +22,7 @@ fn case(current: &'static str) -> Case {
     Case {
         session: Session { database: current.into(), mode: STRICT, written: Written::To(vec!["shop".into()]) },
         columns: COLUMNS.map(str::to_owned).to_vec(),
+        takes_all: false,
         is_generated: false,
         logs_cascades: true,
         asked: None,
@@ -34,6 +36,7 @@ impl Case {
             table: "product",
             carried: &["id", "name", "category", "price", "last_updated"].map(str::to_owned),
             columns: &self.columns,
+            takes_all: self.takes_all,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
             asked: self.asked.as_ref(),
@@ -398,4 +401,26 @@ fn a_definition_of_more_words_than_are_kept() {
     asked.asked = Some(["other.audited".to_owned()].into());
     assert!(asked.stops(&many("DROP TABLE ", "guest.t", ", other.audited")));
     assert!(!asked.stops(&many("DROP TABLE ", "guest.t", ", another")));
+}
+
+#[test]
+fn a_new_column_continues_unless_existing_rows_get_a_value() {
+    let all = Case { takes_all: true, ..case("shop") };
+    for (definition, stops) in [
+        ("sku VARCHAR(20)", false),
+        ("COLUMN sku VARCHAR(20) NULL DEFAULT NULL AFTER id", false),
+        ("(sku VARCHAR(20), stock INT)", false),
+        ("sku VARCHAR(20) COMMENT 'NOT NULL'", false),
+        ("sku VARCHAR(20) DEFAULT ''", true),
+        ("sku VARCHAR(20) NOT NULL", true),
+        ("(sku VARCHAR(20), stock INT NOT NULL)", true),
+        ("total DECIMAL(10,2) AS (price * 2)", true),
+        ("stock INT GENERATED ALWAYS AS (1)", true),
+        // The table had it when the session began, and has not got it yet at this place of the binlog.
+        ("price DECIMAL(10,2)", false),
+    ] {
+        assert_eq!(all.stops(&format!("ALTER TABLE product ADD {definition}")), stops, "{definition}");
+    }
+    assert!(all.stops("ALTER TABLE product DROP COLUMN price"));
+    assert!(!case("shop").stops("ALTER TABLE product ADD sku VARCHAR(20) NOT NULL"));
 }

@@ -11,7 +11,6 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use model::error::{Error, Result, blames_certificate};
-use model::product::SCHEMA;
 use runtime::config::RegistrySettings;
 
 /// Timeout from a request to the last byte of its answer.
@@ -95,16 +94,16 @@ impl Registry {
         Ok(Self { settings, http })
     }
 
-    /// Checks what a start will find and write, without writing.
+    /// Checks what a start with this schema will find and write, without writing.
     ///
     /// # Errors
     /// As [`Registry::register`], as far as it can be seen without writing.
-    pub async fn check(&self) -> Result<Found> {
+    pub async fn check(&self, schema: &str) -> Result<Found> {
         let subject = &self.settings.subject;
-        let id = self.look_up().await?;
+        let id = self.look_up(schema).await?;
         let rule = self.rule().await?;
         if id.is_none() {
-            self.require_compatible().await?;
+            self.require_compatible(schema).await?;
         }
         let known = match id {
             Some(id) => format!("subject {subject} has our schema (id {id})"),
@@ -125,14 +124,14 @@ impl Registry {
         })
     }
 
-    /// Registers our schema under the configured subject, if needed, and returns its id; a repeated call gives the same
+    /// Registers the schema, a JSON text, under the configured subject, if needed, and returns its id; a repeated call gives the same
     /// id.
     ///
     /// # Errors
     /// Transient when the registry can't be reached; definite when it holds an incompatible schema or refuses.
-    pub async fn register(&self) -> Result<u32> {
+    pub async fn register(&self, schema: &str) -> Result<u32> {
         let subject = &self.settings.subject;
-        let known = self.look_up().await?;
+        let known = self.look_up(schema).await?;
         let set_rule = match self.rule().await? {
             Rule::InForce(_) => false,
             Rule::Missing => true,
@@ -158,9 +157,9 @@ impl Registry {
         }
         // Some registries report no rule for a subject that does not exist yet.
         let is_late = set_rule && self.set_rule().await?.is_none();
-        self.require_compatible().await?;
+        self.require_compatible(schema).await?;
         let path = format!("subjects/{subject}/versions");
-        let answer = self.call(Method::POST, &path, Some(schema())).await?;
+        let answer = self.call(Method::POST, &path, Some(json!({ "schema": schema }))).await?;
         if is_late {
             self.set_rule().await?;
         }
@@ -168,25 +167,25 @@ impl Registry {
     }
 
     /// The id of our schema if the subject has it.
-    async fn look_up(&self) -> Result<Option<u32>> {
+    async fn look_up(&self, schema: &str) -> Result<Option<u32>> {
         let path = format!("subjects/{}", self.settings.subject);
-        match self.call(Method::POST, &path, Some(schema())).await? {
+        match self.call(Method::POST, &path, Some(json!({ "schema": schema }))).await? {
             None => Ok(None),
             answer => id_of(answer.as_ref()).map(Some).ok_or_else(|| self.no_registry(&path, "no id")),
         }
     }
 
-    async fn require_compatible(&self) -> Result<()> {
+    async fn require_compatible(&self, schema: &str) -> Result<()> {
         let (subject, url) = (&self.settings.subject, &self.settings.url);
         let path = format!("compatibility/subjects/{subject}/versions/latest");
-        let answer = self.call(Method::POST, &path, Some(schema())).await?;
+        let answer = self.call(Method::POST, &path, Some(json!({ "schema": schema }))).await?;
         // A new subject has no schema to be compatible with.
         if answer.is_none_or(|answer| answer["is_compatible"] != Value::Bool(false)) {
             return Ok(());
         }
         Err(Error::definite(format!("subject {subject} at {url} holds a schema that ours is not compatible with"))
             .with_remedy(format!(
-                "compare schemas/product_value_avro_schema.json with GET {url}/subjects/{subject}/versions/latest; \
+                "compare the schema that `cdc-producer tables` shows with GET {url}/subjects/{subject}/versions/latest; \
                  then delete that subject if nobody needs it, or use another one (schema_registry.subject)"
             )))
     }
@@ -385,11 +384,6 @@ fn redirected(method: &Method, url: &str, status: StatusCode, to: Option<&Header
         "the schema registry answers {status} to {method} {url}, a redirect to {to}, and redirects are not followed"
     ))
     .with_remedy("set schema_registry.url to the address at which the registry itself answers")
-}
-
-/// The form of our schema in a request.
-fn schema() -> Value {
-    json!({ "schema": SCHEMA })
 }
 
 fn id_of(answer: Option<&Value>) -> Option<u32> {

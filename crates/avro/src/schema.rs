@@ -6,12 +6,14 @@
 
 use model::escape;
 use model::schema::{Field, FieldType, RecordSchema};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// Property of a field: the column's name.
 const NAME: &str = "mysql.name";
 /// Property of the record: the names of the key's fields.
 const KEY: &str = "mysql.key";
+/// Property of a field: the column's type.
+const TYPE: &str = "mysql.type";
 /// Property of a `long` that is a length of time.
 const UNIT: &str = "unit";
 const MICROSECONDS: &str = "microseconds";
@@ -23,6 +25,82 @@ const MICROSECONDS: &str = "microseconds";
 pub fn parse(text: &str) -> Result<RecordSchema, String> {
     let json: Value = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
     record(&json)
+}
+
+/// The JSON text of a schema. `types` are the columns' types as MySQL writes them, in the order of the fields; a reader
+/// ignores them. The text is the same for the same fields in each version of this program, so that an upgrade registers
+/// nothing.
+pub fn write(schema: &RecordSchema, types: &[String]) -> String {
+    let (namespace, name) = schema.name.rsplit_once('.').unwrap_or(("", &schema.name));
+    let fields = schema.fields.iter().enumerate().map(|(index, field)| {
+        let mut json = Map::new();
+        json.insert("name".to_owned(), Value::from(field.name.as_str()));
+        json.insert("type".to_owned(), declared(field));
+        if field.null == Some(0) {
+            json.insert("default".to_owned(), Value::Null);
+        }
+        if field.column != field.name {
+            json.insert(NAME.to_owned(), Value::from(field.column.as_str()));
+        }
+        if let Some(kind) = types.get(index) {
+            json.insert(TYPE.to_owned(), Value::from(kind.as_str()));
+        }
+        Value::from(json)
+    });
+    let key: Vec<&str> = schema.key.iter().map(|index| schema.fields[*index].name.as_str()).collect();
+    json!({
+        "type": "record", "name": name, "namespace": namespace, KEY: key, "fields": fields.collect::<Vec<_>>(),
+    })
+    .to_string()
+}
+
+fn declared(field: &Field) -> Value {
+    let logical = |of: &str, logical: &str| json!({ "type": of, "logicalType": logical });
+    let kind = match field.kind {
+        FieldType::Boolean => json!("boolean"),
+        FieldType::Int => json!("int"),
+        FieldType::Long => json!("long"),
+        FieldType::Float => json!("float"),
+        FieldType::Double => json!("double"),
+        FieldType::Text => json!("string"),
+        FieldType::Bytes => json!("bytes"),
+        FieldType::Decimal { precision, scale } => {
+            json!({ "type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale })
+        }
+        FieldType::Uuid => logical("string", "uuid"),
+        FieldType::Date => logical("int", "date"),
+        FieldType::LocalTimestamp => logical("long", "local-timestamp-micros"),
+        FieldType::Timestamp => logical("long", "timestamp-micros"),
+        FieldType::TimeOfDay => logical("long", "time-micros"),
+        FieldType::Duration => json!({ "type": "long", UNIT: MICROSECONDS }),
+        FieldType::Vector => json!({ "type": "array", "items": "float" }),
+        // Each record of a schema has a name of its own.
+        FieldType::Geometry => json!({ "type": "record", "name": format!("{}_geometry", field.name), "fields": [
+            { "name": "wkb", "type": "bytes" }, { "name": "srid", "type": ["null", "int"], "default": null },
+        ] }),
+    };
+    match field.null {
+        None => kind,
+        Some(0) => json!(["null", kind]),
+        Some(_) => json!([kind, "null"]),
+    }
+}
+
+/// A name that Avro allows (specification 1.12, "Names"): each other character becomes `_uXXXX`, a leading digit gets
+/// `_` before it.
+pub fn adjusted(name: &str) -> String {
+    let mut adjusted = String::new();
+    for (place, c) in name.chars().enumerate() {
+        match c {
+            'a'..='z' | 'A'..='Z' | '_' => adjusted.push(c),
+            '0'..='9' if place > 0 => adjusted.push(c),
+            '0'..='9' => adjusted.extend(['_', c]),
+            other => {
+                other.encode_utf16(&mut [0; 2]).iter().for_each(|unit| adjusted.push_str(&format!("_u{unit:04X}")))
+            }
+        }
+    }
+    adjusted
 }
 
 fn record(json: &Value) -> Result<RecordSchema, String> {
@@ -189,6 +267,49 @@ mod tests {
         let composite = r#"{"type":"record","name":"shop.T","namespace":"x","mysql.key":["b","a"],
             "fields":[{"name":"a","type":"int"},{"name":"b","type":"string"},{"name":"c","type":"long"}]}"#;
         assert_eq!(described(&parse(composite).expect("a schema")), "shop.T [1, 0]: a int, b string, c long");
+    }
+
+    #[test]
+    fn a_schema_is_read_as_it_was_written() {
+        let types = [
+            FieldType::Boolean,
+            FieldType::Int,
+            FieldType::Long,
+            FieldType::Float,
+            FieldType::Double,
+            FieldType::Decimal { precision: 65, scale: 30 },
+            FieldType::Text,
+            FieldType::Bytes,
+            FieldType::Uuid,
+            FieldType::Date,
+            FieldType::LocalTimestamp,
+            FieldType::Timestamp,
+            FieldType::TimeOfDay,
+            FieldType::Duration,
+            FieldType::Geometry,
+            FieldType::Vector,
+        ];
+        let field = |(index, kind): (usize, FieldType)| Field {
+            name: format!("f{index}"),
+            column: format!("f{index}{}", if index == 3 { " x" } else { "" }),
+            kind,
+            null: [None, Some(0), Some(1)][index % 3],
+        };
+        let fields = types.into_iter().enumerate().map(field).collect();
+        let schema = RecordSchema { name: "shop.T".to_owned(), fields, key: vec![3, 0] };
+        let text = write(&schema, &["bit(1)".to_owned()]);
+        assert_eq!(parse(&text), Ok(schema));
+        apache_avro::Schema::parse_str(&text).expect("another implementation reads it");
+        assert!(text.contains(r#"{"mysql.type":"bit(1)","name":"f0","type":"boolean"}"#), "{text}");
+    }
+
+    #[test]
+    fn names_that_avro_does_not_allow_are_adjusted() {
+        for (name, want) in
+            [("price", "price"), ("a b", "a_u0020b"), ("2nd", "_2nd"), ("ü", "_u00FC"), ("x-1", "x_u002D1")]
+        {
+            assert_eq!(adjusted(name), want);
+        }
     }
 
     #[test]

@@ -168,15 +168,14 @@ fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::table::Contract;
     use model::change::Op;
 
     fn letter(values: [Option<String>; 5], largest: usize) -> (String, String) {
-        let schema = Arc::new(avro::schema::parse(model::product::SCHEMA).expect("the product's schema"));
-        let table = SourceTable::expected("shop", "product", &schema);
-        let fields = schema.fields.iter().map(|field| field.name.clone()).collect();
+        let contract = Contract::new(model::product::SCHEMA, false).expect("the product's schema");
+        let table = SourceTable::expected("shop", "product", &contract);
+        let fields = table.schema.fields.iter().map(|field| field.name.clone()).collect();
         let (topic, name) = ("t".to_owned(), table.full_name());
         let letters = Letters { topic, table: name, fields, longest: longest(largest, &table) };
         let refusal = Refusal::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");

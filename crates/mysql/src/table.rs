@@ -50,6 +50,29 @@ impl ColumnPlan {
     }
 }
 
+/// The fields that a table's records are to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contract {
+    /// The schema of the default table's records.
+    pub schema: Arc<RecordSchema>,
+    /// Its JSON text.
+    pub text: Arc<str>,
+    /// Take every column of the table: those of the schema as it has them, if they are all there, and the others by
+    /// their types.
+    pub all: bool,
+}
+
+impl Contract {
+    /// Reads the schema's JSON text.
+    ///
+    /// # Errors
+    /// Definite when it is not the schema of a flat record.
+    pub fn new(text: &str, all: bool) -> Result<Arc<Self>> {
+        let schema = avro::schema::parse(text).map_err(|reason| Error::definite(format!("the schema: {reason}")))?;
+        Ok(Arc::new(Self { schema: Arc::new(schema), text: text.into(), all }))
+    }
+}
+
 /// A table that can be read without loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceTable {
@@ -59,6 +82,12 @@ pub struct SourceTable {
     pub table: String,
     /// The schema of its records.
     pub schema: Arc<RecordSchema>,
+    /// Its JSON text.
+    pub schema_text: Arc<str>,
+    /// The fields that were asked for.
+    pub contract: Arc<Contract>,
+    /// Whether the schema was made from the table's columns, so that it changes with them.
+    pub is_derived: bool,
     /// The columns that fill the schema's fields, in their order.
     pub columns: Vec<ColumnPlan>,
     /// Bytes of the largest value: [`KafkaSettings::longest_value`](runtime::config::KafkaSettings::longest_value).
@@ -67,7 +96,8 @@ pub struct SourceTable {
 
 impl SourceTable {
     /// A table that does not exist yet, with the columns that the schema names.
-    pub fn expected(database: &str, table: &str, schema: &Arc<RecordSchema>) -> Self {
+    pub fn expected(database: &str, table: &str, contract: &Arc<Contract>) -> Self {
+        let schema = &contract.schema;
         let column = |(place, field): (usize, &model::schema::Field)| ColumnPlan {
             name: field.column.clone(),
             place,
@@ -79,6 +109,9 @@ impl SourceTable {
             database: database.to_owned(),
             table: table.to_owned(),
             schema: Arc::clone(schema),
+            schema_text: Arc::clone(&contract.text),
+            contract: Arc::clone(contract),
+            is_derived: false,
             columns: schema.fields.iter().enumerate().map(column).collect(),
             longest_value: usize::MAX,
         }

@@ -47,7 +47,7 @@ impl Scene {
     pub(crate) async fn new(name: &str) -> Self {
         let world = World::new(name).with_postgres();
         let registry = Registry::new(RegistrySettings::from(&world.settings(Program::Verify)).unwrap()).unwrap();
-        let schema = registry.register().await.unwrap();
+        let schema = registry.register(model::product::SCHEMA).await.unwrap();
         kafka::ensure_topics(&world.kafka(), &[TopicSpec::products(&world.kafka())]).await.unwrap();
         let mut scene = Self { world, sent: Vec::new() };
         let change = |op, id: i64, product: Option<Product<'_>>, number: u64, row| Sent {

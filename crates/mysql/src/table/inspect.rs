@@ -5,11 +5,11 @@ use mysql_async::prelude::Queryable;
 
 use std::sync::Arc;
 
-use super::{ColumnPlan, SourceTable, answered, failed, logs_cascades};
+use super::{ColumnPlan, Contract, SourceTable, answered, failed, logs_cascades};
 use crate::column::{ColumnType, Described};
 use crate::convert::Refusal;
 use model::error::{Error, Result};
-use model::schema::{Field, RecordSchema};
+use model::schema::{Field, FieldType, RecordSchema};
 
 /// The most tables among which a misspelt name is searched.
 const MANY_TABLES: u32 = 10_000;
@@ -54,12 +54,12 @@ impl SourceTable {
         Ok(format!("there is no table {database}.{table}, or this user may not see it{near}"))
     }
 
-    /// Looks the table up and matches its columns to the schema's fields by name, ignoring case.
+    /// Looks the table up and matches its columns to the contract's fields by name, ignoring case.
     ///
     /// # Errors
     /// Definite when the table or a column is missing or can't be carried without loss, with all differences and
     /// remedies.
-    pub async fn inspect(conn: &mut Conn, database: &str, table: &str, schema: &Arc<RecordSchema>) -> Result<Self> {
+    pub async fn inspect(conn: &mut Conn, database: &str, table: &str, contract: &Arc<Contract>) -> Result<Self> {
         let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
         let found: Option<(String, String, String)> = answered(conn.exec_first(
             "SELECT table_schema, table_name, table_type FROM information_schema.tables \
@@ -80,6 +80,14 @@ impl SourceTable {
         let found = columns(conn, &database, &table).await?;
         let mut faults = Vec::new();
         let name = format!("{database}.{table}");
+        let (schema, schema_text, is_derived) = if contract.all {
+            let key = primary_key(conn, &database, &table).await?;
+            let derived = derive((&database, &table), &found, &key, &contract.schema)?;
+            let types: Vec<String> = derived.fields.iter().map(|field| type_of(&found, field)).collect();
+            (Arc::new(derived.clone()), avro::schema::write(&derived, &types).into(), true)
+        } else {
+            (Arc::clone(&contract.schema), Arc::clone(&contract.text), false)
+        };
         let columns = schema.fields.iter().filter_map(|field| noted(plan_column(&name, &found, field), &mut faults));
         let columns: Vec<ColumnPlan> = columns.collect();
         let key: Vec<&str> = schema.key.iter().map(|index| schema.fields[*index].column.as_str()).collect();
@@ -94,7 +102,16 @@ impl SourceTable {
         if !faults.is_empty() {
             return Err(together(&faults));
         }
-        Ok(Self { database, table, schema: Arc::clone(schema), columns, longest_value: usize::MAX })
+        Ok(Self {
+            database,
+            table,
+            schema,
+            schema_text,
+            contract: Arc::clone(contract),
+            is_derived,
+            columns,
+            longest_value: usize::MAX,
+        })
     }
 
     /// The columns that are not carried because the schema does not name them.
@@ -187,14 +204,97 @@ fn plan_column(table: &str, found: &[FoundColumn], field: &Field) -> Result<Colu
     Ok(plan.clone())
 }
 
-async fn check_key(conn: &mut Conn, database: &str, table: &str, wanted: &[&str]) -> Result<()> {
-    let key: Vec<(String, Option<u32>)> = answered(conn.exec(
+/// The columns of the primary key, in its order, with the length of a prefix in characters.
+type Key = Vec<(String, Option<u32>)>;
+
+async fn primary_key(conn: &mut Conn, database: &str, table: &str) -> Result<Key> {
+    answered(conn.exec(
         "SELECT column_name, sub_part FROM information_schema.statistics \
              WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' ORDER BY seq_in_index",
         (database, table),
     ))
     .await
-    .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))?;
+    .map_err(|e| failed(&format!("look up the primary key of {database}.{table}"), e))
+}
+
+/// The schema of all columns: those of the contract as it has them, if the table has them all and its key, and the
+/// others by their types.
+fn derive(
+    (database, table): (&str, &str),
+    found: &[FoundColumn],
+    key: &Key,
+    contract: &RecordSchema,
+) -> Result<RecordSchema> {
+    let name = format!("{database}.{table}");
+    let same = |a: &str, b: &str| a.to_lowercase() == b.to_lowercase();
+    check_parts(&name, found, key)?;
+    let contract_key = contract.key.iter().map(|index| &contract.fields[*index].column);
+    let is_extended = contract.fields.iter().all(|field| found.iter().any(|c| same(&c.plan.name, &field.column)))
+        && key.len() == contract.key.len()
+        && key.iter().zip(contract_key).all(|((column, _), wanted)| same(column, wanted));
+    let (record, mut fields) = if is_extended {
+        (contract.name.clone(), contract.fields.clone())
+    } else {
+        (format!("{}.{}", avro::schema::adjusted(database), avro::schema::adjusted(table)), Vec::new())
+    };
+    for FoundColumn { plan, .. } in found {
+        if fields.iter().any(|field| same(&field.column, &plan.name)) {
+            continue;
+        }
+        let Some(kind) = plan.kind.field() else {
+            let refusal = plan.kind.check(FieldType::Text).err().unwrap_or_else(|| Refusal::new("", ""));
+            return Err(Error::definite(format!("{name}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
+                .with_remedy(refusal.remedy));
+        };
+        let null = if key.iter().any(|(column, _)| same(column, &plan.name)) { None } else { Some(0) };
+        let field = Field { name: avro::schema::adjusted(&plan.name), column: plan.name.clone(), kind, null };
+        if let Some(other) = fields.iter().find(|other| other.name == field.name) {
+            return Err(Error::definite(format!(
+                "{name}: the columns {} and {} have one name in Avro, {}",
+                other.column, field.column, field.name
+            ))
+            .with_remedy("rename one of them"));
+        }
+        fields.push(field);
+    }
+    let place = |(column, _): &(String, Option<u32>)| fields.iter().position(|field| same(&field.column, column));
+    let key = key.iter().filter_map(place).collect();
+    Ok(RecordSchema { name: record, fields, key })
+}
+
+/// Whether the columns of the primary key can be the key of a record.
+fn check_parts(table: &str, found: &[FoundColumn], key: &Key) -> Result<()> {
+    if key.is_empty() {
+        return Err(Error::definite(format!("{table} has no primary key: its rows have no identity")).with_remedy(
+            format!("ALTER TABLE {table} ADD my_row_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE PRIMARY KEY"),
+        ));
+    }
+    for (column, prefix) in key {
+        if let Some(characters) = prefix {
+            return Err(Error::definite(format!(
+                "{table} has the primary key {column}({characters}): two rows may have one key"
+            ))
+            .with_remedy("make a primary key of whole columns"));
+        }
+        let kind = found.iter().find(|c| c.plan.name.to_lowercase() == column.to_lowercase()).map(|c| &c.plan.kind);
+        if let Some(ColumnType::Enum | ColumnType::Set) = kind {
+            return Err(Error::definite(format!(
+                "{table}.{column} is in the primary key, and an ENUM or SET has another order than its text"
+            ))
+            .with_remedy("use VARCHAR or an integer for this column"));
+        }
+    }
+    Ok(())
+}
+
+/// The type of a field's column, as MySQL writes it.
+fn type_of(found: &[FoundColumn], field: &Field) -> String {
+    let column = found.iter().find(|c| c.plan.name.to_lowercase() == field.column.to_lowercase());
+    column.map_or_else(String::new, |column| column.plan.kind.to_string())
+}
+
+async fn check_key(conn: &mut Conn, database: &str, table: &str, wanted: &[&str]) -> Result<()> {
+    let key = primary_key(conn, database, table).await?;
     let is_wanted = |((name, prefix), wanted): (&(String, Option<u32>), &&str)| {
         prefix.is_none() && name.to_lowercase() == wanted.to_lowercase()
     };

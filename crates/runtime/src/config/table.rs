@@ -159,6 +159,7 @@ static TABLE: &[Setting] = &[
     common("DB_PASSWORD", Secret, None, MYSQL, "MySQL password"),
     common("DB_NAME", Kind::Text, Text("buy_online_db"), MYSQL, "Database"),
     more("db.table", Kind::Text, Text("product"), MYSQL, "Table"),
+    more("db.columns", Choice(&["contract", "all"]), Text("contract"), PRODUCER, "Columns that are carried: those of the product, or all of the table"),
     more("db.ssl_mode", SSL_MODES, Text("preferred"), MYSQL, "TLS to MySQL: disabled, preferred, required, verify_ca, verify_identity"),
     more("db.ssl_ca", Path, None, MYSQL, "CA certificate of MySQL (PEM)"),
 

@@ -164,7 +164,9 @@ fn poison_key(arena: &mut Arena) -> Result<()> {
 
 fn poison_value(arena: &mut Arena) -> Result<()> {
     let registry = RegistrySettings::from(&arena.world.settings(Program::CdcProducer))?;
-    let schema = arena.block_on(async { Registry::new(registry)?.register().await }).context("our schema's id")?;
+    let schema = arena
+        .block_on(async { Registry::new(registry)?.register(model::product::SCHEMA).await })
+        .context("our schema's id")?;
     let mut records: Vec<Poison> = Vec::new();
     for (tail, reason) in damaged() {
         let n = records.len();
