@@ -7,14 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use runtime::config::KafkaSettings;
-use xtask::services::{DATABASE, MySql, copy_folder};
+use testbed::servers::{DATABASE, MySql, copy_folder};
 
 use crate::complete::{self, Of};
 use crate::debezium::{Debezium, Format, HEAP_MB, Options, Snapshot};
+use crate::lab::Lab;
 use crate::load::{self, Load};
-use crate::process::{Peaks, Usage, Watch};
-use crate::stand::Stand;
 use crate::topic::{self, Arrival};
+use testbed::{Peaks, Usage, Watch};
 
 /// One run of one program over the whole backlog.
 #[derive(Clone, Debug)]
@@ -60,15 +60,15 @@ impl Run {
     ///
     /// # Errors
     /// When it fails, makes no progress, or does not write `expected` records.
-    pub fn of_debezium(stand: &Stand, options: &Options, expected: u64) -> Result<Self> {
-        let settings = topic::settings(&stand.kafka(), &options.topic())?;
-        stand.runtime.block_on(topic::make_anew(&settings))?;
+    pub fn of_debezium(lab: &Lab, options: &Options, expected: u64) -> Result<Self> {
+        let settings = topic::settings(&lab.kafka(), &options.topic())?;
+        lab.runtime.block_on(topic::make_anew(&settings))?;
         let begun = now_ms()?;
         let mut debezium = Debezium::start(options)?;
         let pid = debezium.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, expected, || debezium.check())?;
         let run = Self::of(&settings.topic, begun, arrival, pid, expected)?;
-        complete::check(stand, &settings, Of::Debezium)?;
+        complete::check(lab, &settings, Of::Debezium)?;
         debezium.stop()?;
         Ok(run)
     }
@@ -106,28 +106,27 @@ impl Backlog {
     ///
     /// # Errors
     /// MySQL's own, and Debezium's.
-    pub fn make(stand: &mut Stand, load: Load, with_debezium: bool) -> Result<Self> {
-        Self::of(stand, with_debezium, async |mysql| load.run(mysql).await)
+    pub fn make(lab: &mut Lab, load: Load, with_debezium: bool) -> Result<Self> {
+        Self::of(lab, with_debezium, async |mysql| load.run(mysql).await)
     }
 
     /// Creates a backlog with `work`, which returns the number of its row changes.
     ///
     /// # Errors
     /// MySQL's own, and Debezium's.
-    pub fn of(stand: &mut Stand, with_debezium: bool, work: impl AsyncFnOnce(&MySql) -> Result<u64>) -> Result<Self> {
-        stand.runtime.block_on(load::prepare(&stand.stack.mysql))?;
-        let debezium =
-            with_debezium.then(|| stand.stack.dir().join("runs").join(stand.fresh_name("debezium_position")));
+    pub fn of(lab: &mut Lab, with_debezium: bool, work: impl AsyncFnOnce(&MySql) -> Result<u64>) -> Result<Self> {
+        lab.runtime.block_on(load::prepare(&lab.stack.mysql))?;
+        let debezium = with_debezium.then(|| lab.stack.dir().join("runs").join(lab.fresh_name("debezium_position")));
         if let Some(folder) = &debezium {
-            Debezium::take_position(&options(stand, folder.clone(), Format::Avro))?;
+            Debezium::take_position(&options(lab, folder.clone(), Format::Avro))?;
         }
-        stand.runtime.block_on(async {
-            let mut conn = load::connect(&stand.stack.mysql, None).await?;
+        lab.runtime.block_on(async {
+            let mut conn = load::connect(&lab.stack.mysql, None).await?;
             conn.query_drop("DO SLEEP(1.1)").await?;
             let now: Option<String> =
                 conn.query_first("SELECT DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ')").await?;
             conn.query_drop("DO SLEEP(1.1)").await?;
-            let changes = work(&stand.stack.mysql).await?;
+            let changes = work(&lab.stack.mysql).await?;
             Ok(Self { changes, from: now.context("MySQL gives no time")?, debezium })
         })
     }
@@ -136,24 +135,24 @@ impl Backlog {
     ///
     /// # Errors
     /// When the producer ends or makes no progress.
-    pub fn ours(&self, stand: &mut Stand) -> Result<Run> {
-        let topic = stand.fresh_name("ours");
-        let settings = topic::settings(&stand.kafka(), &topic)?;
-        self.ours_into(stand, &settings)
+    pub fn ours(&self, lab: &mut Lab) -> Result<Run> {
+        let topic = lab.fresh_name("ours");
+        let settings = topic::settings(&lab.kafka(), &topic)?;
+        self.ours_into(lab, &settings)
     }
 
     /// Runs our producer once into the topic of these settings.
     ///
     /// # Errors
     /// When the producer ends or makes no progress.
-    pub fn ours_into(&self, stand: &Stand, settings: &KafkaSettings) -> Result<Run> {
+    pub fn ours_into(&self, lab: &Lab, settings: &KafkaSettings) -> Result<Run> {
         let begun = now_ms()?;
-        let mut producer = stand.replay(settings, &self.from)?;
+        let mut producer = lab.replay(settings, &self.from)?;
         let pid = producer.pid().context("it was started")?;
         let watch = Watch::start(pid);
         let arrival = topic::wait_for(settings, self.changes, || producer.check())?;
         let run = Run::of(&settings.topic, begun, arrival, pid, self.changes)?;
-        complete::check(stand, settings, Of::Ours)?;
+        complete::check(lab, settings, Of::Ours)?;
         producer.stop()?;
         Ok(Run { peaks: watch.end()?, ..run })
     }
@@ -162,12 +161,12 @@ impl Backlog {
     ///
     /// # Errors
     /// When it fails, makes no progress, or the backlog was made without it.
-    pub fn debezium(&self, stand: &mut Stand, format: Format) -> Result<Run> {
+    pub fn debezium(&self, lab: &mut Lab, format: Format) -> Result<Run> {
         let position = self.debezium.as_ref().context("the backlog was made without Debezium")?;
-        let folder = stand.stack.dir().join("runs").join(stand.fresh_name("debezium"));
+        let folder = lab.stack.dir().join("runs").join(lab.fresh_name("debezium"));
         copy_folder(position, &folder)?;
-        let options = options(stand, folder, format);
-        Run::of_debezium(stand, &options, self.changes)
+        let options = options(lab, folder, format);
+        Run::of_debezium(lab, &options, self.changes)
     }
 }
 
@@ -176,12 +175,12 @@ pub(crate) fn now_ms() -> Result<i64> {
     Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
-pub(crate) fn options(stand: &Stand, folder: PathBuf, format: Format) -> Options {
+pub(crate) fn options(lab: &Lab, folder: PathBuf, format: Format) -> Options {
     Options {
         folder,
-        mysql_port: stand.stack.mysql.port,
-        kafka: stand.kafka(),
-        registry_url: stand.stack.registry.url(),
+        mysql_port: lab.stack.mysql.port,
+        kafka: lab.kafka(),
+        registry_url: lab.stack.registry.url(),
         database: DATABASE.to_owned(),
         topic_prefix: "debezium".to_owned(),
         format,

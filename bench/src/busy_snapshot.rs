@@ -6,21 +6,21 @@ use anyhow::{Context, Result, bail, ensure};
 use mysql_async::prelude::Queryable;
 use rdkafka::consumer::BaseConsumer;
 use runtime::config::KafkaSettings;
+use testbed::servers::DATABASE;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use xtask::services::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
 use crate::cases::Size;
 use crate::complete::{self, NAME, Of};
 use crate::debezium::{Debezium, Format, Snapshot};
+use crate::lab::Lab;
 use crate::load;
-use crate::process::Watch;
 use crate::report::{Better, Figure};
 use crate::snapshot::Table;
-use crate::stand::Stand;
 use crate::topic::{self, Arrival};
+use testbed::Watch;
 
 /// Row changes a second, in a hundred transactions; of twenty changes twelve update, six insert, two delete.
 const RATE: u64 = 2_000;
@@ -31,34 +31,34 @@ const QUIET: Duration = Duration::from_millis(300);
 ///
 /// # Errors
 /// When a program fails or makes no progress, or when the topic differs from the table.
-pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+pub fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let rows = size.changes;
     let case = format!("Snapshot of {rows} rows with writes");
     say(format!("{case}: {RATE} changes a second meanwhile"));
     let (mut ours, mut theirs) = (vec![], vec![]);
     for _ in 0..size.runs {
-        let table = Table::make(stand, rows)?;
-        let settings = topic::settings(&stand.kafka(), &stand.fresh_name("busy_snapshot"))?;
+        let table = Table::make(lab, rows)?;
+        let settings = topic::settings(&lab.kafka(), &lab.fresh_name("busy_snapshot"))?;
         let begun = now_ms()?;
-        let mut producer = stand.programs(&settings.topic).producer()?;
+        let mut producer = lab.programs(&settings.topic).producer()?;
         let pid = producer.pid().context("it was started")?;
         let watch = Watch::start(pid);
-        let arrival = complete(stand, table, &settings, Of::Ours, || producer.check())?;
+        let arrival = complete(lab, table, &settings, Of::Ours, || producer.check())?;
         ours.push(run(&settings, begun, arrival, pid, watch)?);
         producer.stop()?;
         say(shown("ours", &ours));
         if !size.alone {
-            let table = Table::make(stand, rows)?;
-            let name = stand.fresh_name("debezium_busy");
-            let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+            let table = Table::make(lab, rows)?;
+            let name = lab.fresh_name("debezium_busy");
+            let mut options = options(lab, lab.stack.dir().join("runs").join(&name), Format::Avro);
             (options.snapshot, options.topic_prefix) = (Snapshot::Initial, name);
-            let settings = topic::settings(&stand.kafka(), &options.topic())?;
-            stand.runtime.block_on(topic::make_anew(&settings))?;
+            let settings = topic::settings(&lab.kafka(), &options.topic())?;
+            lab.runtime.block_on(topic::make_anew(&settings))?;
             let begun = now_ms()?;
             let mut debezium = Debezium::start(&options)?;
             let pid = debezium.pid().context("it was started")?;
             let watch = Watch::start(pid);
-            let arrival = complete(stand, table, &settings, Of::Debezium, || debezium.check())?;
+            let arrival = complete(lab, table, &settings, Of::Debezium, || debezium.check())?;
             theirs.push(run(&settings, begun, arrival, pid, watch)?);
             debezium.stop()?;
             say(shown("Debezium", &theirs));
@@ -91,13 +91,13 @@ fn run(settings: &KafkaSettings, begun: i64, arrival: Arrival, pid: u32, watch: 
 /// Writes to the table until the topic has as many records as the table had rows, and waits until the topic has all
 /// changes.
 fn complete(
-    stand: &Stand,
+    lab: &Lab,
     table: Table,
     settings: &KafkaSettings,
     of: Of,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<Arrival> {
-    let writes = Writes::start(stand, table.rows)?;
+    let writes = Writes::start(lab, table.rows)?;
     let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
     let rows = i64::try_from(table.rows)?;
     let (mut end, mut since, mut checked) = (0, Instant::now(), Instant::now());
@@ -119,8 +119,8 @@ fn complete(
         }
     };
     until(&|end, _| end >= rows)?;
-    let changes = writes.end(stand)?;
-    let table = stand.runtime.block_on(complete::table(&stand.stack.mysql))?;
+    let changes = writes.end(lab)?;
+    let table = lab.runtime.block_on(complete::table(&lab.stack.mysql))?;
     let begun = Instant::now();
     loop {
         until(&|_, quiet| quiet > QUIET)?;
@@ -143,10 +143,10 @@ struct Writes {
 }
 
 impl Writes {
-    fn start(stand: &Stand, rows: u64) -> Result<Self> {
+    fn start(lab: &Lab, rows: u64) -> Result<Self> {
         let stop = CancellationToken::new();
-        let conn = stand.runtime.block_on(load::connect(&stand.stack.mysql, Some(DATABASE)))?;
-        let task = stand.runtime.spawn({
+        let conn = lab.runtime.block_on(load::connect(&lab.stack.mysql, Some(DATABASE)))?;
+        let task = lab.runtime.spawn({
             let (stop, mut conn) = (stop.clone(), conn);
             async move {
                 let mut tick = tokio::time::interval(Duration::from_millis(10));
@@ -168,9 +168,9 @@ impl Writes {
 
     /// Stops the writers; returns an upper limit of the number of row changes, as some rows may have been deleted
     /// already.
-    fn end(self, stand: &Stand) -> Result<u64> {
+    fn end(self, lab: &Lab) -> Result<u64> {
         self.stop.cancel();
-        stand.runtime.block_on(self.task)?
+        lab.runtime.block_on(self.task)?
     }
 }
 

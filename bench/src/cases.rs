@@ -6,10 +6,10 @@ use anyhow::Result;
 
 use crate::backlog::{Backlog, Run};
 use crate::debezium::Format;
+use crate::lab::Lab;
 use crate::load::Load;
 use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
-use crate::stand::Stand;
 use crate::start::Start;
 use crate::{busy_snapshot, drain, drain_postgres, growth, latency, limits, memory, updater};
 
@@ -74,48 +74,48 @@ impl Case {
     ///
     /// # Errors
     /// When a program fails, makes no progress, or does not deliver everything exactly once.
-    pub fn run(self, stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    pub fn run(self, lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
         match self {
             Self::Backlog => {
                 let mut figures = Vec::new();
                 for rows in &size.per_transaction {
-                    figures.extend(backlog(stand, size, &format!("Backlog, transactions of {rows}"), *rows, say)?);
+                    figures.extend(backlog(lab, size, &format!("Backlog, transactions of {rows}"), *rows, say)?);
                 }
                 if let Some(large) = size.larger().filter(|large| large.per_transaction.contains(&500)) {
                     let case = format!("Backlog of {} changes, transactions of 500", large.changes);
-                    figures.extend(backlog(stand, &large, &case, 500, say)?);
+                    figures.extend(backlog(lab, &large, &case, 500, say)?);
                 }
                 Ok(figures)
             }
-            Self::Snapshot => size.each(|size| snapshot(stand, size, say)),
-            Self::Start => started(stand, size, say),
-            Self::Drain => drained(stand, size, say),
-            Self::Latency => latency::run(stand, size, say),
-            Self::Updater => updater::run(stand, size, say),
-            Self::DrainPostgres => drain_postgres::case(stand, size, say),
-            Self::BusySnapshot => size.each(|size| busy_snapshot::case(stand, size, say)),
-            Self::Memory => memory::case(stand, size, say),
-            Self::Growth => growth::case(stand, size, say),
+            Self::Snapshot => size.each(|size| snapshot(lab, size, say)),
+            Self::Start => started(lab, size, say),
+            Self::Drain => drained(lab, size, say),
+            Self::Latency => latency::run(lab, size, say),
+            Self::Updater => updater::run(lab, size, say),
+            Self::DrainPostgres => drain_postgres::case(lab, size, say),
+            Self::BusySnapshot => size.each(|size| busy_snapshot::case(lab, size, say)),
+            Self::Memory => memory::case(lab, size, say),
+            Self::Growth => growth::case(lab, size, say),
         }
     }
 }
 
-fn backlog(stand: &mut Stand, size: &Size, case: &str, rows: u64, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn backlog(lab: &mut Lab, size: &Size, case: &str, rows: u64, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     say(format!("{case}: {} changes", size.changes));
     let load = Load { changes: size.changes, per_transaction: rows };
     let begun = Instant::now();
-    let backlog = Backlog::make(stand, load, !size.alone)?;
+    let backlog = Backlog::make(lab, load, !size.alone)?;
     say(format!("  made in {:.0} s", begun.elapsed().as_secs_f64()));
     let (mut ours, mut theirs, mut reader, mut client) = (vec![], vec![], vec![], vec![]);
     for _ in 0..size.runs {
-        let run = backlog.ours(stand)?;
+        let run = backlog.ours(lab)?;
         say(shown("ours", &run));
-        reader.push(limits::reader(stand, &backlog)?);
-        client.push(limits::client(stand, &run.topic)?);
+        reader.push(limits::reader(lab, &backlog)?);
+        client.push(limits::client(lab, &run.topic)?);
         say(format!("  alone: reader {:.0}/s, client {:.0}/s", median(&reader), median(&client)));
         ours.push(run);
         if !size.alone {
-            let run = backlog.debezium(stand, Format::Avro)?;
+            let run = backlog.debezium(lab, Format::Avro)?;
             say(shown("Debezium", &run));
             theirs.push(run);
         }
@@ -150,18 +150,18 @@ fn backlog(stand: &mut Stand, size: &Size, case: &str, rows: u64, say: &dyn Fn(S
     Ok(figures)
 }
 
-fn snapshot(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn snapshot(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = &format!("Snapshot of {} rows", size.changes);
     say(case.clone());
-    let table = Table::make(stand, size.changes)?;
+    let table = Table::make(lab, size.changes)?;
     let (mut ours, mut theirs, mut select) = (vec![], vec![], vec![]);
     for _ in 0..size.runs {
-        ours.push(table.ours(stand)?);
+        ours.push(table.ours(lab)?);
         say(shown("ours", &ours[ours.len() - 1]));
-        select.push(table.select(stand)?);
+        select.push(table.select(lab)?);
         say(format!("  SELECT alone {:.0}/s", median(&select)));
         if !size.alone {
-            theirs.push(table.debezium(stand)?);
+            theirs.push(table.debezium(lab)?);
             say(shown("Debezium", &theirs[theirs.len() - 1]));
         }
     }
@@ -185,15 +185,15 @@ fn snapshot(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
     Ok(figures)
 }
 
-fn started(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn started(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Start";
     say(format!("{case}: one change was made while the program was stopped"));
-    let mut start = Start::make(stand, !size.alone)?;
+    let mut start = Start::make(lab, !size.alone)?;
     let (mut ours, mut theirs) = (vec![], vec![]);
     for _ in 0..size.runs {
-        ours.push(start.ours(stand)?);
+        ours.push(start.ours(lab)?);
         if !size.alone {
-            theirs.push(start.debezium(stand)?);
+            theirs.push(start.debezium(lab)?);
         }
         let beside = theirs.last().map_or(String::new(), |theirs| format!(", Debezium {theirs:.3} s"));
         say(format!("  ours {:.3} s{beside}", ours[ours.len() - 1]));
@@ -202,19 +202,19 @@ fn started(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     Ok(vec![Figure::new(names, Better::Less, ours, theirs)])
 }
 
-fn drained(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn drained(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Drain";
     say(format!("{case}: {} records", size.changes));
-    let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
-    let filled = backlog.ours(stand)?;
+    let backlog = Backlog::make(lab, Load { changes: size.changes, per_transaction: 500 }, false)?;
+    let filled = backlog.ours(lab)?;
     let (mut ours, mut kcat) = (vec![], vec![]);
     // A run takes a second. kcat's rate has one of two values, which differ by half: its fetch is delayed for a second
     // or not.
     for _ in 0..2 * size.runs {
-        let run = drain::consumers(stand, &filled.topic, backlog.changes, "")?;
+        let run = drain::consumers(lab, &filled.topic, backlog.changes, "")?;
         say(format!("  {run:?}"));
         ours.push(run);
-        let run = drain::kcat(stand, &filled.topic, backlog.changes)?;
+        let run = drain::kcat(lab, &filled.topic, backlog.changes)?;
         say(format!("  kcat {run:.0}/s"));
         kcat.push(run);
     }

@@ -12,10 +12,10 @@ use model::change::{SOURCE_HEADER, Source};
 use mysql_async::prelude::Queryable;
 use rdkafka::message::Message;
 use runtime::config::KafkaSettings;
-use xtask::services::{DATABASE, MySql};
+use testbed::servers::{DATABASE, MySql};
 
+use crate::lab::Lab;
 use crate::load;
-use crate::stand::Stand;
 use crate::topic::{self, Arrival};
 
 /// The prefix of every product's name.
@@ -46,8 +46,8 @@ pub(crate) struct Told {
 ///
 /// # Errors
 /// When a row is missing, has another state, or is deleted in the table; when our topic has a change twice.
-pub(crate) fn check(stand: &Stand, settings: &KafkaSettings, of: Of) -> Result<()> {
-    let (told, table) = (told(settings, of)?, stand.runtime.block_on(table(&stand.stack.mysql))?);
+pub(crate) fn check(lab: &Lab, settings: &KafkaSettings, of: Of) -> Result<()> {
+    let (told, table) = (told(settings, of)?, lab.runtime.block_on(table(&lab.stack.mysql))?);
     ensure!(told.doubled == 0, "{} of {} records are in {} twice", told.doubled, told.arrival.records, settings.topic);
     match difference(&told.rows, &table) {
         None => Ok(()),

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use xtask::services::ADMIN;
-use xtask::services::server::{Launch, Server, free_port};
-use xtask::{downloads, interrupt, machine};
+use testbed::servers::ADMIN;
+use testbed::servers::server::{Launch, Server, free_port};
+use testbed::{downloads, interrupt, machine};
 
 /// The heap that Kafka's own script gives Connect, in megabytes.
 pub const HEAP_MB: u32 = 2_048;

@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use xtask::programs::{CONSUMERS, Program};
+use testbed::programs::{CONSUMERS, Program};
 
-use crate::process::{Usage, Watch};
-use crate::stand::Stand;
+use crate::lab::Lab;
+use testbed::{Usage, Watch};
 
 /// How often to check a file that is being written.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -37,10 +37,10 @@ pub struct Drained {
 ///
 /// # Errors
 /// When a consumer ends or makes no progress, or when `verify` finds a difference.
-pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -> Result<Drained> {
-    let name = stand.fresh_name("drain");
-    let logs = stand.stack.dir().join("runs").join(&name);
-    let programs = stand
+pub fn consumers(lab: &mut Lab, topic: &str, records: u64, postgres: &str) -> Result<Drained> {
+    let name = lab.fresh_name("drain");
+    let logs = lab.stack.dir().join("runs").join(&name);
+    let programs = lab
         .programs(topic)
         .with("KAFKA_GROUP_ID", &name)
         .with("CONSUMER_LOGS", &logs.display().to_string())
@@ -90,10 +90,10 @@ pub fn consumers(stand: &mut Stand, topic: &str, records: u64, postgres: &str) -
 ///
 /// # Errors
 /// When kcat is missing or fails.
-pub fn kcat(stand: &Stand, topic: &str, records: u64) -> Result<f64> {
-    let path = stand.stack.dir().join("kcat.out");
+pub fn kcat(lab: &Lab, topic: &str, records: u64) -> Result<f64> {
+    let path = lab.stack.dir().join("kcat.out");
     let mut kcat = Command::new("kcat");
-    kcat.args(["-C", "-q", "-e", "-b", &stand.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
+    kcat.args(["-C", "-q", "-e", "-b", &lab.kafka(), "-t", topic, "-X", "isolation.level=read_committed"]);
     kcat.args(["-f", &format!("%k %s{END}")]).stdout(File::create(&path)?);
     let mut kcat = kcat.spawn().context("cannot run kcat: install it (apt-get install kcat)")?;
     let mut first = None;

@@ -11,10 +11,10 @@ use futures_util::{SinkExt, TryStreamExt};
 
 use crate::cases::Size;
 use crate::drain::{self, Drained};
+use crate::lab::Lab;
 use crate::postgres;
 use crate::report::{Better, Figure, median};
 use crate::snapshot::Table;
-use crate::stand::Stand;
 
 /// The number of bytes passed to the client library at once.
 const PIECE: usize = 64 << 10;
@@ -23,18 +23,18 @@ const PIECE: usize = 64 << 10;
 ///
 /// # Errors
 /// When a program fails or makes no progress, or `verify` finds a difference.
-pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+pub fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Drain to PostgreSQL";
     say(format!("{case}: {} records, each of another product", size.changes));
-    let filled = Table::make(stand, size.changes)?.ours(stand)?;
+    let filled = Table::make(lab, size.changes)?.ours(lab)?;
     let (mut ours, mut copied) = (vec![], vec![]);
     for _ in 0..size.runs {
-        postgres::forget(stand)?;
-        let url = stand.stack.postgres.url();
-        let run = drain::consumers(stand, &filled.topic, size.changes, &url)?;
+        postgres::forget(lab)?;
+        let url = lab.stack.postgres.url();
+        let run = drain::consumers(lab, &filled.topic, size.changes, &url)?;
         say(format!("  {run:?}"));
         ours.push(run);
-        copied.push(copy(stand)?);
+        copied.push(copy(lab)?);
         say(format!("  COPY {:.0}/s", median(&copied)));
     }
     let of = |value: fn(&Drained) -> f64| ours.iter().map(value).collect::<Vec<_>>();
@@ -54,9 +54,9 @@ pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<
 }
 
 /// The rate in rows a second of one COPY of the consumers' rows into a table with the same definition.
-fn copy(stand: &Stand) -> Result<f64> {
-    stand.runtime.block_on(async {
-        let client = postgres::connect(&stand.stack.postgres.url()).await?;
+fn copy(lab: &Lab) -> Result<f64> {
+    lab.runtime.block_on(async {
+        let client = testbed::postgres(&lab.stack.postgres.url()).await?;
         let (mut bytes, mut pieces) = (BytesMut::new(), Vec::new());
         let mut out = std::pin::pin!(client.copy_out("COPY product TO STDOUT").await?);
         while let Some(row) = out.try_next().await? {

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use mysql_async::prelude::Queryable;
-use xtask::services::DATABASE;
+use testbed::servers::DATABASE;
 
 use crate::backlog::{Backlog, Run};
 use crate::cases::Size;
+use crate::lab::Lab;
 use crate::load::{self, Load};
 use crate::report::{Better, Figure};
-use crate::stand::Stand;
 use crate::{drain, topic};
 
 /// Numbers of table columns; a row image has all of them, the topic only the contract's five.
@@ -19,24 +19,24 @@ const PARTITIONS: [i32; 3] = [1, 10, 100];
 ///
 /// # Errors
 /// When a program fails, makes no progress, or does not deliver everything exactly once.
-pub fn case(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
-    Ok([changes(stand, size, say)?, columns(stand, size, say)?, partitions(stand, size, say)?].concat())
+pub fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    Ok([changes(lab, size, say)?, columns(lab, size, say)?, partitions(lab, size, say)?].concat())
 }
 
-fn changes(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn changes(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let case = "Growth of the backlog";
     let mut steps = Vec::new();
     let mut largest = None;
     for changes in [size.changes / 10, size.changes, size.changes * 10] {
-        let backlog = Backlog::make(stand, Load { changes, per_transaction: 500 }, false)?;
+        let backlog = Backlog::make(lab, Load { changes, per_transaction: 500 }, false)?;
         let name = format!("{} changes", backlog.changes);
-        steps.push(runs(stand, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
+        steps.push(runs(lab, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
         largest = steps.last().and_then(|(_, runs)| runs.last()).map(|run| run.topic.clone());
     }
     let mut figures = compared(case, &steps);
     if let (Some((name, runs)), Some(topic)) = (steps.last(), largest) {
         let records = runs.last().map_or(0, |run| run.arrival.records);
-        let drained = drain::consumers(stand, &topic, records, "")?;
+        let drained = drain::consumers(lab, &topic, records, "")?;
         say(format!("  {drained:?}"));
         let mut flat = |who: &str, goal: &str, most: Vec<f64>, early: Vec<f64>| {
             let measure = format!("most resident of {who}, {name}");
@@ -49,11 +49,11 @@ fn changes(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
     Ok(figures)
 }
 
-fn columns(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+fn columns(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     let mut steps = Vec::new();
     for columns in COLUMNS {
         let load = Load { changes: size.changes, per_transaction: 500 };
-        let backlog = Backlog::of(stand, false, async |mysql| {
+        let backlog = Backlog::of(lab, false, async |mysql| {
             let mut conn = load::connect(mysql, Some(DATABASE)).await?;
             for more in 5..columns {
                 let kind = ["VARCHAR(40) DEFAULT 'stackable'", "INT DEFAULT 7", "DECIMAL(10,2) DEFAULT 1.5"]
@@ -63,17 +63,17 @@ fn columns(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<F
             load.run(mysql).await
         })?;
         let name = format!("{columns} columns");
-        steps.push(runs(stand, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
+        steps.push(runs(lab, &backlog, &name, size.runs, topic::settings("", "")?.partitions, say)?);
     }
     Ok(compared("Growth of the table's columns", &steps))
 }
 
-fn partitions(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
-    let backlog = Backlog::make(stand, Load { changes: size.changes, per_transaction: 500 }, false)?;
+fn partitions(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+    let backlog = Backlog::make(lab, Load { changes: size.changes, per_transaction: 500 }, false)?;
     let mut steps = Vec::new();
     for partitions in PARTITIONS {
         let name = format!("{partitions} partition{}", if partitions == 1 { "" } else { "s" });
-        steps.push(runs(stand, &backlog, &name, size.runs, partitions, say)?);
+        steps.push(runs(lab, &backlog, &name, size.runs, partitions, say)?);
     }
     Ok(compared("Growth of the partitions", &steps))
 }
@@ -81,7 +81,7 @@ fn partitions(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Ve
 type Step = (String, Vec<Run>);
 
 fn runs(
-    stand: &mut Stand,
+    lab: &mut Lab,
     backlog: &Backlog,
     name: &str,
     count: u32,
@@ -90,9 +90,9 @@ fn runs(
 ) -> Result<Step> {
     let mut runs = Vec::new();
     for _ in 0..count {
-        let mut settings = topic::settings(&stand.kafka(), &stand.fresh_name("growth"))?;
+        let mut settings = topic::settings(&lab.kafka(), &lab.fresh_name("growth"))?;
         settings.partitions = partitions;
-        let run = backlog.ours_into(stand, &settings)?;
+        let run = backlog.ours_into(lab, &settings)?;
         say(format!(
             "  {name}: {:.0}/s, {:.2} CPU-s per million, {:.1} MB, {:.1} MB in the first tenth",
             run.arrival.steady_rate(),

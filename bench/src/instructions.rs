@@ -17,7 +17,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
-use xtask::machine::output_of;
+use testbed::machine::output_of;
 
 use crate::hot_paths::HotPath;
 use crate::hot_paths::rows::ROWS;

@@ -28,18 +28,18 @@ use model::time::Micros;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use serde::Deserialize;
-use xtask::programs::{CONSUMERS, Program};
-use xtask::services::Postgres;
+use testbed::programs::{CONSUMERS, Program};
+use testbed::servers::Postgres;
 
 use crate::backlog::options;
 use crate::cases::Size;
 use crate::debezium::{Debezium, Format};
 use crate::drain;
+use crate::lab::Lab;
 use crate::load;
 use crate::pace::{Pace, Paced, Stretch};
 use crate::postgres;
 use crate::report::{Better, Figure};
-use crate::stand::Stand;
 use crate::start::tail;
 use crate::topic;
 
@@ -79,19 +79,19 @@ struct Seen {
 ///
 /// # Errors
 /// When a program fails or makes no progress, or a change does not arrive exactly once.
-pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+pub fn run(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     // A run takes a minute at any size.
     let (runs, measured) = if size.changes < 1_000_000 { (1, 10) } else { (size.runs, 25) };
     say(format!("Latency: single inserts at {RATES:?} a second, {measured} s each after a warm-up"));
     let (mut seen, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..runs {
-        let run = ours(stand, measured)?;
+        let run = ours(lab, measured)?;
         tell(say, "to the topic", &run.paced, &run.topic);
         tell(say, "to PostgreSQL", &run.paced, &run.postgres);
         tell(say, "to the log", &run.paced, &run.log);
         seen.push(run);
         if !size.alone {
-            let (paced, latencies) = debezium(stand, measured)?;
+            let (paced, latencies) = debezium(lab, measured)?;
             tell(say, "Debezium", &paced, &latencies);
             theirs.push(latencies);
         }
@@ -152,20 +152,20 @@ fn stretches(measured: u64) -> impl Iterator<Item = Stretch> {
     std::iter::once(warming).chain(all)
 }
 
-fn prepare(stand: &Stand) -> Result<Pace> {
-    stand.runtime.block_on(async {
-        load::prepare_durable(&stand.stack.mysql).await?;
-        Pace::new(&stand.stack.mysql).await
+fn prepare(lab: &Lab) -> Result<Pace> {
+    lab.runtime.block_on(async {
+        load::prepare_durable(&lab.stack.mysql).await?;
+        Pace::new(&lab.stack.mysql).await
     })
 }
 
-fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
-    let mut pace = prepare(stand)?;
-    postgres::forget(stand)?;
-    keep_commit_times(stand, true)?;
-    let name = stand.fresh_name("latency");
-    let programs = stand.programs(&name);
-    let logs = stand.stack.dir().join("runs").join(&name).join("consumer_logs");
+fn ours(lab: &mut Lab, measured: u64) -> Result<Seen> {
+    let mut pace = prepare(lab)?;
+    postgres::forget(lab)?;
+    keep_commit_times(lab, true)?;
+    let name = lab.fresh_name("latency");
+    let programs = lab.programs(&name);
+    let logs = lab.stack.dir().join("runs").join(&name).join("consumer_logs");
     let mut running = vec![programs.producer()?];
     for number in 1..=CONSUMERS {
         running.push(programs.consumer(number)?);
@@ -176,9 +176,9 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
         running.iter_mut().try_for_each(Program::check)?;
         ensure!(begun.elapsed() < PATIENCE, "not all consumers have written a line within {PATIENCE:?}");
         let stretch = Stretch { rate: 100, warm_up: 0, measured: 1 };
-        (pace, _) = stand.runtime.block_on(pace.run(stretch))?;
+        (pace, _) = lab.runtime.block_on(pace.run(stretch))?;
     }
-    let settings = topic::settings(&stand.kafka(), &name)?;
+    let settings = topic::settings(&lab.kafka(), &name)?;
     let mut slots = settings.clone();
     (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
     let tail = tail(&slots)?;
@@ -191,7 +191,7 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
             Ok(())
         };
         let part;
-        (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
+        (pace, part) = observe(lab, pace, stretch, &tail, note, |last_id| {
             running.iter_mut().try_for_each(Program::check)?;
             Ok(drain::lines(&logs)? >= last_id && all_committed(&logs, &checkpoints.borrow())?)
         })?;
@@ -218,11 +218,11 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     }
     let times: BTreeMap<u64, i64> = log.iter().map(|change| (change.id, change.committed)).collect();
     let mut rows = Vec::new();
-    for (id, arrived) in commit_times(stand)? {
+    for (id, arrived) in commit_times(lab)? {
         let committed = *times.get(&id).with_context(|| format!("product {id} is in PostgreSQL and in no log"))?;
         rows.push(Arrival { id, committed, arrived });
     }
-    keep_commit_times(stand, false)?;
+    keep_commit_times(lab, false)?;
     let all = pace.last_id;
     Ok(Seen {
         topic: latencies(appended, all, &paced)?,
@@ -232,13 +232,13 @@ fn ours(stand: &mut Stand, measured: u64) -> Result<Seen> {
     })
 }
 
-fn debezium(stand: &mut Stand, measured: u64) -> Result<(Vec<Paced>, Vec<Latency>)> {
-    let mut pace = prepare(stand)?;
-    let name = stand.fresh_name("debezium_latency");
-    let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Json);
+fn debezium(lab: &mut Lab, measured: u64) -> Result<(Vec<Paced>, Vec<Latency>)> {
+    let mut pace = prepare(lab)?;
+    let name = lab.fresh_name("debezium_latency");
+    let mut options = options(lab, lab.stack.dir().join("runs").join(&name), Format::Json);
     options.topic_prefix = name;
-    let settings = topic::settings(&stand.kafka(), &options.topic())?;
-    stand.runtime.block_on(topic::make_anew(&settings))?;
+    let settings = topic::settings(&lab.kafka(), &options.topic())?;
+    lab.runtime.block_on(topic::make_anew(&settings))?;
     Debezium::take_position(&options)?;
     let tail = tail(&settings)?;
     let mut debezium = Debezium::start(&options)?;
@@ -252,7 +252,7 @@ fn debezium(stand: &mut Stand, measured: u64) -> Result<(Vec<Paced>, Vec<Latency
             Ok(())
         };
         let part;
-        (pace, part) = observe(stand, pace, stretch, &tail, note, |last_id| {
+        (pace, part) = observe(lab, pace, stretch, &tail, note, |last_id| {
             debezium.check()?;
             Ok(count.get() >= last_id)
         })?;
@@ -271,7 +271,7 @@ fn debezium(stand: &mut Stand, measured: u64) -> Result<(Vec<Paced>, Vec<Latency
 /// Makes the changes of a stretch while reading the tail, until `done` returns true; it is called when no record
 /// arrives any more.
 fn observe(
-    stand: &Stand,
+    lab: &Lab,
     pace: Pace,
     stretch: Stretch,
     tail: &BaseConsumer,
@@ -279,10 +279,10 @@ fn observe(
     mut done: impl FnMut(u64) -> Result<bool>,
 ) -> Result<(Pace, Paced)> {
     let last_id = pace.last_id + stretch.rate * (stretch.warm_up + stretch.measured);
-    let load = stand.runtime.spawn(pace.run(stretch));
+    let load = lab.runtime.spawn(pace.run(stretch));
     let mut since = Instant::now();
     loop {
-        xtask::interrupt::check()?;
+        testbed::interrupt::check()?;
         if let Some(message) = tail.poll(SILENCE) {
             note(Micros::now().0, &message?)?;
             since = Instant::now();
@@ -293,7 +293,7 @@ fn observe(
             ensure!(since.elapsed() < PATIENCE, "nothing more comes, and not every change has arrived");
         }
     }
-    stand.runtime.block_on(load).context("the load died")?
+    lab.runtime.block_on(load).context("the load died")?
 }
 
 /// The latencies of each stretch; changes 1 to `all` must each occur exactly once.
@@ -333,30 +333,30 @@ fn appended_at(settings: &runtime::config::KafkaSettings) -> Result<BTreeMap<(i3
 }
 
 /// Enables or disables PostgreSQL's commit times, which are off by default.
-fn keep_commit_times(stand: &mut Stand, keep: bool) -> Result<()> {
-    let server = maintenance(stand);
+fn keep_commit_times(lab: &mut Lab, keep: bool) -> Result<()> {
+    let server = maintenance(lab);
     let statement = format!("ALTER SYSTEM SET track_commit_timestamp = {keep}");
-    stand.runtime.block_on(async {
-        let client = postgres::connect(&server).await?;
+    lab.runtime.block_on(async {
+        let client = testbed::postgres(&server).await?;
         anyhow::Ok(client.batch_execute(&statement).await?)
     })?;
-    stand.stack.postgres.restart()
+    lab.stack.postgres.restart()
 }
 
 /// The time at which PostgreSQL committed each product's row, in microseconds since 1970.
-fn commit_times(stand: &Stand) -> Result<Vec<(u64, i64)>> {
-    let url = stand.stack.postgres.url();
-    stand.runtime.block_on(async {
-        let client = postgres::connect(&url).await?;
+fn commit_times(lab: &Lab) -> Result<Vec<(u64, i64)>> {
+    let url = lab.stack.postgres.url();
+    lab.runtime.block_on(async {
+        let client = testbed::postgres(&url).await?;
         let query = "SELECT id, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint FROM product";
         let rows = client.query(query, &[]).await.context("cannot read the commit times from PostgreSQL")?;
         Ok(rows.iter().map(|row| (row.get::<_, i64>(0) as u64, row.get(1))).collect())
     })
 }
 
-fn maintenance(stand: &Stand) -> String {
+fn maintenance(lab: &Lab) -> String {
     let (user, password) = Postgres::SUPERUSER;
-    format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", stand.stack.postgres.port)
+    format!("postgres://{user}:{password}@127.0.0.1:{}/postgres", lab.stack.postgres.port)
 }
 
 /// The consumers' default for the topic of their log checkpoints.

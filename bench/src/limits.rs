@@ -24,12 +24,12 @@ use mysql::table::{Contract, SourceTable};
 use rdkafka::message::Message;
 use runtime::config::{KafkaSettings, MySqlSettings, Program, Secret, Settings};
 use runtime::telemetry::{Health, Metrics};
+use testbed::servers::{CDC, DATABASE};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use xtask::services::{CDC, DATABASE};
 
 use crate::backlog::Backlog;
-use crate::stand::Stand;
+use crate::lab::Lab;
 use crate::topic;
 
 const SERVER_ID: u32 = 4_242;
@@ -38,16 +38,16 @@ const SERVER_ID: u32 = 4_242;
 ///
 /// # Errors
 /// MySQL's, or when the reader stops early.
-pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
+pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
     let defaults = Settings::defaults(Program::CdcProducer);
     let mut mysql = MySqlSettings::from(&defaults)?;
     mysql.host = "127.0.0.1".to_owned();
-    mysql.port = stand.stack.mysql.port;
+    mysql.port = lab.stack.mysql.port;
     mysql.user = CDC.0.to_owned();
     mysql.password = Some(Secret::new(CDC.1));
     mysql.database = DATABASE.to_owned();
     let from = Micros::parse(backlog.from.trim_end_matches('Z')).context("the backlog's time")?;
-    stand.runtime.block_on(async {
+    lab.runtime.block_on(async {
         let endpoint = Endpoint::new(mysql.clone());
         let mut conn = endpoint.begin().await?;
         let server = Server::ask(&mut conn).await?;
@@ -104,10 +104,10 @@ pub fn reader(stand: &Stand, backlog: &Backlog) -> Result<f64> {
 ///
 /// # Errors
 /// Kafka's.
-pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
+pub fn client(lab: &mut Lab, from: &str) -> Result<f64> {
     let mut bytes = Vec::new();
     let mut records = Vec::new();
-    let source = topic::settings(&stand.kafka(), from)?;
+    let source = topic::settings(&lab.kafka(), from)?;
     kafka::scan(&source, from, &mut |message| {
         let start = bytes.len();
         bytes.extend_from_slice(message.key().unwrap_or_default());
@@ -118,10 +118,10 @@ pub fn client(stand: &mut Stand, from: &str) -> Result<f64> {
         records.push((start, key, value, bytes.len(), message.payload().is_some()));
         Ok(())
     })?;
-    let name = stand.fresh_name("client");
-    let settings = topic::settings(&stand.kafka(), &name)?;
+    let name = lab.fresh_name("client");
+    let settings = topic::settings(&lab.kafka(), &name)?;
     let progress = TopicSpec::compacted(format!("{name}.checkpoint"), 1);
-    stand.runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings), progress.clone()]))?;
+    lab.runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings), progress.clone()]))?;
     let producer = TransactionalProducer::new(&settings, &name)?;
     let most: usize = Settings::defaults(Program::CdcProducer).number("producer.batch_rows")?;
     let begun = Instant::now();

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use xtask::services::{ADMIN, DATABASE, MySql};
+use testbed::servers::{ADMIN, DATABASE, MySql};
 
 use crate::complete::NAME;
 

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bench::cases::{Case, Size};
+use bench::lab::Lab;
 use bench::report::Report;
-use bench::stand::Stand;
 use clap::{Parser, ValueEnum, value_parser};
-use xtask::{background, cargo, downloads, interrupt};
+use testbed::{background, cargo, downloads, interrupt};
 
 // The limits are measured in this process, so it uses the programs' allocator.
 #[global_allocator]
@@ -40,8 +40,8 @@ struct Cli {
     /// Runs of each program, in turns
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     runs: u32,
-    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of each
-    /// program; none when that is no more than in the others
+    /// Row changes or rows of the backlog in transactions of 500 and of both snapshots once more, in a single run of
+    /// each program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
     /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs
@@ -78,22 +78,22 @@ fn run(cli: Cli) -> Result<()> {
         let path = programs.join(program);
         ensure!(path.is_file(), "there is no {}: `cargo xtask bench` builds it", path.display());
     }
-    let mut stand = Stand::start(cargo::target().join("bench-stack"), programs)?;
+    let mut lab = Lab::start(cargo::target().join("bench-stack"), programs)?;
     if all {
-        check_room(stand.stack.dir(), &size)?;
+        check_room(lab.stack.dir(), &size)?;
     }
-    let setting = setting(&stand);
+    let setting = setting(&lab);
     let mut report = Report { setting, commit: commit(), command: command(), ..Report::default() };
     for case in cases {
         let begun = Instant::now();
-        report.figures.extend(case.run(&mut stand, &size, &|line| println!("{line}"))?);
+        report.figures.extend(case.run(&mut lab, &size, &|line| println!("{line}"))?);
         println!("{} took {:.0} s", name(case), begun.elapsed().as_secs_f64());
         // Write after each case, so that the results survive a failure of a later one.
         if cli.write {
             report.write(&background::root().join("reports"))?;
         }
     }
-    stand.stack.kill()
+    lab.stack.kill()
 }
 
 /// With a million changes, all cases together leave 13 GB; the growth case, with ten times as many, leaves the most.
@@ -142,7 +142,7 @@ fn machine() -> String {
     format!("{cores} cores ({}), {} GiB", field("/proc/cpuinfo", "model name"), kib.div_ceil(1 << 20))
 }
 
-fn setting(stand: &Stand) -> BTreeMap<String, String> {
+fn setting(lab: &Lab) -> BTreeMap<String, String> {
     let settings = [
         ("Machine, for servers and programs together", machine()),
         (
@@ -150,7 +150,7 @@ fn setting(stand: &Stand) -> BTreeMap<String, String> {
             format!(
                 "{}; as durable as by default where its commits are part of what is measured (latency, updater), \
                  else with sync_binlog=0 while a load is made",
-                stand.stack.mysql.version
+                lab.stack.mysql.version
             ),
         ),
         ("Kafka", format!("{}, one broker, topics of 10 partitions", downloads::KAFKA)),

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::servers::{DATABASE, MySql};
 use tokio::time::{Instant, sleep_until};
-use xtask::services::{DATABASE, MySql};
 
 use crate::load;
 

@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use xtask::services::DATABASE;
+use testbed::servers::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
 use crate::complete::{self, NAME, Of};
 use crate::debezium::{Format, Snapshot};
+use crate::lab::Lab;
 use crate::load;
-use crate::stand::Stand;
 use crate::topic;
 
 /// A table with so many rows.
@@ -41,10 +41,10 @@ impl Table {
     ///
     /// # Errors
     /// MySQL's own.
-    pub fn make(stand: &Stand, rows: u64) -> Result<Self> {
-        stand.runtime.block_on(async {
-            load::prepare(&stand.stack.mysql).await?;
-            let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
+    pub fn make(lab: &Lab, rows: u64) -> Result<Self> {
+        lab.runtime.block_on(async {
+            load::prepare(&lab.stack.mysql).await?;
+            let mut conn = load::connect(&lab.stack.mysql, Some(DATABASE)).await?;
             fill(&mut conn, rows).await?;
             Ok(Self { rows })
         })
@@ -54,14 +54,14 @@ impl Table {
     ///
     /// # Errors
     /// When the producer ends or makes no progress.
-    pub fn ours(self, stand: &mut Stand) -> Result<Run> {
-        let settings = topic::settings(&stand.kafka(), &stand.fresh_name("snapshot"))?;
+    pub fn ours(self, lab: &mut Lab) -> Result<Run> {
+        let settings = topic::settings(&lab.kafka(), &lab.fresh_name("snapshot"))?;
         let begun = now_ms()?;
-        let mut producer = stand.programs(&settings.topic).producer()?;
+        let mut producer = lab.programs(&settings.topic).producer()?;
         let pid = producer.pid().context("it was started")?;
         let arrival = topic::wait_for(&settings, self.rows, || producer.check())?;
         let run = Run::of(&settings.topic, begun, arrival, pid, self.rows)?;
-        complete::check(stand, &settings, Of::Ours)?;
+        complete::check(lab, &settings, Of::Ours)?;
         producer.stop()?;
         Ok(run)
     }
@@ -70,20 +70,20 @@ impl Table {
     ///
     /// # Errors
     /// When it fails or makes no progress.
-    pub fn debezium(self, stand: &mut Stand) -> Result<Run> {
-        let name = stand.fresh_name("debezium_snapshot");
-        let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+    pub fn debezium(self, lab: &mut Lab) -> Result<Run> {
+        let name = lab.fresh_name("debezium_snapshot");
+        let mut options = options(lab, lab.stack.dir().join("runs").join(&name), Format::Avro);
         (options.snapshot, options.topic_prefix) = (Snapshot::Initial, name);
-        Run::of_debezium(stand, &options, self.rows)
+        Run::of_debezium(lab, &options, self.rows)
     }
 
     /// The rate in rows a second at which `mysql --quick` streams into a pipe.
     ///
     /// # Errors
     /// When the client fails.
-    pub fn select(self, stand: &Stand) -> Result<f64> {
+    pub fn select(self, lab: &Lab) -> Result<f64> {
         let begun = Instant::now();
-        let mut client = stand.stack.mysql.client();
+        let mut client = lab.stack.mysql.client();
         client.args(["--quick", "--batch", "--skip-column-names", "-e", "SELECT * FROM product", DATABASE]);
         let mut client = client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run mysql")?;
         let mut rows = client.stdout.take().context("its output")?;

@@ -8,13 +8,13 @@ use mysql_async::prelude::Queryable;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
-use xtask::programs::Programs;
-use xtask::services::DATABASE;
+use testbed::programs::Programs;
+use testbed::servers::DATABASE;
 
 use crate::backlog::options;
 use crate::debezium::{Debezium, Format, Options};
+use crate::lab::Lab;
 use crate::load;
-use crate::stand::Stand;
 use crate::topic;
 
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,35 +32,35 @@ impl Start {
     ///
     /// # Errors
     /// When a program fails.
-    pub fn make(stand: &mut Stand, with_debezium: bool) -> Result<Self> {
-        stand.runtime.block_on(load::prepare(&stand.stack.mysql))?;
-        let topic = stand.fresh_name("start");
+    pub fn make(lab: &mut Lab, with_debezium: bool) -> Result<Self> {
+        lab.runtime.block_on(load::prepare(&lab.stack.mysql))?;
+        let topic = lab.fresh_name("start");
         let mut start = Self {
-            settings: topic::settings(&stand.kafka(), &topic)?,
-            programs: stand.programs(&topic),
+            settings: topic::settings(&lab.kafka(), &topic)?,
+            programs: lab.programs(&topic),
             debezium: None,
             next_id: 1,
         };
-        start.insert(stand)?;
+        start.insert(lab)?;
         let mut producer = start.programs.producer()?;
         topic::wait_for(&start.settings, 1, || producer.check())?;
         producer.stop()?;
         if with_debezium {
-            let name = stand.fresh_name("debezium_start");
-            let mut options = options(stand, stand.stack.dir().join("runs").join(&name), Format::Avro);
+            let name = lab.fresh_name("debezium_start");
+            let mut options = options(lab, lab.stack.dir().join("runs").join(&name), Format::Avro);
             options.topic_prefix = name;
-            stand.runtime.block_on(topic::make_anew(&topic::settings(&stand.kafka(), &options.topic())?))?;
+            lab.runtime.block_on(topic::make_anew(&topic::settings(&lab.kafka(), &options.topic())?))?;
             Debezium::take_position(&options)?;
             start.debezium = Some(options);
         }
         Ok(start)
     }
 
-    fn insert(&mut self, stand: &Stand) -> Result<()> {
+    fn insert(&mut self, lab: &Lab) -> Result<()> {
         let statement = format!("INSERT INTO product VALUES ({}, 'cup', 'cat_1', 1.25, NOW(6))", self.next_id);
         self.next_id += 1;
-        stand.runtime.block_on(async {
-            let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
+        lab.runtime.block_on(async {
+            let mut conn = load::connect(&lab.stack.mysql, Some(DATABASE)).await?;
             Ok(conn.query_drop(statement).await?)
         })
     }
@@ -69,9 +69,9 @@ impl Start {
     ///
     /// # Errors
     /// When no record arrives within two minutes.
-    pub fn ours(&mut self, stand: &Stand) -> Result<f64> {
+    pub fn ours(&mut self, lab: &Lab) -> Result<f64> {
         let tail = tail(&self.settings)?;
-        self.insert(stand)?;
+        self.insert(lab)?;
         let begun = Instant::now();
         let mut producer = self.programs.producer()?;
         let seconds = first_record(&tail, begun)?;
@@ -83,10 +83,10 @@ impl Start {
     ///
     /// # Errors
     /// When no record arrives within two minutes, or Debezium is left out.
-    pub fn debezium(&mut self, stand: &Stand) -> Result<f64> {
-        self.insert(stand)?;
+    pub fn debezium(&mut self, lab: &Lab) -> Result<f64> {
+        self.insert(lab)?;
         let options = self.debezium.as_ref().context("Debezium was left out")?;
-        let tail = tail(&topic::settings(&stand.kafka(), &options.topic())?)?;
+        let tail = tail(&topic::settings(&lab.kafka(), &options.topic())?)?;
         let begun = Instant::now();
         let mut debezium = Debezium::start(options)?;
         let seconds = first_record(&tail, begun)?;

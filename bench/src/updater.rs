@@ -12,13 +12,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use model::time::Micros;
 use mysql_async::prelude::Queryable;
-use xtask::services::DATABASE;
+use testbed::servers::DATABASE;
 
 use crate::cases::Size;
+use crate::lab::Lab;
 use crate::load;
-use crate::process::Usage;
 use crate::report::{Better, Figure};
-use crate::stand::Stand;
+use testbed::Usage;
 
 const FILES: u64 = 4;
 /// Rows in a transaction of product-updater.
@@ -39,15 +39,15 @@ struct Updated {
 ///
 /// # Errors
 /// When a program fails, or the table differs from the files.
-pub fn run(stand: &mut Stand, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
+pub fn run(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {
     say(format!("Updater: {} rows in {FILES} files", size.changes));
-    let data = Data::make(stand, size.changes)?;
+    let data = Data::make(lab, size.changes)?;
     let (mut ours, mut inserts, mut loads) = (vec![], vec![], vec![]);
     for _ in 0..size.runs {
-        ours.push(data.ours(stand)?);
+        ours.push(data.ours(lab)?);
         say(format!("  {:?}", ours[ours.len() - 1]));
-        inserts.push(data.client(stand, Way::Insert)?);
-        loads.push(data.client(stand, Way::Load)?);
+        inserts.push(data.client(lab, Way::Insert)?);
+        loads.push(data.client(lab, Way::Load)?);
         say(format!("  INSERT {:.0}/s, LOAD DATA {:.0}/s", inserts[inserts.len() - 1], loads[loads.len() - 1]));
     }
     let case = "Updater";
@@ -90,8 +90,8 @@ fn columns(n: u64) -> [String; 4] {
 }
 
 impl Data {
-    fn make(stand: &Stand, rows: u64) -> Result<Self> {
-        let folder = stand.stack.dir().join("updater");
+    fn make(lab: &Lab, rows: u64) -> Result<Self> {
+        let folder = lab.stack.dir().join("updater");
         fs::create_dir_all(folder.join("csv"))?;
         let data = Self { rows, folder };
         let mut inserts = BufWriter::new(File::create(data.inserts())?);
@@ -125,11 +125,11 @@ impl Data {
         self.folder.join("inserts.sql")
     }
 
-    fn ours(&self, stand: &Stand) -> Result<Updated> {
-        stand.runtime.block_on(load::prepare_durable(&stand.stack.mysql))?;
+    fn ours(&self, lab: &Lab) -> Result<Updated> {
+        lab.runtime.block_on(load::prepare_durable(&lab.stack.mysql))?;
         let path = |name: &str| self.folder.join(name).display().to_string();
         let begun = Instant::now();
-        let programs = stand.programs("updater");
+        let programs = lab.programs("updater");
         let mut updater = programs.updater(&[
             "--no-pause",
             "--chunk-size",
@@ -147,15 +147,15 @@ impl Data {
             Ok(())
         })?;
         let rate = self.rows as f64 / begun.elapsed().as_secs_f64();
-        self.check(stand).context("after product-updater")?;
+        self.check(lab).context("after product-updater")?;
         let cpu_per_million = usage.cpu_seconds / (self.rows as f64 / 1e6);
         Ok(Updated { rate, cpu_per_million, peak_rss_mb: usage.peak_rss_mb })
     }
 
     /// The rate in rows a second.
-    fn client(&self, stand: &Stand, way: Way) -> Result<f64> {
-        stand.runtime.block_on(load::prepare_durable(&stand.stack.mysql))?;
-        let mut client = stand.stack.mysql.client();
+    fn client(&self, lab: &Lab, way: Way) -> Result<f64> {
+        lab.runtime.block_on(load::prepare_durable(&lab.stack.mysql))?;
+        let mut client = lab.stack.mysql.client();
         client.args(["--local-infile=1", "--init-command=SET time_zone = '+00:00'", DATABASE]);
         match way {
             Way::Insert => client.stdin(File::open(self.inserts())?),
@@ -175,17 +175,17 @@ impl Data {
         let rate = self.rows as f64 / begun.elapsed().as_secs_f64();
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "mysql ended with {}: {told}", output.status);
-        self.check(stand).with_context(|| format!("after {way:?} by mysql"))?;
+        self.check(lab).with_context(|| format!("after {way:?} by mysql"))?;
         Ok(rate)
     }
 
     /// Compares the table with the files: each product must have its last row.
-    fn check(&self, stand: &Stand) -> Result<()> {
+    fn check(&self, lab: &Lab) -> Result<()> {
         let mut last = vec![None; usize::try_from(self.rows)?];
         (0..self.rows).for_each(|n| last[id(n) as usize] = Some(n));
         let mut wanted = (0..).zip(last).filter_map(|(id, n)| Some((id, columns(n?))));
-        stand.runtime.block_on(async {
-            let mut conn = load::connect(&stand.stack.mysql, Some(DATABASE)).await?;
+        lab.runtime.block_on(async {
+            let mut conn = load::connect(&lab.stack.mysql, Some(DATABASE)).await?;
             conn.query_drop("SET time_zone = '+00:00'").await?;
             let mut rows = conn.query_iter("SELECT * FROM product ORDER BY id").await?;
             while let Some(row) = rows.next().await? {

@@ -1,22 +1,18 @@
-//! Shared code of the tests: a separate world for each test, the programs as processes, waiting for conditions.
+//! Golden files of the tests under `tests/`.
 //!
 //! A test needs the servers' environment (`cargo xtask test` sets it, or `. target/stack/env` after
 //! `cargo xtask services --detach`); without it the test fails.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-pub mod chaos;
-mod clock;
-mod feed;
-mod process;
-mod proxy;
-mod small_disk;
-mod topic;
-mod world;
+use std::fs;
+use std::path::Path;
 
-pub use clock::Clock;
-pub use feed::{Feed, commit_progress};
-pub use process::{Ended, Running, run};
-pub use proxy::{Direction, Link, Proxy};
-pub use small_disk::SmallDisk;
-pub use topic::{TopicRecord, expire, read_topic};
-pub use world::{World, eventually, execute, golden};
+/// Compares a text with the golden file of this name under `tests/golden`; `BLESS=1` writes the file instead.
+pub fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+    if std::env::var_os("BLESS").is_some() {
+        fs::create_dir_all(path.parent().expect("a folder")).expect("the golden folder");
+        fs::write(&path, text).expect("to write the golden file");
+    }
+    let want = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; BLESS=1 writes it", path.display()));
+    assert!(want == text, "{} differs; BLESS=1 accepts\n--- golden\n{want}\n--- now\n{text}", path.display());
+}

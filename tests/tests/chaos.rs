@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use integration_tests::chaos::{self, Event, Fault, Options, Servers};
+use chaos::{Event, Fault, Options, Servers};
 
 /// One after the other: each has servers of its own.
 static TURN: Mutex<()> = Mutex::new(());

@@ -1,20 +1,20 @@
-//! A checkpoint file that can't be followed: it ends no producer that streams, a start refuses it, and `checkpoint restore`
-//! writes it from the position in Kafka.
+//! A checkpoint file that can't be followed: it ends no producer that streams, a start refuses it, and `checkpoint
+//! restore` writes it from the position in Kafka.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use integration_tests::{Ended, Link, Proxy, Running, World, eventually, execute, read_topic};
 use model::change::Op;
 use mysql_async::Conn;
+use testbed::{Ended, Link, Proxy, Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const OUTDATED: &str = "producer_checkpoint_file_outdated";
 
 struct Stage {
-    world: World,
+    world: TestBed,
     conn: Conn,
     file: PathBuf,
     rows: usize,
@@ -23,12 +23,12 @@ struct Stage {
 impl Stage {
     /// A table with a row, and a producer that has read it.
     async fn new(test: &str) -> (Self, Running) {
-        let mut world = World::new(test);
+        let mut world = TestBed::new(test);
         world.set("METRICS_LISTEN", "127.0.0.1:0");
         Self::of(world).await
     }
 
-    async fn of(world: World) -> (Self, Running) {
+    async fn of(world: TestBed) -> (Self, Running) {
         let mut conn = world.table().await;
         execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)"]).await;
         let mut producer = world.start("cdc-producer", &[]);
@@ -64,8 +64,8 @@ fn reported(producer: &Running) -> usize {
     producer.said().matches("the checkpoint file is out of date").count()
 }
 
-/// After `act` the producer reports a fault with these words: an error in the log, the metric, a warning in `/ready`, which
-/// stays 200.
+/// After `act` the producer reports a fault with these words: an error in the log, the metric, a warning in `/ready`,
+/// which stays 200.
 fn reports(producer: &mut Running, words: &[&str], act: impl FnOnce()) {
     let before = reported(producer);
     act();
@@ -218,7 +218,7 @@ async fn an_editor_that_empties_or_removes_the_file_first_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_begins_again_continues_with_a_damaged_file() {
-    let mut world = World::new("again");
+    let mut world = TestBed::new("again");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let port = world.get("DB_PORT").parse().unwrap();
     let proxy = tokio::task::spawn_blocking(move || Proxy::start(port)).await.unwrap();
@@ -312,7 +312,7 @@ async fn a_start_refuses_what_restore_puts_right() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restore_without_a_position_leads_to_a_reset() {
-    let world = World::new("nothing");
+    let world = TestBed::new("nothing");
     let folder = world.folder.join("time_track");
     let shown = world.run("cdc-producer", &["checkpoint", "show"]);
     assert!(shown.code == 0 && shown.out.contains("no position yet"), "{}{}", shown.out, shown.err);

@@ -5,15 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use integration_tests::{World, run};
 use mysql_async::prelude::Queryable;
 use nix::unistd::geteuid;
+use testbed::{TestBed, run};
 
 const REASON: &str = "last_read_timestamp.json is mounted as a single file, so it cannot be replaced by a rename";
 const REMEDY: &str = "mount the folder (producer.time_track), not the file";
 
 /// The program in a new mount namespace, where `source` is mounted at `target`.
-fn mounted(world: &World, arguments: &[&str], source: &Path, target: &Path) -> Command {
+fn mounted(world: &TestBed, arguments: &[&str], source: &Path, target: &Path) -> Command {
     let program = world.command("cdc-producer", arguments);
     let mut command = Command::new("unshare");
     // Who is not root becomes it within a user namespace.
@@ -27,7 +27,7 @@ fn mounted(world: &World, arguments: &[&str], source: &Path, target: &Path) -> C
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_file_that_is_a_mount_of_its_own_is_named() {
-    let world = World::new("mounted");
+    let world = TestBed::new("mounted");
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let folder = world.folder.join("time_track");
@@ -56,7 +56,7 @@ async fn a_checkpoint_file_that_is_a_mount_of_its_own_is_named() {
     fs::create_dir_all(&host).unwrap();
     fs::write(host.join("last_read_timestamp.json"), r#"{"last_read_timestamp": null}"#).unwrap();
     let log = world.folder.join("cdc-producer.log");
-    let producer = integration_tests::Running::start(mounted(&world, &[], &host, &folder), "cdc-producer", log);
+    let producer = testbed::Running::start(mounted(&world, &[], &host, &folder), "cdc-producer", log);
     let _consumer = world.start("consumer", &[]);
     world.verify();
     assert_eq!(producer.stop().code, 0);

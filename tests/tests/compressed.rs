@@ -3,26 +3,25 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::HashSet;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cdc_producer::dump::DumpConnection;
-use integration_tests::{Running, World, eventually, execute, read_topic};
 use model::change::{SOURCE_HEADER, Source};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Program, Secret, SslMode};
+use testbed::servers::CDC;
+use testbed::{Running, TestBed, eventually, execute, peak_memory, read_topic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use xtask::services::CDC;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 const MIB: u64 = 1 << 20;
 
 /// A producer that has read the table, which shows its numbers.
-fn start(world: &mut World) -> Running {
+fn start(world: &mut TestBed) -> Running {
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
@@ -36,15 +35,8 @@ fn wait_for_records(producer: &Running, count: usize) {
     });
 }
 
-/// The most resident memory that the process has had, in bytes.
-fn peak_memory(producer: &Running) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
-}
-
 /// Keys of the topic's records, each of which must be there once.
-fn keys(world: &World) -> HashSet<i64> {
+fn keys(world: &TestBed) -> HashSet<i64> {
     let (mut keys, mut places) = (HashSet::new(), HashSet::new());
     let settings = world.kafka();
     kafka::scan(&settings, &settings.topic, &mut |message| {
@@ -70,8 +62,8 @@ fn insert(first: usize, count: usize) -> String {
 
 const COMPRESS: &str = "SET SESSION binlog_transaction_compression = ON, cte_max_recursion_depth = 1000000";
 
-/// Bytes of compressed transactions on the server, packed and unpacked. They are counted for the whole server: a test that
-/// asks needs a server that no other test writes to.
+/// Bytes of compressed transactions on the server, packed and unpacked. They are counted for the whole server: a test
+/// that asks needs a server that no other test writes to.
 async fn compressed(conn: &mut Conn) -> (u64, u64) {
     let row: Option<(u64, u64)> = conn
         .query_first(
@@ -87,7 +79,7 @@ async fn compressed(conn: &mut Conn) -> (u64, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compressed_transaction_streams_within_the_limit() {
     const ROWS: usize = 400_000;
-    let mut world = World::new("compressed");
+    let mut world = TestBed::new("compressed");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     let producer = start(&mut world);
@@ -96,7 +88,7 @@ async fn a_compressed_transaction_streams_within_the_limit() {
     let after = compressed(&mut conn).await;
     assert!(after.1 - before.1 > 800 * ROWS as u64 && after.0 - before.0 < 2 * MIB, "{before:?} {after:?}");
     wait_for_records(&producer, ROWS);
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap();
     assert_eq!(producer.stop().code, 0);
     assert_eq!(keys(&world), (1..=ROWS as i64).collect());
     assert!(peak < 150 * MIB, "the producer took {} MiB", peak / MIB);
@@ -104,7 +96,7 @@ async fn a_compressed_transaction_streams_within_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compressed_transaction_of_another_database_takes_no_memory() {
-    let mut world = World::new("compressed_other");
+    let mut world = TestBed::new("compressed_other");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     let other = format!("{}_other", world.name);
@@ -132,7 +124,7 @@ async fn a_compressed_transaction_of_another_database_takes_no_memory() {
     let after = compressed(&mut conn).await;
     assert!(after.1 - before.1 > 400 * MIB, "{before:?} {after:?}");
     wait_for_records(&producer, 2);
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap();
     assert_eq!(producer.stop().code, 0);
     assert_eq!(keys(&world), HashSet::from([1, 2]));
     execute(&mut conn, &[&format!("DROP DATABASE `{other}`")]).await;
@@ -142,7 +134,7 @@ async fn a_compressed_transaction_of_another_database_takes_no_memory() {
 /// Many small ones, at each level of compression, with savepoints, rollbacks and XA; the consumers get all of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_compressed_transactions_of_every_kind_arrive_once() {
-    let mut world = World::new("compressed_small");
+    let mut world = TestBed::new("compressed_small");
     let mut conn = world.table().await;
     let producer = start(&mut world);
     execute(&mut conn, &[COMPRESS, "CREATE TABLE other LIKE product"]).await;
@@ -200,7 +192,7 @@ async fn small_compressed_transactions_of_every_kind_arrive_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_dies_within_a_compressed_transaction_reads_it_again() {
     const ROWS: usize = 60_000;
-    let mut world = World::new("compressed_kill");
+    let mut world = TestBed::new("compressed_kill");
     let mut conn = world.table().await;
     // A Kafka transaction holds a part of it.
     world.set("PRODUCER_BATCH_ROWS", "5000");
@@ -226,7 +218,7 @@ async fn a_producer_that_dies_within_a_compressed_transaction_reads_it_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_row_is_read_within_its_limit_and_anothers_is_read_past() {
-    let mut world = World::new("huge_row");
+    let mut world = TestBed::new("huge_row");
     let _mysql = world.own_mysql(&["--max-allowed-packet=512M"]);
     let mut conn = world.table().await;
     execute(
@@ -242,7 +234,7 @@ async fn a_huge_row_is_read_within_its_limit_and_anothers_is_read_past() {
     }
     execute(&mut conn, &["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL, REPEAT('x', 1000000))"]).await;
     wait_for_records(&producer, 1);
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap();
     assert!(peak < 150 * MIB, "the producer took {} MiB", peak / MIB);
 
     execute(&mut conn, &["INSERT INTO product VALUES (2, 'a', 'b', 1, NULL, REPEAT('x', 200 << 20))"]).await;
@@ -273,8 +265,8 @@ fn asks_for_stream(packet: &[u8]) -> bool {
     matches!(packet, [_, _, _, 0, COM_BINLOG_DUMP, _, _, _, _, flags, ..] if flags & 1 == 0)
 }
 
-/// A relay to MySQL that changes one byte of the first stream of the binlog that comes to be `after` bytes long. What is only
-/// looked into is closed before its bytes are read.
+/// A relay to MySQL that changes one byte of the first stream of the binlog that comes to be `after` bytes long. What
+/// is only looked into is closed before its bytes are read.
 async fn spoiling_relay(upstream: u16, after: usize) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -322,7 +314,7 @@ async fn spoiling_relay(upstream: u16, after: usize) -> (u16, Arc<AtomicBool>) {
 async fn a_byte_that_changes_on_the_way_heals() {
     const ROWS: usize = 20_000;
     // The name differs from row to row, so that the compressed bytes are many and hold them as they are.
-    let mut world = World::new("spoilt");
+    let mut world = TestBed::new("spoilt");
     let mut conn = world.table().await;
     let mut producer = start(&mut world);
     producer.signal("STOP");
@@ -364,7 +356,7 @@ async fn a_byte_that_changes_on_the_way_heals() {
 /// Every way to log in that the other connections have, on the connection of the binlog.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_logs_in_as_the_other_connections_do() {
-    let world = World::new("login");
+    let world = TestBed::new("login");
     let mut admin = world.mysql().await;
     let user = format!("l{}", std::process::id());
     let mut settings = MySqlSettings::from(&world.settings(Program::CdcProducer)).unwrap();

@@ -6,21 +6,21 @@ mod consumer_world;
 use std::time::Duration;
 
 use consumer_world::{assert_once, line_count, start, wait_until_committed};
-use integration_tests::{Feed, World, eventually};
-use xtask::services::{Kafka, KafkaOptions, Postgres};
+use testbed::servers::{Kafka, KafkaOptions, Postgres};
+use testbed::{Feed, TestBed, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const BATCH: usize = 20;
 
 /// Many small batches, so that the server dies in the middle of one.
-fn world(test: &str) -> World {
-    let mut world = World::new(test);
+fn world(test: &str) -> TestBed {
+    let mut world = TestBed::new(test);
     world.set("CONSUMER_BATCH_ROWS", BATCH.to_string());
     world
 }
 
 /// Waits until some of what `feed` wrote in this round is in the log, and not all.
-fn wait_for_work(world: &World, round: i64) {
+fn wait_for_work(world: &TestBed, round: i64) {
     let begun = round as usize * 3000 + 10 * BATCH;
     eventually("work under way", PATIENCE, || (line_count(world) >= begun).then_some(()));
 }
@@ -61,8 +61,7 @@ async fn a_postgresql_that_is_killed_in_mid_transaction() {
         wait_until_committed(&world);
     }
     assert_once(&world);
-    let (client, connection) = tokio_postgres::connect(&postgres.url(), tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = testbed::postgres(&postgres.url()).await.unwrap();
     let sql = "SELECT count(*), count(*) FILTER (WHERE price = id + 0.01) FROM product";
     let row = client.query_one(sql, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3000, 3000));

@@ -1,4 +1,5 @@
-//! The consumer's PostgreSQL sink on a real server: equal to the topic, caught up when behind, refused when it can't be.
+//! The consumer's PostgreSQL sink on a real server: equal to the topic, caught up when behind, refused when it can't
+//! be.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod consumer_world;
@@ -7,25 +8,22 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
-use integration_tests::{Feed, World, eventually};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 use rules::transform::Capitals;
 use runtime::config::{Program, rules};
-use tokio_postgres::NoTls;
+use testbed::{Feed, TestBed, eventually, postgres};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Name, category, price, discount and time of each product.
 type Table = BTreeMap<i64, [Option<String>; 5]>;
 
-async fn connect(world: &World) -> tokio_postgres::Client {
-    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), NoTls).await.expect("a connection");
-    tokio::spawn(connection);
-    client
+async fn connect(world: &TestBed) -> tokio_postgres::Client {
+    postgres(world.get("POSTGRES_URL")).await.expect("a connection")
 }
 
-async fn table(world: &World) -> Table {
+async fn table(world: &TestBed) -> Table {
     let sql = "SELECT id, name, category, price::text, discount_price::text, \
                to_char(last_updated AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') FROM product";
     let rows = connect(world).await.query(sql, &[]).await.expect("the table product");
@@ -33,7 +31,7 @@ async fn table(world: &World) -> Table {
 }
 
 /// The last state of each product in the topic, by the rules.
-fn expected(world: &World) -> Table {
+fn expected(world: &TestBed) -> Table {
     let (settings, rules) = (world.kafka(), rules(&world.settings(Program::Consumer)).expect("rules"));
     let mut table = Table::new();
     kafka::scan(&settings, &settings.topic, &mut |message| {
@@ -56,7 +54,7 @@ fn expected(world: &World) -> Table {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_is_the_last_state_of_the_topic_across_kills() {
-    let mut world = World::new("pg_kills").with_postgres();
+    let mut world = TestBed::new("pg_kills").with_postgres();
     world.set("CONSUMER_BATCH_ROWS", "40");
     world.set("RULES_DROP", r#"[{"field":"category","equals":"hidden"}]"#);
     let mut feed = Feed::new(&world).await;
@@ -82,7 +80,7 @@ async fn the_table_is_the_last_state_of_the_topic_across_kills() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_switched_on_later_or_set_back_catches_up_and_the_log_has_nothing_twice() {
-    let mut world = World::new("pg_late").with_postgres();
+    let mut world = TestBed::new("pg_late").with_postgres();
     let url = world.get("POSTGRES_URL").to_owned();
     world.set("POSTGRES_URL", "");
     let mut feed = Feed::new(&world).await;
@@ -114,7 +112,7 @@ async fn a_table_that_is_switched_on_later_or_set_back_catches_up_and_the_log_ha
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_down_is_waited_for() {
-    let mut world = World::new("pg_down").with_postgres();
+    let mut world = TestBed::new("pg_down").with_postgres();
     let url = world.get("POSTGRES_URL").to_owned();
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);
@@ -133,7 +131,7 @@ async fn a_server_that_is_down_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_go_on_stops_with_its_remedy() {
-    let mut world = World::new("pg_stop").with_postgres();
+    let mut world = TestBed::new("pg_stop").with_postgres();
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);
     let consumer = start(&world, 1);
@@ -165,7 +163,7 @@ async fn what_cannot_go_on_stops_with_its_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_misses_what_the_topic_has_no_more_is_refused() {
-    let world = World::new("pg_behind").with_postgres();
+    let world = TestBed::new("pg_behind").with_postgres();
     let mut feed = Feed::new(&world).await;
     feed.update(1..=100, 0);
     let consumer = start(&world, 1);

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use consumer_world::{log_path, wait_until_committed};
-use integration_tests::{Ended, World, eventually, execute, expire};
 use mysql_async::prelude::Queryable;
 use postgres_world::{PATIENCE, connect, run};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{Ended, TestBed, eventually, execute, expire};
 
 /// The lines of doctor about one thing that are not ok, each with its remedy.
 fn faults(ended: &Ended, name: &str) -> Vec<(String, String)> {
@@ -28,12 +28,12 @@ fn faults(ended: &Ended, name: &str) -> Vec<(String, String)> {
     (0..lines.len()).filter(|i| about(lines[*i])).map(|i| (words(lines[i]), remedy(i).to_owned())).collect()
 }
 
-fn doctor(world: &World, program: &str) -> Ended {
+fn doctor(world: &TestBed, program: &str) -> Ended {
     world.run(program, &["doctor"])
 }
 
 /// The consumer's doctor finds this, and nothing else that fails; gives the remedy.
-fn finds(world: &World, name: &str, texts: &[&str]) -> String {
+fn finds(world: &TestBed, name: &str, texts: &[&str]) -> String {
     let ended = doctor(world, "consumer");
     assert_eq!(ended.code, 1, "{}\n{}", ended.out, ended.err);
     assert_eq!(ended.out.matches("FAIL").count(), faults(&ended, name).len(), "{}", ended.out);
@@ -45,14 +45,14 @@ fn finds(world: &World, name: &str, texts: &[&str]) -> String {
     remedies.join("; ")
 }
 
-fn is_green(world: &World, program: &str) -> String {
+fn is_green(world: &TestBed, program: &str) -> String {
     let ended = doctor(world, program);
     assert!(ended.code == 0 && !ended.out.contains("FAIL"), "{}\n{}", ended.out, ended.err);
     ended.out
 }
 
 /// A world whose changes have gone all the way.
-async fn delivered(world: &World) {
+async fn delivered(world: &TestBed) {
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','cat_5',1,NULL), (2,'b','b',2,NULL)").await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);
@@ -65,7 +65,7 @@ async fn delivered(world: &World) {
 
 /// The topics' configuration as it was set here.
 struct Configs<'a> {
-    world: &'a World,
+    world: &'a TestBed,
     set: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -104,7 +104,7 @@ impl Configs<'_> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_remedy_for_a_topic_makes_it_green() {
-    let world = World::new("topic_checks");
+    let world = TestBed::new("topic_checks");
     delivered(&world).await;
     let topic = world.kafka().topic;
     for program in ["cdc-producer", "consumer"] {
@@ -156,7 +156,7 @@ async fn each_remedy_for_a_topic_makes_it_green() {
 }
 
 /// Retention has taken the records of products: what keeps them from now on, and an epoch that writes them again.
-async fn expired_records_and_their_remedy(world: &World) {
+async fn expired_records_and_their_remedy(world: &TestBed) {
     expire(&world.kafka()).await;
     let ended = eventually("the check", PATIENCE, || {
         Some(doctor(world, "cdc-producer")).filter(|e| e.out.contains("have expired"))
@@ -183,7 +183,7 @@ async fn expired_records_and_their_remedy(world: &World) {
 /// A topic that the programs create compacted is as doctor wants it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_created_compacted_is_green() {
-    let mut world = World::new("compacted");
+    let mut world = TestBed::new("compacted");
     world.set("KAFKA_CLEANUP_POLICY", "compact");
     delivered(&world).await;
     for program in ["cdc-producer", "consumer"] {
@@ -194,7 +194,7 @@ async fn a_topic_that_is_created_compacted_is_green() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
-    let mut world = World::new("nothing").with_postgres();
+    let mut world = TestBed::new("nothing").with_postgres();
     let told = is_green(&world, "consumer");
     for want in [
         format!("to be created: {0}, {0}.slots, {0}.dlq", world.name),
@@ -236,7 +236,7 @@ async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumers_doctor_finds_what_a_start_refuses() {
-    let mut world = World::new("sick").with_postgres();
+    let mut world = TestBed::new("sick").with_postgres();
     // Offsets can be moved when the session of the last member is over.
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     delivered(&world).await;
@@ -321,7 +321,7 @@ async fn the_consumers_doctor_finds_what_a_start_refuses() {
 }
 
 /// Sets the group's offsets to 0, as a tool would.
-fn move_back(world: &World) {
+fn move_back(world: &TestBed) {
     let settings = world.kafka();
     let consumer: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().unwrap();
     let mut list = TopicPartitionList::new();
@@ -333,7 +333,7 @@ fn move_back(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misspelt_table_and_all_that_is_wrong_with_one_are_named_at_once() {
-    let mut world = World::new("doctor_table");
+    let mut world = TestBed::new("doctor_table");
     let mut conn = world.mysql().await;
     execute(
         &mut conn,

@@ -5,10 +5,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration_tests::{World, golden, read_topic};
+use integration_tests::golden;
 use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use model::product::{Price, Product};
 use model::time::Micros;
+use testbed::{TestBed, read_topic};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -42,7 +43,7 @@ fn avro_bytes_are_those_of_the_java_library() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_go_where_the_java_client_puts_them() {
-    let world = World::new("partitions");
+    let world = TestBed::new("partitions");
     let kafka = world.kafka();
     ensure_topics(&kafka, &[TopicSpec::products(&kafka)]).await.unwrap();
     let lines = fixture("partitions.txt");
@@ -67,7 +68,7 @@ async fn keys_go_where_the_java_client_puts_them() {
 
 #[test]
 fn help_of_each_program() {
-    let world = World::new("help");
+    let world = TestBed::new("help");
     for program in ["product-updater", "cdc-producer", "consumer", "verify"] {
         for (flag, file) in [("-h", "short"), ("--help", "long")] {
             let ended = world.run(program, &[flag]);
@@ -96,7 +97,7 @@ fn normalised(line: &str) -> String {
 /// CSV → MySQL → topic → five logs.
 #[tokio::test(flavor = "multi_thread")]
 async fn from_csv_to_five_logs() {
-    let world = World::new("golden");
+    let world = TestBed::new("golden");
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("reading");
     let consumers: Vec<_> = (1..=5).map(|n| world.start_as("consumer", &format!("consumer{n}"), &[])).collect();

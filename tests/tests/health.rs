@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use integration_tests::chaos::{Arena, Servers, wait_for};
-use integration_tests::{Link, Running};
+use chaos::{Harness, Servers, wait_for};
+use testbed::{Link, Running};
 
 /// A server that is silent must be missed within this time, and found again.
 const NOTICED: Duration = Duration::from_secs(30);
@@ -59,11 +59,11 @@ fn are_documented(programs: &[&Running]) {
 fn a_silent_server_is_named_and_the_lag_grows() {
     let folder = std::env::temp_dir().join("product-stream-tests").join(format!("health_{}", std::process::id()));
     let servers = Servers::start(&folder, 1).unwrap();
-    let mut arena = Arena::new(servers, "health", 1).unwrap();
-    arena.begin().unwrap();
-    arena.all_ready().unwrap();
-    let producer = arena.producer.as_ref().unwrap();
-    let consumers: Vec<&Running> = arena.consumers.iter().flatten().collect();
+    let mut harness = Harness::new(servers, "health", 1).unwrap();
+    harness.begin().unwrap();
+    harness.all_ready().unwrap();
+    let producer = harness.producer.as_ref().unwrap();
+    let consumers: Vec<&Running> = harness.consumers.iter().flatten().collect();
 
     let in_time = |seconds: f64| seconds < 5.0;
     shows(producer, "producer_lag_seconds", in_time);
@@ -72,7 +72,7 @@ fn a_silent_server_is_named_and_the_lag_grows() {
     assert!(kept_for > 86_400.0, "binlogs are kept for {kept_for} s");
 
     // MySQL is silent: nothing ends, and nothing comes.
-    arena.servers.to_mysql.set(Link::Stalled);
+    harness.servers.to_mysql.set(Link::Stalled);
     says(producer, "/ready", 503, &["MySQL"], NOTICED);
     let (lag, event) = ("producer_lag_seconds", "producer_last_event_timestamp_seconds");
     let before = (metric(producer, lag), metric(producer, event));
@@ -83,7 +83,7 @@ fn a_silent_server_is_named_and_the_lag_grows() {
     says(producer, "/health", 503, &["no progress for"], Duration::from_secs(90));
     assert_eq!(metric(producer, "pipeline_ready"), 0.0);
     consumers.iter().for_each(|consumer| says(consumer, "/ready", 200, &[], NOTICED));
-    arena.servers.to_mysql.set(Link::Open);
+    harness.servers.to_mysql.set(Link::Open);
     says(producer, "/ready", 200, &[], NOTICED);
     says(producer, "/health", 200, &[], NOTICED);
     shows(producer, lag, in_time);
@@ -93,7 +93,7 @@ fn a_silent_server_is_named_and_the_lag_grows() {
     let producer_before = of_producer.map(|name| metric(producer, name));
     let aborts = || -> f64 { consumers.iter().map(|consumer| metric(consumer, "consumer_kafka_aborts_total")).sum() };
     let aborts_before = aborts();
-    arena.servers.to_kafka[0].set(Link::Stalled);
+    harness.servers.to_kafka[0].set(Link::Stalled);
     says(producer, "/ready", 503, &["Kafka"], NOTICED);
     consumers.iter().for_each(|consumer| says(consumer, "/ready", 503, &["Kafka"], NOTICED));
     let bytes = metric(producer, "producer_lag_bytes");
@@ -102,27 +102,27 @@ fn a_silent_server_is_named_and_the_lag_grows() {
     for (name, before) in of_producer.into_iter().zip(producer_before) {
         shows(producer, name, |now| now > before);
     }
-    arena.servers.to_kafka[0].set(Link::Open);
+    harness.servers.to_kafka[0].set(Link::Open);
     says(producer, "/ready", 200, &[], NOTICED * 2);
     consumers.iter().for_each(|consumer| says(consumer, "/ready", 200, &[], NOTICED * 2));
     assert!(aborts() > aborts_before, "no consumer counts what it gave up");
     shows(producer, "producer_lag_bytes", |now| now < 1_000_000.0);
 
     // PostgreSQL is silent, and there is nothing to write to it.
-    arena.settle().unwrap();
-    let consumers: Vec<&Running> = arena.consumers.iter().flatten().collect();
-    arena.servers.to_postgres.set(Link::Stalled);
+    harness.settle().unwrap();
+    let consumers: Vec<&Running> = harness.consumers.iter().flatten().collect();
+    harness.servers.to_postgres.set(Link::Stalled);
     consumers.iter().for_each(|consumer| says(consumer, "/ready", 503, &["PostgreSQL"], NOTICED));
-    says(arena.producer.as_ref().unwrap(), "/ready", 200, &[], NOTICED);
-    arena.servers.to_postgres.set(Link::Open);
+    says(harness.producer.as_ref().unwrap(), "/ready", 200, &[], NOTICED);
+    harness.servers.to_postgres.set(Link::Open);
     consumers.iter().for_each(|consumer| says(consumer, "/ready", 200, &[], NOTICED));
     // Nothing has come for a while, and that is no lag.
-    shows(arena.producer.as_ref().unwrap(), lag, in_time);
-    shows(arena.producer.as_ref().unwrap(), "producer_lag_bytes", |bytes| bytes == 0.0);
+    shows(harness.producer.as_ref().unwrap(), lag, in_time);
+    shows(harness.producer.as_ref().unwrap(), "producer_lag_bytes", |bytes| bytes == 0.0);
     consumers.iter().for_each(|consumer| shows(consumer, "consumer_lag_seconds", in_time));
-    are_documented(&[arena.producer.as_ref().unwrap(), consumers[0]]);
+    are_documented(&[harness.producer.as_ref().unwrap(), consumers[0]]);
 
-    arena.world.verify();
-    drop(arena);
+    harness.bed.verify();
+    drop(harness);
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use integration_tests::{Running, World, eventually};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use testbed::{Running, TestBed, eventually};
 
 const CONSUMERS: usize = 5;
 
@@ -16,13 +16,13 @@ fn pause(duration: Duration) {
     });
 }
 
-fn start_consumer(world: &World, n: usize) -> Running {
+fn start_consumer(world: &TestBed, n: usize) -> Running {
     world.start_as("consumer", &format!("consumer{n}"), &["--kafka-session-timeout", "6s"])
 }
 
 /// Load from `product-updater --generate`; every second or so one of the six programs is killed and started again.
 fn killed_at_random(seed: u64) {
-    let world = World::new("kills").with_postgres();
+    let world = TestBed::new("kills").with_postgres();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut producer = Some(world.start("cdc-producer", &["--snapshot-chunk", "500"]));
     let mut consumers: Vec<Option<Running>> = (0..CONSUMERS).map(|n| Some(start_consumer(&world, n))).collect();

@@ -1,23 +1,23 @@
 //! A request that the network held back arrives in the next transaction of the same producer.
 //!
-//! Before the second part of KIP-890 nothing in Kafka's protocol tells the transactions of one producer apart: an EndTxn or
-//! a TxnOffsetCommit that the client gave up, and sent again over another connection, may still be on its way, and then
-//! ends, or sets back, a later transaction. So a producer whose connection broke within a transaction is not used for
-//! another one; its successor's epoch fences what is late.
+//! Before the second part of KIP-890 nothing in Kafka's protocol tells the transactions of one producer apart: an
+//! EndTxn or a TxnOffsetCommit that the client gave up, and sent again over another connection, may still be on its
+//! way, and then ends, or sets back, a later transaction. So a producer whose connection broke within a transaction is
+//! not used for another one; its successor's epoch fences what is late.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use integration_tests::{World, eventually};
 use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
 use rdkafka::Message;
 use runtime::config::KafkaSettings;
+use testbed::servers::server::free_port;
+use testbed::servers::{Kafka, KafkaOptions};
+use testbed::{TestBed, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use xtask::services::server::free_port;
-use xtask::services::{Kafka, KafkaOptions};
 
 /// The number of EndTxn in Kafka's protocol.
 const END_TXN: i16 = 26;
@@ -102,7 +102,7 @@ fn committed(settings: &KafkaSettings) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_end_of_a_transaction_does_not_end_the_next_one() {
-    let mut world = World::new("late");
+    let mut world = TestBed::new("late");
     let port = free_port().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let advertised = listener.local_addr().unwrap().port();

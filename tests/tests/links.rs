@@ -4,11 +4,11 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use integration_tests::{Direction, Link, Proxy, World, eventually};
+use testbed::{Direction, Link, Proxy, TestBed, eventually};
 
 #[test]
 fn a_mysql_that_vanishes_while_the_producer_asks_it() {
-    let mut world = World::new("vanishing");
+    let mut world = TestBed::new("vanishing");
     drop(tokio::runtime::Runtime::new().unwrap().block_on(world.table()));
     let proxy = Proxy::start(world.get("DB_PORT").parse().unwrap());
     world.set("DB_PORT", proxy.port().to_string());

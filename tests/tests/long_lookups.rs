@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use integration_tests::{Link, Proxy, Running, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{Link, Proxy, Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Bytes of binlog to pass over, for 12 s.
@@ -16,8 +16,8 @@ const SLOW: Link = Link::Slow { latency: Duration::ZERO, bytes_per_second: RATE 
 const LONGEST_SILENCE: f64 = 8.0;
 
 /// A separate server, whose binlog has only what the test wrote.
-async fn world(test: &str) -> (World, xtask::services::MySql, Conn) {
-    let mut world = World::new(test);
+async fn world(test: &str) -> (TestBed, testbed::servers::MySql, Conn) {
+    let mut world = TestBed::new(test);
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
@@ -44,7 +44,7 @@ fn alive_until(producer: &Running, what: &str, starts: bool, mut is_done: impl F
     println!("{what}: silent for {longest} s at most");
 }
 
-fn arrived(world: &World, key: &str) -> usize {
+fn arrived(world: &TestBed, key: &str) -> usize {
     read_topic(&world.kafka()).iter().filter(|r| r.key == key).count()
 }
 

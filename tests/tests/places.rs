@@ -4,21 +4,21 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use integration_tests::{Clock, Running, World, eventually, read_topic};
 use kafka::{TopicSpec, ensure_topics};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{Clock, Running, TestBed, eventually, read_topic};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn start(world: &World, program: &str, clock: &Clock) -> Running {
+fn start(world: &TestBed, program: &str, clock: &Clock) -> Running {
     let mut command = world.command(program, &[]);
     command.envs(clock.variables());
     Running::start(command, program, world.folder.join(format!("{program}.log")))
 }
 
 /// Waits until verify has read everything and says no more than these; the number that it gives of one kind.
-fn differs(world: &World, texts: &[&str], kind: &str, number: u64) {
+fn differs(world: &TestBed, texts: &[&str], kind: &str, number: u64) {
     let ended = world.run("verify", &["--wait", "60s", "--json"]);
     assert_eq!(ended.code, 1, "{}{}", ended.out, ended.err);
     let report: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
@@ -29,7 +29,7 @@ fn differs(world: &World, texts: &[&str], kind: &str, number: u64) {
 }
 
 /// How long a change takes into the log.
-async fn arrives(world: &World, conn: &mut Conn, text: &str) -> Duration {
+async fn arrives(world: &TestBed, conn: &mut Conn, text: &str) -> Duration {
     let log = std::path::Path::new(world.get("CONSUMER_LOGS")).join("consumer_1/consumer_log.json");
     let begun = Instant::now();
     conn.query_drop(format!("REPLACE INTO product VALUES (1, '{text}', 'c', 1, NULL)")).await.unwrap();
@@ -40,7 +40,7 @@ async fn arrives(world: &World, conn: &mut Conn, text: &str) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_clock_but_the_servers_counts() {
-    let mut world = World::new("clocks");
+    let mut world = TestBed::new("clocks");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = world.table().await;
@@ -70,7 +70,7 @@ async fn no_clock_but_the_servers_counts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_takes_the_clients_time_names_the_wrong_clock() {
-    let world = World::new("stamps");
+    let world = TestBed::new("stamps");
     let mut conn = world.table().await;
     let settings = world.kafka();
     let mut topic = TopicSpec::products(&settings);
@@ -90,7 +90,7 @@ async fn a_topic_that_takes_the_clients_time_names_the_wrong_clock() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_finds_what_a_person_did_to_a_log() {
-    let world = World::new("edited");
+    let world = TestBed::new("edited");
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
     conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();

@@ -1,19 +1,19 @@
-//! A record that PostgreSQL refuses takes nothing down: it is parked once, the rest continues, and a later state of its key
-//! replaces it. What is not the record's fault is not parked.
+//! A record that PostgreSQL refuses takes nothing down: it is parked once, the rest continues, and a later state of its
+//! key replaces it. What is not the record's fault is not parked.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod consumer_world;
 mod postgres_world;
 
 use consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed, wait_until_ends_committed};
-use integration_tests::{Feed, Running, World, eventually};
 use mysql_async::prelude::Queryable;
 use postgres_world::{PATIENCE, TABLES, connect, create, names, parked, run, wait_for_count};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{Feed, Running, TestBed, eventually};
 
 /// Dead letters of this sink, by key.
-fn letters(world: &World) -> Vec<(i64, DeadLetter)> {
+fn letters(world: &TestBed) -> Vec<(i64, DeadLetter)> {
     let mut letters: Vec<(i64, DeadLetter)> = dead_letters(world)
         .into_iter()
         .filter(|letter| letter.origin["sink"] == "postgres")
@@ -27,7 +27,7 @@ fn keys(letters: &[(i64, DeadLetter)]) -> Vec<i64> {
     letters.iter().map(|(key, _)| *key).collect()
 }
 
-fn with_failpoint(world: &World, point: &str) -> Running {
+fn with_failpoint(world: &TestBed, point: &str) -> Running {
     let mut command = world.command("consumer", &[]);
     command.env("FAILPOINTS", point);
     Running::start(command, "consumer", world.folder.join("failing.log"))
@@ -36,7 +36,7 @@ fn with_failpoint(world: &World, point: &str) -> Running {
 /// Case 21: one row with a NUL character among many, with every program running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nul_character_is_parked_and_everything_else_arrives() {
-    let mut world = World::new("nul").with_postgres();
+    let mut world = TestBed::new("nul").with_postgres();
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = world.table().await;
     let mut producer = world.start("cdc-producer", &[]);
@@ -212,7 +212,7 @@ fn long_text() -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_refuses_a_row_parks_that_one_alone() {
     for case in CASES {
-        let world = World::new(case.name).with_postgres();
+        let world = TestBed::new(case.name).with_postgres();
         let client = create(&world).await;
         run(&client, TABLES).await;
         run(&client, case.sql).await;
@@ -247,7 +247,7 @@ async fn whatever_refuses_a_row_parks_that_one_alone() {
 /// A name that another key gives up in the same batch is free, whatever the order of their ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_moves_from_key_to_key_within_a_batch_is_no_refusal() {
-    let mut world = World::new("moves").with_postgres();
+    let mut world = TestBed::new("moves").with_postgres();
     // Batches of several partitions may come one after the other.
     world.set("KAFKA_PARTITIONS", "1");
     let client = create(&world).await;
@@ -275,7 +275,8 @@ fn nul(id: i64) -> (i64, String, String, i64) {
     (id, NUL.to_owned(), "c".to_owned(), 1)
 }
 
-/// Between PostgreSQL's commit and Kafka's a parked record is in PostgreSQL only: its dead letter is still to be written.
+/// Between PostgreSQL's commit and Kafka's a parked record is in PostgreSQL only: its dead letter is still to be
+/// written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_postgresql_and_kafka_writes_one_dead_letter() {
     for point in [
@@ -283,7 +284,7 @@ async fn a_crash_between_postgresql_and_kafka_writes_one_dead_letter() {
         "consumer.offsets-sent=return(kill)",
         "consumer.committed=return(kill)",
     ] {
-        let world = World::new("parked_crash").with_postgres();
+        let world = TestBed::new("parked_crash").with_postgres();
         let mut feed = Feed::new(&world).await;
         feed.update(1..=50, 0);
         feed.products([nul(9), nul(10)]);
@@ -310,7 +311,7 @@ async fn a_crash_between_postgresql_and_kafka_writes_one_dead_letter() {
 /// PostgreSQL behind the log: what it refuses on its way is parked once, though it goes that way again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
-    let mut world = World::new("parked_again").with_postgres();
+    let mut world = TestBed::new("parked_again").with_postgres();
     let url = world.get("POSTGRES_URL").to_owned();
     world.set("POSTGRES_URL", "");
     let mut feed = Feed::new(&world).await;
@@ -349,7 +350,7 @@ async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
 /// Once a snapshot is complete, a key that is parked keeps its older row only if the snapshot has the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_after_expired_records_says_which_parked_keys_are_there() {
-    let mut world = World::new("parked_epoch").with_postgres();
+    let mut world = TestBed::new("parked_epoch").with_postgres();
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = world.table().await;
     let fill = "INSERT INTO product WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20) \
@@ -393,7 +394,7 @@ async fn a_snapshot_after_expired_records_says_which_parked_keys_are_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_stop_stops_and_says_how_to_go_on() {
-    let mut world = World::new("policy_stop").with_postgres();
+    let mut world = TestBed::new("policy_stop").with_postgres();
     world.set("POSTGRES_ON_REFUSED", "stop");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=50, 0);
@@ -417,7 +418,7 @@ async fn the_policy_stop_stops_and_says_how_to_go_on() {
 /// A right or a table that is missing is nobody's record.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_the_records_fault_is_not_parked() {
-    let mut world = World::new("not_parked").with_postgres();
+    let mut world = TestBed::new("not_parked").with_postgres();
     let client = create(&world).await;
     run(&client, TABLES).await;
     let role = format!("w{}", world.name);
@@ -449,7 +450,7 @@ async fn what_is_not_the_records_fault_is_not_parked() {
 /// A constraint that nothing satisfies: everything is parked in bounded steps, and comes back when it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_refuses_everything_holds_nothing_up_and_is_filled_later() {
-    let mut world = World::new("all_parked").with_postgres();
+    let mut world = TestBed::new("all_parked").with_postgres();
     world.set("CONSUMER_SLOTS", "1");
     let client = create(&world).await;
     run(&client, TABLES).await;

@@ -6,11 +6,11 @@ mod consumer_world;
 mod postgres_world;
 
 use consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
-use integration_tests::{Feed, World, eventually};
 use mysql_async::prelude::Queryable;
 use postgres_world::{PATIENCE, TABLES, connect, connect_to, create, names, parked, run, wait_for_count};
+use testbed::servers::PgBouncer;
+use testbed::{Feed, TestBed, eventually};
 use tokio_postgres::Client;
-use xtask::services::PgBouncer;
 
 fn port_of(url: &str) -> u16 {
     let (_, rest) = url.rsplit_once(':').unwrap();
@@ -18,7 +18,7 @@ fn port_of(url: &str) -> u16 {
 }
 
 /// A role of this world with its defaults; the world's programs get it.
-async fn role(world: &mut World, client: &Client, rights: &str, defaults: &[&str]) -> String {
+async fn role(world: &mut TestBed, client: &Client, rights: &str, defaults: &[&str]) -> String {
     let role = format!("r{}", world.name);
     run(client, &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'")).await;
     run(client, &rights.replace("ROLE", &role)).await;
@@ -34,7 +34,7 @@ async fn role(world: &mut World, client: &Client, rights: &str, defaults: &[&str
 /// Case 25: five consumers and `verify` through a pooler whose clients share three connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_may_give_each_transaction_another_connection() {
-    let mut world = World::new("pooler").with_postgres();
+    let mut world = TestBed::new("pooler").with_postgres();
     let admin = create(&world).await;
     let pooler = PgBouncer::start(&world.folder.join("pgbouncer"), port_of(world.get("POSTGRES_URL")), "transaction")
         .expect("pgbouncer");
@@ -86,7 +86,7 @@ async fn a_pooler_may_give_each_transaction_another_connection() {
 /// A statement that somebody else has left on a pooled connection under our name is no reason to stop.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_left_by_another_client_of_the_pool_is_worked_around() {
-    let mut world = World::new("left_statement").with_postgres();
+    let mut world = TestBed::new("left_statement").with_postgres();
     drop(create(&world).await);
     let pooler = PgBouncer::start(&world.folder.join("pgbouncer"), port_of(world.get("POSTGRES_URL")), "transaction")
         .expect("pgbouncer");
@@ -117,7 +117,7 @@ async fn a_statement_left_by_another_client_of_the_pool_is_worked_around() {
 /// Without transactions nothing holds: the pooler's mode is named.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_that_gives_each_statement_another_connection_is_refused_by_name() {
-    let mut world = World::new("statements").with_postgres();
+    let mut world = TestBed::new("statements").with_postgres();
     drop(create(&world).await);
     let port = port_of(world.get("POSTGRES_URL"));
     let pooler = PgBouncer::start(&world.folder.join("statement"), port, "statement").expect("pgbouncer");
@@ -150,7 +150,8 @@ const DEFAULTS: &[&str] = &[
     "DateStyle = 'German'",
     "IntervalStyle = 'sql_standard'",
     "synchronous_commit = off",
-    // In force for the first statements of a transaction, which set our own limit: 1 ms may be too short for these on a busy machine.
+    // In force for the first statements of a transaction, which set our own limit: 1 ms may be too short for these on a
+    // busy machine.
     "statement_timeout = 100",
     "lock_timeout = 1",
     "idle_in_transaction_session_timeout = 1",
@@ -167,7 +168,7 @@ const DEFAULTS: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn defaults_of_the_role_and_the_database_change_nothing() {
-    let mut world = World::new("defaults").with_postgres();
+    let mut world = TestBed::new("defaults").with_postgres();
     let client = create(&world).await;
     run(&client, "CREATE SCHEMA elsewhere").await;
     let rights = "GRANT ALL ON SCHEMA elsewhere TO ROLE; GRANT ALL ON SCHEMA public TO ROLE";
@@ -199,7 +200,7 @@ async fn defaults_of_the_role_and_the_database_change_nothing() {
 /// `synchronous_commit = off` of the role would let a crash of PostgreSQL take back what was answered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_is_durable_whatever_the_role_says() {
-    let mut world = World::new("durable").with_postgres();
+    let mut world = TestBed::new("durable").with_postgres();
     let client = create(&world).await;
     run(&client, TABLES).await;
     // Each row notes what was in force when it was written.
@@ -230,7 +231,7 @@ async fn a_commit_is_durable_whatever_the_role_says() {
         let seen: String = client.query_one("SELECT DISTINCT setting FROM seen", &[]).await.unwrap().get(0);
         assert_eq!(seen, want);
         run(&client, &format!("TRUNCATE seen; DELETE FROM product; DROP OWNED BY {name}; DROP ROLE {name}")).await;
-        world = World::new("durable");
+        world = TestBed::new("durable");
         world.set("POSTGRES_URL", url);
     }
 }
@@ -287,7 +288,7 @@ const WRONG: &[(&str, &str)] = &[
 /// Case 24: tables that somebody made are looked at before the first write.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_would_change_a_value_are_refused_with_both_types() {
-    let mut world = World::new("wrong_tables").with_postgres();
+    let mut world = TestBed::new("wrong_tables").with_postgres();
     let client = create(&world).await;
     run(&client, TABLES).await;
     let rights = "GRANT ALL ON SCHEMA public TO ROLE; GRANT ALL ON ALL TABLES IN SCHEMA public TO ROLE";
@@ -320,7 +321,7 @@ async fn tables_that_would_change_a_value_are_refused_with_both_types() {
 /// The same while it runs: the next batch that is refused says so, and no record is blamed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_changed_under_a_running_consumer_stops_it() {
-    let world = World::new("changed_table").with_postgres();
+    let world = TestBed::new("changed_table").with_postgres();
     let client = create(&world).await;
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);
@@ -347,7 +348,7 @@ async fn a_table_that_is_changed_under_a_running_consumer_stops_it() {
 /// Tables that a DBA made for a user who may make none, as docs/security.md has them; wider types are taken.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_made_beforehand_need_no_right_to_make_any() {
-    let mut world = World::new("made_before").with_postgres();
+    let mut world = TestBed::new("made_before").with_postgres();
     let client = create(&world).await;
     let security = include_str!("../../docs/security.md");
     let (_, sql) = security.split_once("```sql\nCREATE TABLE product (").expect("the statements");
@@ -371,7 +372,7 @@ async fn tables_made_beforehand_need_no_right_to_make_any() {
 /// Tables of the previous version in the schema that the role's search_path named are not left behind in silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_in_the_schema_of_the_roles_search_path_are_named() {
-    let mut world = World::new("old_schema").with_postgres();
+    let mut world = TestBed::new("old_schema").with_postgres();
     let client = create(&world).await;
     run(&client, &format!("CREATE SCHEMA stock; SET search_path = stock; {TABLES}")).await;
     let rights = "GRANT ALL ON SCHEMA stock, public TO ROLE; GRANT ALL ON ALL TABLES IN SCHEMA stock TO ROLE";

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{TopicRecord, World, eventually, execute, read_topic};
 use model::change::Op;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{TestBed, TopicRecord, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -22,11 +22,11 @@ fn short(records: &[TopicRecord]) -> BTreeMap<String, Vec<String>> {
     by_key
 }
 
-fn operations(world: &World, key: &str) -> Vec<String> {
+fn operations(world: &TestBed, key: &str) -> Vec<String> {
     short(&read_topic(&world.kafka())).remove(key).unwrap_or_default()
 }
 
-fn wait_for_records(world: &World, count: usize) -> Vec<TopicRecord> {
+fn wait_for_records(world: &TestBed, count: usize) -> Vec<TopicRecord> {
     eventually(&format!("{count} records in {}", world.name), PATIENCE, || {
         let records = read_topic(&world.kafka());
         (records.len() >= count).then_some(records)
@@ -65,13 +65,13 @@ fn assert_once(records: &[TopicRecord]) {
     }
 }
 
-fn checkpoint(world: &World) -> std::path::PathBuf {
+fn checkpoint(world: &TestBed) -> std::path::PathBuf {
     world.folder.join("time_track/last_read_timestamp.json")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_and_then_every_change() {
-    let world = World::new("changes");
+    let world = TestBed::new("changes");
     let mut conn = world.table().await;
     execute(
         &mut conn,
@@ -131,7 +131,7 @@ async fn a_snapshot_and_then_every_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_may_be_there_before_the_table() {
-    let world = World::new("early");
+    let world = TestBed::new("early");
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("there is no table");
     producer.wait_for("reading");
@@ -145,7 +145,7 @@ async fn it_may_be_there_before_the_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_row_of_the_checkpoint_table() {
-    let world = World::new("replay");
+    let world = TestBed::new("replay");
     let mut conn = world.table().await;
     execute(&mut conn, &["INSERT INTO product VALUES (1,'mug','CAT_5',12.30,'2026-01-01')"]).await;
     let mut producer = world.start("cdc-producer", &[]);
@@ -215,7 +215,7 @@ async fn each_row_of_the_checkpoint_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_mid_run_nothing_is_lost_or_doubled() {
-    let world = World::new("killed");
+    let world = TestBed::new("killed");
     let mut conn = world.table().await;
     let rows: Vec<String> = (0..20_000).map(|id| format!("({id},'p{id}','c',1,'2026-01-01')")).collect();
     execute(&mut conn, &[&format!("INSERT INTO product VALUES {}", rows.join(","))]).await;
@@ -260,7 +260,7 @@ async fn killed_in_mid_run_nothing_is_lost_or_doubled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn truncate_stops_it_and_a_reset_goes_on_behind() {
-    let world = World::new("truncate");
+    let world = TestBed::new("truncate");
     let mut conn = world.table().await;
     execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)"]).await;
     let mut producer = world.start("cdc-producer", &[]);
@@ -285,7 +285,7 @@ async fn truncate_stops_it_and_a_reset_goes_on_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_producer_leaves() {
-    let mut world = World::new("second");
+    let mut world = TestBed::new("second");
     let mut conn = world.table().await;
     let mut first = world.start("cdc-producer", &[]);
     first.wait_for("snapshot complete");

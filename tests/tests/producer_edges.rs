@@ -1,7 +1,7 @@
 //! The producer under load and faults on real servers: each change once, in order, within bounds.
 //!
-//! The load raises the price of each product by one hundredth at a time, so a key's prices say at once what is lost, doubled
-//! or out of order.
+//! The load raises the price of each product by one hundredth at a time, so a key's prices say at once what is lost,
+//! doubled or out of order.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use integration_tests::{Link, Proxy, Running, World, eventually, read_topic};
 use model::change::Op;
 use mysql_async::prelude::Queryable;
 use rdkafka::Message;
+use testbed::servers::{Kafka, KafkaOptions, MySql, MySqlOptions};
+use testbed::{Link, Proxy, Running, TestBed, eventually, peak_memory, read_topic};
 use tokio::task::JoinHandle;
-use xtask::services::{Kafka, KafkaOptions, MySql, MySqlOptions};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const KEYS: i64 = 2_000;
@@ -26,7 +26,7 @@ struct Load {
 }
 
 impl Load {
-    async fn start(world: &World) -> Self {
+    async fn start(world: &TestBed) -> Self {
         let mut conn = world.table().await;
         let rows: Vec<String> = (0..KEYS).map(|id| format!("({id},'p','c',0,NULL)")).collect();
         conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
@@ -61,7 +61,7 @@ impl Load {
 }
 
 /// Each key's prices in hundredths in the order of the topic, with what happened. No position may stand twice.
-fn prices(world: &World) -> BTreeMap<i64, Vec<(Op, i64)>> {
+fn prices(world: &TestBed) -> BTreeMap<i64, Vec<(Op, i64)>> {
     let mut prices: BTreeMap<i64, Vec<(Op, i64)>> = BTreeMap::new();
     let mut places = BTreeSet::new();
     for record in read_topic(&world.kafka()) {
@@ -75,7 +75,7 @@ fn prices(world: &World) -> BTreeMap<i64, Vec<(Op, i64)>> {
 }
 
 /// Waits until the topic has the table's state, then holds every key's prices against the load.
-async fn assert_each_once(world: &World) {
+async fn assert_each_once(world: &TestBed) {
     let mut conn = world.mysql().await;
     let table: Vec<(i64, i64)> =
         conn.query("SELECT id, CAST(price * 100 AS SIGNED) FROM product ORDER BY id").await.unwrap();
@@ -102,30 +102,23 @@ async fn assert_each_once(world: &World) {
     assert!(updates > 0, "the load must have run");
 }
 
-fn records_at_least(world: &World, count: usize) {
+fn records_at_least(world: &TestBed, count: usize) {
     let enough = || (read_topic(&world.kafka()).len() >= count).then_some(());
     eventually(&format!("{count} records"), PATIENCE, enough);
 }
 
-fn own_kafka(world: &mut World) -> Kafka {
+fn own_kafka(world: &mut TestBed) -> Kafka {
     let kafka = Kafka::start(&KafkaOptions { folder: world.folder.join("kafka"), ..KafkaOptions::default() }, &|_| {})
         .expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{}", kafka.port));
     kafka
 }
 
-/// The most memory that it ever held, in MB.
-fn peak_memory(producer: &Running) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", producer.pid())).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
-/// A chunk holds so many rows as `producer.memory` allows, whatever `producer.snapshot_chunk` is; of a row that can't be
-/// carried, what its dead letter shows.
+/// A chunk holds so many rows as `producer.memory` allows, whatever `producer.snapshot_chunk` is; of a row that can't
+/// be carried, what its dead letter shows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_long_rows_is_bounded_in_bytes() {
-    let world = World::new("long_rows");
+    let world = TestBed::new("long_rows");
     let mut conn = world.mysql().await;
     for statement in [
         "SET sql_mode = ''",
@@ -144,7 +137,7 @@ async fn a_snapshot_of_long_rows_is_bounded_in_bytes() {
     let consumer = world.start("consumer", &[]);
     let report = world.verify();
     assert!(report.contains("not compared: rows of the table that a record can't carry: 100"), "{report}");
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap() >> 20;
     // Of 600 MB; the client of Kafka and the batches on their way to it have most of it.
     assert!(peak < 300, "{peak} MB");
     for program in [producer, consumer] {
@@ -154,7 +147,7 @@ async fn a_snapshot_of_long_rows_is_bounded_in_bytes() {
 
 async fn a_million_rows(name: &str, compression: &str) {
     const ROWS: usize = 1_000_000;
-    let world = World::new(name);
+    let world = TestBed::new(name);
     let mut conn = world.table().await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
@@ -182,7 +175,7 @@ async fn a_million_rows(name: &str, compression: &str) {
         (count >= ROWS).then_some(())
     });
     assert!(count == ROWS && seen.iter().all(|s| *s), "{count} records");
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap() >> 20;
     assert!(peak < 250, "{peak} MB");
     println!("{name}: {peak} MB");
     assert_eq!(producer.stop().code, 0);
@@ -200,7 +193,7 @@ async fn a_compressed_transaction_of_a_million_rows_streams_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_in_small_chunks_under_load_never_goes_back() {
-    let world = World::new("chunks");
+    let world = TestBed::new("chunks");
     let load = Load::start(&world).await;
     let mut producer = world.start("cdc-producer", &["--snapshot-chunk", "20"]);
     producer.wait_for("snapshot complete");
@@ -211,7 +204,7 @@ async fn a_snapshot_in_small_chunks_under_load_never_goes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_gtids_it_goes_on_after_kills_and_over_files() {
-    let mut world = World::new("offsets");
+    let mut world = TestBed::new("offsets");
     let flags = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF", "--binlog-transaction-compression=ON"];
     let flags = flags.iter().chain(&["--max-binlog-size=65536"]).map(|f| (*f).to_owned()).collect();
     let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
@@ -243,7 +236,7 @@ async fn without_gtids_it_goes_on_after_kills_and_over_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stalls_and_one_that_dies() {
-    let mut world = World::new("broker");
+    let mut world = TestBed::new("broker");
     let mut kafka = own_kafka(&mut world);
     let load = Load::start(&world).await;
     let producer = world.start("cdc-producer", &[]);
@@ -262,7 +255,7 @@ async fn a_broker_that_stalls_and_one_that_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_stop_in_mid_load_it_goes_on_later() {
-    let world = World::new("stopped");
+    let world = TestBed::new("stopped");
     let load = Load::start(&world).await;
     for run in 0..4 {
         let producer = world.start("cdc-producer", &["--snapshot-chunk", "300"]);
@@ -280,7 +273,7 @@ async fn asked_to_stop_in_mid_load_it_goes_on_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_past_the_transaction_timeout_it_goes_on() {
-    let mut world = World::new("frozen");
+    let mut world = TestBed::new("frozen");
     world.set("KAFKA_TRANSACTION_TIMEOUT", "5s");
     let load = Load::start(&world).await;
     let mut producer = world.start("cdc-producer", &[]);
@@ -299,7 +292,7 @@ async fn frozen_past_the_transaction_timeout_it_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_breaks_now_and_then_is_taken_up_at_once_each_time() {
     const TIMES: usize = 4;
-    let mut world = World::new("breaks");
+    let mut world = TestBed::new("breaks");
     let port = world.get("DB_PORT").parse().unwrap();
     let proxy = tokio::task::block_in_place(|| Proxy::start(port));
     let mut conn = world.table().await;

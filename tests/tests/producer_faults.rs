@@ -8,16 +8,16 @@ use cdc_producer::endpoint::Endpoint;
 use cdc_producer::history;
 use cdc_producer::probe::snapshot_start;
 use cdc_producer::server::Server;
-use integration_tests::{World, eventually, execute, read_topic};
 use kafka::{TopicSpec, ensure_topics};
 use model::position::Position;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Program};
+use testbed::{TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the producer, which must stop by itself with this exit code and say all of this.
-fn assert_stops(world: &World, code: i32, wanted: &[&str]) {
+fn assert_stops(world: &TestBed, code: i32, wanted: &[&str]) {
     let ended = world.run("cdc-producer", &[]);
     assert_eq!(ended.code, code, "{}", ended.err);
     for want in wanted.iter().chain(&["what to do: "]) {
@@ -25,13 +25,13 @@ fn assert_stops(world: &World, code: i32, wanted: &[&str]) {
     }
 }
 
-async fn wait_for_records(world: &World, count: usize) {
+async fn wait_for_records(world: &TestBed, count: usize) {
     eventually(&format!("{count} records"), PATIENCE, || (read_topic(&world.kafka()).len() >= count).then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_password_and_missing_rights() {
-    let mut world = World::new("rights");
+    let mut world = TestBed::new("rights");
     let mut conn = world.table().await;
     let (user, name) = (format!("u{}", std::process::id()), world.name.clone());
     for statement in
@@ -58,7 +58,7 @@ async fn wrong_password_and_missing_rights() {
 }
 
 /// The remedy was done: the producer works.
-fn reads(world: &World, log: &str) {
+fn reads(world: &TestBed, log: &str) {
     let mut producer = world.start_as("cdc-producer", log, &[]);
     producer.wait_for("snapshot complete");
     assert_eq!(producer.stop().code, 0);
@@ -66,7 +66,7 @@ fn reads(world: &World, log: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
-    let mut world = World::new("settings");
+    let mut world = TestBed::new("settings");
     let _mysql = world.own_mysql(&[
         "--binlog-format=STATEMENT",
         "--binlog-row-image=MINIMAL",
@@ -107,7 +107,7 @@ async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_and_registry_that_do_not_fit() {
-    let mut world = World::new("targets");
+    let mut world = TestBed::new("targets");
     let _conn = world.table().await;
     let kafka = world.kafka();
     let three = TopicSpec { partitions: 3, ..TopicSpec::products(&kafka) };
@@ -147,7 +147,7 @@ async fn kafka_and_registry_that_do_not_fit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_after_what_the_server_was_asked_is_its_own() {
-    let world = World::new("overtaken");
+    let world = TestBed::new("overtaken");
     let mut conn = world.table().await;
     let settings = MySqlSettings::from(&world.settings(Program::CdcProducer)).unwrap();
     let endpoint = Endpoint::new(settings);
@@ -165,7 +165,7 @@ async fn a_position_after_what_the_server_was_asked_is_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_server_than_the_position_belongs_to() {
-    let mut world = World::new("stranger");
+    let mut world = TestBed::new("stranger");
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);
@@ -180,7 +180,7 @@ async fn another_server_than_the_position_belongs_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_folder_that_can_not_be_written() {
-    let mut world = World::new("unwritable");
+    let mut world = TestBed::new("unwritable");
     let _conn = world.table().await;
     let file = world.folder.join("a_file");
     fs::write(&file, "").unwrap();
@@ -190,7 +190,7 @@ async fn a_checkpoint_folder_that_can_not_be_written() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_gtids_and_a_server_that_dies() {
-    let mut world = World::new("files");
+    let mut world = TestBed::new("files");
     let mut mysql = world.own_mysql(&["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]);
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',1,NULL)").await.unwrap();
@@ -243,7 +243,7 @@ async fn a_server_without_gtids_and_a_server_that_dies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_tables_are_carried_exactly_or_refused() {
-    let mut world = World::new("types");
+    let mut world = TestBed::new("types");
     world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     for statement in [
@@ -273,7 +273,7 @@ async fn other_tables_are_carried_exactly_or_refused() {
         assert!(ended.err.contains(want), "{want} in {}", ended.err);
     }
 
-    let refused = World::new("refused");
+    let refused = TestBed::new("refused");
     let mut conn = refused.mysql().await;
     for (table, want) in [
         ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", "primary key"),
@@ -297,7 +297,7 @@ async fn other_tables_are_carried_exactly_or_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_leaves_columns_out_stops_it() {
-    let world = World::new("minimal");
+    let world = TestBed::new("minimal");
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);

@@ -1,26 +1,27 @@
-//! What the binlog can't say stops the producer with words; what came before the stop is delivered, and nothing else stops.
+//! What the binlog can't say stops the producer with words; what came before the stop is delivered, and nothing else
+//! stops.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{World, eventually, execute, read_topic};
 use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use mysql_async::prelude::Queryable;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use xtask::services::{Kafka, KafkaOptions};
+use testbed::servers::{Kafka, KafkaOptions};
+use testbed::{TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
 
 /// Keys and operations in the order of the topic's partitions: `c1`.
-fn short(world: &World) -> Vec<String> {
+fn short(world: &TestBed) -> Vec<String> {
     let mut records = read_topic(&world.kafka());
     records.sort_by_key(|r| r.key.parse::<i64>().unwrap());
     records.iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect()
 }
 
-fn wait_for(world: &World, want: &[&str]) {
+fn wait_for(world: &TestBed, want: &[&str]) {
     eventually(&format!("the topic holds {want:?}"), PATIENCE, || (short(world) == want).then_some(()));
 }
 
@@ -32,7 +33,7 @@ async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
         ("alter", &["ALTER TABLE product DROP COLUMN category, ADD COLUMN category INT"], "ALTER TABLE"),
         ("drop_database", &["DROP DATABASE DB"], "DROP DATABASE changes the rows of"),
     ] {
-        let world = World::new(name);
+        let world = TestBed::new(name);
         let mut conn = world.table().await;
         let mut producer = world.start("cdc-producer", &[]);
         producer.wait_for("snapshot complete");
@@ -53,7 +54,7 @@ async fn what_the_binlog_can_not_say_stops_it_behind_what_came_before() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
-    let world = World::new("harmless");
+    let world = TestBed::new("harmless");
     let mut conn = world.table().await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
@@ -91,7 +92,7 @@ async fn what_changes_no_row_or_only_other_tables_does_not_stop_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_history_was_reset_is_refused() {
-    let mut world = World::new("history");
+    let mut world = TestBed::new("history");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &["FLUSH BINARY LOGS", "FLUSH BINARY LOGS", "FLUSH BINARY LOGS", INSERT_1]).await;
@@ -110,7 +111,7 @@ async fn a_server_whose_history_was_reset_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
-    let mut world = World::new("long_statement");
+    let mut world = TestBed::new("long_statement");
     let _mysql = world.own_mysql(&["--max-binlog-size=4096"]);
     let mut conn = world.table().await;
     let mut other = world.mysql().await;
@@ -138,7 +139,7 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
 /// The stream waits in a file that was begun anew under the same name, and is told nothing but heartbeats.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_is_reset_under_it_stops_it() {
-    let mut world = World::new("reset_under");
+    let mut world = TestBed::new("reset_under");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &["RESET BINARY LOGS AND GTIDS"]).await;
@@ -159,8 +160,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
 
-/// Spoils a byte in the first event of the binlog file that `wanted` chooses, by its type and bytes, at the place that it
-/// gives; the checksum is put right again on demand.
+/// Spoils a byte in the first event of the binlog file that `wanted` chooses, by its type and bytes, at the place that
+/// it gives; the checksum is put right again on demand.
 fn spoil(path: &std::path::Path, put_right: bool, wanted: impl Fn(u8, &[u8]) -> Option<usize>) {
     let mut file = fs::read(path).unwrap();
     let mut start = 4;
@@ -181,13 +182,13 @@ fn spoil(path: &std::path::Path, put_right: bool, wanted: impl Fn(u8, &[u8]) -> 
     fs::write(path, file).unwrap();
 }
 
-/// Damage on the server's disk, with a checksum that does not match, and with one that does, in a row and in a compressed
-/// transaction: each is named with its place, and the remedy leaves it behind.
+/// Damage on the server's disk, with a checksum that does not match, and with one that does, in a row and in a
+/// compressed transaction: each is named with its place, and the remedy leaves it behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
     const MARK: &[u8] = b"here is the damage";
     const PAYLOAD: u8 = 40;
-    let mut world = World::new("damaged");
+    let mut world = TestBed::new("damaged");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &[INSERT_1]).await;
@@ -248,7 +249,7 @@ async fn a_damaged_binlog_is_named_and_left_behind_by_a_reset() {
 /// A server that was cloned or restored has executed transactions that none of its binlogs ever held.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_on_a_server_that_was_restored_from_a_backup() {
-    let mut world = World::new("restored");
+    let mut world = TestBed::new("restored");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &["SET GLOBAL gtid_purged = '+3e11fa47-71ca-11e1-9e33-c80aa9429562:1-100'", INSERT_1]).await;
@@ -263,7 +264,7 @@ async fn a_time_on_a_server_that_was_restored_from_a_backup() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
-    let mut world = World::new("away");
+    let mut world = TestBed::new("away");
     // As Kafka is when nobody sets it: who looks for a topic must not make it, with one partition and no compaction.
     let settings = vec!["auto.create.topics.enable=true".to_owned()];
     let options = KafkaOptions { folder: world.folder.join("kafka"), settings, ..KafkaOptions::default() };
@@ -295,7 +296,7 @@ async fn an_edit_while_kafka_is_away_is_carried_out_and_a_stop_does_not_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
-    let mut world = World::new("refuses");
+    let mut world = TestBed::new("refuses");
     world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     execute(
@@ -328,7 +329,7 @@ async fn a_record_that_kafka_refuses_and_a_topic_that_is_gone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
-    let mut world = World::new("outlived");
+    let mut world = TestBed::new("outlived");
     let mut conn = world.table().await;
     // The broker looks every ten seconds for transactions that are too old.
     world.set("KAFKA_TRANSACTION_TIMEOUT", "1s");
@@ -348,7 +349,7 @@ async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_progress_is_read_behind_a_neighbours_open_transaction() {
-    let world = World::new("neighbour");
+    let world = TestBed::new("neighbour");
     let settings = world.kafka();
     let topic = format!("{}.checkpoint", world.name);
     ensure_topics(&settings, &[TopicSpec::compacted(topic.clone(), 1)]).await.unwrap();

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, execute, read_topic};
 use kafka::{Record, TransactionalProducer};
 use model::change::Source;
 use mysql_async::Conn;
 use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions};
+use testbed::{Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ZERO: &str = "0000-00-00 00:00:00";
@@ -23,7 +23,7 @@ struct Letter {
     op: char,
 }
 
-fn letters(world: &World) -> Vec<Letter> {
+fn letters(world: &TestBed) -> Vec<Letter> {
     let mut letters = Vec::new();
     let topic = format!("{}.dlq", world.name);
     kafka::scan(&world.kafka(), &topic, &mut |message| {
@@ -44,12 +44,12 @@ fn letters(world: &World) -> Vec<Letter> {
 }
 
 /// Operation, key and column of each dead letter, in their order.
-fn parked(world: &World) -> Vec<String> {
+fn parked(world: &TestBed) -> Vec<String> {
     letters(world).iter().map(|l| format!("{}{} {}", l.op, l.key, l.origin["column"].as_str().unwrap())).collect()
 }
 
 /// Operation and key of each record, sorted.
-fn records(world: &World) -> Vec<String> {
+fn records(world: &TestBed) -> Vec<String> {
     let mut records: Vec<String> =
         read_topic(&world.kafka()).iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect();
     records.sort();
@@ -57,7 +57,7 @@ fn records(world: &World) -> Vec<String> {
 }
 
 /// A table whose columns take what a record doesn't, and a session that may store it.
-async fn table(world: &World) -> Conn {
+async fn table(world: &TestBed) -> Conn {
     let mut conn = world.mysql().await;
     let create = "CREATE TABLE product (id BIGINT UNSIGNED PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DOUBLE, \
                   last_updated DATETIME(6))";
@@ -66,7 +66,7 @@ async fn table(world: &World) -> Conn {
 }
 
 /// Sees what `verify` says of rows that are parked, and of everything else.
-fn assert_agrees_but(world: &World, rows: usize) -> String {
+fn assert_agrees_but(world: &TestBed, rows: usize) -> String {
     let report = world.verify();
     let want = format!("not compared: rows of the table that a record can't carry: {rows} (");
     assert!(report.contains(&want) && report.contains("AS FAR AS COMPARED: "), "{want}\n{report}");
@@ -82,7 +82,7 @@ fn stop(programs: impl IntoIterator<Item = Running>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_can_not_be_carried_are_parked_and_the_rest_arrives() {
-    let mut world = World::new("refused_stream").with_postgres();
+    let mut world = TestBed::new("refused_stream").with_postgres();
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = table(&world).await;
     let mut producer = world.start_as("cdc-producer", "first", &[]);
@@ -162,7 +162,7 @@ async fn changes_that_can_not_be_carried_are_parked_and_the_rest_arrives() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_parks_rows_and_passes_ids_that_no_record_holds() {
-    let mut world = World::new("refused_snapshot").with_postgres();
+    let mut world = TestBed::new("refused_snapshot").with_postgres();
     world.set("PRODUCER_SNAPSHOT_CHUNK", "2");
     let mut conn = table(&world).await;
     let huge: Vec<String> = (0..5_u64).map(|i| format!("({},'a','b',1,NULL)", (1 << 63) + i * 2)).collect();
@@ -228,7 +228,7 @@ async fn a_kill_neither_loses_nor_doubles_a_dead_letter() {
         ("refused_committed", "producer.committed=return(kill)"),
         ("refused_chunk", "producer.chunk-sending=return(kill)"),
     ] {
-        let mut world = World::new(name);
+        let mut world = TestBed::new(name);
         world.set("PRODUCER_SNAPSHOT_CHUNK", "2");
         let mut conn = table(&world).await;
         let rows = format!("INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',2,'{ZERO}'), (3,'a','b',3,NULL)");
@@ -253,7 +253,7 @@ async fn a_kill_neither_loses_nor_doubles_a_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_stop_stops_and_its_remedy_continues_without_a_snapshot() {
-    let mut world = World::new("refused_stop");
+    let mut world = TestBed::new("refused_stop");
     world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = table(&world).await;
     execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL), (2,'a','b',2,NULL)"]).await;
@@ -293,7 +293,8 @@ async fn the_policy_stop_stops_and_its_remedy_continues_without_a_snapshot() {
     assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
 }
 
-/// Stream and snapshot show the same text of a value, which `verify` compares with the table, whatever the column's type.
+/// Stream and snapshot show the same text of a value, which `verify` compares with the table, whatever the column's
+/// type.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_value_is_parked_as_it_is_by_stream_and_snapshot() {
     for (name, columns, values) in [
@@ -328,7 +329,7 @@ async fn each_kind_of_value_is_parked_as_it_is_by_stream_and_snapshot() {
             ],
         ),
     ] {
-        let world = World::new(name);
+        let world = TestBed::new(name);
         let mut conn = world.mysql().await;
         let create = format!("CREATE TABLE product (id INT PRIMARY KEY, {columns})");
         execute(&mut conn, &["SET sql_mode = ''", &create, "INSERT INTO product (id, name) VALUES (0, 'good')"]).await;
@@ -359,7 +360,7 @@ async fn each_kind_of_value_is_parked_as_it_is_by_stream_and_snapshot() {
 /// `verify` believes no row to be parked without a dead letter of its state, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_misses_a_dead_letter() {
-    let mut world = World::new("refused_verify");
+    let mut world = TestBed::new("refused_verify");
     let _mysql = world.own_mysql(&[]);
     let mut conn = table(&world).await;
     execute(&mut conn, &[format!("INSERT INTO product VALUES (1,'a','b',1,'{ZERO}'), (2,'a','b',2,NULL)")]).await;
@@ -435,7 +436,7 @@ async fn verify_misses_a_dead_letter() {
 /// product-updater meets such a row as one that a file's row may replace: a correction by CSV.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_corrects_a_row_that_can_not_be_carried() {
-    let mut world = World::new("refused_updater");
+    let mut world = TestBed::new("refused_updater");
     let mut conn = world.table().await;
     execute(
         &mut conn,

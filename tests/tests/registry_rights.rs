@@ -9,10 +9,10 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use integration_tests::{World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
-use xtask::services::Registry;
+use testbed::servers::Registry;
+use testbed::{TestBed, eventually, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SCHEMA: &str = include_str!("../../schemas/product_value_avro_schema.json");
@@ -33,7 +33,7 @@ struct Door {
 
 impl Door {
     /// A door for the programs of this world.
-    async fn of(world: &mut World) -> Self {
+    async fn of(world: &mut TestBed) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let door = Self {
@@ -112,12 +112,12 @@ fn forbidden(call: &'static str) -> (&'static str, u16, Value) {
     (call, 403, json!({"error_code": 40301, "message": "User is denied operation"}))
 }
 
-async fn world(name: &str) -> (World, Door) {
+async fn world(name: &str) -> (TestBed, Door) {
     world_at(name, None).await
 }
 
-async fn world_at(name: &str, registry: Option<String>) -> (World, Door) {
-    let mut world = World::new(name);
+async fn world_at(name: &str, registry: Option<String>) -> (TestBed, Door) {
+    let mut world = TestBed::new(name);
     if let Some(url) = registry {
         world.set("SCHEMA_REGISTRY_URL", url);
     }
@@ -128,7 +128,7 @@ async fn world_at(name: &str, registry: Option<String>) -> (World, Door) {
 }
 
 /// The producer works, and says these texts.
-fn works(world: &World, texts: &[&str]) {
+fn works(world: &TestBed, texts: &[&str]) {
     let before = read_topic(&world.kafka()).len();
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let producer = world.start("cdc-producer", &[]);
@@ -138,13 +138,13 @@ fn works(world: &World, texts: &[&str]) {
     assert_eq!(producer.stop().code, 0);
 }
 
-fn stops(world: &World, texts: &[&str]) {
+fn stops(world: &TestBed, texts: &[&str]) {
     let ended = world.run("cdc-producer", &[]);
     assert_eq!(ended.code, 1, "{}", ended.err);
     texts.iter().for_each(|text| assert!(ended.err.contains(text), "{text:?} in\n{}", ended.err));
 }
 
-fn doctor(world: &World, code: i32, texts: &[&str]) {
+fn doctor(world: &TestBed, code: i32, texts: &[&str]) {
     let ended = world.run("cdc-producer", &["doctor"]);
     assert_eq!(ended.code, code, "{}", ended.out);
     texts.iter().for_each(|text| assert!(ended.out.contains(text), "{text:?} in\n{}", ended.out));
@@ -153,7 +153,7 @@ fn doctor(world: &World, code: i32, texts: &[&str]) {
 /// On a separate registry, as its rule counts for all subjects.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_is_in_force_is_not_written() {
-    let folder = World::new("own_registry").folder.join("registry");
+    let folder = TestBed::new("own_registry").folder.join("registry");
     let registry = Registry::start(&folder, None, &|_| {}).unwrap();
     for (name, level) in [("rule_backward", "BACKWARD"), ("rule_full", "FULL"), ("rule_forward", "FORWARD")] {
         let (world, door) = world_at(name, Some(registry.url())).await;

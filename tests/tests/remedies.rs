@@ -5,18 +5,18 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use integration_tests::{Running, World, execute};
 use kafka::TransactionalProducer;
 use kafka::slots::Folder;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use xtask::services::Postgres;
+use testbed::servers::Postgres;
+use testbed::{Running, TestBed, execute};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
 const UPDATE: &str = "UPDATE product SET price = price + 1";
 
-fn stops(ended: &integration_tests::Ended, says: &[&str]) {
+fn stops(ended: &testbed::Ended, says: &[&str]) {
     assert_eq!(ended.code, 1, "{}", ended.err);
     says.iter().for_each(|text| assert!(ended.err.contains(text), "{text:?} in {}", ended.err));
 }
@@ -24,10 +24,10 @@ fn stops(ended: &integration_tests::Ended, says: &[&str]) {
 /// `binlog_do_db` and `binlog_ignore_db`: what was written under the filter is in no binlog.
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_that_a_binlog_filter_left_out_are_taken_from_the_table() {
-    let ignores = |world: &World| format!("--binlog-ignore-db={}", world.name);
-    let only_other = |_: &World| "--binlog-do-db=elsewhere".to_owned();
-    for filter in [&ignores as &dyn Fn(&World) -> String, &only_other] {
-        let mut world = World::new("filtered");
+    let ignores = |world: &TestBed| format!("--binlog-ignore-db={}", world.name);
+    let only_other = |_: &TestBed| "--binlog-do-db=elsewhere".to_owned();
+    for filter in [&ignores as &dyn Fn(&TestBed) -> String, &only_other] {
+        let mut world = TestBed::new("filtered");
         let mut mysql = world.own_mysql(&[]);
         let mut conn = world.table().await;
         execute(&mut conn, &[INSERT_1]).await;
@@ -62,7 +62,7 @@ fn fence(settings: runtime::config::KafkaSettings, id: String) -> impl FnOnce() 
 }
 
 /// Changes the table until the program has ended.
-async fn change_until_ended(world: &World, mut program: Running) -> integration_tests::Ended {
+async fn change_until_ended(world: &TestBed, mut program: Running) -> testbed::Ended {
     let mut conn = world.mysql().await;
     let deadline = std::time::Instant::now() + 2 * PATIENCE;
     while program.is_running() {
@@ -75,7 +75,7 @@ async fn change_until_ended(world: &World, mut program: Running) -> integration_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_another_one_fences_continues_without_it() {
-    let world = World::new("fenced_producer");
+    let world = TestBed::new("fenced_producer");
     execute(&mut world.table().await, &[INSERT_1]).await;
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
@@ -91,7 +91,7 @@ async fn a_producer_that_another_one_fences_continues_without_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_another_process_fences_continues_without_it() {
-    let world = World::new("fenced_consumer");
+    let world = TestBed::new("fenced_consumer");
     execute(&mut world.table().await, &[INSERT_1]).await;
     let producer = world.start("cdc-producer", &[]);
     let consumer = world.start_as("consumer", "fenced", &[]);
@@ -109,7 +109,7 @@ async fn a_consumer_that_another_process_fences_continues_without_it() {
 /// The topic's limit and the client's, both raised as the message says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_kafka_finds_too_large_arrives_with_higher_limits() {
-    let mut world = World::new("large");
+    let mut world = TestBed::new("large");
     world.set("PRODUCER_ON_REFUSED", "stop");
     let mut conn = world.mysql().await;
     let table =
@@ -142,7 +142,7 @@ async fn a_record_that_kafka_finds_too_large_arrives_with_higher_limits() {
 /// A server in recovery. Its promotion, or the address of all hosts, ends the wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgresql_that_is_read_only_gets_every_row_when_it_takes_writes() {
-    let mut world = World::new("read_only");
+    let mut world = TestBed::new("read_only");
     let mut primary = Postgres::start_with(&world.folder.join("primary"), None, &[], &|_| {}).unwrap();
     let login = primary.url().rsplit_once('@').unwrap().0.to_owned();
     let name = world.name.clone();
@@ -183,8 +183,7 @@ async fn a_postgresql_that_is_read_only_gets_every_row_when_it_takes_writes() {
     consumer.wait_for("wait for the failover to end");
     let server =
         format!("postgres://{}:{}@127.0.0.1:{}/postgres", Postgres::SUPERUSER.0, Postgres::SUPERUSER.1, standby.port);
-    let (superuser, connection) = tokio_postgres::connect(&server, tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let superuser = testbed::postgres(&server).await.unwrap();
     superuser.batch_execute("SELECT pg_promote()").await.unwrap();
     execute(&mut conn, &[UPDATE]).await;
     world.verify();

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql::table;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use runtime::config::{MySqlSettings, Program};
-use xtask::services::{ADMIN, MySql};
+use testbed::servers::{ADMIN, MySql};
+use testbed::{Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client that takes what the server gives it.
-async fn plain(world: &World, mysql: &MySql) -> Conn {
+async fn plain(world: &TestBed, mysql: &MySql) -> Conn {
     let options = OptsBuilder::default()
         .ip_or_hostname("127.0.0.1")
         .tcp_port(mysql.port)
@@ -27,7 +27,7 @@ async fn plain(world: &World, mysql: &MySql) -> Conn {
 }
 
 /// What the topic says of each id that is alive: its price.
-fn topic(world: &World) -> BTreeMap<i64, String> {
+fn topic(world: &TestBed) -> BTreeMap<i64, String> {
     let mut state = BTreeMap::new();
     for record in read_topic(&world.kafka()) {
         let id: i64 = record.key.parse().unwrap();
@@ -47,7 +47,7 @@ async fn rows(conn: &mut Conn) -> BTreeMap<i64, String> {
     conn.query::<(i64, String), _>(query).await.unwrap().into_iter().collect()
 }
 
-async fn assert_equal(world: &World, conn: &mut Conn) {
+async fn assert_equal(world: &TestBed, conn: &mut Conn) {
     let want = rows(conn).await;
     eventually("the topic says what the table says", PATIENCE, || (topic(world) == want).then_some(()));
 }
@@ -59,7 +59,7 @@ fn seed(from: i64, to: i64) -> String {
     )
 }
 
-fn producer(world: &World) -> Running {
+fn producer(world: &TestBed) -> Running {
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
     producer
@@ -68,7 +68,7 @@ fn producer(world: &World) -> Running {
 /// DataDog/integrations-core#20336
 #[tokio::test(flavor = "multi_thread")]
 async fn each_chunk_of_a_snapshot_sees_the_present_although_autocommit_is_off() {
-    let mut world = World::new("autocommit");
+    let mut world = TestBed::new("autocommit");
     let mysql = world.own_mysql(&["--autocommit=0"]);
     let mut conn = world.table().await;
     execute(&mut conn, &["SET cte_max_recursion_depth = 100000", &seed(1, 50_000), "COMMIT"]).await;
@@ -98,7 +98,7 @@ async fn each_chunk_of_a_snapshot_sees_the_present_although_autocommit_is_off() 
 /// github/gh-ost#1155
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_committed_is_not_read() {
-    let mut world = World::new("uncommitted");
+    let mut world = TestBed::new("uncommitted");
     let mysql = world.own_mysql(&["--transaction-isolation=READ-UNCOMMITTED"]);
     let mut conn = world.table().await;
     execute(&mut conn, &[&seed(1, 20)]).await;
@@ -140,7 +140,7 @@ const HOSTILE: [&str; 22] = [
 ];
 
 /// Everything runs from the first file to the verdict.
-async fn works(world: &World, conn: &mut Conn) {
+async fn works(world: &TestBed, conn: &mut Conn) {
     let producer = world.start("cdc-producer", &[]);
     let consumer = world.start("consumer", &[]);
     let data = world.folder.join("data");
@@ -159,7 +159,7 @@ async fn works(world: &World, conn: &mut Conn) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_default_of_the_server_reaches_a_program() {
-    let mut world = World::new("hostile_defaults");
+    let mut world = TestBed::new("hostile_defaults");
     let mysql = world.own_mysql(&[]);
     let mut conn = world.mysql().await;
     for setting in HOSTILE {
@@ -190,10 +190,11 @@ async fn no_default_of_the_server_reaches_a_program() {
     drop(mysql);
 }
 
-/// Changed while everything runs, with all sessions of the programs ended, so that each comes back under the new settings.
+/// Changed while everything runs, with all sessions of the programs ended, so that each comes back under the new
+/// settings.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_change_under_running_programs_do_no_harm() {
-    let mut world = World::new("changed_under");
+    let mut world = TestBed::new("changed_under");
     let mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &[&seed(1, 500)]).await;
@@ -220,7 +221,7 @@ async fn settings_that_change_under_running_programs_do_no_harm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_has_what_it_relies_on_and_an_updater_refuses_to_write_unlogged() {
-    let mut world = World::new("session_values");
+    let mut world = TestBed::new("session_values");
     let _mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     for setting in HOSTILE {

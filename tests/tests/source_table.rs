@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cdc_producer::dump::DumpConnection;
 use cdc_producer::plan::Encoder;
-use integration_tests::World;
 use model::error::Class;
 use model::position::{KeyBound, KeyPart};
 use model::product::SCHEMA;
@@ -14,7 +13,8 @@ use mysql::table::{self, Contract, SourceTable};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Secret, SslMode};
-use xtask::services::{MySql, MySqlOptions};
+use testbed::TestBed;
+use testbed::servers::{MySql, MySqlOptions};
 
 async fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
@@ -55,7 +55,7 @@ async fn rows(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_column_is_read_exactly() {
-    let world = World::new("table_kinds");
+    let world = TestBed::new("table_kinds");
     let mut conn = world.mysql().await;
     for (i, (columns, values, want)) in [
         (
@@ -103,7 +103,7 @@ async fn every_kind_of_column_is_read_exactly() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_does_not_fit_is_refused_by_row_and_column() {
-    let world = World::new("table_values");
+    let world = TestBed::new("table_values");
     let mut conn = world.mysql().await;
     run(&mut conn, "SET sql_mode = ''").await;
     for (i, (columns, values, want)) in [
@@ -140,7 +140,7 @@ async fn a_value_that_does_not_fit_is_refused_by_row_and_column() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_cannot_be_carried_is_refused_with_a_remedy() {
-    let world = World::new("table_refused");
+    let world = TestBed::new("table_refused");
     let mut conn = world.mysql().await;
     let rest = "name TEXT, category TEXT, price INT, last_updated DATE";
     for (i, (create, want, remedy)) in [
@@ -193,7 +193,7 @@ async fn a_table_that_cannot_be_carried_is_refused_with_a_remedy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_secure_as_asked_and_in_utc() {
-    let world = World::new("table_tls");
+    let world = TestBed::new("table_tls");
     let mut settings = MySqlSettings::from(&world.settings(runtime::config::Program::CdcProducer)).unwrap();
     for (mode, secure) in [(SslMode::Disabled, false), (SslMode::Preferred, true), (SslMode::Required, true)] {
         settings.ssl_mode = mode;
@@ -228,7 +228,7 @@ async fn connections_are_secure_as_asked_and_in_utc() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_another_kind() {
-    let mut world = World::new("table_server");
+    let mut world = TestBed::new("table_server");
     let options = MySqlOptions {
         folder: world.folder.join("mysql"),
         port: None,
@@ -248,8 +248,8 @@ async fn a_server_of_another_kind() {
     assert_eq!(error.class(), Class::Definite);
     assert!(error.to_string().contains("the server offers no TLS"), "{error}");
 
-    // The same server under an address that is not known to be this machine: the password does not go there without TLS,
-    // over neither kind of connection, unless that is asked for.
+    // The same server under an address that is not known to be this machine: the password does not go there without
+    // TLS, over neither kind of connection, unless that is asked for.
     world.set("DB_HOST", "0.0.0.0");
     let refused = world.run("verify", &[]);
     assert!(refused.code == 1 && refused.err.contains("the server offers no TLS"), "{}", refused.err);

@@ -1,20 +1,20 @@
-//! Changes of the table that no row event shows: the producer stops behind what came before, says which statement it was and
-//! where, and its remedy makes all whole; what provably leaves the table alone is passed over.
+//! Changes of the table that no row event shows: the producer stops behind what came before, says which statement it
+//! was and where, and its remedy makes all whole; what provably leaves the table alone is passed over.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, execute, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type State = BTreeMap<i64, (String, String, String)>;
 
 /// What the topic says of each id that is alive: name, price, time.
-fn topic(world: &World) -> State {
+fn topic(world: &TestBed) -> State {
     let mut state = State::new();
     for record in read_topic(&world.kafka()) {
         let id: i64 = record.key.parse().unwrap();
@@ -39,13 +39,13 @@ async fn rows(conn: &mut Conn) -> State {
     rows.into_iter().map(|(id, name, price, time)| (id, (name, price, time))).collect()
 }
 
-async fn assert_equal(world: &World, conn: &mut Conn) {
+async fn assert_equal(world: &TestBed, conn: &mut Conn) {
     let want = rows(conn).await;
     eventually("the topic says what the table says", PATIENCE, || (topic(world) == want).then_some(()));
 }
 
 /// The table with the ids 1 to 20 and `price = id`, and a database beside it.
-async fn seeded(world: &World) -> (Conn, String) {
+async fn seeded(world: &TestBed) -> (Conn, String) {
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=20).map(|id| format!("({id}, 'p{id}', 'cat_1', {id}, '2026-11-21')")).collect();
     let other = format!("{}_other", world.name);
@@ -57,14 +57,14 @@ async fn seeded(world: &World) -> (Conn, String) {
     (conn, other)
 }
 
-fn producer(world: &World) -> Running {
+fn producer(world: &TestBed) -> Running {
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
     producer
 }
 
 /// The producer has stopped with these words; it does so again, and with the remedy that it names all is whole.
-async fn stops_until_the_remedy(world: &World, conn: &mut Conn, producer: Running, wanted: &[&str]) {
+async fn stops_until_the_remedy(world: &TestBed, conn: &mut Conn, producer: Running, wanted: &[&str]) {
     let ended = producer.wait();
     for (n, ended) in [ended, world.run("cdc-producer", &[])].into_iter().enumerate() {
         assert_eq!(ended.code, 1, "{wanted:?}: {}", ended.err);
@@ -76,7 +76,7 @@ async fn stops_until_the_remedy(world: &World, conn: &mut Conn, producer: Runnin
 }
 
 /// Follows the remedy `checkpoint reset`; the table and the topic say the same afterwards, also after one more change.
-async fn resets(world: &World, conn: &mut Conn) {
+async fn resets(world: &TestBed, conn: &mut Conn) {
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let producer = world.start("cdc-producer", &[]);
     assert_equal(world, conn).await;
@@ -95,7 +95,7 @@ async fn resets(world: &World, conn: &mut Conn) {
 /// zendesk/maxwell#345, and other ways by which a text reaches the table from another database.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_reaches_the_table_stops_it_from_any_database() {
-    let world = World::new("text_reaches");
+    let world = TestBed::new("text_reaches");
     let (mut conn, other) = seeded(&world).await;
     let db = world.name.clone();
     execute(
@@ -154,7 +154,7 @@ async fn a_text_that_reaches_the_table_stops_it_from_any_database() {
 /// percona/percona-toolkit#66, and other texts that leave the table alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_that_leaves_the_table_alone_is_passed_over() {
-    let world = World::new("text_alone");
+    let world = TestBed::new("text_alone");
     let (mut conn, other) = seeded(&world).await;
     let db = world.name.clone();
     execute(
@@ -167,7 +167,8 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
         ],
     )
     .await;
-    // Without the right to see triggers it does not guess, as doctor says beforehand; with the right that it names it continues.
+    // Without the right to see triggers it does not guess, as doctor says beforehand; with the right that it names it
+    // continues.
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(
         doctor.code == 0 && doctor.out.contains("note  TRIGGER") && doctor.out.contains("not granted"),
@@ -223,7 +224,7 @@ async fn a_text_that_leaves_the_table_alone_is_passed_over() {
 /// What the server says now was not true when the statement ran.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_that_is_gone_when_the_server_is_asked_is_not_forgotten() {
-    let world = World::new("trigger_gone");
+    let world = TestBed::new("trigger_gone");
     let (mut conn, _) = seeded(&world).await;
     execute(
         &mut conn,
@@ -261,7 +262,7 @@ async fn a_trigger_that_is_gone_when_the_server_is_asked_is_not_forgotten() {
 /// LOAD DATA that is logged as a statement has special events.
 #[tokio::test(flavor = "multi_thread")]
 async fn load_data_as_text_is_judged_by_its_table() {
-    let mut world = World::new("load_text");
+    let mut world = TestBed::new("load_text");
     let folder = world.folder.clone();
     let _mysql = world.own_mysql(&[&format!("--secure-file-priv={}", folder.display())]);
     let (mut conn, _) = seeded(&world).await;
@@ -286,7 +287,7 @@ async fn load_data_as_text_is_judged_by_its_table() {
 /// Altinity/clickhouse-sink-connector#421
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_key_that_cascades_stops_it_where_the_server_does_not_log_its_rows() {
-    let mut world = World::new("cascade_appears");
+    let mut world = TestBed::new("cascade_appears");
     let _mysql = world.own_mysql(&["--innodb-native-foreign-keys=ON"]);
     let (mut conn, other) = seeded(&world).await;
     execute(
@@ -325,7 +326,7 @@ async fn a_foreign_key_that_cascades_stops_it_where_the_server_does_not_log_its_
 /// The table does not exist at the start, and comes with such a key; or refers to itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_created_with_a_cascading_key_stops_it() {
-    let mut world = World::new("cascade_created");
+    let mut world = TestBed::new("cascade_created");
     let _mysql = world.own_mysql(&["--innodb-native-foreign-keys=ON"]);
     let mut conn = world.mysql().await;
     let mut running = world.start("cdc-producer", &[]);
@@ -358,7 +359,7 @@ async fn a_table_that_is_created_with_a_cascading_key_stops_it() {
 /// PeerDB-io/peerdb#3934, and other definitions after which the rows are not what the topic says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_changes_values_stops_it() {
-    let world = World::new("redefined");
+    let world = TestBed::new("redefined");
     let (mut conn, other) = seeded(&world).await;
     let db = world.name.clone();
     let swap = "ALTER TABLE product RENAME COLUMN price TO price_old, RENAME COLUMN price_new TO price";
@@ -457,7 +458,7 @@ async fn a_definition_that_changes_values_stops_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_leaves_the_carried_columns_alone_does_not_stop_it() {
-    let world = World::new("harmless_ddl");
+    let world = TestBed::new("harmless_ddl");
     let (mut conn, other) = seeded(&world).await;
     let running = producer(&world);
     for (n, statement) in [

@@ -1,25 +1,25 @@
-//! product-updater: rows that the file format, the contract or the table refuses are put aside with file, line, column and
-//! reason; nothing else is touched, and the rest is applied.
+//! product-updater: rows that the file format, the contract or the table refuses are put aside with file, line, column
+//! and reason; nothing else is touched, and the rest is applied.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use integration_tests::{Ended, World};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{Ended, TestBed};
 
 const HEADER: &str = "id,name,category,price,last_updated";
 const AT: &str = "2027-01-01 00:00:00";
 
-fn write(world: &World, name: &str, text: &str) -> PathBuf {
+fn write(world: &TestBed, name: &str, text: &str) -> PathBuf {
     let data = world.folder.join("data");
     fs::create_dir_all(&data).unwrap();
     fs::write(data.join(name), format!("{HEADER}\n{text}")).unwrap();
     data
 }
 
-fn update(world: &World, data: &Path, flags: &[&str]) -> Ended {
+fn update(world: &TestBed, data: &Path, flags: &[&str]) -> Ended {
     let ended = world.run("product-updater", &[&["--no-pause", "--data", data.to_str().unwrap()], flags].concat());
     assert_eq!(ended.code, 0, "{}", ended.err);
     ended
@@ -32,7 +32,7 @@ fn counts(ended: &Ended, name: &str) -> [u64; 7] {
     numbers.try_into().unwrap()
 }
 
-fn rejects(world: &World, stem: &str) -> String {
+fn rejects(world: &TestBed, stem: &str) -> String {
     fs::read_to_string(world.folder.join(format!("rejects/{stem}.rejects.csv"))).unwrap_or_default()
 }
 
@@ -45,8 +45,8 @@ fn named(rows: &[(i64, &str)]) -> Vec<(i64, String)> {
 }
 
 /// A world whose table has rows 1 to 9, each named `name ID`, and these further parts.
-async fn world(test: &str, alter: &[&str]) -> (World, Conn) {
-    let world = World::new(test);
+async fn world(test: &str, alter: &[&str]) -> (TestBed, Conn) {
+    let world = TestBed::new(test);
     let mut conn = world.table().await;
     let rows = (1..=9).map(|n| format!("({n},'name {n}','C',{n},'2026-01-01')")).collect::<Vec<_>>().join(",");
     conn.query_drop(format!("INSERT INTO product VALUES {rows}")).await.unwrap();
@@ -182,7 +182,7 @@ async fn malformed_quotes_are_a_fault_of_their_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_beyond_the_limit_is_refused_without_being_held() {
-    let mut world = World::new("long_row");
+    let mut world = TestBed::new("long_row");
     world.set("UPDATER_ROW_BYTES", "1000");
     drop(world.table().await);
     let data = write(
@@ -328,7 +328,8 @@ async fn what_is_no_rows_fault_stops_it() {
     assert_eq!(rejects(&world, "a"), "", "no row is to blame");
 }
 
-/// Whoever may put names into the data folder does not choose which of the machine's files is read, or keeps the updater waiting.
+/// Whoever may put names into the data folder does not choose which of the machine's files is read, or keeps the
+/// updater waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_regular_file_is_rejected_unread() {
     let (world, mut conn) = world("links", &[]).await;

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::machine::Need;
 use crate::outputs::Outputs;
 use crate::picture::{Picture, settled};
-use crate::programs::{CONSUMERS, Ended, Program, Programs};
-use crate::services::{Ports, Stack, StackOptions, needs};
-use crate::{background, cargo, interrupt, machine, progress};
+use testbed::machine::Need;
+use testbed::programs::{CONSUMERS, Ended, Program, Programs};
+use testbed::servers::{Ports, Stack, StackOptions, needs};
+use testbed::{background, cargo, interrupt, machine, progress};
 
 /// How long verify may wait for the last change; a program that ends stops the wait at once.
 const ARRIVAL: &str = "300s";
@@ -21,7 +21,7 @@ const PRODUCER_READY: Duration = Duration::from_secs(90);
 
 /// What a demo is told.
 #[derive(Debug, clap::Args)]
-pub struct DemoOptions {
+pub(crate) struct DemoOptions {
     /// Your own CSV files
     #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
     data: PathBuf,
@@ -37,7 +37,7 @@ pub struct DemoOptions {
 
 /// What `up` is told.
 #[derive(Debug, clap::Args)]
-pub struct UpOptions {
+pub(crate) struct UpOptions {
     /// The folder of CSV files; it is watched for new ones
     #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
     data: PathBuf,
@@ -99,7 +99,7 @@ impl Running {
 ///
 /// # Errors
 /// When a change does not arrive exactly once.
-pub fn demo(options: &DemoOptions) -> Result<()> {
+pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     let started = Instant::now();
     let data = checked_data(&options.data)?;
     let dir = cargo::target().join("demo-stack");
@@ -175,7 +175,7 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
 ///
 /// # Errors
 /// When something cannot be started, or a server ends.
-pub fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
+pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let data = checked_data(&options.data)?;
     let outputs = Outputs::default();
     let _held = outputs.hold()?;

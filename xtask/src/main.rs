@@ -1,14 +1,20 @@
-//! Chores, called by `cargo xtask NAME`.
+//! Chores, called by `cargo xtask NAME`. The program builds on a bare machine and then installs and downloads the rest.
+
+mod demo;
+mod outputs;
+mod picture;
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use xtask::demo::{self, DemoOptions, UpOptions};
-use xtask::programs::Ended;
-use xtask::services::{self, Ports, Stack, StackOptions};
-use xtask::{background, cargo, interrupt, kafka_tools, progress, tests};
+use testbed::programs::Ended;
+use testbed::servers::{self, Ports, Stack, StackOptions};
+use testbed::{background, cargo, interrupt, kafka_tools, progress};
+
+use crate::demo::{DemoOptions, UpOptions};
 
 /// Chores of the repository
 #[derive(Parser)]
@@ -27,11 +33,12 @@ enum Chore {
         #[command(flatten)]
         options: UpOptions,
         #[command(flatten)]
-        place: Place,
+        place: StackFolder,
     },
     /// Run MySQL, Kafka, the schema registry and PostgreSQL until Ctrl-C, and print the environment for the programs
     Services(Services),
-    /// Run one of Kafka's own tools on the running stack: topics, consumer-groups, console-consumer, get-offsets, configs
+    /// Run one of Kafka's own tools on the running stack: topics, consumer-groups, console-consumer, get-offsets,
+    /// configs
     Kafka {
         /// The tool
         tool: String,
@@ -71,9 +78,9 @@ enum Chore {
     /// Check licences and sources of all libraries by deny.toml
     Deny,
     /// Stop what runs in the background
-    Down(Place),
+    Down(StackFolder),
     /// Remove the data of stopped servers
-    Clean(Place),
+    Clean(StackFolder),
 }
 
 #[derive(Args)]
@@ -82,19 +89,19 @@ struct Services {
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
-    place: Place,
+    place: StackFolder,
     #[command(flatten)]
     ports: Ports,
 }
 
 #[derive(Args)]
-struct Place {
+struct StackFolder {
     /// The folder of data and logs, under target/ by default
     #[arg(long)]
     dir: Option<PathBuf>,
 }
 
-impl Place {
+impl StackFolder {
     fn dir(&self) -> PathBuf {
         self.dir.clone().unwrap_or_else(|| cargo::target().join("stack"))
     }
@@ -137,7 +144,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
             let stacks = ["stack", "demo-stack"].map(|dir| cargo::target().join(dir));
             kafka_tools::run(&tool, &arguments, &stacks.each_ref().map(PathBuf::as_path))
         }
-        Chore::Setup => services::fetch(),
+        Chore::Setup => servers::fetch(),
         Chore::Services(services) if services.detach => {
             let arguments = std::env::args().skip(2).filter(|argument| argument != "--detach").collect::<Vec<_>>();
             background::detach(&services.place.dir(), &arguments)

@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use crate::services::lock;
-use crate::{background, cargo};
+use testbed::servers::lock;
+use testbed::{background, cargo};
 
 const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
 const LISTED: usize = 5;
 
 /// The folders and the list of files that this checkout's runs wrote.
 #[derive(Debug)]
-pub struct Outputs {
+pub(crate) struct Outputs {
     root: PathBuf,
     list: PathBuf,
     /// The folder of the lock.
@@ -42,7 +42,7 @@ impl Outputs {
     ///
     /// # Errors
     /// When another run is writing to them.
-    pub fn hold(&self) -> Result<File> {
+    pub(crate) fn hold(&self) -> Result<File> {
         fs::create_dir_all(&self.held).with_context(|| format!("cannot create {}", self.held.display()))?;
         lock(&self.held)?.with_context(|| {
             let run = fs::read_to_string(self.held.join("lock")).unwrap_or_default();
@@ -57,7 +57,7 @@ impl Outputs {
     ///
     /// # Errors
     /// When there are files of the user, and `fresh` is not set.
-    pub fn check(&self, fresh: bool) -> Result<()> {
+    pub(crate) fn check(&self, fresh: bool) -> Result<()> {
         let foreign = self.foreign()?;
         if !foreign.is_empty() && !fresh {
             let shown = foreign.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
@@ -75,7 +75,7 @@ impl Outputs {
     ///
     /// # Errors
     /// As [`Outputs::check`].
-    pub fn empty(&self, fresh: bool) -> Result<()> {
+    pub(crate) fn empty(&self, fresh: bool) -> Result<()> {
         self.check(fresh)?;
         for folder in FOLDERS {
             let folder = self.root.join(folder);
@@ -100,13 +100,13 @@ impl Outputs {
     ///
     /// # Errors
     /// When the list cannot be written.
-    pub fn claim(&self, owner: &str) -> Result<()> {
+    pub(crate) fn claim(&self, owner: &str) -> Result<()> {
         let text = json!({ "owner": owner, "files": self.files()? }).to_string();
         fs::write(&self.list, text).with_context(|| format!("cannot write {}", self.list.display()))
     }
 
     /// The stack whose run wrote the files last.
-    pub fn owner(&self) -> Option<String> {
+    pub(crate) fn owner(&self) -> Option<String> {
         self.listed().get("owner")?.as_str().filter(|owner| !owner.is_empty()).map(str::to_owned)
     }
 
@@ -114,7 +114,7 @@ impl Outputs {
     ///
     /// # Errors
     /// When a folder cannot be read.
-    pub fn foreign(&self) -> Result<Vec<String>> {
+    pub(crate) fn foreign(&self) -> Result<Vec<String>> {
         let listed = self.listed();
         let is_ours = |path: &str, mark: &str| listed["files"][path].as_str() == Some(mark);
         let files = self.files()?.into_iter();

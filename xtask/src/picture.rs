@@ -9,8 +9,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::background;
-use crate::services::Stack;
+use testbed::background;
+use testbed::servers::Stack;
 
 const TOPIC: &str = "product_updates";
 const GROUP: &str = "product_consumers";
@@ -18,7 +18,7 @@ const PARTITIONS: usize = 10;
 
 /// The numbers of the summary.
 #[derive(Debug, Default)]
-pub struct Picture {
+pub(crate) struct Picture {
     /// Records per partition, according to the logs.
     records: Vec<usize>,
     /// Lines of each consumer's log.
@@ -36,7 +36,7 @@ impl Picture {
     ///
     /// # Errors
     /// When one of them cannot be read.
-    pub fn of(stack: &Stack, report: &str) -> Result<Self> {
+    pub(crate) fn of(stack: &Stack, report: &str) -> Result<Self> {
         let report: Value = serde_json::from_str(report).context("verify --json printed no JSON")?;
         let mut picture = Self { records: vec![0; PARTITIONS], held: assignment(stack)?, ..Self::default() };
         picture.rows = ["table_rows", "postgres_rows"].map(|count| report[count].as_u64());
@@ -71,12 +71,12 @@ impl Picture {
     }
 
     /// The changes in the topic.
-    pub fn changes(&self) -> usize {
+    pub(crate) fn changes(&self) -> usize {
         self.records.iter().sum()
     }
 
     /// The summary as text.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         _ = writeln!(text, "  changes in the topic {TOPIC}: {}", self.changes());
@@ -108,7 +108,7 @@ impl Picture {
 ///
 /// # Errors
 /// When Kafka's tool cannot be run.
-pub fn settled(stack: &Stack, consumers: usize) -> Result<bool> {
+pub(crate) fn settled(stack: &Stack, consumers: usize) -> Result<bool> {
     let held = assignment(stack)?;
     Ok(held.len() == consumers && held.values().map(Vec::len).sum::<usize>() == PARTITIONS)
 }

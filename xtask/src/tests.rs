@@ -5,15 +5,15 @@ use std::process::{Command, ExitStatus};
 
 use anyhow::Result;
 
-use crate::machine::Need;
-use crate::services::{Ports, Stack, StackOptions, needs};
-use crate::{background, cargo, downloads, machine, progress};
+use testbed::machine::Need;
+use testbed::servers::{Ports, Stack, StackOptions, needs};
+use testbed::{background, cargo, downloads, machine, progress};
 
 /// Starts a fresh stack, runs `cargo test` with `arguments` on it and stops the stack.
 ///
 /// # Errors
 /// When the stack does not start or the programs don't compile. Failed tests are a status, not an error.
-pub fn run(arguments: &[String]) -> Result<ExitStatus> {
+pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let dir = cargo::target().join("test-stack");
     background::clean(&dir)?;
@@ -40,7 +40,7 @@ pub fn run(arguments: &[String]) -> Result<ExitStatus> {
 ///
 /// # Errors
 /// When a requirement is missing or the programs don't compile. A failed run is a status, not an error.
-pub fn chaos(arguments: &[String]) -> Result<ExitStatus> {
+pub(crate) fn chaos(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     progress::note("building the programs");
     let programs = cargo::build_programs(cargo::Build::Test)?;
@@ -52,7 +52,7 @@ pub fn chaos(arguments: &[String]) -> Result<ExitStatus> {
 ///
 /// # Errors
 /// When a requirement is missing or the programs don't compile. A failed run is a status, not an error.
-pub fn bench(arguments: &[String]) -> Result<ExitStatus> {
+pub(crate) fn bench(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     progress::note("building the programs");
     // Build them one after the other: together they would share the features of both.
@@ -73,7 +73,7 @@ pub fn bench(arguments: &[String]) -> Result<ExitStatus> {
 ///
 /// # Errors
 /// When Valgrind is missing or the program does not compile. A difference is a status, not an error.
-pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
+pub(crate) fn instructions(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[Need::Compiler, Need::Libraries, Need::Valgrind])?;
     progress::note("building the hot paths");
     // The selection of packages determines the features of shared libraries.
@@ -95,7 +95,7 @@ pub fn instructions(arguments: &[String]) -> Result<ExitStatus> {
 ///
 /// # Errors
 /// When cargo-deny does not compile. A violation is a status, not an error.
-pub fn deny() -> Result<ExitStatus> {
+pub(crate) fn deny() -> Result<ExitStatus> {
     let program = match machine::find_program("cargo-deny") {
         Some(installed) => installed,
         None => downloads::cargo_deny(&|what| progress::note(what))?.join("bin/cargo-deny"),

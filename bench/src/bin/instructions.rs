@@ -9,7 +9,7 @@ use anyhow::Result;
 use bench::hot_paths::{self, HotPath};
 use bench::instructions::Counts;
 use clap::Parser;
-use xtask::background;
+use testbed::background;
 
 /// Count the instructions that a row costs on each hot path, and compare them with the baseline
 #[derive(Parser)]

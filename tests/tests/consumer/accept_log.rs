@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use integration_tests::{Feed, Running, World, eventually};
 use kafka::slots::{self, LogCheckpoint};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
@@ -12,6 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{Feed, Running, TestBed, eventually};
 
 use crate::PATIENCE;
 use crate::consumer_world::{
@@ -24,15 +24,15 @@ const SLOTS: [&str; 2] = ["consumer_1", "consumer_2"];
 const POINTS: [&str; 2] = ["consumer.appended", "consumer.committed"];
 
 /// A consumer reads what there is, and everything is in a log once.
-fn verify(world: &World) {
+fn verify(world: &TestBed) {
     let consumer = world.start("consumer", &[]);
     world.verify();
     assert_eq!(consumer.stop().code, 0);
 }
 
 /// A world with 40 products that a producer reads, their changes all in a log.
-async fn world(name: &str) -> (World, Conn, Running) {
-    let mut world = World::new(name);
+async fn world(name: &str) -> (TestBed, Conn, Running) {
+    let mut world = TestBed::new(name);
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
@@ -42,13 +42,13 @@ async fn world(name: &str) -> (World, Conn, Running) {
     (world, conn, producer)
 }
 
-async fn change(conn: &mut Conn, world: &World) {
+async fn change(conn: &mut Conn, world: &TestBed) {
     conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
     world.wait_until_read();
 }
 
 /// Starts a consumer that is killed at this point.
-fn start_until(world: &World, log: &str, point: &str) -> Running {
+fn start_until(world: &TestBed, log: &str, point: &str) -> Running {
     let mut command = world.command("consumer", &[]);
     command.env("FAILPOINTS", format!("{point}=1*return(kill)"));
     Running::start(command, "consumer", world.folder.join(format!("{log}.log")))
@@ -60,7 +60,7 @@ fn killed_at(consumer: Running, point: &str) {
 }
 
 /// Puts a log checkpoint of half the lines, a broken one or none in the place of the slot's last log checkpoint.
-async fn forge_another(world: &World, slot: &str, which: usize) {
+async fn forge_another(world: &TestBed, slot: &str, which: usize) {
     let (key, partition, real) = log_checkpoint(world, slot);
     let text = fs::read(log_path(world, slot)).unwrap();
     let half = text[..real.length as usize / 2].iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
@@ -69,31 +69,31 @@ async fn forge_another(world: &World, slot: &str, which: usize) {
     forge(world, &key, partition, value).await;
 }
 
-fn refuses_then_accepts(world: &World, slot: &str) {
+fn refuses_then_accepts(world: &TestBed, slot: &str) {
     let refused = world.run("consumer", &[]);
     let text = format!("consumer accept-log {slot}");
     assert!(refused.code == 1 && refused.err.contains(&text), "{}", refused.err);
     accepts(world, slot);
 }
 
-fn accepts(world: &World, slot: &str) -> String {
+fn accepts(world: &TestBed, slot: &str) -> String {
     let accepted = world.run("consumer", &["accept-log", slot]);
     assert_eq!(accepted.code, 0, "{}{}", accepted.out, accepted.err);
     accepted.out
 }
 
-fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+fn admin(world: &TestBed) -> AdminClient<DefaultClientContext> {
     kafka::client_config(&world.kafka()).create().unwrap()
 }
 
-async fn delete_topics(world: &World, topics: &[&str]) {
+async fn delete_topics(world: &TestBed, topics: &[&str]) {
     for deleted in admin(world).delete_topics(topics, &AdminOptions::new()).await.unwrap() {
         deleted.unwrap();
     }
 }
 
 /// As Kafka does when nobody was in the group for a week.
-async fn drop_offsets(world: &World) {
+async fn drop_offsets(world: &TestBed) {
     let settings = world.kafka();
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
@@ -107,7 +107,7 @@ async fn drop_offsets(world: &World) {
 }
 
 /// As a tool does: without our note.
-fn move_offset(world: &World, partition: i32, to: i64) {
+fn move_offset(world: &TestBed, partition: i32, to: i64) {
     let settings = world.kafka();
     let client: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().unwrap();
     let mut list = TopicPartitionList::new();
@@ -116,7 +116,7 @@ fn move_offset(world: &World, partition: i32, to: i64) {
 }
 
 /// The consumer stops because of the group's offsets, and after `restore-offsets` everything is there once.
-fn refuses_then_restores(world: &World, says: &str) {
+fn refuses_then_restores(world: &TestBed, says: &str) {
     let refused = world.start_as("consumer", "refused", &[]).wait();
     assert!(refused.code == 1 && refused.err.contains(says), "{}", refused.err);
     eventually("the offsets are restored", PATIENCE, || {
@@ -231,7 +231,7 @@ async fn the_offsets_outlive_a_log_checkpoint_that_is_gone() {
 /// must go.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_knows_nothing_cuts_nothing() {
-    let mut world = World::new("accept_rebuilt");
+    let mut world = TestBed::new("accept_rebuilt");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     Feed::new(&world).await.update(1..=40, 0);
     let consumer = start(&world, 1);

@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use integration_tests::{Feed, World, eventually};
+use testbed::{Feed, TestBed, eventually};
 
 use crate::PATIENCE;
 use crate::consumer_world::{append, assert_once, line_count, log_path, start, wait_until_committed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_tail_is_cut_at_the_next_start() {
-    let world = World::new("torn");
+    let world = TestBed::new("torn");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let consumer = start(&world, 1);
@@ -28,7 +28,7 @@ async fn a_torn_tail_is_cut_at_the_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
-    let world = World::new("shorter");
+    let world = TestBed::new("shorter");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let consumer = start(&world, 1);
@@ -63,7 +63,7 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() {
-    let world = World::new("moved");
+    let world = TestBed::new("moved");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let consumer = start(&world, 1);
@@ -106,7 +106,7 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
-    let world = World::new("foreign");
+    let world = TestBed::new("foreign");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let path = log_path(&world, "consumer_1");
@@ -127,7 +127,7 @@ async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn accept_log_leaves_a_running_consumers_slot_alone() {
-    let world = World::new("held");
+    let world = TestBed::new("held");
     let _feed = Feed::new(&world).await;
     let mut consumer = start(&world, 1);
     consumer.wait_for("slot claimed");

@@ -15,9 +15,9 @@ use consumer_world::{
     append, assert_once, committed_everything, dead_letters, expected_lines, line_count, log_path, logs, owned, start,
     wait_until_committed,
 };
-use integration_tests::{Feed, Running, World, eventually};
 use model::change::Op;
 use rdkafka::admin::{AdminClient, AdminOptions};
+use testbed::{Feed, Running, TestBed, eventually};
 
 /// Longer than the transaction of a stopped consumer can stay open, which holds up who takes over: 30 s, and the broker
 /// looks every 10 s.
@@ -32,7 +32,7 @@ fn all_have<'a>(partitions: usize, consumers: impl IntoIterator<Item = &'a Runni
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {
-    let world = World::new("five");
+    let world = TestBed::new("five");
     let mut feed = Feed::new(&world).await;
     let consumers: Vec<_> = (1..=5).map(|n| start(&world, n)).collect();
     all_have(2, &consumers);
@@ -56,7 +56,7 @@ async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_consumer_comes_back_and_nothing_is_lost_or_doubled() {
-    let mut world = World::new("killed");
+    let mut world = TestBed::new("killed");
     world.set("CONSUMER_BATCH_ROWS", "40");
     let mut feed = Feed::new(&world).await;
     let mut consumers: Vec<_> = (1..=2).map(|n| start(&world, n)).collect();
@@ -79,7 +79,7 @@ async fn a_killed_consumer_comes_back_and_nothing_is_lost_or_doubled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neighbour_cuts_the_log_of_a_consumer_that_is_gone_for_good() {
-    let mut world = World::new("gone");
+    let mut world = TestBed::new("gone");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     let (first, second) = (start(&world, 1), start(&world, 2));
@@ -102,7 +102,7 @@ async fn a_neighbour_cuts_the_log_of_a_consumer_that_is_gone_for_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_was_stopped_past_its_session_harms_nothing() {
-    let mut world = World::new("stopped");
+    let mut world = TestBed::new("stopped");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("CONSUMER_BATCH_ROWS", "100");
     let mut feed = Feed::new(&world).await;
@@ -122,7 +122,7 @@ async fn a_consumer_that_was_stopped_past_its_session_harms_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consumers_that_come_and_go_leave_each_record_once() {
-    let mut world = World::new("scaled");
+    let mut world = TestBed::new("scaled");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("CONSUMER_BATCH_ROWS", "20");
     let mut feed = Feed::new(&world).await;
@@ -148,7 +148,7 @@ async fn consumers_that_come_and_go_leave_each_record_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_expired_are_not_a_beginning() {
-    let mut world = World::new("expired");
+    let mut world = TestBed::new("expired");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
@@ -189,7 +189,7 @@ async fn offsets_that_expired_are_not_a_beginning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_group_begins_in_a_folder_of_its_own() {
-    let mut world = World::new("group");
+    let mut world = TestBed::new("group");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let consumer = start(&world, 1);
@@ -201,7 +201,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
     let first = (world.name.clone(), world.get("CONSUMER_LOGS").to_owned());
     let second = (format!("{}_2", world.name), world.folder.join("other_logs").to_str().unwrap().to_owned());
-    let use_group = |world: &mut World, (group, logs): &(String, String)| {
+    let use_group = |world: &mut TestBed, (group, logs): &(String, String)| {
         world.set("KAFKA_GROUP_ID", group);
         world.set("CONSUMER_LOGS", logs);
     };
@@ -245,7 +245,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_cannot_be_decoded_become_dead_letters() {
-    let world = World::new("poison");
+    let world = TestBed::new("poison");
     let mut feed = Feed::new(&world).await;
     feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);
@@ -282,7 +282,7 @@ async fn records_that_cannot_be_decoded_become_dead_letters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rules_say_what_becomes_of_a_record() {
-    let mut world = World::new("rules");
+    let mut world = TestBed::new("rules");
     world.set("RULES_DROP", r#"[{"field":"category","equals":"cat_1"}]"#);
     world.set("RULES_DISCOUNTS", r#"{"CAT_2":"50"}"#);
     let mut feed = Feed::new(&world).await;
@@ -306,7 +306,7 @@ async fn the_rules_say_what_becomes_of_a_record() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_written_to_is_named() {
-    let mut world = World::new("unwritable");
+    let mut world = TestBed::new("unwritable");
     let file = world.folder.join("file");
     fs::File::create(&file).unwrap().write_all(b"not a folder").unwrap();
     world.set("CONSUMER_LOGS", file.join("logs").to_str().unwrap());
@@ -322,7 +322,7 @@ async fn a_folder_that_cannot_be_written_to_is_named() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_with_another_number_of_partitions_is_refused() {
-    let mut world = World::new("partitions");
+    let mut world = TestBed::new("partitions");
     let _feed = Feed::new(&world).await;
     world.set("KAFKA_PARTITIONS", "3");
     let ended = world.run("consumer", &[]);
@@ -332,7 +332,7 @@ async fn a_topic_with_another_number_of_partitions_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_down_is_waited_for_and_nothing_is_passed_over() {
-    let mut world = World::new("registry");
+    let mut world = TestBed::new("registry");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);
     let url = world.get("SCHEMA_REGISTRY_URL").to_owned();
@@ -356,7 +356,7 @@ async fn a_registry_that_is_down_is_waited_for_and_nothing_is_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_in_mid_run_ends_in_order() {
-    let mut world = World::new("term");
+    let mut world = TestBed::new("term");
     world.set("CONSUMER_BATCH_ROWS", "50");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=3000, 0);

@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually};
 use kafka::slots::{self, LogCheckpoint};
 use model::change::{SOURCE_HEADER, Source};
 use model::time::Micros;
@@ -17,13 +16,14 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use rules::log_line::{self, Origin};
 use rules::transform::Capitals;
 use runtime::config::{Program, rules};
+use testbed::{Running, TestBed, eventually};
 
 /// Starts a consumer with a log of its own.
-pub(crate) fn start(world: &World, number: usize) -> Running {
+pub(crate) fn start(world: &TestBed, number: usize) -> Running {
     world.start_as("consumer", &format!("consumer-{number}"), &[])
 }
 
-pub(crate) fn log_path(world: &World, slot: &str) -> PathBuf {
+pub(crate) fn log_path(world: &TestBed, slot: &str) -> PathBuf {
     Path::new(world.get("CONSUMER_LOGS")).join(slot).join("consumer_log.json")
 }
 
@@ -32,7 +32,7 @@ pub(crate) fn append(path: &Path, bytes: &[u8]) {
 }
 
 /// The lines of each slot's log; a torn one fails.
-pub(crate) fn logs(world: &World) -> BTreeMap<String, Vec<String>> {
+pub(crate) fn logs(world: &TestBed) -> BTreeMap<String, Vec<String>> {
     logs_in(Path::new(world.get("CONSUMER_LOGS")))
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn logs_in(folder: &Path) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Newlines in all logs, at any time.
-pub(crate) fn line_count(world: &World) -> usize {
+pub(crate) fn line_count(world: &TestBed) -> usize {
     let Ok(entries) = fs::read_dir(world.get("CONSUMER_LOGS")) else { return 0 };
     let slots = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|s| s.starts_with("consumer_"));
     slots.map(|s| fs::read(log_path(world, &s)).unwrap_or_default().iter().filter(|b| **b == b'\n').count()).sum()
@@ -71,7 +71,7 @@ pub(crate) fn owned(consumer: &Running) -> BTreeSet<i32> {
 }
 
 /// The offset after the last record of each partition.
-fn ends(world: &World) -> BTreeMap<i32, i64> {
+fn ends(world: &TestBed) -> BTreeMap<i32, i64> {
     let (settings, mut ends) = (world.kafka(), BTreeMap::new());
     kafka::scan(&settings, &settings.topic, &mut |message| {
         ends.insert(message.partition(), message.offset() + 1);
@@ -82,11 +82,11 @@ fn ends(world: &World) -> BTreeMap<i32, i64> {
 }
 
 /// Whether the group has committed every record that is in the topic now.
-pub(crate) fn committed_everything(world: &World) -> bool {
+pub(crate) fn committed_everything(world: &TestBed) -> bool {
     committed(world, &ends(world))
 }
 
-fn committed(world: &World, ends: &BTreeMap<i32, i64>) -> bool {
+fn committed(world: &TestBed, ends: &BTreeMap<i32, i64>) -> bool {
     let settings = world.kafka();
     let consumer: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().expect("a client");
     let mut list = TopicPartitionList::new();
@@ -100,13 +100,13 @@ fn committed(world: &World, ends: &BTreeMap<i32, i64>) -> bool {
     })
 }
 
-pub(crate) fn wait_until_committed(world: &World) {
+pub(crate) fn wait_until_committed(world: &TestBed) {
     let ends = ends(world);
     eventually("the group has committed everything", Duration::from_secs(60), || committed(world, &ends).then_some(()));
 }
 
 /// Waits until the group has committed everything, and the log checkpoints behind it too.
-pub(crate) fn wait_until_ends_committed(world: &World) {
+pub(crate) fn wait_until_ends_committed(world: &TestBed) {
     let settings = world.kafka();
     let reader: BaseConsumer = kafka::consumer_config(&settings, &settings.group_id).create().expect("a client");
     let end = |p| (p, reader.fetch_watermarks(&settings.topic, p, Duration::from_secs(10)).expect("its end").1);
@@ -115,7 +115,7 @@ pub(crate) fn wait_until_ends_committed(world: &World) {
 }
 
 /// The line of each record of the topic that can be decoded.
-pub(crate) fn expected_lines(world: &World) -> Vec<String> {
+pub(crate) fn expected_lines(world: &TestBed) -> Vec<String> {
     let settings = world.kafka();
     let rules = rules(&world.settings(Program::Consumer)).expect("rules");
     let mut lines = Vec::new();
@@ -155,12 +155,12 @@ pub(crate) fn expected_lines(world: &World) -> Vec<String> {
 }
 
 /// Each record's line is in exactly one log, once, and each log has the records of a partition in their order.
-pub(crate) fn assert_once(world: &World) {
+pub(crate) fn assert_once(world: &TestBed) {
     assert_once_in(world, logs(world));
 }
 
 /// The same of the given logs.
-pub(crate) fn assert_once_in(world: &World, logs: BTreeMap<String, Vec<String>>) {
+pub(crate) fn assert_once_in(world: &TestBed, logs: BTreeMap<String, Vec<String>>) {
     let mut found: Vec<String> = logs.values().flatten().cloned().collect();
     found.sort();
     let expected = expected_lines(world);
@@ -182,7 +182,7 @@ pub(crate) fn assert_once_in(world: &World, logs: BTreeMap<String, Vec<String>>)
 }
 
 /// Key, partition and text of the last log checkpoint of a slot.
-pub(crate) fn log_checkpoint(world: &World, slot: &str) -> (Vec<u8>, i32, LogCheckpoint) {
+pub(crate) fn log_checkpoint(world: &TestBed, slot: &str) -> (Vec<u8>, i32, LogCheckpoint) {
     let settings = world.kafka();
     let mut last = None;
     kafka::scan(&settings, &slots::topic(&settings), &mut |message| {
@@ -199,7 +199,7 @@ pub(crate) fn log_checkpoint(world: &World, slot: &str) -> (Vec<u8>, i32, LogChe
 }
 
 /// Puts a record into the log checkpoints' topic, as one who may write there.
-pub(crate) async fn forge(world: &World, key: &[u8], partition: i32, value: Option<&[u8]>) {
+pub(crate) async fn forge(world: &TestBed, key: &[u8], partition: i32, value: Option<&[u8]>) {
     let settings = world.kafka();
     let producer: FutureProducer = kafka::client_config(&settings).create().unwrap();
     let topic = slots::topic(&settings);
@@ -225,7 +225,7 @@ impl DeadLetter {
     }
 }
 
-pub(crate) fn dead_letters(world: &World) -> Vec<DeadLetter> {
+pub(crate) fn dead_letters(world: &TestBed) -> Vec<DeadLetter> {
     let settings = world.kafka();
     let mut letters = Vec::new();
     kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |message| {

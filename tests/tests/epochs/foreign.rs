@@ -1,5 +1,5 @@
-//! Records of another writer, which consumers take for dead letters: they neither hide a product that is gone nor stand for
-//! one that is there.
+//! Records of another writer, which consumers take for dead letters: they neither hide a product that is gone nor stand
+//! for one that is there.
 
 use kafka::partition_of;
 use rdkafka::Message as _;
@@ -7,12 +7,12 @@ use rdkafka::Message as _;
 use super::*;
 
 /// Writes records without the header `source`.
-fn write(world: &World, records: &[(&str, Option<&[u8]>)]) {
+fn write(world: &TestBed, records: &[(&str, Option<&[u8]>)]) {
     write_to(world, records, |key, partitions| partition_of(key.trim_start_matches('0').as_bytes(), partitions));
 }
 
 /// The same, into the partition that `place` says.
-fn write_to(world: &World, records: &[(&str, Option<&[u8]>)], place: impl Fn(&str, i32) -> i32) {
+fn write_to(world: &TestBed, records: &[(&str, Option<&[u8]>)], place: impl Fn(&str, i32) -> i32) {
     let settings = world.kafka();
     let producer = TransactionalProducer::new(&settings, "foreign").unwrap();
     producer.begin().unwrap();

@@ -1,20 +1,20 @@
 //! A new epoch: every key that was ever published and is not in the table any more is deleted in the topic, whatever
-//! happened to the checkpoint topic, the number of the epoch, the table or the topic; and what the topic can't tell is said.
+//! happened to the checkpoint topic, the number of the epoch, the table or the topic; and what the topic can't tell is
+//! said.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod foreign;
 mod postgres;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
 use std::time::Duration;
 
-use integration_tests::{Ended, Feed, Running, World, eventually, execute, read_topic};
 use kafka::{Record, TransactionalProducer};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use runtime::config::KafkaSettings;
+use testbed::{Ended, Feed, Running, TestBed, eventually, execute, peak_memory, read_topic};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -30,7 +30,7 @@ async fn ids_of_table(conn: &mut Conn) -> BTreeSet<i64> {
 }
 
 /// The keys whose last record has a value. No position may stand twice in an epoch.
-fn ids_of_topic(world: &World) -> BTreeSet<i64> {
+fn ids_of_topic(world: &TestBed) -> BTreeSet<i64> {
     let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
     for record in read_topic(&world.kafka()) {
         let place = (record.source.epoch, record.source.pos.to_string(), record.source.row);
@@ -46,30 +46,30 @@ fn ids_of_topic(world: &World) -> BTreeSet<i64> {
 }
 
 /// What happened to a key: `d.2` for a delete in epoch 2.
-fn operations(world: &World, key: &str) -> Vec<String> {
+fn operations(world: &TestBed, key: &str) -> Vec<String> {
     let records = read_topic(&world.kafka());
     let of_key = records.iter().filter(|r| r.key == key);
     of_key.map(|r| format!("{}.{}", r.source.op.letter(), r.source.epoch)).collect()
 }
 
 /// Waits until exactly this has happened to a key.
-fn happened(world: &World, key: &str, want: &[&str]) {
+fn happened(world: &TestBed, key: &str, want: &[&str]) {
     eventually(&format!("{key}: {want:?}"), PATIENCE, || (operations(world, key) == want).then_some(()));
 }
 
 /// Waits until the topic has these keys.
-pub(crate) fn topic_has(world: &World, want: &BTreeSet<i64>) {
+pub(crate) fn topic_has(world: &TestBed, want: &BTreeSet<i64>) {
     eventually(&format!("the topic has {} keys", want.len()), PATIENCE, || {
         (ids_of_topic(world) == *want).then_some(())
     });
 }
 
-fn checkpoint_topic(world: &World) -> String {
+fn checkpoint_topic(world: &TestBed) -> String {
     format!("{}.checkpoint", world.kafka().topic)
 }
 
 /// Writes a progress as an earlier version of the program, or a person, might have.
-fn put_progress(world: &World, value: &serde_json::Value) {
+fn put_progress(world: &TestBed, value: &serde_json::Value) {
     let settings = world.kafka();
     let producer = TransactionalProducer::new(&settings, &settings.transactional_id).unwrap();
     producer.begin().unwrap();
@@ -90,13 +90,13 @@ async fn delete_topic(settings: &KafkaSettings, topic: &str) {
     });
 }
 
-pub(crate) fn reset(world: &World) {
+pub(crate) fn reset(world: &TestBed) {
     let ended = world.run("cdc-producer", &["checkpoint", "reset"]);
     assert_eq!(ended.code, 0, "{}", ended.err);
 }
 
 /// Starts the producer and waits until its snapshot is complete.
-pub(crate) fn start(world: &World, log: &str, arguments: &[&str]) -> Running {
+pub(crate) fn start(world: &TestBed, log: &str, arguments: &[&str]) -> Running {
     let mut producer = world.start_as("cdc-producer", log, arguments);
     producer.wait_for_within("snapshot complete", PATIENCE);
     producer
@@ -108,8 +108,8 @@ pub(crate) fn stop(producer: Running) {
 }
 
 /// A table with the products 1 to 20, all published, and nobody running.
-async fn published(test: &str) -> (World, Conn) {
-    let world = World::new(test);
+async fn published(test: &str) -> (TestBed, Conn) {
+    let world = TestBed::new(test);
     let mut conn = world.table().await;
     execute(&mut conn, &[&insert(1..=20)]).await;
     stop(start(&world, "first", &[]));
@@ -125,7 +125,7 @@ pub(crate) fn refuses(ended: &Ended, texts: &[&str]) {
 }
 
 /// Waits until the topic has the table's keys; nothing may be doubled on the way.
-async fn equal(world: &World, conn: &mut Conn) {
+async fn equal(world: &TestBed, conn: &mut Conn) {
     topic_has(world, &ids_of_table(conn).await);
 }
 
@@ -222,7 +222,7 @@ async fn the_table_can_not_be_seen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_source_has_another_name() {
     let (mut world, _) = published("renamed").await;
-    let mut other = World::new("renamed_to");
+    let mut other = TestBed::new("renamed_to");
     let mut conn = other.table().await;
     execute(&mut conn, &[&insert([3, 40])]).await;
     other.set("KAFKA_TOPIC", world.get("KAFKA_TOPIC").to_owned());
@@ -323,7 +323,7 @@ async fn a_replay_from_a_later_time_says_what_it_leaves_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_passes_under_load_and_kills() {
     const OLD: i64 = 30_000;
-    let mut world = World::new("passes");
+    let mut world = TestBed::new("passes");
     Feed::new(&world).await.keys(0..OLD);
     let mut conn = world.table().await;
     execute(&mut conn, &[&insert((0..OLD).step_by(10))]).await;
@@ -391,19 +391,12 @@ async fn epochs_follow_each_other_quickly() {
     stop(producer);
 }
 
-/// The most memory that it ever held, in MB.
-fn peak_memory(producer: &Running) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", producer.pid())).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
-/// A million keys; with `EPOCH_KEYS=5000000` as many as that (101 MB). How many keys a pass may hold is asserted exactly by
-/// the tests of `sweep.rs`.
+/// A million keys; with `EPOCH_KEYS=5000000` as many as that (101 MB). How many keys a pass may hold is asserted
+/// exactly by the tests of `sweep.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_of_millions_of_keys_within_the_limit() {
     let keys: i64 = std::env::var("EPOCH_KEYS").map_or(1_000_000, |keys| keys.parse().unwrap());
-    let world = World::new("keys");
+    let world = TestBed::new("keys");
     let mut feed = Feed::new(&world).await;
     for first in (0..keys).step_by(100_000) {
         feed.keys(first..keys.min(first + 100_000));
@@ -430,7 +423,7 @@ async fn an_epoch_of_millions_of_keys_within_the_limit() {
         .unwrap();
         (deletes == keys - 2 && alive == HashSet::from([1, keys - 1])).then_some(())
     });
-    let peak = peak_memory(&producer);
+    let peak = peak_memory(producer.pid()).unwrap() >> 20;
     println!("{keys} keys: {peak} MB");
     assert!(peak < 130, "{peak} MB");
     stop(producer);

@@ -3,22 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use integration_tests::{Running, World, eventually, execute, expire};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
-use tokio_postgres::NoTls;
-use xtask::services::MySql;
+use testbed::servers::MySql;
+use testbed::{Running, TestBed, eventually, execute, expire};
 
 use crate::{PATIENCE, insert, refuses, reset, start, stop, topic_has};
 
 /// The products that PostgreSQL has; an error while it has no such table or database.
-async fn ids_of_postgres(world: &World) -> Result<BTreeSet<i64>, tokio_postgres::Error> {
-    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), NoTls).await?;
-    tokio::spawn(connection);
+async fn ids_of_postgres(world: &TestBed) -> Result<BTreeSet<i64>, tokio_postgres::Error> {
+    let client = testbed::postgres(world.get("POSTGRES_URL")).await?;
     Ok(client.query("SELECT id FROM product", &[]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-async fn postgres_has(world: &World, want: &BTreeSet<i64>) {
+async fn postgres_has(world: &TestBed, want: &BTreeSet<i64>) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let has = ids_of_postgres(world).await;
@@ -31,8 +29,8 @@ async fn postgres_has(world: &World, want: &BTreeSet<i64>) {
 }
 
 /// A world whose producer and consumer have brought the products 1 to 20 into PostgreSQL, on a separate MySQL server.
-async fn in_postgres(test: &str) -> (World, MySql, Conn, Running, Running) {
-    let mut world = World::new(test).with_postgres();
+async fn in_postgres(test: &str) -> (TestBed, MySql, Conn, Running, Running) {
+    let mut world = TestBed::new(test).with_postgres();
     let mysql = world.own_mysql(&[]);
     let mut conn = world.table().await;
     execute(&mut conn, &[&insert(1..=20)]).await;
@@ -75,8 +73,7 @@ async fn the_topics_records_have_expired_and_postgresql_is_behind() {
     let (world, _mysql, mut conn, producer, consumer) = in_postgres("behind").await;
     stop(producer);
     // The consumer waits for this transaction before it writes a batch; meanwhile it knows of the snapshot.
-    let (slow, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let slow = testbed::postgres(world.get("POSTGRES_URL")).await.unwrap();
     slow.batch_execute("BEGIN; SELECT FROM product_offsets FOR UPDATE").await.unwrap();
     expire(&world.kafka()).await;
     execute(&mut conn, &["DELETE FROM product WHERE id > 2", &insert(100..200)]).await;

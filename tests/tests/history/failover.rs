@@ -1,8 +1,8 @@
 //! From a server to its replica.
 
-use integration_tests::{World, eventually, read_topic};
 use mysql_async::Conn;
-use xtask::services::MySql;
+use testbed::servers::MySql;
+use testbed::{TestBed, eventually, read_topic};
 
 use super::{
     OFF, ON, PATIENCE, assert_refused_until_permissive, assert_refused_until_reset, catch_up, connect_to, follow,
@@ -10,7 +10,7 @@ use super::{
 };
 
 /// Kills the source and makes the replica on this port the world's server; a connection to it.
-async fn fail_over(world: &mut World, source: &mut MySql, replica: u16) -> Conn {
+async fn fail_over(world: &mut TestBed, source: &mut MySql, replica: u16) -> Conn {
     source.server.kill().unwrap();
     let mut conn = connect_to(world, replica).await;
     run(&mut conn, &["STOP REPLICA", "RESET REPLICA ALL"]).await;
@@ -89,9 +89,9 @@ async fn a_failover_between_replicas_of_a_source_that_was_reset_is_refused() {
     assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
 }
 
-/// A server with the table's products 1 and 2, which it has not from its source, that follows the source from its first transaction
-/// on.
-async fn rebuilt_replica(world: &World, name: &str, source: u16) -> MySql {
+/// A server with the table's products 1 and 2, which it has not from its source, that follows the source from its first
+/// transaction on.
+async fn rebuilt_replica(world: &TestBed, name: &str, source: u16) -> MySql {
     let copy = mysql(world, name, &["--server-id=3", "--relay-log=relay"]);
     let mut conn = world.server_on(copy.port).await;
     let database = format!("CREATE DATABASE `{}`", world.name);

@@ -1,16 +1,16 @@
-//! The server's history is what the position says, or the producer stops: GTIDs switched off and on, used a second time, turned
-//! on later; restored copies; an address with two servers; a replica that does not log what it receives.
+//! The server's history is what the position says, or the producer stops: GTIDs switched off and on, used a second
+//! time, turned on later; restored copies; an address with two servers; a replica that does not log what it receives.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{Running, World, eventually, read_topic};
 use kafka::{Record, TransactionalProducer};
 use model::position::{CHECKPOINT_SUFFIX, Progress};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use xtask::services::{ADMIN, MySql, MySqlOptions};
+use testbed::servers::{ADMIN, MySql, MySqlOptions};
+use testbed::{Running, TestBed, eventually, read_topic};
 
 mod failover;
 mod passed;
@@ -31,15 +31,15 @@ async fn run(conn: &mut Conn, statements: &[&str]) {
     }
 }
 
-fn mysql(world: &World, name: &str, flags: &[&str]) -> MySql {
+fn mysql(world: &TestBed, name: &str, flags: &[&str]) -> MySql {
     let flags = flags.iter().map(|f| (*f).to_owned()).collect();
     let options = MySqlOptions { folder: world.folder.join(name), port: None, flags };
     MySql::start(&options, &|_| {}).expect("a MySQL server")
 }
 
 /// A world with a separate MySQL server, whose table has the products 1 to 20 with their ids as prices.
-async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
-    let mut world = World::new(name);
+async fn scene(name: &str, flags: &[&str]) -> (TestBed, MySql, Conn) {
+    let mut world = TestBed::new(name);
     let mysql = mysql(&world, "mysql", flags);
     world.set("DB_PORT", mysql.port.to_string());
     let mut conn = world.table().await;
@@ -49,7 +49,7 @@ async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
 }
 
 /// A connection of the administrator to the server on this port, in the world's database.
-async fn connect_to(world: &World, port: u16) -> Conn {
+async fn connect_to(world: &TestBed, port: u16) -> Conn {
     let mut conn = world.server_on(port).await;
     run(&mut conn, &[&format!("USE `{}`", world.name)]).await;
     conn
@@ -65,7 +65,7 @@ fn follow(source: u16) -> String {
 }
 
 /// A server that follows the world's server from its first transaction on.
-async fn replica(world: &World, name: &str, source: u16, flags: &[&str]) -> MySql {
+async fn replica(world: &TestBed, name: &str, source: u16, flags: &[&str]) -> MySql {
     let flags = [&["--server-id=2", "--relay-log=relay", "--skip-replica-start"], flags].concat();
     let mysql = mysql(world, name, &flags);
     let mut conn = world.server_on(mysql.port).await;
@@ -75,14 +75,14 @@ async fn replica(world: &World, name: &str, source: u16, flags: &[&str]) -> MySq
 }
 
 /// Waits until the server on the port `copy` has executed what the one of `conn` has.
-async fn catch_up(world: &World, conn: &mut Conn, copy: u16) {
+async fn catch_up(world: &TestBed, conn: &mut Conn, copy: u16) {
     let set: Option<String> = conn.query_first("SELECT @@GLOBAL.gtid_executed").await.unwrap();
     let mut conn = world.server_on(copy).await;
     let query = format!("SELECT WAIT_FOR_EXECUTED_GTID_SET('{}', 60)", set.unwrap());
     assert_eq!(conn.query_first(query).await.unwrap(), Some(0), "the replica does not follow");
 }
 
-fn prices(world: &World) -> BTreeMap<i64, String> {
+fn prices(world: &TestBed) -> BTreeMap<i64, String> {
     let mut prices = BTreeMap::new();
     for record in read_topic(&world.kafka()) {
         let id = record.key.parse().unwrap();
@@ -98,21 +98,21 @@ fn prices(world: &World) -> BTreeMap<i64, String> {
 }
 
 /// Waits until the topic has this price of this product.
-fn wait_for_price(world: &World, id: i64, price: &str) {
+fn wait_for_price(world: &TestBed, id: i64, price: &str) {
     eventually(&format!("product {id} costs {price}: {:?}", prices(world)), PATIENCE, || {
         (prices(world).get(&id).map(String::as_str) == Some(price)).then_some(())
     });
 }
 
 /// Starts a producer and waits until it reads.
-fn start(world: &World) -> Running {
+fn start(world: &TestBed) -> Running {
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("reading ");
     producer
 }
 
 /// A producer that has published the table as it is, and was stopped.
-fn publish(world: &World) {
+fn publish(world: &TestBed) {
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
     wait_for_price(world, 20, "20.00");
@@ -120,7 +120,7 @@ fn publish(world: &World) {
 }
 
 /// The producer does not start, `doctor` says the same, and the named remedy makes all whole.
-fn assert_refused_until_reset(world: &World, wanted: &[&str]) {
+fn assert_refused_until_reset(world: &TestBed, wanted: &[&str]) {
     let records = read_topic(&world.kafka()).len();
     let doctor = world.run("cdc-producer", &["doctor"]);
     let ended = world.run("cdc-producer", &[]);
@@ -137,7 +137,7 @@ fn assert_refused_until_reset(world: &World, wanted: &[&str]) {
 }
 
 /// Makes the committed position one of version 0.1: without what recognises the place.
-fn as_version_0_1(world: &World) {
+fn as_version_0_1(world: &TestBed) {
     let mut progress = world.progress();
     progress.position.anchor = None;
     assert!(!serde_json::to_string(&progress).unwrap().contains("anchor"));
@@ -145,7 +145,7 @@ fn as_version_0_1(world: &World) {
 }
 
 /// Commits this progress while no producer runs.
-fn commit(world: &World, progress: &Progress) {
+fn commit(world: &TestBed, progress: &Progress) {
     let value = serde_json::to_vec(progress).unwrap();
     let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", world.kafka().topic), format!("{}.product", world.name));
     let producer = TransactionalProducer::new(&world.kafka(), &format!("{topic}.test")).unwrap();
@@ -156,7 +156,7 @@ fn commit(world: &World, progress: &Progress) {
 }
 
 /// The server does not send what follows in its `gtid_mode`; `doctor` says the same. The remedy loses nothing.
-async fn assert_refused_until_permissive(world: &World, conn: &mut Conn) -> Running {
+async fn assert_refused_until_permissive(world: &TestBed, conn: &mut Conn) -> Running {
     let (ended, doctor) = (world.run("cdc-producer", &[]), world.run("cdc-producer", &["doctor"]));
     assert_eq!((ended.code, doctor.code), (1, 1), "{}\n{}", ended.err, doctor.out);
     let wanted =

@@ -1,7 +1,7 @@
 //! Transactions that stand behind the position and are in its set: read before, and passed over.
 
-use integration_tests::{eventually, read_topic};
 use model::position::{Position, Progress, SnapshotProgress};
+use testbed::{eventually, read_topic};
 
 use super::{PATIENCE, commit, publish, run, scene, start, wait_for_price};
 

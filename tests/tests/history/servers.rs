@@ -1,8 +1,8 @@
 //! Which server is read: two behind one address, a replica that does not log what it receives, or leaves it out.
 
-use integration_tests::Proxy;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::Proxy;
 
 use super::{catch_up, connect_to, mysql, publish, replica, run, scene, start, wait_for_price};
 

@@ -1,7 +1,7 @@
 //! GTIDs switched off and on, turned on later, named by a person.
 
-use integration_tests::read_topic;
 use mysql_async::prelude::Queryable;
+use testbed::read_topic;
 
 use super::{
     OFF, ON, WITHOUT_GTIDS, as_version_0_1, assert_refused_until_permissive, assert_refused_until_reset, prices,

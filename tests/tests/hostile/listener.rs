@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use integration_tests::{Feed, Running, World, eventually};
+use testbed::{Feed, Running, TestBed, eventually};
 
 use crate::PATIENCE;
 use crate::consumer_world::{assert_once, line_count, start, wait_until_committed};
@@ -27,7 +27,7 @@ fn descriptors(consumer: &Running) -> usize {
 /// Half-open requests, requests that end in the middle of a line, and connections without a byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_requests_use_up_no_descriptors_and_keep_nobody_out() {
-    let mut world = World::new("half_open");
+    let mut world = TestBed::new("half_open");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);

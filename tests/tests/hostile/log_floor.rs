@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::PathBuf;
 
-use integration_tests::{Ended, Feed, World, eventually};
 use kafka::slots::LogCheckpoint;
+use testbed::{Ended, Feed, TestBed, eventually};
 
 use crate::PATIENCE;
 use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, log_path, start, wait_until_committed};
 
 /// A world whose one consumer wrote 600 lines and ended, and the path of its log.
-async fn written(name: &str, killed: bool) -> (World, Feed, PathBuf) {
-    let world = World::new(name);
+async fn written(name: &str, killed: bool) -> (TestBed, Feed, PathBuf) {
+    let world = TestBed::new(name);
     drop(world.table().await);
     let mut feed = Feed::new(&world).await;
     let consumer = start(&world, 1);
@@ -30,7 +30,7 @@ async fn written(name: &str, killed: bool) -> (World, Feed, PathBuf) {
 }
 
 /// Runs a consumer to its end; one that works on instead fails.
-fn run(world: &World, arguments: &[&str]) -> Ended {
+fn run(world: &TestBed, arguments: &[&str]) -> Ended {
     if arguments.is_empty() {
         world.start_as("consumer", "refused", &[]).wait()
     } else {
@@ -38,7 +38,7 @@ fn run(world: &World, arguments: &[&str]) -> Ended {
     }
 }
 
-fn assert_refused(world: &World, log: &PathBuf, says: &str) {
+fn assert_refused(world: &TestBed, log: &PathBuf, says: &str) {
     let before = fs::read(log).unwrap();
     for arguments in [&[][..], &["doctor"], &[]] {
         let ended = run(world, arguments);
@@ -50,7 +50,7 @@ fn assert_refused(world: &World, log: &PathBuf, says: &str) {
 }
 
 /// After the remedy every line is there once, and it works on.
-fn assert_remedied(world: &World, feed: &mut Feed) {
+fn assert_remedied(world: &TestBed, feed: &mut Feed) {
     let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
     assert_eq!(accepted.code, 0, "{}{}", accepted.out, accepted.err);
     feed.update(1..=50, 9);

@@ -1,13 +1,13 @@
 //! Records and schemas that somebody who may write to the topic, or to the registry, made to stop the consumers.
 
-use integration_tests::{Feed, World, eventually};
 use model::change::Op;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
+use testbed::{Feed, TestBed, eventually, peak_memory};
 
+use crate::PATIENCE;
 use crate::consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed};
-use crate::{PATIENCE, peak_memory};
 
 /// Zigzag, seven bits a byte.
 fn long(n: i64) -> Vec<u8> {
@@ -22,7 +22,7 @@ fn long(n: i64) -> Vec<u8> {
 }
 
 /// Lets the world's subject take any schema.
-async fn without_rule(world: &World) {
+async fn without_rule(world: &TestBed) {
     let url = format!("{}/config/{}-value", world.get("SCHEMA_REGISTRY_URL"), world.name);
     let request = reqwest::Client::new().put(url).header("content-type", "application/vnd.schemaregistry.v1+json");
     let answer = request.body(json!({"compatibility": "NONE"}).to_string()).send().await.unwrap();
@@ -30,7 +30,7 @@ async fn without_rule(world: &World) {
 }
 
 /// Registers a schema under the world's subject.
-async fn register(world: &World, schema: &str) -> u32 {
+async fn register(world: &TestBed, schema: &str) -> u32 {
     let url = format!("{}/subjects/{}-value/versions", world.get("SCHEMA_REGISTRY_URL"), world.name);
     let request = reqwest::Client::new().post(url).header("content-type", "application/vnd.schemaregistry.v1+json");
     let answer = request.body(json!({ "schema": schema }).to_string()).send().await.unwrap();
@@ -52,7 +52,7 @@ fn value(schema: u32, id: i64, x: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_schema_makes_a_dead_letter() {
-    let world = World::new("hostile_schema");
+    let world = TestBed::new("hostile_schema");
     let mut feed = Feed::new(&world).await;
     without_rule(&world).await;
     let list = product(r#"{"type":"record","name":"L","fields":[{"name":"next","type":["null","L"]}]}"#);
@@ -114,7 +114,7 @@ async fn a_hostile_schema_makes_a_dead_letter() {
     }
     assert!(missing.is_empty(), "{missing:?} in {found:?}");
     assert!(consumer.is_running());
-    let peak = peak_memory(consumer.pid());
+    let peak = peak_memory(consumer.pid()).unwrap() >> 20;
     assert!(peak < 200, "{peak} MiB");
     let lines = crate::consumer_world::logs(&world).into_values().flatten().collect::<Vec<_>>();
     assert!(lines.len() == 21 && lines.iter().any(|line| line.starts_with(r#"{"id":9,"#)), "{lines:?}");
@@ -128,7 +128,7 @@ type Parts = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(&'static str, Vec<u8>)>);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_always_fits() {
     for limit in [None, Some(60_000)] {
-        let mut world = World::new("dead_letter_fits");
+        let mut world = TestBed::new("dead_letter_fits");
         drop(world.table().await);
         let mut feed = Feed::new(&world).await;
         feed.update(1..=10, 0);

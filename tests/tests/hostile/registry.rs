@@ -1,14 +1,14 @@
 //! A schema registry that does not stop, answers something else, or sends elsewhere.
 
-use integration_tests::{Feed, World, eventually};
+use testbed::{Feed, TestBed, eventually, peak_memory};
 
+use crate::PATIENCE;
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 use crate::fakes::{FakeRegistry, Mode};
-use crate::{PATIENCE, peak_memory};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
 
-fn front(world: &mut World) -> FakeRegistry {
+fn front(world: &mut TestBed) -> FakeRegistry {
     let real = world.get("SCHEMA_REGISTRY_URL").to_owned();
     let fake = FakeRegistry::of(&real);
     let path = real.trim_start_matches("http://").split_once('/').unwrap().1;
@@ -16,11 +16,11 @@ fn front(world: &mut World) -> FakeRegistry {
     fake
 }
 
-/// A body without an end, headers without an end, and a body that comes byte by byte: the consumer waits with little memory,
-/// and continues in the same process when the registry is itself again.
+/// A body without an end, headers without an end, and a body that comes byte by byte: the consumer waits with little
+/// memory, and continues in the same process when the registry is itself again.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_an_end_is_cut_off_and_waited_for() {
-    let mut world = World::new("endless_registry");
+    let mut world = TestBed::new("endless_registry");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=10, 0);
@@ -44,7 +44,7 @@ async fn an_answer_without_an_end_is_cut_off_and_waited_for() {
         format!("/subjects/{}-value/versions with more than 1048576 bytes, which is a fixed limit", world.name);
     assert!(consumer.log().contains(&url) || consumer.log().contains(&subject), "{}", consumer.log_end());
     assert!(consumer.is_running());
-    let peak = peak_memory(consumer.pid());
+    let peak = peak_memory(consumer.pid()).unwrap() >> 20;
     assert!(peak < 120, "{peak} MiB");
     assert_eq!((line_count(&world), dead_letters(&world).len()), (0, 0));
     fake.set(Mode::Real);
@@ -54,10 +54,11 @@ async fn an_answer_without_an_end_is_cut_off_and_waited_for() {
     assert_eq!(consumer.stop().code, 0);
 }
 
-/// Redirects, other statuses and bodies that are packed: each is an error with the address, and none is followed or unpacked.
+/// Redirects, other statuses and bodies that are packed: each is an error with the address, and none is followed or
+/// unpacked.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_answer_of_a_registry_is_refused_with_its_address() {
-    let mut world = World::new("odd_registry");
+    let mut world = TestBed::new("odd_registry");
     Feed::new(&world).await.update(1..=3, 0);
     let fake = front(&mut world);
     let elsewhere =

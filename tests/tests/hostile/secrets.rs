@@ -1,20 +1,20 @@
 //! Values of settings that hold secrets appear in no message, whatever is wrong with them.
 
-use integration_tests::World;
+use testbed::TestBed;
 
 const SECRET: &str = "hunter2-correct-horse";
 
 /// What a program says with these variables, at every level of its log.
-fn said(world: &World, program: &str, variables: &[(&str, String)], arguments: &[&str]) -> (i32, String) {
+fn said(world: &TestBed, program: &str, variables: &[(&str, String)], arguments: &[&str]) -> (i32, String) {
     let mut command = world.command(program, arguments);
     command.envs(variables.iter().map(|(name, value)| (*name, value)));
-    let ended = integration_tests::run(command);
+    let ended = testbed::run(command);
     (ended.code, format!("{}{}", ended.out, ended.err))
 }
 
 #[test]
 fn a_value_for_librdkafka_is_never_repeated() {
-    let world = World::new("secrets");
+    let world = TestBed::new("secrets");
     for (options, says) in [
         (format!("ssl.key.passwordd={SECRET}"), "librdkafka knows no option ssl.key.passwordd"),
         (format!("{{ssl.key.pasword: {SECRET}}}"), "librdkafka knows no option ssl.key.pasword"),
@@ -35,7 +35,7 @@ fn a_value_for_librdkafka_is_never_repeated() {
 
 #[test]
 fn options_that_are_right_are_hidden_where_the_settings_are_shown() {
-    let world = World::new("shown");
+    let world = TestBed::new("shown");
     for option in [
         "ssl.key.password",
         "ssl.keystore.password",
@@ -55,7 +55,7 @@ fn options_that_are_right_are_hidden_where_the_settings_are_shown() {
 /// librdkafka's own message repeats the value; also the log of everything has it not.
 #[test]
 fn what_librdkafka_repeats_of_a_value_is_left_out() {
-    let world = World::new("oauth");
+    let world = TestBed::new("oauth");
     let variables = [
         (
             "KAFKA_LIBRDKAFKA",
@@ -72,7 +72,7 @@ fn what_librdkafka_repeats_of_a_value_is_left_out() {
 
 #[test]
 fn an_address_with_a_password_is_not_repeated_when_it_is_wrong() {
-    let world = World::new("addresses");
+    let world = TestBed::new("addresses");
     for (name, value) in [
         ("POSTGRES_URL", format!("host=localhost password={SECRET}")),
         ("POSTGRES_URL", format!("postgres://u:{SECRET}/x@localhost/db")),

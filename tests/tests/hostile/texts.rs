@@ -1,7 +1,7 @@
 //! Texts from outside in what a program prints and logs.
 
-use integration_tests::{Feed, World, eventually};
 use model::change::Op;
+use testbed::{Feed, TestBed, eventually};
 
 use crate::PATIENCE;
 use crate::consumer_world::{dead_letters, start, wait_until_committed};
@@ -10,7 +10,7 @@ use crate::fakes::{FakeRegistry, Mode, NASTY, assert_harmless, mysql, postgres};
 /// A MySQL server before login, a PostgreSQL server, and a registry.
 #[test]
 fn what_a_server_says_reaches_no_terminal_raw() {
-    let mut world = World::new("texts");
+    let mut world = TestBed::new("texts");
     let registry = FakeRegistry::of(world.get("SCHEMA_REGISTRY_URL"));
     let body = serde_json::json!({"error_code": 42201, "message": NASTY}).to_string();
     registry.set(Mode::Once(format!("HTTP/1.1 422 Odd\r\nContent-Length: {}\r\n\r\n{body}", body.len())));
@@ -37,7 +37,7 @@ fn what_a_server_says_reaches_no_terminal_raw() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_reaches_no_terminal_raw() {
     for format in ["text", "json"] {
-        let mut world = World::new("texts_record");
+        let mut world = TestBed::new("texts_record");
         world.set("LOG_FORMAT", format);
         world.set("LOG_LEVEL", "debug");
         drop(world.table().await);
@@ -69,7 +69,7 @@ async fn a_record_reaches_no_terminal_raw() {
 /// A CSV file with a hostile name and hostile values.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_csv_file_reaches_no_terminal_raw() {
-    let world = World::new("texts_csv");
+    let world = TestBed::new("texts_csv");
     let data = world.folder.join("data");
     std::fs::create_dir_all(&data).unwrap();
     let name = format!("{}.csv", NASTY.replace('\u{2028}', ""));

@@ -1,5 +1,5 @@
-//! Offsets, retention and partitions on the consumers' side: nothing is lost or read twice without a word, and who has read
-//! everything is never stopped.
+//! Offsets, retention and partitions on the consumers' side: nothing is lost or read twice without a word, and who has
+//! read everything is never stopped.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 #[path = "../consumer_world/mod.rs"]
@@ -14,20 +14,20 @@ mod stopping;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{Ended, Running, World, eventually};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{Ended, Running, TestBed, eventually};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) fn admin(world: &World) -> AdminClient<DefaultClientContext> {
+pub(crate) fn admin(world: &TestBed) -> AdminClient<DefaultClientContext> {
     kafka::client_config(&world.kafka()).create().expect("an administrator's client")
 }
 
 /// Deletes what is before these offsets; `Offset::End` is the high watermark.
-pub(crate) async fn delete_before(world: &World, before: impl Fn(i32) -> Offset) {
+pub(crate) async fn delete_before(world: &TestBed, before: impl Fn(i32) -> Offset) {
     let kafka = world.kafka();
     let mut list = TopicPartitionList::new();
     for partition in 0..kafka.partitions {
@@ -37,19 +37,19 @@ pub(crate) async fn delete_before(world: &World, before: impl Fn(i32) -> Offset)
     deleted.elements().iter().for_each(|p| p.error().unwrap());
 }
 
-fn reader(world: &World) -> BaseConsumer {
+fn reader(world: &TestBed) -> BaseConsumer {
     kafka::consumer_config(&world.kafka(), world.get("KAFKA_GROUP_ID")).create().expect("a client")
 }
 
 /// First and next offset of each partition.
-pub(crate) fn bounds(world: &World) -> BTreeMap<i32, (i64, i64)> {
+pub(crate) fn bounds(world: &TestBed) -> BTreeMap<i32, (i64, i64)> {
     let (kafka, reader) = (world.kafka(), reader(world));
     let of = |p| (p, reader.fetch_watermarks(&kafka.topic, p, PATIENCE).unwrap());
     (0..kafka.partitions).map(of).collect()
 }
 
 /// The group's offsets.
-pub(crate) fn offsets(world: &World) -> BTreeMap<i32, i64> {
+pub(crate) fn offsets(world: &TestBed) -> BTreeMap<i32, i64> {
     let (kafka, reader) = (world.kafka(), reader(world));
     let mut list = TopicPartitionList::new();
     list.add_partition_range(&kafka.topic, 0, kafka.partitions - 1);
@@ -62,7 +62,7 @@ pub(crate) fn offsets(world: &World) -> BTreeMap<i32, i64> {
 }
 
 /// Sets offsets of the group, in which nobody may be, as a tool does.
-pub(crate) fn set_offsets(world: &World, offsets: &BTreeMap<i32, i64>) {
+pub(crate) fn set_offsets(world: &TestBed, offsets: &BTreeMap<i32, i64>) {
     let (kafka, reader) = (world.kafka(), reader(world));
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {
@@ -72,7 +72,7 @@ pub(crate) fn set_offsets(world: &World, offsets: &BTreeMap<i32, i64>) {
 }
 
 /// Runs a consumer's command until nobody is in the group any more.
-pub(crate) fn repair(world: &World, command: &str) -> String {
+pub(crate) fn repair(world: &TestBed, command: &str) -> String {
     eventually(&format!("`consumer {command}`"), PATIENCE, || {
         let ended = world.run("consumer", &[command]);
         assert!(ended.code == 0 || ended.err.contains("stop all consumers"), "{}", ended.err);

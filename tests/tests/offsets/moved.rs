@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use integration_tests::{Feed, World, eventually};
 use kafka::slots::LogCheckpoint;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use testbed::{Feed, TestBed, eventually};
 
 use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, logs, start, wait_until_committed};
 use crate::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 
 /// Twenty records in the log, and the consumer stopped.
-async fn world(test: &str) -> (World, Feed) {
-    let mut world = World::new(test);
+async fn world(test: &str) -> (TestBed, Feed) {
+    let mut world = TestBed::new(test);
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
@@ -23,7 +23,7 @@ async fn world(test: &str) -> (World, Feed) {
 }
 
 /// The remedy, then everything once, and new records too.
-fn restored(world: &World, feed: &mut Feed, says: &str) {
+fn restored(world: &TestBed, feed: &mut Feed, says: &str) {
     let said = repair(world, "restore-offsets");
     assert!(said.contains(says), "{said}");
     feed.update(1..=20, 1);
@@ -45,7 +45,7 @@ async fn offsets_that_kafkas_tool_moved_back_are_refused_and_restored() {
     let arguments = arguments.into_iter().chain("--reset-offsets --shift-by -1 --execute".split(' '));
     let arguments: Vec<String> = arguments.map(str::to_owned).collect();
     eventually("the tool has moved the offsets", PATIENCE, || {
-        xtask::kafka_tools::run("consumer-groups", &arguments, &[]).ok()?;
+        testbed::kafka_tools::run("consumer-groups", &arguments, &[]).ok()?;
         (offsets(&world) != before).then_some(())
     });
     let (partition, offset) = before.first_key_value().unwrap();
@@ -91,7 +91,7 @@ async fn offsets_that_were_moved_ahead_are_refused_and_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_were_set_before_the_first_start_are_refused() {
-    let mut world = World::new("first");
+    let mut world = TestBed::new("first");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
@@ -137,7 +137,7 @@ async fn offsets_without_a_note_that_agree_with_the_logs_go_on() {
 }
 
 /// Deletes the topic and creates it again.
-async fn create_again(world: &World) {
+async fn create_again(world: &TestBed) {
     let kafka = world.kafka();
     admin(world).delete_topics(&[&kafka.topic], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     eventually("the topic is made again", PATIENCE, || {
@@ -175,7 +175,7 @@ async fn a_topic_that_was_made_again_is_another_one() {
 /// Its ends do not tell: each partition is longer than the one that was read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_made_again_and_has_grown_is_another_one() {
-    let mut world = World::new("grown").with_postgres();
+    let mut world = TestBed::new("grown").with_postgres();
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=20).map(|id| format!("({id}, 'p{id}', 'cat_5', {id}, NOW(6))")).collect();
@@ -205,8 +205,7 @@ async fn a_topic_that_was_made_again_and_has_grown_is_another_one() {
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
     world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
-    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = testbed::postgres(world.get("POSTGRES_URL")).await.unwrap();
     client.batch_execute("TRUNCATE product, product_offsets, product_parked").await.unwrap();
     let producer = world.start_as("cdc-producer", "second", &[]);
     let consumer = start(&world, 3);

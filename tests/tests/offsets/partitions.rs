@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use integration_tests::{Feed, Running, World, eventually, read_topic};
 use kafka::partition_of;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewPartitions};
+use testbed::{Feed, Running, TestBed, eventually, read_topic};
 
 use crate::consumer_world::{assert_once, start, wait_until_committed};
 use crate::{PATIENCE, admin, assert_refused};
 
-async fn raise(world: &World, topic: &str, count: usize) {
+async fn raise(world: &TestBed, topic: &str, count: usize) {
     let raised = admin(world).create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await;
     raised.unwrap()[0].as_ref().unwrap();
 }
@@ -22,7 +22,7 @@ fn rows(ids: std::ops::RangeInclusive<i32>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_raised_stop_everything_before_a_key_moves() {
-    let mut world = World::new("raised").with_postgres();
+    let mut world = TestBed::new("raised").with_postgres();
     let mut conn = world.table().await;
     conn.query_drop(rows(1..=100)).await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);
@@ -54,8 +54,7 @@ async fn partitions_that_are_raised_stop_everything_before_a_key_moves() {
     world.set("KAFKA_TOPIC", format!("{topic}_20"));
     world.set("KAFKA_PARTITIONS", "20");
     world.set("CONSUMER_LOGS", world.folder.join("logs_20").to_str().unwrap());
-    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = testbed::postgres(world.get("POSTGRES_URL")).await.unwrap();
     client.batch_execute("TRUNCATE product, product_offsets").await.unwrap();
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let producer = world.start_as("cdc-producer", "producer_20", &[]);
@@ -70,7 +69,7 @@ async fn partitions_that_are_raised_stop_everything_before_a_key_moves() {
 /// The count that is configured is that of the topic, and the records are in the partitions of another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
-    let mut world = World::new("both");
+    let mut world = TestBed::new("both");
     let mut conn = world.table().await;
     let topic = world.kafka().topic;
     // A topic without records may get more.
@@ -117,7 +116,7 @@ async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
 /// Which partition a slot's log checkpoint, a dead letter or the progress goes to is said with each record.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_without_keys_may_have_more_partitions() {
-    let world = World::new("more");
+    let world = TestBed::new("more");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
     let mut consumer = start(&world, 1);

@@ -1,17 +1,17 @@
-//! A registry that lost its schemas: the consumers wait, or know the schema from the producer; no record becomes a dead letter
-//! for it.
+//! A registry that lost its schemas: the consumers wait, or know the schema from the producer; no record becomes a dead
+//! letter for it.
 
-use integration_tests::{Feed, Running, World, eventually, read_topic};
 use model::change::Op;
 use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
-use xtask::services::Registry;
+use testbed::servers::Registry;
+use testbed::{Feed, Running, TestBed, eventually, read_topic};
 
 use crate::PATIENCE;
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 
 /// A registry of the test's own, which has nothing when it is started again.
-pub(crate) fn own_registry(world: &mut World) -> Registry {
+pub(crate) fn own_registry(world: &mut TestBed) -> Registry {
     let registry = Registry::start(&world.folder.join("registry"), None, &|_| {}).expect("a registry");
     world.set("SCHEMA_REGISTRY_URL", registry.url());
     registry
@@ -26,7 +26,7 @@ pub(crate) fn empty(registry: &mut Registry) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_lost_its_schemas_is_waited_for() {
-    let mut world = World::new("lost_schemas");
+    let mut world = TestBed::new("lost_schemas");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut registry = own_registry(&mut world);
@@ -68,7 +68,7 @@ const SWAPPED: &str = r#"{"type": "record", "name": "Product", "namespace": "sho
     {"name": "last_updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]}]}"#;
 
 /// Registers so many schemas of other subjects, each under an id of its own; the last id.
-pub(crate) async fn register_others(world: &World, count: usize) -> u64 {
+pub(crate) async fn register_others(world: &TestBed, count: usize) -> u64 {
     let (http, mut last) = (reqwest::Client::new(), 0);
     for number in 0..count {
         let url = format!("{}/subjects/other-{number}-value/versions", world.get("SCHEMA_REGISTRY_URL"));
@@ -83,14 +83,15 @@ pub(crate) async fn register_others(world: &World, count: usize) -> u64 {
 }
 
 /// The schema ids that the producer has noted.
-fn noted(world: &World) -> Vec<u32> {
+fn noted(world: &TestBed) -> Vec<u32> {
     world.progress().schema_ids.into_iter().flatten().collect()
 }
 
-/// Twenty rows in the topic and in no log, while the registry has so many schemas of others before ours; then the registry is
-/// emptied, gets others again, and the producer registers our schema under another id and writes twenty changes.
-async fn renumbered(test: &str, before: usize, after: usize) -> (World, mysql_async::Conn, Registry, Running) {
-    let mut world = World::new(test);
+/// Twenty rows in the topic and in no log, while the registry has so many schemas of others before ours; then the
+/// registry is emptied, gets others again, and the producer registers our schema under another id and writes twenty
+/// changes.
+async fn renumbered(test: &str, before: usize, after: usize) -> (TestBed, mysql_async::Conn, Registry, Running) {
+    let mut world = TestBed::new(test);
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut registry = own_registry(&mut world);
@@ -112,7 +113,7 @@ async fn renumbered(test: &str, before: usize, after: usize) -> (World, mysql_as
 }
 
 /// The records that are there, those of a new epoch, and those that a new group reads from the first one.
-async fn assert_readable((mut world, mut conn, _registry, producer): (World, mysql_async::Conn, Registry, Running)) {
+async fn assert_readable((mut world, mut conn, _registry, producer): (TestBed, mysql_async::Conn, Registry, Running)) {
     let consumer = start(&world, 1);
     world.verify();
     assert_once(&world);
@@ -153,7 +154,7 @@ async fn records_with_an_id_that_belongs_to_another_subject_now_are_read() {
 /// A value that nobody of ours wrote, by an id of another subject.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_with_the_schema_of_another_subject_is_a_dead_letter() {
-    let mut world = World::new("foreign_id");
+    let mut world = TestBed::new("foreign_id");
     let _registry = own_registry(&mut world);
     let other = register_others(&world, 1).await as u8;
     let mut feed = Feed::new(&world).await;
@@ -171,7 +172,7 @@ async fn a_record_with_the_schema_of_another_subject_is_a_dead_letter() {
 /// One record does not stop the others, as long as the registry knows our schema.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_with_an_unknown_schema_is_a_dead_letter_while_the_subject_is_there() {
-    let world = World::new("unknown_id");
+    let world = TestBed::new("unknown_id");
     let mut feed = Feed::new(&world).await;
     feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);

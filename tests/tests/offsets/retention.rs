@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use integration_tests::{Feed, World, eventually, read_topic};
 use kafka::{Record, TransactionalProducer, partition_of};
 use mysql_async::prelude::Queryable;
 use rdkafka::Offset;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
-use xtask::services::{Kafka, KafkaOptions};
+use testbed::servers::{Kafka, KafkaOptions};
+use testbed::{Feed, TestBed, eventually, read_topic};
 
 use crate::consumer_world::{
     assert_once, line_count, logs, owned, start, wait_until_committed, wait_until_ends_committed,
@@ -15,12 +15,12 @@ use crate::consumer_world::{
 use crate::{PATIENCE, admin, assert_refused, bounds, delete_before, offsets, repair};
 
 /// Everything has left the topic.
-fn is_empty(world: &World) -> bool {
+fn is_empty(world: &TestBed) -> bool {
     bounds(world).values().all(|(low, high)| low == high)
 }
 
 /// Sets the retention of the topic's records, in milliseconds.
-async fn keep_for(world: &World, retention: &str) {
+async fn keep_for(world: &TestBed, retention: &str) {
     let topic = world.kafka().topic;
     let change = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("retention.ms", retention);
     admin(world).alter_configs([&change], &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
@@ -28,7 +28,7 @@ async fn keep_for(world: &World, retention: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafkas_retention_stops_nobody_who_has_read_everything() {
-    let mut world = World::new("retention");
+    let mut world = TestBed::new("retention");
     let options = KafkaOptions {
         folder: world.folder.join("kafka"),
         settings: vec!["log.retention.check.interval.ms=500".to_owned(), "file.delete.delay.ms=100".to_owned()],
@@ -69,15 +69,15 @@ async fn kafkas_retention_stops_nobody_who_has_read_everything() {
     keep_for(&world, "-1").await;
     feed.update(1..=12, 2);
     eventually("new records are in the logs", PATIENCE, || (line_count(&world) == 36).then_some(()));
-    assert!(consumers.iter_mut().all(integration_tests::Running::is_running));
+    assert!(consumers.iter_mut().all(testbed::Running::is_running));
     consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
 }
 
-/// The consumer has read everything and not yet committed the ends of the partitions. Once records follow, the offset of a
-/// marker that is gone could be that of a record.
+/// The consumer has read everything and not yet committed the ends of the partitions. Once records follow, the offset
+/// of a marker that is gone could be that of a record.
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_are_committed_also_when_their_partitions_are_empty_by_then() {
-    let mut world = World::new("ends");
+    let mut world = TestBed::new("ends");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     for (round, asked_to_stop) in [(0, true), (1, false)] {
@@ -104,7 +104,7 @@ async fn ends_are_committed_also_when_their_partitions_are_empty_by_then() {
 /// Records of one partition alone keep the consumer busy, so that it never has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn ends_are_committed_also_while_another_partition_is_busy() {
-    let mut world = World::new("busy_ends");
+    let mut world = TestBed::new("busy_ends");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     let busy = (1..).find(|id: &i64| partition_of(id.to_string().as_bytes(), 10) == 0).unwrap();
@@ -134,7 +134,7 @@ async fn ends_are_committed_also_while_another_partition_is_busy() {
 /// An aborted transaction leaves offsets that are neither a record nor its marker.
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_transactions_at_the_end_are_read_too() {
-    let mut world = World::new("aborted").with_postgres();
+    let mut world = TestBed::new("aborted").with_postgres();
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=20, 0);
@@ -164,8 +164,8 @@ async fn aborted_transactions_at_the_end_are_read_too() {
 }
 
 /// A table with rows, all of them in the log, and the consumer stopped.
-async fn pipeline(test: &str) -> (World, mysql_async::Conn, integration_tests::Running) {
-    let mut world = World::new(test);
+async fn pipeline(test: &str) -> (TestBed, mysql_async::Conn, testbed::Running) {
+    let mut world = TestBed::new(test);
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=20).map(|id| format!("({id}, 'p{id}', 'cat_5', {id}, NOW(6))")).collect();
@@ -215,7 +215,7 @@ async fn unread_records_that_are_deleted_stop_the_group_until_they_are_skipped()
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_records_that_are_deleted_under_a_running_consumer_stop_it() {
     const RECORDS: i64 = 20_000;
-    let mut world = World::new("running");
+    let mut world = TestBed::new("running");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("CONSUMER_BATCH_ROWS", "1000");
     let mut feed = Feed::new(&world).await;
@@ -249,7 +249,7 @@ async fn unread_records_that_are_deleted_under_a_running_consumer_stop_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_says_what_the_topic_no_longer_has() {
-    let mut world = World::new("late");
+    let mut world = TestBed::new("late");
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut feed = Feed::new(&world).await;
     feed.update(1..=12, 0);
@@ -291,7 +291,7 @@ async fn postgresql_that_would_miss_changes_is_filled_from_a_new_snapshot() {
     world = world.with_postgres();
     assert_eq!(world.get("CONSUMER_LOGS"), world_with);
     let topic = world.name.clone();
-    let refused = |world: &World, number, next: i64| {
+    let refused = |world: &TestBed, number, next: i64| {
         let ended = assert_refused(start(world, number), &["`cdc-producer checkpoint reset`", "it would miss changes"]);
         assert!(
             ended.err.contains(&format!("of topic {topic} up to offset {next}, but the topic begins at")),
@@ -300,7 +300,7 @@ async fn postgresql_that_would_miss_changes_is_filled_from_a_new_snapshot() {
         );
     };
     refused(&world, 2, 0);
-    let reset = |world: &World| {
+    let reset = |world: &TestBed| {
         let written = read_topic(&world.kafka()).len();
         assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
         eventually("the rows are in the topic once more", PATIENCE, || {
@@ -313,8 +313,7 @@ async fn postgresql_that_would_miss_changes_is_filled_from_a_new_snapshot() {
     assert_eq!(consumer.stop().code, 0);
 
     // As of a backup, while a product was deleted of which no record is left.
-    let (client, connection) = tokio_postgres::connect(world.get("POSTGRES_URL"), tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
+    let client = testbed::postgres(world.get("POSTGRES_URL")).await.unwrap();
     client.batch_execute("UPDATE product_offsets SET next_offset = 1 WHERE next_offset > 1").await.unwrap();
     conn.query_drop("DELETE FROM product WHERE id = 7").await.unwrap();
     let consumer = start(&world, 4);

@@ -1,12 +1,12 @@
-//! What the producer has noted of its schema ids: records from before its first note stay readable when the registry has lost
-//! their ids, and ids that somebody makes up cost little.
+//! What the producer has noted of its schema ids: records from before its first note stay readable when the registry
+//! has lost their ids, and ids that somebody makes up cost little.
 
-use integration_tests::{Feed, World, commit_progress, eventually};
 use kafka::{Record, TransactionalProducer};
 use model::change::{Op, SOURCE_HEADER};
 use model::position::{CHECKPOINT_SUFFIX, Progress};
 use mysql_async::prelude::Queryable;
-use xtask::services::Registry;
+use testbed::servers::Registry;
+use testbed::{Feed, TestBed, commit_progress, eventually};
 
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 use crate::registry::{empty, own_registry, register_others};
@@ -16,7 +16,7 @@ use crate::{PATIENCE, admin};
 const FITS: [u8; 10] = [0, 0x7f, 0, 0, 1, 14, 0, 0, 0, 0];
 
 /// Records of the topic.
-fn count(world: &World) -> usize {
+fn count(world: &TestBed) -> usize {
     let mut count = 0;
     let counted = kafka::scan(&world.kafka(), &world.kafka().topic, &mut |_| {
         count += 1;
@@ -26,15 +26,15 @@ fn count(world: &World) -> usize {
     count
 }
 
-fn reasons(world: &World) -> Vec<String> {
+fn reasons(world: &TestBed) -> Vec<String> {
     let mut reasons: Vec<String> = dead_letters(world).iter().map(|l| l.reason()).collect();
     reasons.sort();
     reasons
 }
 
 /// Twenty rows in the topic and in no log, under the id after so many of other subjects; the producer is stopped.
-async fn written(test: &str, others: usize) -> (World, mysql_async::Conn, Registry) {
-    let mut world = World::new(test);
+async fn written(test: &str, others: usize) -> (TestBed, mysql_async::Conn, Registry) {
+    let mut world = TestBed::new(test);
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let registry = own_registry(&mut world);
@@ -50,13 +50,13 @@ async fn written(test: &str, others: usize) -> (World, mysql_async::Conn, Regist
 }
 
 /// The progress as an earlier version leaves it.
-async fn rewrite_progress(world: &World, earlier: impl Fn(Progress) -> Progress) {
+async fn rewrite_progress(world: &TestBed, earlier: impl Fn(Progress) -> Progress) {
     let producer = TransactionalProducer::new(&world.kafka(), &world.kafka().transactional_id).unwrap();
     commit_progress(world, &producer, &earlier(world.progress())).await;
 }
 
-/// The registry loses its schemas under the earlier version, and what it gets then has ids of its own. After the upgrade each
-/// good record is read; what nobody of ours wrote is a dead letter, before the first note and after it.
+/// The registry loses its schemas under the earlier version, and what it gets then has ids of its own. After the
+/// upgrade each good record is read; what nobody of ours wrote is a dead letter, before the first note and after it.
 async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: impl Fn(Progress) -> Progress) {
     let (mut world, mut conn, mut registry) = written(test, others[0]).await;
     rewrite_progress(&world, earlier).await;
@@ -145,7 +145,7 @@ async fn ids_are_read_after_the_checkpoint_topic_was_lost() {
 /// The transaction that first has records with an id has the progress that notes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_open_transaction_notes_is_known_with_its_records() {
-    let world = World::new("open_notes");
+    let world = TestBed::new("open_notes");
     let mut feed = Feed::new(&world).await;
     feed.note_schema_id(&world).await;
     let is_elsewhere = |key: &String| {
@@ -180,7 +180,7 @@ async fn what_an_open_transaction_notes_is_known_with_its_records() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_somebody_makes_up_cost_little() {
     const IDS: u32 = 2_000;
-    let mut world = World::new("made_up_ids");
+    let mut world = TestBed::new("made_up_ids");
     world.set("LOG_LEVEL", "info,pipeline=debug");
     let mut feed = Feed::new(&world).await;
     feed.note_schema_id(&world).await;

@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use integration_tests::{Feed, World};
+use testbed::{Feed, TestBed};
 
 use crate::consumer_world::start;
 
 /// Asked to stop after `running`, it ends within this and with exit code 0.
-fn assert_ends_soon(world: &World, number: usize, running: Duration) {
+fn assert_ends_soon(world: &TestBed, number: usize, running: Duration) {
     let mut consumer = start(world, number);
     // Before that a signal ends it as it ends any program.
     consumer.wait_for("slot claimed");
@@ -22,7 +22,7 @@ fn assert_ends_soon(world: &World, number: usize, running: Duration) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_its_first_seconds() {
-    let mut world = World::new("sigterm");
+    let mut world = TestBed::new("sigterm");
     let _feed = Feed::new(&world).await;
     for (number, millis) in [0, 200, 500, 1000, 2000].into_iter().enumerate() {
         assert_ends_soon(&world, number, Duration::from_millis(millis));

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::{World, eventually};
-use tokio_postgres::{Client, NoTls};
+use testbed::{TestBed, eventually, postgres};
+use tokio_postgres::Client;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -16,18 +16,16 @@ pub(crate) const TABLES: &str = "
     CREATE TABLE product_offsets (topic text, partition int, next_offset bigint NOT NULL, PRIMARY KEY (topic, partition));";
 
 pub(crate) async fn connect_to(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|e| panic!("{url}: {e}"));
-    tokio::spawn(connection);
-    client
+    postgres(url).await.unwrap_or_else(|e| panic!("{url}: {e:#}"))
 }
 
 /// The administrator's connection to this world's database.
-pub(crate) async fn connect(world: &World) -> Client {
+pub(crate) async fn connect(world: &TestBed) -> Client {
     connect_to(world.get("POSTGRES_URL")).await
 }
 
 /// The administrator's connection to this world's database, which is made.
-pub(crate) async fn create(world: &World) -> Client {
+pub(crate) async fn create(world: &TestBed) -> Client {
     let url = world.get("POSTGRES_URL");
     let (server, database) = url.rsplit_once('/').expect("a URL with a database");
     let admin = connect_to(&format!("{server}/postgres")).await;

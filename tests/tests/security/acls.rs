@@ -1,8 +1,8 @@
 //! The rights that the programs need at Kafka, one by one, as docs/security.md has them.
 
-use integration_tests::World;
 use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
-use xtask::services::Kafka;
+use testbed::TestBed;
+use testbed::servers::Kafka;
 
 use crate::refusals::filled;
 use crate::servers::{KAFKA, LACKING, LACKING_USERS, SECURED, login};
@@ -102,7 +102,7 @@ fn give_one(kafka: &Kafka, right: &Right, users: &[String]) {
 }
 
 /// Gives each program's user all that it needs in a world where no topic is there yet.
-pub(crate) fn give_all(kafka: &Kafka, world: &World) {
+pub(crate) fn give_all(kafka: &Kafka, world: &TestBed) {
     let (topic, group) = (world.get("KAFKA_TOPIC"), world.get("KAFKA_GROUP_ID"));
     let [producers, consumers] = to_create(topic);
     let mut all: Vec<(Right, Vec<String>)> = Vec::new();
@@ -308,7 +308,7 @@ fn the_documentation_has_each_right() {
 }
 
 /// Made by an operator beforehand: then nobody needs the right to create them.
-async fn make_topics(world: &World) {
+async fn make_topics(world: &TestBed) {
     let kafka = world.kafka();
     let compacted = |suffix: &str, partitions| TopicSpec::compacted(format!("{}.{suffix}", kafka.topic), partitions);
     let (checkpoint, slots) = (compacted("checkpoint", 1), compacted("slots", 16));
@@ -318,7 +318,7 @@ async fn make_topics(world: &World) {
 }
 
 /// A record that nobody can decode.
-fn poison(world: &World) {
+fn poison(world: &TestBed) {
     let kafka = world.kafka();
     let producer = TransactionalProducer::new(&kafka, &kafka.transactional_id).unwrap();
     producer.begin().unwrap();

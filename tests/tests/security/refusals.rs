@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use integration_tests::World;
+use testbed::TestBed;
 
 use crate::servers::{KAFKA, POSTGRES, SECURED, WRONG};
 
@@ -129,7 +129,7 @@ async fn postgres_refuses() {
 }
 
 /// A world whose topic has records, and its producer.
-pub(crate) async fn filled(world: &World, more: &[(&str, &str)]) -> integration_tests::Running {
+pub(crate) async fn filled(world: &TestBed, more: &[(&str, &str)]) -> testbed::Running {
     drop(world.table().await);
     let updater = SECURED.run(world, "product-updater", &["--generate", "50", "--seed", "3"], &[]);
     assert_eq!(updater.code, 0, "{}", updater.err);

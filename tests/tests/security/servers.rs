@@ -8,14 +8,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use integration_tests::{Running, World};
 use runtime::config::{PostgresSettings, Secret};
 use sinks::postgres::Target;
-use xtask::services::server::free_port;
-use xtask::services::{
+use testbed::servers::server::free_port;
+use testbed::servers::{
     ADMIN, CDC, Kafka, KafkaOptions, KafkaSecurity, KafkaUser, Mechanism, MySql, MySqlOptions, Postgres, Registry,
     UPDATER, VERIFY,
 };
+use testbed::{Running, TestBed};
 
 use crate::certificates::{Certificate, Certificates};
 
@@ -100,11 +100,11 @@ impl Secured {
         }
     }
 
-    /// A world on these servers with everything set as it must be, its rights at MySQL and its database in PostgreSQL; at
-    /// Kafka it is the operator's.
-    pub(crate) async fn world(&self, name: &str) -> World {
+    /// A world on these servers with everything set as it must be, its rights at MySQL and its database in PostgreSQL;
+    /// at Kafka it is the operator's.
+    pub(crate) async fn world(&self, name: &str) -> TestBed {
         let ca = text(&self.certificates.ca);
-        let mut world = World::on(name, |variable| {
+        let mut world = TestBed::on(name, |variable| {
             Some(match variable {
                 "DB_HOST" => "127.0.0.1".to_owned(),
                 "DB_PORT" => self.mysql.port.to_string(),
@@ -155,7 +155,7 @@ impl Secured {
     }
 
     /// A program with its own role in PostgreSQL, and `more` in its environment.
-    fn command(&self, world: &World, program: &str, arguments: &[&str], more: &[(&str, &str)]) -> Command {
+    fn command(&self, world: &TestBed, program: &str, arguments: &[&str], more: &[(&str, &str)]) -> Command {
         let mut command = world.command(program, arguments);
         match program {
             "consumer" => command.env("POSTGRES_URL", self.postgres_url(POSTGRES[0], &world.name)),
@@ -167,14 +167,14 @@ impl Secured {
     }
 
     /// Starts a program (its arguments may follow its name), its log in a file of the world.
-    pub(crate) fn start(&self, world: &World, program: &str, log: &str, more: &[(&str, &str)]) -> Running {
+    pub(crate) fn start(&self, world: &TestBed, program: &str, log: &str, more: &[(&str, &str)]) -> Running {
         let (program, arguments) = program.split_once(' ').unwrap_or((program, ""));
         let arguments: Vec<&str> = arguments.split_whitespace().collect();
         Running::start(self.command(world, program, &arguments, more), program, world.folder.join(format!("{log}.log")))
     }
 
     /// Runs a program to its end; what it says is kept in the world's folder as well.
-    pub(crate) fn run(&self, world: &World, program: &str, arguments: &[&str], more: &[(&str, &str)]) -> Outcome {
+    pub(crate) fn run(&self, world: &TestBed, program: &str, arguments: &[&str], more: &[(&str, &str)]) -> Outcome {
         let output = self.command(world, program, arguments, more).stdin(Stdio::null()).output().unwrap();
         let mut log = File::options().create(true).append(true).open(world.folder.join("runs.log")).unwrap();
         log.write_all(&[output.stdout.as_slice(), &output.stderr].concat()).unwrap();
@@ -183,14 +183,15 @@ impl Secured {
     }
 
     /// Starts a program that must be refused: see [`assert_refused`].
-    pub(crate) fn refuses(&self, world: &World, program: &str, more: &[(&str, &str)], texts: &[&str]) {
+    pub(crate) fn refuses(&self, world: &TestBed, program: &str, more: &[(&str, &str)], texts: &[&str]) {
         static CASE: AtomicU32 = AtomicU32::new(0);
         let log = format!("refused-{}", CASE.fetch_add(1, Ordering::Relaxed));
         assert_refused(self.start(world, program, &log, more), &format!("{program} {more:?}"), texts);
     }
 }
 
-/// Waits for the end of a program that must stop soon, with exit code 1, an error with these texts, a remedy, and no secret.
+/// Waits for the end of a program that must stop soon, with exit code 1, an error with these texts, a remedy, and no
+/// secret.
 pub(crate) fn assert_refused(running: Running, case: &str, texts: &[&str]) {
     let started = Instant::now();
     let ended = running.wait();

@@ -2,15 +2,15 @@
 
 use std::fs;
 
-use integration_tests::{Running, World, eventually};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
+use testbed::{Running, TestBed, eventually};
 
 use crate::consumer_world::{forge, log_checkpoint, wait_until_committed};
 use crate::{Machine, PATIENCE, refused, share, stop};
 
 /// 40 products, and machine A, whose log has their inserts.
-async fn written(test: &str) -> (World, Conn, Running, Machine) {
+async fn written(test: &str) -> (TestBed, Conn, Running, Machine) {
     let world = crate::world(test);
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
@@ -24,23 +24,23 @@ async fn written(test: &str) -> (World, Conn, Running, Machine) {
     (world, conn, producer, a)
 }
 
-async fn change(conn: &mut Conn, world: &World) {
+async fn change(conn: &mut Conn, world: &TestBed) {
     conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
     world.wait_until_read();
 }
 
-fn killed_at(a: &Machine, world: &World, point: &str) {
+fn killed_at(a: &Machine, world: &TestBed, point: &str) {
     let ended = a.start_with(world, 2, &[("FAILPOINTS", &format!("{point}=1*return(kill)"))]).wait();
     assert!(ended.code == -1 && ended.err.contains(point), "{}", ended.err);
 }
 
-fn accept(a: &Machine, world: &World) -> String {
+fn accept(a: &Machine, world: &TestBed) -> String {
     let accepted = a.run(world, &["accept-log", "consumer_1"]);
     assert_eq!(accepted.code, 0, "{}{}", accepted.out, accepted.err);
     accepted.out
 }
 
-fn agree(world: &World, machines: &[&Machine]) {
+fn agree(world: &TestBed, machines: &[&Machine]) {
     let logs: Vec<&str> = machines.iter().map(|m| m.logs.to_str().unwrap()).collect();
     let ended = world.run("verify", &["--wait", "60s", "--logs", &logs.join(",")]);
     assert_eq!(ended.code, 0, "{}{}", ended.out, ended.err);

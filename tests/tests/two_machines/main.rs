@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
-use integration_tests::{Ended, Feed, Running, World, eventually};
 use kafka::slots::Folder;
 use mysql_async::prelude::Queryable;
+use testbed::{Ended, Feed, Running, TestBed, eventually};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,12 +25,12 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(world: &World, name: &str) -> Self {
+    pub(crate) fn new(world: &TestBed, name: &str) -> Self {
         Self { logs: world.folder.join(name).join("logs") }
     }
 
     /// A machine with a copy of this one's folder.
-    pub(crate) fn copied(&self, world: &World, name: &str) -> Self {
+    pub(crate) fn copied(&self, world: &TestBed, name: &str) -> Self {
         let copy = Self::new(world, name);
         fs::create_dir_all(copy.logs.parent().unwrap()).unwrap();
         cp(&self.logs, &copy.logs);
@@ -41,18 +41,18 @@ impl Machine {
         self.logs.parent().unwrap().file_name().unwrap().to_str().unwrap()
     }
 
-    pub(crate) fn start(&self, world: &World, number: usize) -> Running {
+    pub(crate) fn start(&self, world: &TestBed, number: usize) -> Running {
         self.start_with(world, number, &[])
     }
 
-    pub(crate) fn start_with(&self, world: &World, number: usize, variables: &[(&str, &str)]) -> Running {
+    pub(crate) fn start_with(&self, world: &TestBed, number: usize, variables: &[(&str, &str)]) -> Running {
         let mut command = world.command("consumer", &[]);
         command.env("CONSUMER_LOGS", &self.logs).envs(variables.iter().copied());
         let name = format!("{}-{number}", self.name());
         Running::start(command, &name, world.folder.join(format!("{name}.log")))
     }
 
-    pub(crate) fn run(&self, world: &World, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, world: &TestBed, arguments: &[&str]) -> Ended {
         let output = world.command("consumer", arguments).env("CONSUMER_LOGS", &self.logs).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Ended { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
@@ -87,7 +87,7 @@ pub(crate) fn cp(from: &Path, to: &Path) {
 }
 
 /// Every record is once in the logs of these machines.
-pub(crate) fn assert_once(world: &World, machines: &[&Machine]) {
+pub(crate) fn assert_once(world: &TestBed, machines: &[&Machine]) {
     wait_until_committed(world);
     let mut logs = BTreeMap::new();
     for machine in machines {
@@ -120,8 +120,8 @@ pub(crate) fn stop(consumers: impl IntoIterator<Item = Running>) {
     }
 }
 
-pub(crate) fn world(test: &str) -> World {
-    let mut world = World::new(test);
+pub(crate) fn world(test: &str) -> TestBed {
+    let mut world = TestBed::new(test);
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     world.set("CONSUMER_BATCH_ROWS", "40");
     world

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use integration_tests::{Feed, World, eventually};
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{Feed, TestBed, eventually};
 
 use crate::consumer_world::wait_until_committed;
 use crate::{Machine, PATIENCE, assert_once, cp, refused, share, stop, world};
@@ -14,7 +14,7 @@ use crate::{Machine, PATIENCE, assert_once, cp, refused, share, stop, world};
 /// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were
 /// killed between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier
 /// batch.
-async fn previous_version(world: &World, machine: &Machine) {
+async fn previous_version(world: &TestBed, machine: &Machine) {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/previous_version");
     fs::create_dir_all(machine.logs.parent().unwrap()).unwrap();
     cp(&fixture.join("consumer_logs"), &machine.logs);
@@ -52,7 +52,7 @@ async fn previous_version(world: &World, machine: &Machine) {
 
 /// What the version before left continues: its committed lines count, what it had not committed is cut off, and a
 /// second machine does not take its names.
-async fn continues_after_the_version_before(world: World) {
+async fn continues_after_the_version_before(world: TestBed) {
     let mut feed = Feed::new(&world).await;
     feed.update(1..=40, 0);
     feed.update(1..=40, 1);

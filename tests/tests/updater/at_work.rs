@@ -3,8 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
-use integration_tests::{World, eventually};
 use mysql_async::prelude::Queryable;
+use testbed::{TestBed, eventually};
 
 use super::{HEADER, counts, products, update, write_data};
 
@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_the_middle_it_goes_on() {
-    let world = World::new("killed_updater");
+    let world = TestBed::new("killed_updater");
     let rows: String = (0..3000)
         .map(|n| format!("{},name {n},c,{}.00,2026-01-01 00:00:{:02}.{:06}\n", n % 700, n, n / 100, n))
         .collect();
@@ -40,7 +40,7 @@ async fn killed_in_the_middle_it_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_updaters_at_once_end_with_the_newest_of_both() {
-    let world = World::new("two");
+    let world = TestBed::new("two");
     // Each chunk of both holds the same products; whose rows are the newer ones changes from chunk to chunk.
     let rows = |of: usize| -> String {
         let newer = |n: usize| (n / 20 + of).is_multiple_of(2);
@@ -68,7 +68,7 @@ async fn two_updaters_at_once_end_with_the_newest_of_both() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn watching_applies_files_that_appear_until_it_is_stopped() {
-    let world = World::new("watch");
+    let world = TestBed::new("watch");
     let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n").as_bytes())]);
     let mut program = world.start("product-updater", &["--no-pause", "--watch", "--data", data.to_str().unwrap()]);
     program.wait_for("watching ");
@@ -86,7 +86,7 @@ async fn watching_applies_files_that_appear_until_it_is_stopped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_ends_when_it_is_stopped() {
-    let world = World::new("pause");
+    let world = TestBed::new("pause");
     let data = write_data(
         &world,
         &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n2,n,c,1.00,2026-01-01\n").as_bytes())],
@@ -106,7 +106,7 @@ async fn a_pause_ends_when_it_is_stopped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_answer_can_be_left() {
-    let world = World::new("locked");
+    let world = TestBed::new("locked");
     let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n").as_bytes())]);
     assert_eq!(update(&world, &data, &[]).code, 0);
     let mut conn = world.mysql().await;
@@ -134,7 +134,7 @@ async fn a_server_that_does_not_answer_can_be_left() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_is_asked_anew() {
-    let world = World::new("silent");
+    let world = TestBed::new("silent");
     let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,1.00,2026-01-01\n").as_bytes())]);
     assert_eq!(update(&world, &data, &[]).code, 0);
     let mut conn = world.mysql().await;

@@ -1,12 +1,13 @@
-//! product-updater on a real server: the shipped data, each fault of a CSV file by its text, running again, random changes.
+//! product-updater on a real server: the shipped data, each fault of a CSV file by its text, running again, random
+//! changes.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use integration_tests::{Ended, World};
 use mysql_async::prelude::Queryable;
+use testbed::{Ended, TestBed};
 
 mod at_work;
 
@@ -14,14 +15,14 @@ const HEADER: &str = "id,name,category,price,last_updated";
 
 type Product = (i64, String, String, String, String);
 
-fn write_data(world: &World, files: &[(&str, &[u8])]) -> PathBuf {
+fn write_data(world: &TestBed, files: &[(&str, &[u8])]) -> PathBuf {
     let data = world.folder.join("data");
     fs::create_dir_all(&data).unwrap();
     files.iter().for_each(|(name, bytes)| fs::write(data.join(name), bytes).unwrap());
     data
 }
 
-fn update(world: &World, data: &Path, flags: &[&str]) -> Ended {
+fn update(world: &TestBed, data: &Path, flags: &[&str]) -> Ended {
     world.run("product-updater", &[&["--no-pause", "--data", data.to_str().unwrap()], flags].concat())
 }
 
@@ -36,7 +37,7 @@ fn counts(ended: &Ended, name: &str) -> [u64; 7] {
     numbers.try_into().unwrap()
 }
 
-async fn products(world: &World) -> Vec<Product> {
+async fn products(world: &TestBed) -> Vec<Product> {
     let query = "SELECT id, name, category, CAST(price AS CHAR), CAST(last_updated AS CHAR) FROM product ORDER BY id";
     world.mysql().await.query(query).await.unwrap()
 }
@@ -47,7 +48,7 @@ fn product(id: i64, name: &str, category: &str, price: &str, at: &str) -> Produc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_data_is_fifty_changes_and_a_second_run_is_none() {
-    let world = World::new("shipped");
+    let world = TestBed::new("shipped");
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data");
     let first = update(&world, &data, &[]);
     assert_eq!(first.code, 0, "{}", first.err);
@@ -72,7 +73,7 @@ async fn the_shipped_data_is_fifty_changes_and_a_second_run_is_none() {
     assert_eq!(products(&world).await, table);
     // Another chunk size meets rows of one product in one chunk, and must not matter.
     for chunk in ["1", "1000"] {
-        let mut other = World::new("shipped");
+        let mut other = TestBed::new("shipped");
         other.set("UPDATER_CHUNK_SIZE", chunk);
         assert_eq!(counts(&update(&other, &data, &[]), "total"), [50, 31, 17, 2, 0, 0, 0]);
         assert_eq!(products(&other).await, table);
@@ -81,7 +82,7 @@ async fn the_shipped_data_is_fifty_changes_and_a_second_run_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_bad_row_is_reported_and_put_aside_and_the_rest_goes_on() {
-    let world = World::new("bad_rows");
+    let world = TestBed::new("bad_rows");
     let long_name = "ä".repeat(301);
     let long_category = "x".repeat(501);
     let at = "2026-01-01T00:00:00Z";
@@ -169,7 +170,7 @@ async fn each_bad_row_is_reported_and_put_aside_and_the_rest_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_header_that_cant_be_used_is_named_and_other_files_go_on() {
-    let world = World::new("headers");
+    let world = TestBed::new("headers");
     let good = format!("{HEADER}\n7,n,c,1.00,2026-01-01T00:00:00Z\n");
     let cases: &[(&[u8], &str)] = &[
         (b"", "line 1: the file is empty; its first line must be id,name,category,price,last_updated"),
@@ -215,7 +216,7 @@ async fn a_header_that_cant_be_used_is_named_and_other_files_go_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_stops_at_the_first_bad_row() {
-    let world = World::new("strict");
+    let world = TestBed::new("strict");
     let text = format!("{HEADER}\n1,n,c,1.00,2026-01-01\n2,n,c,x,2026-01-01\n3,n,c,1.00,2026-01-01\n");
     let data = write_data(&world, &[("a.csv", text.as_bytes())]);
     let ended = update(&world, &data, &["--strict", "--chunk-size", "1"]);
@@ -228,7 +229,7 @@ async fn strict_stops_at_the_first_bad_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deleted_products_stay_deleted() {
-    let world = World::new("deleted");
+    let world = TestBed::new("deleted");
     let first = b"op,id,name,category,price,last_updated\n\
         upsert,1,a,c,1.00,2026-01-01\nUPSERT,2,a,c,1.00,2026-01-01\n,3,a,c,1.00,2026-01-01\n\
         delete,1,,,,2026-01-02\nDelete,2,,,,2026-01-02\nupsert,2,b,c,2.00,2026-01-03\ndelete,9,,,,2026-01-02\n\
@@ -258,7 +259,7 @@ async fn deleted_products_stay_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_the_same_time_the_last_one_wins_each_time() {
-    let world = World::new("ties");
+    let world = TestBed::new("ties");
     let rows = "1,a,c,1.00,2026-01-01\n1,b,c,1.00,2026-01-01\n1,c,c,1.00,2026-01-01\n";
     let data = write_data(
         &world,
@@ -276,7 +277,7 @@ async fn rows_of_the_same_time_the_last_one_wins_each_time() {
 async fn random_changes_are_real_ones_and_can_be_repeated() {
     let mut names = Vec::new();
     for _ in 0..2 {
-        let world = World::new("generate");
+        let world = TestBed::new("generate");
         let ended = world.run("product-updater", &["--generate", "20000", "--seed", "7", "--deletes", "20"]);
         assert_eq!(ended.code, 0, "{}", ended.err);
         let [rows, inserted, updated, deleted, unchanged, older, _] = counts(&ended, "random changes");
@@ -290,7 +291,7 @@ async fn random_changes_are_real_ones_and_can_be_repeated() {
         assert_eq!(counts(&more, "random changes")[4..], [0, 0, 0], "{}", more.out);
     }
     assert_eq!(names[0], names[1]);
-    let world = World::new("generate");
+    let world = TestBed::new("generate");
     let wrong = world.run("product-updater", &["--generate", "1", "--updates", "60", "--deletes", "60"]);
     assert_eq!(wrong.code, 2);
     assert!(wrong.err.contains("error: --updates 60 and --deletes 60 are more than 100 percent"), "{}", wrong.err);
@@ -298,7 +299,7 @@ async fn random_changes_are_real_ones_and_can_be_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rate_is_kept() {
-    let world = World::new("rate");
+    let world = TestBed::new("rate");
     let started = std::time::Instant::now();
     let ended = world.run("product-updater", &["--generate", "300", "--rate", "200"]);
     assert_eq!(counts(&ended, "random changes")[0], 300, "{}", ended.err);
@@ -307,7 +308,7 @@ async fn the_rate_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_the_users_own_is_kept_as_it_is() {
-    let world = World::new("own_table");
+    let world = TestBed::new("own_table");
     let mut conn = world.mysql().await;
     conn.query_drop("CREATE TABLE product (note TEXT, Last_Updated DATETIME(6) NULL, price DECIMAL(8,2), category TEXT, name TEXT, ID BIGINT PRIMARY KEY)").await.unwrap();
     conn.query_drop("INSERT INTO product (ID, note) VALUES (1, 'mine'), (5000000000, 'far')").await.unwrap();
@@ -324,7 +325,7 @@ async fn a_table_of_the_users_own_is_kept_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stops_it_is_named_with_a_way_out() {
-    let world = World::new("stops");
+    let world = TestBed::new("stops");
     let data = write_data(&world, &[("a.csv", format!("{HEADER}\n1,n,c,x,2026-01-01\n").as_bytes())]);
     let data = data.to_str().unwrap();
     fs::write(world.folder.join("file"), "").unwrap();

@@ -1,11 +1,11 @@
 //! Records that have expired: what can't be compared is counted and named, and agreement is not claimed.
 
-use integration_tests::{World, eventually, read_topic};
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
+use testbed::{TestBed, eventually, read_topic};
 
 use crate::scene::postgres;
 
@@ -22,7 +22,7 @@ async fn expire(settings: &KafkaSettings, keep: Option<&str>) {
 }
 
 /// Twelve products that are everywhere.
-async fn twelve(world: &World) -> (integration_tests::Running, integration_tests::Running) {
+async fn twelve(world: &TestBed) -> (testbed::Running, testbed::Running) {
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=12).map(|id| format!("({id},'n','cat_5',{id},NULL)")).collect();
     conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
@@ -31,14 +31,14 @@ async fn twelve(world: &World) -> (integration_tests::Running, integration_tests
     programs
 }
 
-fn report(world: &World, arguments: &[&str]) -> (i32, serde_json::Value) {
+fn report(world: &TestBed, arguments: &[&str]) -> (i32, serde_json::Value) {
     let ended = world.run("verify", &[&["--json"], arguments].concat());
     (ended.code, serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {}{}", ended.out, ended.err)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_twelve_products_alive_is_no_agreement() {
-    let world = World::new("verify_one_alive");
+    let world = TestBed::new("verify_one_alive");
     let _programs = twelve(&world).await;
     expire(&world.kafka(), Some("9")).await;
     let ended = world.run("verify", &["--wait", "60s"]);
@@ -63,7 +63,7 @@ async fn one_of_twelve_products_alive_is_no_agreement() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_can_be_compared_is_no_success() {
-    let world = World::new("verify_none_alive");
+    let world = TestBed::new("verify_none_alive");
     let _programs = twelve(&world).await;
     expire(&world.kafka(), None).await;
     let (code, found) = report(&world, &["--wait", "60s"]);
@@ -82,7 +82,7 @@ async fn nothing_that_can_be_compared_is_no_success() {
 /// With PostgreSQL each row is compared with something, and a row of an expired record is found wrong there.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_postgres_are_compared_with_the_tables_when_records_have_expired() {
-    let world = World::new("verify_expired_rows").with_postgres();
+    let world = TestBed::new("verify_expired_rows").with_postgres();
     let _programs = twelve(&world).await;
     expire(&world.kafka(), None).await;
     let (code, found) = report(&world, &["--wait", "60s"]);
@@ -95,7 +95,7 @@ async fn rows_of_postgres_are_compared_with_the_tables_when_records_have_expired
 /// The logs of a group that began when the topic no longer began at 0 have less than the table, and verify says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_that_begin_in_the_middle_of_the_topic() {
-    let world = World::new("verify_late_group");
+    let world = TestBed::new("verify_late_group");
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=12).map(|id| format!("({id},'n','cat_5',{id},NULL)")).collect();
     conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();

@@ -9,7 +9,6 @@ mod writes;
 
 use std::collections::BTreeMap;
 
-use integration_tests::{eventually, read_topic};
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::position::{Position, Progress};
 use model::time::Micros;
@@ -17,6 +16,7 @@ use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::{eventually, read_topic};
 
 use scene::*;
 

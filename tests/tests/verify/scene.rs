@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use avro::registry::Registry;
-use integration_tests::{World, read_topic};
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::product::{Price, Product};
@@ -13,6 +12,7 @@ use mysql_async::prelude::Queryable;
 use rules::log_line::{self, Origin};
 use rules::transform::{Capitals, Rules};
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
+use testbed::{TestBed, read_topic};
 
 pub(crate) const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const TS: i64 = 1_763_697_600_000_000;
@@ -28,7 +28,7 @@ pub(crate) struct Sent {
 
 /// Ten products, of which one is updated and another deleted: the state is in MySQL and PostgreSQL too.
 pub(crate) struct Scene {
-    pub(crate) world: World,
+    pub(crate) world: TestBed,
     pub(crate) sent: Vec<Sent>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn product(id: i64, hundredths: i64) -> Product<'static> {
 impl Scene {
     /// Everything but the topic and the logs.
     pub(crate) async fn new(name: &str) -> Self {
-        let world = World::new(name).with_postgres();
+        let world = TestBed::new(name).with_postgres();
         let registry = Registry::new(RegistrySettings::from(&world.settings(Program::Verify)).unwrap()).unwrap();
         let schema = registry.register(model::product::SCHEMA).await.unwrap();
         kafka::ensure_topics(&world.kafka(), &[TopicSpec::products(&world.kafka())]).await.unwrap();

@@ -1,7 +1,7 @@
 //! Faults of the topic and its dead letters.
 
-use integration_tests::read_topic;
 use kafka::{Record, TopicSpec, TransactionalProducer};
+use testbed::read_topic;
 
 use crate::scene::*;
 

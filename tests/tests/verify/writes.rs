@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use integration_tests::{Ended, Running, World, eventually};
 use kafka::TransactionalProducer;
 use mysql_async::prelude::Queryable;
+use testbed::servers::{MySql, MySqlOptions};
+use testbed::{Ended, Running, TestBed, eventually};
 use tokio::task::JoinHandle;
-use xtask::services::{MySql, MySqlOptions};
 
 use crate::scene::*;
 
@@ -19,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pipeline with a table of 20 products that is written to all the time.
 struct Live {
-    world: World,
+    world: TestBed,
     _programs: Vec<Running>,
     stop: Arc<AtomicBool>,
     writer: Option<JoinHandle<u64>>,
 }
 
 impl Live {
-    async fn start(world: World) -> Self {
+    async fn start(world: TestBed) -> Self {
         let mut conn = world.table().await;
         let rows: Vec<String> = (1..=20).map(|id| format!("({id},'n','cat_{}',{id},NULL)", id % 6)).collect();
         conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
@@ -94,7 +94,7 @@ impl Live {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_written_to_agrees_each_time() {
-    let live = Live::start(World::new("verify_writes").with_postgres()).await;
+    let live = Live::start(TestBed::new("verify_writes").with_postgres()).await;
     live.agrees(20);
     // Without `--wait` what is on its way is waited for, too.
     let ended = live.world.run("verify", &["--json"]);
@@ -106,7 +106,7 @@ async fn a_table_that_is_written_to_agrees_each_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_a_table_that_is_written_to_are_found() {
-    let live = Live::start(World::new("verify_faults").with_postgres()).await;
+    let live = Live::start(TestBed::new("verify_faults").with_postgres()).await;
     let mut hidden = live.world.mysql().await;
     hidden.query_drop("SET sql_log_bin = 0").await.unwrap();
 
@@ -159,7 +159,7 @@ async fn faults_of_a_table_that_is_written_to_are_found() {
 /// Done in place, as the consumers notice a log whose file or length is another.
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_logs_that_are_written_to_are_found() {
-    let live = Live::start(World::new("verify_live_logs")).await;
+    let live = Live::start(TestBed::new("verify_live_logs")).await;
     live.agrees(1);
     let path = live.log();
     let text = fs::read(&path).unwrap();
@@ -195,7 +195,7 @@ async fn faults_of_logs_that_are_written_to_are_found() {
 /// Files and offsets instead of GTIDs, and a server whose sessions would see each statement a newer table.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_gtids_and_with_another_isolation_level_too() {
-    let mut world = World::new("verify_no_gtids").with_postgres();
+    let mut world = TestBed::new("verify_no_gtids").with_postgres();
     let flags = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF", "--transaction-isolation=READ-COMMITTED"];
     let flags = flags.iter().map(|f| (*f).to_owned()).collect();
     let options = MySqlOptions { folder: world.folder.join("mysql"), port: None, flags };
@@ -248,7 +248,7 @@ async fn a_line_that_is_being_appended_is_not_torn() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_behind_is_not_lost() {
-    let world = World::new("verify_behind");
+    let world = TestBed::new("verify_behind");
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let producer = world.start("cdc-producer", &[]);
@@ -271,7 +271,8 @@ async fn what_is_behind_is_not_lost() {
     let log = world.folder.join("consumer_logs/consumer_1/consumer_log.json");
     let text = fs::read(&log).unwrap();
     fs::write(&log, b"").unwrap();
-    // Other tests write to the server as well, and the producer passes over that. It waits for the missing line to the end.
+    // Other tests write to the server as well, and the producer passes over that. It waits for the missing line to the
+    // end.
     let ended = world.run("verify", &["--wait", "15s"]);
     assert!(ended.code == 1 && ended.out.contains("records in no log: 1\n"), "{}", ended.out);
     fs::write(&log, text).unwrap();

@@ -1,9 +1,9 @@
 //! A prepared XA transaction beside other things that happen until its outcome.
 
-use integration_tests::eventually;
 use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::eventually;
 
 use super::{PATIENCE, insert, prepare, records, run, scene, start, start_with_snapshot, wait_for};
 
@@ -100,7 +100,8 @@ async fn an_identity_is_used_again_after_an_outcome_that_was_not_logged() {
     prepare(&mut conn, "a", &[insert(5)]).await;
     run(&mut conn, &["XA COMMIT 'a'"]).await;
     wait_for(&world, &["c2", "c3", "c5"]);
-    // Under the next producer; the first time it wrote to the table, the second time it did not, and the other way round.
+    // Under the next producer; the first time it wrote to the table, the second time it did not, and the other way
+    // round.
     prepare(&mut conn, "a", &[insert(6)]).await;
     prepare(&mut conn, "b", &["INSERT INTO elsewhere.t VALUES (1)"]).await;
     run(&mut conn, &[insert(7)]).await;

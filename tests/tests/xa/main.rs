@@ -1,14 +1,14 @@
-//! Two-phase commit (XA): rows count when, and where, their transaction is committed. On a server with GTIDs nobody who prepares
-//! one stops the producer; without GTIDs a snapshot waits for it, and says so.
+//! Two-phase commit (XA): rows count when, and where, their transaction is committed. On a server with GTIDs nobody who
+//! prepares one stops the producer; without GTIDs a snapshot waits for it, and says so.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use integration_tests::{Running, TopicRecord, World, eventually, read_topic};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use xtask::services::MySql;
+use testbed::servers::MySql;
+use testbed::{Running, TestBed, TopicRecord, eventually, read_topic};
 
 mod beside;
 mod waiting;
@@ -24,8 +24,8 @@ async fn run<S: AsRef<str>>(conn: &mut Conn, statements: &[S]) {
 }
 
 /// A world with a separate MySQL server, whose table is empty; another table is in the database `elsewhere`.
-async fn scene(name: &str, flags: &[&str]) -> (World, MySql, Conn) {
-    let mut world = World::new(name);
+async fn scene(name: &str, flags: &[&str]) -> (TestBed, MySql, Conn) {
+    let mut world = TestBed::new(name);
     let mysql = world.own_mysql(flags);
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     let mut conn = world.table().await;
@@ -45,7 +45,7 @@ async fn prepare<S: AsRef<str>>(conn: &mut Conn, xa: &str, statements: &[S]) {
 }
 
 /// Operations and keys by epoch, in the order of their commits.
-fn records(world: &World) -> Vec<String> {
+fn records(world: &TestBed) -> Vec<String> {
     let mut records = read_topic(&world.kafka());
     let order = |r: &TopicRecord| {
         let (ts, pos, row) = (r.source.ts_us, r.source.pos.clone(), r.source.row);
@@ -61,7 +61,7 @@ fn records(world: &World) -> Vec<String> {
     records.iter().map(|r| format!("{}{}", r.source.op.letter(), r.key)).collect()
 }
 
-fn wait_for(world: &World, want: &[&str]) {
+fn wait_for(world: &TestBed, want: &[&str]) {
     let mut last = Vec::new();
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
@@ -74,14 +74,14 @@ fn wait_for(world: &World, want: &[&str]) {
     panic!("the topic holds {last:?} instead of {want:?}");
 }
 
-fn start(world: &World, name: &str) -> Running {
+fn start(world: &TestBed, name: &str) -> Running {
     let mut producer = world.start_as("cdc-producer", name, &[]);
     producer.wait_for("reading ");
     producer
 }
 
 /// The same, whose first epoch, or the one of a reset, is complete.
-fn start_with_snapshot(world: &World, name: &str) -> Running {
+fn start_with_snapshot(world: &TestBed, name: &str) -> Running {
     let mut producer = start(world, name);
     producer.wait_for("snapshot complete");
     producer

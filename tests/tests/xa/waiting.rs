@@ -1,15 +1,15 @@
 //! What a prepared XA transaction holds up, and what it needs: a binlog that may be purged, a chunk of a snapshot.
 
-use integration_tests::{Running, World, eventually};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use testbed::{Running, TestBed, eventually};
 
 use super::{PATIENCE, WITHOUT_GTIDS, insert, prepare, run, scene, start, start_with_snapshot, wait_for};
 
 const PURGE: &str = "producer_binlog_purge_seconds";
 
 /// The line of `doctor` about prepared transactions, with its remedy.
-fn doctor(world: &World) -> String {
+fn doctor(world: &TestBed) -> String {
     let out = world.run("cdc-producer", &["doctor"]).out;
     let mut lines = out.lines().skip_while(|line| !line.contains("prepared XA"));
     let line = lines.next().unwrap_or_else(|| panic!("no line in\n{out}"));
@@ -18,7 +18,7 @@ fn doctor(world: &World) -> String {
 }
 
 /// Waits until the line has these words.
-fn doctor_says(world: &World, words: &[&str]) {
+fn doctor_says(world: &TestBed, words: &[&str]) {
     let mut last = String::new();
     let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         eventually("doctor", PATIENCE, || {

@@ -1,0 +1,277 @@
+//! The programs of the pipeline as processes on a stack: one cdc-producer, five consumers, and the two that end after
+//! their work, product-updater and verify.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use nix::sys::signal::Signal;
+
+use crate::servers::server::{Launch, Server};
+use crate::servers::{CDC, Stack, UPDATER, VERIFY};
+use crate::{background, interrupt};
+
+/// The number of consumers: two partitions each.
+pub const CONSUMERS: usize = 5;
+
+/// Settings of the user's environment that must not reach the programs on our servers.
+const SETTINGS: [&str; 9] =
+    ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_", "METRICS_"];
+
+/// How programs are started on one stack.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    folder: PathBuf,
+    logs: PathBuf,
+    env: Vec<(String, String)>,
+}
+
+/// A program ended unexpectedly.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit code to return.
+    pub code: u8,
+    message: String,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+impl Programs {
+    /// Programs from `folder`, to run on `stack`.
+    pub fn new(folder: PathBuf, stack: &Stack) -> Self {
+        let settings = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        let foreign = settings.filter(|name| SETTINGS.iter().any(|prefix| name.starts_with(prefix)));
+        // An empty setting counts as unset.
+        let mut env: Vec<(String, String)> = foreign.map(|name| (name, String::new())).collect();
+        env.extend(stack.env());
+        Self { folder, logs: stack.dir().join("logs"), env }
+    }
+
+    /// The same with one more setting.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The folder of the programs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The folder of the programs' logs.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Starts cdc-producer with only the rights that it needs.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn producer(&self) -> Result<Program> {
+        self.start("cdc-producer", "cdc-producer", &[], Some(CDC))
+    }
+
+    /// Starts a consumer; `number` only names its log, as the consumer claims its slot itself.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn consumer(&self, number: usize) -> Result<Program> {
+        self.start("consumer", &format!("consumer-{number}"), &[], None)
+    }
+
+    /// Starts product-updater; its output goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn updater(&self, arguments: &[&str]) -> Result<Program> {
+        self.start("product-updater", "product-updater", arguments, Some(UPDATER))
+    }
+
+    /// Starts verify; its output goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn verify(&self, arguments: &[&str]) -> Result<Program> {
+        self.start("verify", "verify", arguments, Some(VERIFY))
+    }
+
+    /// The output of a program's last run.
+    ///
+    /// # Errors
+    /// When it has not run.
+    pub fn output(&self, program: &str) -> Result<String> {
+        let path = self.logs.join(format!("{program}.out"));
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    fn start(&self, program: &str, name: &str, arguments: &[&str], login: Option<(&str, &str)>) -> Result<Program> {
+        let mut env = self.env.clone();
+        if let Some((user, password)) = login {
+            env.push(("DB_USER".to_owned(), user.to_owned()));
+            env.push(("DB_PASSWORD".to_owned(), password.to_owned()));
+        }
+        let mut command = vec![self.folder.join(program).display().to_string()];
+        command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        fs::create_dir_all(&self.logs).with_context(|| format!("cannot create {}", self.logs.display()))?;
+        let log = self.logs.join(format!("{name}.log"));
+        let output = Some(self.logs.join(format!("{name}.out")));
+        let launch =
+            Launch { command, env, output, folder: background::root(), log, user: None, stop_signal: Signal::SIGTERM };
+        Ok(Program { name: name.to_owned(), server: Server::start(name, launch)?, is_shown: false })
+    }
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    server: Server,
+    /// The program has ended, and the user has seen its error.
+    is_shown: bool,
+}
+
+impl Program {
+    /// Returns an error with the end of its log if the program has ended.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub fn check(&mut self) -> Result<()> {
+        match self.server.try_status()? {
+            None => Ok(()),
+            Some(status) => Err(self.ended(status.code())),
+        }
+    }
+
+    /// The error of [`Self::check`], once for each end.
+    ///
+    /// # Errors
+    /// When the system can't report whether it is running.
+    pub fn newly_ended(&mut self) -> Result<Option<anyhow::Error>> {
+        match self.server.try_status()? {
+            Some(status) if !std::mem::replace(&mut self.is_shown, true) => Ok(Some(self.ended(status.code()))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Starts the program again if it has ended; returns whether it had.
+    ///
+    /// # Errors
+    /// The errors of its start.
+    pub fn start_again(&mut self) -> Result<bool> {
+        if self.server.try_status()?.is_none() {
+            return Ok(false);
+        }
+        self.is_shown = false;
+        self.server.start_again().map(|()| true)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits for its end, and checks `others` meanwhile.
+    ///
+    /// # Errors
+    /// [`Ended`] when its exit code is not 0, and the error of `others`.
+    pub fn wait(&mut self, mut others: impl FnMut() -> Result<()>) -> Result<()> {
+        loop {
+            if let Some(status) = self.server.try_status()? {
+                return if status.success() { Ok(()) } else { Err(self.ended(status.code())) };
+            }
+            interrupt::check()?;
+            others()?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Whether its recent log since its start contains this text.
+    pub fn has_logged(&self, text: &str) -> bool {
+        self.server.logged().contains(text)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// Asks it to stop, without waiting.
+    pub fn ask_to_stop(&self) {
+        self.server.ask_to_stop();
+    }
+
+    /// Stops it in order.
+    ///
+    /// # Errors
+    /// When its end can't be waited for.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.stop()
+    }
+
+    fn ended(&self, code: Option<i32>) -> anyhow::Error {
+        let (code, meaning) = match code {
+            Some(0) => (1, "exit code 0, though it should run on"),
+            Some(1) => (1, "exit code 1: something is definitely wrong, a person must act"),
+            Some(2) => (2, "exit code 2: a wrong setting or argument"),
+            Some(75) => (75, "exit code 75: a passing fault, another try may succeed"),
+            Some(_) => (1, "an exit code that it should not have"),
+            None => (1, "a signal"),
+        };
+        anyhow!(Ended { code, message: format!("{} ended with {meaning}{}", self.name, self.server.tail()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_ends_is_shown_once_and_may_be_started_again() {
+        let folder = std::env::temp_dir().join("product-stream-tests").join(format!("programs_{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let command =
+            ["sh", "-c", "echo 'what to do: this'; test -e works && exec sleep 60; exit 1"].map(str::to_owned);
+        let launch = Launch {
+            command: command.into(),
+            env: Vec::new(),
+            output: None,
+            folder: folder.clone(),
+            log: folder.join("log"),
+            user: None,
+            stop_signal: Signal::SIGTERM,
+        };
+        let server = Server::start("fragile", launch).expect("it starts");
+        let mut program = Program { name: "fragile".to_owned(), server, is_shown: false };
+        let ended = |program: &mut Program| {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_secs(60) {
+                if let Some(error) = program.newly_ended().expect("its state") {
+                    return error.to_string();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            panic!("it does not end");
+        };
+        for works in [false, true] {
+            let shown = ended(&mut program);
+            assert!(shown.contains("fragile ended with exit code 1") && shown.contains("what to do: this"), "{shown}");
+            assert!(program.newly_ended().expect("its state").is_none(), "shown once");
+            if works {
+                fs::write(folder.join("works"), "").expect("the cause is gone");
+            }
+            assert!(program.start_again().expect("it starts"), "it had ended");
+        }
+        assert!(!program.start_again().expect("its state"), "it runs");
+        program.stop().expect("it stops");
+        fs::remove_dir_all(&folder).expect("its own folder");
+    }
+}
