@@ -12,12 +12,13 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::{Run, now_ms, options};
-use crate::cases::Size;
-use crate::complete::{self, NAME, Of};
+use crate::complete::{self, Of};
 use crate::debezium::{Debezium, Format, Snapshot};
 use crate::lab::Lab;
 use crate::load;
+use crate::load::NAME;
 use crate::report::{Better, Figure};
+use crate::size::Size;
 use crate::snapshot::Table;
 use crate::topic::{self, Arrival};
 use testbed::Watch;

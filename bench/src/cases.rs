@@ -9,40 +9,13 @@ use crate::debezium::Format;
 use crate::lab::Lab;
 use crate::load::Load;
 use crate::report::{Better, Figure, median};
+use crate::size::Size;
 use crate::snapshot::Table;
 use crate::start::Start;
 use crate::{busy_snapshot, drain, drain_postgres, growth, latency, limits, memory, updater};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
-
-/// The amount of work.
-#[derive(Clone, Debug)]
-pub struct Size {
-    /// Row changes or rows.
-    pub changes: u64,
-    /// Row changes in a transaction.
-    pub per_transaction: Vec<u64>,
-    /// Runs of each program.
-    pub runs: u32,
-    /// Row changes or rows of the larger size, which is run once.
-    pub large: u64,
-    /// Leave Debezium out.
-    pub alone: bool,
-}
-
-impl Size {
-    /// The larger size, for cases that also run with it; `None` if it is not larger.
-    pub fn larger(&self) -> Option<Self> {
-        (self.large > self.changes).then(|| Self { changes: self.large, runs: 1, ..self.clone() })
-    }
-
-    /// Runs a case in this size and, if there is one, in the larger size.
-    fn each(&self, run: impl FnMut(&Self) -> Result<Vec<Figure>>) -> Result<Vec<Figure>> {
-        let sizes = [Some(self.clone()), self.larger()];
-        Ok(sizes.iter().flatten().map(run).collect::<Result<Vec<_>>>()?.concat())
-    }
-}
 
 /// A case by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -15,11 +15,8 @@ use runtime::config::KafkaSettings;
 use testbed::servers::{DATABASE, MySql};
 
 use crate::lab::Lab;
-use crate::load;
+use crate::load::{self, NAME};
 use crate::topic::{self, Arrival};
-
-/// The prefix of every product's name.
-pub(crate) const NAME: &str = "folding garden chair ";
 
 /// The program that wrote a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use anyhow::{Result, ensure};
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, TryStreamExt};
 
-use crate::cases::Size;
 use crate::drain::{self, Drained};
 use crate::lab::Lab;
 use crate::postgres;
 use crate::report::{Better, Figure, median};
+use crate::size::Size;
 use crate::snapshot::Table;
 
 /// The number of bytes passed to the client library at once.

@@ -5,10 +5,10 @@ use mysql_async::prelude::Queryable;
 use testbed::servers::DATABASE;
 
 use crate::backlog::{Backlog, Run};
-use crate::cases::Size;
 use crate::lab::Lab;
 use crate::load::{self, Load};
 use crate::report::{Better, Figure};
+use crate::size::Size;
 use crate::{drain, topic};
 
 /// Numbers of table columns; a row image has all of them, the topic only the contract's five.

@@ -32,7 +32,6 @@ use testbed::programs::{CONSUMERS, Program};
 use testbed::servers::Postgres;
 
 use crate::backlog::options;
-use crate::cases::Size;
 use crate::debezium::{Debezium, Format};
 use crate::drain;
 use crate::lab::Lab;
@@ -40,6 +39,7 @@ use crate::load;
 use crate::pace::{Pace, Paced, Stretch};
 use crate::postgres;
 use crate::report::{Better, Figure};
+use crate::size::Size;
 use crate::start::tail;
 use crate::topic;
 

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod pace;
 mod postgres;
 pub mod report;
+pub mod size;
 pub mod snapshot;
 pub mod start;
 pub mod topic;

@@ -5,11 +5,12 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use testbed::servers::{ADMIN, DATABASE, MySql};
 
-use crate::complete::NAME;
-
 /// Concurrent writers; each has separate keys.
 const WRITERS: u64 = 4;
 const KEYS_EACH: u64 = 100_000_000;
+
+/// The prefix of every product's name.
+pub(crate) const NAME: &str = "folding garden chair ";
 
 /// The number of changes, and the size of their transactions: of ten rows, five are updated, four inserted, one
 /// deleted.

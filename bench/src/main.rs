@@ -8,17 +8,18 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use bench::cases::{Case, Size};
+use bench::cases::Case;
 use bench::lab::Lab;
 use bench::report::Report;
+use bench::size::Size;
 use clap::{Parser, ValueEnum, value_parser};
-use testbed::{background, cargo, downloads, interrupt};
+use testbed::{cargo, downloads, interrupt};
 
 // The limits are measured in this process, so it uses the programs' allocator.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Measure the pipeline beside Debezium and others, on servers of its own
+/// Measure the pipeline beside Debezium and others, on separate servers
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 100)]
 struct Cli {
@@ -90,7 +91,7 @@ fn run(cli: Cli) -> Result<()> {
         println!("{} took {:.0} s", name(case), begun.elapsed().as_secs_f64());
         // Write after each case, so that the results survive a failure of a later one.
         if cli.write {
-            report.write(&background::root().join("reports"))?;
+            report.write(&cargo::root().join("reports"))?;
         }
     }
     lab.stack.kill()
@@ -118,7 +119,7 @@ fn name(case: Case) -> String {
 /// The commit, with `-dirty` when files other than documents have been changed since; empty without git.
 fn commit() -> String {
     let git = |arguments: &[&str]| {
-        let git = Command::new("git").args(arguments).current_dir(background::root()).output();
+        let git = Command::new("git").args(arguments).current_dir(cargo::root()).output();
         git.map(|git| String::from_utf8_lossy(&git.stdout).trim().to_owned()).unwrap_or_default()
     };
     let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!reports", ":!*.md"]);

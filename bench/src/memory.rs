@@ -6,10 +6,10 @@ use mysql_async::prelude::Queryable;
 use testbed::servers::DATABASE;
 
 use crate::backlog::Backlog;
-use crate::cases::Size;
 use crate::lab::Lab;
 use crate::load::{self, Load};
 use crate::report::{Better, Figure};
+use crate::size::Size;
 use crate::snapshot;
 
 /// The case.

@@ -9,10 +9,11 @@ use mysql_async::prelude::Queryable;
 use testbed::servers::DATABASE;
 
 use crate::backlog::{Run, now_ms, options};
-use crate::complete::{self, NAME, Of};
+use crate::complete::{self, Of};
 use crate::debezium::{Format, Snapshot};
 use crate::lab::Lab;
 use crate::load;
+use crate::load::NAME;
 use crate::topic;
 
 /// A table with so many rows.

@@ -14,10 +14,10 @@ use model::time::Micros;
 use mysql_async::prelude::Queryable;
 use testbed::servers::DATABASE;
 
-use crate::cases::Size;
 use crate::lab::Lab;
 use crate::load;
 use crate::report::{Better, Figure};
+use crate::size::Size;
 use testbed::Usage;
 
 const FILES: u64 = 4;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +12,7 @@ use mysql_async::prelude::Queryable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use testbed::downloads;
-use testbed::servers::server::{bound_to_us, free_port};
+use testbed::servers::server::{bound_to_us, free_port, joined};
 use testbed::servers::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres, Registry};
 use tokio::runtime::Runtime;
 
@@ -478,10 +477,6 @@ impl Harness {
         }
         Ok(())
     }
-}
-
-fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| bail!("a thread that starts a server panicked"))
 }
 
 /// Waits until `condition` returns a value.

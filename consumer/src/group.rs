@@ -34,9 +34,9 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
 
+use crate::assignment;
 use crate::lineage::Name;
 use crate::offsets;
-use crate::orphaned_partitions;
 use crate::start_offset::{Facts, Start, judge, refusal};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ struct State {
     /// The client is closing: it no longer looks for its coordinator, so offsets can't be looked up.
     closing: bool,
     /// When a broker last sent anything.
-    heard: Option<Instant>,
+    last_answer: Option<Instant>,
     /// Each partition as of the last statistics.
     seen: BTreeMap<i32, Seen>,
 }
@@ -103,8 +103,8 @@ impl ClientContext for Context {
         let mut state = self.state();
         let up = statistics.brokers.values().filter(|b| b.state == "UP");
         let silent = up.filter_map(|b| u64::try_from(b.rxidle).ok()).min();
-        let heard = silent.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros)));
-        state.heard = state.heard.max(heard);
+        let last_answer = silent.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros)));
+        state.last_answer = state.last_answer.max(last_answer);
         let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
         let seen = |p: &rdkafka::statistics::Partition| Seen {
             end: p.ls_offset,
@@ -345,8 +345,8 @@ impl Group {
 
     /// When a broker last sent anything, as of the last statistics, which come every two seconds. Fetches and
     /// heartbeats are answered at least every three.
-    pub(crate) fn heard(&self) -> Option<Instant> {
-        self.consumer.context().state().heard
+    pub(crate) fn last_answer(&self) -> Option<Instant> {
+        self.consumer.context().state().last_answer
     }
 
     /// The number of records that are not committed yet, by partition, as of the last statistics. Call it only when
@@ -441,7 +441,7 @@ impl Group {
         let group = groups.groups().iter().find(|g| g.name() == self.group_id && g.state() == "Stable")?;
         let mut unowned: BTreeSet<i32> = (0..self.partitions).collect();
         for member in group.members() {
-            for partition in orphaned_partitions::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
+            for partition in assignment::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
                 unowned.remove(&partition);
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! The head of [`run`] explains how exactly once holds.
 
+mod assignment;
 mod batch;
 mod batch_error;
 mod change;

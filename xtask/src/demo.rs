@@ -23,7 +23,7 @@ const PRODUCER_READY: Duration = Duration::from_secs(90);
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoOptions {
     /// Your own CSV files
-    #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
+    #[arg(long, value_name = "DIR", default_value_os_t = cargo::root().join("data"), hide_default_value = true)]
     data: PathBuf,
     /// Keep servers and programs running afterwards, until Ctrl-C
     #[arg(long)]
@@ -39,7 +39,7 @@ pub(crate) struct DemoOptions {
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpOptions {
     /// The folder of CSV files; it is watched for new ones
-    #[arg(long, value_name = "DIR", default_value_os_t = background::root().join("data"), hide_default_value = true)]
+    #[arg(long, value_name = "DIR", default_value_os_t = cargo::root().join("data"), hide_default_value = true)]
     data: PathBuf,
     /// Delete what consumer_logs/ and time_track/ hold, whoever wrote it, and start with empty servers
     #[arg(long)]
@@ -110,7 +110,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     if kept.is_some() && kept == outputs.owner() && !options.fresh {
         bail!(
             "consumer_logs/ and time_track/ belong to the servers of `cargo xtask up`, whose data is kept\n  \
-             what to do: `cargo xtask up` goes on with both; `cargo xtask clean` deletes the servers' data, after which a \
+             what to do: `cargo xtask up` continues with both; `cargo xtask clean` deletes the servers' data, after which a \
              demo may begin"
         );
     }
@@ -188,7 +188,7 @@ pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
         if dir.join("mysql").exists() && !options.fresh {
             bail!(
                 "the servers' data in {} and the logs in consumer_logs/ are not of the same run\n  \
-                 what to do: `--fresh` deletes both and begins anew",
+                 what to do: `--fresh` deletes both and starts from the beginning",
                 dir.display()
             );
         }
@@ -235,7 +235,7 @@ fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str) -> Res
 }
 
 fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
-    let root = background::root();
+    let root = cargo::root();
     let short = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
     let (dir, logs, bin) = (short(stack.dir()), short(programs.logs()), short(programs.folder()));
     let look = if kept {

@@ -61,7 +61,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the pipeline beside Debezium on servers of its own
+    /// Measure the pipeline beside Debezium on separate servers
     #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark; see `cargo xtask bench --help`

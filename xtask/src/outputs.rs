@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use testbed::cargo;
 use testbed::servers::lock;
-use testbed::{background, cargo};
 
 const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
 const LISTED: usize = 5;
@@ -29,11 +29,7 @@ pub(crate) struct Outputs {
 
 impl Default for Outputs {
     fn default() -> Self {
-        Self {
-            root: background::root(),
-            list: cargo::target().join("outputs.json"),
-            held: cargo::target().join("outputs"),
-        }
+        Self { root: cargo::root(), list: cargo::target().join("outputs.json"), held: cargo::target().join("outputs") }
     }
 }
 

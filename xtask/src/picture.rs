@@ -9,7 +9,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use testbed::background;
+use testbed::cargo;
 use testbed::servers::Stack;
 
 const TOPIC: &str = "product_updates";
@@ -40,7 +40,7 @@ impl Picture {
         let report: Value = serde_json::from_str(report).context("verify --json printed no JSON")?;
         let mut picture = Self { records: vec![0; PARTITIONS], held: assignment(stack)?, ..Self::default() };
         picture.rows = ["table_rows", "postgres_rows"].map(|count| report[count].as_u64());
-        picture.read_logs(&background::root().join("consumer_logs"))?;
+        picture.read_logs(&cargo::root().join("consumer_logs"))?;
         Ok(picture)
     }
 

@@ -101,5 +101,5 @@ pub(crate) fn deny() -> Result<ExitStatus> {
         None => downloads::cargo_deny(&|what| progress::note(what))?.join("bin/cargo-deny"),
     };
     let checks = ["--locked", "check", "licenses", "bans", "sources"];
-    cargo::run_through(Command::new(program).current_dir(background::root()).args(checks))
+    cargo::run_through(Command::new(program).current_dir(cargo::root()).args(checks))
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use bench::hot_paths::{self, HotPath};
 use bench::instructions::Counts;
 use clap::Parser;
-use testbed::background;
+use testbed::cargo;
 
 /// Count the instructions that a row costs on each hot path, and compare them with the baseline
 #[derive(Parser)]
@@ -47,7 +47,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         hot_paths::run(path, cli.passes)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let file = cli.baseline.unwrap_or_else(|| background::root().join("bench/instructions.json"));
+    let file = cli.baseline.unwrap_or_else(|| cargo::root().join("bench/instructions.json"));
     let baseline = if cli.bless { None } else { Some(Counts::read(&file)?) };
     let counts = Counts::measure(&std::env::current_exe()?)?;
     let Some(baseline) = baseline else {

@@ -24,7 +24,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "log-deleted",
         expects: "a log that is deleted under a running consumer stops it with the ways out, and so does one that is \
-                  missing at the start; put back, it goes on",
+                  missing at the start; put back, it continues",
         weight: 2,
         quick: true,
         run: log_deleted,
@@ -39,7 +39,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "log-edited",
         expects: "a log that is cut under a running consumer, and one whose lines were edited while it was stopped, are \
-                  refused with the ways out and left alone; put back, it goes on",
+                  refused with the ways out and left alone; put back, it continues",
         weight: 2,
         quick: true,
         run: log_edited,
@@ -47,7 +47,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "checkpoint-corrupted",
         expects: "a producer that runs reports a checkpoint file that is no JSON, and streams on; each start is refused with \
-                  the ways out; the file is not overwritten; restored or reset, it goes on",
+                  the ways out; the file is not overwritten; restored or reset, it continues",
         weight: 2,
         quick: true,
         run: checkpoint_corrupted,
@@ -106,7 +106,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "ddl-widen-price",
         expects: "a price that may not fit the contract any more stops the producer definitely; made narrow again and reset, \
-                  it goes on",
+                  it continues",
         weight: 1,
         quick: true,
         run: ddl_widen_price,

@@ -17,7 +17,7 @@ use testbed::{Clock, Running, SmallDisk};
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "disk-full-logs",
-        expects: "a consumer whose log's disk is full is not ready and says why, tears no line, and goes on by itself when \
+        expects: "a consumer whose log's disk is full is not ready and says why, tears no line, and continues without help when \
                   there is room",
         weight: 2,
         quick: true,
@@ -25,7 +25,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "disk-full-time-track",
-        expects: "a producer that can't write its checkpoint file says so and goes on, as the position is in Kafka; the \
+        expects: "a producer that can't write its checkpoint file says so and continues, as the position is in Kafka; the \
                   file follows when there is room",
         weight: 2,
         quick: true,

@@ -208,7 +208,7 @@ mod tests {
     }
 
     /// The result of decoding a product with id 1 and these bytes in `x`.
-    fn said(schema: &str, x: &[u8]) -> String {
+    fn message(schema: &str, x: &[u8]) -> String {
         let decoder = match Decoder::new(schema) {
             Ok(decoder) => decoder,
             Err(error) => return error.to_string(),
@@ -221,8 +221,8 @@ mod tests {
     }
 
     fn check(schema: &str, x: &[u8], says: &str) {
-        let said = said(schema, x);
-        assert!(said.contains(says), "{says:?} in {said:?}");
+        let text = message(schema, x);
+        assert!(text.contains(says), "{says:?} in {text:?}");
     }
 
     const LEVELS: &str = "it has more than 64 levels, which is a fixed limit";
@@ -300,8 +300,8 @@ mod tests {
         let long_name = "n".repeat(SCHEMA_BYTES);
         check(&with(&format!("\"{long_name}\"")), &[], "and the fixed limit is 262144");
         check("syntax = \"proto3\";", &[], "its schema can't be read");
-        let said = said(&with(&format!("\"{}\"", "n".repeat(9_000))), &[]);
-        assert!(said.len() < 1_000, "{}", said.len());
+        let text = message(&with(&format!("\"{}\"", "n".repeat(9_000))), &[]);
+        assert!(text.len() < 1_000, "{}", text.len());
     }
 
     /// The library's error prints the value, which takes minutes for a decimal number of a megabyte.
@@ -317,15 +317,15 @@ mod tests {
         let price = with(r#"{"type":"bytes","logicalType":"big-decimal"}"#).replace("\"x\"", "\"price\"");
         for scale in [i64::MAX, i64::MIN, 1 << 40] {
             let number = [long(1), vec![1], long(scale)].concat();
-            let said = said(&price, &[long(number.len() as i64), number].concat());
-            assert!(said.starts_with("the value is not a product") && said.len() < 1_000, "{said}");
+            let text = message(&price, &[long(number.len() as i64), number].concat());
+            assert!(text.starts_with("the value is not a product") && text.len() < 1_000, "{text}");
         }
     }
 
     /// Attributes that do not change the bytes leave the schema equal to ours.
     #[test]
     fn defaults_and_documentation_do_not_count() {
-        let documented = model::product::SCHEMA.replacen('{', r#"{"doc":"said otherwise","#, 1);
+        let documented = model::product::SCHEMA.replacen('{', r#"{"doc":"another text","#, 1);
         assert!(format!("{:?}", Decoder::new(&documented).expect("a schema")).contains("None"));
     }
 }

@@ -1,7 +1,7 @@
 //! Stacks that run in the background: how to find, stop and remove them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,6 @@ use nix::unistd::Pid;
 use crate::servers::server::tail_of;
 use crate::servers::{Stack, lock};
 use crate::{interrupt, progress};
-
-/// The root of the checkout.
-pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
-}
 
 /// Writes the file by which other processes find a running stack.
 ///

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::servers::server::{Launch, Server};
 use crate::servers::{CDC, Stack, UPDATER, VERIFY};
-use crate::{background, interrupt};
+use crate::{cargo, interrupt};
 
 /// The number of consumers: two partitions each.
 pub const CONSUMERS: usize = 5;
@@ -123,7 +123,7 @@ impl Programs {
         let log = self.logs.join(format!("{name}.log"));
         let output = Some(self.logs.join(format!("{name}.out")));
         let launch =
-            Launch { command, env, output, folder: background::root(), log, user: None, stop_signal: Signal::SIGTERM };
+            Launch { command, env, output, folder: cargo::root(), log, user: None, stop_signal: Signal::SIGTERM };
         Ok(Program { name: name.to_owned(), server: Server::start(name, launch)?, is_shown: false })
     }
 }

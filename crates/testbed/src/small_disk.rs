@@ -13,7 +13,7 @@ use crate::machine::find_program;
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 
-use crate::Running;
+use crate::process::Running;
 
 /// Passes SIGTERM on to the program; the program dies with a killed script.
 const SCRIPT: &str = r#"
@@ -67,7 +67,7 @@ impl SmallDisk {
         while running.http("/health").is_none() {
             ensure!(
                 running.is_running(),
-                "{name} does not start on a disk of its own; mounting takes root or user namespaces:\n{}",
+                "{name} does not start on a separate disk; mounting takes root or user namespaces:\n{}",
                 running.log_end()
             );
             std::thread::sleep(std::time::Duration::from_millis(20));

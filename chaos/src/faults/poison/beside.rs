@@ -12,7 +12,7 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 
 use super::super::Fault;
-use super::{SOON, withstands};
+use super::letters::{SOON, withstands};
 use crate::{Harness, wait_for};
 use testbed::{Running, peak_memory};
 

@@ -9,7 +9,7 @@ use rdkafka::Message;
 
 use super::super::Fault;
 use super::super::compressed::check_memory;
-use super::withstands;
+use super::letters::withstands;
 use crate::Harness;
 use crate::load::connect_as;
 

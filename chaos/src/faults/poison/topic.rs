@@ -12,7 +12,7 @@ use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_sc
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 
 use super::super::Fault;
-use super::{SOON, withstands};
+use super::letters::{SOON, withstands};
 use crate::Harness;
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[

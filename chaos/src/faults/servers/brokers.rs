@@ -9,7 +9,7 @@ use rand::Rng;
 use testbed::servers::Kafka;
 
 use super::super::Fault;
-use super::{SEEN, wait_all_ready, wait_unready};
+use super::effects::{SEEN, wait_all_ready, wait_unready};
 use crate::cluster::{Cluster, GROUPS, TRANSACTIONS};
 use crate::{Harness, wait_for};
 

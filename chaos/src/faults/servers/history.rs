@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable;
 use rand::Rng;
 
 use super::super::Fault;
-use super::{wait_all_ready, wait_stopped};
+use super::effects::{wait_all_ready, wait_stopped};
 use crate::replica::Replica;
 use crate::{Harness, wait_for};
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rand::Rng;
 
 use super::super::Fault;
-use super::{SEEN, reset_checkpoint, wait_all_ready, wait_stopped, wait_unready};
+use super::effects::{SEEN, reset_checkpoint, wait_all_ready, wait_stopped, wait_unready};
 use crate::replica::Replica;
 use crate::{Harness, wait_for};
 

@@ -9,7 +9,7 @@ use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSche
 use testbed::servers::Kafka;
 
 use super::super::Fault;
-use super::{SEEN, wait_all_ready, wait_unready};
+use super::effects::{SEEN, wait_all_ready, wait_unready};
 use crate::{CONSUMERS, Harness, wait_for};
 use testbed::Running;
 

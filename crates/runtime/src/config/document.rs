@@ -8,9 +8,9 @@ use super::table::{NAMES, Names, Unset};
 use super::value::Kind;
 
 const HEAD: &str = "# Configuration\n\n\
-    All settings, made from the table in `crates/runtime/src/config/table.rs`. A value comes from its default, the configuration\n\
-    file, the environment or a flag; the later one wins. `--check-config` shows every value in force and where it came from.\n\
-    An unknown setting is refused, with the nearest known one.\n\n\
+    All settings, made from the table in `crates/runtime/src/config/table.rs`. A value comes from its default, the\n\
+    configuration file, the environment or a flag; the later one wins. `--check-config` shows every value in force and where\n\
+    it came from. An unknown setting is refused, with the nearest known one.\n\n\
     A secret can be read from a file instead: with `_FILE` behind the variable, `_file` behind the key, `-file` behind the\n\
     flag.\n";
 

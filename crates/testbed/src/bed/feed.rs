@@ -12,7 +12,8 @@ use runtime::config::{KafkaSettings, Program, RegistrySettings};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use crate::{TestBed, eventually};
+use super::test_bed::TestBed;
+use crate::process::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SERVER: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::kafka_security::KafkaSecurity;
-use super::server::{Launch, Server, free_port, port_or_free};
+use super::server::{Launch, Server, free_port, joined, port_or_free};
 use crate::progress::Say;
 use crate::{downloads, machine};
 
@@ -75,7 +75,7 @@ impl Kafka {
                 scope.spawn(move || Self::start_node(options, None, i + 1, controllers, &|_| {}))
             };
             let starting: Vec<_> = options.iter().enumerate().map(start).collect();
-            starting.into_iter().map(super::joined).collect()
+            starting.into_iter().map(joined).collect()
         })
     }
 

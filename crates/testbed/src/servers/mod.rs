@@ -3,6 +3,7 @@
 //! Each server is found on the machine or downloaded, keeps its data in a folder of the stack, and ends with the
 //! process that started it.
 
+mod copy;
 mod kafka;
 mod kafka_security;
 mod mysql;
@@ -14,16 +15,18 @@ pub mod server;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+pub use copy::copy_folder;
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_security::{KafkaSecurity, KafkaUser, Mechanism};
 pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER, VERIFY};
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use registry::Registry;
+
+use server::joined;
 
 use crate::downloads;
 use crate::machine::{self, Need};
@@ -248,21 +251,4 @@ fn shown<T>(name: &str, start: impl FnOnce(Say<'_>) -> Result<T>, result: impl F
     let server = start(&|doing| step.say(doing))?;
     step.done(&result(&server));
     Ok(server)
-}
-
-fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that starts a server panicked")))
-}
-
-/// Copies a folder with owners and rights, completely or not at all.
-///
-/// # Errors
-/// When it cannot be read or written.
-pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    let part = to.with_extension("part");
-    if part.exists() {
-        fs::remove_dir_all(&part)?;
-    }
-    machine::run(Command::new("cp").args(["-a", "--reflink=auto", "--sparse=always"]).arg(from).arg(&part))?;
-    fs::rename(&part, to).with_context(|| format!("cannot create {}", to.display()))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use super::copy_folder;
+use super::copy::copy_folder;
 use super::server::{Launch, Server, bound_to_us, port_or_free};
 use crate::progress::Say;
 use crate::{downloads, machine};

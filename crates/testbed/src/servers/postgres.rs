@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, chown, geteuid};
 
-use super::copy_folder;
+use super::copy::copy_folder;
 use super::server::{Launch, Server, bound_to_us, port_or_free};
 use crate::progress::Say;
 use crate::{downloads, machine};

@@ -329,6 +329,14 @@ pub fn port_or_free(what: &str, wanted: Option<u16>) -> Result<u16> {
     }
 }
 
+/// The result of a thread that starts a server.
+///
+/// # Errors
+/// The thread's own, or that it panicked.
+pub fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(anyhow!("a thread that starts a server panicked")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
