@@ -261,7 +261,7 @@ mod tests {
         lag.nothing_until(&("b.000002".to_owned(), 4), ("b.000002".to_owned(), 197));
         assert_eq!(shown(&lag), (Some(0), Some(0), Some(600)));
         lag.nothing_until(&("b.000001".to_owned(), 4), ("b.000002".to_owned(), 197));
-        assert_eq!(lag.bytes(), Some(193), "it was said of another state");
+        assert_eq!(lag.bytes(), Some(193), "the answer belongs to another state");
     }
 
     #[test]

@@ -192,9 +192,9 @@ impl ConsumerMetrics {
         }
     }
 
-    /// Shows the lag of the assigned partitions as of the last answer from Kafka, at `heard`; a revoked partition shows
+    /// Shows the lag of the assigned partitions as of the last answer from Kafka, at `last_answer`; a revoked partition shows
     /// 0.
-    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>, heard: Option<Instant>) {
+    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>, last_answer: Option<Instant>) {
         for partition in lag.keys() {
             self.lag.entry(*partition).or_insert_with(|| {
                 let labels = [("partition", partition.to_string())];
@@ -211,8 +211,8 @@ impl ConsumerMetrics {
         }
         let now = Micros::now();
         self.caught_up.keep(lag.keys().copied(), now);
-        if let Some(heard) = heard {
-            let at = Micros(now.0 - i64::try_from(heard.elapsed().as_micros()).unwrap_or(i64::MAX));
+        if let Some(last_answer) = last_answer {
+            let at = Micros(now.0 - i64::try_from(last_answer.elapsed().as_micros()).unwrap_or(i64::MAX));
             lag.iter().filter(|(_, records)| **records == 0).for_each(|(p, _)| self.caught_up.advance(*p, at));
         }
     }

@@ -47,7 +47,7 @@ impl Readiness {
     }
 
     /// Notes when a broker last sent anything; `None` before the first time.
-    pub(crate) fn heard(&self, at: Option<Instant>) {
+    pub(crate) fn answered(&self, at: Option<Instant>) {
         if let Some(at) = at {
             self.kafka.wait_since(at);
         }

@@ -332,7 +332,7 @@ impl Worker {
         session.orphaned.check(&session.group, &self.metrics);
         self.metrics.missing.set(session.group.missing());
         let batch = self.poll_batch(&session.group)?;
-        self.readiness.heard(session.group.heard());
+        self.readiness.answered(session.group.last_answer());
         session.log.check()?;
         let has_records = !batch.outcome.rows.next.is_empty();
         if has_records {
@@ -399,7 +399,7 @@ impl Worker {
         self.parking.done(records);
         self.readiness.done();
         self.finished = Instant::now();
-        self.metrics.show_lag(&group.lag(), group.heard());
+        self.metrics.show_lag(&group.lag(), group.last_answer());
         Ok(true)
     }
 
@@ -478,11 +478,11 @@ impl Worker {
             self.metrics.parked_keys.set(parked);
             self.pinged = Instant::now();
         }
-        let heard = group.heard();
-        if heard.is_some() {
+        let last_answer = group.last_answer();
+        if last_answer.is_some() {
             self.readiness.idle(group.changes() > 0);
         }
-        self.metrics.show_lag(&group.lag(), heard.filter(|_| !self.readiness.is_failing()));
+        self.metrics.show_lag(&group.lag(), last_answer.filter(|_| !self.readiness.is_failing()));
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ fn command() -> Command {
              Columns: id,name,category,price,last_updated and optionally op (upsert or delete). A row that is older than \
              the table's by last_updated is skipped, so running again changes nothing; for that, deleted products are \
              remembered in a table product_deleted. A bad row is reported, written to \
-             the rejects folder, and the rest goes on.",
+             the rejects folder, and the rest is applied.",
         )
         .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))
         .arg(flag("strict", "Stop at the first bad row"))

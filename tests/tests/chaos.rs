@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chaos::{Event, Fault, Options, Servers};
 
-/// One after the other: each has servers of its own.
+/// One after the other: each starts separate servers.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn folder(name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! Servers that die under the consumer's hands and come back: it goes on by itself, each record once.
+//! Servers that die and come back while the consumer works: it continues without help, each record once.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod consumer_world;

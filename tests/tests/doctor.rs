@@ -111,7 +111,7 @@ async fn each_remedy_for_a_topic_makes_it_green() {
         let told = is_green(&world, program);
         assert!(told.contains("ok    topics") && !told.contains("warn  topics"), "{told}");
     }
-    // Of several topics at once; each fault with what is said of it.
+    // Of several topics at once; each fault with its message.
     let rounds: [&[(&str, &str, &[&str])]; 4] = [
         &[
             ("", "cleanup.policy=compact", &["min.compaction.lag.ms", "delete.retention.ms", "`verify` goes by it"]),

@@ -106,7 +106,7 @@ async fn verify_finds_what_a_person_did_to_a_log() {
     let consumer = world.start("consumer", &[]);
     differs(&world, &["line 1 differs from what its record gives"], "wrong", 1);
     assert_eq!(consumer.stop().code, 0);
-    // Two lines out of the middle: refused, then accepted as it is. The rest goes on; what is missing is said exactly.
+    // Two lines out of the middle: refused, then accepted as it is. The rest continues; the report names exactly the missing lines.
     let kept: String =
         lines.split_inclusive('\n').enumerate().filter(|(n, _)| !(5..7).contains(n)).map(|l| l.1).collect();
     fs::write(&log, &kept).unwrap();

@@ -244,7 +244,7 @@ async fn whatever_refuses_a_row_parks_that_one_alone() {
     }
 }
 
-/// A name that another key gives up in the same batch is free, whatever the order of their ids.
+/// A name that another key no longer has after the same batch is free, whatever the order of their ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_moves_from_key_to_key_within_a_batch_is_no_refusal() {
     let mut world = TestBed::new("moves").with_postgres();

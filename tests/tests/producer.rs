@@ -161,7 +161,7 @@ async fn each_row_of_the_checkpoint_table() {
     assert_eq!(producer.stop().code, 0);
     let first_epoch = fs::read_to_string(checkpoint(&world)).unwrap();
 
-    // What the program wrote last: it goes on, and nothing comes twice.
+    // What the program wrote last: it continues, and nothing comes twice.
     let mut producer = world.start("cdc-producer", &[]);
     execute(&mut conn, &["UPDATE product SET price = 4 WHERE id = 1"]).await;
     wait_for_records(&world, 5);
@@ -185,7 +185,7 @@ async fn each_row_of_the_checkpoint_table() {
     assert_once(&records);
     assert_eq!(producer.stop().code, 0);
 
-    // An older state of the program's own: it goes on from Kafka.
+    // An older state that the program wrote: it continues from Kafka.
     fs::write(checkpoint(&world), &first_epoch).unwrap();
     let mut producer = world.start_as("cdc-producer", "fourth", &[]);
     producer.wait_for("reading");
@@ -196,11 +196,11 @@ async fn each_row_of_the_checkpoint_table() {
     // What contradicts is refused, and nothing is overwritten.
     let own = fs::read_to_string(checkpoint(&world)).unwrap();
     let gtids = own.split("\"gtid_set\": \"").nth(1).and_then(|t| t.split(':').next()).unwrap().to_owned();
-    let stranger = own.replace(&gtids, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
+    let foreign = own.replace(&gtids, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
     for (text, want) in [
         ("not json", "not valid JSON"),
         ("{}", "it has no last_read_timestamp"),
-        (&stranger, "it is ahead of the position in Kafka"),
+        (&foreign, "it is ahead of the position in Kafka"),
         (&own.replace(&format!("{}.product", world.name), "other.product"), "it belongs to other.product"),
         ("{\"last_read_timestamp\": \"2999-01-01 00:00:00\"}", "is in the future"),
     ] {

@@ -16,7 +16,7 @@ use testbed::{TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the producer, which must stop by itself with this exit code and say all of this.
+/// Runs the producer, which must stop without a signal with this exit code and say all of this.
 fn assert_stops(world: &TestBed, code: i32, wanted: &[&str]) {
     let ended = world.run("cdc-producer", &[]);
     assert_eq!(ended.code, code, "{}", ended.err);
@@ -137,7 +137,7 @@ async fn kafka_and_registry_that_do_not_fit() {
     world.set("SCHEMA_REGISTRY_SUBJECT", format!("{subject}-2"));
     reads(&world, "other_subject");
 
-    // What may come back is waited for, and said.
+    // The producer waits for what may come back, and logs it.
     world.set("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1");
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("cannot reach the schema registry at http://127.0.0.1:1");
@@ -165,7 +165,7 @@ async fn a_position_after_what_the_server_was_asked_is_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_server_than_the_position_belongs_to() {
-    let mut world = TestBed::new("stranger");
+    let mut world = TestBed::new("foreign");
     let mut conn = world.table().await;
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let mut producer = world.start("cdc-producer", &[]);
@@ -205,7 +205,7 @@ async fn a_server_without_gtids_and_a_server_that_dies() {
     conn.query_drop("UPDATE product SET price = 3 WHERE id = 1").await.unwrap();
     wait_for_records(&world, 4).await;
 
-    // The server is killed and comes back: the producer goes on by itself.
+    // The server is killed and comes back: the producer continues without help.
     mysql.server.kill().unwrap();
     producer.wait_for("trying again");
     mysql.start_again().unwrap();

@@ -136,7 +136,7 @@ async fn a_time_within_a_long_statement_that_fills_a_binlog_file() {
     assert_eq!(producer.stop().code, 0);
 }
 
-/// The stream waits in a file that was begun anew under the same name, and is told nothing but heartbeats.
+/// The stream waits in a file that was created again under the same name, and receives only heartbeats.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_is_reset_under_it_stops_it() {
     let mut world = TestBed::new("reset_under");
@@ -336,7 +336,7 @@ async fn a_transaction_that_outlives_kafkas_timeout_is_sent_again_and_named() {
     let mut producer = world.start("cdc-producer", &["--linger", "15s"]);
     producer.wait_for("snapshot complete");
     execute(&mut conn, &[INSERT_1]).await;
-    // Nothing more happens on the source: the reader must notice by itself that its publisher is gone.
+    // Nothing more happens on the source: the reader must notice without an event that its publisher is gone.
     let ended = producer.wait();
     assert_eq!(ended.code, 1, "{}", ended.err);
     assert!(ended.err.contains("raise kafka.transaction_timeout"), "{}", ended.err);

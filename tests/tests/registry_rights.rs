@@ -200,7 +200,7 @@ async fn a_user_who_may_only_read() {
     // The remedy: registered by one who may.
     assert_eq!(door.call("POST", "subjects/S/versions", json!({ "schema": SCHEMA })).await.0, 200);
     works(&world, &[]);
-    // A subject whose rule was taken away, or is NONE: known, so it works, and is said.
+    // A subject whose rule was taken away, or is NONE: known, so it works, and the producer logs it.
     door.set_rule("config/S", "NONE").await;
     let warning =
         format!("the subject has no compatibility rule: the schema registry answers 403 Forbidden to PUT {}", door.url);

@@ -18,7 +18,7 @@ use rules::transform::Capitals;
 use runtime::config::{Program, rules};
 use testbed::{Running, TestBed, eventually};
 
-/// Starts a consumer with a log of its own.
+/// Starts a consumer with a separate log file.
 pub(crate) fn start(world: &TestBed, number: usize) -> Running {
     world.start_as("consumer", &format!("consumer-{number}"), &[])
 }

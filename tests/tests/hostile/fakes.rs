@@ -18,7 +18,7 @@ pub(crate) fn serve(answer: impl Fn(TcpStream) + Send + Sync + 'static) -> Socke
     address
 }
 
-/// What a text from outside does to a terminal: clears the screen, sets the title, begins a line of its own, turns the
+/// What a text from outside does to a terminal: clears the screen, sets the title, begins another line, turns the
 /// direction round.
 pub(crate) const NASTY: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\nERROR forged \u{9b}31m\u{202e}txt\u{2066}\u{2028}end";
 

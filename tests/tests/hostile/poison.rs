@@ -124,7 +124,7 @@ async fn a_hostile_schema_makes_a_dead_letter() {
 /// A record's parts: key, value, headers.
 type Parts = (Option<Vec<u8>>, Option<Vec<u8>>, Vec<(&'static str, Vec<u8>)>);
 
-/// Within the limits that the topic has, and for a consumer with its defaults and with a small limit of its own.
+/// Within the limits that the topic has, and for a consumer with its defaults and with a small limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_always_fits() {
     for limit in [None, Some(60_000)] {

@@ -113,7 +113,7 @@ async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
     assert_eq!(consumer.stop().code, 0);
 }
 
-/// Which partition a slot's log checkpoint, a dead letter or the progress goes to is said with each record.
+/// The producers name the partition of each log checkpoint, dead letter and progress record.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_without_keys_may_have_more_partitions() {
     let world = TestBed::new("more");

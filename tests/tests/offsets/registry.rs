@@ -50,7 +50,7 @@ async fn a_registry_that_lost_its_schemas_is_waited_for() {
         consumer.http("/ready").filter(|(status, body)| *status == 503 && body.contains("lost its schemas"))
     });
     assert_eq!((line_count(&world), dead_letters(&world).len()), (20, 0));
-    // The remedy; the consumer goes on in the same process.
+    // The remedy; the consumer continues in the same process.
     assert_eq!(producer.stop().code, 0);
     let producer = world.start_as("cdc-producer", "producer-2", &[]);
     eventually("the consumer continues", PATIENCE, || (line_count(&world) == 40).then_some(()));
@@ -67,7 +67,7 @@ const SWAPPED: &str = r#"{"type": "record", "name": "Product", "namespace": "sho
     {"name": "price", "type": ["null", {"type": "bytes", "logicalType": "decimal", "precision": 10, "scale": 2}]},
     {"name": "last_updated", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}]}]}"#;
 
-/// Registers so many schemas of other subjects, each under an id of its own; the last id.
+/// Registers so many schemas of other subjects, each under a separate id; returns the last id.
 pub(crate) async fn register_others(world: &TestBed, count: usize) -> u64 {
     let (http, mut last) = (reqwest::Client::new(), 0);
     for number in 0..count {

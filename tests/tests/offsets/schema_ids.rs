@@ -55,7 +55,7 @@ async fn rewrite_progress(world: &TestBed, earlier: impl Fn(Progress) -> Progres
     commit_progress(world, &producer, &earlier(world.progress())).await;
 }
 
-/// The registry loses its schemas under the earlier version, and what it gets then has ids of its own. After the
+/// The registry loses its schemas under the earlier version, and the schemas that it gets then have other ids. After the
 /// upgrade each good record is read; what nobody of ours wrote is a dead letter, before the first note and after it.
 async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: impl Fn(Progress) -> Progress) {
     let (mut world, mut conn, mut registry) = written(test, others[0]).await;

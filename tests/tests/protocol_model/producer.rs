@@ -13,7 +13,7 @@ use crate::check::{breaks, holds, is_quiet};
 const ROWS: u8 = 3;
 /// How many rows there are when each transaction of the source is complete.
 const ENDS: [u8; 2] = [2, 3];
-/// Crashes, requests that stall until their sender gives up, transactions that outlive their timeout, and starts beside a
+/// Crashes, requests that stall until their sender stops waiting, transactions that outlive their timeout, and starts beside a
 /// producer that runs already, in one run.
 const FAULTS: Faults = Faults { crashes: 1, stalls: 1, timeouts: 1, seconds: 2 };
 
@@ -23,13 +23,13 @@ enum Without {
     Nothing,
     /// The progress is read before `init_transactions`.
     InitFirst,
-    /// The progress is committed by itself, after the records.
+    /// The progress is committed separately, after the records.
     OneTransaction,
     /// A commit may come within a transaction of the source, whose end then counts as reached.
     WholeTransactions,
-    /// After a request that stalled, the transaction is aborted and the same producer goes on.
+    /// After a request that stalled, the transaction is aborted and the same producer continues.
     NewProducer,
-    /// After a commit that was sent again over another connection, the same producer goes on.
+    /// After a commit that was sent again over another connection, the same producer continues.
     NewConnection,
 }
 
@@ -86,7 +86,7 @@ struct Running {
     done: u8,
     /// Rows that it has sent.
     sent: u8,
-    /// Without the guard: the progress that waits for a transaction of its own.
+    /// Without the guard: the progress that waits for a separate transaction.
     owed: Option<u8>,
 }
 
@@ -345,7 +345,7 @@ fn the_producers_keep_the_promise() {
 #[test]
 fn each_guard_of_the_producer_is_needed() {
     breaks("progress read before init_transactions", Without::InitFirst, ONCE);
-    breaks("progress in a transaction of its own", Without::OneTransaction, ONCE);
+    breaks("progress in a separate transaction", Without::OneTransaction, ONCE);
     breaks("a commit within a transaction of the source", Without::WholeTransactions, ONCE);
     breaks("the same producer after a timeout", Without::NewProducer, ONCE);
     breaks("the same producer after a broken connection", Without::NewConnection, ONCE);

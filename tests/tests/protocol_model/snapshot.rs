@@ -1,6 +1,6 @@
 //! The snapshot: chunks of the table that meet the stream of its changes.
 //!
-//! Two keys, each a chunk of its own. Clients write while the producer reads: a write is in the binlog first and becomes
+//! Two keys, each a separate chunk. Clients write while the producer reads: a write is in the binlog first and becomes
 //! visible to queries after that, in any order between keys; one key's writes wait for each other, as rows are locked. The
 //! topic holds a second key from an earlier epoch, which is gone from the table unless it is written again. When all rows are
 //! out, the sweep looks for such keys in the topic; what was handed to Kafka can be read there later.
@@ -74,7 +74,7 @@ struct State {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 enum Sweep {
     Waits,
-    /// Keys that were alive before the epoch, and of which nothing newer is known, as the stream goes on; and those whose
+    /// Keys that were alive before the epoch, and of which nothing newer is known, as the stream continues; and those whose
     /// newer records could not be read when it began.
     Collected {
         gone: [bool; KEYS],

@@ -124,7 +124,9 @@ async fn a_server_that_does_not_answer_can_be_left() {
         });
         program.signal("TERM");
         if signals == 2 {
-            eventually("the first one is heard", PATIENCE, || program.log().matches("stopping").nth(1).map(|_| ()));
+            eventually("the program has received the first signal", PATIENCE, || {
+                program.log().matches("stopping").nth(1).map(|_| ())
+            });
             program.signal("TERM");
         }
         let ended = program.wait();

@@ -286,7 +286,7 @@ async fn random_changes_are_real_ones_and_can_be_repeated() {
         let table = products(&world).await;
         assert_eq!(table.len() as u64, inserted - deleted);
         names.push(table.into_iter().map(|p| (p.0, p.1, p.3)).collect::<Vec<_>>());
-        // It goes on with what is there.
+        // It continues with the present files.
         let more = world.run("product-updater", &["--generate", "1000", "--seed", "7"]);
         assert_eq!(counts(&more, "random changes")[4..], [0, 0, 0], "{}", more.out);
     }

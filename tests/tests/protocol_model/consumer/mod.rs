@@ -36,7 +36,7 @@ enum Without {
     StableOffsets,
     /// A neighbour recovers a slot whose lock is held.
     SlotLock,
-    /// After a commit that was sent again over another connection, the same producer goes on.
+    /// After a commit that was sent again over another connection, the same producer continues.
     NewConnection,
     /// PostgreSQL takes each batch, whatever it has already.
     CompareAndSet,
@@ -48,7 +48,7 @@ enum Action {
     Join(usize),
     /// A heartbeat is answered; the program does not see it yet.
     Heartbeat(usize),
-    /// The program learns that it has lost its partitions, and joins anew.
+    /// The program learns that it has lost its partitions, and joins again.
     Lost(usize),
     Assign(usize, usize),
     Revoke(usize, usize),

@@ -12,7 +12,7 @@ pub(super) struct Faults {
     pub(super) power_losses: u8,
     /// Processes that stand still for longer than their session.
     pub(super) stops: u8,
-    /// Commits whose sender gives up before they arrive, or of which a copy arrives late.
+    /// Commits whose sender stops waiting before they arrive, or of which a copy arrives late.
     pub(super) stalls: u8,
     /// Transactions that outlive their timeout.
     pub(super) timeouts: u8,
@@ -194,7 +194,7 @@ impl State {
     }
 }
 
-/// Where each partition goes on after a batch.
+/// Where each partition continues after a batch.
 pub(super) fn ends(batch: &[Line]) -> [Option<u8>; PARTITIONS] {
     let mut ends = [None; PARTITIONS];
     batch.iter().for_each(|(partition, offset)| ends[*partition] = Some(offset + 1));
