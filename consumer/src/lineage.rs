@@ -178,7 +178,7 @@ pub(crate) enum Step {
 
 /// Why a log must not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum LineageError {
     /// It has lines, but no log checkpoint of the group counts them.
     Foreign,
     /// Another copy of this log checkpoint's log was opened later, at the given place.
@@ -195,12 +195,12 @@ pub(crate) enum Refusal {
 /// [`Log::former_keys`].
 ///
 /// # Errors
-/// See [`Refusal`].
+/// See [`LineageError`].
 pub(crate) fn decide(
     log: &Log<'_>,
     own: Option<&LogCheckpoint>,
     former: Option<&LogCheckpoint>,
-) -> Result<Step, Refusal> {
+) -> Result<Step, LineageError> {
     let kept = own.filter(|m| m.moved.is_none());
     let empty = |refusal| match log.length {
         0 if kept.is_some_and(|m| m.length > 0) => Ok(Step::Continue),
@@ -217,46 +217,46 @@ pub(crate) fn decide(
             }
             if note.checkpoint == own_key {
                 return match own {
-                    None => empty(Refusal::Foreign),
+                    None => empty(LineageError::Foreign),
                     Some(LogCheckpoint { moved: Some(m), .. }) => empty(moved(&own_key, m)),
-                    Some(checkpoint) => Err(Refusal::Continued(own_key, checkpoint.place.clone())),
+                    Some(checkpoint) => Err(LineageError::Continued(own_key, checkpoint.place.clone())),
                 };
             }
             match former {
-                None => empty(Refusal::Foreign),
+                None => empty(LineageError::Foreign),
                 Some(checkpoint) => match former_moved(checkpoint) {
                     Some(refusal) => empty(refusal),
                     None if !has(&checkpoint) => {
-                        empty(Refusal::Continued(note.checkpoint.clone(), checkpoint.place.clone()))
+                        empty(LineageError::Continued(note.checkpoint.clone(), checkpoint.place.clone()))
                     }
-                    None if kept.is_some_and(|m| m.length > 0) => Err(Refusal::Occupied(note.checkpoint.clone())),
+                    None if kept.is_some_and(|m| m.length > 0) => Err(LineageError::Occupied(note.checkpoint.clone())),
                     None => Ok(Step::TakeOver),
                 },
             }
         }
         // The previous version wrote here last, even if this version was used before it.
         Owner::Text(text) if *text == owner_text(log.topic, log.group) => match former {
-            None => empty(Refusal::Foreign),
+            None => empty(LineageError::Foreign),
             Some(checkpoint) => former_moved(checkpoint).map_or(Ok(Step::TakeOver), empty),
         },
         Owner::None if kept.is_some() => Ok(Step::Continue),
         Owner::None => match former.map(former_moved) {
-            None => empty(Refusal::Foreign),
+            None => empty(LineageError::Foreign),
             Some(None) => Ok(Step::TakeOver),
             Some(Some(refusal)) => empty(refusal),
         },
-        Owner::Note(_) | Owner::Text(_) => empty(Refusal::Foreign),
+        Owner::Note(_) | Owner::Text(_) => empty(LineageError::Foreign),
     }
 }
 
-fn moved(own: &Key, moved: &kafka::slots::Moved) -> Refusal {
+fn moved(own: &Key, moved: &kafka::slots::Moved) -> LineageError {
     if moved.to.is_empty() {
-        Refusal::Forgotten(moved.place.clone())
+        LineageError::Forgotten(moved.place.clone())
     } else if moved.to == own.0 {
         // This slot took the log over, and later somebody put the file of an older copy here.
-        Refusal::Continued(own.clone(), moved.place.clone())
+        LineageError::Continued(own.clone(), moved.place.clone())
     } else {
-        Refusal::Moved(moved.to.clone(), moved.place.clone())
+        LineageError::Moved(moved.to.clone(), moved.place.clone())
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
     }
 
     impl Case {
-        fn decide(&self) -> Result<Step, Refusal> {
+        fn decide(&self) -> Result<Step, LineageError> {
             let Self { length, legacy, owner, .. } = self;
             let log = Log { length: *length, topic: "t", group: GROUP, name: &own(), owner, legacy: *legacy };
             // As in the caller: a former log checkpoint is read only if the log can have one.
@@ -317,12 +317,12 @@ mod tests {
         owner: Owner,
         own: Option<LogCheckpoint>,
         former: Option<LogCheckpoint>,
-    ) -> Result<Step, Refusal> {
+    ) -> Result<Step, LineageError> {
         Case { length, legacy: false, owner, own, former }.decide()
     }
 
-    fn continued(name: &Name) -> Result<Step, Refusal> {
-        Err(Refusal::Continued(name.key(GROUP), "b:/logs".to_owned()))
+    fn continued(name: &Name) -> Result<Step, LineageError> {
+        Err(LineageError::Continued(name.key(GROUP), "b:/logs".to_owned()))
     }
 
     #[test]
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(case(0, Owner::None, None, None), Ok(Step::Begin));
         // A log checkpoint of the previous version belongs to another folder.
         assert_eq!(case(0, Owner::None, None, Some(checkpoint(9, ""))), Ok(Step::Begin));
-        assert_eq!(case(5, Owner::None, None, None), Err(Refusal::Foreign));
+        assert_eq!(case(5, Owner::None, None, None), Err(LineageError::Foreign));
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
         // Without `.owner`, the folder's identity decides.
         assert_eq!(case(5, Owner::None, Some(checkpoint(5, "one")), None), Ok(Step::Continue));
         assert_eq!(case(0, Owner::None, Some(checkpoint(5, "one")), None), Ok(Step::Continue));
-        assert_eq!(case(5, note(&own(), "one", "two"), None, None), Err(Refusal::Foreign));
+        assert_eq!(case(5, note(&own(), "one", "two"), None, None), Err(LineageError::Foreign));
         assert_eq!(case(0, note(&own(), "one", "two"), None, None), Ok(Step::Begin));
     }
 
@@ -372,22 +372,22 @@ mod tests {
             assert_eq!(case(5, owner(), taken.clone(), former), Ok(Step::Continue));
         }
         let occupied = case(5, owner(), Some(checkpoint(7, "x")), Some(checkpoint(5, "two")));
-        assert_eq!(occupied, Err(Refusal::Occupied(from.key(GROUP))));
+        assert_eq!(occupied, Err(LineageError::Occupied(from.key(GROUP))));
         assert_eq!(case(5, owner(), None, Some(checkpoint(5, "three"))), continued(&from));
-        assert_eq!(case(5, owner(), None, None), Err(Refusal::Foreign));
+        assert_eq!(case(5, owner(), None, None), Err(LineageError::Foreign));
     }
 
     #[test]
     fn what_was_taken_over_is_not_the_former_places_any_more() {
         let to = "consumer_6-cccccccc.g";
-        let refused = Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned()));
+        let refused = Err(LineageError::Moved(to.to_owned(), "c:/logs".to_owned()));
         assert_eq!(case(5, note(&own(), "one", "two"), Some(gone_to(checkpoint(5, "two"), to)), None), refused);
         let from = note(&name(1, "aaaaaaaa"), "one", "two");
         assert_eq!(case(5, from, None, Some(gone_to(checkpoint(5, "two"), to))), refused);
         // The slot's folder was moved away as a whole and then created again.
         assert_eq!(case(0, Owner::None, Some(gone_to(checkpoint(5, "two"), to)), None), Ok(Step::Begin));
         let forgotten = Some(gone_to(checkpoint(5, "two"), ""));
-        let refused = Err(Refusal::Forgotten("c:/logs".to_owned()));
+        let refused = Err(LineageError::Forgotten("c:/logs".to_owned()));
         assert_eq!(case(5, note(&own(), "one", "two"), forgotten, None), refused);
     }
 
@@ -403,12 +403,12 @@ mod tests {
         assert_eq!(legacy(9, text(), Some(checkpoint(5, "one")), Some(checkpoint(9, ""))), Ok(Step::TakeOver));
         let to = "consumer_3-cccccccc.g";
         let copy = legacy(5, text(), None, Some(gone_to(checkpoint(5, ""), to)));
-        assert_eq!(copy, Err(Refusal::Moved(to.to_owned(), "c:/logs".to_owned())));
+        assert_eq!(copy, Err(LineageError::Moved(to.to_owned(), "c:/logs".to_owned())));
         // A file from before the takeover was put back here.
         let restored =
             legacy(5, text(), Some(checkpoint(9, "one")), Some(gone_to(checkpoint(5, ""), "consumer_3-bbbbbbbb.g")));
-        assert_eq!(restored, Err(Refusal::Continued(own().key(GROUP), "c:/logs".to_owned())));
-        assert_eq!(legacy(5, text(), None, None), Err(Refusal::Foreign));
+        assert_eq!(restored, Err(LineageError::Continued(own().key(GROUP), "c:/logs".to_owned())));
+        assert_eq!(legacy(5, text(), None, None), Err(LineageError::Foreign));
     }
 
     #[test]
@@ -421,7 +421,7 @@ mod tests {
             next: "two".to_owned(),
         });
         for owner in [other, Owner::Text(owner_text("t", "other"))] {
-            assert_eq!(case(5, owner.clone(), Some(checkpoint(5, "one")), None), Err(Refusal::Foreign));
+            assert_eq!(case(5, owner.clone(), Some(checkpoint(5, "one")), None), Err(LineageError::Foreign));
             assert_eq!(case(0, owner.clone(), None, None), Ok(Step::Begin));
             assert_eq!(
                 case(0, owner, Some(checkpoint(5, "one")), None),

@@ -23,8 +23,8 @@ use runtime::failpoint;
 
 use crate::folder;
 use crate::lineage::{self, Key, Log, Note, Owner, Step};
+use crate::lineage_error;
 use crate::log_file;
-use crate::refusal;
 use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
 pub(crate) use accept::{Accepted, accept};
@@ -145,7 +145,7 @@ struct Found {
 }
 
 impl Found {
-    fn decide(&self, log: &Log<'_>) -> Result<Step, lineage::Refusal> {
+    fn decide(&self, log: &Log<'_>) -> Result<Step, lineage::LineageError> {
         lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, checkpoint)| checkpoint))
     }
 
@@ -241,7 +241,7 @@ pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
 
 /// The step for the log, whose lines must be those that its log checkpoint counts.
 fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found, topic_id: Option<&str>) -> Result<Step> {
-    let step = found.decide(log).map_err(|r| refusal::of(settings, slot, &r))?;
+    let step = found.decide(log).map_err(|r| lineage_error::of(settings, slot, &r))?;
     if let Some(checkpoint) = found.base(step) {
         check_topic(settings, checkpoint, topic_id)?;
         examine(slot, checkpoint)?;
@@ -284,7 +284,7 @@ fn examine(slot: &Slot, checkpoint: &LogCheckpoint) -> Result<()> {
     let examined = log_file::examine(slot.id(), &slot.log_path(), checkpoint.length, checkpoint.tail);
     let elsewhere = !checkpoint.place.is_empty() && checkpoint.place != slot.place();
     match examined {
-        Err(error) if elsewhere => Err(refusal::older_copy(slot, &checkpoint.place, &error)),
+        Err(error) if elsewhere => Err(lineage_error::older_copy(slot, &checkpoint.place, &error)),
         examined => examined,
     }
 }
@@ -304,7 +304,7 @@ fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
     // A folder that was also opened at another place has moved there.
     let here = |(_, (places, _)): &(&String, &(Vec<String>, u64))| places.iter().all(|p| p == slot.place());
     if let Some((folder, (_, bytes))) = others.iter().find(here) {
-        return Err(refusal::gone(slot, folder, *bytes));
+        return Err(lineage_error::gone(slot, folder, *bytes));
     }
     if !others.is_empty() {
         let others: Vec<String> =

@@ -23,11 +23,11 @@ use serde::Deserialize;
 
 use super::{Committed, Found, OpenLogCheckpoint, begin_session, furthest, last, log};
 use crate::kept_lines::{self, Kept};
-use crate::lineage::{Key, Owner, Refusal, Step};
+use crate::lineage::{Key, LineageError, Owner, Step};
+use crate::lineage_error;
 use crate::log_file;
 use crate::log_floor;
 use crate::offsets;
-use crate::refusal;
 use crate::slot::{Slot, Slots};
 
 /// A limit above the number of lines of a batch.
@@ -61,7 +61,7 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     let read = || Found::read(settings, &log, &|key| readable(settings, key));
     // A refused log is accepted with its own log checkpoint, except where that log checkpoint is another log's.
     let decided = |found: &Found| match found.decide(&log) {
-        Err(occupied @ Refusal::Occupied(_)) => Err(refusal::of(settings, slot, &occupied)),
+        Err(occupied @ LineageError::Occupied(_)) => Err(lineage_error::of(settings, slot, &occupied)),
         decided => Ok(decided.unwrap_or(Step::Continue)),
     };
     let mut found = read()?;

@@ -3,22 +3,22 @@
 use model::error::Error;
 use runtime::config::KafkaSettings;
 
-use crate::lineage::{Key, Refusal};
+use crate::lineage::{Key, LineageError};
 use crate::slot::Slot;
 
-/// The error of a refusal.
-pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, refusal: &Refusal) -> Error {
+/// The text and the remedy of a lineage error.
+pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) -> Error {
     let (path, id) = (slot.log_path(), slot.id());
     let path = path.display();
-    match refusal {
-        Refusal::Foreign => foreign(settings, slot),
-        Refusal::Continued(_, place) if place == slot.place() => Error::definite(format!(
+    match error {
+        LineageError::Foreign => foreign(settings, slot),
+        LineageError::Continued(_, place) if place == slot.place() => Error::definite(format!(
             "{path} is an older copy of the log of {id}: the log was opened again after the copy was made"
         ))
         .with_remedy(format!(
             "put back the log as it was last, with its dot files; or, to continue with this one, run: consumer accept-log {id}"
         )),
-        Refusal::Continued(key, place) => Error::definite(format!(
+        LineageError::Continued(key, place) => Error::definite(format!(
             "{path} is an older copy of the log of {}, which was opened later at {place}",
             key.describe()
         ))
@@ -27,7 +27,7 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, refusal: &Refusal) -> Er
              an empty folder gets a new identity. To continue here, stop the consumers there, copy {id} from there with \
              its dot files, and delete the logs folder there",
         )),
-        Refusal::Moved(key, place) => Error::definite(format!(
+        LineageError::Moved(key, place) => Error::definite(format!(
             "the lines of {path} belong to {}, which took this log over at {place}",
             Key(key.clone()).describe()
         ))
@@ -35,11 +35,11 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, refusal: &Refusal) -> Er
             "delete this copy of {id} with its dot files: the slot then begins with an empty log. To have the log here again, \
              stop the consumer there and move its folder here"
         )),
-        Refusal::Forgotten(place) => Error::definite(format!(
+        LineageError::Forgotten(place) => Error::definite(format!(
             "{path} belongs to a logs folder that was declared lost at {place} (consumer forget-folder)"
         ))
         .with_remedy(format!("to continue with this log all the same, run: consumer accept-log {id}")),
-        Refusal::Occupied(key) => Error::definite(format!(
+        LineageError::Occupied(key) => Error::definite(format!(
             "{path} is the log of {}, but {id} of this folder has committed lines in another log",
             key.describe()
         ))
