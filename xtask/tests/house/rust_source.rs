@@ -51,7 +51,7 @@ fn next(rest: &str, before: Option<char>) -> (Kind, usize) {
         return (Kind::Comment, rest.find("*/").map_or(rest.len(), |end| end + 2));
     }
     let in_a_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    if rest.starts_with('r') && !in_a_word || rest.starts_with("br") && !in_a_word {
+    if (rest.starts_with("br") || rest.starts_with('r')) && !in_a_word {
         let after = rest.trim_start_matches('b').trim_start_matches('r');
         let hashes = after.len() - after.trim_start_matches('#').len();
         if after[hashes..].starts_with('"') {

@@ -9,8 +9,8 @@ use crate::known::{Found, compare};
 use crate::rust_source::{parts, without_tests, words};
 
 /// The crates, each before those that may depend on it.
-const LIBRARIES: [&[&str]; 6] =
-    [&["model"], &["rules"], &["runtime"], &["kafka", "mysql", "sinks"], &["avro"], &["testbed"]];
+const LIBRARIES: [&[&str]; 7] =
+    [&["model"], &["rules"], &["runtime"], &["kafka", "sinks"], &["avro"], &["mysql"], &["testbed"]];
 /// The programs of a release; they depend on libraries other than the last one.
 const PROGRAMS: [&str; 4] = ["product-updater", "cdc-producer", "consumer", "verify"];
 /// The columns of the product that no other table is likely to have.
