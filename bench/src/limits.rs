@@ -57,7 +57,7 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
         let options = StreamOptions { server_id: SERVER_ID, heartbeat: Duration::from_secs(5), max_event: 1 << 30 };
         let stream = EventStream::open(&endpoint, &position, options).await?;
         let (batch_sender, mut batches) = mpsc::channel(32);
-        let (spare, spare_receiver) = mpsc::unbounded_channel();
+        let (recycled, recycled_receiver) = mpsc::unbounded_channel();
         let progress = Progress::new(1, position);
         let known = Known::now(&mut conn, &table, true, true).await?;
         let reader = Reader {
@@ -73,7 +73,7 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
             letters: None,
             sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),
             batches: batch_sender,
-            spare: spare_receiver,
+            recycled: recycled_receiver,
             position_every: Duration::from_secs(1),
             status: Status::new(&Metrics::default(), Health::new(options.heartbeat), options.heartbeat),
         };
@@ -88,7 +88,7 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
             let mut batch = batches.recv().await.context("the reader stopped early")?;
             records += batch.len() as u64;
             batch.clear();
-            drop(spare.send(batch));
+            drop(recycled.send(batch));
         }
         let rate = records as f64 / begun.elapsed().as_secs_f64();
         stop.cancel();

@@ -4,8 +4,8 @@
 use model::error::{Error, Result};
 use model::position::Progress;
 
+use crate::checkpoint_sync::CheckpointSync;
 use crate::run::ProducerSettings;
-use crate::view::View;
 
 /// The state that is kept across sessions.
 #[derive(Default)]
@@ -19,7 +19,7 @@ pub(crate) struct Memory {
     /// The last session committed new progress.
     pub(crate) advanced: bool,
     /// What the process knows of the checkpoint file.
-    pub(crate) view: View,
+    pub(crate) checkpoint_sync: CheckpointSync,
     /// A session has reached streaming at least once.
     pub(crate) has_run: bool,
 }

@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A place in the binlog: file and offset.
-pub(crate) type Place = (String, u64);
+pub(crate) type BinlogOffset = (String, u64);
 
 /// The server's answers.
 #[derive(Clone, Debug)]
@@ -58,9 +58,9 @@ impl Sample {
 pub(crate) struct Lag {
     sample: Option<Sample>,
     /// The end of what is in Kafka.
-    committed: Option<Place>,
+    committed: Option<BinlogOffset>,
     /// No event between `committed` and this place concerns our table.
-    nothing_until: Option<(Place, Place)>,
+    nothing_until: Option<(BinlogOffset, BinlogOffset)>,
     /// Everything that the server committed until this time is in Kafka, µs.
     caught_up: Option<Micros>,
     /// The commit time of the last transaction that is in Kafka, µs.
@@ -95,7 +95,7 @@ impl Lag {
     }
 
     /// Notes that after `committed` the stream has reached `place` without an event for our table.
-    pub(crate) fn nothing_until(&mut self, committed: &Place, place: Place) {
+    pub(crate) fn nothing_until(&mut self, committed: &BinlogOffset, place: BinlogOffset) {
         self.nothing_until = Some((committed.clone(), place));
         self.compare();
     }
@@ -116,7 +116,7 @@ impl Lag {
     }
 
     /// The place up to which everything is in Kafka.
-    fn reached(&self) -> Option<&Place> {
+    fn reached(&self) -> Option<&BinlogOffset> {
         let committed = self.committed.as_ref()?;
         match &self.nothing_until {
             Some((after, place)) if after == committed && !is_before(place, committed) => Some(place),
@@ -156,7 +156,7 @@ impl Lag {
     }
 }
 
-fn is_before(a: &Place, b: &Place) -> bool {
+fn is_before(a: &BinlogOffset, b: &BinlogOffset) -> bool {
     compare_files(&a.0, &b.0).then(a.1.cmp(&b.1)).is_lt()
 }
 

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+mod checkpoint_sync;
 pub mod command;
 pub mod dump;
 pub mod endpoint;
@@ -33,4 +34,3 @@ pub mod status;
 pub mod stream;
 pub mod sweep;
 pub mod transaction;
-mod view;

@@ -10,7 +10,7 @@ use model::change::Op;
 use model::error::{Error, Result};
 use mysql::binlog::{DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use mysql::column::ColumnType;
-use mysql::convert::{self, Refusal};
+use mysql::convert::{self, ConversionError};
 use mysql::refused_row::{RefusedRow, TOO_LARGE};
 use mysql::select::Values;
 use mysql::table::SourceTable;
@@ -129,7 +129,7 @@ impl Encoder {
         self.key(self.table.schema.key.iter().map(|index| &values[*index]), out)
     }
 
-    fn no_key(&self, part: usize, refusal: &Refusal) -> Error {
+    fn no_key(&self, part: usize, refusal: &ConversionError) -> Error {
         refused(&self.table, self.table.schema.key.get(part).copied().unwrap_or(0), refusal)
     }
 
@@ -138,7 +138,7 @@ impl Encoder {
     /// # Errors
     /// Definite when the column's type is the cause, or when the row has no key.
     #[cold]
-    fn refuse(&self, field: usize, refusal: Refusal, values: &[Value<'_>]) -> Result<Box<RefusedRow>> {
+    fn refuse(&self, field: usize, refusal: ConversionError, values: &[Value<'_>]) -> Result<Box<RefusedRow>> {
         if refusal.of_column {
             return Err(refused(&self.table, field, &refusal));
         }
@@ -149,7 +149,7 @@ impl Encoder {
 
     /// The refusal of a key that a value of the record can't hold, e.g. a number beyond 2^63 - 1: no record of it was
     /// written. The values are those of the key, in the order of the key.
-    fn key_refusal(&self, values: &[Value<'_>], unused: &mut Vec<u8>) -> Option<(usize, Refusal)> {
+    fn key_refusal(&self, values: &[Value<'_>], unused: &mut Vec<u8>) -> Option<(usize, ConversionError)> {
         unused.clear();
         let schema = &self.table.schema;
         schema.key.iter().zip(values).find_map(|(index, value)| {
@@ -160,7 +160,7 @@ impl Encoder {
 
 /// The longest text of a row whose value is too large for a record.
 #[cold]
-fn too_large(values: &[Value<'_>]) -> (usize, Refusal) {
+fn too_large(values: &[Value<'_>]) -> (usize, ConversionError) {
     let length = |value: &Value<'_>| match value {
         Value::Text(text) => text.len(),
         Value::Json(text) => text.len(),
@@ -172,7 +172,7 @@ fn too_large(values: &[Value<'_>]) -> (usize, Refusal) {
     let (index, bytes) = lengths.max_by_key(|(index, bytes)| (*bytes, std::cmp::Reverse(*index))).unwrap_or_default();
     let remedy = "allow larger records (max.message.bytes of the topic and message.max.bytes in kafka.librdkafka) and \
                   change the row, or shorten its text";
-    (index, Refusal::new(format!("its text of {bytes} bytes is {TOO_LARGE}"), remedy))
+    (index, ConversionError::new(format!("its text of {bytes} bytes is {TOO_LARGE}"), remedy))
 }
 
 impl Plan {
@@ -298,7 +298,7 @@ impl Plan {
     }
 
     /// A deleted row whose key no record holds.
-    fn deleted(&self, key: &[u8], (field, refusal): (usize, Refusal)) -> Result<RefusedRow> {
+    fn deleted(&self, key: &[u8], (field, refusal): (usize, ConversionError)) -> Result<RefusedRow> {
         if refusal.of_column {
             return Err(refused(&self.encoder.table, field, &refusal));
         }
@@ -306,7 +306,7 @@ impl Plan {
     }
 }
 
-fn refused(table: &SourceTable, field: usize, refusal: &Refusal) -> Error {
+fn refused(table: &SourceTable, field: usize, refusal: &ConversionError) -> Error {
     let error = table.refused(field, refusal);
     let remedy = error.remedy().unwrap_or("put right what it names").to_owned();
     error.with_remedy(format!("{remedy}; {BEHIND_IT}"))

@@ -97,7 +97,7 @@ pub struct Publisher {
     /// Full batches.
     pub batches: mpsc::Receiver<Batch>,
     /// Empty batches for reuse.
-    pub spare: mpsc::UnboundedSender<Batch>,
+    pub recycled: mpsc::UnboundedSender<Batch>,
     /// The progress that it tries to commit next; the outcome is unknown when the publisher fails.
     pub attempted: watch::Sender<Option<Progress>>,
     /// The committed progress.
@@ -215,7 +215,7 @@ impl Publisher {
         open.end = batch.end.take();
         batch.clear();
         // When the reader is gone, nobody needs the memory.
-        drop(self.spare.send(batch));
+        drop(self.recycled.send(batch));
         Ok(())
     }
 

@@ -26,13 +26,13 @@ use crate::dump::Event;
 use crate::endpoint::Endpoint;
 use crate::history::Continuity;
 use crate::known::{self, Known};
-use crate::lag::Place;
+use crate::lag::BinlogOffset;
 use crate::plan::{Encoder, Plan, RowChange};
 use crate::snapshot::Chunk;
 use crate::status::Status;
 use crate::stream::EventStream;
 use crate::sweep::Sweep;
-use crate::transaction::{GtidMark, Meaning, body_counts, meaning};
+use crate::transaction::{EventKind, GtidMark, body_counts, classify};
 
 mod chunks;
 mod place;
@@ -70,7 +70,7 @@ pub struct Reader {
     /// To the publisher.
     pub batches: mpsc::Sender<Batch>,
     /// Empty batches from the publisher.
-    pub spare: mpsc::UnboundedReceiver<Batch>,
+    pub recycled: mpsc::UnboundedReceiver<Batch>,
     /// How often progress without records is committed.
     pub position_every: Duration,
     /// Where it reports.
@@ -96,10 +96,10 @@ struct State {
     /// Progress has moved since the last hand-over.
     moved: bool,
     /// The place of the last hand-over.
-    handed_over_to: Place,
+    flushed_to: BinlogOffset,
     /// Events until the next check of the clock and of the shutdown: such a check costs more than a short event.
     until_look: u32,
-    handed_over: Instant,
+    flushed: Instant,
     /// The progress must be handed over at the next end of a transaction, even if the batch is not full.
     overdue: bool,
 }
@@ -153,8 +153,8 @@ impl Reader {
             prepared: Prepared::default(),
             moved: false,
             until_look: LOOK_EVERY,
-            handed_over_to: (self.progress.position.file.clone(), self.progress.position.offset),
-            handed_over: Instant::now(),
+            flushed_to: (self.progress.position.file.clone(), self.progress.position.offset),
+            flushed: Instant::now(),
             overdue: false,
         };
         let ended = self.read(&mut state, shutdown).await;
@@ -165,8 +165,8 @@ impl Reader {
             // The publisher has part of a transaction, which it drops.
             Some(None) => return ended,
         }
-        let handed_over = self.hand_over(&mut state, true).await;
-        ended.and(handed_over)
+        let flushed = self.flush(&mut state, true).await;
+        ended.and(flushed)
     }
 
     async fn read(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
@@ -182,7 +182,7 @@ impl Reader {
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
-                state.overdue = state.handed_over.elapsed() > self.position_every;
+                state.overdue = state.flushed.elapsed() > self.position_every;
             }
             if let Err(error) = self.take(state, event).await {
                 return Err(self.stream.blame(error).await);
@@ -196,10 +196,10 @@ impl Reader {
             return event.map(Some);
         }
         if state.group.is_none() && !state.batch.is_empty() {
-            self.hand_over(state, true).await?;
+            self.flush(state, true).await?;
         }
         loop {
-            let due = state.handed_over + self.position_every;
+            let due = state.flushed + self.position_every;
             let wait_for_due = state.moved && state.group.is_none();
             tokio::select! {
                 biased;
@@ -207,7 +207,7 @@ impl Reader {
                 // The records in flight must be sent again, even if no further event arrives from the source.
                 () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
-                () = tokio::time::sleep_until(due), if wait_for_due => self.hand_over(state, true).await?,
+                () = tokio::time::sleep_until(due), if wait_for_due => self.flush(state, true).await?,
                 () = self.sweep.ready(), if state.group.is_none() => self.snapshot(state, shutdown).await?,
             }
         }
@@ -221,37 +221,37 @@ impl Reader {
             event = self.stream.complete(event).await?;
         }
         let subject = self.known.subject(self.encoder.table(), &self.progress.table);
-        let meaning = match meaning(&event, &subject) {
-            Ok(meaning) => meaning,
+        let kind = match classify(&event, &subject) {
+            Ok(kind) => kind,
             Err(error) => return Err(error.at(&self.place_of(state, &event))),
         };
-        match meaning {
+        match kind {
             // Heartbeats are among these.
-            Meaning::Nothing => {
+            EventKind::Nothing => {
                 if state.group.is_none() {
                     self.known.settle(&mut self.progress.table, &self.stream);
                     self.between(state, &event).await?;
                 }
             }
-            Meaning::Start(mark) => self.begin(state, mark)?,
-            Meaning::Begin(xa) => {
+            EventKind::Start(mark) => self.begin(state, mark)?,
+            EventKind::Begin(xa) => {
                 let group = self.group(state)?;
                 (group.rows_follow, group.xa) = (true, xa.map(|xa| (xa, Kept::default())));
             }
-            Meaning::TableMap => self.table_map(state, &event).await?,
-            Meaning::Rows => self.rows(state, event).await?,
-            Meaning::Commit => self.commit(state).await?,
-            Meaning::Statement => self.statement(state).await?,
-            Meaning::Created => {
+            EventKind::TableMap => self.table_map(state, &event).await?,
+            EventKind::Rows => self.rows(state, event).await?,
+            EventKind::Commit => self.commit(state).await?,
+            EventKind::Statement => self.statement(state).await?,
+            EventKind::Created => {
                 self.progress.table.columns.clear();
                 self.known.created(&mut self.conn, self.encoder.table()).await?;
                 self.statement(state).await?;
             }
-            Meaning::Redefined(columns) => {
+            EventKind::Redefined(columns) => {
                 self.progress.table.columns = columns;
                 self.statement(state).await?;
             }
-            Meaning::Writes { database, table, statement } => {
+            EventKind::Writes { database, table, statement } => {
                 let other = known::Other { database: &database, table: &table, statement: &statement };
                 let (conn, known) = (&mut self.conn, &mut self.progress.table);
                 if let Err(error) = known::require_alone(conn, known, &other, self.encoder.table()).await {
@@ -259,7 +259,7 @@ impl Reader {
                 }
                 self.statement(state).await?;
             }
-            Meaning::Rollback => {
+            EventKind::Rollback => {
                 let group = self.group(state)?;
                 // The publisher may have part of the rows, and they may have superseded rows of a chunk.
                 if group.row > 0 {
@@ -271,9 +271,9 @@ impl Reader {
                 }
                 self.end(state).await?;
             }
-            Meaning::XaPrepare => self.xa_prepare(state).await?,
-            Meaning::XaCommit(xa) => self.xa_commit(state, &xa).await?,
-            Meaning::XaRollback(xa) => self.xa_rollback(state, &xa).await?,
+            EventKind::XaPrepare => self.xa_prepare(state).await?,
+            EventKind::XaCommit(xa) => self.xa_commit(state, &xa).await?,
+            EventKind::XaRollback(xa) => self.xa_rollback(state, &xa).await?,
         }
         Ok(())
     }
@@ -404,7 +404,7 @@ impl Reader {
         if let Some(start) = group.batch_start.filter(|start| *start > 0) {
             group.batch_start = Some(0);
             let tail = batch.split_off(start);
-            self.hand_over(state, true).await?;
+            self.flush(state, true).await?;
             state.batch = tail;
         }
         // A transaction that is longer than a batch is handed over in parts, which needs a separate Kafka transaction.
@@ -412,7 +412,7 @@ impl Reader {
             if let Some(group) = &mut state.group {
                 group.batch_start = None;
             }
-            self.hand_over(state, false).await?;
+            self.flush(state, false).await?;
         }
         Ok(())
     }
@@ -427,19 +427,19 @@ impl Reader {
 
     /// Hands the batch to the publisher, and waits while the publisher is busy. `complete`: the batch ends between
     /// transactions.
-    async fn hand_over(&mut self, state: &mut State, complete: bool) -> Result<()> {
+    async fn flush(&mut self, state: &mut State, complete: bool) -> Result<()> {
         if state.batch.is_empty() && !(complete && state.moved) {
             return Ok(());
         }
         self.status.heard();
         // A hand-over may take as long as Kafka does, so check the shutdown next.
         state.until_look = 0;
-        let mut batch = std::mem::replace(&mut state.batch, self.spare.try_recv().unwrap_or_default());
+        let mut batch = std::mem::replace(&mut state.batch, self.recycled.try_recv().unwrap_or_default());
         if complete {
             batch.end = Some(self.progress.clone());
             state.moved = false;
-            state.handed_over_to = (self.progress.position.file.clone(), self.progress.position.offset);
-            state.handed_over = Instant::now();
+            state.flushed_to = (self.progress.position.file.clone(), self.progress.position.offset);
+            state.flushed = Instant::now();
             state.overdue = false;
         }
         self.batches.send(batch).await.map_err(|_| Error::transient("the publisher has stopped"))

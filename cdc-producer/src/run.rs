@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::CheckpointFile;
+use crate::checkpoint_sync::Watched;
 use crate::endpoint::{Endpoint, Reached};
 use crate::epoch;
 use crate::fencing::Memory;
@@ -29,7 +30,6 @@ use crate::replica;
 use crate::start::{Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
-use crate::view::Watched;
 
 /// How long a stopping producer waits for Kafka. Container engines kill after ten seconds, and the wait for blocked
 /// threads follows this one.
@@ -198,7 +198,7 @@ async fn stream(
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
-    let (spare, spare_receiver) = mpsc::unbounded_channel();
+    let (recycled, recycled_receiver) = mpsc::unbounded_channel();
     let (attempted, attempted_view) = watch::channel(None);
     let (committed, committed_view) = watch::channel(Some(progress.clone()));
     let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, encoder.table()));
@@ -207,7 +207,7 @@ async fn stream(
         target,
         limits: settings.limits,
         batches,
-        spare,
+        recycled,
         attempted,
         committed,
         status: status.clone(),
@@ -225,7 +225,7 @@ async fn stream(
         sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
         known,
         batches: batch_sender,
-        spare: spare_receiver,
+        recycled: recycled_receiver,
         position_every: Duration::from_secs(1),
         status: status.clone(),
     };
@@ -244,12 +244,12 @@ async fn stream(
     let watching = {
         let (file, committed, finished) = (Arc::clone(file), committed_view.clone(), finished.clone());
         let (endpoint, status, stop) = (endpoint.aside(), status.clone(), stop.clone());
-        let mut view = std::mem::take(&mut memory.view);
+        let mut sync = std::mem::take(&mut memory.checkpoint_sync);
         tokio::spawn(async move {
             let (file, source, endpoint, status) = (&*file, source.as_str(), &endpoint, &status);
             let watched = Watched { file, source, endpoint, status, committed };
-            let edited = view.watch(&watched, &stop, &finished).await;
-            (edited, view)
+            let edited = sync.watch(&watched, &stop, &finished).await;
+            (edited, sync)
         })
     };
 
@@ -263,8 +263,8 @@ async fn stream(
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
     let published = publishing.await.map_err(|e| panicked("publishing", &e))?;
     finished.cancel();
-    let (edited, view) = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
-    memory.view = view;
+    let (edited, sync) = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
+    memory.checkpoint_sync = sync;
     let history = watching_history.await.map_err(|e| panicked("asking for the server's history", &e))?;
 
     let committed = committed_view.borrow().clone();

@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::checkpoint::{CheckpointFile, Start, Written};
+use crate::checkpoint_sync::Watched;
 use crate::endpoint::Endpoint;
 use crate::epoch::{self, Before};
 use crate::fencing::Memory;
@@ -31,7 +32,6 @@ use crate::run::{ProducerSettings, panicked};
 use crate::server;
 use crate::status::Status;
 use crate::stream::{EventStream, StreamOptions};
-use crate::view::Watched;
 
 /// A session that is ready to stream.
 pub(crate) struct Session {
@@ -148,7 +148,7 @@ pub(crate) async fn prepare(
     let watched = Watched { file, source: &source, endpoint, status, committed: watch::channel(committed.clone()).1 };
     let mut seen = text.as_ref().ok().cloned().flatten();
     let mut continuity = Continuity::new(server.purged.clone(), None);
-    let (producer, progress) = match memory.view.start(&watched, text).await? {
+    let (producer, progress) = match memory.checkpoint_sync.start(&watched, text).await? {
         Start::Resume(_) if topic_is_missing => {
             return Err(Error::definite(format!(
                 "topic {} is gone, but the position in {} says that it was written",
@@ -201,8 +201,8 @@ pub(crate) async fn prepare(
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }
     };
-    let view = Written::of(&progress, &source).text();
-    if !memory.view.begin(file, seen.as_deref(), view, status)? {
+    let written = Written::of(&progress, &source).text();
+    if !memory.checkpoint_sync.begin(file, seen.as_deref(), written, status)? {
         return Ok(None);
     }
     tracing::info!(

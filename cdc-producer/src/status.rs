@@ -11,7 +11,7 @@ use model::time::Micros;
 use runtime::telemetry::{Counter, Gauge, Health, Metrics, Watchdog};
 
 use crate::dump::Observer;
-use crate::lag::{Lag, Place, Sample};
+use crate::lag::{BinlogOffset, Lag, Sample};
 
 /// Longest time without an answer of Kafka, which is asked every two seconds when there is nothing to send.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ pub struct Status {
     epoch: Gauge,
     snapshot_rows: Gauge,
     cut_partitions: Gauge,
-    view_outdated: Gauge,
+    file_outdated: Gauge,
 }
 
 impl Observer for Status {
@@ -115,7 +115,7 @@ impl Status {
                 "producer_topic_cut_partitions",
                 "Partitions of the topic whose first records have expired, as the last start found them.",
             ),
-            view_outdated: gauge(
+            file_outdated: gauge(
                 "producer_checkpoint_file_outdated",
                 "1 while the checkpoint file can't be written or followed, else 0.",
             ),
@@ -189,8 +189,8 @@ impl Status {
 
     /// Sets why the checkpoint file can't show or follow the progress. The stream continues, so the producer stays
     /// ready.
-    pub fn view_outdated(&self, error: Option<&Error>) {
-        self.view_outdated.set(i64::from(error.is_some()));
+    pub fn file_outdated(&self, error: Option<&Error>) {
+        self.file_outdated.set(i64::from(error.is_some()));
         self.health.warn(error.map(|error| match error.remedy() {
             Some(remedy) => format!("{error}; what to do: {remedy}"),
             None => error.to_string(),
@@ -203,8 +203,8 @@ impl Status {
     }
 
     /// After the last hand-over the stream has reached `place` without an event for our table.
-    pub(crate) fn nothing_until(&self, handed_over: &Place, place: Place) {
-        self.lag().nothing_until(handed_over, place);
+    pub(crate) fn nothing_until(&self, flushed: &BinlogOffset, place: BinlogOffset) {
+        self.lag().nothing_until(flushed, place);
     }
 
     /// Records, dead letters and progress were committed.

@@ -82,7 +82,7 @@ pub fn gtid_mark(event: &Event) -> Result<Option<GtidMark>> {
     Ok(Some(GtidMark { gtid, committed_at, first_committed_at }))
 }
 
-/// Whether [`meaning`] or its callers read the whole body of every event of this type, however large it is. The first
+/// Whether [`classify`] or its callers read the whole body of every event of this type, however large it is. The first
 /// bytes of a rows event tell whether its rows are needed, and the type suffices for other events.
 pub fn body_counts(event: &Event) -> bool {
     use EventType as E;
@@ -98,9 +98,9 @@ pub fn body_counts(event: &Event) -> bool {
     )
 }
 
-/// The meaning of an event for the stream.
+/// What an event is for the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum EventKind {
     /// A transaction begins; its GTID event precedes its other events.
     Start(GtidMark),
     /// `BEGIN`: the transaction has rows, and a separate event ends it. With XA, its identity.
@@ -142,7 +142,7 @@ pub enum Meaning {
 ///
 /// # Errors
 /// Definite for an event that changes the table's rows without row events, or is of an unknown type.
-pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
+pub fn classify(event: &Event, subject: &Subject<'_>) -> Result<EventKind> {
     use EventType as E;
     let header = event.header();
     let Ok(kind) = header.event_type() else {
@@ -150,28 +150,28 @@ pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
     };
     Ok(match kind {
         E::GTID_EVENT | E::ANONYMOUS_GTID_EVENT | E::GTID_TAGGED_LOG_EVENT => match gtid_mark(event)? {
-            Some(mark) => Meaning::Start(mark),
-            None => Meaning::Nothing,
+            Some(mark) => EventKind::Start(mark),
+            None => EventKind::Nothing,
         },
-        E::TABLE_MAP_EVENT => Meaning::TableMap,
+        E::TABLE_MAP_EVENT => EventKind::TableMap,
         E::WRITE_ROWS_EVENT
         | E::UPDATE_ROWS_EVENT
         | E::DELETE_ROWS_EVENT
         | E::WRITE_ROWS_EVENT_V1
         | E::UPDATE_ROWS_EVENT_V1
         | E::DELETE_ROWS_EVENT_V1
-        | E::PARTIAL_UPDATE_ROWS_EVENT => Meaning::Rows,
-        E::XID_EVENT => Meaning::Commit,
+        | E::PARTIAL_UPDATE_ROWS_EVENT => EventKind::Rows,
+        E::XID_EVENT => EventKind::Commit,
         E::XA_PREPARE_LOG_EVENT => match event.data().first() {
             // XA COMMIT … ONE PHASE
-            Some(1) => Meaning::Commit,
-            _ => Meaning::XaPrepare,
+            Some(1) => EventKind::Commit,
+            _ => EventKind::XaPrepare,
         },
         E::QUERY_EVENT => {
             let query: QueryEvent<'_> = event.read_event().map_err(|e| damaged("QUERY", &e))?;
             // Short, and by far the most frequent statement.
             if query.query_raw() == b"BEGIN" {
-                return Ok(Meaning::Begin(None));
+                return Ok(EventKind::Begin(None));
             }
             statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
         }
@@ -197,7 +197,7 @@ pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
         | E::BEGIN_LOAD_QUERY_EVENT
         | E::APPEND_BLOCK_EVENT
         | E::DELETE_FILE_EVENT
-        | E::TRANSACTION_PAYLOAD_EVENT => Meaning::Nothing,
+        | E::TRANSACTION_PAYLOAD_EVENT => EventKind::Nothing,
         E::INCIDENT_EVENT => {
             return Err(Error::definite("the server says that its binlog lost events (INCIDENT)")
                 .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
@@ -206,20 +206,20 @@ pub fn meaning(event: &Event, subject: &Subject<'_>) -> Result<Meaning> {
     })
 }
 
-fn statement(text: &[u8], database: &[u8], status: &[u8], subject: &Subject<'_>) -> Result<Meaning> {
+fn statement(text: &[u8], database: &[u8], status: &[u8], subject: &Subject<'_>) -> Result<EventKind> {
     let session = Session::new(database, status);
     let unreadable = |reason: &Reason| unreadable(reason, &statement::digest(text, session.mode), subject);
     Ok(match statement::effect(text, &session, subject) {
-        Effect::Begin(xa) => Meaning::Begin(xa),
-        Effect::XaCommit(xa) => Meaning::XaCommit(xa),
-        Effect::XaRollback(xa) => Meaning::XaRollback(xa),
-        Effect::Commit => Meaning::Commit,
-        Effect::Rollback => Meaning::Rollback,
-        Effect::None => Meaning::Statement,
-        Effect::Created => Meaning::Created,
-        Effect::Redefined(columns) => Meaning::Redefined(columns),
+        Effect::Begin(xa) => EventKind::Begin(xa),
+        Effect::XaCommit(xa) => EventKind::XaCommit(xa),
+        Effect::XaRollback(xa) => EventKind::XaRollback(xa),
+        Effect::Commit => EventKind::Commit,
+        Effect::Rollback => EventKind::Rollback,
+        Effect::None => EventKind::Statement,
+        Effect::Created => EventKind::Created,
+        Effect::Redefined(columns) => EventKind::Redefined(columns),
         Effect::Writes(database, table) => {
-            Meaning::Writes { database, table, statement: statement::digest(text, session.mode) }
+            EventKind::Writes { database, table, statement: statement::digest(text, session.mode) }
         }
         Effect::RollbackToSavepoint => {
             let what = "ROLLBACK TO SAVEPOINT in the binlog".to_owned();
@@ -243,10 +243,10 @@ fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error 
     ))
 }
 
-fn unknown(event: &Event) -> Result<Meaning> {
+fn unknown(event: &Event) -> Result<EventKind> {
     let header = event.header();
     if header.event_type_raw() == HEARTBEAT_V2 || header.flags().contains(EventFlags::LOG_EVENT_IGNORABLE_F) {
-        return Ok(Meaning::Nothing);
+        return Ok(EventKind::Nothing);
     }
     Err(Error::definite(format!("the binlog has an event of the unknown type {}", header.event_type_raw()))
         .with_remedy("it may carry changes, so it is not passed over: report it with the server's version"))

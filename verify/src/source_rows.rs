@@ -5,7 +5,7 @@ use model::escape;
 use model::position::KeyBound;
 use model::product::{Price, Product};
 use model::time::Micros;
-use mysql::convert::{CivilTime, Refusal, malformed_text};
+use mysql::convert::{CivilTime, ConversionError, malformed_text};
 use mysql::refused_row::{MALFORMED, RefusedRow, kept};
 use mysql::select;
 use mysql::table::SourceTable;
@@ -82,7 +82,7 @@ fn value(row: &Row, i: usize) -> &Value {
     row.as_ref(i).unwrap_or(&Value::NULL)
 }
 
-fn unexpected(value: &Value) -> Refusal {
+fn unexpected(value: &Value) -> ConversionError {
     let kind = match value {
         Value::NULL => "NULL",
         Value::Bytes(_) => "text or bytes",
@@ -92,10 +92,10 @@ fn unexpected(value: &Value) -> Refusal {
         Value::Time(..) => "a time of day",
     };
     let reason = format!("the server sent {kind}, which the column's type does not allow");
-    Refusal::of_column(reason, "restart: was it altered?")
+    ConversionError::of_column(reason, "restart: was it altered?")
 }
 
-fn id_of(value: &Value) -> Result<i64, Refusal> {
+fn id_of(value: &Value) -> Result<i64, ConversionError> {
     match value {
         Value::Int(n) => Ok(*n),
         Value::UInt(n) => id_from_u64(*n),
@@ -103,7 +103,7 @@ fn id_of(value: &Value) -> Result<i64, Refusal> {
     }
 }
 
-fn text_of(value: &Value) -> Result<Option<&str>, Refusal> {
+fn text_of(value: &Value) -> Result<Option<&str>, ConversionError> {
     match value {
         Value::NULL => Ok(None),
         Value::Bytes(bytes) => std::str::from_utf8(bytes).map(Some).map_err(|_| malformed_text()),
@@ -111,7 +111,7 @@ fn text_of(value: &Value) -> Result<Option<&str>, Refusal> {
     }
 }
 
-fn price_of(value: &Value) -> Result<Option<Price>, Refusal> {
+fn price_of(value: &Value) -> Result<Option<Price>, ConversionError> {
     match value {
         Value::NULL => return Ok(None),
         Value::Int(n) => price_from_i64(*n),
@@ -124,7 +124,7 @@ fn price_of(value: &Value) -> Result<Option<Price>, Refusal> {
     .map(Some)
 }
 
-fn time_of(value: &Value) -> Result<Option<Micros>, Refusal> {
+fn time_of(value: &Value) -> Result<Option<Micros>, ConversionError> {
     match *value {
         Value::NULL => Ok(None),
         Value::Date(year, month, day, hour, minute, second, micros) => {
@@ -136,46 +136,49 @@ fn time_of(value: &Value) -> Result<Option<Micros>, Refusal> {
 
 /// A primary key of an unsigned column.
 ///
-fn id_from_u64(id: u64) -> Result<i64, Refusal> {
+fn id_from_u64(id: u64) -> Result<i64, ConversionError> {
     i64::try_from(id).map_err(|_| {
-        Refusal::new(format!("{id} is beyond {}, the largest id that the Avro schema holds", i64::MAX), CORRECT_THE_ROW)
+        ConversionError::new(
+            format!("{id} is beyond {}, the largest id that the Avro schema holds", i64::MAX),
+            CORRECT_THE_ROW,
+        )
     })
 }
 
 /// A price of an integer column.
 ///
-fn price_from_i64(whole: i64) -> Result<Price, Refusal> {
+fn price_from_i64(whole: i64) -> Result<Price, ConversionError> {
     whole.checked_mul(100).and_then(Price::from_hundredths).ok_or_else(|| not_a_price(&whole.to_string()))
 }
 
 /// A price of an unsigned integer column.
 ///
-fn price_from_u64(whole: u64) -> Result<Price, Refusal> {
+fn price_from_u64(whole: u64) -> Result<Price, ConversionError> {
     let signed = i64::try_from(whole).map_err(|_| not_a_price(&whole.to_string()))?;
     price_from_i64(signed)
 }
 
 /// A price of a `DECIMAL` column, from its text.
 ///
-fn price_from_text(text: &str) -> Result<Price, Refusal> {
+fn price_from_text(text: &str) -> Result<Price, ConversionError> {
     Price::parse(text).ok_or_else(|| not_a_price(text))
 }
 
 /// A price of a `FLOAT` column: the shortest decimal that reads back as the same float.
 ///
-fn price_from_f32(float: f32) -> Result<Price, Refusal> {
+fn price_from_f32(float: f32) -> Result<Price, ConversionError> {
     // Rust prints the shortest digits that read back, never with an exponent.
     price_from_text(&float.to_string())
 }
 
 /// A price of a `DOUBLE` column, as [`price_from_f32`].
 ///
-fn price_from_f64(float: f64) -> Result<Price, Refusal> {
+fn price_from_f64(float: f64) -> Result<Price, ConversionError> {
     price_from_text(&float.to_string())
 }
 
-fn not_a_price(text: &str) -> Refusal {
+fn not_a_price(text: &str) -> ConversionError {
     const LONGEST: usize = 80;
     let text = escape::cut(text, LONGEST);
-    Refusal::new(format!("{text} does not fit decimal(10,2), and nothing is rounded"), CORRECT_THE_ROW)
+    ConversionError::new(format!("{text} does not fit decimal(10,2), and nothing is rounded"), CORRECT_THE_ROW)
 }

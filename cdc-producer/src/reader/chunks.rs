@@ -49,7 +49,7 @@ impl Reader {
                 state.chunk = None;
             }
             state.moved = true;
-            self.hand_over(state, true).await?;
+            self.flush(state, true).await?;
         }
         Ok(())
     }
@@ -66,7 +66,7 @@ impl Reader {
                 failpoint::at("producer.sweep-collected");
                 let begin = begin.clone();
                 state.moved = true;
-                self.hand_over(state, true).await?;
+                self.flush(state, true).await?;
                 self.sweep.compare(&begin, self.progress.clone());
                 return Ok(());
             }
@@ -82,7 +82,7 @@ impl Reader {
             }
         }
         state.moved = true;
-        self.hand_over(state, true).await
+        self.flush(state, true).await
     }
 
     fn log_snapshot(&self, rows: u64) {

@@ -70,7 +70,7 @@ impl Reader {
         self.place();
         if !state.moved && state.batch.is_empty() {
             let (file, offset) = self.stream.place();
-            self.status.nothing_until(&state.handed_over_to, (file.to_owned(), offset));
+            self.status.nothing_until(&state.flushed_to, (file.to_owned(), offset));
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Reader {
         }
         state.moved = true;
         if group.batch_start.is_none() || state.batch.is_full() || state.overdue {
-            self.hand_over(state, true).await?;
+            self.flush(state, true).await?;
         }
         Ok(())
     }

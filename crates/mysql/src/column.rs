@@ -5,7 +5,7 @@ use std::fmt;
 use model::schema::FieldType;
 
 use crate::binlog::ColumnKind;
-use crate::convert::Refusal;
+use crate::convert::ConversionError;
 
 /// The type of a column, without what decides no value: its length, its labels, whether it may be NULL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,9 +177,9 @@ impl ColumnType {
     ///
     /// # Errors
     /// The reason and the remedy.
-    pub fn check(&self, field: FieldType) -> Result<(), Refusal> {
+    pub fn check(&self, field: FieldType) -> Result<(), ConversionError> {
         if let Self::Unsupported { reason, remedy } = self {
-            return Err(Refusal::of_column(reason.clone(), remedy));
+            return Err(ConversionError::of_column(reason.clone(), remedy));
         }
         let fits = match field {
             FieldType::Int | FieldType::Long => matches!(self, Self::Int { .. } | Self::Year),
@@ -206,16 +206,16 @@ impl ColumnType {
             return Ok(());
         }
         let (what, wanted) = wanted(field);
-        Err(Refusal::of_column(format!("it does not hold {what}"), wanted))
+        Err(ConversionError::of_column(format!("it does not hold {what}"), wanted))
     }
 }
 
-fn fits_decimal((digits, places): (u32, u32), (precision, scale): (u32, u32)) -> Result<(), Refusal> {
+fn fits_decimal((digits, places): (u32, u32), (precision, scale): (u32, u32)) -> Result<(), ConversionError> {
     if places <= scale && digits - places <= precision - scale {
         return Ok(());
     }
     let reason = format!("its values may not fit decimal({precision},{scale}), and nothing is rounded");
-    Err(Refusal::of_column(reason, "change the column to the type that the schema names, or the schema"))
+    Err(ConversionError::of_column(reason, "change the column to the type that the schema names, or the schema"))
 }
 
 /// What a field holds, and which column holds that.

@@ -1,7 +1,7 @@
 //! Converts a column's value to a field of the record without loss, or refuses it.
 //!
-//! The snapshot's `SELECT` and the binlog's row images both deliver [`Value`]s, so that the same row gives the same bytes
-//! from both. The functions do no IO, and allocate only for values that are refused and for floats as decimals.
+//! The snapshot's `SELECT` and the binlog's row images both deliver [`Value`]s, so that the same row gives the same
+//! bytes from both. The functions do no IO, and allocate only for values that are refused and for floats as decimals.
 
 use std::fmt;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use crate::refused_row::{MALFORMED, kept};
 /// Why a value can't be carried, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Refusal {
+pub struct ConversionError {
     /// The reason.
     pub reason: String,
     /// An imperative sentence.
@@ -27,13 +27,13 @@ pub struct Refusal {
     pub of_column: bool,
 }
 
-impl Refusal {
+impl ConversionError {
     /// With this reason and remedy.
     pub fn new(reason: impl Into<String>, remedy: &'static str) -> Self {
         Self { reason: reason.into(), remedy, of_column: false }
     }
 
-    /// As [`Refusal::new`], where the column's type is the cause.
+    /// As [`ConversionError::new`], where the column's type is the cause.
     pub fn of_column(reason: impl Into<String>, remedy: &'static str) -> Self {
         Self { of_column: true, ..Self::new(reason, remedy) }
     }
@@ -93,8 +93,9 @@ impl CivilTime {
     ///
     /// # Errors
     /// For zero dates and for dates that no calendar has.
-    pub fn to_micros(self) -> Result<Micros, Refusal> {
-        let wrong = || Refusal::new(format!("{self} is no point in time"), "set the column to a real time or to NULL");
+    pub fn to_micros(self) -> Result<Micros, ConversionError> {
+        let wrong =
+            || ConversionError::new(format!("{self} is no point in time"), "set the column to a real time or to NULL");
         let small = |n: u16| i8::try_from(n).map_err(|_| wrong());
         let Self { year, month, day, hour, minute, second, micros } = self;
         let year = i16::try_from(year).ok().filter(|y| *y > 0).ok_or_else(wrong)?;
@@ -120,13 +121,15 @@ impl fmt::Display for CivilTime {
 /// # Errors
 /// Why the field can't hold the value.
 #[inline]
-pub fn write(value: &Value<'_>, field: &Field, out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub fn write(value: &Value<'_>, field: &Field, out: &mut Vec<u8>) -> Result<(), ConversionError> {
     match (value, field.null) {
         (Value::Null, Some(null)) => {
             out.push(null << 1);
             return Ok(());
         }
-        (Value::Null, None) => return Err(Refusal::new("it is NULL, which the field can't be", CORRECT_THE_ROW)),
+        (Value::Null, None) => {
+            return Err(ConversionError::new("it is NULL, which the field can't be", CORRECT_THE_ROW));
+        }
         (_, Some(null)) => out.push((1 - null) << 1),
         (_, None) => {}
     }
@@ -140,7 +143,7 @@ pub fn write(value: &Value<'_>, field: &Field, out: &mut Vec<u8>) -> Result<(), 
     Ok(())
 }
 
-fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<(), ConversionError> {
     match (kind, value) {
         (_, Value::Malformed) => return Err(malformed_text()),
         (FieldType::Int | FieldType::Long, _) => encode::long(whole(value, kind)?, out),
@@ -155,7 +158,7 @@ fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<
         (FieldType::Bytes, Value::Bit { bits, width }) => encode::bytes(bit_bytes(&bits.to_be_bytes(), *width), out),
         (FieldType::Uuid, Value::Text(text)) if is_uuid(text) => encode::bytes(text.as_bytes(), out),
         (FieldType::Uuid, Value::Bytes(bytes)) if bytes.len() == 16 => write_uuid(bytes, out),
-        (FieldType::Uuid, _) => return Err(Refusal::new("it is no UUID", CORRECT_THE_ROW)),
+        (FieldType::Uuid, _) => return Err(ConversionError::new("it is no UUID", CORRECT_THE_ROW)),
         (FieldType::Date, Value::Date(date)) => encode::long(days(*date)?, out),
         (FieldType::Timestamp | FieldType::LocalTimestamp, Value::DateTime(t)) => {
             encode::long(CivilTime::of_datetime(*t).to_micros()?.0, out);
@@ -172,11 +175,11 @@ fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-fn instant(micros: i64) -> Result<i64, Refusal> {
+fn instant(micros: i64) -> Result<i64, ConversionError> {
     if micros == 0 { CivilTime::ZERO.to_micros().map(|t| t.0) } else { Ok(micros) }
 }
 
-fn whole(value: &Value<'_>, kind: FieldType) -> Result<i64, Refusal> {
+fn whole(value: &Value<'_>, kind: FieldType) -> Result<i64, ConversionError> {
     let number = match value {
         Value::Int(n) => i128::from(*n),
         Value::UInt(n) => i128::from(*n),
@@ -186,27 +189,27 @@ fn whole(value: &Value<'_>, kind: FieldType) -> Result<i64, Refusal> {
     let largest = if kind == FieldType::Int { i64::from(i32::MAX) } else { i64::MAX };
     match i64::try_from(number) {
         Ok(n) if (-largest - 1..=largest).contains(&n) => Ok(n),
-        _ if number < 0 => Err(Refusal::new(
+        _ if number < 0 => Err(ConversionError::new(
             format!("{number} is beyond {}, the smallest number that the Avro schema holds", -largest - 1),
             CORRECT_THE_ROW,
         )),
-        _ => Err(Refusal::new(
+        _ => Err(ConversionError::new(
             format!("{number} is beyond {largest}, the largest number that the Avro schema holds"),
             CORRECT_THE_ROW,
         )),
     }
 }
 
-fn boolean(value: &Value<'_>) -> Result<bool, Refusal> {
+fn boolean(value: &Value<'_>) -> Result<bool, ConversionError> {
     match value {
         Value::Int(0) | Value::UInt(0) | Value::Bit { bits: 0, .. } => Ok(false),
         Value::Int(1) | Value::UInt(1) | Value::Bit { bits: 1, .. } => Ok(true),
-        Value::Int(_) | Value::UInt(_) => Err(Refusal::new("it is neither 0 nor 1", CORRECT_THE_ROW)),
+        Value::Int(_) | Value::UInt(_) => Err(ConversionError::new("it is neither 0 nor 1", CORRECT_THE_ROW)),
         other => Err(unexpected(other)),
     }
 }
 
-fn write_decimal(value: &Value<'_>, size: (u32, u32), out: &mut Vec<u8>) -> Result<(), Refusal> {
+fn write_decimal(value: &Value<'_>, size: (u32, u32), out: &mut Vec<u8>) -> Result<(), ConversionError> {
     let (precision, scale) = size;
     let unscaled = match value {
         Value::Decimal(number) => {
@@ -262,10 +265,13 @@ fn parse_decimal(text: &str, scale: u32) -> Option<i128> {
     Some(if is_negative { -number } else { number })
 }
 
-fn unfit(text: &str, (precision, scale): (u32, u32)) -> Refusal {
+fn unfit(text: &str, (precision, scale): (u32, u32)) -> ConversionError {
     const LONGEST: usize = 80;
     let text = escape::cut(text, LONGEST);
-    Refusal::new(format!("{text} does not fit decimal({precision},{scale}), and nothing is rounded"), CORRECT_THE_ROW)
+    ConversionError::new(
+        format!("{text} does not fit decimal({precision},{scale}), and nothing is rounded"),
+        CORRECT_THE_ROW,
+    )
 }
 
 /// The labels with commas between them, as MySQL prints a SET.
@@ -310,24 +316,27 @@ fn hex(byte: u8) -> [u8; 2] {
 }
 
 /// Days since 1970-01-01.
-fn days(date: Date) -> Result<i64, Refusal> {
+fn days(date: Date) -> Result<i64, ConversionError> {
     let micros = CivilTime::of_date(date).to_micros().map_err(|_| {
         let Date { year, month, day } = date;
-        Refusal::new(format!("{year:04}-{month:02}-{day:02} is no date"), "set the column to a real date or to NULL")
+        ConversionError::new(
+            format!("{year:04}-{month:02}-{day:02} is no date"),
+            "set the column to a real date or to NULL",
+        )
     })?;
     Ok(micros.0 / 86_400_000_000)
 }
 
-fn time_of_day(micros: i64) -> Result<i64, Refusal> {
+fn time_of_day(micros: i64) -> Result<i64, ConversionError> {
     if (0..86_400_000_000).contains(&micros) {
         return Ok(micros);
     }
-    Err(Refusal::new("it is not between 00:00 and 24:00", CORRECT_THE_ROW))
+    Err(ConversionError::new("it is not between 00:00 and 24:00", CORRECT_THE_ROW))
 }
 
 /// The binlog and a result set have 4 bytes of SRID, little-endian, then well-known binary.
-fn write_geometry(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let damaged = || Refusal::new("its geometry is shorter than its head", CORRECT_THE_ROW);
+fn write_geometry(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ConversionError> {
+    let damaged = || ConversionError::new("its geometry is shorter than its head", CORRECT_THE_ROW);
     let (srid, wkb) = bytes.split_first_chunk().ok_or_else(damaged)?;
     encode::bytes(wkb, out);
     match u32::from_le_bytes(*srid) {
@@ -354,7 +363,7 @@ fn write_vector(bytes: &[u8], out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// For a type that no key has, and for malformed text.
-pub fn write_key(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
+pub fn write_key(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), ConversionError> {
     let mut digits = itoa::Buffer::new();
     // Writing to memory can't fail.
     match value {
@@ -422,13 +431,16 @@ pub fn text(value: &Value<'_>) -> Option<String> {
 }
 
 /// Text with bytes that are invalid in its character set.
-pub fn malformed_text() -> Refusal {
-    Refusal::new("its text is damaged: its character set does not have it", CORRECT_THE_ROW)
+pub fn malformed_text() -> ConversionError {
+    ConversionError::new("its text is damaged: its character set does not have it", CORRECT_THE_ROW)
 }
 
-fn unexpected(value: &Value<'_>) -> Refusal {
+fn unexpected(value: &Value<'_>) -> ConversionError {
     let what = std::mem::discriminant(value);
-    Refusal::of_column(format!("it has a value of another kind ({what:?})"), "report it with the table's definition")
+    ConversionError::of_column(
+        format!("it has a value of another kind ({what:?})"),
+        "report it with the table's definition",
+    )
 }
 
 #[cfg(test)]

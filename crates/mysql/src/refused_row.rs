@@ -11,7 +11,7 @@ use model::schema::FieldType;
 use runtime::config::KafkaSettings;
 use serde::{Serialize, Serializer};
 
-use crate::convert::Refusal;
+use crate::convert::ConversionError;
 use crate::table::SourceTable;
 
 /// Name of the header with the origin of a dead letter, a JSON object.
@@ -25,7 +25,7 @@ pub struct RefusedRow {
     /// Index of the field that is refused.
     pub field: usize,
     /// The reason.
-    pub refusal: Refusal,
+    pub refusal: ConversionError,
     /// The values as text, in the order of the fields; `None` is NULL. All are `None` for a deleted row.
     pub values: Vec<Option<String>>,
 }
@@ -178,7 +178,7 @@ mod tests {
         let fields = table.schema.fields.iter().map(|field| field.name.clone()).collect();
         let (topic, name) = ("t".to_owned(), table.full_name());
         let letters = Letters { topic, table: name, fields, longest: longest(largest, &table) };
-        let refusal = Refusal::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");
+        let refusal = ConversionError::new("0000-00-00 00:00:00 is no point in time", "set it to a real time");
         let row = RefusedRow { key: b"7".to_vec(), field: 4, refusal, values: values.to_vec() };
         let error = row.error(&table);
         assert!(error.to_string().starts_with("shop.product, row 7, column last_updated: 0000-00-00"), "{error}");

@@ -1,8 +1,8 @@
 //! The source table: its carried columns, matched to the fields of the record by name, with each conversion checked
 //! beforehand.
 //!
-//! Invariant: a column that can't be carried without loss is an error with the column's name. The binlog side checks its
-//! columns by the same [`ColumnType::check`] and converts by the same functions ([`crate::convert`]).
+//! Invariant: a column that can't be carried without loss is an error with the column's name. The binlog side checks
+//! its columns by the same [`ColumnType::check`] and converts by the same functions ([`crate::convert`]).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::column::ColumnType;
-use crate::convert::Refusal;
+use crate::convert::ConversionError;
 
 mod connection;
 mod inspect;
@@ -133,7 +133,7 @@ impl SourceTable {
     }
 
     /// The error for the column of this field that is refused.
-    pub fn refused(&self, field: usize, refusal: &Refusal) -> Error {
+    pub fn refused(&self, field: usize, refusal: &ConversionError) -> Error {
         let column = self.columns.get(field).map_or("?", |column| column.name.as_str());
         Error::definite(format!("{}, column {column}: {}", self.full_name(), refusal.reason))
             .with_remedy(refusal.remedy)
@@ -142,8 +142,8 @@ impl SourceTable {
 
 /// Whether the server logs the rows that a foreign key changes.
 ///
-/// InnoDB's own cascades change rows without an event in the binlog (manual, "Restrictions on Foreign Keys"); since 9.6 the
-/// server executes them, and logs them, unless `innodb_native_foreign_keys` is on.
+/// InnoDB's own cascades change rows without an event in the binlog (manual, "Restrictions on Foreign Keys"); since 9.6
+/// the server executes them, and logs them, unless `innodb_native_foreign_keys` is on.
 ///
 /// # Errors
 /// As [`failed`].

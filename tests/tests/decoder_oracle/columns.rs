@@ -1,4 +1,4 @@
-//! Columns of every type, with values that reach the ends of it, and columns and values made by chance.
+//! Columns of every type, with values that reach the ends of it, and random columns and values.
 //!
 //! A value is an SQL expression; what it becomes in the table the server says.
 
@@ -16,7 +16,7 @@ impl Column {
         Self { sql: sql.into(), edges, random: Box::new(random) }
     }
 
-    /// NULL, an edge or a chance value.
+    /// NULL, an edge or a random value.
     pub(crate) fn value(&self, rng: &mut StdRng) -> String {
         match rng.random_range(0..10) {
             0 => "NULL".to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn every_column() -> Vec<Column> {
     columns
 }
 
-/// A column of chance type and size.
+/// A column of random type and size.
 pub(crate) fn random_column(rng: &mut StdRng) -> Column {
     let charset = *CHARSETS.choose(rng).expect("there are charsets");
     match rng.random_range(0..20) {

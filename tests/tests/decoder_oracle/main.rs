@@ -1,7 +1,7 @@
 //! The row decoder against the real server: what it reads from the binlog is what SELECT returns.
 //!
-//! `DECODER_SEED` repeats a run, `DECODER_TABLES` sets how many chance tables there are, and `DECODER_BLESS=1` writes the
-//! fuzzer's seed corpus anew.
+//! `DECODER_SEED` repeats a run, `DECODER_TABLES` sets how many random tables there are, and `DECODER_BLESS=1` writes
+//! the fuzzer's seed corpus anew.
 
 #[allow(clippy::expect_used, reason = "the invariants of a table of test data")]
 mod columns;
@@ -122,7 +122,7 @@ async fn edges(compression: &str) -> Result<()> {
 }
 
 /// Chance tables and rows; statements of one row and of many; all columns and some.
-async fn chance(compression: &str) -> Result<()> {
+async fn random_table(compression: &str) -> Result<()> {
     let seed = match env::var("DECODER_SEED") {
         Ok(seed) => seed.parse().context("DECODER_SEED is no number")?,
         Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64,
@@ -305,8 +305,8 @@ async fn hidden_and_generated_columns() -> Result<()> {
     oracle.close().await
 }
 
-/// With `binlog_row_image=MINIMAL` an update holds its key and what it changed: enough for who wants no more, and refused
-/// with column and remedy for who does.
+/// With `binlog_row_image=MINIMAL` an update holds its key and what it changed: enough for who wants no more, and
+/// refused with column and remedy for who does.
 #[tokio::test]
 async fn minimal_images() -> Result<()> {
     let mut oracle = Oracle::open("decoder_minimal").await?;
@@ -376,11 +376,11 @@ async fn edges_of_every_type_compressed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn chance_tables() -> Result<()> {
-    chance("OFF").await
+async fn random_tables() -> Result<()> {
+    random_table("OFF").await
 }
 
 #[tokio::test]
-async fn chance_tables_compressed() -> Result<()> {
-    chance("ON").await
+async fn random_tables_compressed() -> Result<()> {
+    random_table("ON").await
 }

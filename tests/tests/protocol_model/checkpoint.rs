@@ -1,14 +1,14 @@
 //! The checkpoint file: what a person asks for, and the view of the progress.
 //!
-//! One producer with the lock of the folder, and a person who may write a wish into the file at any moment, whole (as
-//! `checkpoint reset` does). A wish that overtakes another stands for both.
+//! One producer with the lock of the folder, and a person who may write a reset request into the file at any moment,
+//! whole (as `checkpoint reset` does). A reset request that overtakes another stands for both.
 
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds, is_quiet};
 
-/// Wishes of a person, the first start not counted; crashes; and commits of each epoch.
-const WISHES: u8 = 2;
+/// Reset requests of a person, the first start not counted; crashes; and commits of each epoch.
+const REQUESTS: u8 = 2;
 const CRASHES: u8 = 2;
 const COMMITS: u8 = 2;
 
@@ -16,7 +16,7 @@ const COMMITS: u8 = 2;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Without {
     Nothing,
-    /// A wish is carried out without an identity.
+    /// A reset request is carried out without an identity.
     Identity,
     /// The identity is written to the file after the epoch is begun.
     IdentityFirst,
@@ -28,8 +28,8 @@ enum Without {
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 enum File {
-    /// A wish (0 is the missing file), with its identity once it has one.
-    Wish(u8, Option<u8>),
+    /// A reset request (0 is the missing file), with its identity once it has one.
+    Request(u8, Option<u8>),
     /// Epoch and position.
     View(u8, u8),
 }
@@ -47,7 +47,7 @@ enum Process {
     Down,
     /// It has read the file and the progress.
     Looked(File),
-    /// The wish has its identity, and the file says so; without the guards not always.
+    /// The reset request has its identity, and the file says so; without the guards not always.
     Identified(File),
     /// The new epoch is in Kafka, or the old one goes on.
     Begun(File),
@@ -62,19 +62,19 @@ struct State {
     process: Process,
     /// Where the producer reads on, when that is not the progress in Kafka.
     reads_from: Option<u8>,
-    /// The wishes for which an epoch was begun, in order.
+    /// The reset requests for which an epoch was begun, in order.
     begun: Vec<u8>,
     /// A position was committed twice.
     doubled: bool,
-    /// Identities given, wishes made, crashes left.
+    /// Identities given, reset requests made, crashes left.
     identities: u8,
-    wishes: u8,
+    requests: u8,
     crashes: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    Wish,
+    Request,
     Look,
     /// The next step of a start.
     Prepare,
@@ -98,12 +98,14 @@ impl Without {
 
     fn prepare(self, state: &mut State) -> Option<()> {
         match state.process {
-            Process::Looked(seen @ File::Wish(_, Some(id))) if state.kafka.is_some_and(|k| k.identity == Some(id)) => {
+            Process::Looked(seen @ File::Request(_, Some(id)))
+                if state.kafka.is_some_and(|k| k.identity == Some(id)) =>
+            {
                 state.process = Process::Begun(seen);
             }
-            Process::Looked(seen @ File::Wish(wish, id)) => {
+            Process::Looked(seen @ File::Request(request, id)) => {
                 let id = id.unwrap_or(state.identities + 1);
-                let with_id = File::Wish(wish, (self != Self::Identity).then_some(id));
+                let with_id = File::Request(request, (self != Self::Identity).then_some(id));
                 if self == Self::IdentityFirst {
                     state.process = Process::Identified(with_id);
                 } else if self.replace(state, seen, with_id) {
@@ -111,12 +113,12 @@ impl Without {
                     state.identities = state.identities.max(id);
                 }
             }
-            Process::Identified(File::Wish(wish, id)) => {
+            Process::Identified(File::Request(request, id)) => {
                 let epoch = state.kafka.map_or(1, |k| k.epoch + 1);
                 state.kafka = Some(Progress { epoch, identity: id, position: 0 });
                 state.reads_from = None;
-                state.begun.push(wish);
-                state.process = Process::Begun(File::Wish(wish, id.filter(|_| self != Self::IdentityFirst)));
+                state.begun.push(request);
+                state.process = Process::Begun(File::Request(request, id.filter(|_| self != Self::IdentityFirst)));
             }
             Process::Looked(seen @ File::View(_, position)) => {
                 state.reads_from = (self == Self::KafkasPosition).then_some(position);
@@ -141,29 +143,29 @@ impl Model for Without {
 
     fn init_states(&self) -> Vec<State> {
         vec![State {
-            file: File::Wish(0, None),
+            file: File::Request(0, None),
             kafka: None,
             process: Process::Down,
             reads_from: None,
             begun: Vec::new(),
             doubled: false,
             identities: 0,
-            wishes: 0,
+            requests: 0,
             crashes: CRASHES,
         }]
     }
 
     fn actions(&self, _: &State, actions: &mut Vec<Action>) {
         use Action as A;
-        actions.extend([A::Wish, A::Look, A::Prepare, A::Commit, A::Watch, A::Crash]);
+        actions.extend([A::Request, A::Look, A::Prepare, A::Commit, A::Watch, A::Crash]);
     }
 
     fn next_state(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         match (action, state.process) {
-            (Action::Wish, _) if state.wishes < WISHES => {
-                state.wishes += 1;
-                state.file = File::Wish(state.wishes, None);
+            (Action::Request, _) if state.requests < REQUESTS => {
+                state.requests += 1;
+                state.file = File::Request(state.requests, None);
             }
             (Action::Look, Process::Down) => state.process = Process::Looked(state.file),
             (Action::Prepare, _) => self.prepare(&mut state)?,
@@ -201,31 +203,31 @@ impl Model for Without {
             Property::always(NO_DOUBLES, |_, s: &State| !s.doubled),
             Property::always(DONE, |model, s: &State| {
                 let shown = s.kafka.is_some_and(|k| k.position == COMMITS && s.file == File::View(k.epoch, COMMITS));
-                (s.begun.last() == Some(&s.wishes) && shown) || !is_quiet(model, s)
+                (s.begun.last() == Some(&s.requests) && shown) || !is_quiet(model, s)
             }),
             Property::sometimes("a crash comes between an epoch and the file", |_, s: &State| {
-                let File::Wish(_, id) = s.file else { return false };
+                let File::Request(_, id) = s.file else { return false };
                 s.process == Process::Down && id.is_some() && s.kafka.is_some_and(|k| k.identity == id)
             }),
             Property::sometimes("a crash comes between an identity and its epoch", |_, s: &State| {
-                let File::Wish(_, id) = s.file else { return false };
+                let File::Request(_, id) = s.file else { return false };
                 s.process == Process::Down && id.is_some() && s.kafka.is_none_or(|k| k.identity != id)
             }),
             Property::sometimes("a crash leaves a file that is behind", |_, s: &State| {
                 s.process == Process::Down
                     && s.kafka.is_some_and(|k| s.file == File::View(k.epoch, 0) && k.position > 0)
             }),
-            Property::sometimes("a wish comes while the one before it is carried out", |_, s: &State| {
-                s.wishes == 2 && matches!(s.process, Process::Identified(File::Wish(1, _)))
+            Property::sometimes("a reset request comes while the one before it is carried out", |_, s: &State| {
+                s.requests == 2 && matches!(s.process, Process::Identified(File::Request(1, _)))
             }),
-            Property::sometimes("each wish has an epoch", |_, s: &State| s.begun == [0, 1, 2]),
+            Property::sometimes("each reset request has an epoch", |_, s: &State| s.begun == [0, 1, 2]),
         ]
     }
 }
 
-const ONCE: &str = "a wish is carried out once";
+const ONCE: &str = "a reset request is carried out once";
 const NO_DOUBLES: &str = "nothing is committed twice in an epoch";
-const DONE: &str = "in the end the last wish is carried out, and the file shows it";
+const DONE: &str = "in the end the last reset request is carried out, and the file shows it";
 
 #[test]
 fn the_checkpoint_file_loses_no_wish() {
@@ -234,7 +236,7 @@ fn the_checkpoint_file_loses_no_wish() {
 
 #[test]
 fn each_guard_of_the_checkpoint_is_needed() {
-    breaks("a wish without an identity", Without::Identity, ONCE);
+    breaks("a reset request without an identity", Without::Identity, ONCE);
     breaks("the identity written after the epoch", Without::IdentityFirst, ONCE);
     breaks("the file replaced unseen", Without::Look, DONE);
     breaks("the position of the file", Without::KafkasPosition, NO_DOUBLES);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ColumnPlan, Contract, SourceTable, answered, failed, logs_cascades};
 use crate::column::{ColumnType, Described};
-use crate::convert::Refusal;
+use crate::convert::ConversionError;
 use model::error::{Error, Result};
 use model::schema::{Field, FieldType, RecordSchema};
 
@@ -190,13 +190,13 @@ fn plan_column(table: &str, found: &[FoundColumn], field: &Field) -> Result<Colu
         return Err(Error::definite(format!("{table} has no column {wanted}"))
             .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
     };
-    let refused = |refusal: Refusal| {
+    let refused = |refusal: ConversionError| {
         Error::definite(format!("{table}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
             .with_remedy(refusal.remedy)
     };
     plan.kind.check(field.kind).map_err(refused)?;
     if !field.is_nullable() && *is_nullable {
-        return Err(refused(Refusal::new(
+        return Err(refused(ConversionError::new(
             "it may be NULL, and its field may not",
             "make the column NOT NULL, or its field nullable",
         )));
@@ -242,7 +242,7 @@ fn derive(
             continue;
         }
         let Some(kind) = plan.kind.field() else {
-            let refusal = plan.kind.check(FieldType::Text).err().unwrap_or_else(|| Refusal::new("", ""));
+            let refusal = plan.kind.check(FieldType::Text).err().unwrap_or_else(|| ConversionError::new("", ""));
             return Err(Error::definite(format!("{name}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
                 .with_remedy(refusal.remedy));
         };

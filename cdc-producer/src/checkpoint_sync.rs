@@ -23,7 +23,7 @@ type Look = std::result::Result<Option<String>, String>;
 
 /// What a process knows of the checkpoint file, kept across sessions.
 #[derive(Debug, Default)]
-pub(crate) struct View {
+pub(crate) struct CheckpointSync {
     /// The last text of the file that could be followed; `None` before the first session streams.
     accepted: Option<String>,
     /// The result that was refused, as it can't be followed.
@@ -58,7 +58,7 @@ pub(crate) struct Watched<'a> {
     pub(crate) committed: watch::Receiver<Option<Progress>>,
 }
 
-impl View {
+impl CheckpointSync {
     /// Updates the file with the committed progress until `finished` is cancelled. When a person requests a replay,
     /// cancels `stop` and returns true.
     pub(crate) async fn watch(
@@ -218,7 +218,7 @@ impl View {
 
     /// Reports an error once while it persists.
     fn report(&mut self, status: &Status, error: &Error) {
-        status.view_outdated(Some(error));
+        status.file_outdated(Some(error));
         let text = Some(error.to_string());
         if self.reported != text {
             tracing::error!(
@@ -231,7 +231,7 @@ impl View {
     }
 
     fn is_well(&mut self, status: &Status) {
-        status.view_outdated(None);
+        status.file_outdated(None);
         if self.reported.take().is_some() {
             tracing::info!("the checkpoint file is up to date again");
         }
@@ -264,8 +264,8 @@ mod tests {
     fn an_edit_counts_when_two_looks_find_it() {
         use Verdict::{Edited, Refused, Unchanged, Unsettled};
         let text = |text: &str| Ok(Some(text.to_owned()));
-        let mut view = View::default();
-        view.accept("ours".to_owned());
+        let mut sync = CheckpointSync::default();
+        sync.accept("ours".to_owned());
         for (look, want) in [
             (text("ours"), Unchanged),
             // An editor empties or removes the file before it writes.
@@ -280,9 +280,9 @@ mod tests {
             (Err("no right".to_owned()), Unsettled),
             (Err("no right".to_owned()), Edited),
         ] {
-            assert_eq!(view.compare(&look), want, "{look:?}");
+            assert_eq!(sync.compare(&look), want, "{look:?}");
         }
-        view.refused = Some(text("typo"));
+        sync.refused = Some(text("typo"));
         for (look, want) in [
             (text("typo"), Refused),
             (text("typo"), Refused),
@@ -294,7 +294,7 @@ mod tests {
             (text("typo"), Unsettled),
             (text("typo"), Edited),
         ] {
-            assert_eq!(view.compare(&look), want, "{look:?}");
+            assert_eq!(sync.compare(&look), want, "{look:?}");
         }
     }
 }
