@@ -6,14 +6,17 @@ pub mod rows;
 use std::hint::black_box;
 
 use anyhow::{Context, Result, ensure};
-use avro::{Decoder, Scratch};
+use avro::Decoder;
 use cdc_producer::batch::{Batch, Change};
 use cdc_producer::plan::Plan;
 use model::change::{Op, Source};
 use model::product::SCHEMA;
+use model::row::{Datum, recycle};
+use model::row_key::is_key_of;
 use model::time::Micros;
-use rules::log_line::{self, Origin};
-use rules::transform::{Capitals, Rules, Transformed};
+use rules::line::{Line, LineForm, Origin};
+use rules::transform::{Capitals, Transform};
+use runtime::config::{self, Program, Settings};
 
 use self::rows::{ROWS, Rows};
 
@@ -24,9 +27,9 @@ pub enum HotPath {
     Decode,
     /// Records to the producer's batch, with the header `source`
     Encode,
-    /// Values and headers as a consumer polls them to transformed products
+    /// Values and headers as a consumer polls them to transformed rows
     Transform,
-    /// Transformed products to lines of the log
+    /// Transformed rows to lines of the log
     Line,
 }
 
@@ -78,38 +81,59 @@ impl HotPath {
             Self::Transform => {
                 let mut batch = Batch::default();
                 encode(rows, &mut batch);
-                let (decoder, rules) = (Decoder::new(SCHEMA)?, Rules::default());
-                let (mut scratch, mut capitals) = (Scratch::default(), Capitals::default());
+                let (decoder, transform) = transform()?;
+                let (mut buffer, mut key, mut capitals) =
+                    (Vec::<Datum<'static>>::new(), Vec::new(), Capitals::default());
                 Box::new(move || {
                     let mut count = 0;
                     for record in batch.iter() {
                         let (_, value) = avro::split(record.value.context("a record without a value")?)?;
                         black_box(Source::parse(record.header)?);
-                        let product = decoder.decode(value, &mut scratch)?;
-                        count += usize::from(black_box(rules.apply(&product, &mut capitals)).is_some());
+                        let mut row: Vec<Datum<'_>> = recycle(std::mem::take(&mut buffer));
+                        decoder.decode(value, &mut row)?;
+                        ensure!(is_key_of(decoder.schema(), &row, record.key, &mut key), "another key");
+                        count += usize::from(transform.apply(&mut row, &mut capitals));
+                        black_box(&row);
+                        buffer = recycle(row);
                     }
                     Ok(count)
                 })
             }
             Self::Line => {
-                let rules = Rules::default();
-                // The text in capitals is kept for the whole run.
-                let room = |_| &mut *Box::leak(Box::<Capitals>::default());
-                let transformed = rows.products.iter().map(|p| rules.apply(p, room(p)));
-                let products: Vec<Transformed<'_>> = transformed.flatten().collect();
+                let mut batch = Batch::default();
+                encode(rows, &mut batch);
+                // The values and the text in capitals are kept for the whole run.
+                let (batch, (decoder, transform)) = (&*Box::leak(Box::new(batch)), transform()?);
+                let line = Line::new(LineForm::Flat, "shop.product", &transform)?;
+                let mut transformed: Vec<Vec<Datum<'_>>> = Vec::new();
+                for record in batch.iter() {
+                    let (_, value) = avro::split(record.value.context("a record without a value")?)?;
+                    let mut row = Vec::new();
+                    decoder.decode(value, &mut row)?;
+                    transform.apply(&mut row, Box::leak(Box::<Capitals>::default()));
+                    transformed.push(row);
+                }
                 let mut lines = Vec::new();
                 Box::new(move || {
                     lines.clear();
-                    for (offset, product) in (1_000_000..).zip(&products) {
+                    for (offset, row) in (1_000_000..).zip(&transformed) {
                         let origin = Origin { op: Op::Update, partition: 7, offset, source_ts: rows::COMMITTED_AT };
-                        log_line::write(product, origin, &mut lines);
+                        line.write(row, origin, &mut lines);
                     }
                     black_box(&lines);
-                    Ok(products.len())
+                    Ok(transformed.len())
                 })
             }
         })
     }
+}
+
+/// The decoder of a product and the default rules.
+fn transform() -> Result<(Decoder, Transform)> {
+    let decoder = Decoder::new(SCHEMA).map_err(anyhow::Error::msg)?;
+    let rules = config::rules(&Settings::defaults(Program::Consumer))?;
+    let transform = rules.compile(decoder.schema())?;
+    Ok((decoder, transform))
 }
 
 fn encode(rows: &Rows, batch: &mut Batch) {

@@ -4,23 +4,42 @@
 //! has it already (PostgreSQL may be behind the log and then gets it alone).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use avro::Scratch;
 use avro::writer_schema::Decoders;
-use rules::log_line::{self, Origin};
-use rules::transform::{Capitals, Rules, Transformed};
+use model::error::Result;
+use model::row::{Datum, recycle};
+use model::row_key::KeyValue;
+use rules::line::Origin;
+use rules::transform::{Capitals, Column};
 
 use crate::change::{self, Change, Polled};
 use crate::dead_letter::{DeadLetter, Kept, Letters};
+use crate::plan::Plan;
 use crate::sink::{LastState, Parked, Row, Rows};
 use crate::sql_value::{Amount, Time};
+
+/// Buffers that are reused for the next record, and the plan of the last schema that was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    row: Vec<Datum<'static>>,
+    key: Vec<u8>,
+    capitals: Capitals,
+    pub(crate) latest: Option<Arc<Plan>>,
+}
+
+impl Scratch {
+    /// With the plan of the topic's pinned schema, if it has one.
+    pub(crate) fn new(latest: Option<Arc<Plan>>) -> Self {
+        Self { latest, ..Self::default() }
+    }
+}
 
 /// The inputs that [`Outcome::take`] needs besides the record.
 #[derive(Clone, Copy)]
 pub(crate) struct BatchContext<'a> {
     pub(crate) letters: Letters<'a>,
-    pub(crate) decoders: &'a Decoders,
-    pub(crate) rules: &'a Rules,
+    pub(crate) decoders: &'a Decoders<Arc<Plan>>,
     /// By partition, the first offset that the log does not have yet.
     pub(crate) log_from: &'a BTreeMap<i32, i64>,
     /// Whether there is a table to be written.
@@ -44,41 +63,71 @@ pub(crate) struct Outcome {
     pub(crate) rows: Rows,
     /// The kept bytes of records, by partition and offset.
     kept: HashMap<(i32, i64), Kept>,
-    capitals: Capitals,
 }
 
 impl Outcome {
     /// Processes one more record, whose schema has been looked up.
-    pub(crate) fn take(&mut self, record: &Polled<'_>, context: BatchContext<'_>, scratch: &mut Scratch) {
+    ///
+    /// # Errors
+    /// Definite when the rules do not fit the record's table.
+    pub(crate) fn take(&mut self, record: &Polled<'_>, context: BatchContext<'_>, scratch: &mut Scratch) -> Result<()> {
         self.rows.next.insert(record.partition, record.offset + 1);
         if context.keep {
             self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
         let new_to_the_log = context.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
-        match change::read(record, context.decoders, scratch) {
-            Ok(change) => self.add(record, &change, context.rules, new_to_the_log, context.with_rows),
+        let Scratch { row: buffer, key, capitals, latest } = scratch;
+        let mut row = recycle(std::mem::take(buffer));
+        let mut seen = None;
+        match change::read(record, context.decoders, latest.as_ref(), &mut row, key) {
+            Ok(change) => {
+                self.add(record, &change, &mut row, capitals, new_to_the_log, context.with_rows)
+                    .map_err(|e| e.at(&format!("partition {}, offset {}", record.partition, record.offset)))?;
+                if !latest.as_ref().is_some_and(|latest| Arc::ptr_eq(latest, change.plan)) {
+                    seen = Some(change.plan.clone());
+                }
+            }
             Err(reason) if new_to_the_log => self.dead.push(context.letters.undecodable(record, &reason)),
             Err(_) => {}
         }
+        *buffer = recycle(row);
+        if seen.is_some() {
+            *latest = seen;
+        }
+        Ok(())
     }
 
-    fn add(&mut self, record: &Polled<'_>, change: &Change<'_>, rules: &Rules, new_to_the_log: bool, with_rows: bool) {
+    fn add<'a>(
+        &mut self,
+        record: &Polled<'_>,
+        change: &Change<'_>,
+        row: &mut Vec<Datum<'a>>,
+        capitals: &'a mut Capitals,
+        new_to_the_log: bool,
+        with_rows: bool,
+    ) -> Result<()> {
         let Polled { partition, offset, .. } = *record;
         let origin = Origin { op: change.op, partition, offset, source_ts: change.source_ts };
-        let transformed = change.product.as_ref().map(|product| rules.apply(product, &mut self.capitals));
+        let plan = change.plan.rows()?;
+        let is_kept = change.deleted.is_some() || plan.transform.apply(row, capitals);
         if new_to_the_log {
-            match &transformed {
-                Some(None) => self.filtered += 1,
-                Some(Some(product)) => log_line::write(product, origin, &mut self.lines),
-                None => log_line::write_delete(change.id, origin, &mut self.lines),
+            match &change.deleted {
+                _ if !is_kept => self.filtered += 1,
+                None => plan.line.write(row, origin, &mut self.lines),
+                Some(key) => {
+                    let key: Vec<Datum<'_>> = key.iter().map(KeyValue::datum).collect();
+                    plan.line.write_delete(&key, origin, &mut self.lines);
+                }
             }
-            self.written += u64::from(!matches!(transformed, Some(None)));
+            self.written += u64::from(is_kept);
         }
         if with_rows {
-            // The table may hold an earlier state of a product that is filtered out now.
-            let row = transformed.flatten().map(|product| row(&product));
-            self.rows.last.insert(change.id, LastState { partition, offset, row });
+            // The table may hold an earlier state of a row that is filtered out now.
+            let row = (is_kept && change.deleted.is_none()).then(|| stored(row, plan.transform.columns()));
+            let id = std::str::from_utf8(change.key).ok().and_then(|key| key.parse().ok()).unwrap_or_default();
+            self.rows.last.insert(id, LastState { partition, offset, row });
         }
+        Ok(())
     }
 }
 
@@ -89,13 +138,19 @@ impl Outcome {
     }
 }
 
-fn row(product: &Transformed<'_>) -> Row {
+fn stored(row: &[Datum<'_>], columns: &[Column]) -> Row {
+    let find = |name: &str| columns.iter().position(|c| c.name == name).map_or(Datum::Null, |place| row[place]);
+    let text = |name| if let Datum::Text(text) = find(name) { Some(text.to_owned()) } else { None };
+    let amount = |name| match find(name) {
+        Datum::Decimal { unscaled, .. } => model::product::Price::from_hundredths(unscaled).map(Amount),
+        _ => None,
+    };
     Row {
-        name: product.name.map(str::to_owned),
-        category: product.category.map(str::to_owned),
-        price: product.price.map(Amount),
-        discount_price: product.discount_price.map(Amount),
-        last_updated: product.last_updated.map(Time),
+        name: text("name"),
+        category: text("category"),
+        price: amount("price"),
+        discount_price: amount("discount_price"),
+        last_updated: if let Datum::Timestamp(time) = find("last_updated") { Some(Time(time)) } else { None },
     }
 }
 
@@ -103,10 +158,12 @@ fn row(product: &Transformed<'_>) -> Row {
 mod tests {
     use super::*;
     use crate::dead_letter::Room;
+    use crate::plan::Planner;
     use crate::sink::Refusal;
-    use avro::Decoder;
     use model::product::{Price, Product, SCHEMA};
-    use rules::transform::{Filter, TextField};
+    use rules::line::LineForm;
+    use rules::transform::Filter;
+    use runtime::config::{self, Program, Settings};
 
     const LETTERS: Letters<'static> = Letters { topic: "t", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
@@ -125,21 +182,18 @@ mod tests {
     }
 
     fn run(records: &[Polled<'_>], log_from: i64) -> Outcome {
-        let mut decoders = Decoders::default();
-        decoders.insert(1, Ok(Decoder::new(SCHEMA).expect("our schema")));
-        let drop = vec![Filter { field: TextField::Category, equals: "test".to_owned() }];
-        let rules = Rules { drop, ..Rules::default() };
+        let mut rules = config::rules(&Settings::defaults(Program::Consumer)).expect("the default rules");
+        rules.drop = vec![Filter { column: "category".to_owned(), equals: "test".to_owned() }];
+        let plan = Planner::new(rules, LineForm::Flat, Some(SCHEMA)).plan(SCHEMA).expect("our schema");
+        let mut decoders = Decoders::new(Some(plan.clone()));
+        decoders.insert(1, Ok(plan.clone()));
         let log_from = BTreeMap::from([(4, log_from)]);
-        let context = BatchContext {
-            letters: LETTERS,
-            decoders: &decoders,
-            rules: &rules,
-            log_from: &log_from,
-            with_rows: true,
-            keep: true,
-        };
-        let (mut outcome, mut scratch) = (Outcome::default(), Scratch::default());
-        records.iter().for_each(|record| outcome.take(record, context, &mut scratch));
+        let context =
+            BatchContext { letters: LETTERS, decoders: &decoders, log_from: &log_from, with_rows: true, keep: true };
+        let (mut outcome, mut scratch) = (Outcome::default(), Scratch::new(Some(plan)));
+        for record in records {
+            outcome.take(record, context, &mut scratch).expect("rules that fit");
+        }
         outcome
     }
 

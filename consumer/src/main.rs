@@ -22,6 +22,7 @@ mod metrics;
 mod offsets;
 mod orphaned_partitions;
 mod parking;
+mod plan;
 mod readiness;
 mod recover;
 mod repair;

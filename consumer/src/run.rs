@@ -32,7 +32,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use avro::Scratch;
 use avro::writer_schema::WriterSchemas;
 use kafka::{Failure, TransactionalProducer};
 use model::change::SOURCE_HEADER;
@@ -40,14 +39,13 @@ use model::error::{Error, Result};
 use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rules::transform::Rules;
-use runtime::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
+use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use runtime::failpoint;
 use runtime::program::Context;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchContext, Outcome};
+use crate::batch::{BatchContext, Outcome, Scratch};
 use crate::batch_error::{Backoff, BatchError, Fences};
 use crate::change::Polled;
 use crate::command;
@@ -60,6 +58,7 @@ use crate::log_file::LogFile;
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
+use crate::plan::Plan;
 use crate::readiness::Readiness;
 use crate::recover;
 use crate::sink::Sink;
@@ -135,8 +134,8 @@ pub(crate) async fn run(context: Context) -> Result<()> {
 struct Worker {
     kafka: KafkaSettings,
     slots: Slots,
-    schemas: WriterSchemas,
-    rules: Rules,
+    schemas: WriterSchemas<Arc<Plan>>,
+    scratch: Scratch,
     sink: Option<Sink>,
     parking: Parking,
     /// The space in a dead letter.
@@ -188,9 +187,10 @@ impl Worker {
     fn new(context: &Context, kafka: KafkaSettings, slots: Slots) -> Result<Self> {
         let settings: &Settings = &context.settings;
         let sink = PostgresSettings::from(settings)?.map(|s| Sink::new(&s, &kafka.topic)).transpose()?;
+        let schemas = schemas::open(settings, &kafka)?;
         Ok(Self {
-            schemas: WriterSchemas::new(RegistrySettings::from(settings)?, kafka.clone())?,
-            rules: config::rules(settings)?,
+            scratch: Scratch::new(schemas.decoders().ours().cloned()),
+            schemas,
             sink,
             parking: Parking::default(),
             room: Room::of(&kafka),
@@ -408,7 +408,6 @@ impl Worker {
     fn poll_batch(&mut self, group: &Group) -> Result<Batch, BatchError> {
         let changes = group.changes();
         let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
-        let mut scratch = Scratch::default();
         let (mut bytes, mut deadline) = (0, None);
         let most = self.parking.part().map_or(self.batch_rows, |part| part.min(self.batch_rows));
         while batch.records < most && bytes < BATCH_BYTES {
@@ -429,12 +428,11 @@ impl Worker {
             let context = BatchContext {
                 letters: Letters { topic: &self.kafka.topic, room: self.room },
                 decoders: self.schemas.decoders(),
-                rules: &self.rules,
                 log_from: &batch.committed,
                 with_rows: self.sink.is_some(),
                 keep: self.parking.part().is_some(),
             };
-            batch.outcome.take(&record, context, &mut scratch);
+            batch.outcome.take(&record, context, &mut self.scratch)?;
             if let Some(written) = message.timestamp().to_millis() {
                 batch.newest.insert(message.partition(), Micros(written * 1_000));
             }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use runtime::config::{Program, Settings};
+
 /// Compares a text with the golden file of this name under `tests/golden`; `BLESS=1` writes the file instead.
 pub fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
@@ -15,4 +17,9 @@ pub fn golden(name: &str, text: &str) {
     }
     let want = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}; BLESS=1 writes it", path.display()));
     assert!(want == text, "{} differs; BLESS=1 accepts\n--- golden\n{want}\n--- now\n{text}", path.display());
+}
+
+/// The default rules, which are the product's.
+pub fn product_rules() -> rules::transform::Rules {
+    runtime::config::rules(&Settings::defaults(Program::Consumer)).expect("the default rules")
 }

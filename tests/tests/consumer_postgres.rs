@@ -10,7 +10,7 @@ use std::time::Duration;
 use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
-use rules::transform::Capitals;
+use rules::product::Capitals;
 use runtime::config::{Program, rules};
 use testbed::{Feed, TestBed, eventually, postgres};
 

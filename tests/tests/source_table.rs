@@ -33,14 +33,12 @@ async fn rows(
 ) -> Result<Vec<String>, String> {
     let mut lines = Vec::new();
     let encoder = Encoder::new(source.clone(), 1);
-    let decoder = avro::Decoder::new(SCHEMA).unwrap();
     let after = after.map(|id| KeyBound::One(KeyPart::Signed(id)));
     let (mut key, mut value) = (Vec::new(), Vec::new());
     let each = select::each_row(conn, source, after.as_ref(), limit, |values, _| {
         encoder.value(values, &mut value)?.map_err(|row| row.error(source))?;
         encoder.key_of_row(values, &mut key)?;
-        let mut scratch = avro::Scratch::default();
-        let p = decoder.decode(&value[avro::PREFIX..], &mut scratch).unwrap();
+        let p = avro::decode_value(&value[avro::PREFIX..]).unwrap();
         assert_eq!(String::from_utf8_lossy(&key), p.id.to_string());
         let text = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
         let price = text(p.price.map(|p| p.to_string()));

@@ -10,7 +10,8 @@ use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
 use mysql::table::SourceTable;
 use mysql_async::Conn;
-use rules::transform::{Capitals, Rules, Transformed};
+use rules::product::{Capitals, Transformed};
+use rules::transform::Rules;
 
 use crate::arrival::Consumed;
 use crate::cut::Cut;

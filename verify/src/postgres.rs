@@ -6,7 +6,7 @@ use std::time::Duration;
 use model::error::{Error, Result};
 use model::product::Price;
 use model::time::Micros;
-use rules::transform::Transformed;
+use rules::product::Transformed;
 use runtime::config::PostgresSettings;
 use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::error::SqlState;

@@ -2,24 +2,25 @@
 
 use std::collections::HashSet;
 
-use avro::Scratch;
+use avro::Decoder;
 use avro::writer_schema::{Decoders, WriterSchemas};
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::{Error, Result};
-use model::product::Product;
+use model::product::{Price, Product};
+use model::row::Datum;
 use model::time::Micros;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 use rules::log_line::{self, Origin};
-use rules::transform::{Capitals, Rules};
+use rules::product::Capitals;
+use rules::transform::Rules;
 use runtime::config::KafkaSettings;
 
 use crate::span::Bounds;
 
 /// Reads records; looks each schema up once. Use it on a blocking thread.
 pub(crate) struct Reader {
-    schemas: WriterSchemas,
-    scratch: Scratch,
+    schemas: WriterSchemas<Decoder>,
     /// The places of the records that a consumer could not read.
     dead_letters: HashSet<(i32, i64)>,
 }
@@ -33,8 +34,8 @@ pub(crate) struct Change<'a> {
 }
 
 impl Reader {
-    pub(crate) fn new(schemas: WriterSchemas) -> Self {
-        Self { schemas, scratch: Scratch::default(), dead_letters: HashSet::new() }
+    pub(crate) fn new(schemas: WriterSchemas<Decoder>) -> Self {
+        Self { schemas, dead_letters: HashSet::new() }
     }
 
     /// Loads the places of records that consumers could not read. The consumers may have known that a record's schema
@@ -64,19 +65,16 @@ impl Reader {
     pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
         let (partition, offset) = (message.partition(), message.offset());
         self.schemas.look_up(message.payload(), partition, offset)?;
-        let is_guess = |value| self.schemas.decoders().is_guess(value, partition, offset);
+        let is_guess =
+            |value| self.schemas.decoders().find(value, partition, offset).is_ok_and(|found| found.doubt.is_some());
         if self.dead_letters.contains(&(partition, offset)) && message.payload().is_some_and(is_guess) {
             return Ok(Err("its schema id is unknown, and it is a dead letter".to_owned()));
         }
-        Ok(change(message, self.schemas.decoders(), &mut self.scratch))
+        Ok(change(message, self.schemas.decoders()))
     }
 }
 
-fn change<'a>(
-    message: &'a BorrowedMessage<'_>,
-    decoders: &'a Decoders,
-    scratch: &'a mut Scratch,
-) -> Result<Change<'a>, String> {
+fn change<'a>(message: &'a BorrowedMessage<'_>, decoders: &'a Decoders<Decoder>) -> Result<Change<'a>, String> {
     let header = kafka::header(message, SOURCE_HEADER).ok_or("it has no header source")?;
     let source = Source::parse(header).map_err(|e| format!("its header source can't be read: {e}"))?;
     printable("ts_us", Micros(source.ts_us))?;
@@ -89,12 +87,36 @@ fn change<'a>(
         (None, Op::Delete) => None,
         (None, op) => return Err(format!("it has no value, but its op is {}", op.letter())),
         (Some(_), Op::Delete) => return Err("its op is d, but it has a value".to_owned()),
-        (Some(value), _) => Some(decoders.decode(value, id, (message.partition(), message.offset()), scratch)?),
+        (Some(value), _) => Some(product(decoders, value, id, (message.partition(), message.offset()))?),
     };
     if let Some(product) = &product {
         product.last_updated.map_or(Ok(()), |t| printable("last_updated", t))?;
     }
     Ok(Change { id, source, product })
+}
+
+fn product<'a>(
+    decoders: &'a Decoders<Decoder>,
+    value: &'a [u8],
+    key: i64,
+    (partition, offset): (i32, i64),
+) -> Result<Product<'a>, String> {
+    let found = decoders.find(value, partition, offset)?;
+    let refused = |why: String| found.doubt.map_or(why, str::to_owned);
+    let mut row = Vec::new();
+    found.decoder.decode(found.body, &mut row).map_err(|e| refused(e.to_string()))?;
+    let fields = &found.decoder.schema().fields;
+    let find =
+        |name: &str| fields.iter().position(|field| field.column == name).map_or(Datum::Null, |place| row[place]);
+    let text = |name| if let Datum::Text(text) = find(name) { Some(text) } else { None };
+    let id = if let Datum::Int(id) = find("id") { id } else { return Err(refused("it has no id".to_owned())) };
+    if id != key {
+        return Err(refused(format!("its key is {key}, but its value has id {id}")));
+    }
+    let price =
+        if let Datum::Decimal { unscaled, .. } = find("price") { Price::from_hundredths(unscaled) } else { None };
+    let last_updated = if let Datum::Timestamp(time) = find("last_updated") { Some(time) } else { None };
+    Ok(Product { id, name: text("name"), category: text("category"), price, last_updated })
 }
 
 /// A time that a line can hold: the years 1 to 9999.

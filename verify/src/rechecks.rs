@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::error::Result;
 use rdkafka::{Message as _, Offset};
-use rules::transform::{Capitals, Rules};
+use rules::product::Capitals;
+use rules::transform::Rules;
 use runtime::config::KafkaSettings;
 
 use crate::findings::{Check, Finding, Findings};

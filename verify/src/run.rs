@@ -156,7 +156,12 @@ impl Run {
     }
 
     async fn read_topic(&mut self, cut: &Cut) -> Result<Read> {
-        let schemas = WriterSchemas::new(self.parts.registry.clone(), self.parts.kafka.clone())?;
+        let schemas = WriterSchemas::new(
+            self.parts.registry.clone(),
+            self.parts.kafka.clone(),
+            Some(model::product::SCHEMA),
+            Box::new(avro::Decoder::new),
+        )?;
         let (parts, cut, deadline) = (self.parts.clone(), cut.clone(), self.patience(SETTLING).until);
         let mut findings = std::mem::take(&mut self.findings);
         let (read, findings) = blocking(move || {

@@ -1,28 +1,24 @@
 //! Avro values in Confluent's wire format.
 //!
 //! The encoder supports only the schema [`model::product::SCHEMA`] (a test compares its bytes with those of
-//! `apache-avro`). It takes about 60 ns without allocating; a general encoder takes 300 to 1,200 ns. The decoder uses
-//! the same fast path when the writer's schema is ours, and `apache-avro`'s schema resolution otherwise.
+//! `apache-avro`). It takes about 60 ns without allocating; a general encoder takes 300 to 1,200 ns. [`decode`] reads the
+//! values of any table's schema.
 //!
 //! Formats: Avro specification 1.12 "Binary encoding" and "Logical types"; Confluent "Wire format": a zero byte, the schema
 //! id as four bytes big-endian, the value.
 
+pub mod decode;
 pub mod encode;
-mod foreign_schema;
 #[cfg(test)]
 mod fuzz;
 pub mod registry;
 pub mod schema;
 pub mod writer_schema;
 
-use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::schema::ResolvedSchema;
-use apache_avro::types::Value;
-use apache_avro::{Decimal, Schema};
-
-use model::escape;
-use model::product::{Price, Product, SCHEMA};
+use model::product::{Price, Product};
 use model::time::Micros;
+
+pub use crate::decode::{DecodeError, Decoder};
 
 /// Maximum characters of the library's message in an error; that message repeats the value.
 const LONGEST_REASON: usize = 500;
@@ -75,121 +71,6 @@ pub fn split(bytes: &[u8]) -> Result<(u32, &[u8]), DecodeError> {
             Err(DecodeError::new(format!("begins with byte {first:#04x} instead of 0x00 of Confluent's wire format")))
         }
         [] => Err(DecodeError::new("empty")),
-    }
-}
-
-/// Why a value could not be decoded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the value is not a product: {0}")]
-pub struct DecodeError(String);
-
-impl DecodeError {
-    fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
-    }
-}
-
-/// Decodes the values of one writer's schema.
-#[derive(Debug)]
-pub struct Decoder {
-    /// `None` when the writer's schema is ours.
-    resolve: Option<(Schema, Schema)>,
-}
-
-/// A decoded product; it owns the text that schema resolution produced.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    name: Option<String>,
-    category: Option<String>,
-}
-
-impl Decoder {
-    /// For values that were written with the schema `writer` (its JSON text).
-    ///
-    /// # Errors
-    /// When the text is not an Avro schema, or exceeds a limit, which the error names.
-    pub fn new(writer: &str) -> Result<Self, DecodeError> {
-        let parse = |text| foreign_schema::parse(text).map_err(DecodeError::new);
-        let (writer, ours) = (parse(writer)?, parse(SCHEMA)?);
-        // The canonical form omits attributes that do not change the bytes, including logical types: compare those too.
-        if writer.canonical_form() == ours.canonical_form() && writer == ours {
-            return Ok(Self { resolve: None });
-        }
-        check_units(&writer)?;
-        let reader = Schema::parse_str(SCHEMA).map_err(|e| DecodeError::new(format!("our schema: {e}")))?;
-        Ok(Self { resolve: Some((writer, reader)) })
-    }
-
-    /// Whether the writer's schema is ours.
-    pub fn is_of_our_schema(&self) -> bool {
-        self.resolve.is_none()
-    }
-
-    /// Decodes an Avro value without its prefix; all bytes must be used.
-    ///
-    /// # Errors
-    /// When the bytes are not a value of the writer's schema, or it can't be resolved to a product without loss.
-    pub fn decode<'a>(&self, bytes: &'a [u8], scratch: &'a mut Scratch) -> Result<Product<'a>, DecodeError> {
-        match &self.resolve {
-            None => decode_value(bytes),
-            Some((writer, reader)) => {
-                let mut rest = bytes;
-                let failed = |e: apache_avro::Error| DecodeError::new(escape::cut(&e.to_string(), LONGEST_REASON));
-                let resolved = ResolvedSchema::new(writer).map_err(failed)?;
-                foreign_schema::measure(writer, resolved.get_names(), bytes).map_err(DecodeError::new)?;
-                let mut value = GenericDatumReader::builder(writer)
-                    .resolved_writer_schemata(resolved)
-                    .build()
-                    .and_then(|r| r.read_value(&mut rest))
-                    .map_err(failed)?;
-                widen(&mut value).map_err(failed)?;
-                let value = value.resolve(reader).map_err(failed)?;
-                if !rest.is_empty() {
-                    return Err(DecodeError::new(format!("{} bytes are left over", rest.len())));
-                }
-                product_of(value, scratch)
-            }
-        }
-    }
-}
-
-/// Whether a writer's price and time have our units. The library does not compare units: it takes the digits of
-/// `decimal(10,4)` for hundredths, and a whole number for microseconds.
-fn check_units(writer: &Schema) -> Result<(), DecodeError> {
-    let Schema::Record(record) = writer else { return Ok(()) };
-    for field in &record.fields {
-        let variants = match &field.schema {
-            Schema::Union(union) => union.variants(),
-            schema => std::slice::from_ref(schema),
-        };
-        let (wanted, is_ours): (_, fn(&Schema) -> bool) = match field.name.as_str() {
-            "price" => ("a decimal of scale 2", |schema| matches!(schema, Schema::Decimal(d) if d.scale == 2)),
-            "last_updated" => ("timestamp-micros", |schema| matches!(schema, Schema::TimestampMicros)),
-            _ => continue,
-        };
-        if !variants.iter().all(|schema| matches!(schema, Schema::Null) || is_ours(schema)) {
-            let found = format!("{:?}", field.schema);
-            let found = escape::cut(&found, LONGEST_REASON);
-            return Err(DecodeError::new(format!("its field {} must be {wanted} and is {found}", field.name)));
-        }
-    }
-    Ok(())
-}
-
-/// Fills decimals up with bytes of their sign: the library refuses one that is shorter than its precision may need.
-fn widen(value: &mut Value) -> Result<(), apache_avro::Error> {
-    const WIDE: usize = 16;
-    match value {
-        Value::Record(fields) => fields.iter_mut().try_for_each(|(_, value)| widen(value)),
-        Value::Union(_, inner) => widen(inner),
-        Value::Decimal(decimal) => {
-            let bytes = Vec::try_from(&*decimal)?;
-            let sign = if bytes.first().is_some_and(|b| b & 0x80 != 0) { 0xff } else { 0 };
-            let fill = vec![sign; WIDE.saturating_sub(bytes.len())];
-            *decimal = Decimal::from([fill, bytes].concat());
-            Ok(())
-        }
-        _ => Ok(()),
     }
 }
 
@@ -297,31 +178,6 @@ fn price_of(bytes: &[u8]) -> Result<Price, DecodeError> {
         .and_then(|()| i64::try_from(i128::from_be_bytes(wide)).ok())
         .and_then(Price::from_hundredths)
         .ok_or_else(|| DecodeError::new("the price does not fit decimal(10,2)"))
-}
-
-fn product_of(value: Value, scratch: &mut Scratch) -> Result<Product<'_>, DecodeError> {
-    let Value::Record(fields) = value else { return Err(DecodeError::new("not a record")) };
-    let (mut id, mut price, mut last_updated) = (None, None, None);
-    *scratch = Scratch::default();
-    for (field, value) in fields {
-        let value = if let Value::Union(_, inner) = value { *inner } else { value };
-        match (field.as_str(), value) {
-            (_, Value::Null) => {}
-            ("id", Value::Long(n)) => id = Some(n),
-            ("name", Value::String(s)) => scratch.name = Some(s),
-            ("category", Value::String(s)) => scratch.category = Some(s),
-            ("price", Value::Decimal(d)) => {
-                let bytes: Vec<u8> = d.try_into().map_err(|e: apache_avro::Error| DecodeError::new(e.to_string()))?;
-                price = Some(price_of(&bytes)?);
-            }
-            ("last_updated", Value::TimestampMicros(n)) => last_updated = Some(Micros(n)),
-            (field, value) => {
-                return Err(DecodeError::new(escape::cut(&format!("field {field} is {value:?}"), LONGEST_REASON)));
-            }
-        }
-    }
-    let id = id.ok_or_else(|| DecodeError::new("it has no id"))?;
-    Ok(Product { id, name: scratch.name.as_deref(), category: scratch.category.as_deref(), price, last_updated })
 }
 
 #[cfg(test)]

@@ -282,6 +282,17 @@ impl Registry {
         Ok(self.call(Method::GET, &path, None).await?.is_some())
     }
 
+    /// The text of the subject's latest schema; `None` when the registry does not have the subject.
+    ///
+    /// # Errors
+    /// As [`Registry::has_subject`].
+    pub async fn latest(&self) -> Result<Option<String>> {
+        let path = format!("subjects/{}/versions/latest", self.settings.subject);
+        let Some(answer) = self.call(Method::GET, &path, None).await? else { return Ok(None) };
+        let schema = answer.get("schema").and_then(Value::as_str);
+        schema.map(|schema| Some(schema.to_owned())).ok_or_else(|| self.no_registry(&path, "no schema"))
+    }
+
     /// Checks what a start of a program that only reads will find.
     ///
     /// # Errors

@@ -1,4 +1,8 @@
-//! Compares our values with the library's, and decodes values of other schemas.
+//! Compares our values with the library's.
+
+use apache_avro::Schema;
+use apache_avro::types::Value;
+use model::product::SCHEMA;
 
 use super::*;
 use proptest::prelude::*;
@@ -70,67 +74,6 @@ proptest! {
         drop(decode_value(&bytes));
     }
 }
-
-#[test]
-fn another_writers_schema_is_resolved() {
-    let writer = r#"{"type":"record","name":"Product","namespace":"shop","fields":[
-        {"name":"id","type":"int"},{"name":"colour","type":"string"},{"name":"name","type":"string"}]}"#;
-    let schema = Schema::parse_str(writer).expect("a schema");
-    let value = Value::Record(vec![
-        ("id".into(), Value::Int(5)),
-        ("colour".into(), Value::String("red".into())),
-        ("name".into(), Value::String("mug".into())),
-    ]);
-    let bytes = write(&schema, value);
-    let mut scratch = Scratch::default();
-    let decoder = Decoder::new(writer).expect("a decoder");
-    let product = Product { id: 5, name: Some("mug"), category: None, price: None, last_updated: None };
-    assert_eq!(decoder.decode(&bytes, &mut scratch), Ok(product));
-    assert!(decoder.resolve.is_some() && Decoder::new(SCHEMA).expect("ours").resolve.is_none());
-}
-
-/// Our schema with one field more, or with another text in it.
-fn evolved(from: &str, to: &str) -> String {
-    let more = SCHEMA.replacen("\"fields\": [", "\"fields\": [{\"name\": \"colour\", \"type\": \"string\"},", 1);
-    assert!(SCHEMA.contains(from) && more != SCHEMA);
-    more.replace(from, to)
-}
-
-#[test]
-fn prices_of_any_length_are_resolved() {
-    let writer = evolved("", "");
-    let decoder = Decoder::new(&writer).expect("a decoder");
-    let schema = Schema::parse_str(&writer).expect("a schema");
-    for hundredths in [0, 1, -1, 199, -12_345, 1_234_567, Price::MAX, -Price::MAX] {
-        let price = Decimal::from(shortest(&hundredths.to_be_bytes()));
-        let value = Value::Record(vec![
-            ("colour".into(), Value::String("red".into())),
-            ("id".into(), Value::Long(5)),
-            ("name".into(), Value::Union(0, Box::new(Value::Null))),
-            ("category".into(), Value::Union(0, Box::new(Value::Null))),
-            ("price".into(), Value::Union(1, Box::new(Value::Decimal(price)))),
-            ("last_updated".into(), Value::Union(1, Box::new(Value::TimestampMicros(7)))),
-        ]);
-        let (bytes, mut scratch) = (write(&schema, value), Scratch::default());
-        let product = decoder.decode(&bytes, &mut scratch).expect("a product");
-        assert_eq!((product.price, product.last_updated), (Price::from_hundredths(hundredths), Some(Micros(7))));
-    }
-}
-
-#[test]
-fn other_units_are_refused() {
-    for (from, to, want) in [
-        ("\"scale\": 2", "\"scale\": 4", "price must be a decimal of scale 2"),
-        ("\"logicalType\": \"decimal\", ", "", "price must be a decimal of scale 2"),
-        ("timestamp-micros", "timestamp-millis", "last_updated must be timestamp-micros"),
-        ("timestamp-micros", "local-timestamp-micros", "last_updated must be timestamp-micros"),
-        (", \"logicalType\": \"timestamp-micros\"", "", "last_updated must be timestamp-micros"),
-    ] {
-        let error = Decoder::new(&evolved(from, to)).expect_err(to);
-        assert!(error.to_string().contains(want), "{error}");
-    }
-}
-
 /// The shortest two's complement of a big-endian integer.
 fn shortest(bytes: &[u8; 8]) -> Vec<u8> {
     let mut out = Vec::new();

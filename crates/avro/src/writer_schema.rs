@@ -6,8 +6,9 @@
 //! ([`Progress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
 //! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
 //! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
-//! wrote there. Such a value is decoded by our schema, the only one that any version wrote with. If the value does not
-//! fit exactly, or its id differs from the record's key, our producer did not write the record.
+//! wrote there. Such a value is decoded by the topic's pinned schema, the only one that those versions wrote with. If
+//! the value does not fit exactly, or its key differs from the record's, our producer did not write the record. A topic
+//! without a pinned schema has no such records.
 //!
 //! A value of another schema can fit by chance, but a record also needs the header `source` of our producer. Parking
 //! such a record would park every good record that looks the same, and waiting would let one record stop its partition
@@ -24,30 +25,53 @@ use self::decoders::Noted;
 use crate::Decoder;
 use crate::registry::Registry;
 use kafka::committed_progress;
-use model::error::Result;
-use model::product::SCHEMA;
+use model::error::{Error, Result};
 use runtime::config::{KafkaSettings, RegistrySettings};
 
-/// Looks schemas up. Use it on a thread that may block.
-pub struct WriterSchemas {
+/// Makes the decoder of the values that were written with a schema (its JSON text), or the reason why there is none.
+pub type MakeDecoder<D> = Box<dyn Fn(&str) -> Result<D, String> + Send>;
+
+/// Looks schemas up, and keeps a decoder of each. Use it on a thread that may block.
+pub struct WriterSchemas<D> {
     registry: Registry,
     kafka: KafkaSettings,
     runtime: Handle,
-    decoders: Decoders,
+    make: MakeDecoder<D>,
+    /// The topic's pinned schema.
+    pinned: Option<Decoder>,
+    decoders: Decoders<D>,
 }
 
-impl WriterSchemas {
-    /// For the records of `kafka.topic`. Call it within a runtime.
+impl<D: Clone> WriterSchemas<D> {
+    /// For the records of `kafka.topic`, whose producer writes with the schema `pinned` if it is given. Call it within
+    /// a runtime.
     ///
     /// # Errors
-    /// As [`Registry::new`].
-    pub fn new(registry: RegistrySettings, kafka: KafkaSettings) -> Result<Self> {
+    /// As [`Registry::new`]; definite when the pinned schema is no table's.
+    pub fn new(
+        registry: RegistrySettings,
+        kafka: KafkaSettings,
+        pinned: Option<&str>,
+        make: MakeDecoder<D>,
+    ) -> Result<Self> {
         let registry = Registry::new(registry)?;
-        Ok(Self { registry, kafka, runtime: Handle::current(), decoders: Decoders::default() })
+        let unusable = |reason| Error::definite(format!("the pinned schema of topic {}: {reason}", kafka.topic));
+        let decoders = Decoders::new(pinned.map(&make).transpose().map_err(unusable)?);
+        let pinned = pinned.map(Decoder::new).transpose().map_err(unusable)?;
+        Ok(Self { registry, kafka, runtime: Handle::current(), make, pinned, decoders })
+    }
+
+    /// The decoder of the subject's latest schema; `None` when the registry has none. Blocks.
+    ///
+    /// # Errors
+    /// As [`Registry::latest`].
+    pub fn latest(&self) -> Result<Option<Result<D, String>>> {
+        let text = self.runtime.block_on(self.registry.latest())?;
+        Ok(text.map(|text| (self.make)(&text)))
     }
 
     /// The decoders of the schemas that were looked up.
-    pub fn decoders(&self) -> &Decoders {
+    pub fn decoders(&self) -> &Decoders<D> {
         &self.decoders
     }
 
@@ -73,13 +97,14 @@ impl WriterSchemas {
     }
 
     /// The decoder of the values with this id, or the reason for a person why there is none.
-    fn find(&mut self, id: u32, partition: i32, offset: i64) -> Result<Result<Decoder, String>> {
+    fn find(&mut self, id: u32, partition: i32, offset: i64) -> Result<Result<D, String>> {
         let text = self.runtime.block_on(self.registry.find_schema(id))?;
-        let found = text.map(|text| text.and_then(|text| Decoder::new(&text).map_err(|e| format!("schema {id}: {e}"))));
-        let found = match found {
-            Some(Ok(decoder)) if decoder.is_of_our_schema() => return Ok(Ok(decoder)),
-            other => other,
-        };
+        if let (Some(Ok(text)), Some(pinned), Some(ours)) = (&text, &self.pinned, self.decoders.ours())
+            && Decoder::new(text).is_ok_and(|decoder| decoder == *pinned)
+        {
+            return Ok(Ok(ours.clone()));
+        }
+        let found = text.map(|text| text.and_then(|text| (self.make)(&text).map_err(|e| format!("schema {id}: {e}"))));
         if !self.runtime.block_on(self.registry.has_subject())? {
             return Err(self.registry.has_lost(id));
         }
@@ -88,14 +113,15 @@ impl WriterSchemas {
             tracing::debug!(partition, offset, "the producer's schema ids are read");
             self.decoders.note(Noted::new(progress, ends));
         }
-        if self.decoders.noted().has(id) {
+        if let (true, Some(ours)) = (self.decoders.noted().has(id), self.decoders.ours()) {
             tracing::warn!(
                 id,
                 "the schema registry has lost this id; the producer's progress says that it was our schema's"
             );
-            return Ok(Decoder::new(SCHEMA).map_err(|e| e.to_string()));
+            return Ok(Ok(ours.clone()));
         }
         match found {
+            None if self.decoders.noted().has(id) => Err(self.registry.has_lost(id)),
             Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
             None => Ok(Err(format!("the registry has no schema {id}"))),

@@ -8,5 +8,7 @@ mod fuzz;
 pub mod gtid;
 pub mod position;
 pub mod product;
+pub mod row;
+pub mod row_key;
 pub mod schema;
 pub mod time;

@@ -4,23 +4,11 @@
 //! `source_ts`. A delete has its `id` and nulls. `price` and `discount_price` are JSON numbers with two places, written
 //! from the integer of hundredths and never through a float.
 
-use crate::transform::Transformed;
-use model::change::Op;
+use crate::product::Transformed;
 use model::product::Price;
 use model::time::Micros;
 
-/// The source of a line's record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// What happened to the product.
-    pub op: Op,
-    /// Partition of the topic.
-    pub partition: i32,
-    /// Offset in the partition.
-    pub offset: i64,
-    /// Commit time on the source.
-    pub source_ts: Micros,
-}
+pub use crate::line::Origin;
 
 /// Appends the line of a product, with its newline.
 pub fn write(product: &Transformed<'_>, origin: Origin, out: &mut Vec<u8>) {
@@ -103,52 +91,5 @@ fn time(out: &mut Vec<u8>, key: &str, value: Option<Micros>) {
             out.push(b'"');
         }
         None => out.extend_from_slice(b"null"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::transform::{Capitals, Rules};
-    use model::product::Product;
-
-    const ORIGIN: Origin =
-        Origin { op: Op::Create, partition: 3, offset: 17, source_ts: Micros(1_763_697_600_000_001) };
-
-    #[test]
-    fn a_line_is_exact() {
-        let product = Product {
-            id: 7,
-            name: Some("Tasse \"grün\"\n\u{1}"),
-            category: Some("cat_5"),
-            price: Price::parse("12.30"),
-            last_updated: Micros::parse("2026-11-21T04:00:00Z"),
-        };
-        let mut out = Vec::new();
-        if let Some(t) = Rules::default().apply(&product, &mut Capitals::default()) {
-            write(&t, ORIGIN, &mut out);
-        }
-        assert_eq!(
-            String::from_utf8_lossy(&out),
-            concat!(
-                r#"{"id":7,"name":"Tasse \"grün\"\n\u0001","category":"CAT_5","price":12.30,"discount_price":9.84,"#,
-                r#""last_updated":"2026-11-21T04:00:00.000000Z","op":"c","partition":3,"offset":17,"source_ts":"2025-11-21T04:00:00.000001Z"}"#,
-                "\n"
-            )
-        );
-    }
-
-    #[test]
-    fn a_delete_is_a_line_of_nulls() {
-        let mut out = Vec::new();
-        write_delete(7, Origin { op: Op::Delete, ..ORIGIN }, &mut out);
-        assert_eq!(
-            String::from_utf8_lossy(&out),
-            concat!(
-                r#"{"id":7,"name":null,"category":null,"price":null,"discount_price":null,"last_updated":null,"op":"d","#,
-                r#""partition":3,"offset":17,"source_ts":"2025-11-21T04:00:00.000001Z"}"#,
-                "\n"
-            )
-        );
     }
 }

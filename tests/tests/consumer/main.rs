@@ -263,8 +263,8 @@ async fn records_that_cannot_be_decoded_become_dead_letters() {
     let mut reasons: Vec<(String, String)> = letters.iter().map(|l| (l.key.clone(), l.reason())).collect();
     reasons.sort();
     let want = [
-        ("5", "the value is not a product: begins with byte 0x7b instead of 0x00 of Confluent's wire format"),
-        ("6", "the value is not a product: an integer ends too early or is too long"),
+        ("5", "the value can't be decoded: begins with byte 0x7b instead of 0x00 of Confluent's wire format"),
+        ("6", "the value can't be decoded: field name: an integer ends too early or is too long"),
         ("7", "the registry has no schema 2130706433"),
         ("8", "it has no header source"),
         ("9", "its key is 9, but its value has id 1"),

@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use rules::log_line::{self, Origin};
-use rules::transform::Capitals;
+use rules::product::Capitals;
 use runtime::config::{Program, rules};
 use testbed::{Running, TestBed, eventually};
 

@@ -1,6 +1,7 @@
 //! Records and schemas that somebody who may write to the topic, or to the registry, made to stop the consumers.
 
 use model::change::Op;
+use model::product::SCHEMA;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
@@ -64,27 +65,23 @@ async fn a_hostile_schema_makes_a_dead_letter() {
         });
     let doubling = format!(r#"{{"type":"record","name":"P","fields":[{{"name":"id","type":"long"}},{doubling}]}}"#);
     let long_text = |bytes: usize| product(&format!(r#"{{"type":"string","text":"{}"}}"#, "d".repeat(bytes)));
-    let (levels, values) =
-        ("more than 64 levels, which is a fixed limit", "more than 100000 values, which is a fixed limit");
+    let no_column = "field x has the type";
     feed.update(1..=10, 0);
     let mut reasons = Vec::new();
     for (schema, x, says) in [
         // 2 kB that are a thousand levels: a stack that overflows.
-        (list.clone(), vec![2; 2_000], levels),
-        (array, vec![2; 200_000], levels),
-        (product(r#"{"type":"array","items":"null"}"#), long(9_000_000), values),
-        (product(r#"{"type":"map","values":"null"}"#), long(6_000_000), values),
-        (doubling, Vec::new(), values),
-        (
-            product(r#"{"type":"fixed","name":"F","size":2000000000}"#),
-            vec![1; 9],
-            "a field of 2000000000 bytes, but 9 are left",
-        ),
+        (list.clone(), vec![2; 2_000], no_column),
+        (array, vec![2; 200_000], no_column),
+        (product(r#"{"type":"array","items":"null"}"#), long(9_000_000), no_column),
+        (product(r#"{"type":"map","values":"null"}"#), long(6_000_000), no_column),
+        (product(r#"{"type":"array","items":"float"}"#), long(9_000_000), "a field of 36000000 bytes, but 0 are left"),
+        (doubling, Vec::new(), "field f0 has the type"),
+        (product(r#"{"type":"fixed","name":"F","size":2000000000}"#), vec![1; 9], no_column),
         (product(r#""string""#), long(500_000_000), "a field of 500000000 bytes, but 0 are left"),
         (
             product(r#"{"type":"bytes","logicalType":"decimal","precision":2000000,"scale":2}"#),
             [long(700_000), vec![0x77; 700_000]].concat(),
-            "a decimal number of 700000 bytes, and the fixed limit is 1024",
+            "field x is decimal(2000000,2), and a decimal has at most 65 digits",
         ),
         (long_text(300_000), long(0), "and the fixed limit is 262144"),
         (long_text(1_100_000), long(0), "with more than 1048576 bytes, which is a fixed limit"),
@@ -98,9 +95,15 @@ async fn a_hostile_schema_makes_a_dead_letter() {
         feed.raw(b"8", Some(&value(id, 8, &[])), Some(Op::Create));
         reasons.push("the registry has no schema");
     }
-    // A recursive type is no fault as long as its values are not deep.
+    // A recursive type is no column's, however small the value is.
     let id = register(&world, &list).await;
     feed.raw(b"9", Some(&value(id, 9, &[2, 2, 0])), Some(Op::Create));
+    reasons.push(no_column);
+    // Another column is no fault.
+    let wider = SCHEMA.replacen("\"fields\": [", "\"fields\": [{\"name\": \"colour\", \"type\": \"string\"},", 1);
+    let id = register(&world, &wider).await;
+    let red = [&[0][..], &id.to_be_bytes(), &[6], b"red", &long(9), &[0; 4]].concat();
+    feed.raw(b"9", Some(&red), Some(Op::Create));
     feed.update(1..=10, 1);
     let mut consumer = start(&world, 1);
     wait_until_committed(&world);
@@ -117,7 +120,8 @@ async fn a_hostile_schema_makes_a_dead_letter() {
     let peak = peak_memory(consumer.pid()).unwrap() >> 20;
     assert!(peak < 200, "{peak} MiB");
     let lines = crate::consumer_world::logs(&world).into_values().flatten().collect::<Vec<_>>();
-    assert!(lines.len() == 21 && lines.iter().any(|line| line.starts_with(r#"{"id":9,"#)), "{lines:?}");
+    let red = r#"{"colour":"red","id":9,"name":null,"category":null,"price":null,"discount_price":null,"#;
+    assert!(lines.len() == 21 && lines.iter().any(|line| line.starts_with(red)), "{lines:?}");
     assert_eq!(consumer.stop().code, 0);
 }
 

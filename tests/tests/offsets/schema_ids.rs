@@ -181,7 +181,7 @@ async fn what_an_open_transaction_notes_is_known_with_its_records() {
 async fn ids_that_somebody_makes_up_cost_little() {
     const IDS: u32 = 2_000;
     let mut world = TestBed::new("made_up_ids");
-    world.set("LOG_LEVEL", "info,pipeline=debug");
+    world.set("LOG_LEVEL", "info,avro=debug");
     let mut feed = Feed::new(&world).await;
     feed.note_schema_id(&world).await;
     feed.update(1..=10, 0);

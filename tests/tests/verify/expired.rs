@@ -117,8 +117,8 @@ async fn logs_that_begin_in_the_middle_of_the_topic() {
     let value = record.value.as_deref().unwrap();
     let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
     let mut line = Vec::new();
-    let mut capitals = rules::transform::Capitals::default();
-    let product = rules::transform::Rules::default().apply(&product, &mut capitals).unwrap();
+    let mut capitals = rules::product::Capitals::default();
+    let product = integration_tests::product_rules().apply(&product, &mut capitals).unwrap();
     rules::log_line::write(&product, origin, &mut line);
     let folder = world.folder.join("consumer_logs/consumer_1");
     std::fs::create_dir_all(&folder).unwrap();

@@ -10,7 +10,7 @@ use model::product::{Price, Product};
 use model::time::Micros;
 use mysql_async::prelude::Queryable;
 use rules::log_line::{self, Origin};
-use rules::transform::{Capitals, Rules};
+use rules::product::Capitals;
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
 use testbed::{TestBed, read_topic};
 
@@ -99,7 +99,7 @@ impl Scene {
                 .to_owned();
         for p in Self::alive() {
             let mut capitals = Capitals::default();
-            let t = Rules::default().apply(&p, &mut capitals).unwrap();
+            let t = integration_tests::product_rules().apply(&p, &mut capitals).unwrap();
             let discount = t.discount_price.map_or_else(|| "NULL".to_owned(), |d| d.to_string());
             statements.push_str(&format!(
                 "INSERT INTO product VALUES ({}, '{}', '{}', {}, {discount}, '{}');",
@@ -128,7 +128,11 @@ impl Scene {
                 None => log_line::write_delete(r.key.parse().unwrap(), origin, line),
                 Some(value) => {
                     let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
-                    log_line::write(&Rules::default().apply(&product, &mut Capitals::default()).unwrap(), origin, line);
+                    log_line::write(
+                        &integration_tests::product_rules().apply(&product, &mut Capitals::default()).unwrap(),
+                        origin,
+                        line,
+                    );
                 }
             }
         }

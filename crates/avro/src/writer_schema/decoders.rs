@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::{Decoder, Scratch};
 use model::position::Progress;
-use model::product::{Product, SCHEMA};
 
 /// Maximum number of ids that are kept; any writer to the topic can invent ids.
 const MOST_IDS: usize = 1_000;
 
 /// The decoders of the schemas that were looked up, by schema id; or the reason why there is none.
-pub struct Decoders {
-    by_id: HashMap<u32, Result<Decoder, String>>,
+pub struct Decoders<D> {
+    by_id: HashMap<u32, Result<D, String>>,
     noted: Noted,
-    /// `None` only if our own schema were invalid.
-    ours: Option<Decoder>,
+    /// Of the topic's pinned schema.
+    ours: Option<D>,
 }
 
 /// The ids in the producer's progress.
@@ -55,54 +53,50 @@ fn at(offsets: &[i64], partition: i32) -> Option<i64> {
     offsets.get(usize::try_from(partition).ok()?).copied()
 }
 
-impl Default for Decoders {
-    /// No schema was looked up, and the progress covers no record.
-    fn default() -> Self {
-        let noted = Noted { ids: BTreeSet::new(), from: Some(Vec::new()), ends: Vec::new() };
-        Self { by_id: HashMap::new(), noted, ours: Decoder::new(SCHEMA).ok() }
-    }
+/// The decoder of a value.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a, D> {
+    /// The decoder.
+    pub decoder: &'a D,
+    /// Why the id is unknown, if the pinned schema is only tried: a value that does not fit exactly, or not the
+    /// record's key, is not from our producer, for this reason.
+    pub doubt: Option<&'a str>,
+    /// The Avro value without its prefix.
+    pub body: &'a [u8],
 }
 
-impl Decoders {
-    /// Decodes the value of the record at this place whose key is `key`; the schema must have been looked up.
+impl<D> Decoders<D> {
+    /// No schema was looked up, and the progress covers no record; `ours` is the decoder of the topic's pinned schema.
+    pub fn new(ours: Option<D>) -> Self {
+        let noted = Noted { ids: BTreeSet::new(), from: Some(Vec::new()), ends: Vec::new() };
+        Self { by_id: HashMap::new(), noted, ours }
+    }
+
+    /// The decoder of the topic's pinned schema.
+    pub fn ours(&self) -> Option<&D> {
+        self.ours.as_ref()
+    }
+
+    /// The decoder of the value of the record at this place; the schema must have been looked up.
     ///
     /// # Errors
     /// The reason for a person why it is not a value of our producer.
-    pub fn decode<'a>(
-        &'a self,
-        value: &'a [u8],
-        key: i64,
-        (partition, offset): (i32, i64),
-        scratch: &'a mut Scratch,
-    ) -> Result<Product<'a>, String> {
+    pub fn find<'a>(&'a self, value: &'a [u8], partition: i32, offset: i64) -> Result<Found<'a, D>, String> {
         let (id, body) = crate::split(value).map_err(|e| e.to_string())?;
-        let (decoder, reason) = match self.by_id.get(&id) {
-            Some(Ok(decoder)) => (decoder, None),
+        match self.by_id.get(&id) {
+            Some(Ok(decoder)) => Ok(Found { decoder, doubt: None, body }),
             Some(Err(reason)) => match &self.ours {
-                Some(ours) if !self.noted.is_complete_at(partition, offset) => (ours, Some(reason)),
-                _ => return Err(reason.clone()),
+                Some(decoder) if !self.noted.is_complete_at(partition, offset) => {
+                    Ok(Found { decoder, doubt: Some(reason), body })
+                }
+                _ => Err(reason.clone()),
             },
-            None => return Err(format!("schema {id} was not looked up")),
-        };
-        let refused = |why: String| reason.cloned().unwrap_or(why);
-        let product = decoder.decode(body, scratch).map_err(|e| refused(e.to_string()))?;
-        if product.id == key {
-            Ok(product)
-        } else {
-            Err(refused(format!("its key is {key}, but its value has id {}", product.id)))
+            None => Err(format!("schema {id} was not looked up")),
         }
     }
 
-    /// Whether this value, whose schema has been looked up, can only be decoded by trying our schema: the producer's
-    /// list of ids is not complete at its offset.
-    pub fn is_guess(&self, value: &[u8], partition: i32, offset: i64) -> bool {
-        let id = crate::split(value).ok().map(|(id, _)| id);
-        let is_unknown = id.and_then(|id| self.by_id.get(&id)).is_some_and(Result::is_err);
-        is_unknown && !self.noted.is_complete_at(partition, offset)
-    }
-
     /// Stores the result for an id. At most `MOST_IDS` are kept; dropped ones must be looked up again.
-    pub fn insert(&mut self, id: u32, found: Result<Decoder, String>) {
+    pub fn insert(&mut self, id: u32, found: Result<D, String>) {
         if self.by_id.len() >= MOST_IDS {
             self.by_id.clear();
         }
@@ -138,20 +132,17 @@ impl Decoders {
 mod tests {
     use super::*;
 
-    const MUG: Product<'static> = Product { id: 5, name: Some("mug"), category: None, price: None, last_updated: None };
-
+    /// A value with this schema id.
     fn value(id: u32) -> Vec<u8> {
-        let mut out = Vec::new();
-        crate::encode(id, &MUG, &mut out);
-        out
+        [&[0][..], &id.to_be_bytes(), b"body"].concat()
     }
 
     fn noted(from: Option<Vec<i64>>) -> Noted {
         Noted { ids: [1].into(), from, ends: vec![9, 9] }
     }
 
-    fn unknown(noted: Noted) -> Decoders {
-        let mut decoders = Decoders { noted, ..Decoders::default() };
+    fn unknown(noted: Noted) -> Decoders<char> {
+        let mut decoders = Decoders { noted, ..Decoders::new(Some('o')) };
         decoders.insert(4, Err("the registry has no schema 4".to_owned()));
         decoders
     }
@@ -166,22 +157,28 @@ mod tests {
             (Some(vec![3, 0]), (2, 0), false),
             (None, (1, 8), true),
         ] {
-            let decoders = unknown(noted(from.clone()));
-            let read = |value: &[u8], key| decoders.decode(value, key, place, &mut Scratch::default()).map(|p| p.id);
-            let reason = Err("the registry has no schema 4".to_owned());
-            assert_eq!(read(&value(4), 5), if is_read { Ok(5) } else { reason.clone() }, "{from:?} {place:?}");
-            assert_eq!(decoders.is_guess(&value(4), place.0, place.1), is_read, "{from:?} {place:?}");
-            // A value that does not fit exactly is not from our producer, wherever it is.
-            assert_eq!(read(&value(4), 6), reason);
-            assert_eq!(read(&[value(4), vec![0]].concat(), 5), reason);
-            assert_eq!(read(&value(4)[..8], 5), reason);
+            let mut decoders = unknown(noted(from.clone()));
+            let value = value(4);
+            let unknown = "the registry has no schema 4";
+            let found = decoders.find(&value, place.0, place.1).map(|f| (*f.decoder, f.doubt, f.body));
+            let want = if is_read { Ok(('o', Some(unknown), &b"body"[..])) } else { Err(unknown.to_owned()) };
+            assert_eq!(found, want, "{from:?} {place:?}");
+            // Without a pinned schema there is nothing to try.
+            decoders.ours = None;
+            assert_eq!(decoders.find(&value, place.0, place.1).map(|_| ()), Err(unknown.to_owned()));
         }
+        let mut decoders = unknown(noted(None));
+        decoders.insert(5, Ok('w'));
+        let found = |bytes: &[u8]| decoders.find(bytes, 0, 0).map(|f| (*f.decoder, f.doubt.is_some()));
+        assert_eq!(found(&value(5)), Ok(('w', false)));
+        assert_eq!(found(&value(6)), Err("schema 6 was not looked up".to_owned()));
+        assert_eq!(found(b""), Err("the value can't be decoded: empty".to_owned()));
     }
 
     #[test]
     fn what_was_unknown_is_looked_up_again_for_later_records() {
         let mut decoders = unknown(noted(Some(vec![0, 0])));
-        decoders.insert(1, Ok(Decoder::new(SCHEMA).expect("our schema")));
+        decoders.insert(1, Ok('w'));
         assert!(decoders.has(4, 0, 8) && !decoders.has(4, 0, 9) && !decoders.has(4, 2, 0));
         assert!(decoders.has(1, 0, 9) && !decoders.has(7, 0, 0));
         decoders.note(Noted { ends: vec![20, 20], ..noted(None) });

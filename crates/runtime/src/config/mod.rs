@@ -11,6 +11,7 @@
 mod document;
 mod flags;
 mod postgres_url;
+mod row_rules;
 mod settings;
 pub mod table;
 mod transport;
@@ -23,11 +24,10 @@ mod tests;
 
 pub use flags::command;
 pub use postgres_url::TlsParameters;
+pub use row_rules::{line_form, rules};
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;
-pub use typed::{
-    ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode, rules,
-};
+pub use typed::{ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode};
 pub use value::{Pause, Secret, listen_addresses};
 
 /// Path of the configuration file unless a flag or the environment names another one.

@@ -185,6 +185,7 @@ static TABLE: &[Setting] = &[
     more("schema_registry.user", Kind::Text, None, KAFKA, "User at the registry"),
     more("schema_registry.secret", Secret, None, KAFKA, "The user's password or API secret"),
     more("schema_registry.subject", Kind::Text, From("kafka.topic", |s| format!("{}-value", s.text("kafka.topic"))), KAFKA, "Subject of the schema"),
+    more("schema_registry.pinned", Choice(&["product", "none"]), Text("product"), SINKS, "Schema that all records of the topic are known to have: product, or none"),
     more("schema_registry.ca_location", Path, None, KAFKA, "CA certificate of the registry (PEM)"),
 
     common("producer.time_track", Path, Text("time_track"), PRODUCER, "Folder of the checkpoint file"),
@@ -200,15 +201,18 @@ static TABLE: &[Setting] = &[
 
     common("consumer.logs", Path, Text("consumer_logs"), SINKS, "Folder of the consumers' logs; verify takes several, with commas between"),
     common("consumer.slots", Number(1, 1_000), Text("5"), CONSUMER, "Slots (folders consumer_1 …) that are there from the start"),
+    more("consumer.line", Choice(&["flat", "nested"]), Text("flat"), SINKS, "Form of a log's lines: flat, or nested with table, key and row"),
     more("consumer.batch_rows", Number(1, 1_000_000), Text("10000"), CONSUMER, "Records after which a batch is committed"),
     more("consumer.batch_linger", Duration(0), Text("5ms"), CONSUMER, "Least time from one batch to the next, unless it is full"),
 
     common("postgres.url", Secret, None, SINKS, "PostgreSQL, postgres://user:password@host/database; unset is off"),
     more("postgres.schema", Kind::Text, Text("public"), SINKS, "Schema of PostgreSQL's tables"),
+    more("postgres.table", Kind::Text, Text("product"), SINKS, "Table of the rows"),
     more("postgres.on_refused", REFUSED, Text("dead_letter"), CONSUMER, "What a record that PostgreSQL refuses does: dead_letter or stop"),
 
-    more("rules.capitalise", List, Text("[category]"), SINKS, "Fields put in capitals"),
-    more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Category and its discount in percent"),
+    more("rules.capitalise", List, Text("[category]"), SINKS, "Columns put in capitals"),
+    more("rules.discount", Map, Text("{from: price, by: category, column: discount_price}"), SINKS, "New column: the amount of a column less the discount by another one; {} is off"),
+    more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Discounts in percent by the text of the column rules.discount.by"),
     more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
 
     more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health, /ready; of several ports the first free one; unset is off"),

@@ -7,7 +7,7 @@ use clap::Command;
 
 use super::*;
 use model::error::{Class, Result};
-use rules::transform::{Filter, Rules, TextField};
+use rules::transform::{Discount, Filter, Rules};
 
 /// A file that is removed when the test ends.
 struct File(PathBuf);
@@ -386,12 +386,21 @@ fn rules_have_the_documented_default_and_can_be_set() {
     let of = |yaml: &str, environment: &[(&str, &str)]| {
         load_as(Program::Consumer, yaml, environment, &[]).map(|s| rules(&s).expect("loading has checked them"))
     };
-    assert_eq!(of("", &[]).ok(), Some(Rules::default()));
-    let want = Rules {
-        capitalise: vec![TextField::Name, TextField::Category],
-        discounts: [("CAT_5".to_owned(), 1250), ("ÄPFEL".to_owned(), 10_000)].into(),
-        drop: vec![Filter { field: TextField::Category, equals: "Test, please".to_owned() }],
+    let discount = |percents: &[(&str, u16)]| {
+        let [from, by, column] = ["price", "category", "discount_price"].map(str::to_owned);
+        let percents = percents.iter().map(|(text, percent)| ((*text).to_owned(), *percent)).collect();
+        Some(Discount { from, by, column, percents })
     };
+    let category = "category".to_owned();
+    let default =
+        Rules { capitalise: vec![category.clone()], discount: discount(&[("CAT_5", 2000)]), drop: Vec::new() };
+    assert_eq!(of("", &[]).ok(), Some(default));
+    let want = Rules {
+        capitalise: vec!["name".to_owned(), category.clone()],
+        discount: discount(&[("CAT_5", 1250), ("ÄPFEL", 10_000)]),
+        drop: vec![Filter { column: category, equals: "Test, please".to_owned() }],
+    };
+    assert_eq!(of("rules:\n  discount: {}\n  capitalise: []\n", &[]).ok(), Some(Rules::default()));
     let yaml = "rules:\n  capitalise: [name, category]\n  discounts:\n    cat_5: 12.5\n    Äpfel: 100\n  drop:\n    - field: category\n      equals: 'Test, please'\n";
     assert_eq!(of(yaml, &[]).ok().as_ref(), Some(&want));
     let json = [
@@ -402,7 +411,12 @@ fn rules_have_the_documented_default_and_can_be_set() {
     assert_eq!(of("", &json).ok().as_ref(), Some(&want));
 
     for (key, value, want) in [
-        ("RULES_CAPITALISE", "[price]", "names the field \"price\"; only name and category are texts"),
+        ("RULES_CAPITALISE", "[{a: b}]", "is not a list of column names, e.g. [category]"),
+        (
+            "RULES_DISCOUNT",
+            "{from: price}",
+            "is not a map of three columns, e.g. {from: price, by: category, column: d",
+        ),
         (
             "RULES_DISCOUNTS",
             "{CAT_5: 120}",

@@ -9,12 +9,11 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
+use super::row_rules::rules;
 use super::settings::Settings;
 use super::table::Program;
 use super::value::Secret;
-use super::yaml::Node;
 use model::error::{Error, Result};
-use rules::transform::{Filter, Rules, TextField};
 
 /// Checks everything that a program will ask for.
 pub(super) fn check(settings: &Settings, program: Program) -> Result<()> {
@@ -401,6 +400,8 @@ pub struct PostgresSettings {
     pub url: Secret,
     /// The schema that holds the tables.
     pub schema: String,
+    /// The table of the rows.
+    pub table: String,
     /// What happens to a row that a record can't carry, or to a record that PostgreSQL refuses to store.
     pub on_refused: OnRefused,
 }
@@ -408,7 +409,7 @@ pub struct PostgresSettings {
 impl PostgresSettings {
     /// The defaults with this address.
     pub fn at(url: Secret) -> Self {
-        Self { url, schema: "public".to_owned(), on_refused: OnRefused::DeadLetter }
+        Self { url, schema: "public".to_owned(), table: "product".to_owned(), on_refused: OnRefused::DeadLetter }
     }
 
     /// Takes `postgres.*`; `None` when `postgres.url` is unset, which turns this sink off.
@@ -426,62 +427,13 @@ impl PostgresSettings {
         if schema.len() > 63 || schema.contains('\0') {
             return Err(settings.wrong("postgres.schema", "is not a name that PostgreSQL allows"));
         }
-        let on_refused = OnRefused::from(settings, "postgres.on_refused");
-        Ok(Some(Self { url, schema, on_refused }))
-    }
-}
-
-/// The rules of `rules.*`.
-///
-/// # Errors
-/// Usage for a field that is no text column, or a discount that is not from 0 to 100 with at most two decimals.
-pub fn rules(settings: &Settings) -> Result<Rules> {
-    let field = |key: &str, name: &str| match name {
-        "name" => Ok(TextField::Name),
-        "category" => Ok(TextField::Category),
-        _ => Err(settings.wrong(key, &format!("names the field {name:?}; only name and category are texts"))),
-    };
-    let mut rules = Rules { capitalise: Vec::new(), discounts: BTreeMap::new(), drop: Vec::new() };
-    for item in settings.list("rules.capitalise")? {
-        let Node::Scalar(name) = item else {
-            return Err(settings.wrong("rules.capitalise", "is not a list of field names, e.g. [category]"));
-        };
-        rules.capitalise.push(field("rules.capitalise", &name)?);
-    }
-    for (category, percent) in settings.map("rules.discounts")? {
-        let hundredths = percent_hundredths(&percent).ok_or_else(|| {
-            settings.wrong(
-                "rules.discounts",
-                &format!(
-                    "gives {category} {percent:?}; a discount is a percentage from 0 to 100 with at most two decimals"
-                ),
-            )
-        })?;
-        rules.discounts.insert(category.to_uppercase(), hundredths);
-    }
-    for item in settings.list("rules.drop")? {
-        const WANTED: &str = "is not a list of filters, e.g. [{field: category, equals: TEST}]";
-        let Node::Map(entries) = item else { return Err(settings.wrong("rules.drop", WANTED)) };
-        let get = |key: &str| entries.iter().find(|e| e.key == key).map(|e| &e.node);
-        match (get("field"), get("equals"), entries.len()) {
-            (Some(Node::Scalar(name)), Some(Node::Scalar(equals)), 2) => {
-                rules.drop.push(Filter { field: field("rules.drop", name)?, equals: equals.clone() });
-            }
-            _ => return Err(settings.wrong("rules.drop", WANTED)),
+        let table = settings.text("postgres.table").to_owned();
+        if table.is_empty() || table.len() > 63 || table.contains('\0') {
+            return Err(settings.wrong("postgres.table", "is not a name that PostgreSQL allows"));
         }
+        let on_refused = OnRefused::from(settings, "postgres.on_refused");
+        Ok(Some(Self { url, schema, table, on_refused }))
     }
-    Ok(rules)
-}
-
-/// `12.5` → 1250.
-fn percent_hundredths(text: &str) -> Option<u16> {
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |t: &str, most: usize| (1..=most).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole, 3) || !digits(decimals, 2) {
-        return None;
-    }
-    let hundredths = whole.parse::<u16>().ok()? * 100 + format!("{decimals:0<2}").parse::<u16>().ok()?;
-    (hundredths <= 10_000).then_some(hundredths)
 }
 
 fn existing_file(settings: &Settings, key: &str) -> Result<Option<PathBuf>> {
