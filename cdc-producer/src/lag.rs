@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use model::error::{Error, Result};
-use model::position::{Progress, compare_files};
+use model::position::{BinlogOffset, Progress, compare_files};
 use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -24,9 +24,6 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Longer than a connection may take: the server counts aborted handshakes and blocks the host after too many
 /// (max_connect_errors).
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// A place in the binlog: file and offset.
-pub(crate) type BinlogOffset = (String, u64);
 
 /// The server's answers.
 #[derive(Clone, Debug)]
@@ -81,14 +78,14 @@ impl Lag {
             self.caught_up = None;
             self.epoch = progress.epoch;
         }
-        self.committed = (!position.file.is_empty()).then(|| (position.file.clone(), position.offset));
+        self.committed = (!position.file.is_empty()).then(|| position.binlog_offset());
         self.committed_at = position.committed_at.0;
         self.prepared.clear();
         let here = progress.prepared_rows.values().filter(|prepared| prepared.server_uuid == position.server_uuid);
         self.prepared.extend(here.map(|prepared| (prepared.file.clone(), prepared.at.0)));
-        let goes_on = self.in_snapshot && progress.snapshot.is_some();
+        let continues = self.in_snapshot && progress.snapshot.is_some();
         self.in_snapshot = progress.snapshot.is_some();
-        if !goes_on {
+        if !continues {
             self.caught_up = self.caught_up.max(Some(position.committed_at));
         }
         self.compare();
@@ -119,14 +116,14 @@ impl Lag {
     fn reached(&self) -> Option<&BinlogOffset> {
         let committed = self.committed.as_ref()?;
         match &self.nothing_until {
-            Some((after, place)) if after == committed && !is_before(place, committed) => Some(place),
+            Some((after, place)) if after == committed && place >= committed => Some(place),
             _ => Some(committed),
         }
     }
 
     /// Bytes of binlog between Kafka and the last known end of the server's; events of other tables count as well.
     pub(crate) fn bytes(&self) -> Option<u64> {
-        let (file, offset) = self.reached()?;
+        let BinlogOffset { file, offset } = self.reached()?;
         let files = &self.sample.as_ref()?.files;
         let ahead = files.iter().filter(|f| compare_files(&f.name, file).is_gt()).map(|f| f.size);
         let here = files.iter().find(|f| f.name == *file).map_or(0, |f| f.size.saturating_sub(*offset));
@@ -149,15 +146,11 @@ impl Lag {
     /// transactions.
     pub(crate) fn purge_seconds(&self) -> Option<f64> {
         let sample = self.sample.as_ref()?;
-        let next = sample.purge_at(&self.reached()?.0, self.committed_at);
+        let next = sample.purge_at(&self.reached()?.file, self.committed_at);
         let prepared = self.prepared.iter().map(|(file, at)| sample.purge_at(file, *at));
         let earliest = prepared.chain([next]).min_by(f64::total_cmp)?;
         Some(earliest - self.server_time().0 as f64 / 1e6)
     }
-}
-
-fn is_before(a: &BinlogOffset, b: &BinlogOffset) -> bool {
-    compare_files(&a.0, &b.0).then(a.1.cmp(&b.1)).is_lt()
 }
 
 /// Samples the server repeatedly; after a failure on a new connection. It does not log a server that does not answer,
@@ -254,13 +247,14 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_no_lag() {
+        let at = |file: &str, offset| BinlogOffset { file: file.to_owned(), offset };
         let mut lag = Lag::default();
         lag.committed(&progress("b.000002", 4, 1_000));
         lag.sampled(sample(2_000, &[("b.000002", 197)], Some(600)));
         assert_eq!(shown(&lag), (Some(1_000), Some(193), Some(600)));
-        lag.nothing_until(&("b.000002".to_owned(), 4), ("b.000002".to_owned(), 197));
+        lag.nothing_until(&at("b.000002", 4), at("b.000002", 197));
         assert_eq!(shown(&lag), (Some(0), Some(0), Some(600)));
-        lag.nothing_until(&("b.000001".to_owned(), 4), ("b.000002".to_owned(), 197));
+        lag.nothing_until(&at("b.000001", 4), at("b.000002", 197));
         assert_eq!(lag.bytes(), Some(193), "the answer belongs to another state");
     }
 

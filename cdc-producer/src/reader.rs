@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use model::change::{Op, Source};
 use model::error::{Error, Result};
-use model::position::{LastTransaction, Progress};
+use model::position::{BinlogOffset, LastTransaction, Progress};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
 use mysql::table::SourceTable;
@@ -26,7 +26,6 @@ use crate::dump::Event;
 use crate::endpoint::Endpoint;
 use crate::history::Continuity;
 use crate::known::{self, Known};
-use crate::lag::BinlogOffset;
 use crate::plan::{Encoder, Plan, RowChange};
 use crate::snapshot::Chunk;
 use crate::status::Status;
@@ -153,7 +152,7 @@ impl Reader {
             prepared: Prepared::default(),
             moved: false,
             until_look: LOOK_EVERY,
-            flushed_to: (self.progress.position.file.clone(), self.progress.position.offset),
+            flushed_to: self.progress.position.binlog_offset(),
             flushed: Instant::now(),
             overdue: false,
         };
@@ -438,7 +437,7 @@ impl Reader {
         if complete {
             batch.end = Some(self.progress.clone());
             state.moved = false;
-            state.flushed_to = (self.progress.position.file.clone(), self.progress.position.offset);
+            state.flushed_to = self.progress.position.binlog_offset();
             state.flushed = Instant::now();
             state.overdue = false;
         }

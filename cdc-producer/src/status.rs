@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use model::error::{Class, Error};
-use model::position::Progress;
+use model::position::{BinlogOffset, Progress};
 use model::time::Micros;
 use runtime::telemetry::{Counter, Gauge, Health, Metrics, Watchdog};
 
 use crate::dump::Observer;
-use crate::lag::{BinlogOffset, Lag, Sample};
+use crate::lag::{Lag, Sample};
 
 /// Longest time without an answer of Kafka, which is asked every two seconds when there is nothing to send.
 const KAFKA_LIMIT: Duration = Duration::from_secs(10);

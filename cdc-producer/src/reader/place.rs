@@ -2,7 +2,7 @@
 
 use model::error::{Error, Result};
 use model::gtid::GtidSet;
-use model::position::Anchor;
+use model::position::{Anchor, BinlogOffset};
 use mysql_async::binlog::EventType;
 
 use super::{Group, Reader, State};
@@ -70,7 +70,7 @@ impl Reader {
         self.place();
         if !state.moved && state.batch.is_empty() {
             let (file, offset) = self.stream.place();
-            self.status.nothing_until(&state.flushed_to, (file.to_owned(), offset));
+            self.status.nothing_until(&state.flushed_to, BinlogOffset { file: file.to_owned(), offset });
         }
         Ok(())
     }

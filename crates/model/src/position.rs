@@ -33,6 +33,13 @@ pub struct Position {
     pub anchor: Option<Anchor>,
 }
 
+impl Position {
+    /// Its file and offset.
+    pub fn binlog_offset(&self) -> BinlogOffset {
+        BinlogOffset { file: self.file.clone(), offset: self.offset }
+    }
+}
+
 /// Distinguishes a place in a binlog file from the same place in another file of the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
@@ -316,6 +323,27 @@ impl<'a> RecordPosition<'a> {
     }
 }
 
+/// A place in the binlog of a server; ordered as the server writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinlogOffset {
+    /// Binlog file.
+    pub file: String,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+}
+
+impl Ord for BinlogOffset {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_files(&self.file, &other.file).then(self.offset.cmp(&other.offset))
+    }
+}
+
+impl PartialOrd for BinlogOffset {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// Binlog files in the order of their numbers (`binlog.000009` before `binlog.1000000`).
 pub fn compare_files(a: &str, b: &str) -> Ordering {
     let number = |s: &str| s.rsplit_once('.').and_then(|(_, n)| n.parse::<u64>().ok()).unwrap_or(0);
@@ -325,6 +353,14 @@ pub fn compare_files(a: &str, b: &str) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_are_in_the_order_of_the_files_numbers() {
+        let at = |file: &str, offset| BinlogOffset { file: file.to_owned(), offset };
+        assert!(at("b.000009", 900) < at("b.1000000", 4));
+        assert!(at("b.000009", 4) < at("b.000009", 900));
+        assert_eq!(at("b.000009", 4).cmp(&at("b.000009", 4)), Ordering::Equal);
+    }
 
     const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
