@@ -18,8 +18,8 @@ use crate::csv_file::{self, Chunk, CsvFile, Fault, Format};
 use crate::generate::{Generator, Mix};
 use crate::outcome::{self, Outcome};
 use crate::progress::Progress;
-use crate::refusal::Refusal;
 use crate::rejects::Rejects;
+use crate::row_error::RowError;
 use crate::store::Store;
 use crate::ties::Ties;
 use crate::watch::Folder;
@@ -170,7 +170,7 @@ impl Updater {
                 }
                 let refused = self.apply_chunk(number, &chunk.changes, ties, outcome).await;
                 let refused = refused.map_err(|e| e.at(&path.display().to_string()))?;
-                for (change, Refusal { column, reason }) in refused {
+                for (change, RowError { column, reason }) in refused {
                     let fault = Fault { line: change.place.line, column, reason };
                     self.reject(path, &fault, outcome)?;
                     rejects.add(&fault, &csv_file::row_at(path, change.place.byte, self.format)?)?;
@@ -199,7 +199,7 @@ impl Updater {
         chunk: &'a [Change],
         ties: &mut Ties,
         outcome: &mut Outcome,
-    ) -> Result<Vec<(&'a Change, Refusal)>> {
+    ) -> Result<Vec<(&'a Change, RowError)>> {
         let before = *outcome;
         let out_of_time = async {
             self.context.shutdown.cancelled().await;

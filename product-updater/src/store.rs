@@ -29,14 +29,14 @@ use crate::change::{Change, Effect, Row, State};
 use crate::generate::Stock;
 use crate::plan::{Known, Step, Upsert};
 use crate::precision::Precision;
-use crate::refusal::Refusal;
+use crate::row_error::RowError;
 use crate::ties::Ties;
 
 /// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the statement can be reused.
 const STATEMENT_ROWS: usize = 1000;
 
 /// The result of a change: its effect, or why the table refuses it.
-pub(crate) type Applied = Result<Effect, Refusal>;
+pub(crate) type Applied = Result<Effect, RowError>;
 
 /// The result of an attempt to apply a chunk.
 enum Attempt {
@@ -50,7 +50,7 @@ enum Attempt {
 /// Why a statement failed.
 enum Failed {
     /// A row causes the error.
-    Row(Refusal),
+    Row(RowError),
     Other(Error),
 }
 
@@ -222,7 +222,7 @@ impl Store {
             // The next statement is built while the server executes this one.
             let (done, made) =
                 tokio::join!(answered(transaction.exec_drop(query, params)), async { statements.next() });
-            done.map_err(|e| match Refusal::of(&e) {
+            done.map_err(|e| match RowError::of(&e) {
                 Some(refusal) => Failed::Row(refusal),
                 None => Failed::Other(self.failed(e)),
             })?;

@@ -6,7 +6,7 @@
 
 /// Why the table refuses a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub(crate) struct RowError {
     /// The column in MySQL's message; empty when it has none.
     pub(crate) column: String,
     /// MySQL's reason.
@@ -17,7 +17,7 @@ pub(crate) struct Refusal {
 /// character set can't represent.
 const OF_A_ROW: [u16; 10] = [1265, 1300, 1364, 1366, 1526, 1644, 1748, 3819, 3854, 3988];
 
-impl Refusal {
+impl RowError {
     /// `None` when no row causes the error.
     pub(crate) fn of(error: &mysql_async::Error) -> Option<Self> {
         let mysql_async::Error::Server(e) = error else { return None };
@@ -60,7 +60,7 @@ mod tests {
             (1213, "40001", "Deadlock found", None),
             (1290, "HY000", "The MySQL server is running with the --read-only option", None),
         ] {
-            let got = Refusal::of(&error(code, state, message));
+            let got = RowError::of(&error(code, state, message));
             assert_eq!(got.as_ref().map(|r| r.column.as_str()), column, "{message}");
             assert!(got.is_none_or(|r| !r.reason.contains("at row")));
         }
