@@ -74,7 +74,7 @@ fn declared(field: &Field) -> Value {
         FieldType::TimeOfDay => logical("long", "time-micros"),
         FieldType::Duration => json!({ "type": "long", UNIT: MICROSECONDS }),
         FieldType::Vector => json!({ "type": "array", "items": "float" }),
-        // Each record of a schema has a name of its own.
+        // Each record of a schema has another name.
         FieldType::Geometry => json!({ "type": "record", "name": format!("{}_geometry", field.name), "fields": [
             { "name": "wkb", "type": "bytes" }, { "name": "srid", "type": ["null", "int"], "default": null },
         ] }),

@@ -1,7 +1,7 @@
 //! The row decoder against the real server: what it reads from the binlog is what SELECT returns.
 //!
 //! `DECODER_SEED` repeats a run, `DECODER_TABLES` sets how many random tables there are, and `DECODER_BLESS=1` writes
-//! the fuzzer's seed corpus anew.
+//! the fuzzer's seed corpus.
 
 #[allow(clippy::expect_used, reason = "the invariants of a table of test data")]
 mod columns;
@@ -82,7 +82,7 @@ impl Table {
     }
 }
 
-/// Each type by itself: all its edges and NULL, inserted, updated to the next edge, and deleted.
+/// Each type alone: all its edges and NULL, inserted, updated to the next edge, and deleted.
 async fn edges(compression: &str) -> Result<()> {
     let mut oracle = Oracle::open(&format!("decoder_edges_{}", compression.to_lowercase())).await?;
     oracle.run(&format!("SET SESSION binlog_transaction_compression = {compression}")).await?;

@@ -22,7 +22,7 @@ fn a_value_for_librdkafka_is_never_repeated() {
         (format!("ssl.endpoint.identification.algorithm={SECRET}"), "librdkafka refuses option ssl.endpoint"),
         (format!("ssl.key.password {SECRET}"), "kafka.librdkafka: *** is not a map of texts"),
         (format!("[{SECRET}]"), "kafka.librdkafka: *** is not a map of texts"),
-        (format!("sasl.password={SECRET}"), "sasl.password has a setting of its own"),
+        (format!("sasl.password={SECRET}"), "sasl.password has its own setting"),
         (format!("acks={SECRET}"), "acks must stay as the programs set it"),
     ] {
         for arguments in [&[][..], &["--check-config"]] {

@@ -49,7 +49,7 @@ enum Process {
     Looked(File),
     /// The reset request has its identity, and the file says so; without the guards not always.
     Identified(File),
-    /// The new epoch is in Kafka, or the old one goes on.
+    /// The new epoch is in Kafka, or the old one continues.
     Begun(File),
     /// The file says what it wrote last.
     Running(File),
@@ -85,7 +85,7 @@ enum Action {
 }
 
 impl Without {
-    /// Replaces the file if it still says what was seen; otherwise the producer begins anew with what it says now.
+    /// Replaces the file if it still says what was seen; otherwise the producer starts again with its present content.
     fn replace(self, state: &mut State, seen: File, new: File) -> bool {
         let wanted = state.file == seen || self == Self::Look;
         if wanted {

@@ -323,7 +323,7 @@ fn every_wrong_value_is_named_with_its_origin() {
         (
             "KAFKA_LIBRDKAFKA",
             "group.id=x",
-            "kafka.librdkafka: group.id has a setting of its own, kafka.group_id (environment KAFKA_LIBRDKAFKA)\nset kafka.group_id instead",
+            "kafka.librdkafka: group.id has its own setting, kafka.group_id (environment KAFKA_LIBRDKAFKA)\nset kafka.group_id instead",
         ),
         (
             "KAFKA_LIBRDKAFKA",

@@ -279,7 +279,7 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
     for (key, value) in settings.map("kafka.librdkafka")? {
         let from = settings.origin("kafka.librdkafka").map_or_else(String::new, |o| format!(" ({o})"));
         if let Some((_, own)) = OWN_OPTIONS.iter().find(|(name, _)| *name == key) {
-            return Err(Error::usage(format!("kafka.librdkafka: {key} has a setting of its own, {own}{from}"))
+            return Err(Error::usage(format!("kafka.librdkafka: {key} has its own setting, {own}{from}"))
                 .with_remedy(format!("set {own} instead")));
         }
         if EXACTLY_ONCE_OPTIONS.contains(&key.as_str()) {
