@@ -5,7 +5,7 @@ use std::fmt;
 use model::schema::FieldType;
 
 use crate::binlog::ColumnKind;
-use crate::convert::ConversionError;
+use crate::conversion_error::ConversionError;
 
 /// The type of a column, without what decides no value: its length, its labels, whether it may be NULL.
 #[derive(Clone, Debug, PartialEq, Eq)]

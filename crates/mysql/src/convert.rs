@@ -13,31 +13,8 @@ use model::schema::{Field, FieldType};
 use model::time::Micros;
 
 use crate::binlog::{Date, DateTime, Value};
+use crate::conversion_error::ConversionError;
 use crate::refused_row::{MALFORMED, kept};
-
-/// Why a value can't be carried, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct ConversionError {
-    /// The reason.
-    pub reason: String,
-    /// An imperative sentence.
-    pub remedy: &'static str,
-    /// The column's type is the cause, so other rows are refused as well.
-    pub of_column: bool,
-}
-
-impl ConversionError {
-    /// With this reason and remedy.
-    pub fn new(reason: impl Into<String>, remedy: &'static str) -> Self {
-        Self { reason: reason.into(), remedy, of_column: false }
-    }
-
-    /// As [`ConversionError::new`], where the column's type is the cause.
-    pub fn of_column(reason: impl Into<String>, remedy: &'static str) -> Self {
-        Self { of_column: true, ..Self::new(reason, remedy) }
-    }
-}
 
 const CORRECT_THE_ROW: &str = "correct the row in the table";
 

@@ -2,6 +2,7 @@
 
 pub mod binlog;
 pub mod column;
+pub mod conversion_error;
 pub mod convert;
 pub mod refused_row;
 pub mod select;

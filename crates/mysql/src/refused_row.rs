@@ -11,7 +11,7 @@ use model::schema::FieldType;
 use runtime::config::KafkaSettings;
 use serde::{Serialize, Serializer};
 
-use crate::convert::ConversionError;
+use crate::conversion_error::ConversionError;
 use crate::table::SourceTable;
 
 /// Name of the header with the origin of a dead letter, a JSON object.

@@ -12,7 +12,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::column::ColumnType;
-use crate::convert::ConversionError;
+use crate::conversion_error::ConversionError;
 
 mod connection;
 mod inspect;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ColumnPlan, Contract, SourceTable, answered, failed, logs_cascades};
 use crate::column::{ColumnType, Described};
-use crate::convert::ConversionError;
+use crate::conversion_error::ConversionError;
 use model::error::{Error, Result};
 use model::schema::{Field, FieldType, RecordSchema};
 
