@@ -430,7 +430,7 @@ impl Reader {
         if state.batch.is_empty() && !(complete && state.moved) {
             return Ok(());
         }
-        self.status.heard();
+        self.status.received();
         // A hand-over may take as long as Kafka does, so check the shutdown next.
         state.until_look = 0;
         let mut batch = std::mem::replace(&mut state.batch, self.recycled.try_recv().unwrap_or_default());

@@ -41,8 +41,8 @@ pub struct Status {
 }
 
 impl Observer for Status {
-    fn heard(&self) {
-        Self::heard(self);
+    fn received(&self) {
+        Self::received(self);
     }
 
     fn working(&self, state: &str) {
@@ -132,7 +132,7 @@ impl Status {
     }
 
     /// MySQL has sent something. This counts as progress only while Kafka answers as well.
-    pub fn heard(&self) {
+    pub fn received(&self) {
         self.mysql.wait();
         self.last_event.set(Micros::now().0 / 1_000_000);
         if self.kafka.overdue().is_none() {

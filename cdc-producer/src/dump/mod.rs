@@ -20,7 +20,7 @@ pub use login::DumpConnection;
 /// Observes the work on the binlog.
 pub trait Observer: Debug + Send + Sync {
     /// Bytes of the binlog were received; called ten times a second at most.
-    fn heard(&self);
+    fn received(&self);
 
     /// A search takes long; `state` describes its purpose and its place.
     fn working(&self, state: &str);

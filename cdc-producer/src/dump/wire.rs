@@ -40,7 +40,7 @@ pub(super) struct Wire {
     is_last: bool,
     /// Longest silence that is not an error.
     patience: Duration,
-    heard: Instant,
+    received: Instant,
     /// The observer of received bytes, and when it was last called.
     observer: Option<(Arc<dyn Observer>, Instant)>,
 }
@@ -55,14 +55,14 @@ impl Wire {
             left: 0,
             is_last: true,
             patience,
-            heard: Instant::now(),
+            received: Instant::now(),
             observer: None,
         }
     }
 
     /// From now on reports received bytes to the observer.
     pub(super) fn set_observer(&mut self, observer: Arc<dyn Observer>) {
-        self.observer = Some((observer, self.heard));
+        self.observer = Some((observer, self.received));
     }
 
     /// Changes the longest silence that is not an error.
@@ -92,7 +92,7 @@ impl Wire {
         packet.push(self.sequence);
         packet.extend_from_slice(payload);
         self.sequence = self.sequence.wrapping_add(1);
-        self.heard = Instant::now();
+        self.received = Instant::now();
         let sending = async {
             self.link.write_all(&packet).await?;
             self.link.flush().await
@@ -208,17 +208,17 @@ impl Wire {
             self.buffer.reserve(READ);
         }
         // The caller may not have read for longer than that: bytes that arrived meanwhile still count.
-        let deadline = (self.heard + self.patience).max(Instant::now() + Duration::from_secs(1).min(self.patience));
+        let deadline = (self.received + self.patience).max(Instant::now() + Duration::from_secs(1).min(self.patience));
         let reading = self.link.read_buf(&mut self.buffer);
         match tokio::time::timeout_at(deadline, reading).await {
             Ok(Ok(0)) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             Ok(Ok(_)) => {
-                self.heard = Instant::now();
-                if let Some((observer, told)) = &mut self.observer
-                    && self.heard - *told >= TELL_EVERY
+                self.received = Instant::now();
+                if let Some((observer, reported)) = &mut self.observer
+                    && self.received - *reported >= TELL_EVERY
                 {
-                    *told = self.heard;
-                    observer.heard();
+                    *reported = self.received;
+                    observer.received();
                 }
                 Ok(())
             }

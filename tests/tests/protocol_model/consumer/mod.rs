@@ -101,11 +101,11 @@ impl Consumers {
                 (process.generation, process.step) = (Some(state.generation), Step::Polling);
             }
             (Action::Heartbeat(_), step) if step > Step::Beginning => {
-                let heard = state.is_member(process).then_some(state.generation);
-                if process.generation == heard {
+                let known = state.is_member(process).then_some(state.generation);
+                if process.generation == known {
                     return None;
                 }
-                process.generation = heard;
+                process.generation = known;
             }
             (Action::Lost(_), Step::Polling) if process.generation.is_none() => {
                 (process.owned, process.batch) = ([None; PARTITIONS], Vec::new());
