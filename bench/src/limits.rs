@@ -22,7 +22,7 @@ use model::product::SCHEMA;
 use model::time::Micros;
 use mysql::table::{Contract, SourceTable};
 use rdkafka::message::Message;
-use runtime::config::{KafkaSettings, MySqlSettings, Program, Secret, Settings};
+use runtime::config::{KafkaSettings, MySqlSettings, Program, RegistrySettings, Secret, Settings};
 use runtime::telemetry::{Health, Metrics};
 use testbed::servers::{CDC, DATABASE};
 use tokio::sync::{mpsc, watch};
@@ -60,8 +60,9 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
         let (recycled, recycled_receiver) = mpsc::unbounded_channel();
         let progress = Progress::new(1, position);
         let known = Known::now(&mut conn, &table, true, true).await?;
+        let clients = (KafkaSettings::from(&defaults)?, RegistrySettings::from(&defaults)?);
         let reader = Reader {
-            encoder: Encoder::new(table, 1),
+            encoder: Encoder::new(table.clone(), 1),
             known,
             progress,
             stream,
@@ -71,7 +72,7 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
             chunk_rows: 1,
             chunk_bytes: 1,
             letters: None,
-            sweep: Sweep::new(KafkaSettings::from(&defaults)?, watch::channel(None).1, 0),
+            sweep: Sweep::new(clients, table.clone(), watch::channel(None).1, 0),
             batches: batch_sender,
             recycled: recycled_receiver,
             position_every: Duration::from_secs(1),

@@ -212,6 +212,8 @@ async fn stream(
         committed,
         status: status.clone(),
     };
+    let clients = (settings.kafka.clone(), settings.registry.clone());
+    let sweep = Sweep::new(clients, encoder.table().clone(), committed_view.clone(), settings.memory);
     let reader = Reader {
         encoder,
         progress,
@@ -222,7 +224,7 @@ async fn stream(
         chunk_rows: settings.chunk_rows,
         chunk_bytes: settings.memory,
         letters,
-        sweep: Sweep::new(settings.kafka.clone(), committed_view.clone(), settings.memory),
+        sweep,
         known,
         batches: batch_sender,
         recycled: recycled_receiver,

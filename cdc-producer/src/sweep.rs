@@ -23,13 +23,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use avro::Decoder;
+use avro::writer_schema::WriterSchemas;
 use kafka::LastRecords;
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::{Error, Result};
 use model::position::{CompleteSnapshot, Progress, SweepCursor, compare_files};
+use model::row::{Datum, recycle};
+use model::row_key::{is_key_of, read_key};
+use mysql::table::SourceTable;
 use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
-use runtime::config::KafkaSettings;
+use runtime::config::{KafkaSettings, RegistrySettings};
 use runtime::failpoint;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -166,6 +171,8 @@ pub struct Sweep {
 #[derive(Debug)]
 struct Topic {
     settings: KafkaSettings,
+    registry: RegistrySettings,
+    table: SourceTable,
     partitions: usize,
     /// The session has ended: background reads stop.
     stop: AtomicBool,
@@ -178,10 +185,16 @@ impl Drop for Sweep {
 }
 
 impl Sweep {
-    /// A sweep that keeps at most `memory` bytes of keys; `committed` receives the progress that is in Kafka.
-    pub fn new(settings: KafkaSettings, committed: watch::Receiver<Option<Progress>>, memory: usize) -> Self {
+    /// A sweep of the records of this table that keeps at most `memory` bytes of keys; `committed` receives the progress
+    /// that is in Kafka.
+    pub fn new(
+        (settings, registry): (KafkaSettings, RegistrySettings),
+        table: SourceTable,
+        committed: watch::Receiver<Option<Progress>>,
+        memory: usize,
+    ) -> Self {
         let partitions = usize::try_from(settings.partitions).unwrap_or(0);
-        let topic = Arc::new(Topic { settings, partitions, stop: AtomicBool::new(false) });
+        let topic = Arc::new(Topic { settings, registry, table, partitions, stop: AtomicBool::new(false) });
         Self { topic, committed, limit: memory, stage: Stage::Idle }
     }
 
@@ -252,14 +265,20 @@ impl Sweep {
     fn spawn_collect(&self, begin: Vec<i64>, from: SweepCursor) -> JoinHandle<Result<Pass>> {
         let (topic, limit) = (Arc::clone(&self.topic), self.limit);
         tokio::task::spawn_blocking(move || {
-            let records = LastRecords::new(&topic.settings)?;
+            let (records, mut reading) = (LastRecords::new(&topic.settings)?, topic.reading()?);
             let mut collector = Collector::new(from.clone(), limit);
             while let Some(end) = begin.get(collector.cursor.partition) {
-                topic.read(&records, collector.cursor.partition, 0..*end, &mut |key, record| match record {
-                    Found::State | Found::Foreign => collector.take(key, true),
-                    Found::Tombstone => collector.take(key, false),
-                    Found::ForeignTombstone => {}
-                })?;
+                topic.read(
+                    &records,
+                    &mut reading,
+                    collector.cursor.partition,
+                    0..*end,
+                    &mut |key, record| match record {
+                        Found::State | Found::Foreign => collector.take(key, true),
+                        Found::Tombstone => collector.take(key, false),
+                        Found::ForeignTombstone => {}
+                    },
+                )?;
                 if !collector.end_partition() {
                     break;
                 }
@@ -275,7 +294,7 @@ impl Sweep {
             let reached = committed.wait_for(|c| c.as_ref().is_some_and(|c| includes(c, &marked))).await.map(drop);
             reached.map_err(|_| Error::transient("the publisher has stopped"))?;
             let read = tokio::task::spawn_blocking(move || {
-                let records = LastRecords::new(&topic.settings)?;
+                let (records, mut reading) = (LastRecords::new(&topic.settings)?, topic.reading()?);
                 // Read after the commit, so that all records of the commit are before these ends.
                 let bounds = records.bounds(&topic.settings.topic, topic.partitions)?;
                 let behind = pass.next.partition + usize::from(pass.next.from.is_some());
@@ -283,11 +302,17 @@ impl Sweep {
                     if pass.gone.lock().is_empty() {
                         break;
                     }
-                    topic.read(&records, partition, begin[partition]..bounds[partition].end, &mut |key, record| {
-                        if matches!(record, Found::State | Found::Tombstone) {
-                            pass.gone.lock().remove(key);
-                        }
-                    })?;
+                    topic.read(
+                        &records,
+                        &mut reading,
+                        partition,
+                        begin[partition]..bounds[partition].end,
+                        &mut |key, record| {
+                            if matches!(record, Found::State | Found::Tombstone) {
+                                pass.gone.lock().remove(key);
+                            }
+                        },
+                    )?;
                 }
                 let is_last = pass.next.partition == topic.partitions;
                 let partitions = (0..).zip(bounds).filter(|_| is_last);
@@ -308,31 +333,56 @@ enum Found {
     ForeignTombstone,
 }
 
-fn found(key: &[u8], message: &BorrowedMessage<'_>) -> Found {
-    let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
-    let is_of_key = |value| {
-        let product = avro::split(value).and_then(|(_, body)| avro::decode_value(body));
-        product.is_ok_and(|p| itoa::Buffer::new().format(p.id).as_bytes() == key)
-    };
-    match (message.payload(), source.map(|source| source.op == Op::Delete)) {
-        (Some(value), Some(false)) if is_of_key(value) => Found::State,
-        (None, Some(true)) => Found::Tombstone,
-        (Some(_), _) => Found::Foreign,
-        (None, _) => Found::ForeignTombstone,
+/// Tells what the records say. It decodes each value by its writer's schema, as the consumers do.
+struct Reading {
+    schemas: WriterSchemas<Decoder>,
+    table: SourceTable,
+    buffer: Vec<u8>,
+    row: Vec<Datum<'static>>,
+}
+
+impl Reading {
+    fn found(&mut self, key: &[u8], message: &BorrowedMessage<'_>) -> Result<Found> {
+        let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
+        Ok(match (message.payload(), source.map(|source| source.op == Op::Delete)) {
+            (Some(value), Some(false)) if self.is_of_key(value, key, message)? => Found::State,
+            (None, Some(true)) => Found::Tombstone,
+            (Some(_), _) => Found::Foreign,
+            (None, _) => Found::ForeignTombstone,
+        })
+    }
+
+    fn is_of_key(&mut self, value: &[u8], key: &[u8], message: &BorrowedMessage<'_>) -> Result<bool> {
+        let (partition, offset) = (message.partition(), message.offset());
+        self.schemas.look_up(Some(value), partition, offset)?;
+        let Ok(found) = self.schemas.decoders().find(value, partition, offset) else { return Ok(false) };
+        let mut row = recycle(std::mem::take(&mut self.row));
+        let is_decoded = found.decoder.decode(found.body, &mut row).is_ok();
+        let is_of_key = is_decoded && is_key_of(found.decoder.schema(), &row, key, &mut self.buffer);
+        self.row = recycle(row);
+        Ok(is_of_key)
+    }
+
+    /// Whether a row of the table may have the key.
+    fn is_key(&self, key: &[u8]) -> bool {
+        read_key(&self.table.schema, key).is_ok()
     }
 }
 
-/// Whether the key is the plain form of a whole number.
-fn is_key(key: &[u8]) -> bool {
-    let text = std::str::from_utf8(key).unwrap_or_default();
-    text.parse::<i64>().is_ok_and(|number| itoa::Buffer::new().format(number) == text)
-}
-
 impl Topic {
+    fn reading(&self) -> Result<Reading> {
+        let table = self.table.clone();
+        let pinned = (!table.is_derived).then_some(&*table.schema_text);
+        let make = Box::new(|text: &str| Decoder::new(text));
+        let schemas = WriterSchemas::new(self.registry.clone(), self.settings.clone(), pinned, make)?;
+        Ok(Reading { schemas, table, buffer: Vec::new(), row: Vec::new() })
+    }
+
     /// Hands the committed records of a partition whose key is the plain form of an id that belongs there to `each`.
     fn read(
         &self,
         records: &LastRecords,
+        reading: &mut Reading,
         partition: usize,
         range: Range<i64>,
         each: &mut dyn FnMut(&[u8], Found),
@@ -344,10 +394,11 @@ impl Topic {
                 said = Instant::now();
                 tracing::info!(partition, offset = message.offset(), end, "looking for keys that are gone");
             }
-            let is_here =
-                |key: &&[u8]| is_key(key) && kafka::partition_of(key, self.partitions as i32) == partition as i32;
+            let is_here = |key: &&[u8]| {
+                reading.is_key(key) && kafka::partition_of(key, self.partitions as i32) == partition as i32
+            };
             if let Some(key) = message.key().filter(is_here) {
-                each(key, found(key, message));
+                each(key, reading.found(key, message)?);
             }
             Ok(())
         })?;

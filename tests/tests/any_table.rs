@@ -256,7 +256,7 @@ async fn a_table_that_cannot_be_carried_whole_is_refused_with_a_remedy() {
     for (definition, want, remedy) in [
         ("(a INT)", "has no primary key", "INVISIBLE PRIMARY KEY"),
         ("(a TEXT, PRIMARY KEY (a(10)))", "has the primary key a(10)", "whole columns"),
-        ("(a ENUM('x') PRIMARY KEY)", "an ENUM or SET has another order than its text", "VARCHAR"),
+        ("(a ENUM('x') PRIMARY KEY)", "the values of enum have another order than their text", "VARCHAR"),
         ("(a INT PRIMARY KEY, b VARCHAR(9) CHARACTER SET gbk)", "character set gbk is not converted", "utf8mb4"),
         ("(a INT PRIMARY KEY, `b c` INT, `b_u0020c` INT)", "have one name in Avro, b_u0020c", "rename one"),
     ] {
@@ -269,4 +269,47 @@ async fn a_table_that_cannot_be_carried_whole_is_refused_with_a_remedy() {
         assert!(ended.err.contains(want) && ended.err.contains(remedy), "{definition}: {}", ended.err);
         assert!(bed.find_progress().unwrap().is_none(), "nothing is written before");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_epoch_deletes_the_keys_that_are_gone() {
+    let mut bed = TestBed::new("gone");
+    bed.set("DB_COLUMNS", "all");
+    let mut conn = bed.mysql().await;
+    execute(
+        &mut conn,
+        &[
+            "CREATE TABLE product (place VARCHAR(20), n INT, amount INT, PRIMARY KEY (n, place))",
+            "INSERT INTO product VALUES ('a', 1, 1), ('ä \"x\"', 1, 2), ('b', 10, 3), ('b', 9, 4)",
+        ],
+    )
+    .await;
+    let mut producer = bed.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    wait_for(&bed, 4);
+    assert_eq!(producer.stop().code, 0);
+    execute(
+        &mut conn,
+        &[
+            "DELETE FROM product WHERE n = 1",
+            "ALTER TABLE product ADD COLUMN note TEXT",
+            "INSERT INTO product VALUES ('c', 1, 5, 'x')",
+        ],
+    )
+    .await;
+    assert_eq!(bed.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let mut producer = bed.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    let records = wait_for(&bed, 9);
+    let alive: BTreeMap<&str, bool> =
+        records.iter().map(|record| (record.key.as_str(), record.value.is_some())).collect();
+    let want = [
+        (r#"[1,"a"]"#, false),
+        (r#"[1,"c"]"#, true),
+        (r#"[1,"ä \"x\""]"#, false),
+        (r#"[10,"b"]"#, true),
+        (r#"[9,"b"]"#, true),
+    ];
+    assert_eq!(alive.into_iter().collect::<Vec<_>>(), want);
+    assert_eq!(producer.stop().code, 0);
 }

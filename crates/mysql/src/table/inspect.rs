@@ -277,9 +277,9 @@ fn check_parts(table: &str, found: &[FoundColumn], key: &Key) -> Result<()> {
             .with_remedy("make a primary key of whole columns"));
         }
         let kind = found.iter().find(|c| c.plan.name.to_lowercase() == column.to_lowercase()).map(|c| &c.plan.kind);
-        if let Some(ColumnType::Enum | ColumnType::Set) = kind {
+        if let Some(kind @ (ColumnType::Enum | ColumnType::Set | ColumnType::Bit { width: 2.. })) = kind {
             return Err(Error::definite(format!(
-                "{table}.{column} is in the primary key, and an ENUM or SET has another order than its text"
+                "{table}.{column} is in the primary key, and the values of {kind} have another order than their text"
             ))
             .with_remedy("use VARCHAR or an integer for this column"));
         }
