@@ -12,6 +12,7 @@ use mysql_async::prelude::Queryable;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use testbed::downloads;
+use testbed::programs::CONSUMERS;
 use testbed::servers::server::{bound_to_us, free_port, joined};
 use testbed::servers::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres, Registry};
 use tokio::runtime::Runtime;
@@ -20,9 +21,6 @@ use super::load::{Load, Writer, connect};
 use super::probe::Tail;
 use super::token::{PROBES, Token};
 use testbed::{Ended, Link, Proxy, Running, TestBed};
-
-/// The default number of consumers.
-pub const CONSUMERS: usize = 5;
 
 /// How long a change may take from its commit to a log while all expected programs are running.
 const ARRIVAL: Duration = Duration::from_secs(90);

@@ -18,7 +18,7 @@ mod run;
 mod token;
 
 pub use faults::{FAULTS, Fault};
-pub use harness::{CONSUMERS, Harness, Servers, wait_for};
+pub use harness::{Harness, Servers, wait_for};
 pub use judge::{Verdict, judge};
 pub use ledger::Ledger;
 pub use load::Load;

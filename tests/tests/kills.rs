@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use testbed::programs::CONSUMERS;
 use testbed::{Running, TestBed, eventually};
-
-const CONSUMERS: usize = 5;
 
 fn pause(duration: Duration) {
     let end = Instant::now() + duration;

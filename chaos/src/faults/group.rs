@@ -12,7 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Fault;
 use super::people::{Who, ask, refuses, refuses_to_start};
-use crate::{CONSUMERS, Harness, wait_for};
+use crate::{Harness, wait_for};
+use testbed::programs::CONSUMERS;
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[

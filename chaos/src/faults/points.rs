@@ -9,8 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
 use super::Fault;
-use crate::{CONSUMERS, Harness, wait_for};
+use crate::{Harness, wait_for};
 use testbed::Running;
+use testbed::programs::CONSUMERS;
 
 /// The time limit for reaching a point, including the program's start.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
 use super::Fault;
-use crate::{CONSUMERS, Harness, wait_for};
+use crate::{Harness, wait_for};
 use testbed::Running;
+use testbed::programs::CONSUMERS;
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[Fault {

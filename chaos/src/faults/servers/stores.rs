@@ -10,8 +10,9 @@ use testbed::servers::Kafka;
 
 use super::super::Fault;
 use super::effects::{SEEN, wait_all_ready, wait_unready};
-use crate::{CONSUMERS, Harness, wait_for};
+use crate::{Harness, wait_for};
 use testbed::Running;
+use testbed::programs::CONSUMERS;
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[
     Fault {
