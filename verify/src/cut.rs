@@ -10,11 +10,12 @@ use std::time::Duration;
 use model::error::{Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Progress, compare_files};
-use mysql::table::{self, SourceTable, answered};
+use mysql::table::{self, answered};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Row};
 
 use crate::place::{Place, Places};
+use crate::source::Source;
 
 /// How long a transaction in the binlog may take to become visible.
 const COMMITTING: Duration = Duration::from_secs(2);
@@ -148,7 +149,7 @@ impl Cut {
     ///
     /// # Errors
     /// As [`table::failed`].
-    pub(crate) async fn open(conn: &mut Conn, source: &SourceTable) -> Result<Self> {
+    pub(crate) async fn open(conn: &mut Conn, source: &Source) -> Result<Self> {
         let low = BinlogEnd::ask(conn).await?;
         if !low.has_gtids {
             // A transaction in the binlog becomes visible an instant later; `gtid_executed` has only visible ones.

@@ -1,14 +1,14 @@
 //! The details of what was found: the topic is read again for them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use model::error::Result;
 use rdkafka::Message as _;
-use rules::transform::Rules;
 use runtime::config::KafkaSettings;
 
 use crate::findings::{Check, Finding, Findings};
-use crate::reading::{Reader, describe};
+use crate::reading::Reader;
 use crate::span::Span;
 use crate::topic::position_hash;
 
@@ -20,7 +20,6 @@ use crate::topic::position_hash;
 pub(crate) fn explain(
     settings: &KafkaSettings,
     span: &Span,
-    rules: &Rules,
     reader: &mut Reader,
     repeated: &[u64],
     findings: &mut Findings,
@@ -30,7 +29,7 @@ pub(crate) fn explain(
         return Ok(());
     }
     let mut seen: HashMap<(u64, String, u64), (i32, i64)> = HashMap::new();
-    let mut line = Vec::new();
+    let contract = Arc::clone(&reader.contract);
     kafka::scan(settings, &settings.topic, &mut |message| {
         let (partition, offset) = (message.partition(), message.offset());
         if span.is_later(partition, offset) {
@@ -46,7 +45,7 @@ pub(crate) fn explain(
                     let text = format!(
                         "the change {pos} row {row} of epoch {epoch} is in the topic again; first at partition {p}, offset {o}"
                     );
-                    Finding::new(Check::Repeated, text).key(change.id).at(partition, offset)
+                    Finding::new(Check::Repeated, text).key(change.key).at(partition, offset)
                 });
             } else {
                 seen.insert(place, (partition, offset));
@@ -55,19 +54,15 @@ pub(crate) fn explain(
         if !places.contains(&(partition, offset)) {
             return Ok(());
         }
-        line.clear();
-        change.line(rules, partition, offset, &mut line);
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line));
+        let line = change.line(&contract, partition, offset);
         for finding in findings.first_mut().filter(|f| f.place() == Some((partition, offset))) {
-            finding.key.get_or_insert(change.id);
+            finding.key.get_or_insert_with(|| change.key.to_owned());
             match finding.check {
-                Check::Lost | Check::Elsewhere | Check::Wrong | Check::Parked
-                    if finding.expected.is_none() && !line.is_empty() =>
-                {
-                    finding.expected = Some(line.to_string());
+                Check::Lost | Check::Elsewhere | Check::Wrong | Check::Parked if finding.expected.is_none() => {
+                    finding.expected.clone_from(&line);
                 }
                 Check::Table if finding.found.is_none() => {
-                    finding.found = Some(change.product.as_ref().map_or_else(|| "deleted".to_owned(), describe));
+                    finding.found = Some(change.describe(&contract));
                 }
                 _ => {}
             }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::contract::KeyHash;
+
 /// Kinds of differences, in the order of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -70,9 +72,12 @@ pub(crate) struct Finding {
     pub(crate) check: Check,
     /// The description of the difference.
     pub(crate) text: String,
-    /// The product.
+    /// The key of the row.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) key: Option<i64>,
+    pub(crate) key: Option<String>,
+    /// The key of PostgreSQL's row, which is read again for its text.
+    #[serde(skip)]
+    pub(crate) stored: Option<KeyHash>,
     /// The partition of its record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) partition: Option<i32>,
@@ -89,11 +94,24 @@ pub(crate) struct Finding {
 
 impl Finding {
     pub(crate) fn new(check: Check, text: impl Into<String>) -> Self {
-        Self { check, text: text.into(), key: None, partition: None, offset: None, expected: None, found: None }
+        Self {
+            check,
+            text: text.into(),
+            key: None,
+            stored: None,
+            partition: None,
+            offset: None,
+            expected: None,
+            found: None,
+        }
     }
 
-    pub(crate) fn key(self, key: i64) -> Self {
-        Self { key: Some(key), ..self }
+    pub(crate) fn key(self, key: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    pub(crate) fn stored(self, key: KeyHash) -> Self {
+        Self { stored: Some(key), ..self }
     }
 
     pub(crate) fn at(self, partition: i32, offset: i64) -> Self {

@@ -1,9 +1,10 @@
-//! Checks the consumers' logs line by line: each line belongs to exactly one record and equals its expected line byte
-//! for byte.
+//! Checks the consumers' logs line by line: each line belongs to exactly one record and equals its expected line, member
+//! for member ([`crate::line`]).
 //!
 //! Consumers may append meanwhile: a line of a record after the span's end is left to the next run, provided that the
 //! topic has that record by then.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,9 +13,10 @@ use std::time::Duration;
 use model::error::{Error, Result};
 
 use crate::findings::{Check, Finding, Findings};
+use crate::line::{self, Parsed};
 use crate::span::Span;
 use crate::status::Status;
-use crate::topic::{FILTERED, Fate, LAST_LOG, Topic, UNREADABLE, UNSEEN, hash};
+use crate::topic::{FILTERED, Fate, LAST_LOG, Topic, UNREADABLE, UNSEEN};
 
 /// How often, and how long apart, to reread a line without a newline: a consumer may be appending it.
 const APPENDING: (u32, Duration) = (20, Duration::from_millis(100));
@@ -44,6 +46,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) topic: &'a mut Topic,
     /// The part of the topic that was read.
     pub(crate) span: &'a Span,
+    /// The columns whose numbers may have several texts.
+    pub(crate) floats: &'a HashSet<String>,
     /// Older records of a key may be gone.
     pub(crate) compacted: bool,
     /// Asks for the topic's present bounds.
@@ -141,10 +145,11 @@ impl Logs {
         length: impl Fn() -> Result<u64>,
     ) -> Result<()> {
         let place = format!("{} line {}", reading.log.name, reading.log.lines);
-        let Some((partition, offset)) = origin(line) else {
+        let Some(parsed) = line::parse(line, judge.floats) else {
             judge.unknown(&place, "is not a line of a consumer: it names no partition and offset", line, None);
             return Ok(());
         };
+        let Parsed { partition, offset, .. } = parsed;
         let at = Some((partition, offset));
         let index = usize::try_from(partition).unwrap_or(usize::MAX);
         let Some(records) = judge.topic.partitions.get(index) else {
@@ -153,7 +158,7 @@ impl Logs {
         };
         reading.log.partitions[index] += 1;
         if let Ok(i) = records.offsets.binary_search(&offset) {
-            self.of_record(&place, line, (index, i), reading, judge);
+            self.of_record(&place, line, &parsed, i, reading, judge);
             return Ok(());
         }
         let end = records.offsets.last().copied().unwrap_or(-1);
@@ -167,17 +172,19 @@ impl Logs {
         Ok(())
     }
 
-    /// Checks the line of record `i` of partition `index`.
+    /// Checks the line of record `i` of its partition.
     fn of_record(
         &self,
         place: &str,
         line: &[u8],
-        (index, i): (usize, usize),
+        parsed: &Parsed,
+        i: usize,
         reading: &mut Reading,
         judge: &mut Judge<'_>,
     ) {
+        let Parsed { partition, offset, hash } = *parsed;
+        let index = partition as usize;
         let records = &mut judge.topic.partitions[index];
-        let (partition, offset) = (index as i32, records.offsets[i]);
         let last = &mut reading.last[index];
         match records.fates[i] {
             UNSEEN => {
@@ -210,7 +217,7 @@ impl Logs {
             }),
         }
         *last = (*last).max(offset);
-        if records.fates[i] <= LAST_LOG && records.lines[i] != hash(line) {
+        if records.fates[i] <= LAST_LOG && records.lines[i] != hash {
             judge.findings.add(Check::Wrong, || {
                 let text = format!("{place} differs from what its record gives");
                 Finding::new(Check::Wrong, text).at(partition, offset).found(shown(line))
@@ -301,39 +308,4 @@ fn files(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
         files.extend(found.into_iter().map(|(_, slot, path)| (name(slot), path)));
     }
     Ok(files)
-}
-
-/// The partition and offset of a line. Quotes in its texts are escaped, so the last `,"partition":` is the field.
-fn origin(line: &[u8]) -> Option<(i32, i64)> {
-    const PARTITION: &[u8] = b",\"partition\":";
-    const OFFSET: &[u8] = b",\"offset\":";
-    let start = line.windows(PARTITION.len()).rposition(|w| w == PARTITION)? + PARTITION.len();
-    let (partition, rest) = number(&line[start..])?;
-    let (offset, _) = number(rest.strip_prefix(OFFSET)?)?;
-    Some((partition.try_into().ok()?, offset))
-}
-
-fn number(text: &[u8]) -> Option<(i64, &[u8])> {
-    let end = text.iter().position(|b| !b.is_ascii_digit())?;
-    let (digits, rest) = text.split_at(end);
-    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, rest))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_tells_its_record() {
-        for (line, want) in [
-            (r#"{"id":7,"op":"c","partition":3,"offset":17,"source_ts":"x"}"#, Some((3, 17))),
-            (r#"{"id":7,"name":",\"partition\":1,\"offset\":2,","partition":3,"offset":17}"#, Some((3, 17))),
-            (r#"{"id":7,"partition":3}"#, None),
-            (r#"{"id":7,"partition":,"offset":1}"#, None),
-            (r#"{"id":7,"partition":3,"offset":99999999999999999999}"#, None),
-            ("", None),
-        ] {
-            assert_eq!(origin(line.as_bytes()), want, "{line}");
-        }
-    }
 }

@@ -1,101 +1,169 @@
-//! Reads PostgreSQL's table `product` in the order of the id, a block at a time.
+//! Reads PostgreSQL's table: by the hash of each key, the hash of its row and the record that it names.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use model::error::{Error, Result};
-use model::product::Price;
-use model::time::Micros;
-use rules::product::Transformed;
 use runtime::config::PostgresSettings;
 use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-/// Rows of the table, from one snapshot of it.
-pub(crate) struct Rows {
+use crate::canonical;
+use crate::contract::{Contract, KeyHash, key_text, row_hash};
+use crate::findings::{Check, Findings};
+
+/// The rows of the table, from one snapshot of it.
+pub(crate) struct Stored {
     client: Client,
-    block: VecDeque<StoredProduct>,
-    /// The block is the last one.
-    ended: bool,
+    table: String,
+    query: String,
+    pub(crate) rows: HashMap<KeyHash, StoredRow>,
+    /// Number of rows that were read.
     pub(crate) count: u64,
 }
 
 /// One row.
-#[derive(Debug)]
-pub(crate) struct StoredProduct {
-    pub(crate) id: i64,
-    name: Option<String>,
-    category: Option<String>,
-    price: Option<String>,
-    discount_price: Option<String>,
-    last_updated: Option<i64>,
-    source: (Option<i32>, Option<i64>),
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredRow {
+    /// Hash of its texts in the columns after the rules.
+    pub(crate) hash: u64,
+    /// Partition and offset of its record.
+    pub(crate) place: Option<(i32, i64)>,
 }
 
-const COLUMNS: &str = "id::bigint, name::text, category::text, price::text, discount_price::text, \
-    (EXTRACT(EPOCH FROM last_updated) * 1000000)::bigint, source_partition, source_offset";
+/// Settings that decide how the server prints values; the time zone is set with the transaction.
+const FORMATS: &str = "SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; \
+                       SET LOCAL bytea_output = 'hex'; SET LOCAL extra_float_digits = 3";
 const BLOCK: &str = "FETCH 5000 FROM rows";
-const UNREAD: &str = "cannot read PostgreSQL's table product";
 /// A connection that died silently brings no answer, and the system detects that only after hours.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Rows {
-    /// Connects and starts reading. A missing database or table counts as an empty one.
+fn unread(table: &str) -> String {
+    format!("cannot read PostgreSQL's table {table}")
+}
+
+impl Stored {
+    /// Connects and reads the rows. A missing database or table counts as an empty one.
     ///
     /// # Errors
     /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
-    pub(crate) async fn open(settings: &PostgresSettings) -> Result<Option<Self>> {
-        let target = Target::from(settings, "verify")?;
+    pub(crate) async fn read(settings: &PostgresSettings, contract: &Contract) -> Result<Option<Self>> {
+        let (target, table) = (Target::from(settings, "verify")?, settings.table.as_str());
         let client = match answered(&target.what(), target.connect()).await? {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
             other => other.map_err(|e| failed(&target.what(), e))?,
         };
-        let cursor = format!("DECLARE rows NO SCROLL CURSOR FOR SELECT {COLUMNS} FROM product ORDER BY id");
-        let begin = format!("{}; {cursor}", target.begin(Access::Read));
-        match answered(UNREAD, client.batch_execute(&begin)).await? {
+        let columns = contract.plan.columns.iter().map(|column| format!("{}::text, ", quoted(&column.name)));
+        let columns: String = columns.collect();
+        let query = format!("SELECT {columns}source_partition, source_offset FROM {}", quoted(table));
+        let begin = format!("{}; {FORMATS}", target.begin(Access::Read));
+        let unread = unread(table);
+        answered(&unread, client.batch_execute(&begin)).await?.map_err(|e| failed(&unread, e))?;
+        let mut stored = Self { client, table: table.to_owned(), query, rows: HashMap::new(), count: 0 };
+        let mut rows = HashMap::new();
+        let ended = stored.each(contract, |key, row, place| {
+            rows.insert(KeyHash::of(&key), StoredRow { hash: row_hash(&row), place });
+        });
+        match ended.await? {
+            None => return Ok(None),
+            Some(count) => stored.count = count,
+        }
+        stored.rows = rows;
+        Ok(Some(stored))
+    }
+
+    /// Passes the key, the texts and the record of each row; returns the number of rows, or `None` without a table.
+    async fn each(
+        &self,
+        contract: &Contract,
+        mut each: impl FnMut(String, Vec<Option<String>>, Option<(i32, i64)>),
+    ) -> Result<Option<u64>> {
+        let (unread, table) = (unread(&self.table), self.table.as_str());
+        let declare = format!("DECLARE rows NO SCROLL CURSOR FOR {}", self.query);
+        match answered(&unread, self.client.batch_execute(&declare)).await? {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
-            other => other.map_err(|e| failed(UNREAD, e))?,
+            Err(e) if e.code() == Some(&SqlState::UNDEFINED_COLUMN) => return Err(other_columns(table, e)),
+            other => other.map_err(|e| failed(&unread, e))?,
         }
-        Ok(Some(Self { client, block: VecDeque::new(), ended: false, count: 0 }))
+        let mut count = 0;
+        loop {
+            let block = self.client.query_typed(BLOCK, &[]);
+            let block = answered(&unread, block).await?.map_err(|e| failed(&unread, e))?;
+            if block.is_empty() {
+                break;
+            }
+            for row in &block {
+                let (row, place) = texts(contract, row).map_err(|e| other_columns(table, e))?;
+                each(key(contract, &row), row, place);
+                count += 1;
+            }
+        }
+        answered(&unread, self.client.batch_execute("CLOSE rows")).await?.map_err(|e| failed(&unread, e))?;
+        Ok(Some(count))
     }
 
-    /// The next row if its id is at most `id`.
+    /// Reads the rows again that the findings name, and adds them as text.
     ///
     /// # Errors
-    /// Transient when the connection breaks or does not answer.
-    pub(crate) async fn next_up_to(&mut self, id: i64) -> Result<Option<StoredProduct>> {
-        if self.block.is_empty() && !self.ended {
-            let rows = answered(UNREAD, self.client.query_typed(BLOCK, &[])).await?.map_err(|e| failed(UNREAD, e))?;
-            self.ended = rows.is_empty();
-            self.block = rows.iter().map(StoredProduct::of).collect::<Result<_, _>>().map_err(other_columns)?;
+    /// As [`Stored::read`].
+    pub(crate) async fn describe(&self, contract: &Contract, findings: &mut Findings) -> Result<()> {
+        let mut wanted: HashMap<KeyHash, Option<(String, String)>> = HashMap::new();
+        let is_open = |finding: &&mut crate::findings::Finding| {
+            finding.check == Check::Postgres && finding.found.is_none() && finding.stored.is_some()
+        };
+        wanted.extend(findings.first_mut().filter(is_open).filter_map(|finding| Some((finding.stored?, None))));
+        if wanted.is_empty() {
+            return Ok(());
         }
-        if self.block.front().is_none_or(|row| row.id > id) {
-            return Ok(None);
-        }
-        self.count += 1;
-        Ok(self.block.pop_front())
-    }
-
-    /// Reads the row with this id again, as text for a person.
-    ///
-    /// # Errors
-    /// As [`Rows::next_up_to`].
-    pub(crate) async fn describe(&self, id: i64) -> Result<Option<String>> {
-        let query = format!("SELECT {COLUMNS} FROM product WHERE id::bigint = $1");
-        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&id, Type::INT8)];
-        let row =
-            answered(UNREAD, self.client.query_typed_opt(&query, &parameters)).await?.map_err(|e| failed(UNREAD, e))?;
-        Ok(match row {
-            Some(row) => Some(StoredProduct::of(&row).map_err(other_columns)?.describe()),
-            None => None,
+        self.each(contract, |key, row, _| {
+            if let Some(found) = wanted.get_mut(&KeyHash::of(&key)) {
+                *found = Some((key, contract.describe_stored(&row)));
+            }
         })
+        .await?;
+        for finding in findings.first_mut().filter(is_open) {
+            match finding.stored.and_then(|key| wanted.get(&key)?.clone()) {
+                Some((key, row)) => {
+                    finding.key.get_or_insert(key);
+                    finding.found = Some(row);
+                }
+                None => finding.found = Some("nothing".to_owned()),
+            }
+        }
+        Ok(())
     }
 }
 
-fn other_columns(error: tokio_postgres::Error) -> Error {
-    Error::definite("PostgreSQL's table product has other columns than the consumers make").with_source(error)
+/// The canonical texts of a row, and the partition and offset of its record.
+type Texts = (Vec<Option<String>>, Option<(i32, i64)>);
+
+fn texts(contract: &Contract, row: &Row) -> Result<Texts, tokio_postgres::Error> {
+    let columns = &contract.plan.columns;
+    let mut texts = Vec::with_capacity(columns.len());
+    for (i, column) in columns.iter().enumerate() {
+        let text: Option<String> = row.try_get(i)?;
+        texts.push(text.map(|text| canonical::of_postgres(column.kind, text)));
+    }
+    let (partition, offset): (Option<i32>, Option<i64>) =
+        (row.try_get(columns.len())?, row.try_get(columns.len() + 1)?);
+    Ok((texts, partition.zip(offset)))
+}
+
+fn key(contract: &Contract, row: &[Option<String>]) -> String {
+    let cell = |name: &str| {
+        let i = contract.plan.columns.iter().position(|column| column.name == name)?;
+        Some((contract.plan.columns[i].kind, row[i].as_deref().unwrap_or_default()))
+    };
+    key_text(&contract.key_names().filter_map(cell).collect::<Vec<_>>())
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn other_columns(table: &str, error: tokio_postgres::Error) -> Error {
+    Error::definite(format!("PostgreSQL's table {table} has other columns than the consumers make")).with_source(error)
 }
 
 /// The server's answer, or an error when it does not answer in time.
@@ -107,99 +175,4 @@ async fn answered<T>(
         Error::transient(format!("{what}: PostgreSQL did not answer within {ANSWER_TIMEOUT:?}"))
             .with_remedy("check that the server runs, and the network to it")
     })
-}
-
-impl StoredProduct {
-    fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self {
-            id: row.try_get(0)?,
-            name: row.try_get(1)?,
-            category: row.try_get(2)?,
-            price: row.try_get(3)?,
-            discount_price: row.try_get(4)?,
-            last_updated: row.try_get(5)?,
-            source: (row.try_get(6)?, row.try_get(7)?),
-        })
-    }
-
-    /// Partition and offset of the row's record.
-    pub(crate) fn place(&self) -> Option<(i32, i64)> {
-        self.source.0.zip(self.source.1)
-    }
-
-    /// Rows that equal the same transformed product have equal hashes, the [`state_hash`] of that product.
-    pub(crate) fn state_hash(&self) -> u64 {
-        let price = |text: &Option<String>| {
-            let read = text.as_deref().map(|text| Price::parse(text).map(|p| p.to_string()));
-            read.map(|read| read.unwrap_or_else(|| "not an amount".to_owned()))
-        };
-        hash(&text(
-            self.name.as_deref(),
-            self.category.as_deref(),
-            price(&self.price),
-            price(&self.discount_price),
-            self.last_updated.map(|t| Micros(t).to_string()),
-        ))
-    }
-
-    /// Whether the row equals the transformed product.
-    pub(crate) fn equals(&self, other: &Transformed<'_>) -> bool {
-        let price = |text: &Option<String>| text.as_deref().map(Price::parse);
-        self.id == other.id
-            && self.name.as_deref() == other.name
-            && self.category.as_deref() == other.category
-            && price(&self.price) == other.price.map(Some)
-            && price(&self.discount_price) == other.discount_price.map(Some)
-            && self.last_updated.map(Micros) == other.last_updated
-    }
-
-    pub(crate) fn describe(&self) -> String {
-        let price = |text: &Option<String>| text.clone();
-        text(
-            self.name.as_deref(),
-            self.category.as_deref(),
-            price(&self.price),
-            price(&self.discount_price),
-            self.last_updated.map(|t| Micros(t).to_string()),
-        )
-    }
-}
-
-/// The hash of the expected row of a product.
-pub(crate) fn state_hash(product: &Transformed<'_>) -> u64 {
-    hash(&describe(product))
-}
-
-fn hash(text: &str) -> u64 {
-    crate::topic::hash(text.as_bytes())
-}
-
-/// A transformed product as text for a person.
-pub(crate) fn describe(product: &Transformed<'_>) -> String {
-    text(
-        product.name,
-        product.category,
-        product.price.map(|p| p.to_string()),
-        product.discount_price.map(|p| p.to_string()),
-        product.last_updated.map(|t| t.to_string()),
-    )
-}
-
-fn text(
-    name: Option<&str>,
-    category: Option<&str>,
-    price: Option<String>,
-    discount_price: Option<String>,
-    last_updated: Option<String>,
-) -> String {
-    let quoted = |t: Option<&str>| t.map_or_else(|| "null".to_owned(), |t| format!("{t:?}"));
-    let plain = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
-    format!(
-        "name {}, category {}, price {}, discount_price {}, last_updated {}",
-        quoted(name),
-        quoted(category),
-        plain(price),
-        plain(discount_price),
-        plain(last_updated),
-    )
 }

@@ -1,41 +1,49 @@
-//! Reads a record of the topic as a consumer does: the change in it, and its expected line.
+//! Reads a record of the topic: the change in it, and its expected line.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use avro::Decoder;
-use avro::writer_schema::{Decoders, WriterSchemas};
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::{Error, Result};
-use model::product::{Price, Product};
-use model::row::Datum;
-use model::time::Micros;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
-use rules::log_line::{self, Origin};
-use rules::product::Capitals;
-use rules::transform::Rules;
 use runtime::config::KafkaSettings;
 
+use crate::canonical;
+use crate::contract::{self, Contract, KeyHash};
+use crate::line::{self, Head};
+use crate::schemas::{Reading, Schemas};
 use crate::span::Bounds;
+use crate::writer::Writer;
 
 /// Reads records; looks each schema up once. Use it on a blocking thread.
 pub(crate) struct Reader {
-    schemas: WriterSchemas<Decoder>,
+    schemas: Schemas,
+    pub(crate) contract: Arc<Contract>,
+    /// The columns whose numbers may have several texts in a line.
+    pub(crate) floats: HashSet<String>,
     /// The places of the records that a consumer could not read.
     dead_letters: HashSet<(i32, i64)>,
 }
 
 /// The contents of a record.
 pub(crate) struct Change<'a> {
-    pub(crate) id: i64,
+    pub(crate) key: &'a str,
+    pub(crate) hash: KeyHash,
+    /// The key's values as JSON.
+    parts: Vec<String>,
     pub(crate) source: Source<'a>,
-    /// `None` when the product was deleted.
-    pub(crate) product: Option<Product<'a>>,
+    /// The commit time, as canonical text.
+    time: String,
+    /// The canonical texts of all fields; `None` when the row was deleted.
+    row: Option<(Arc<Writer>, Vec<Option<String>>)>,
 }
 
 impl Reader {
-    pub(crate) fn new(schemas: WriterSchemas<Decoder>) -> Self {
-        Self { schemas, dead_letters: HashSet::new() }
+    pub(crate) fn new(schemas: Schemas, contract: Arc<Contract>) -> Self {
+        let floats = contract.plan.columns.iter().filter(|column| canonical::is_float(column.kind));
+        let floats = floats.map(|column| column.name.clone()).collect();
+        Self { schemas, contract, floats, dead_letters: HashSet::new() }
     }
 
     /// Loads the places of records that consumers could not read. The consumers may have known that a record's schema
@@ -61,82 +69,97 @@ impl Reader {
     /// Reads the change, or the reason why the record carries none.
     ///
     /// # Errors
-    /// As [`WriterSchemas::look_up`]: only a schema id that none of our programs wrote is the record's fault.
-    pub(crate) fn read<'a>(&'a mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
-        let (partition, offset) = (message.partition(), message.offset());
-        self.schemas.look_up(message.payload(), partition, offset)?;
-        let is_guess =
-            |value| self.schemas.decoders().find(value, partition, offset).is_ok_and(|found| found.doubt.is_some());
-        if self.dead_letters.contains(&(partition, offset)) && message.payload().is_some_and(is_guess) {
+    /// As [`Schemas::reading`]: only a schema id that none of our programs wrote is the record's fault.
+    pub(crate) fn read<'a>(&mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
+        let place = (message.partition(), message.offset());
+        let value = match message.payload().map(split) {
+            None => None,
+            Some(Err(reason)) => return Ok(Err(reason)),
+            Some(Ok((id, body))) => Some((self.schemas.reading(id, place.0, place.1)?, body)),
+        };
+        if matches!(value, Some((Reading::Perhaps(..), _))) && self.dead_letters.contains(&place) {
             return Ok(Err("its schema id is unknown, and it is a dead letter".to_owned()));
         }
-        Ok(change(message, self.schemas.decoders()))
+        let change = change(message, &self.contract, value);
+        if let Ok(Change { row: Some((writer, _)), .. }) = &change {
+            for column in writer.plan.columns.iter().filter(|column| canonical::is_float(column.kind)) {
+                if !self.floats.contains(&column.name) {
+                    self.floats.insert(column.name.clone());
+                }
+            }
+        }
+        Ok(change)
     }
 }
 
-fn change<'a>(message: &'a BorrowedMessage<'_>, decoders: &'a Decoders<Decoder>) -> Result<Change<'a>, String> {
+/// Splits Confluent's wire format into the schema id and the Avro value.
+fn split(value: &[u8]) -> Result<(u32, &[u8]), String> {
+    match value {
+        [0, a, b, c, d, body @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), body)),
+        [0, ..] => Err("the value is shorter than the five bytes of Confluent's wire format".to_owned()),
+        [first, ..] => {
+            Err(format!("the value begins with byte {first:#04x} instead of 0x00 of Confluent's wire format"))
+        }
+        [] => Err("the value is empty".to_owned()),
+    }
+}
+
+fn change<'a>(
+    message: &'a BorrowedMessage<'_>,
+    contract: &Contract,
+    value: Option<(Reading, &[u8])>,
+) -> Result<Change<'a>, String> {
     let header = kafka::header(message, SOURCE_HEADER).ok_or("it has no header source")?;
     let source = Source::parse(header).map_err(|e| format!("its header source can't be read: {e}"))?;
-    printable("ts_us", Micros(source.ts_us))?;
+    let time = canonical::instant(source.ts_us).map_err(|e| format!("ts_us: {e}"))?;
     let key = std::str::from_utf8(message.key().ok_or("it has no key")?).map_err(|_| "its key is not UTF-8")?;
-    let id: i64 = key.parse().map_err(|_| format!("its key {key:?} is not a whole number"))?;
-    if id.to_string() != key {
-        return Err(format!("its key {key:?} is not the plain form of {id}"));
-    }
-    let product = match (message.payload(), source.op) {
+    let parts = contract.key_parts(key)?;
+    let row = match (value, source.op) {
         (None, Op::Delete) => None,
         (None, op) => return Err(format!("it has no value, but its op is {}", op.letter())),
         (Some(_), Op::Delete) => return Err("its op is d, but it has a value".to_owned()),
-        (Some(value), _) => Some(product(decoders, value, id, (message.partition(), message.offset()))?),
+        (Some((Reading::Never(reason), _)), _) => return Err(reason),
+        (Some((Reading::By(writer), body)), _) => Some(row(writer, body, key)?),
+        (Some((Reading::Perhaps(writer, reason), body)), _) => Some(row(writer, body, key).map_err(|_| reason)?),
     };
-    if let Some(product) = &product {
-        product.last_updated.map_or(Ok(()), |t| printable("last_updated", t))?;
-    }
-    Ok(Change { id, source, product })
+    Ok(Change { key, hash: KeyHash::of(key), parts, source, time, row })
 }
 
-fn product<'a>(
-    decoders: &'a Decoders<Decoder>,
-    value: &'a [u8],
-    key: i64,
-    (partition, offset): (i32, i64),
-) -> Result<Product<'a>, String> {
-    let found = decoders.find(value, partition, offset)?;
-    let refused = |why: String| found.doubt.map_or(why, str::to_owned);
-    let mut row = Vec::new();
-    found.decoder.decode(found.body, &mut row).map_err(|e| refused(e.to_string()))?;
-    let fields = &found.decoder.schema().fields;
-    let find =
-        |name: &str| fields.iter().position(|field| field.column == name).map_or(Datum::Null, |place| row[place]);
-    let text = |name| if let Datum::Text(text) = find(name) { Some(text) } else { None };
-    let id = if let Datum::Int(id) = find("id") { id } else { return Err(refused("it has no id".to_owned())) };
-    if id != key {
-        return Err(refused(format!("its key is {key}, but its value has id {id}")));
+fn row(writer: Arc<Writer>, body: &[u8], key: &str) -> Result<(Arc<Writer>, Vec<Option<String>>), String> {
+    let row = writer.decode(body)?;
+    match writer.key(&row) {
+        Some(found) if found == key => Ok((writer, row)),
+        found => Err(format!("its key is {key:?}, but its value has the key {:?}", found.unwrap_or_default())),
     }
-    let price =
-        if let Datum::Decimal { unscaled, .. } = find("price") { Price::from_hundredths(unscaled) } else { None };
-    let last_updated = if let Datum::Timestamp(time) = find("last_updated") { Some(time) } else { None };
-    Ok(Product { id, name: text("name"), category: text("category"), price, last_updated })
-}
-
-/// A time that a line can hold: the years 1 to 9999.
-fn printable(what: &str, time: Micros) -> Result<(), String> {
-    let years = -62_135_596_800_000_000..=253_402_300_799_999_999;
-    if years.contains(&time.0) { Ok(()) } else { Err(format!("{what} is {time}, outside the years 1 to 9999")) }
 }
 
 impl Change<'_> {
-    /// Writes the record's expected line to `out`; `false` when a rule filters the record out.
-    pub(crate) fn line(&self, rules: &Rules, partition: i32, offset: i64, out: &mut Vec<u8>) -> bool {
-        let origin = Origin { op: self.source.op, partition, offset, source_ts: Micros(self.source.ts_us) };
-        match &self.product {
-            None => log_line::write_delete(self.id, origin, out),
-            Some(product) => match rules.apply(product, &mut Capitals::default()) {
-                Some(transformed) => log_line::write(&transformed, origin, out),
-                None => return false,
-            },
-        }
-        true
+    /// The row in the contract's columns.
+    pub(crate) fn row(&self, contract: &Contract) -> Option<Vec<Option<String>>> {
+        self.row.as_ref().map(|(writer, row)| writer.project(contract, row))
+    }
+
+    /// The hash of [`Change::row`].
+    pub(crate) fn state(&self, contract: &Contract) -> Option<u64> {
+        self.row(contract).map(|row| contract::row_hash(&row))
+    }
+
+    /// The record's expected line without a newline; `None` when a rule filters the record out.
+    pub(crate) fn line(&self, contract: &Contract, partition: i32, offset: i64) -> Option<String> {
+        let (source, time, key) = (&self.source, &self.time, &self.parts.join(","));
+        let head = Head { table: &contract.record, key, source, partition, offset, time };
+        Some(match &self.row {
+            None => {
+                let row = contract.deleted(&self.parts);
+                line::write_delete(contract.form, &head, &contract.plan.columns, &row)
+            }
+            Some((writer, row)) => line::write(contract.form, &head, &writer.plan.columns, &writer.plan.apply(row)?),
+        })
+    }
+
+    /// The row as text for a person.
+    pub(crate) fn describe(&self, contract: &Contract) -> String {
+        self.row(contract).map_or_else(|| "deleted".to_owned(), |row| contract.describe(&row))
     }
 }
 
@@ -161,9 +184,9 @@ pub(crate) struct DeadLetter {
     /// The sink that does not store the record; empty when the record can't be decoded.
     #[serde(default)]
     pub(crate) sink: String,
-    /// The product, if a sink does not store the record.
+    /// The record's key, if a sink does not store the record: a number or a text.
     #[serde(default)]
-    pub(crate) key: i64,
+    key: serde_json::Value,
 }
 
 fn nowhere<T: From<i32>>() -> T {
@@ -171,15 +194,20 @@ fn nowhere<T: From<i32>>() -> T {
 }
 
 impl DeadLetter {
-    /// The place in the source of a row that the producer parked; `None` for a record's dead letter.
+    /// The key of a record that a sink does not store.
+    pub(crate) fn key(&self) -> String {
+        self.key.as_str().map_or_else(|| self.key.to_string(), str::to_owned)
+    }
+
+    /// The key, and the place in the source, of a row that the producer parked; `None` for a record's dead letter.
     ///
     /// # Errors
     /// Definite when its header has another format.
-    pub(crate) fn of_row<'a>(&'a self, message: &BorrowedMessage<'_>) -> Result<Option<(i128, Source<'a>)>> {
+    pub(crate) fn of_row<'a>(&'a self, message: &'a BorrowedMessage<'_>) -> Result<Option<(&'a str, Source<'a>)>> {
         if self.offset >= 0 || self.table.is_empty() {
             return Ok(None);
         }
-        let key = message.key().and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse().ok());
+        let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
         let source = Source::parse(self.header.as_bytes()).ok();
         let place = format!("{} offset {}", message.topic(), message.offset());
         key.zip(source).map(Some).ok_or_else(|| {
@@ -201,15 +229,32 @@ impl DeadLetter {
     }
 }
 
-/// A product as text for a person.
-pub(crate) fn describe(product: &Product<'_>) -> String {
-    let text = |t: Option<&str>| t.map_or_else(|| "null".to_owned(), |t| format!("{t:?}"));
-    let shown = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
-    format!(
-        "name {}, category {}, price {}, last_updated {}",
-        text(product.name),
-        text(product.category),
-        shown(product.price.map(|p| p.to_string())),
-        shown(product.last_updated.map(|t| t.to_string())),
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::tests::contract;
+
+    #[test]
+    fn a_value_has_the_key_of_its_record() {
+        let schema = r#"{"type":"record","name":"r","fields":[{"name":"id","type":"long"}]}"#;
+        let contract = contract(&[("id", "int")], &["id"], schema).expect("a contract");
+        let writer = Arc::new(Writer::new(schema, &contract).expect("a writer"));
+        let read = |body: &[u8], key| row(Arc::clone(&writer), body, key).map(|(_, row)| row);
+        assert_eq!(read(&[14], "7"), Ok(vec![Some("7".to_owned())]));
+        assert_eq!(read(&[14], "8"), Err(r#"its key is "8", but its value has the key "7""#.to_owned()));
+        assert!(read(&[], "7").is_err());
+    }
+
+    #[test]
+    fn the_wire_format_is_split() {
+        assert_eq!(split(&[0, 0, 0, 1, 2, 9, 8]), Ok((258, &[9, 8][..])));
+        for (value, reason) in [
+            (&b"poison"[..], "begins with byte 0x70 instead of 0x00"),
+            (&[0, 1, 2], "is shorter than the five bytes"),
+            (&[], "is empty"),
+        ] {
+            let error = split(value).expect_err("another form");
+            assert!(error.contains(reason), "{error}");
+        }
+    }
 }

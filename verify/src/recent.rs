@@ -25,6 +25,7 @@ pub(crate) enum Match {
 /// A key with records after the low end.
 #[derive(Debug)]
 pub(crate) struct Recent {
+    pub(crate) key: String,
     before: Before,
     /// Its states after each of these records, but the last one.
     since: Vec<Option<u64>>,
@@ -32,13 +33,13 @@ pub(crate) struct Recent {
 
 impl Recent {
     /// Starts with the first record after the low end; `old` is the state by the record before it, if there is one.
-    pub(crate) fn new(old: Option<Option<u64>>, compacted: bool) -> Self {
+    pub(crate) fn new(key: &str, old: Option<Option<u64>>, compacted: bool) -> Self {
         let before = match old {
             Some(state) => Before::Record(state),
             None if compacted => Before::Unknown,
             None => Before::Nothing,
         };
-        Self { before, since: Vec::new() }
+        Self { key: key.to_owned(), before, since: Vec::new() }
     }
 
     /// Adds a further record; `old` is the state before it.
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_row_is_one_of_the_states_since_the_low_end() {
-        let mut updated = Recent::new(Some(Some(1)), false);
+        let mut updated = Recent::new("7", Some(Some(1)), false);
         updated.push(Some(2));
         updated.push(None);
         for (row, want) in
@@ -82,11 +83,11 @@ mod tests {
         {
             assert_eq!(updated.judge(row, true), want, "{row:?}");
         }
-        let created = Recent::new(None, false);
+        let created = Recent::new("7", None, false);
         assert_eq!(created.judge(None, false), Match::Equal);
         assert_eq!(created.judge(Some(7), false), Match::Different);
         assert_eq!(created.judge(Some(7), true), Match::Expired);
-        assert_eq!(Recent::new(None, true).judge(Some(7), false), Match::Passed);
+        assert_eq!(Recent::new("7", None, true).judge(Some(7), false), Match::Passed);
         updated.passed_by_snapshot();
         assert_eq!(updated.judge(Some(7), false), Match::Passed);
         assert_eq!(updated.judge(Some(2), false), Match::Equal);

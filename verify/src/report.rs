@@ -65,7 +65,7 @@ pub(crate) struct Report {
     pub(crate) per_partition: Vec<PartitionReport>,
     pub(crate) epochs: Vec<u64>,
     pub(crate) ops: Ops,
-    /// Products that exist in the topic.
+    /// Rows that exist in the topic.
     pub(crate) keys: u64,
     /// Lines of each log.
     pub(crate) logs: Counts,
@@ -263,7 +263,7 @@ impl Report {
         rows.push((
             format!("rows in {}", self.table),
             self.table_rows,
-            format!("{} products alive in the topic", self.keys),
+            format!("{} rows alive in the topic", self.keys),
         ));
         if let Some(count) = self.postgres_rows {
             rows.push(("rows in PostgreSQL".to_owned(), count, String::new()));
@@ -305,8 +305,8 @@ const LONGEST_VALUE: usize = 400;
 
 fn describe(finding: &Finding) -> String {
     let mut place = Vec::new();
-    if let Some(key) = finding.key {
-        place.push(format!("key {key}"));
+    if let Some(key) = &finding.key {
+        place.push(format!("key {}", escape::cut(key, LONGEST_VALUE)));
     }
     if let Some((partition, offset)) = finding.place() {
         place.push(format!("partition {partition}, offset {offset}"));
@@ -352,7 +352,7 @@ mod tests {
         let mut findings = Findings::default();
         for offset in 0..12 {
             findings.add(Check::Lost, || {
-                Finding::new(Check::Lost, "the record is in no log").key(7).at(3, offset).expected("{}")
+                Finding::new(Check::Lost, "the record is in no log").key("7").at(3, offset).expected("{}")
             });
         }
         let mut report = Report {

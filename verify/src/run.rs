@@ -1,31 +1,35 @@
 //! Runs the steps in order: fix a position, wait, read the topic, the dead letters, the logs, and the table with
 //! PostgreSQL; then collect the details of the differences.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use avro::writer_schema::WriterSchemas;
 use model::error::{Error, Result};
 use model::product::SCHEMA;
-use mysql::refused_row::Letters;
-use mysql::table::{self, Contract, SourceTable};
+use mysql::table;
 use mysql_async::Conn;
-use rules::transform::Rules;
-use runtime::config::{self, KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
+use runtime::config::{KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
 
 use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;
+use crate::contract::{self, Contract};
 use crate::cut::{BinlogEnd, Cut};
 use crate::elsewhere::Elsewhere;
 use crate::explain;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
+use crate::letters::Texts;
+use crate::line::{self, Form};
 use crate::logs::{Judge, Logs};
-use crate::postgres::Rows;
+use crate::postgres::Stored;
 use crate::reading::Reader;
-use crate::rechecks::{self, Rechecks};
+use crate::rechecks::Rechecks;
 use crate::report::Report;
+use crate::rules::{self, Rules};
+use crate::schemas::{self, Schemas};
+use crate::source::Source;
 use crate::span::{Bounds, Span};
 use crate::topic::Topic;
 
@@ -37,6 +41,7 @@ pub(crate) struct Parts {
     registry: RegistrySettings,
     postgres: Option<PostgresSettings>,
     rules: Rules,
+    form: Form,
     /// Logs folders.
     logs: Vec<PathBuf>,
 }
@@ -52,7 +57,8 @@ impl Parts {
             kafka: KafkaSettings::from(settings)?,
             registry: RegistrySettings::from(settings)?,
             postgres: PostgresSettings::from(settings)?,
-            rules: config::rules(settings)?,
+            rules: rules::of(settings)?,
+            form: line::form(settings),
             logs: folders(settings.text("consumer.logs")),
         })
     }
@@ -77,20 +83,25 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     let mut run = Run::new(parts, wait);
     let mut conn = table::connect(&run.parts.mysql).await?;
     let MySqlSettings { database, table, .. } = &run.parts.mysql;
-    let inspected = SourceTable::inspect(&mut conn, database, table, &Contract::new(SCHEMA, false)?).await?;
-    let (mut cut, producer) = match run.fix(&mut conn, &inspected).await? {
+    let source = Source::look_up(&mut conn, database, table).await?;
+    let (mut cut, producer) = match run.fix(&mut conn, &source).await? {
         Ok(fixed) => fixed,
         Err(missing) => return Ok(run.not_arrived(missing)),
     };
-    let mut read = run.read_topic(&cut).await?;
+    let contract = {
+        let Parts { registry, rules, form, .. } = &run.parts;
+        schemas::contract(registry, &contract::parse(SCHEMA)?, &source, rules.clone(), *form).await?
+    };
+    let contract = Arc::new(contract);
+    let mut read = run.read_topic(&cut, &contract).await?;
     cut.close(&mut conn).await?;
     let logs;
     (read, logs) = run.read_logs(read).await?;
-    let (rechecks, stored) = run.compare(&mut conn, &inspected, &cut, &mut read).await?;
+    let (rechecks, stored) = run.compare(&mut conn, &source, &cut, &mut read).await?;
     run.report.count(&read.topic, &logs);
     run.explain(read, rechecks).await?;
     if let Some(stored) = &stored {
-        rechecks::describe(stored, &mut run.findings).await?;
+        stored.describe(&contract, &mut run.findings).await?;
     }
     if let Some(producer) = producer.filter(|_| run.findings.count(Check::Table) > 0) {
         run.report.notes.push(format!("{producer}: rows that are not published yet differ from the topic"));
@@ -138,7 +149,7 @@ impl Run {
 
     /// Fixes the position once the producer has reached it or nearly so; otherwise returns what is missing. Without
     /// `--wait`, it returns the position together with what is missing.
-    async fn fix(&mut self, conn: &mut Conn, table: &SourceTable) -> Result<Result<(Cut, Option<String>), String>> {
+    async fn fix(&mut self, conn: &mut Conn, source: &Source) -> Result<Result<(Cut, Option<String>), String>> {
         if self.wait.is_some() {
             // Wait before the snapshot is opened, as a long snapshot keeps the server from purging old row versions.
             let end = BinlogEnd::ask(conn).await?;
@@ -146,7 +157,7 @@ impl Run {
                 return Ok(Err(missing));
             }
         }
-        let cut = Cut::open(conn, table).await?;
+        let cut = Cut::open(conn, source).await?;
         self.report.position = cut.high().describe();
         let missing = self.of_producer(cut.high(), self.patience(ON_ITS_WAY)).await?;
         Ok(match (self.wait, missing) {
@@ -155,24 +166,21 @@ impl Run {
         })
     }
 
-    async fn read_topic(&mut self, cut: &Cut) -> Result<Read> {
-        let schemas = WriterSchemas::new(
-            self.parts.registry.clone(),
-            self.parts.kafka.clone(),
-            Some(model::product::SCHEMA),
-            Box::new(avro::Decoder::new),
-        )?;
+    async fn read_topic(&mut self, cut: &Cut, contract: &Arc<Contract>) -> Result<Read> {
+        let (registry, kafka) = (self.parts.registry.clone(), self.parts.kafka.clone());
+        let schemas = Schemas::new(registry, kafka, Arc::clone(contract))?;
+        let contract = Arc::clone(contract);
         let (parts, cut, deadline) = (self.parts.clone(), cut.clone(), self.patience(SETTLING).until);
         let mut findings = std::mem::take(&mut self.findings);
         let (read, findings) = blocking(move || {
-            let mut reader = Reader::new(schemas);
+            let mut reader = Reader::new(schemas, contract);
             let bounds = Bounds::required(&parts.kafka)?;
             let (mut span, open) = bounds.settled(deadline)?;
             if let Some(open) = open {
                 findings.add(Check::Waiting, || Finding::new(Check::Waiting, open));
             }
             reader.look_at_dead_letters(&parts.kafka)?;
-            let topic = Topic::read(&parts.kafka, &span, &cut, &parts.rules, &mut reader, &mut findings)?;
+            let topic = Topic::read(&parts.kafka, &span, &cut, &mut reader, &mut findings)?;
             // Records may have expired while the topic was read.
             span.first = bounds.now()?.first;
             Ok((Read { topic, span, bounds, reader, consumed: Consumed::default() }, findings))
@@ -188,12 +196,13 @@ impl Run {
             (self.parts.clone(), self.patience(ON_ITS_WAY), self.patience(SETTLING).until);
         let mut findings = std::mem::take(&mut self.findings);
         let (read, logs, note, findings) = blocking(move || {
-            let Read { topic, span, bounds, consumed, .. } = &mut read;
+            let Read { topic, span, bounds, consumed, reader } = &mut read;
             *consumed = arrival::of_consumers(&parts.kafka, topic, patience)?;
-            topic.read_dead_letters(&parts.kafka, settling, &mut findings)?;
+            topic.read_dead_letters(&parts.kafka, &reader.contract, settling, &mut findings)?;
             let compacted = parts.kafka.cleanup_policy.contains("compact");
             let ask = &mut || bounds.now();
-            let mut judge = Judge { topic, span, compacted, ask, findings: &mut findings };
+            let floats = &reader.floats;
+            let mut judge = Judge { topic, span, floats, compacted, ask, findings: &mut findings };
             let logs = Logs::read(&parts.logs, &mut judge)?;
             let (elsewhere, note) = match topic.misses_lines().then(|| Elsewhere::look(&parts.kafka, &parts.logs)) {
                 None => Default::default(),
@@ -222,12 +231,13 @@ impl Run {
     async fn compare(
         &mut self,
         conn: &mut Conn,
-        table: &SourceTable,
+        source: &Source,
         cut: &Cut,
         read: &mut Read,
-    ) -> Result<(Rechecks, Option<Rows>)> {
+    ) -> Result<(Rechecks, Option<Stored>)> {
+        let contract = Arc::clone(&read.reader.contract);
         let mut stored = match &self.parts.postgres {
-            Some(settings) => Rows::open(settings).await?,
+            Some(settings) => Stored::read(settings, &contract).await?,
             None => None,
         };
         let ends = tokio::task::block_in_place(|| read.bounds.now())?;
@@ -237,21 +247,24 @@ impl Run {
             span: &read.span,
             cut,
             consumed: &read.consumed,
-            rules: &self.parts.rules,
+            contract: &contract,
             ends: &ends,
             findings: &mut self.findings,
             gaps: &mut self.gaps,
             rechecks: &mut rechecks,
-            parked: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            letters: &Letters::new(&self.parts.kafka, table),
+            parked: HashSet::new(),
+            refused: HashSet::new(),
+            letters: &Texts::new(&self.parts.kafka, &contract),
         };
-        let rows = comparison.run(conn, table, stored.as_mut()).await?;
+        let rows = comparison.run(conn, source, stored.as_mut()).await?;
         self.report.table_rows = rows;
         if self.parts.postgres.is_some() {
             self.report.postgres_rows = Some(stored.as_ref().map_or(0, |rows| rows.count));
             if stored.is_none() && rows > 0 {
-                self.findings.add(Check::Postgres, || Finding::new(Check::Postgres, "PostgreSQL has no table product"));
+                self.findings.add(Check::Postgres, || {
+                    let table = self.parts.postgres.as_ref().map_or("", |settings| &settings.table);
+                    Finding::new(Check::Postgres, format!("PostgreSQL has no table {table}"))
+                });
             }
         }
         Ok((rechecks, stored))
@@ -265,8 +278,8 @@ impl Run {
         let (parts, mut findings) = (self.parts.clone(), std::mem::take(&mut self.findings));
         let mut gaps = std::mem::take(&mut self.gaps);
         (self.findings, self.gaps) = blocking(move || {
-            rechecks.read(&parts.kafka, &span, &parts.rules, &mut reader, &mut findings, &mut gaps)?;
-            explain::explain(&parts.kafka, &span, &parts.rules, &mut reader, &repeated, &mut findings)?;
+            rechecks.read(&parts.kafka, &span, &mut reader, &mut findings, &mut gaps)?;
+            explain::explain(&parts.kafka, &span, &mut reader, &repeated, &mut findings)?;
             Ok((findings, gaps))
         })
         .await?;

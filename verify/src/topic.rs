@@ -4,32 +4,30 @@
 //! records adds a hash.
 //!
 //! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and the number of its log) and
-//! about 90 a key, up to twice that while the tables have room to grow; 1.4 million records of 460,000 keys took 217 MB
-//! with all clients. Hashes have 64 bits: among a million records, two are equal by accident once in 40 million runs,
-//! and [`crate::explain`] compares the text of those.
+//! about 110 a key, whatever the rows hold, up to twice that while the tables have room to grow. Keys are known by hashes
+//! of 128 bits, rows and lines by hashes of 64, which are only compared with those of the same key or record.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::Instant;
+use std::sync::Arc;
 
 use model::change::{Op, Source};
 use model::error::Result;
-use model::product::Product;
-use mysql::refused_row::{Letters, TOO_LARGE};
 use rdkafka::Message as _;
-use rules::transform::Rules;
 use runtime::config::KafkaSettings;
 
 use crate::arrival::Consumed;
+use crate::contract::{Contract, KeyHash};
 use crate::cut::Cut;
 use crate::elsewhere::Elsewhere;
 use crate::findings::{Check, Finding, Findings};
+use crate::line;
 use crate::partitioner::partition_of;
 use crate::place::{Place, Places};
-use crate::reading::{Change, DeadLetter, Reader};
+use crate::reading::{Change, Reader};
 use crate::recent::{Match, Recent};
-use crate::span::{Bounds, Span};
+use crate::span::Span;
 use crate::status::Status;
 
 /// The outcome for a record.
@@ -57,49 +55,34 @@ pub(crate) struct Partition {
 /// The last state of one key.
 #[derive(Debug)]
 pub(crate) struct Key {
-    /// Hash of its Avro value; `None` when the product is deleted.
+    /// Hash of its row; `None` when it is deleted.
     pub(crate) state: Option<u64>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     /// The table has the key too.
     pub(crate) in_table: bool,
-    epoch: u64,
-    row: u64,
-    place: Option<Place>,
+    pub(crate) epoch: u64,
+    pub(crate) row: u64,
+    pub(crate) place: Option<Place>,
 }
 
 /// A dead letter of a row that the producer could not carry.
 #[derive(Debug)]
-struct RowLetter {
-    epoch: u64,
-    place: Option<Place>,
-    row: u64,
-    /// Hash of its value.
-    value: u64,
-    /// Hash of name and category, where the row's text is too large for a record.
-    large: Option<u64>,
-}
-
-/// The texts of a dead letter's value.
-#[derive(serde::Deserialize)]
-struct Texts<'a> {
-    #[serde(borrow)]
-    name: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    category: Option<std::borrow::Cow<'a, str>>,
-}
-
-fn texts_hash(name: Option<&str>, category: Option<&str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (name, category).hash(&mut hasher);
-    hasher.finish()
+pub(crate) struct RowLetter {
+    pub(crate) epoch: u64,
+    pub(crate) place: Option<Place>,
+    pub(crate) row: u64,
+    /// Hash of the texts in its value.
+    pub(crate) texts: u64,
+    /// The row's text is too large for a record.
+    pub(crate) is_large: bool,
 }
 
 /// The contents of the topic.
 #[derive(Debug, Default)]
 pub(crate) struct Topic {
     pub(crate) partitions: Vec<Partition>,
-    pub(crate) keys: HashMap<i64, Key>,
+    pub(crate) keys: HashMap<KeyHash, Key>,
     pub(crate) epochs: BTreeSet<u64>,
     /// Snapshot, create, update, delete.
     pub(crate) ops: [u64; 4],
@@ -110,43 +93,29 @@ pub(crate) struct Topic {
     /// Partition and offset of the records that PostgreSQL does not store.
     pub(crate) parked: HashSet<(i32, i64)>,
     /// The last parked record of each key.
-    last_parked: HashMap<i64, (i32, i64)>,
+    pub(crate) last_parked: HashMap<KeyHash, (i32, i64)>,
     /// The last dead letter of each row that the producer could not carry.
-    refused: HashMap<i128, RowLetter>,
+    pub(crate) refused: HashMap<KeyHash, RowLetter>,
     /// Hashes of (epoch, position, row) of all these dead letters.
-    refused_at: HashSet<u64>,
+    pub(crate) refused_at: HashSet<u64>,
     /// Dead letters may have expired.
-    letters_expired: bool,
+    pub(crate) letters_expired: bool,
     /// Keys that were written to after the cut.
-    recent: HashMap<i64, Recent>,
+    recent: HashMap<KeyHash, Recent>,
     /// Compaction may have removed older records of a key.
     compacted: bool,
     /// Why records can't be read, for the first of them.
     unreadable: HashMap<(i32, i64), String>,
     /// Hashes of (epoch, position, row).
     positions: Vec<u64>,
-    places: Places,
-    scratch: Vec<u8>,
-}
-
-pub(crate) fn hash(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(bytes);
-    hasher.finish()
-}
-
-/// The hash of a product's state.
-pub(crate) fn state_hash(product: &Product<'_>, scratch: &mut Vec<u8>) -> u64 {
-    scratch.clear();
-    avro::encode_value(product, scratch);
-    hash(scratch)
+    pub(crate) places: Places,
 }
 
 pub(crate) fn position_hash(change: &Change<'_>) -> u64 {
     source_hash(&change.source)
 }
 
-fn source_hash(source: &Source<'_>) -> u64 {
+pub(crate) fn source_hash(source: &Source<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (source.epoch, &*source.pos, source.row).hash(&mut hasher);
     hasher.finish()
@@ -161,25 +130,30 @@ impl Topic {
         settings: &KafkaSettings,
         span: &Span,
         cut: &Cut,
-        rules: &Rules,
         reader: &mut Reader,
         findings: &mut Findings,
     ) -> Result<Self> {
         let mut topic = Self { compacted: settings.cleanup_policy.contains("compact"), ..Self::default() };
         topic.partitions.resize_with(span.end.len(), Partition::default);
-        let (mut line, mut status) = (Vec::new(), Status::new("records read"));
+        let contract = Arc::clone(&reader.contract);
+        let mut status = Status::new("records read");
         kafka::scan(settings, &settings.topic, &mut |message| {
             let (partition, offset) = (message.partition(), message.offset());
             if span.is_later(partition, offset) {
                 return Ok(());
             }
             let index = partition as usize;
-            line.clear();
+            let mut hash = 0;
             let fate = match reader.read(message)? {
                 Ok(change) => {
-                    let written = change.line(rules, partition, offset, &mut line);
-                    topic.note(&change, (partition, offset), message.key().unwrap_or_default(), cut, findings);
-                    if written { UNSEEN } else { FILTERED }
+                    topic.note(&change, (partition, offset), &contract, cut, findings);
+                    match change.line(&contract, partition, offset) {
+                        Some(line) => {
+                            hash = line::parse(line.as_bytes(), &reader.floats).map_or(0, |line| line.hash);
+                            UNSEEN
+                        }
+                        None => FILTERED,
+                    }
                 }
                 Err(reason) => {
                     if topic.unreadable.len() < 1000 {
@@ -191,7 +165,7 @@ impl Topic {
             topic.filtered += u64::from(fate == FILTERED);
             let records = &mut topic.partitions[index];
             records.offsets.push(offset);
-            records.lines.push(hash(&line));
+            records.lines.push(hash);
             records.fates.push(fate);
             status.one_more();
             Ok(())
@@ -203,17 +177,17 @@ impl Topic {
         &mut self,
         change: &Change<'_>,
         (partition, offset): (i32, i64),
-        key: &[u8],
+        contract: &Contract,
         cut: &Cut,
         findings: &mut Findings,
     ) {
         let source = &change.source;
-        let id = change.id;
-        let right = partition_of(key, self.partitions.len());
+        let (key, hash) = (change.key, change.hash);
+        let right = self.home(key);
         if right != partition as usize {
             findings.add(Check::Partition, || {
                 let text = format!("the record belongs into partition {right}, but it is in {partition}");
-                Finding::new(Check::Partition, text).key(id).at(partition, offset)
+                Finding::new(Check::Partition, text).key(key).at(partition, offset)
             });
         }
         self.epochs.insert(source.epoch);
@@ -228,14 +202,14 @@ impl Topic {
         if place.is_none() {
             findings.add(Check::Order, || {
                 let text = format!("the position {:?} is of no known form", source.pos);
-                Finding::new(Check::Order, text).key(id).at(partition, offset)
+                Finding::new(Check::Order, text).key(key).at(partition, offset)
             });
         }
-        let state = change.product.as_ref().map(|p| state_hash(p, &mut self.scratch));
+        let state = change.state(contract);
         let (epoch, row) = (source.epoch, source.row);
         let new = Key { state, partition, offset, in_table: false, epoch, row, place };
-        let old = self.keys.insert(id, new);
-        self.remember(id, old.as_ref().map(|old| old.state), source.op, place, cut);
+        let old = self.keys.insert(hash, new);
+        self.remember(change, old.as_ref().map(|old| old.state), place, cut);
         if let Some(old) = old
             && let Some(reason) =
                 self.places.disorder((old.epoch, old.place.as_ref(), old.row), (epoch, place.as_ref(), row))
@@ -243,184 +217,64 @@ impl Topic {
             findings.add(Check::Order, || {
                 let text =
                     format!("{reason} of the record before it (partition {}, offset {})", old.partition, old.offset);
-                Finding::new(Check::Order, text).key(id).at(partition, offset)
+                Finding::new(Check::Order, text).key(key).at(partition, offset)
             });
         }
     }
 
     /// Keeps the states of a key since the cut.
-    fn remember(&mut self, id: i64, old: Option<Option<u64>>, op: Op, place: Option<Place>, cut: &Cut) {
+    fn remember(&mut self, change: &Change<'_>, old: Option<Option<u64>>, place: Option<Place>, cut: &Cut) {
+        let hash = change.hash;
         let Some(place) = place.filter(|place| cut.is_after_low(&self.places, *place)) else {
             // A replay repeats the changes from before the cut, and then those after it.
-            self.recent.remove(&id);
+            self.recent.remove(&hash);
             return;
         };
         let compacted = self.compacted;
-        match self.recent.entry(id) {
+        match self.recent.entry(hash) {
             Entry::Occupied(mut recent) => recent.get_mut().push(old.flatten()),
-            Entry::Vacant(vacant) => drop(vacant.insert(Recent::new(old, compacted))),
+            Entry::Vacant(vacant) => drop(vacant.insert(Recent::new(change.key, old, compacted))),
         }
-        if op == Op::Snapshot || matches!(place, Place::Contains(_)) {
-            self.recent.entry(id).and_modify(Recent::passed_by_snapshot);
+        if change.source.op == Op::Snapshot || matches!(place, Place::Contains(_)) {
+            self.recent.entry(hash).and_modify(Recent::passed_by_snapshot);
         }
     }
 
     /// Whether the key was written to after the cut, by changes that the server has made.
-    pub(crate) fn recent(&self, id: i64, cut: &Cut) -> Option<&Recent> {
-        let place = self.keys.get(&id)?.place?;
-        self.recent.get(&id).filter(|_| cut.is_recent(&self.places, place))
+    pub(crate) fn recent(&self, key: KeyHash, cut: &Cut) -> Option<&Recent> {
+        let place = self.keys.get(&key)?.place?;
+        self.recent.get(&key).filter(|_| cut.is_recent(&self.places, place))
     }
 
-    /// The keys for which [`Topic::recent`] is `Some`.
-    pub(crate) fn recent_keys(&self, cut: &Cut) -> Vec<i64> {
-        let mut ids: Vec<i64> = self.recent.keys().copied().filter(|id| self.recent(*id, cut).is_some()).collect();
-        ids.sort_unstable();
-        ids
+    /// The keys for which [`Topic::recent`] is `Some`, in the order of their texts.
+    pub(crate) fn recent_keys(&self, cut: &Cut) -> Vec<(KeyHash, String)> {
+        let is_recent = |(hash, _): &(&KeyHash, &Recent)| self.recent(**hash, cut).is_some();
+        let keys = self.recent.iter().filter(is_recent).map(|(hash, recent)| (*hash, recent.key.clone()));
+        let mut keys: Vec<(KeyHash, String)> = keys.collect();
+        keys.sort_by(|a, b| a.1.cmp(&b.1));
+        keys
     }
 
-    /// Whether the records allow the table's row (`None`: there is no row).
-    pub(crate) fn judge(&self, id: i64, row: Option<u64>, cut: &Cut, span: &Span) -> Match {
-        let may_have_expired = span.has_expired(self.home(id));
-        match self.keys.get(&id) {
+    /// Whether the records allow the table's row (`None`: there is no row); `home` is the key's partition.
+    pub(crate) fn judge(&self, key: KeyHash, home: usize, row: Option<u64>, cut: &Cut, span: &Span) -> Match {
+        let may_have_expired = span.has_expired(home);
+        match self.keys.get(&key) {
             None if row.is_none() => Match::Equal,
             None if may_have_expired => Match::Expired,
             None => Match::Different,
-            Some(key) if key.state == row => Match::Equal,
-            Some(_) => self.recent(id, cut).map_or(Match::Different, |recent| recent.judge(row, may_have_expired)),
+            Some(last) if last.state == row => Match::Equal,
+            Some(_) => self.recent(key, cut).map_or(Match::Different, |recent| recent.judge(row, may_have_expired)),
         }
     }
 
     /// The partition of a key.
-    pub(crate) fn home(&self, id: i64) -> usize {
-        partition_of(id.to_string().as_bytes(), self.partitions.len())
+    pub(crate) fn home(&self, key: &str) -> usize {
+        partition_of(key.as_bytes(), self.partitions.len())
     }
 
     /// Number of records.
     pub(crate) fn records(&self) -> usize {
         self.partitions.iter().map(|p| p.offsets.len()).sum()
-    }
-
-    /// Reads the dead letters. Blocks.
-    ///
-    /// # Errors
-    /// Transient when Kafka can't be reached; definite when a dead letter has no readable origin.
-    pub(crate) fn read_dead_letters(
-        &mut self,
-        settings: &KafkaSettings,
-        deadline: Instant,
-        findings: &mut Findings,
-    ) -> Result<()> {
-        let topic = format!("{}.dlq", settings.topic);
-        let Some(bounds) = Bounds::of(settings, &topic)? else { return Ok(()) };
-        let (span, _) = bounds.settled(deadline)?;
-        self.letters_expired = span.first.iter().any(|first| *first > 0);
-        kafka::scan(settings, &topic, &mut |message| {
-            let letter = DeadLetter::read(message)?;
-            if letter.topic != settings.topic {
-                return Ok(());
-            }
-            if letter.sink == "postgres" {
-                self.take_parked(&letter, findings);
-                return Ok(());
-            }
-            if let Some((id, source)) = letter.of_row(message)? {
-                let place = self.places.place(&source.pos, source.op);
-                let value = hash(message.payload().unwrap_or_default());
-                let texts: Option<Texts<'_>> = serde_json::from_slice(message.payload().unwrap_or_default()).ok();
-                let large = texts.filter(|_| letter.reason.ends_with(TOO_LARGE));
-                let large = large.map(|texts| texts_hash(texts.name.as_deref(), texts.category.as_deref()));
-                self.refused.insert(id, RowLetter { epoch: source.epoch, place, row: source.row, value, large });
-                self.refused_rows += 1;
-                if !self.refused_at.insert(source_hash(&source)) {
-                    findings.add(Check::Doubled, || {
-                        let text = format!(
-                            "the change {} row {} of epoch {} of the row {id} is parked twice",
-                            source.pos, source.row, source.epoch
-                        );
-                        Finding::new(Check::Doubled, text)
-                    });
-                }
-                return Ok(());
-            }
-            let records = usize::try_from(letter.partition).ok().and_then(|i| self.partitions.get_mut(i));
-            let Some(records) = records else { return Ok(()) };
-            // A record that is not found may have expired.
-            let Ok(i) = records.offsets.binary_search(&letter.offset) else { return Ok(()) };
-            if records.fates[i] == PARKED {
-                findings.add(Check::Doubled, || {
-                    Finding::new(Check::Doubled, "the record is a dead letter twice")
-                        .at(letter.partition, letter.offset)
-                });
-            } else {
-                self.dead_letters += 1;
-            }
-            if matches!(records.fates[i], UNSEEN | FILTERED) {
-                findings.add(Check::Parked, || {
-                    let text = format!("it can be read, but it is a dead letter: {}", letter.reason);
-                    Finding::new(Check::Parked, text).at(letter.partition, letter.offset)
-                });
-            }
-            records.fates[i] = PARKED;
-            Ok(())
-        })?;
-        Ok(())
-    }
-
-    /// Counts a dead letter of a record that PostgreSQL does not store; the record's line is in a log all the same.
-    fn take_parked(&mut self, letter: &DeadLetter, findings: &mut Findings) {
-        let place = (letter.partition, letter.offset);
-        if !self.parked.insert(place) {
-            findings.add(Check::Doubled, || {
-                let text = "the record is parked for PostgreSQL twice";
-                Finding::new(Check::Doubled, text).key(letter.key).at(letter.partition, letter.offset)
-            });
-        }
-        let last = self.last_parked.entry(letter.key).or_insert(place);
-        *last = place.max(*last);
-    }
-
-    /// Whether the key's last state or a later one is parked, so that PostgreSQL has an older row or none: `stored` is
-    /// the record of its row.
-    pub(crate) fn is_parked(&self, id: i64, stored: Option<(i32, i64)>) -> bool {
-        let (Some(key), Some((partition, offset))) = (self.keys.get(&id), self.last_parked.get(&id)) else {
-            return false;
-        };
-        let older = stored.is_none_or(|(p, o)| p != *partition || o < *offset);
-        older && *partition == key.partition && *offset >= key.offset
-    }
-
-    /// Marks a row of the table that can't be carried. Its last dead letter must have the value with this hash; returns
-    /// the error text if it has not.
-    pub(crate) fn judge_refused(&mut self, id: i128, value: u64, cut: &Cut) -> Option<&'static str> {
-        let recent = i64::try_from(id).ok().filter(|id| self.recent(*id, cut).is_some());
-        if let Some(key) = i64::try_from(id).ok().and_then(|id| self.keys.get_mut(&id)) {
-            key.in_table = true;
-        }
-        let Some(letter) = self.refused.get(&id) else {
-            // Carried again since, or its dead letter may have expired.
-            let missing = "the row can't be carried, and no dead letter tells of it; to write one: `cdc-producer checkpoint reset`";
-            return (recent.is_none() && !self.letters_expired).then_some(missing);
-        };
-        if recent.is_some() || letter.place.is_some_and(|place| cut.is_after_low(&self.places, place)) {
-            return None;
-        }
-        if letter.value != value {
-            return Some("the row can't be carried, and its last dead letter tells of another state");
-        }
-        // A new epoch deletes a product whose row it could not carry.
-        let key = i64::try_from(id).ok().and_then(|id| self.keys.get(&id)).filter(|key| key.state.is_some())?;
-        let last = (key.epoch, key.place.as_ref(), key.row);
-        let order = self.places.disorder(last, (letter.epoch, letter.place.as_ref(), letter.row));
-        order.map(|_| "the row can't be carried, and its last dead letter is older than its last record")
-    }
-
-    /// Whether the row's last dead letter says that its text is too large for a record. The limit is the producer's: this program
-    /// may be given another one, and the producer may have had another one before.
-    pub(crate) fn is_too_large(&self, product: &Product<'_>, letters: &Letters) -> bool {
-        let shown = |text: Option<&str>| text.map(|text| letters.shown(text));
-        self.refused.get(&product.id.into()).is_some_and(|letter| {
-            letter.large == Some(texts_hash(shown(product.name).as_deref(), shown(product.category).as_deref()))
-        })
     }
 
     /// Whether some record is in no log.

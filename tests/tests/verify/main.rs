@@ -5,6 +5,7 @@ mod expired;
 mod places;
 mod scene;
 mod topic;
+mod types;
 mod writes;
 
 use std::collections::BTreeMap;
