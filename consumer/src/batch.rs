@@ -4,20 +4,19 @@
 //! has it already (PostgreSQL may be behind the log and then gets it alone).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use avro::writer_schema::Decoders;
 use model::error::Result;
 use model::row::{Datum, recycle};
 use model::row_key::KeyValue;
 use rules::line::Origin;
-use rules::transform::{Capitals, Column};
+use rules::transform::Capitals;
 
 use crate::change::{self, Change, Polled};
 use crate::dead_letter::{DeadLetter, Kept, Letters};
-use crate::plan::Plan;
-use crate::sink::{LastState, Parked, Row, Rows};
-use crate::sql_value::{Amount, Time};
+use crate::plan::{Latest, Plan};
+use crate::sink::{Parked, Rows, State};
 
 /// Buffers that are reused for the next record, and the plan of the last schema that was seen.
 #[derive(Debug, Default)]
@@ -26,12 +25,21 @@ pub(crate) struct Scratch {
     key: Vec<u8>,
     capitals: Capitals,
     pub(crate) latest: Option<Arc<Plan>>,
+    shared: Latest,
 }
 
 impl Scratch {
     /// With the plan of the topic's pinned schema, if it has one.
-    pub(crate) fn new(latest: Option<Arc<Plan>>) -> Self {
-        Self { latest, ..Self::default() }
+    pub(crate) fn new(pinned: Option<Arc<Plan>>, shared: Latest) -> Self {
+        let mut scratch = Self { shared, ..Self::default() };
+        scratch.see(pinned);
+        scratch
+    }
+
+    /// Notes the plan of the last schema.
+    pub(crate) fn see(&mut self, latest: Option<Arc<Plan>>) {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&latest);
+        self.latest = latest;
     }
 }
 
@@ -76,7 +84,7 @@ impl Outcome {
             self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
         let new_to_the_log = context.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
-        let Scratch { row: buffer, key, capitals, latest } = scratch;
+        let Scratch { row: buffer, key, capitals, latest, .. } = scratch;
         let mut row = recycle(std::mem::take(buffer));
         let mut seen = None;
         match change::read(record, context.decoders, latest.as_ref(), &mut row, key) {
@@ -92,7 +100,7 @@ impl Outcome {
         }
         *buffer = recycle(row);
         if seen.is_some() {
-            *latest = seen;
+            scratch.see(seen);
         }
         Ok(())
     }
@@ -122,10 +130,13 @@ impl Outcome {
             self.written += u64::from(is_kept);
         }
         if with_rows {
-            // The table may hold an earlier state of a row that is filtered out now.
-            let row = (is_kept && change.deleted.is_none()).then(|| stored(row, plan.transform.columns()));
-            let id = std::str::from_utf8(change.key).ok().and_then(|key| key.parse().ok()).unwrap_or_default();
-            self.rows.last.insert(id, LastState { partition, offset, row });
+            let state = match &change.deleted {
+                Some(key) => State::Deleted(key),
+                // The table may hold an earlier state of a row that is filtered out now.
+                None if !is_kept => State::Filtered(row),
+                None => State::Row(row),
+            };
+            self.rows.set(change.key, (partition, offset), &plan.layout, state);
         }
         Ok(())
     }
@@ -135,22 +146,6 @@ impl Outcome {
     /// The dead letter of a record that PostgreSQL does not store.
     pub(crate) fn letter(&self, letters: Letters<'_>, parked: &Parked) -> DeadLetter {
         letters.parked(parked, self.kept.get(&(parked.partition, parked.offset)))
-    }
-}
-
-fn stored(row: &[Datum<'_>], columns: &[Column]) -> Row {
-    let find = |name: &str| columns.iter().position(|c| c.name == name).map_or(Datum::Null, |place| row[place]);
-    let text = |name| if let Datum::Text(text) = find(name) { Some(text.to_owned()) } else { None };
-    let amount = |name| match find(name) {
-        Datum::Decimal { unscaled, .. } => model::product::Price::from_hundredths(unscaled).map(Amount),
-        _ => None,
-    };
-    Row {
-        name: text("name"),
-        category: text("category"),
-        price: amount("price"),
-        discount_price: amount("discount_price"),
-        last_updated: if let Datum::Timestamp(time) = find("last_updated") { Some(Time(time)) } else { None },
     }
 }
 
@@ -165,7 +160,7 @@ mod tests {
     use rules::transform::Filter;
     use runtime::config::{self, Program, Settings};
 
-    const LETTERS: Letters<'static> = Letters { topic: "t", room: Room::SMALL };
+    const LETTERS: Letters<'static> = Letters { topic: "t", table: "product", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
     const DELETE: &[u8] = br#"{"op":"d","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
 
@@ -190,7 +185,7 @@ mod tests {
         let log_from = BTreeMap::from([(4, log_from)]);
         let context =
             BatchContext { letters: LETTERS, decoders: &decoders, log_from: &log_from, with_rows: true, keep: true };
-        let (mut outcome, mut scratch) = (Outcome::default(), Scratch::new(Some(plan)));
+        let (mut outcome, mut scratch) = (Outcome::default(), Scratch::new(Some(plan), Latest::default()));
         for record in records {
             outcome.take(record, context, &mut scratch).expect("rules that fit");
         }
@@ -213,11 +208,8 @@ mod tests {
         assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
         assert_eq!((outcome.dead[0].key.as_slice(), outcome.dead[0].value.as_deref()), (&b"3"[..], Some(&b"junk"[..])));
         assert_eq!(outcome.rows.next, BTreeMap::from([(4, 17)]));
-        let state =
-            |id: i64| outcome.rows.last.get(&id).map(|s| (s.offset, s.row.as_ref().and_then(|r| r.discount_price)));
-        assert_eq!((state(1), outcome.rows.last[&1].row.is_none()), (Some((12, None)), true));
-        assert_eq!((state(2), outcome.rows.last[&2].row.is_some()), (Some((16, None)), true));
-        assert_eq!(state(3), None);
+        let state = |key: &str| outcome.rows.last.get(key.as_bytes()).map(|s| (s.offset, s.is_row()));
+        assert_eq!((state("1"), state("2"), state("3")), (Some((12, false)), Some((16, true)), None));
     }
 
     #[test]
@@ -235,7 +227,7 @@ mod tests {
         let outcome = run(&[polled(10, "7", Some(&a), CREATE)], 0);
         let refusal =
             Refusal { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
-        let letter = outcome.letter(LETTERS, &Parked { partition: 4, offset: 10, id: 7, refusal });
+        let letter = outcome.letter(LETTERS, &Parked { partition: 4, offset: 10, key: "7".to_owned(), refusal });
         assert_eq!((letter.key.as_slice(), letter.value), (&b"7"[..], Some(a)));
         let origin: serde_json::Value = serde_json::from_slice(&letter.origin).expect("JSON");
         let header = String::from_utf8_lossy(CREATE);

@@ -93,7 +93,7 @@ async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
     let settings = PostgresSettings::from(settings)?.ok_or_else(|| {
         Error::usage("postgres.url is not set, so nothing is parked").with_remedy("set it as for the consumers")
     })?;
-    let (keys, partitions) = Sink::new(&settings, topic)?.retry_parked().await?;
+    let (keys, partitions) = Sink::new(&settings, topic, None)?.retry_parked().await?;
     println!(
         "{keys} keys are parked for PostgreSQL; the consumers write {partitions} partitions to it again from their records on"
     );

@@ -4,6 +4,8 @@
 //! share of the space and is cut to it; the header notes how many bytes are missing. The origin leads to the whole
 //! record.
 
+use std::borrow::Cow;
+
 use model::escape;
 use runtime::config::KafkaSettings;
 use serde::Serialize;
@@ -64,6 +66,8 @@ impl Room {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Letters<'a> {
     pub(crate) topic: &'a str,
+    /// PostgreSQL's table.
+    pub(crate) table: &'a str,
     pub(crate) room: Room,
 }
 
@@ -79,7 +83,7 @@ struct Origin<'a> {
     refused: Option<RefusedBy<'a>>,
     /// The record's own header, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    header: Option<std::borrow::Cow<'a, str>>,
+    header: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Cut::is_nothing")]
     cut: Cut,
 }
@@ -89,10 +93,28 @@ struct Origin<'a> {
 struct RefusedBy<'a> {
     sink: &'a str,
     table: &'a str,
-    key: i64,
+    key: Key<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<&'a str>,
     sqlstate: &'a str,
+}
+
+/// The text of a key; a whole number is a number.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Key<'a> {
+    Number(i64),
+    Text(Cow<'a, str>),
+}
+
+impl<'a> Key<'a> {
+    /// The first characters of a long key: the dead letter has the key itself too.
+    fn of(text: &'a str) -> Self {
+        match text.parse::<i64>() {
+            Ok(number) if itoa::Buffer::new().format(number) == text => Self::Number(number),
+            _ => Self::Text(escape::cut(text, 100)),
+        }
+    }
 }
 
 /// The number of bytes missing at the end of each part.
@@ -131,8 +153,7 @@ impl Letters<'_> {
     /// The dead letter of a record that PostgreSQL does not store; without its bytes when the topic no longer has the
     /// record.
     pub(crate) fn parked(&self, parked: &Parked, kept: Option<&Kept>) -> DeadLetter {
-        let Parked { partition, offset, id, refusal } = parked;
-        let key = id.to_string();
+        let Parked { partition, offset, key, refusal } = parked;
         let record = Polled {
             partition: *partition,
             offset: *offset,
@@ -142,8 +163,8 @@ impl Letters<'_> {
         };
         let refused = RefusedBy {
             sink: "postgres",
-            table: "product",
-            key: *id,
+            table: self.table,
+            key: Key::of(key),
             column: refusal.column.as_deref(),
             sqlstate: &refusal.sqlstate,
         };
@@ -182,7 +203,7 @@ mod tests {
     use crate::sink::Refusal;
 
     const LARGEST_RECORD: usize = 1_000_000;
-    const LETTERS: Letters<'static> = Letters { topic: "t", room: Room(LARGEST_RECORD - OVERHEAD) };
+    const LETTERS: Letters<'static> = Letters { topic: "t", table: "product", room: Room(LARGEST_RECORD - OVERHEAD) };
 
     fn origin(letter: &DeadLetter) -> serde_json::Value {
         serde_json::from_slice(&letter.origin).expect("JSON")
@@ -214,7 +235,7 @@ mod tests {
         let huge = vec![0; 3_000_000];
         let (nasty, column) = ("\u{e0041}".repeat(1_000_000), "\0".repeat(63));
         for largest in [16_384, 100_000, LARGEST_RECORD] {
-            let letters = Letters { topic: &topic, room: Room(largest - OVERHEAD) };
+            let letters = Letters { topic: &topic, table: "product", room: Room(largest - OVERHEAD) };
             let all =
                 Polled { partition: 9, offset: i64::MAX, key: Some(&huge), value: Some(&huge), source: Some(&huge) };
             for record in [
@@ -226,7 +247,7 @@ mod tests {
             ] {
                 let refusal =
                     Refusal { sqlstate: "22001".to_owned(), column: Some(column.clone()), reason: nasty.clone() };
-                let parked = Parked { partition: 9, offset: i64::MAX, id: i64::MIN, refusal };
+                let parked = Parked { partition: 9, offset: i64::MAX, key: i64::MIN.to_string(), refusal };
                 for letter in [letters.undecodable(&record, &nasty), letters.parked(&parked, Some(&Kept::of(&record)))]
                 {
                     assert!(size(&letter) + 512 <= largest, "{} of {largest}", size(&letter));

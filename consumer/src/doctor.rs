@@ -10,6 +10,7 @@ use kafka::{LastRecords, Resource, Right, TopicSpec};
 use model::error::Result;
 use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 
+use crate::run::schemas;
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};
 use crate::{log_checkpoint, repair};
@@ -46,7 +47,10 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
         Err(e) => Check::failed("registry", &e),
     });
     match PostgresSettings::from(settings)? {
-        Some(postgres) => checks.extend(postgres::checks(&postgres).await),
+        Some(postgres) => {
+            let layout = schemas::pinned(settings)?.and_then(|plan| plan.layout());
+            checks.extend(postgres::checks(&postgres, layout.as_deref()).await);
+        }
         None => checks.push(Check::good("PostgreSQL", "off: postgres.url is not set")),
     }
     doctor::conclude(&checks)

@@ -157,17 +157,17 @@ impl ConsumerMetrics {
     }
 
     /// Counts records that PostgreSQL does not store and that are now dead letters.
-    pub(crate) fn parked(&self, parked: &[Parked]) {
+    pub(crate) fn parked(&self, table: &str, parked: &[Parked]) {
         for Parked { partition, refusal, .. } in parked {
             let (column, partition) = (refusal.column.as_deref().unwrap_or_default(), partition.to_string());
-            let labels = [("sink", "postgres"), ("table", "product"), ("column", column), ("partition", &partition)];
+            let labels = [("sink", "postgres"), ("table", table), ("column", column), ("partition", &partition)];
             self.metrics.counter(PARKED.0, PARKED.1, &labels).add(1);
         }
-        let Some(Parked { partition, offset, id, refusal }) = parked.first() else { return };
+        let Some(Parked { partition, offset, key, refusal }) = parked.first() else { return };
         tracing::warn!(
             sink = "postgres",
-            table = "product",
-            key = id,
+            table,
+            key = %model::escape::cut(key, 100),
             column = refusal.column.as_deref(),
             partition,
             offset,

@@ -62,11 +62,12 @@ impl Parking {
     pub(crate) fn letters(
         &mut self,
         settings: &KafkaSettings,
+        table: &str,
         owed: &[Parked],
         outcome: &Outcome,
         committed: &BTreeMap<i32, i64>,
     ) -> Result<Vec<DeadLetter>> {
-        let letters_of = Letters { topic: &settings.topic, room: Room::of(settings) };
+        let letters_of = Letters { topic: &settings.topic, table, room: Room::of(settings) };
         let mut letters = Vec::new();
         for parked in owed {
             let log_has_it = committed.get(&parked.partition).is_some_and(|next| parked.offset < *next);
@@ -137,7 +138,7 @@ mod tests {
 
     fn parked(partition: i32, offset: i64) -> Parked {
         let refusal = Refusal { sqlstate: "22021".to_owned(), column: None, reason: String::new() };
-        Parked { partition, offset, id: 1, refusal }
+        Parked { partition, offset, key: "1".to_owned(), refusal }
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //! Pure. A schema that is no table's has no plan, and its records become dead letters. A table that the rules or the
 //! line do not fit stops the consumers: without its rules, rows would leak.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use avro::Decoder;
 use model::error::Error;
 use model::schema::RecordSchema;
 use rules::line::{Line, LineForm};
 use rules::transform::{Rules, Transform};
+
+use crate::sink::Layout;
+
+/// The plan of the last schema that was seen, for what runs beside the loop.
+pub(crate) type Latest = Arc<Mutex<Option<Arc<Plan>>>>;
 
 /// What makes the plans of a topic.
 #[derive(Clone, Debug)]
@@ -32,6 +37,8 @@ pub(crate) struct Plan {
 pub(crate) struct RowPlan {
     pub(crate) transform: Transform,
     pub(crate) line: Line,
+    /// For PostgreSQL.
+    pub(crate) layout: Arc<Layout>,
 }
 
 /// Why rows can't be processed, and what to do about it.
@@ -70,11 +77,17 @@ impl Planner {
             reason: format!("{}: {e}", schema.name),
             remedy: "set consumer.line to nested".to_owned(),
         })?;
-        Ok(RowPlan { transform, line })
+        let layout = Layout::new(&transform);
+        Ok(RowPlan { transform, line, layout })
     }
 }
 
 impl Plan {
+    /// The columns for PostgreSQL, if the rules fit.
+    pub(crate) fn layout(&self) -> Option<Arc<Layout>> {
+        self.rows.as_ref().ok().map(|rows| Arc::clone(&rows.layout))
+    }
+
     /// What becomes of a row.
     ///
     /// # Errors

@@ -24,7 +24,7 @@
 mod catch_up;
 mod ends;
 mod rows;
-mod schemas;
+pub(crate) mod schemas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -58,7 +58,7 @@ use crate::log_file::LogFile;
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
-use crate::plan::Plan;
+use crate::plan::{Latest, Plan};
 use crate::readiness::Readiness;
 use crate::recover;
 use crate::sink::Sink;
@@ -98,10 +98,11 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {
         return done;
     }
+    let latest = Latest::default();
     if let Some(postgres) = PostgresSettings::from(settings)? {
-        stale_rows::start(kafka.clone(), postgres, context.shutdown.clone());
+        stale_rows::start(kafka.clone(), postgres, Arc::clone(&latest), context.shutdown.clone());
     }
-    let mut worker = Worker::new(&context, kafka, slots)?;
+    let mut worker = Worker::new(&context, kafka, slots, latest)?;
     let in_hand = Arc::clone(&worker.in_hand);
     let (done, outcome) = tokio::sync::oneshot::channel();
     let thread = move || done.send(worker.work()).unwrap_or_default();
@@ -137,6 +138,7 @@ struct Worker {
     schemas: WriterSchemas<Arc<Plan>>,
     scratch: Scratch,
     sink: Option<Sink>,
+    table: String,
     parking: Parking,
     /// The space in a dead letter.
     room: Room,
@@ -184,12 +186,14 @@ struct Batch {
 }
 
 impl Worker {
-    fn new(context: &Context, kafka: KafkaSettings, slots: Slots) -> Result<Self> {
+    fn new(context: &Context, kafka: KafkaSettings, slots: Slots, latest: Latest) -> Result<Self> {
         let settings: &Settings = &context.settings;
-        let sink = PostgresSettings::from(settings)?.map(|s| Sink::new(&s, &kafka.topic)).transpose()?;
         let schemas = schemas::open(settings, &kafka)?;
+        let ours = schemas.decoders().ours().cloned();
+        let sink = schemas::sink(settings, &kafka.topic, ours.as_ref())?;
         Ok(Self {
-            scratch: Scratch::new(schemas.decoders().ours().cloned()),
+            scratch: Scratch::new(ours, latest),
+            table: settings.text("postgres.table").to_owned(),
             schemas,
             sink,
             parking: Parking::default(),
@@ -370,7 +374,7 @@ impl Worker {
         };
         let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
         failpoint::at("consumer.synced");
-        let letters = self.parking.letters(&self.kafka, &owed, &outcome, &committed)?;
+        let letters = self.parking.letters(&self.kafka, &self.table, &owed, &outcome, &committed)?;
         if !offsets.is_empty() || !letters.is_empty() {
             let tail = log.tail(length).map_err(|e| unwritable(log.path(), e))?;
             let mut next = Committed { length, tail: Some(tail), offsets: done.clone() };
@@ -426,7 +430,7 @@ impl Worker {
             let record = polled(&message);
             self.look_up_schema(&record)?;
             let context = BatchContext {
-                letters: Letters { topic: &self.kafka.topic, room: self.room },
+                letters: Letters { topic: &self.kafka.topic, table: &self.table, room: self.room },
                 decoders: self.schemas.decoders(),
                 log_from: &batch.committed,
                 with_rows: self.sink.is_some(),

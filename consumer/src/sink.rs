@@ -1,4 +1,4 @@
-//! The PostgreSQL sink: stores the last state of each product and the offset that it has reached, in one transaction.
+//! The PostgreSQL sink: stores the last state of each row and the offset that it has reached, in one transaction.
 //!
 //! Invariants: `product_offsets.next_offset` moves in the same transaction as the rows, under a row lock, and never
 //! back; the sink skips records below it, which are in the table already. So a batch that is applied twice, or by a
@@ -10,27 +10,38 @@
 //! older row of the parked key stays in the table, as a foreign key of another application may reference it;
 //! `product_parked` names it until a later state replaces it.
 //!
-//! For a large batch, the sink copies the products that the table lacks into it, which takes PostgreSQL half the time
-//! of an upsert. No other consumer can add them meanwhile, as a product's records are all in one partition, whose row
-//! in `product_offsets` is locked.
+//! The writer's schema and the rules give the columns. A table is created when it is missing, columns that it lacks are
+//! added, and a record that one of its columns would alter is parked.
+//!
+//! For a large batch, the sink copies the rows that the table lacks into it, which takes PostgreSQL half the time of an
+//! upsert. No other consumer can add them meanwhile, as the records of a key are all in one partition, whose row in
+//! `product_offsets` is locked.
 //!
 //! Not here: retries ([`crate::run`]).
 
 pub(crate) mod check;
-mod copy;
+mod layout;
+mod limits;
 mod session;
 mod statements;
 pub(crate) mod tables;
+mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use model::error::{Error, Result};
 use model::escape;
+use model::row::Datum;
+use model::row_key::KeyValue;
 use runtime::config::{OnRefused, PostgresSettings};
 use sinks::postgres::{Target, failed};
 
-use crate::sql_value::{Amount, Time};
+pub(crate) use layout::{Layout, array_of, quoted};
+
+use crate::sql_value::Fields;
 use session::Session;
 
 /// The time limit of a batch; after it, the server counts as lost.
@@ -38,32 +49,82 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The time limit of a trivial query.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The state of a product as the table has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Row {
-    pub(crate) name: Option<String>,
-    pub(crate) category: Option<String>,
-    pub(crate) price: Option<Amount>,
-    pub(crate) discount_price: Option<Amount>,
-    pub(crate) last_updated: Option<Time>,
-}
-
-/// The last state of one product in a batch, and the record that gave it.
+/// The last state of one row in a batch, and the record that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastState {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// `None` when it was deleted or filtered out.
-    pub(crate) row: Option<Row>,
+    /// Index of its layout among those of the batch.
+    layout: usize,
+    /// Where the values of its key are in the batch's data.
+    key: Range<usize>,
+    /// Where its values are; `None` when it was deleted or filtered out.
+    row: Option<Range<usize>>,
+}
+
+#[cfg(test)]
+impl LastState {
+    /// Whether the row is there after it.
+    pub(crate) fn is_row(&self) -> bool {
+        self.row.is_some()
+    }
+}
+
+/// A state of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum State<'a> {
+    /// Its values.
+    Row(&'a [Datum<'a>]),
+    /// It is filtered out; its values before any rule.
+    Filtered(&'a [Datum<'a>]),
+    /// The values of its key.
+    Deleted(&'a [KeyValue<'a>]),
 }
 
 /// The changes that a batch makes to the table.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
-    /// By product id.
-    pub(crate) last: HashMap<i64, LastState>,
+    /// By the key's text.
+    pub(crate) last: HashMap<Vec<u8>, LastState>,
     /// The offset after the batch's last record, by partition.
     pub(crate) next: BTreeMap<i32, i64>,
+    layouts: Vec<Arc<Layout>>,
+    /// The values of all rows and keys, as [`crate::sql_value`] encodes them.
+    data: Vec<u8>,
+}
+
+impl Rows {
+    /// Sets the last state of the row with this key, from the record at this place.
+    pub(crate) fn set(&mut self, key: &[u8], place: (i32, i64), layout: &Arc<Layout>, state: State<'_>) {
+        let known = self.layouts.iter().position(|known| Arc::ptr_eq(known, layout));
+        let number = known.unwrap_or_else(|| {
+            self.layouts.push(Arc::clone(layout));
+            self.layouts.len() - 1
+        });
+        let start = self.data.len();
+        match state {
+            State::Row(row) => layout.put_key_of(row, &mut self.data),
+            State::Filtered(row) => layout.put_key_before(row, &mut self.data),
+            State::Deleted(key) => layout.put_key(key, &mut self.data),
+        }
+        let end = self.data.len();
+        let row = if let State::Row(row) = state {
+            layout.put_row(row, &mut self.data);
+            Some(end..self.data.len())
+        } else {
+            None
+        };
+        let (partition, offset) = place;
+        let last = LastState { partition, offset, layout: number, key: start..end, row };
+        match self.last.get_mut(key) {
+            Some(state) => *state = last,
+            None => drop(self.last.insert(key.to_vec(), last)),
+        }
+    }
+
+    fn fields(&self, range: &Range<usize>) -> Fields<'_> {
+        Fields(&self.data[range.clone()])
+    }
 }
 
 /// Why PostgreSQL does not store a record.
@@ -81,8 +142,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Parked {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
-    /// The product.
-    pub(crate) id: i64,
+    /// The text of its key.
+    pub(crate) key: String,
     pub(crate) refusal: Refusal,
 }
 
@@ -102,6 +163,10 @@ pub(crate) enum Applied {
 pub(crate) struct Sink {
     target: Target,
     topic: String,
+    /// The table of the rows.
+    pub(crate) table: String,
+    /// The layout of the topic's pinned schema, if it has one.
+    pinned: Option<Arc<Layout>>,
     policy: OnRefused,
     session: Option<Session>,
     /// The table's offset, by partition, as this process knows it.
@@ -120,7 +185,7 @@ impl Refusal {
         }
     }
 
-    /// Whether rows of other products may have caused it.
+    /// Whether rows of other keys may have caused it.
     fn is_of_constraint(&self) -> bool {
         self.sqlstate.starts_with("23")
     }
@@ -133,14 +198,15 @@ impl Refusal {
 }
 
 impl Sink {
-    /// Creates a sink for the records of `topic`; it does not connect yet.
+    /// Creates a sink for the records of `topic`, whose schema gives the layout `pinned` if it is known; it does not
+    /// connect yet.
     ///
     /// # Errors
     /// Usage when the URL can't be read.
-    pub(crate) fn new(settings: &PostgresSettings, topic: &str) -> Result<Self> {
+    pub(crate) fn new(settings: &PostgresSettings, topic: &str, pinned: Option<Arc<Layout>>) -> Result<Self> {
         let target = Target::from(settings, "consumer")?;
-        let policy = settings.on_refused;
-        Ok(Self { target, topic: topic.to_owned(), policy, session: None, known: HashMap::new() })
+        let (policy, table, topic) = (settings.on_refused, settings.table.clone(), topic.to_owned());
+        Ok(Self { target, topic, table, pinned, policy, session: None, known: HashMap::new() })
     }
 
     /// The offset from which records are missing in the table, or owe a dead letter, for each of the partitions; 0 for
@@ -163,14 +229,16 @@ impl Sink {
     /// then); definite when it refuses.
     pub(crate) async fn apply(&mut self, rows: &Rows, with_care: bool) -> Result<Applied> {
         let (known, policy) = (std::mem::take(&mut self.known), self.policy);
+        let what = format!("cannot write to the table {}", self.table);
         let work = async {
             let session = self.session().await?;
+            session.prepare(rows).await?;
             if with_care {
                 return session.apply_carefully(rows, &known, policy).await;
             }
-            session.apply(rows, &known).await.map_err(|e| failed(UNWRITTEN, e))
+            session.apply(rows, &known).await.map_err(|e| failed(&what, e))
         };
-        let applied = within(UNWRITTEN, work).await.inspect_err(|_| self.part())?;
+        let applied = within(&what, work).await.inspect_err(|_| self.part())?;
         match &applied {
             Applied::SetBack(partition) => {
                 let partition = *partition;
@@ -201,8 +269,9 @@ impl Sink {
     /// # Errors
     /// As [`Sink::next_offsets`].
     pub(crate) async fn retry_parked(&mut self) -> Result<(i64, u64)> {
-        let set_back = async { self.session().await?.retry_parked().await.map_err(|e| failed(UNWRITTEN, e)) };
-        within(UNWRITTEN, set_back).await
+        let what = "cannot write to product_offsets";
+        let set_back = async { self.session().await?.retry_parked().await.map_err(|e| failed(what, e)) };
+        within(what, set_back).await
     }
 
     /// Pings PostgreSQL and counts the keys of the known partitions that have a parked state; connects if necessary.
@@ -234,7 +303,10 @@ impl Sink {
     async fn session(&mut self) -> Result<&mut Session> {
         let session = match self.session.take() {
             Some(session) if !session.client.is_closed() => session,
-            _ => within("cannot connect", Session::open(&self.target, &self.topic)).await?,
+            _ => {
+                let open = Session::open(&self.target, &self.topic, &self.table, self.pinned.clone());
+                within("cannot connect", open).await?
+            }
         };
         Ok(self.session.insert(session))
     }
@@ -247,15 +319,14 @@ impl Sink {
 }
 
 const UNREAD: &str = "cannot read product_offsets";
-const UNWRITTEN: &str = "cannot write to the table product";
 
 /// The error for a record that PostgreSQL refuses while the policy is to stop.
-fn refused(topic: &str, parked: &Parked) -> Error {
-    let Parked { partition, offset, id, refusal: Refusal { sqlstate, column, reason } } = parked;
+fn refused(topic: &str, table: &str, parked: &Parked) -> Error {
+    let Parked { partition, offset, key, refusal: Refusal { sqlstate, column, reason } } = parked;
     let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
     Error::definite(format!(
-        "PostgreSQL refuses the record at partition {partition}, offset {offset} of topic {topic} (table product, key \
-         {id}{column}): {reason} (SQLSTATE {sqlstate})"
+        "PostgreSQL refuses the record at partition {partition}, offset {offset} of topic {topic} (table {table}, key \
+         {key}{column}): {reason} (SQLSTATE {sqlstate})"
     ))
     .with_remedy(
         "change the table in PostgreSQL so that it takes the record, or set postgres.on_refused to dead_letter, which parks it",
@@ -275,14 +346,14 @@ pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
 }
 
 /// The error for a topic that ends before the table's offset: the rows came from another topic.
-pub(crate) fn exceeds(topic: &str, partition: i32, next: i64, end: i64) -> Error {
+pub(crate) fn exceeds(topic: &str, table: &str, partition: i32, next: i64, end: i64) -> Error {
     Error::definite(format!(
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
     ))
-    .with_remedy(
-        "the topic was deleted and created again: drop the tables product and product_offsets (they are filled again from the topic), \
-         or name another database in postgres.url",
-    )
+    .with_remedy(format!(
+        "the topic was deleted and created again: drop the tables {table} and product_offsets (they are filled again from \
+         the topic), or name another database in postgres.url"
+    ))
 }
 
 async fn within<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {

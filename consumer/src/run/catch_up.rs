@@ -49,7 +49,7 @@ impl Worker {
         for (partition, (low, end)) in bounds {
             let (next, offset) = (known[&partition], committed[&partition]);
             if next > end {
-                return Err(BatchError::Fatal(sink::exceeds(&self.kafka.topic, partition, next, end)));
+                return Err(BatchError::Fatal(sink::exceeds(&self.kafka.topic, &self.table, partition, next, end)));
             }
             match after_gap(next, (low, end)) {
                 None => {

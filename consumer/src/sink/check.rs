@@ -9,6 +9,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, types::Type};
 
 use super::tables;
+use super::{Layout, quoted};
 
 const SERVER: &str = "PostgreSQL";
 const TABLES: &str = "PostgreSQL tables";
@@ -24,14 +25,14 @@ const LACKING: &str = "SELECT string_agg(r.name, ', ' ORDER BY r.name), c.relnam
     WHERE n.nspname = $1 AND c.relname = ANY ($2) AND NOT has_table_privilege(c.oid, r.name) GROUP BY c.relname ORDER BY 2";
 
 /// Checks the server, the database, its tables and this user's rights.
-pub(crate) async fn checks(settings: &PostgresSettings) -> Vec<Check> {
-    match look(settings).await {
+pub(crate) async fn checks(settings: &PostgresSettings, layout: Option<&Layout>) -> Vec<Check> {
+    match look(settings, layout).await {
         Ok(checks) => checks,
         Err(error) => vec![Check::failed(SERVER, &error)],
     }
 }
 
-async fn look(settings: &PostgresSettings) -> Result<Vec<Check>> {
+async fn look(settings: &PostgresSettings, layout: Option<&Layout>) -> Result<Vec<Check>> {
     let target = Target::from(settings, "consumer doctor")?;
     let client = match target.connect().await {
         Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(vec![database(&target).await?]),
@@ -39,10 +40,10 @@ async fn look(settings: &PostgresSettings) -> Result<Vec<Check>> {
     };
     client.batch_execute(&target.begin(Access::Write)).await.map_err(|e| failed("cannot begin to write", e))?;
     let mut checks = vec![Check::good(SERVER, format!("database {}, schema {}", target.database(), target.schema()))];
-    match tables::missing(&client, &target).await {
+    match tables::missing(&client, &target, &settings.table).await {
         Ok(missing) => {
-            checks.extend(rights(&client, &target, &missing).await?);
-            match tables::look(&client, target.schema()).await {
+            checks.extend(rights(&client, &target, &settings.table, &missing).await?);
+            match tables::look(&client, target.schema(), &settings.table, layout, true).await {
                 Ok(look) => {
                     checks.extend(look.found.into_iter().map(|found| Check::good(TABLES, found)));
                     let known = "records that it refuses are parked (postgres.on_refused): change the table if they must not be";
@@ -73,7 +74,7 @@ async fn database(target: &Target) -> Result<Check> {
     })
 }
 
-async fn rights(client: &Client, target: &Target, missing: &[&str]) -> Result<Vec<Check>> {
+async fn rights(client: &Client, target: &Target, table: &str, missing: &[&str]) -> Result<Vec<Check>> {
     let schema = target.schema();
     let failed = |e| failed(&format!("cannot look up this user's rights on schema {schema}"), e);
     let found = client.query_typed(SCHEMA_RIGHTS, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
@@ -96,16 +97,13 @@ async fn rights(client: &Client, target: &Target, missing: &[&str]) -> Result<Ve
             format!("{remedy}; or make them as docs/security.md says"),
         ));
     }
+    let names = tables::names(table);
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-        [(&schema, Type::TEXT), (&tables::NAMES.as_slice(), Type::TEXT_ARRAY)];
+        [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
     for row in client.query_typed(LACKING, &parameters).await.map_err(failed)? {
         let (rights, table): (String, String) = (row.get(0), row.get(1));
         let remedy = grant(&rights, &format!("{}.{}", quoted(schema), quoted(&table)));
         checks.push(Check::bad(TABLES, format!("user {user} has no {rights} on {schema}.{table}"), remedy));
     }
     Ok(checks)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

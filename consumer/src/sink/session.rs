@@ -5,7 +5,8 @@
 //! [`Session::apply_carefully`] then finds the row by halving the batch within one transaction, and writes the reason
 //! to `product_parked` in the same transaction.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::error::Result;
@@ -14,14 +15,13 @@ use sinks::postgres::{Access, Target, failed, is_prepared_already, refuses_rows}
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::copy::copy;
+use super::layout::{Layout, Statements};
+use super::limits::Limits;
 use super::statements::{
-    ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, DELETE, LOCK, NEXT, NOTE_LETTERS, OWED, PARK, PRESENT,
-    REPLACE, RETRY, UPSERT,
+    ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, LOCK, NEXT, NOTE_LETTERS, OWED, RETRY, park,
 };
-use super::tables::{self, Limits};
+use super::tables;
 use super::{Applied, LastState, Parked, Refusal, Rows, refused};
-use crate::sql_value::{Amount, Time};
 
 /// When halving takes longer than this, the batch is read again with fewer records.
 const CARE_LIMIT: Duration = Duration::from_secs(10);
@@ -30,19 +30,46 @@ const CARE_LIMIT: Duration = Duration::from_secs(10);
 const FEW: usize = 32;
 
 type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
-type Outcome<T> = Result<T, tokio_postgres::Error>;
-/// States of a batch, by product id.
-type States<'a> = [(i64, &'a LastState)];
+pub(super) type Outcome<T> = Result<T, tokio_postgres::Error>;
+/// States of a batch.
+pub(super) type States<'a> = [Keyed<'a>];
+/// A state that PostgreSQL does not store, and the reason.
+type Refused<'a> = (Keyed<'a>, Refusal);
 
-/// A state that PostgreSQL does not store: product, state, reason.
-type Refused<'a> = (i64, &'a LastState, Refusal);
+/// A state with the text of its key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keyed<'a> {
+    key: &'a [u8],
+    pub(super) last: &'a LastState,
+}
+
+impl Keyed<'_> {
+    /// The values of its key.
+    pub(super) fn key_values(&self, rows: &Rows) -> Vec<Option<Vec<u8>>> {
+        rows.fields(&self.last.key).map(|value| value.map(<[u8]>::to_vec)).collect()
+    }
+
+    /// The text of its key as `product_parked` holds it: without the character that PostgreSQL can't hold.
+    pub(super) fn parked_key(&self) -> String {
+        String::from_utf8_lossy(self.key).replace('\0', "\u{2400}")
+    }
+}
+
+/// A layout whose table was created or checked.
+pub(super) struct Prepared {
+    pub(super) layout: Arc<Layout>,
+    pub(super) statements: Statements,
+    pub(super) limits: Limits,
+}
 
 /// A connection.
 pub(super) struct Session {
     pub(super) client: Client,
-    topic: String,
+    pub(super) topic: String,
+    table: String,
     target: Target,
-    limits: Limits,
+    pinned: Option<Arc<Layout>>,
+    pub(super) prepared: Vec<Prepared>,
     /// COPY has a named statement, whose name a pooler's connection may have already.
     copies: bool,
 }
@@ -67,16 +94,46 @@ impl Session {
     ///
     /// # Errors
     /// Transient when the server can't be reached; definite when it refuses, or when the tables differ.
-    pub(super) async fn open(target: &Target, topic: &str) -> Result<Self> {
+    pub(super) async fn open(target: &Target, topic: &str, table: &str, pinned: Option<Arc<Layout>>) -> Result<Self> {
         let client = target.connect_or_create().await?;
-        let broken = |e| failed("cannot prepare the tables product, product_offsets and product_parked", e);
+        let broken = |e| failed(&format!("cannot prepare the tables {table}, product_offsets and product_parked"), e);
         client.batch_execute(&target.begin(Access::Write)).await.map_err(broken)?;
-        let look = tables::prepare(&client, target).await?;
+        let look = tables::prepare(&client, target, table, pinned.as_deref()).await?;
         client.batch_execute("COMMIT").await.map_err(broken)?;
         for warning in &look.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(Self { client, topic: topic.to_owned(), target: target.clone(), limits: look.limits, copies: true })
+        let (topic, table, target) = (topic.to_owned(), table.to_owned(), target.clone());
+        let mut session = Self { client, topic, table, target, pinned, prepared: Vec::new(), copies: true };
+        session.prepared.extend(session.pinned.clone().map(|layout| session.with(layout, look.limits)));
+        Ok(session)
+    }
+
+    fn with(&self, layout: Arc<Layout>, limits: Limits) -> Prepared {
+        Prepared { statements: layout.statements(&self.table), layout, limits }
+    }
+
+    /// Creates or checks the table for the batch's layouts that are new to this session.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub(super) async fn prepare(&mut self, rows: &Rows) -> Result<()> {
+        for layout in &rows.layouts {
+            if self.prepared.iter().any(|known| known.layout == *layout) {
+                continue;
+            }
+            let broken = |e| failed(&format!("cannot prepare the table {}", self.table), e);
+            self.client.batch_execute(&self.target.begin(Access::Write)).await.map_err(broken)?;
+            let is_strict = self.pinned.is_none();
+            let look = tables::prepare_layout(&self.client, &self.target, &self.table, layout, is_strict).await?;
+            self.client.batch_execute("COMMIT").await.map_err(broken)?;
+            for warning in &look.warnings {
+                tracing::warn!("{warning}");
+            }
+            let prepared = self.with(Arc::clone(layout), look.limits);
+            self.prepared.push(prepared);
+        }
+        Ok(())
     }
 
     async fn begin(&self) -> Outcome<()> {
@@ -91,7 +148,7 @@ impl Session {
         self.client.batch_execute("ROLLBACK").await
     }
 
-    async fn execute(&self, sql: &str, parameters: &Parameters<'_>) -> Outcome<()> {
+    pub(super) async fn execute(&self, sql: &str, parameters: &Parameters<'_>) -> Outcome<()> {
         self.client.execute_typed(sql, parameters).await.map(drop)
     }
 
@@ -139,22 +196,18 @@ impl Session {
             return Ok(Applied::WithCare);
         }
         let mut states = table.missing(rows);
-        let limits = self.limits;
-        if limits.any() && states.iter().any(|(_, s)| s.row.as_ref().is_some_and(|r| limits.refusal(r).is_some())) {
+        let has_limits = self.prepared.iter().any(|known| known.limits.any());
+        if has_limits && states.iter().any(|state| self.limit(rows, state).is_some()) {
             return Ok(Applied::WithCare);
         }
         if table.has_parked {
-            self.replace(&states).await?;
+            self.replace(rows, &states).await?;
         }
-        self.delete(&states).await?;
+        self.delete(rows, &states).await?;
         if self.copies && states.len() >= FEW {
-            let ids: Vec<i64> = states.iter().map(|(id, _)| *id).collect();
-            let present = self.client.query_typed(PRESENT, &[(&ids, Type::INT8_ARRAY)]).await?;
-            let present: HashSet<i64> = present.iter().map(|row| row.get(0)).collect();
-            copy(&self.client, &states, &present).await?;
-            states.retain(|(id, _)| present.contains(id));
+            states = self.copy(rows, &states).await?;
         }
-        self.upsert(&states).await?;
+        self.upsert(rows, &states).await?;
         self.advance(rows).await?;
         Ok(Applied::Done(Vec::new()))
     }
@@ -169,10 +222,16 @@ impl Session {
         known: &HashMap<i32, i64>,
         policy: OnRefused,
     ) -> Result<Applied> {
-        let broken = |e| failed("cannot write to the table product", e);
+        let what = format!("cannot write to the table {}", self.table);
+        let broken = |e| failed(&what, e);
         // The tables may have been altered since the first check; then no row is at fault.
         self.begin().await.map_err(broken)?;
-        self.limits = tables::look(&self.client, self.target.schema()).await?.limits;
+        for known in &mut self.prepared {
+            let is_strict = self.pinned.as_ref().is_none_or(|pinned| *pinned == known.layout);
+            let schema = self.target.schema();
+            let look = tables::look(&self.client, schema, &self.table, Some(&known.layout), is_strict).await?;
+            known.limits = look.limits;
+        }
         let parked = match self.write_carefully(rows, known).await.map_err(broken)? {
             Careful::Written(parked) => parked,
             Careful::Not(applied) => {
@@ -182,10 +241,10 @@ impl Session {
         };
         if let (OnRefused::Stop, Some(first)) = (policy, parked.first()) {
             self.roll_back().await.map_err(broken)?;
-            return Err(refused(&self.topic, first));
+            return Err(refused(&self.topic, &self.table, first));
         }
         let owed = async {
-            self.park(&parked).await?;
+            self.park(rows, &parked).await?;
             let owed = self.owed(rows).await?;
             self.advance(rows).await?;
             self.commit().await.map(|()| owed)
@@ -201,30 +260,30 @@ impl Session {
         }
         let mut refused = Vec::new();
         let mut states = table.missing(rows);
-        states.retain(|(id, state)| match state.row.as_ref().and_then(|row| self.limits.refusal(row)) {
+        states.retain(|state| match self.limit(rows, state) {
             Some(refusal) => {
-                refused.push((*id, *state, refusal));
+                refused.push((*state, refusal));
                 false
             }
             None => true,
         });
-        match self.halve(&states).await? {
+        match self.halve(rows, &states).await? {
             Some(more) => refused.extend(more),
             None => return Ok(Careful::Not(Applied::WithCare)),
         }
         if table.has_parked {
             // A state that is parked now also replaces an earlier parked state of its key.
-            self.replace(&table.missing(rows)).await?;
+            self.replace(rows, &table.missing(rows)).await?;
         }
-        let parked = |(id, state, refusal): Refused<'_>| {
-            let LastState { partition, offset, .. } = *state;
-            Parked { partition, offset, id, refusal }
+        let parked = |(state, refusal): Refused<'_>| {
+            let LastState { partition, offset, .. } = *state.last;
+            Parked { partition, offset, key: state.parked_key(), refusal }
         };
         Ok(Careful::Written(refused.into_iter().map(parked).collect()))
     }
 
     /// Stores the states that PostgreSQL accepts, and finds the others by halving. `None` when that takes too long.
-    async fn halve<'a>(&self, states: &States<'a>) -> Outcome<Option<Vec<Refused<'a>>>> {
+    async fn halve<'a>(&self, rows: &Rows, states: &States<'a>) -> Outcome<Option<Vec<Refused<'a>>>> {
         let deadline = Instant::now() + CARE_LIMIT;
         let (mut refused, mut singles) = (Vec::new(), Vec::new());
         let mut parts: Vec<&States<'a>> = if states.is_empty() { Vec::new() } else { vec![states] };
@@ -236,7 +295,7 @@ impl Session {
                 if Instant::now() > deadline && states.len() > 1 {
                     return Ok(None);
                 }
-                let error = match self.store(before, part).await {
+                let error = match self.store(rows, before, part).await {
                     Ok(()) => {
                         (stored, before) = (true, "RELEASE part; SAVEPOINT part");
                         continue;
@@ -246,7 +305,7 @@ impl Session {
                 };
                 before = "ROLLBACK TO part";
                 match part {
-                    [(id, state)] => singles.push((part, (*id, *state, Refusal::of(&error)))),
+                    [state] => singles.push((part, (*state, Refusal::of(&error)))),
                     _ => {
                         let (first, second) = part.split_at(part.len() / 2);
                         parts.extend([second, first]);
@@ -255,7 +314,7 @@ impl Session {
             }
             // Rows stored meanwhile may have removed a conflict with other rows.
             for (part, single) in singles.drain(..) {
-                if stored && single.2.is_of_constraint() {
+                if stored && single.1.is_of_constraint() {
                     parts.push(part);
                 } else {
                     refused.push(single);
@@ -269,10 +328,10 @@ impl Session {
     }
 
     /// Sends the statements in `before` in the same request: PostgreSQL executes them in order.
-    async fn store(&self, before: &str, states: &States<'_>) -> Outcome<()> {
+    async fn store(&self, rows: &Rows, before: &str, states: &States<'_>) -> Outcome<()> {
         let store = async {
-            self.delete(states).await?;
-            self.upsert(states).await
+            self.delete(rows, states).await?;
+            self.upsert(rows, states).await
         };
         let (prepared, stored) = tokio::join!(biased; self.client.batch_execute(before), store);
         prepared.and(stored)
@@ -292,35 +351,6 @@ impl Session {
         })
     }
 
-    async fn upsert(&self, states: &States<'_>) -> Outcome<()> {
-        let u = Upserts::of(states);
-        if u.ids.is_empty() {
-            return Ok(());
-        }
-        let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
-            (&u.ids, Type::INT8_ARRAY),
-            (&u.names, Type::TEXT_ARRAY),
-            (&u.categories, Type::TEXT_ARRAY),
-            (&u.prices, Type::NUMERIC_ARRAY),
-            (&u.discounts, Type::NUMERIC_ARRAY),
-            (&u.updated, Type::TIMESTAMPTZ_ARRAY),
-            (&u.partitions, Type::INT4_ARRAY),
-            (&u.offsets, Type::INT8_ARRAY),
-        ];
-        self.execute(UPSERT, &parameters).await
-    }
-
-    async fn delete(&self, states: &States<'_>) -> Outcome<()> {
-        let places = Places::of(states.iter().filter(|(_, state)| state.row.is_none()));
-        if places.ids.is_empty() { Ok(()) } else { self.execute(DELETE, &places.parameters()).await }
-    }
-
-    async fn replace(&self, states: &States<'_>) -> Outcome<()> {
-        let places = Places::of(states.iter());
-        let [ids, partitions, offsets] = places.parameters();
-        self.execute(REPLACE, &[(&self.topic, Type::TEXT), ids, partitions, offsets]).await
-    }
-
     async fn advance(&self, rows: &Rows) -> Outcome<()> {
         let (partitions, ends) = ends(rows);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
@@ -328,13 +358,13 @@ impl Session {
         self.execute(ADVANCE, &parameters).await
     }
 
-    async fn park(&self, parked: &[Parked]) -> Outcome<()> {
+    async fn park(&self, rows: &Rows, parked: &[Parked]) -> Outcome<()> {
         if parked.is_empty() {
             return Ok(());
         }
         let partitions: Vec<i32> = parked.iter().map(|p| p.partition).collect();
         let offsets: Vec<i64> = parked.iter().map(|p| p.offset).collect();
-        let ids: Vec<i64> = parked.iter().map(|p| p.id).collect();
+        let keys: Vec<&str> = parked.iter().map(|p| p.key.as_str()).collect();
         let columns: Vec<Option<&str>> = parked.iter().map(|p| p.refusal.column.as_deref()).collect();
         let states: Vec<&str> = parked.iter().map(|p| p.refusal.sqlstate.as_str()).collect();
         let reasons: Vec<&str> = parked.iter().map(|p| p.refusal.reason.as_str()).collect();
@@ -342,12 +372,14 @@ impl Session {
             (&self.topic, Type::TEXT),
             (&partitions, Type::INT4_ARRAY),
             (&offsets, Type::INT8_ARRAY),
-            (&ids, Type::INT8_ARRAY),
+            (&keys, Type::TEXT_ARRAY),
             (&columns, Type::TEXT_ARRAY),
             (&states, Type::TEXT_ARRAY),
             (&reasons, Type::TEXT_ARRAY),
         ];
-        self.execute(PARK, &parameters).await
+        // All layouts of a table have its key.
+        let Some(layout) = rows.layouts.first() else { return Ok(()) };
+        self.execute(&park(layout.parked_key()), &parameters).await
     }
 
     /// Parked records up to the batch's end that have no dead letter yet.
@@ -359,7 +391,7 @@ impl Session {
         let parked = |row: &tokio_postgres::Row| Parked {
             partition: row.get(0),
             offset: row.get(1),
-            id: row.get(2),
+            key: row.get(2),
             refusal: Refusal { column: row.get(3), sqlstate: row.get(4), reason: row.get(5) },
         };
         Ok(owed.iter().map(parked).collect())
@@ -411,65 +443,10 @@ impl Table {
     }
 
     /// The states that the table does not have yet, in the order of its index.
-    fn missing<'a>(&self, rows: &'a Rows) -> Vec<(i64, &'a LastState)> {
+    fn missing<'a>(&self, rows: &'a Rows) -> Vec<Keyed<'a>> {
         let missing = rows.last.iter().filter(|(_, state)| state.offset >= self.at(state.partition));
-        let mut missing: Vec<_> = missing.map(|(id, state)| (*id, state)).collect();
-        missing.sort_unstable_by_key(|(id, _)| *id);
+        let mut missing: Vec<_> = missing.map(|(key, last)| Keyed { key, last }).collect();
+        missing.sort_unstable_by(|one, other| rows.fields(&one.last.key).cmp(rows.fields(&other.last.key)));
         missing
-    }
-}
-
-/// The keys and offsets of states, as arrays.
-#[derive(Default)]
-struct Places {
-    ids: Vec<i64>,
-    partitions: Vec<i32>,
-    offsets: Vec<i64>,
-}
-
-impl Places {
-    fn of<'a>(states: impl Iterator<Item = &'a (i64, &'a LastState)>) -> Self {
-        let mut places = Self::default();
-        for (id, state) in states {
-            places.ids.push(*id);
-            places.partitions.push(state.partition);
-            places.offsets.push(state.offset);
-        }
-        places
-    }
-
-    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 3] {
-        [(&self.ids, Type::INT8_ARRAY), (&self.partitions, Type::INT4_ARRAY), (&self.offsets, Type::INT8_ARRAY)]
-    }
-}
-
-/// Rows as arrays, one per column.
-#[derive(Default)]
-struct Upserts<'a> {
-    ids: Vec<i64>,
-    names: Vec<Option<&'a str>>,
-    categories: Vec<Option<&'a str>>,
-    prices: Vec<Option<Amount>>,
-    discounts: Vec<Option<Amount>>,
-    updated: Vec<Option<Time>>,
-    partitions: Vec<i32>,
-    offsets: Vec<i64>,
-}
-
-impl<'a> Upserts<'a> {
-    fn of(states: &[(i64, &'a LastState)]) -> Self {
-        let mut u = Self::default();
-        for (id, state) in states {
-            let Some(row) = &state.row else { continue };
-            u.ids.push(*id);
-            u.names.push(row.name.as_deref());
-            u.categories.push(row.category.as_deref());
-            u.prices.push(row.price);
-            u.discounts.push(row.discount_price);
-            u.updated.push(row.last_updated);
-            u.partitions.push(state.partition);
-            u.offsets.push(state.offset);
-        }
-        u
     }
 }

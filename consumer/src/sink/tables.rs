@@ -4,29 +4,20 @@
 //! rows in a crash. A table may refuse some values: such a record is parked.
 
 use model::error::{Error, Result};
-use sinks::postgres::Target;
-use tokio_postgres::{Client, types::Type};
+use model::schema::FieldType;
+use sinks::postgres::{Target, failed};
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 
-use super::{Refusal, Row};
+use super::layout::{Layout, ParkedKey, SOURCE};
+use super::limits::{Limit, Limits};
+use crate::sql_value::type_name;
 
 /// The default of `postgres.schema`.
 const DEFAULT_SCHEMA: &str = "public";
 
-/// The tables and the statement that creates each; sent in one transaction under a lock, as consumers start together.
-const TABLES: [(&str, &str); 3] = [
-    (
-        "product",
-        "CREATE TABLE IF NOT EXISTS product (
-            id bigint PRIMARY KEY,
-            name text,
-            category text,
-            price numeric(10, 2),
-            discount_price numeric(10, 2),
-            last_updated timestamptz(6),
-            source_partition int NOT NULL,
-            source_offset bigint NOT NULL
-        )",
-    ),
+/// The tables beside that of the rows; each is created under a lock, as consumers start together.
+const TABLES: [(&str, &str); 2] = [
     (
         "product_offsets",
         "CREATE TABLE IF NOT EXISTS product_offsets (
@@ -56,8 +47,14 @@ const TABLES: [(&str, &str); 3] = [
     ),
 ];
 
-/// Their names.
-pub(super) const NAMES: [&str; 3] = [TABLES[0].0, TABLES[1].0, TABLES[2].0];
+/// The names of all tables.
+pub(super) fn names(table: &str) -> [&str; 3] {
+    [table, TABLES[0].0, TABLES[1].0]
+}
+
+/// Makes room for keys that are no numbers.
+const PARK_TEXT_KEYS: &str =
+    "ALTER TABLE product_parked ADD COLUMN IF NOT EXISTS key text, ALTER COLUMN id DROP NOT NULL";
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('product_offsets'))";
 
@@ -68,40 +65,72 @@ const ELSEWHERE: &str = "SELECT n.nspname::text FROM pg_class c JOIN pg_namespac
     WHERE c.oid = to_regclass('product_offsets')";
 
 /// A column that a table must have.
+#[derive(Clone, Debug)]
 struct Wanted {
-    table: &'static str,
-    column: &'static str,
-    /// The type as PostgreSQL writes it.
-    type_name: &'static str,
+    table: String,
+    column: String,
+    kind: WantedType,
     key: bool,
 }
 
-const fn wanted(table: &'static str, column: &'static str, type_name: &'static str, key: bool) -> Wanted {
-    Wanted { table, column, type_name, key }
+/// The type that a column must have.
+#[derive(Clone, Copy, Debug)]
+enum WantedType {
+    /// As PostgreSQL writes it.
+    Exactly(&'static str),
+    /// One that holds each value of a field.
+    Field(FieldType),
 }
 
-const WANTED: [Wanted; 20] = [
-    wanted("product", "id", "bigint", true),
-    wanted("product", "name", "text", false),
-    wanted("product", "category", "text", false),
-    wanted("product", "price", "numeric(10,2)", false),
-    wanted("product", "discount_price", "numeric(10,2)", false),
-    wanted("product", "last_updated", "timestamp with time zone", false),
-    wanted("product", "source_partition", "integer", false),
-    wanted("product", "source_offset", "bigint", false),
-    wanted("product_offsets", "topic", "text", true),
-    wanted("product_offsets", "partition", "integer", true),
-    wanted("product_offsets", "next_offset", "bigint", false),
-    wanted("product_parked", "topic", "text", true),
-    wanted("product_parked", "partition", "integer", true),
-    wanted("product_parked", "offset", "bigint", true),
-    wanted("product_parked", "id", "bigint", false),
-    wanted("product_parked", "column_name", "text", false),
-    wanted("product_parked", "sqlstate", "text", false),
-    wanted("product_parked", "reason", "text", false),
-    wanted("product_parked", "dead_letter", "boolean", false),
-    wanted("product_parked", "replaced_by", "bigint", false),
+impl WantedType {
+    fn name(self) -> String {
+        match self {
+            Self::Exactly(name) => name.to_owned(),
+            Self::Field(kind) => type_name(kind),
+        }
+    }
+}
+
+/// The columns of the tables beside that of the rows; the key is first.
+const WANTED: [(&str, &str, &str, bool); 11] = [
+    ("product_offsets", "topic", "text", true),
+    ("product_offsets", "partition", "integer", true),
+    ("product_offsets", "next_offset", "bigint", false),
+    ("product_parked", "topic", "text", true),
+    ("product_parked", "partition", "integer", true),
+    ("product_parked", "offset", "bigint", true),
+    ("product_parked", "column_name", "text", false),
+    ("product_parked", "sqlstate", "text", false),
+    ("product_parked", "reason", "text", false),
+    ("product_parked", "dead_letter", "boolean", false),
+    ("product_parked", "replaced_by", "bigint", false),
 ];
+
+/// The columns that the tables must have.
+fn wanted(table: &str, layout: Option<&Layout>) -> Vec<Wanted> {
+    let exactly = |table: &str, column: &str, name, key| Wanted {
+        table: table.to_owned(),
+        column: column.to_owned(),
+        kind: WantedType::Exactly(name),
+        key,
+    };
+    let mut all = Vec::new();
+    if let Some(layout) = layout {
+        all.extend(layout.columns.iter().enumerate().map(|(place, column)| Wanted {
+            table: table.to_owned(),
+            column: column.name.clone(),
+            kind: WantedType::Field(column.kind),
+            key: layout.key.contains(&place),
+        }));
+        all.push(exactly(table, SOURCE[0], "integer", false));
+        all.push(exactly(table, SOURCE[1], "bigint", false));
+        let parked = layout.parked_key();
+        let name = if parked == ParkedKey::Id { "bigint" } else { "text" };
+        all.push(exactly("product_parked", parked.column(), name, false));
+    }
+    all.extend(WANTED.iter().map(|(table, column, name, key)| exactly(table, column, name, *key)));
+    all
+}
 
 /// For each table: its kind, its properties apart from the columns, and the columns of the unique indexes that an
 /// upsert can use (valid, not deferrable, not partial, no expressions).
@@ -154,15 +183,6 @@ struct Column {
     generated: bool,
 }
 
-/// Known limits of the columns of `product` below those of their type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Characters.
-    name: Option<i32>,
-    /// Characters.
-    category: Option<i32>,
-}
-
 /// The result of checking the tables.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
@@ -173,57 +193,66 @@ pub(crate) struct Look {
     pub(crate) found: Vec<String>,
 }
 
-impl Limits {
-    /// Whether a row must be compared with a limit before it is sent.
-    pub(super) fn any(self) -> bool {
-        self != Self::default()
-    }
-
-    /// The reason why the table can't hold the row, if it can be seen here: a character that PostgreSQL can't store, or
-    /// a text that is too long, from which PostgreSQL would silently cut trailing blanks.
-    pub(super) fn refusal(self, row: &Row) -> Option<Refusal> {
-        let texts = [("name", &row.name, self.name), ("category", &row.category, self.category)];
-        texts.into_iter().find_map(|(column, text, limit)| {
-            let text = text.as_deref()?;
-            let refusal = |sqlstate: &str, reason| {
-                Some(Refusal { sqlstate: sqlstate.to_owned(), column: Some(column.to_owned()), reason })
-            };
-            if text.contains('\0') {
-                return refusal("22021", "the text has a NUL character, which PostgreSQL can't hold".to_owned());
-            }
-            let limit = limit.and_then(|limit| usize::try_from(limit).ok())?;
-            // A text has at most as many characters as bytes.
-            if text.len() <= limit {
-                return None;
-            }
-            let length = text.chars().count();
-            let reason = format!("the text has {length} characters, the column takes {limit}");
-            if length > limit { refusal("22001", reason) } else { None }
-        })
-    }
-}
-
-/// Creates the missing tables and checks the existing ones, in the open transaction.
+/// Creates the missing tables and checks the existing ones, in the open transaction; that of the rows only if its
+/// layout is known.
 ///
 /// # Errors
 /// Definite, with every difference; transient when the connection breaks.
-pub(super) async fn prepare(client: &Client, target: &Target) -> Result<Look> {
-    make(client, target).await?;
-    look(client, target.schema()).await
+pub(super) async fn prepare(client: &Client, target: &Target, table: &str, layout: Option<&Layout>) -> Result<Look> {
+    make(client, target, table, layout).await?;
+    look(client, target.schema(), table, layout, true).await
 }
 
-async fn make(client: &Client, target: &Target) -> Result<()> {
-    let failed = |e| sinks::postgres::failed("cannot create the tables product, product_offsets and product_parked", e);
+/// Creates the table of the rows or adds the columns that it lacks, and checks it, in the open transaction. Where the
+/// check is not strict, the records of this layout are parked if a column does not hold them.
+///
+/// # Errors
+/// As [`prepare`].
+pub(super) async fn prepare_layout(
+    client: &Client,
+    target: &Target,
+    table: &str,
+    layout: &Layout,
+    is_strict: bool,
+) -> Result<Look> {
+    if let Some(column) = layout.columns.iter().find(|column| SOURCE.contains(&column.name.as_str())) {
+        let what = format!("the table has a column {}, which the consumers add to PostgreSQL's table", column.name);
+        return Err(Error::definite(what).with_remedy("rename the column, or turn PostgreSQL off (postgres.url)"));
+    }
+    make(client, target, table, Some(layout)).await?;
+    let broken = |e| failed(&format!("cannot add columns to {table}"), e);
+    let schema = target.schema();
+    let names = names(table);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
+    let there = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(broken)?;
+    let has =
+        |table: &str, name: &str| there.iter().any(|c| c.get::<_, &str>(0) == table && c.get::<_, &str>(1) == name);
+    for column in layout.columns.iter().filter(|column| !has(table, &column.name)) {
+        tracing::info!(table, column = column.name, "a column is added to PostgreSQL's table");
+        client.batch_execute(&Layout::add(table, column)).await.map_err(broken)?;
+    }
+    if layout.parked_key() == ParkedKey::Text && !has("product_parked", "key") {
+        client.batch_execute(PARK_TEXT_KEYS).await.map_err(broken)?;
+    }
+    look(client, schema, table, Some(layout), is_strict).await
+}
+
+async fn make(client: &Client, target: &Target, table: &str, layout: Option<&Layout>) -> Result<()> {
+    let failed = |e| failed(&format!("cannot create the tables {table}, product_offsets and product_parked"), e);
     let mut locked = false;
     loop {
-        let missing = missing(client, target).await?;
-        if missing.is_empty() {
+        let missing = missing(client, target, table).await?;
+        let rows = layout.filter(|_| missing.contains(&table)).map(|layout| layout.create(table));
+        let beside = TABLES.iter().filter(|(name, _)| missing.contains(name)).map(|(_, sql)| (*sql).to_owned());
+        let wanted: Vec<String> = rows.into_iter().chain(beside).collect();
+        if wanted.is_empty() {
             return Ok(());
         }
-        let wanted = TABLES.iter().filter(|(name, _)| missing.contains(name));
-        let sql = wanted.map(|(_, sql)| *sql).collect::<Vec<_>>().join("; ");
         // Do not require the right to create tables when all of them exist. Repeat the check under the lock.
-        client.batch_execute(if locked { &sql } else { LOCK }).await.map_err(failed)?;
+        client
+            .batch_execute(if locked { wanted.join("; ") } else { LOCK.to_owned() }.as_str())
+            .await
+            .map_err(failed)?;
         locked = true;
     }
 }
@@ -232,8 +261,8 @@ async fn make(client: &Client, target: &Target) -> Result<()> {
 ///
 /// # Errors
 /// Definite when an earlier version created them in another schema; transient when the connection breaks.
-pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'static str>> {
-    let failed = |e| sinks::postgres::failed("cannot look for the tables", e);
+pub(super) async fn missing<'a>(client: &Client, target: &Target, table: &'a str) -> Result<Vec<&'a str>> {
+    let failed = |e| failed("cannot look for the tables", e);
     let schema = target.schema();
     let there = client.query_typed(FIND_NAMES, &[(&schema, Type::TEXT)]).await.map_err(failed)?;
     let there: Vec<&str> = there.iter().map(|row| row.get(0)).collect();
@@ -248,7 +277,7 @@ pub(super) async fn missing(client: &Client, target: &Target) -> Result<Vec<&'st
                 )));
         }
     }
-    Ok(TABLES.iter().map(|(name, _)| *name).filter(|name| !there.contains(name)).collect())
+    Ok(names(table).into_iter().filter(|name| !there.contains(name)).collect())
 }
 
 /// The schema of our tables on this user's own search path: a version without `postgres.schema` created them there.
@@ -263,10 +292,16 @@ async fn elsewhere(client: &Client, target: &Target) -> Result<Option<String>, t
 ///
 /// # Errors
 /// As [`prepare`].
-pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
-    let failed = |e| sinks::postgres::failed("cannot look at the tables", e);
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-        [(&schema, Type::TEXT), (&NAMES.as_slice(), Type::TEXT_ARRAY)];
+pub(crate) async fn look(
+    client: &Client,
+    schema: &str,
+    table: &str,
+    layout: Option<&Layout>,
+    is_strict: bool,
+) -> Result<Look> {
+    let failed = |e| failed("cannot look at the tables", e);
+    let names = names(table);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
     let tables = client.query_typed(FIND_TABLES, &parameters).await.map_err(failed)?;
     let columns = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(failed)?;
     let tables: Vec<Table> = tables
@@ -295,33 +330,36 @@ pub(crate) async fn look(client: &Client, schema: &str) -> Result<Look> {
             generated: row.get(6),
         })
         .collect();
-    judge(schema, &tables, &columns)
+    judge(schema, &wanted(table, layout), &tables, &columns, is_strict)
 }
 
 /// Judges whether the consumers can use these tables.
 ///
 /// # Errors
 /// Definite, with every difference.
-fn judge(schema: &str, tables: &[Table], columns: &[Column]) -> Result<Look> {
+fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], is_strict: bool) -> Result<Look> {
     let (mut look, mut faults) = (Look::default(), Vec::new());
-    for table in tables {
+    for table in tables.iter().filter(|table| wanted.iter().any(|w| w.table == table.name)) {
         let of_table: Vec<&Column> = columns.iter().filter(|c| c.table == table.name).collect();
         let place = format!("{schema}.{}", table.name);
         let before = faults.len();
-        faults.extend(faults_of_table(table).into_iter().map(|fault| format!("{place} {fault}")));
-        for wanted in WANTED.iter().filter(|w| w.table == table.name) {
+        faults.extend(faults_of_table(table, wanted).into_iter().map(|fault| format!("{place} {fault}")));
+        for wanted in wanted.iter().filter(|w| w.table == table.name) {
             match of_table.iter().find(|c| c.name == wanted.column) {
-                None => faults.push(format!("{place} has no column {} ({})", wanted.column, wanted.type_name)),
-                Some(column) => {
-                    if let Some(fault) = fault_of_column(wanted, column) {
+                None => faults.push(format!("{place} has no column {} ({})", wanted.column, wanted.kind.name())),
+                Some(column) => match fault_of_column(wanted, column) {
+                    Some(fault) if is_strict || matches!(wanted.kind, WantedType::Exactly(_)) => {
                         faults.push(format!("column {} of {place} {fault}", wanted.column));
                     }
-                    note_limit(column, &place, &mut look);
-                }
+                    Some(fault) => look.limits.0.push((wanted.column.clone(), Limit::Unfit(fault))),
+                    None => note_limit(wanted, column, &place, &mut look),
+                },
             }
         }
-        let ours =
-            |c: &Column| WANTED.iter().any(|w| w.table == c.table && w.column == c.name) || c.name == "parked_at";
+        let of_parked = ["parked_at", "id", "key"];
+        let ours = |c: &Column| {
+            wanted.iter().any(|w| w.table == c.table && w.column == c.name) || of_parked.contains(&c.name.as_str())
+        };
         for extra in of_table.iter().filter(|c| c.not_null && !c.has_default && !c.generated && !ours(c)) {
             let Column { name, type_name, .. } = extra;
             faults.push(format!("column {name} of {place} ({type_name}) must not be null and has no default"));
@@ -342,7 +380,7 @@ fn judge(schema: &str, tables: &[Table], columns: &[Column]) -> Result<Look> {
         ))
 }
 
-fn faults_of_table(table: &Table) -> Vec<String> {
+fn faults_of_table(table: &Table, wanted: &[Wanted]) -> Vec<String> {
     let mut faults = Vec::new();
     match table.kind.as_str() {
         "r" | "p" => {}
@@ -361,7 +399,8 @@ fn faults_of_table(table: &Table) -> Vec<String> {
             faults.push(fault.to_owned());
         }
     }
-    let key: Vec<&str> = WANTED.iter().filter(|w| w.table == table.name && w.key).map(|w| w.column).collect();
+    let key = wanted.iter().filter(|w| w.table == table.name && w.key);
+    let key: Vec<&str> = key.map(|w| w.column.as_str()).collect();
     let mut names = key.clone();
     names.sort_unstable();
     let has_key = table.unique.iter().any(|index| {
@@ -377,26 +416,35 @@ fn faults_of_table(table: &Table) -> Vec<String> {
 
 /// How a column would alter its values, if it would.
 fn fault_of_column(wanted: &Wanted, column: &Column) -> Option<String> {
-    let found = column.type_name.as_str();
+    let (found, name) = (column.type_name.as_str(), wanted.kind.name());
     if column.generated {
-        return Some(format!("is generated ({found}), but the consumers write it ({})", wanted.type_name));
+        return Some(format!("is generated ({found}), but the consumers write it ({name})"));
     }
-    let fits = match wanted.type_name {
-        "text" => found == "text" || found.starts_with("character varying"),
-        "numeric(10,2)" => found == "numeric" || (found.starts_with("numeric(") && scale(column.modifier) >= 2),
-        // The type without a precision has six digits.
-        "timestamp with time zone" => matches!(found, "timestamp with time zone" | "timestamp(6) with time zone"),
-        exactly => found == exactly,
+    let is_numeric = found == "numeric" || found.starts_with("numeric(");
+    // A type of times without a precision has six digits.
+    let six_digits =
+        |kind: &str| found == kind || found == kind.replacen(' ', "(6) ", 1) || found == format!("{kind}(6)");
+    let fits = match wanted.kind {
+        WantedType::Field(FieldType::Text) => found == "text" || found.starts_with("character varying"),
+        WantedType::Field(FieldType::Decimal { scale: wanted, .. }) => {
+            found == "numeric" || (is_numeric && i64::from(scale(column.modifier)) >= i64::from(wanted))
+        }
+        WantedType::Field(
+            FieldType::Timestamp | FieldType::LocalTimestamp | FieldType::TimeOfDay | FieldType::Duration,
+        ) => six_digits(&name),
+        _ => found == name,
     };
-    let loss = match wanted.type_name {
-        "numeric(10,2)" if found.starts_with("numeric(") => ", which rounds",
-        "timestamp with time zone" if found.starts_with("timestamp") && found.contains("without") => {
+    let loss = match wanted.kind {
+        WantedType::Field(FieldType::Decimal { .. }) if is_numeric => ", which rounds",
+        WantedType::Field(FieldType::Timestamp) if found.starts_with("timestamp") && found.contains("without") => {
             ", which depends on the session's time zone"
         }
-        "timestamp with time zone" if found.starts_with("timestamp(") => ", which rounds",
+        WantedType::Field(FieldType::Timestamp | FieldType::LocalTimestamp) if found.starts_with("timestamp(") => {
+            ", which rounds"
+        }
         _ => "",
     };
-    (!fits).then(|| format!("is {found}{loss}, and must be {}", wanted.type_name))
+    (!fits).then(|| format!("is {found}{loss}, and must be {name}"))
 }
 
 /// Digits after the point; `numeric`'s modifier has them in its lower 11 bits, with a sign (PostgreSQL's `numeric.c`).
@@ -409,23 +457,25 @@ fn whole_digits(modifier: i32) -> i32 {
     ((modifier - 4) >> 16 & 0xffff) - scale(modifier)
 }
 
-fn note_limit(column: &Column, place: &str, look: &mut Look) {
+fn note_limit(wanted: &Wanted, column: &Column, place: &str, look: &mut Look) {
     const PARKED: &str = "a record with more is parked";
+    let WantedType::Field(kind) = wanted.kind else { return };
     let Column { name, type_name, modifier, .. } = column;
-    let bounded = type_name.starts_with("character varying(");
-    if bounded {
+    let is_bounded = type_name.starts_with("character varying(");
+    if is_bounded {
         // The modifier includes the length word.
-        let limit = Some(modifier - 4);
-        match name.as_str() {
-            "name" => look.limits.name = limit,
-            "category" => look.limits.category = limit,
-            _ => {}
-        }
+        look.limits.0.push((name.clone(), Limit::Characters(modifier - 4)));
     }
-    if bounded || (type_name.starts_with("numeric(") && whole_digits(*modifier) < 8) {
+    let is_narrow = match kind {
+        FieldType::Decimal { precision, scale } => {
+            type_name.starts_with("numeric(") && i64::from(whole_digits(*modifier)) < i64::from(precision - scale)
+        }
+        _ => false,
+    };
+    if is_bounded || is_narrow {
         look.warnings.push(format!("column {name} of {place} is {type_name}: {PARKED}"));
     }
-    if column.not_null && matches!(name.as_str(), "name" | "category" | "price" | "discount_price" | "last_updated") {
+    if column.not_null && !wanted.key {
         look.warnings.push(format!("column {name} of {place} must not be null: a record without it is parked"));
     }
 }

@@ -73,6 +73,7 @@ pub struct Column {
 pub struct Transform {
     columns: Vec<Column>,
     key: Vec<usize>,
+    key_before: Vec<usize>,
     drop: Vec<(usize, String)>,
     capitalise: Vec<usize>,
     discount: Option<Placed>,
@@ -139,7 +140,7 @@ impl Rules {
                 Some(Placed { from, by, percents: discount.percents.clone() })
             }
         };
-        Ok(Transform { columns, key, drop, capitalise, discount })
+        Ok(Transform { columns, key, key_before: schema.key.clone(), drop, capitalise, discount })
     }
 }
 
@@ -152,6 +153,11 @@ impl Transform {
     /// The places of the primary key's columns among [`Transform::columns`], in the order of the key.
     pub fn key(&self) -> &[usize] {
         &self.key
+    }
+
+    /// The places of the primary key's columns in a row before the rules, in the order of the key.
+    pub fn key_before(&self) -> &[usize] {
+        &self.key_before
     }
 
     /// Applies the rules to a row in the order of the schema's fields, which then has the values of

@@ -1,25 +1,46 @@
 //! The refused tables and the texts of the refusals.
 
+use std::sync::Arc;
+
+use model::product::SCHEMA;
+use model::row::Datum;
+use rules::line::LineForm;
+use runtime::config::{self, Program, Settings};
+
 use super::*;
+use crate::plan::Planner;
+use crate::sql_value::Fields;
 
 fn column(table: &str, name: &str, type_name: &str, modifier: i32) -> Column {
     let (table, name, type_name) = (table.to_owned(), name.to_owned(), type_name.to_owned());
     Column { table, name, type_name, modifier, ..Column::default() }
 }
 
+/// The layout of the product's rows.
+fn layout() -> Arc<Layout> {
+    let rules = config::rules(&Settings::defaults(Program::Consumer)).expect("the default rules");
+    let plan = Planner::new(rules, LineForm::Flat, Some(SCHEMA)).plan(SCHEMA).expect("our schema");
+    plan.layout().expect("rules that fit")
+}
+
+fn all_wanted() -> Vec<Wanted> {
+    wanted("product", Some(&layout()))
+}
+
 /// `product` as the consumers make it.
 fn product() -> (Table, Vec<Column>) {
     let (name, kind) = ("product".to_owned(), "r".to_owned());
     let table = Table { name, kind, unique: vec!["id".to_owned()], ..Table::default() };
-    let of_product = WANTED.iter().filter(|w| w.table == "product");
-    let modifier = |w: &Wanted| if w.type_name == "numeric(10,2)" { 655_366 } else { -1 };
-    (table, of_product.map(|w| column("product", w.column, w.type_name, modifier(w))).collect())
+    let all = all_wanted();
+    let of_product = all.iter().filter(|w| w.table == "product");
+    let modifier = |w: &Wanted| if w.kind.name() == "numeric(10,2)" { 655_366 } else { -1 };
+    (table, of_product.map(|w| column("product", &w.column, &w.kind.name(), modifier(w))).collect())
 }
 
 fn refused(change: impl FnOnce(&mut Table, &mut Vec<Column>)) -> String {
     let (mut table, mut columns) = product();
     change(&mut table, &mut columns);
-    judge("public", &[table], &columns).err().map(|e| e.to_string()).unwrap_or_default()
+    judge("public", &all_wanted(), &[table], &columns, true).err().map(|e| e.to_string()).unwrap_or_default()
 }
 
 fn with(name: &str, type_name: &str, modifier: i32) -> String {
@@ -111,20 +132,66 @@ fn what_refuses_some_values_is_said() {
     columns[1] = column("product", "name", "character varying(5)", 9);
     columns[3] = column("product", "price", "numeric(5,2)", 327_686);
     columns[2].not_null = true;
-    let look = judge("public", &[table], &columns).expect("it works");
-    assert_eq!(look.limits, Limits { name: Some(5), category: None });
+    let look = judge("public", &all_wanted(), &[table], &columns, true).expect("it works");
+    assert_eq!(look.limits, Limits(vec![("name".to_owned(), Limit::Characters(5))]));
     assert_eq!(look.warnings.len(), 5, "{:?}", look.warnings);
-    let row = |name: &str| Row {
-        name: Some(name.to_owned()),
-        category: None,
-        price: None,
-        discount_price: None,
-        last_updated: None,
+    let layout = layout();
+    let row = |name: &str| {
+        let mut row = Vec::new();
+        let values = [Datum::Int(1), Datum::Text(name), Datum::Null, Datum::Null, Datum::Null, Datum::Null];
+        layout.put_row(&values, &mut row);
+        row
     };
-    let refusal = |name| look.limits.refusal(&row(name)).map(|r| (r.sqlstate, r.column.unwrap_or_default()));
+    let refusal = |name: &str| {
+        look.limits.refusal(&layout, Fields(&row(name))).map(|r| (r.sqlstate, r.column.unwrap_or_default()))
+    };
     let of_name = |state: &str| Some((state.to_owned(), "name".to_owned()));
     assert_eq!(refusal("üüüüü"), None);
     // PostgreSQL would cut the blank off.
     assert_eq!((refusal("abcde "), refusal("a\0")), (of_name("22001"), of_name("22021")));
-    assert!(!Limits::default().any() && Limits::default().refusal(&row("a\0")).is_some());
+    assert!(!Limits::default().any() && Limits::default().refusal(&layout, Fields(&row("a\0"))).is_some());
+}
+
+#[test]
+fn rows_of_another_schema_are_refused_by_a_column_that_alters_them() {
+    let (table, mut columns) = product();
+    columns[3] = column("product", "price", "numeric(10,1)", 655_365);
+    let look = judge("public", &all_wanted(), &[table], &columns, false).expect("it works for other schemas");
+    let layout = layout();
+    let mut row = Vec::new();
+    layout.put_row(&[Datum::Int(1), Datum::Null, Datum::Null, Datum::Null, Datum::Null, Datum::Null], &mut row);
+    assert!(look.limits.any());
+    let refusal = look.limits.refusal(&layout, Fields(&row)).expect("a refusal");
+    assert_eq!((refusal.sqlstate.as_str(), refusal.column.as_deref()), ("42804", Some("price")));
+    assert_eq!(refusal.reason, "the column is numeric(10,1), which rounds, and must be numeric(10,2)");
+}
+
+#[test]
+fn each_type_has_its_column() {
+    let fault = |kind, type_name: &str| {
+        let (table, column_name) = ("t".to_owned(), "c".to_owned());
+        let wanted = Wanted { table, column: column_name, kind: WantedType::Field(kind), key: false };
+        fault_of_column(&wanted, &column("t", "c", type_name, -1))
+    };
+    for (kind, fits, other) in [
+        (FieldType::Boolean, "boolean", "integer"),
+        (FieldType::Int, "integer", "smallint"),
+        (FieldType::Long, "bigint", "integer"),
+        (FieldType::Float, "real", "double precision"),
+        (FieldType::Double, "double precision", "real"),
+        (FieldType::Bytes, "bytea", "text"),
+        (FieldType::Uuid, "uuid", "text"),
+        (FieldType::Date, "date", "timestamp without time zone"),
+        (FieldType::LocalTimestamp, "timestamp(6) without time zone", "timestamp(3) without time zone"),
+        (FieldType::LocalTimestamp, "timestamp without time zone", "timestamp with time zone"),
+        (FieldType::Timestamp, "timestamp(6) with time zone", "timestamp(3) with time zone"),
+        (FieldType::TimeOfDay, "time(6) without time zone", "time(0) without time zone"),
+        (FieldType::Duration, "interval", "interval(0)"),
+        (FieldType::Duration, "interval(6)", "time without time zone"),
+        (FieldType::Geometry, "bytea", "text"),
+        (FieldType::Vector, "real[]", "double precision[]"),
+    ] {
+        assert_eq!(fault(kind, fits), None, "{kind} {fits}");
+        assert!(fault(kind, other).is_some(), "{kind} {other}");
+    }
 }
