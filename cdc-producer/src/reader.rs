@@ -128,7 +128,7 @@ pub(crate) fn warn_of_first(batch: &Batch, letters: &Letters, row: &RefusedRow) 
             row = %row.key(),
             column = letters.field(row.field),
             reason = row.refusal.reason,
-            what_to_do = row.refusal.remedy,
+            what_to_do = &*row.refusal.remedy,
             "a row can't be carried: it is parked in the dead letters"
         );
     }

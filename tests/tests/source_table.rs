@@ -146,7 +146,7 @@ async fn a_table_that_cannot_be_carried_is_refused_with_a_remedy() {
         (
             "CREATE TABLE r1 (id INT PRIMARY KEY, name TEXT, category TEXT, price DECIMAL(12,2), last_updated DATE)",
             "r1.price is decimal(12,2): its values may not fit",
-            "the type that the schema names",
+            "DECIMAL(10,2)",
         ),
         (
             "CREATE TABLE r2 (id INT PRIMARY KEY, name BLOB, category TEXT, price INT, last_updated DATE)",

@@ -1,5 +1,6 @@
 //! The type of a column, as the binlog and `information_schema` both know it, and whether a field can hold its values.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use model::schema::FieldType;
@@ -179,7 +180,7 @@ impl ColumnType {
     /// The reason and the remedy.
     pub fn check(&self, field: FieldType) -> Result<(), ConversionError> {
         if let Self::Unsupported { reason, remedy } = self {
-            return Err(ConversionError::of_column(reason.clone(), remedy));
+            return Err(ConversionError::of_column(reason.clone(), *remedy));
         }
         let fits = match field {
             FieldType::Int | FieldType::Long => matches!(self, Self::Int { .. } | Self::Year),
@@ -215,17 +216,19 @@ fn fits_decimal((digits, places): (u32, u32), (precision, scale): (u32, u32)) ->
         return Ok(());
     }
     let reason = format!("its values may not fit decimal({precision},{scale}), and nothing is rounded");
-    Err(ConversionError::of_column(reason, "change the column to the type that the schema names, or the schema"))
+    Err(ConversionError::of_column(reason, format!("change the column to DECIMAL({precision},{scale})")))
 }
 
 /// What a field holds, and which column holds that.
-fn wanted(field: FieldType) -> (&'static str, &'static str) {
-    match field {
+fn wanted(field: FieldType) -> (&'static str, Cow<'static, str>) {
+    let (what, column) = match field {
         FieldType::Int | FieldType::Long => ("an integer", "change the column to an integer type, e.g. BIGINT"),
         FieldType::Boolean => ("a boolean", "change the column to BIT(1) or TINYINT"),
         FieldType::Float => ("a single-precision number", "change the column to FLOAT"),
+        FieldType::Decimal { precision, scale } => {
+            return ("a number", format!("change the column to DECIMAL({precision},{scale})").into());
+        }
         FieldType::Double => ("a floating-point number", "change the column to DOUBLE"),
-        FieldType::Decimal { .. } => ("a number", "change the column to the DECIMAL that the schema names"),
         FieldType::Text => ("text", "change the column to VARCHAR, or rename it and add one"),
         FieldType::Bytes => ("bytes", "change the column to VARBINARY, or rename it and add one"),
         FieldType::Uuid => ("a UUID", "change the column to CHAR(36) or BINARY(16)"),
@@ -235,7 +238,8 @@ fn wanted(field: FieldType) -> (&'static str, &'static str) {
         FieldType::TimeOfDay | FieldType::Duration => ("a time", "change the column to TIME(6)"),
         FieldType::Geometry => ("a geometry", "change the column to GEOMETRY"),
         FieldType::Vector => ("a vector", "change the column to VECTOR"),
-    }
+    };
+    (what, column.into())
 }
 
 /// As MySQL writes the type; `text` and `bytes` stand for their families.

@@ -136,7 +136,7 @@ impl SourceTable {
     pub fn refused(&self, field: usize, refusal: &ConversionError) -> Error {
         let column = self.columns.get(field).map_or("?", |column| column.name.as_str());
         Error::definite(format!("{}, column {column}: {}", self.full_name(), refusal.reason))
-            .with_remedy(refusal.remedy)
+            .with_remedy(&*refusal.remedy)
     }
 }
 
