@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::dead_letter::Room;
     use crate::plan::Planner;
-    use crate::sink::Refusal;
+    use crate::sink::StoreError;
     use model::product::{Price, Product, SCHEMA};
     use rules::line::LineForm;
     use rules::transform::Filter;
@@ -226,7 +226,7 @@ mod tests {
         let a = value(7, "x");
         let outcome = run(&[polled(10, "7", Some(&a), CREATE)], 0);
         let refusal =
-            Refusal { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
+            StoreError { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
         let letter = outcome.letter(LETTERS, &Parked { partition: 4, offset: 10, key: "7".to_owned(), refusal });
         assert_eq!((letter.key.as_slice(), letter.value), (&b"7"[..], Some(a)));
         let origin: serde_json::Value = serde_json::from_slice(&letter.origin).expect("JSON");

@@ -200,7 +200,7 @@ impl Letters<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::Refusal;
+    use crate::sink::StoreError;
 
     const LARGEST_RECORD: usize = 1_000_000;
     const LETTERS: Letters<'static> = Letters { topic: "t", table: "product", room: Room(LARGEST_RECORD - OVERHEAD) };
@@ -246,7 +246,7 @@ mod tests {
                 Polled { key: None, source: None, ..all },
             ] {
                 let refusal =
-                    Refusal { sqlstate: "22001".to_owned(), column: Some(column.clone()), reason: nasty.clone() };
+                    StoreError { sqlstate: "22001".to_owned(), column: Some(column.clone()), reason: nasty.clone() };
                 let parked = Parked { partition: 9, offset: i64::MAX, key: i64::MIN.to_string(), refusal };
                 for letter in [letters.undecodable(&record, &nasty), letters.parked(&parked, Some(&Kept::of(&record)))]
                 {

@@ -10,7 +10,7 @@ use kafka::{LastRecords, Resource, Right, TopicSpec};
 use model::error::Result;
 use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 
-use crate::run::schemas;
+use crate::schemas;
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};
 use crate::{log_checkpoint, repair};

@@ -27,6 +27,7 @@ mod readiness;
 mod recover;
 mod repair;
 mod run;
+mod schemas;
 mod sink;
 mod slot;
 mod sql_value;

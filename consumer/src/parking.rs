@@ -134,10 +134,10 @@ fn look_up(settings: &KafkaSettings) -> Result<HashSet<(i32, i64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sink::Refusal;
+    use crate::sink::StoreError;
 
     fn parked(partition: i32, offset: i64) -> Parked {
-        let refusal = Refusal { sqlstate: "22021".to_owned(), column: None, reason: String::new() };
+        let refusal = StoreError { sqlstate: "22021".to_owned(), column: None, reason: String::new() };
         Parked { partition, offset, key: "1".to_owned(), refusal }
     }
 

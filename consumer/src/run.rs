@@ -188,9 +188,9 @@ struct Batch {
 impl Worker {
     fn new(context: &Context, kafka: KafkaSettings, slots: Slots, latest: Latest) -> Result<Self> {
         let settings: &Settings = &context.settings;
-        let schemas = schemas::open(settings, &kafka)?;
+        let schemas = crate::schemas::open(settings, &kafka)?;
         let ours = schemas.decoders().ours().cloned();
-        let sink = schemas::sink(settings, &kafka.topic, ours.as_ref())?;
+        let sink = crate::schemas::sink(settings, &kafka.topic, ours.as_ref())?;
         Ok(Self {
             scratch: Scratch::new(ours, latest),
             table: settings.text("postgres.table").to_owned(),

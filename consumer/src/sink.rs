@@ -24,6 +24,7 @@ mod layout;
 mod limits;
 mod session;
 mod statements;
+mod store_error;
 pub(crate) mod tables;
 mod write;
 
@@ -33,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::error::{Error, Result};
-use model::escape;
 use model::row::Datum;
 use model::row_key::KeyValue;
 use runtime::config::{OnRefused, PostgresSettings};
@@ -43,6 +43,7 @@ pub(crate) use layout::{Layout, array_of, quoted};
 
 use crate::sql_value::Fields;
 use session::Session;
+pub(crate) use store_error::StoreError;
 
 /// The time limit of a batch; after it, the server counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,16 +128,6 @@ impl Rows {
     }
 }
 
-/// Why PostgreSQL does not store a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) sqlstate: String,
-    /// The column, if known.
-    pub(crate) column: Option<String>,
-    /// The server's message, without the details, which may contain values.
-    pub(crate) reason: String,
-}
-
 /// A record that PostgreSQL does not store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parked {
@@ -144,7 +135,7 @@ pub(crate) struct Parked {
     pub(crate) offset: i64,
     /// The text of its key.
     pub(crate) key: String,
-    pub(crate) refusal: Refusal,
+    pub(crate) refusal: StoreError,
 }
 
 /// The result of applying a batch.
@@ -171,30 +162,6 @@ pub(crate) struct Sink {
     session: Option<Session>,
     /// The table's offset, by partition, as this process knows it.
     known: HashMap<i32, i64>,
-}
-
-impl Refusal {
-    fn of(error: &tokio_postgres::Error) -> Self {
-        let Some(error) = error.as_db_error() else {
-            return Self { sqlstate: String::new(), column: None, reason: error.to_string() };
-        };
-        Self {
-            sqlstate: error.code().code().to_owned(),
-            column: error.column().map(str::to_owned),
-            reason: escape::shown(error.message()).into_owned(),
-        }
-    }
-
-    /// Whether rows of other keys may have caused it.
-    fn is_of_constraint(&self) -> bool {
-        self.sqlstate.starts_with("23")
-    }
-
-    /// The reason, unless a program inside the database wrote it, which may have put values into it.
-    pub(crate) fn loggable(&self) -> &str {
-        let known = ["22001", "22003", "22021", "22P05", "54000"].contains(&self.sqlstate.as_str());
-        if known || self.is_of_constraint() { &self.reason } else { "see the dead letter" }
-    }
 }
 
 impl Sink {
@@ -322,7 +289,7 @@ const UNREAD: &str = "cannot read product_offsets";
 
 /// The error for a record that PostgreSQL refuses while the policy is to stop.
 fn refused(topic: &str, table: &str, parked: &Parked) -> Error {
-    let Parked { partition, offset, key, refusal: Refusal { sqlstate, column, reason } } = parked;
+    let Parked { partition, offset, key, refusal: StoreError { sqlstate, column, reason } } = parked;
     let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
     Error::definite(format!(
         "PostgreSQL refuses the record at partition {partition}, offset {offset} of topic {topic} (table {table}, key \

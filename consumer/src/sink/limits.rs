@@ -2,8 +2,8 @@
 
 use model::schema::FieldType;
 
-use super::Refusal;
 use super::layout::Layout;
+use super::store_error::StoreError;
 use crate::sql_value::Fields;
 
 /// Known limits of the columns below those of their fields, in the order of the layout.
@@ -27,10 +27,10 @@ impl Limits {
 
     /// The reason why the table can't hold the row, if it can be seen here: a column of another type, a character that
     /// PostgreSQL can't store, or a text that is too long, from which PostgreSQL would silently cut trailing blanks.
-    pub(super) fn refusal(&self, layout: &Layout, row: Fields<'_>) -> Option<Refusal> {
+    pub(super) fn refusal(&self, layout: &Layout, row: Fields<'_>) -> Option<StoreError> {
         layout.columns.iter().zip(row).find_map(|(column, value)| {
             let refusal = |sqlstate: &str, reason| {
-                Some(Refusal { sqlstate: sqlstate.to_owned(), column: Some(column.name.clone()), reason })
+                Some(StoreError { sqlstate: sqlstate.to_owned(), column: Some(column.name.clone()), reason })
             };
             let limit = self.0.iter().find(|(name, _)| *name == column.name).map(|(_, limit)| limit);
             if let Some(Limit::Unfit(reason)) = limit {

@@ -21,7 +21,7 @@ use super::statements::{
     ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, LOCK, NEXT, NOTE_LETTERS, OWED, RETRY, park,
 };
 use super::tables;
-use super::{Applied, LastState, Parked, Refusal, Rows, refused};
+use super::{Applied, LastState, Parked, Rows, StoreError, refused};
 
 /// When halving takes longer than this, the batch is read again with fewer records.
 const CARE_LIMIT: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ pub(super) type Outcome<T> = Result<T, tokio_postgres::Error>;
 /// States of a batch.
 pub(super) type States<'a> = [Keyed<'a>];
 /// A state that PostgreSQL does not store, and the reason.
-type Refused<'a> = (Keyed<'a>, Refusal);
+type Refused<'a> = (Keyed<'a>, StoreError);
 
 /// A state with the text of its key.
 #[derive(Clone, Copy, Debug)]
@@ -305,7 +305,7 @@ impl Session {
                 };
                 before = "ROLLBACK TO part";
                 match part {
-                    [state] => singles.push((part, (*state, Refusal::of(&error)))),
+                    [state] => singles.push((part, (*state, StoreError::of(&error)))),
                     _ => {
                         let (first, second) = part.split_at(part.len() / 2);
                         parts.extend([second, first]);
@@ -392,7 +392,7 @@ impl Session {
             partition: row.get(0),
             offset: row.get(1),
             key: row.get(2),
-            refusal: Refusal { column: row.get(3), sqlstate: row.get(4), reason: row.get(5) },
+            refusal: StoreError { column: row.get(3), sqlstate: row.get(4), reason: row.get(5) },
         };
         Ok(owed.iter().map(parked).collect())
     }

@@ -10,7 +10,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::layout::Layout;
 use super::session::{Keyed, Outcome, Prepared, Session, States};
 use super::statements::replace;
-use super::{Refusal, Rows};
+use super::{Rows, StoreError};
 use crate::sql_value::{Array, Raw, sent_as};
 
 impl Session {
@@ -29,7 +29,7 @@ impl Session {
     }
 
     /// Why the table can't hold a state, as far as it is known without asking.
-    pub(super) fn limit(&self, rows: &Rows, state: &Keyed<'_>) -> Option<Refusal> {
+    pub(super) fn limit(&self, rows: &Rows, state: &Keyed<'_>) -> Option<StoreError> {
         let layout = rows.layouts.get(state.last.layout)?;
         let prepared = self.prepared.iter().find(|known| known.layout == *layout)?;
         let row = state.last.row.as_ref()?;

@@ -160,6 +160,15 @@ impl Digits {
 #[inline]
 pub fn write_decimal(unscaled: i64, scale: u8, out: &mut Vec<u8>) {
     let mut buffer = itoa::Buffer::new();
+    if scale == 2 {
+        // Most decimals are money.
+        if unscaled < 0 {
+            out.push(b'-');
+        }
+        let (whole, cents) = (unscaled.unsigned_abs() / 100, (unscaled.unsigned_abs() % 100) as u8);
+        out.extend_from_slice(buffer.format(whole).as_bytes());
+        return out.extend_from_slice(&[b'.', b'0' + cents / 10, b'0' + cents % 10]);
+    }
     write_digits(unscaled < 0, buffer.format(unscaled.unsigned_abs()).as_bytes(), scale, out);
 }
 
