@@ -6,8 +6,8 @@ use kafka::doctor;
 use kafka::{Bounds, Failure, Record, TransactionalProducer};
 use model::change::{SOURCE_HEADER, Source};
 use model::error::{Error, Result};
-use model::position::{Position, Progress, SnapshotProgress, compare_files};
-use mysql::table::{SourceTable, answered};
+use model::position::{Position, Progress, SnapshotProgress, TableState, compare_files};
+use mysql::table::{ColumnPlan, SourceTable, answered};
 use runtime::failpoint;
 
 use crate::checkpoint::{CheckpointFile, Request};
@@ -141,6 +141,44 @@ pub(crate) fn resume(progress: &mut Progress, bounds: &[Bounds]) {
     let complete = progress.complete.as_mut().map(|c| [&mut c.begin, &mut c.end]);
     complete.into_iter().flatten().chain(snapshot).for_each(|noted| noted.resize(bounds.len(), 0));
     progress.ends = Some(ends);
+}
+
+/// Notes the carried columns, and forgets the definitions of others: a column that was added or moved shifts them.
+pub(crate) fn note_columns(state: &mut TableState, table: &SourceTable) {
+    let names: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
+    let is_other = if state.names.is_empty() { state.columns.len() != names.len() } else { state.names != names };
+    if is_other {
+        state.columns.clear();
+    }
+    state.names = names;
+    state.key = key_of(table);
+}
+
+/// The columns of the primary key with their types, if the schema is made from the table.
+fn key_of(table: &SourceTable) -> Vec<String> {
+    let part = |column: &ColumnPlan| format!("{} {}", column.name, column.kind);
+    if table.is_derived { table.key_columns().map(part).collect() } else { Vec::new() }
+}
+
+/// Whether the records of the topic have the keys that the table has now.
+///
+/// # Errors
+/// Definite when the primary key has changed: keys of two forms would name one row.
+pub(crate) fn check_key(committed: Option<&Progress>, table: &SourceTable, topic: &str) -> Result<()> {
+    let now = key_of(table);
+    let Some(before) = committed.map(|c| &c.table.key).filter(|key| !key.is_empty() && **key != now) else {
+        return Ok(());
+    };
+    Err(Error::definite(format!(
+        "{} has the primary key ({}), and the records of topic {topic} were written with the key ({})",
+        table.full_name(),
+        now.join(", "),
+        before.join(", ")
+    ))
+    .with_remedy(
+        "give the table its former key back, then `cdc-producer checkpoint reset`; or name another topic (kafka.topic), which a \
+         snapshot fills",
+    ))
 }
 
 /// Notes the schema id that the producer writes with from now on. Without a note of the offsets from which the list of
@@ -293,6 +331,7 @@ pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, pr
 mod tests {
     use model::position::{CompleteSnapshot, KeyBound, KeyPart};
     use model::time::Micros;
+    use mysql::table::Contract;
 
     use super::*;
 
@@ -395,6 +434,27 @@ mod tests {
         let mut resumed = progress(Some(known.clone()));
         resume(&mut resumed, &bounds(&now));
         assert_eq!((resumed.snapshot, resumed.ends), (Some(known), Some(vec![5, 8])));
+    }
+
+    #[test]
+    fn definitions_of_other_columns_are_forgotten() {
+        let contract = Contract::new(model::product::SCHEMA, false).expect("the product's schema");
+        let mut table = SourceTable::expected("shop", "product", &contract);
+        table.is_derived = true;
+        let definitions = || ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
+        let mut resumed = progress(None);
+        // A version that did not note the names.
+        resumed.table.columns = definitions();
+        note_columns(&mut resumed.table, &table);
+        assert_eq!(resumed.table.columns, definitions());
+        assert!(check_key(Some(&resumed), &table, "t").is_ok());
+        table.columns.swap(1, 2);
+        note_columns(&mut resumed.table, &table);
+        assert!(resumed.table.columns.is_empty(), "the columns have moved");
+        table.columns.swap(0, 1);
+        let refused = check_key(Some(&resumed), &table, "t").expect_err("another key").to_string();
+        assert!(refused.contains("shop.product has the primary key (category "), "{refused}");
+        assert!(check_key(None, &table, "t").is_ok());
     }
 
     #[test]

@@ -232,11 +232,6 @@ impl Plan {
         Ok(Self { layout, projection, fields, key, encoder })
     }
 
-    /// Whether the rows have a column that the schema does not name, although it was made from the table's columns.
-    pub fn has_new_column(&self) -> bool {
-        self.encoder.table.is_derived && self.layout.columns.len() > self.fields.len()
-    }
-
     /// Passes each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
     ///
     /// # Errors

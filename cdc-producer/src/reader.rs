@@ -310,16 +310,15 @@ impl Reader {
         } else if let Some((_, kept)) = &mut group.xa {
             kept.push(event);
         } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
-            let plan = Plan::new(event, self.encoder.clone());
-            if plan.as_ref().map_or(self.encoder.table().is_derived, Plan::has_new_column) {
+            if self.encoder.table().is_derived {
                 self.require_same_columns().await?;
             }
-            state.plan = Some((id, event.data().to_vec(), plan?));
+            state.plan = Some((id, event.data().to_vec(), Plan::new(event, self.encoder.clone())?));
         }
         Ok(())
     }
 
-    /// The rows have other columns than the schema was made from.
+    /// A table map came that may describe other columns than the schema was made from.
     ///
     /// # Errors
     /// Transient when the table has other columns now too: the next session makes its schema from them. If it has not,

@@ -143,10 +143,13 @@ pub(crate) async fn prepare(
     done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
     epoch::check_count(committed.as_ref(), &bounds, &target.topic)?;
+    epoch::check_key(committed.as_ref(), &table, &target.topic)?;
 
     let mut conn = endpoint.connect().await?;
     let watched = Watched { file, source: &source, endpoint, status, committed: watch::channel(committed.clone()).1 };
     let mut seen = text.as_ref().ok().cloned().flatten();
+    // Consumers take a noted id that the registry has lost for that of the topic's pinned schema, if it has one.
+    let notes_ids = !table.is_derived || table.schema.name != table.contract.schema.name;
     let mut continuity = Continuity::new(server.purged.clone(), None);
     let (producer, progress) = match memory.checkpoint_sync.start(&watched, text).await? {
         Start::Resume(_) if topic_is_missing => {
@@ -158,9 +161,10 @@ pub(crate) async fn prepare(
         }
         Start::Resume(mut progress) => {
             epoch::check_topic(&progress, &bounds, topic_id.as_deref(), &target)?;
-            if !table.is_derived {
+            if notes_ids {
                 epoch::note_schema_id(&mut progress, schema_id, &bounds);
             }
+            epoch::note_columns(&mut progress.table, &table);
             progress.topic_id = topic_id.or(progress.topic_id);
             epoch::resume(&mut progress, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
@@ -194,9 +198,10 @@ pub(crate) async fn prepare(
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, before), request, &mut seen)
                     .await?;
             let Some(mut first) = begun else { return Ok(None) };
-            if !table.is_derived {
+            if notes_ids {
                 epoch::note_schema_id(&mut first, schema_id, &bounds);
             }
+            epoch::note_columns(&mut first.table, &table);
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }

@@ -64,7 +64,7 @@ impl Planner {
     /// Why the schema is no table's, for a person.
     pub(crate) fn plan(&self, text: &str) -> Result<Arc<Plan>, String> {
         let mut decoder = Decoder::new(text)?;
-        if !self.key.is_empty() {
+        if !self.key.is_empty() && !avro::schema::names_key(text) {
             decoder.set_key(&self.key.iter().map(String::as_str).collect::<Vec<_>>());
         }
         let rows = self.rows(decoder.schema());

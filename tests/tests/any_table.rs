@@ -257,6 +257,11 @@ async fn a_table_that_cannot_be_carried_whole_is_refused_with_a_remedy() {
         ("(a INT)", "has no primary key", "INVISIBLE PRIMARY KEY"),
         ("(a TEXT, PRIMARY KEY (a(10)))", "has the primary key a(10)", "whole columns"),
         ("(a ENUM('x') PRIMARY KEY)", "the values of enum have another order than their text", "VARCHAR"),
+        (
+            "(a INT, b DOUBLE, PRIMARY KEY (a, b))",
+            "b is in the primary key, and a double has more than one text",
+            "DECIMAL",
+        ),
         ("(a INT PRIMARY KEY, b VARCHAR(9) CHARACTER SET gbk)", "character set gbk is not converted", "utf8mb4"),
         ("(a INT PRIMARY KEY, `b c` INT, `b_u0020c` INT)", "have one name in Avro, b_u0020c", "rename one"),
     ] {
@@ -311,5 +316,40 @@ async fn a_new_epoch_deletes_the_keys_that_are_gone() {
         (r#"[9,"b"]"#, true),
     ];
     assert_eq!(alive.into_iter().collect::<Vec<_>>(), want);
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wider_column_is_carried_and_another_key_is_refused() {
+    let mut bed = TestBed::new("wider");
+    bed.set("DB_COLUMNS", "all");
+    let mut conn = bed.mysql().await;
+    execute(
+        &mut conn,
+        &["CREATE TABLE product (a INT, b INT, n INT, PRIMARY KEY (a, b))", "INSERT INTO product VALUES (1, 1, 1)"],
+    )
+    .await;
+    let mut producer = bed.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    execute(&mut conn, &["ALTER TABLE product MODIFY n BIGINT", "UPDATE product SET n = 3000000000"]).await;
+    let records = wait_for(&bed, 2);
+    let schema = writer_schema(&bed, &records[1]).await;
+    let values = fields(&schema, records[1].value.as_deref().unwrap());
+    assert_eq!(values.last().unwrap().1, "Long(3000000000)");
+    execute(&mut conn, &["ALTER TABLE product DROP PRIMARY KEY, ADD PRIMARY KEY (b, a)", "UPDATE product SET n = 2"])
+        .await;
+    let want = "has the primary key (b int, a int), and the records of topic";
+    let ended = producer.wait();
+    assert_eq!(ended.code, 1, "{}", ended.err);
+    assert!(ended.err.contains(want), "{}", ended.err);
+    assert_eq!(read_topic(&bed.kafka()).len(), 2, "nothing is written with the other key");
+    let ended = bed.run("cdc-producer", &[]);
+    assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
+    // The first remedy.
+    execute(&mut conn, &["ALTER TABLE product DROP PRIMARY KEY, ADD PRIMARY KEY (a, b)"]).await;
+    assert_eq!(bed.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
+    let mut producer = bed.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    wait_for(&bed, 3);
     assert_eq!(producer.stop().code, 0);
 }

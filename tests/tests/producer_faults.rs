@@ -279,7 +279,7 @@ async fn other_tables_are_carried_exactly_or_refused() {
         ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", "primary key"),
         (
             "id VARCHAR(9) PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated DATE",
-            "an id must be an integer",
+            "product.id is varchar(9): it does not hold an integer",
         ),
         (
             "id INT PRIMARY KEY, name TEXT, category TEXT, price DECIMAL(12,3), last_updated DATE",

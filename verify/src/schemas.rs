@@ -154,11 +154,11 @@ impl Schemas {
             self.noted = Noted { ids: ids.unwrap_or_default(), from, ends };
             self.by_id.retain(|_, found| found.is_ok());
         }
-        if self.noted.ids.contains(&id) {
-            return Ok(self.ours.clone());
-        }
+        // A noted id may be another schema's now, if the registry has lost its own since.
         match found {
-            Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
+            Some(Ok(found)) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(Ok(found)),
+            _ if self.noted.ids.contains(&id) => Ok(self.ours.clone()),
+            Some(Err(reason)) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(Err(reason)),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
             None => Ok(Err(format!("the registry has no schema {id}"))),
         }

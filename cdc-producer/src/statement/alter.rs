@@ -226,6 +226,10 @@ impl Alter<'_> {
 /// Whether a new column has a value in the rows that exist: it has a default, is computed, or may not be NULL.
 fn fills_rows(definition: &[Word<'_>]) -> bool {
     const FILLS: [&str; 6] = ["AS", "GENERATED", "AUTO_INCREMENT", "PRIMARY", "SERIAL", "NOT"];
+    // With explicit_defaults_for_timestamp=OFF such a column may not be NULL and has a default.
+    if definition.get(1).is_some_and(|kind| kind.is("TIMESTAMP")) && !definition.iter().any(|word| word.is("NULL")) {
+        return true;
+    }
     definition.iter().enumerate().skip(1).any(|(place, word)| {
         let is_null = definition.get(place + 1).is_some_and(|next| next.is("NULL"));
         word.is_any(&FILLS) || (word.is("DEFAULT") && !is_null)

@@ -411,6 +411,8 @@ fn a_new_column_continues_unless_existing_rows_get_a_value() {
         ("COLUMN sku VARCHAR(20) NULL DEFAULT NULL AFTER id", false),
         ("(sku VARCHAR(20), stock INT)", false),
         ("sku VARCHAR(20) COMMENT 'NOT NULL'", false),
+        ("seen TIMESTAMP NULL", false),
+        ("seen TIMESTAMP", true),
         ("sku VARCHAR(20) DEFAULT ''", true),
         ("sku VARCHAR(20) NOT NULL", true),
         ("(sku VARCHAR(20), stock INT NOT NULL)", true),

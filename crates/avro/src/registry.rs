@@ -343,6 +343,15 @@ impl Registry {
         )
     }
 
+    /// The registry has lost the topic's schemas, as the producer registers one before its first record.
+    pub fn has_no_subject(&self) -> Error {
+        let RegistrySettings { url, subject, .. } = &self.settings;
+        Error::transient(format!("the schema registry at {url} does not have subject {subject}")).with_remedy(
+            "restart the producer, which registers its schema, or restore the registry's data, or correct schema_registry.url; \
+             the consumers wait",
+        )
+    }
+
     fn no_registry(&self, path: &str, answer: &str) -> Error {
         let url = self.settings.url.trim_end_matches('/');
         Error::definite(format!("{url}/{path} answers {answer}, not as a schema registry does")).with_remedy(URL_REMEDY)

@@ -103,6 +103,11 @@ pub fn adjusted(name: &str) -> String {
     adjusted
 }
 
+/// Whether a schema says which of its fields are the key; otherwise they are those that are never null.
+pub fn names_key(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|json| json.get(KEY).is_some())
+}
+
 fn record(json: &Value) -> Result<RecordSchema, String> {
     let record = json.as_object().filter(|record| kind(record) == Some("record")).ok_or("it is not a record")?;
     let name = text(record, "name").ok_or("the record has no name")?;
@@ -299,6 +304,7 @@ mod tests {
         let schema = RecordSchema { name: "shop.T".to_owned(), fields, key: vec![3, 0] };
         let text = write(&schema, &["bit(1)".to_owned()]);
         assert_eq!(parse(&text), Ok(schema));
+        assert!(names_key(&text) && !names_key(model::product::SCHEMA));
         apache_avro::Schema::parse_str(&text).expect("another implementation reads it");
         assert!(text.contains(r#"{"mysql.type":"bit(1)","name":"f0","type":"boolean"}"#), "{text}");
     }

@@ -61,13 +61,16 @@ impl<D: Clone> WriterSchemas<D> {
         Ok(Self { registry, kafka, runtime: Handle::current(), make, pinned, decoders })
     }
 
-    /// The decoder of the subject's latest schema; `None` when the registry has none. Blocks.
+    /// The decoder of the subject's latest schema; `None` when the registry has none and the topic has a pinned one.
+    /// Blocks.
     ///
     /// # Errors
-    /// As [`Registry::latest`].
+    /// As [`Registry::latest`]; transient when the registry has none and no schema is pinned.
     pub fn latest(&self) -> Result<Option<Result<D, String>>> {
-        let text = self.runtime.block_on(self.registry.latest())?;
-        Ok(text.map(|text| (self.make)(&text)))
+        match self.runtime.block_on(self.registry.latest())? {
+            None if self.pinned.is_none() => Err(self.registry.has_no_subject()),
+            text => Ok(text.map(|text| (self.make)(&text))),
+        }
     }
 
     /// The decoders of the schemas that were looked up.
@@ -112,6 +115,12 @@ impl<D: Clone> WriterSchemas<D> {
             let (ends, progress) = committed_progress::with_ends(&self.kafka, &|| false)?;
             tracing::debug!(partition, offset, "the producer's schema ids are read");
             self.decoders.note(Noted::new(progress, ends));
+        }
+        // A schema of the topic's own subject, besides the pinned one.
+        if let Some(Ok(_)) = &found
+            && self.runtime.block_on(self.registry.subject_has(id))?
+        {
+            return Ok(found.unwrap_or_else(|| Err(String::new())));
         }
         if let (true, Some(ours)) = (self.decoders.noted().has(id), self.decoders.ours()) {
             tracing::warn!(

@@ -259,6 +259,12 @@ pub struct TableState {
     /// The definitions of the carried columns, in the order of the contract; empty when unknown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub columns: Vec<String>,
+    /// The names of these columns; empty when unknown.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub names: Vec<String>,
+    /// The columns of the primary key with their types, where the schema is made from the table; empty when unknown.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub key: Vec<String>,
     /// Other tables about which the producer asked the server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub asked: Option<Asked>,

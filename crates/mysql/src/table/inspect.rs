@@ -277,11 +277,17 @@ fn check_parts(table: &str, found: &[FoundColumn], key: &Key) -> Result<()> {
             .with_remedy("make a primary key of whole columns"));
         }
         let kind = found.iter().find(|c| c.plan.name.to_lowercase() == column.to_lowercase()).map(|c| &c.plan.kind);
-        if let Some(kind @ (ColumnType::Enum | ColumnType::Set | ColumnType::Bit { width: 2.. })) = kind {
+        if let Some(kind @ (ColumnType::Enum | ColumnType::Set | ColumnType::Bit { .. })) = kind {
             return Err(Error::definite(format!(
                 "{table}.{column} is in the primary key, and the values of {kind} have another order than their text"
             ))
             .with_remedy("use VARCHAR or an integer for this column"));
+        }
+        if let Some(kind @ (ColumnType::Float | ColumnType::Double)) = kind {
+            return Err(Error::definite(format!(
+                "{table}.{column} is in the primary key, and a {kind} has more than one text"
+            ))
+            .with_remedy("use DECIMAL or an integer for this column"));
         }
     }
     Ok(())
