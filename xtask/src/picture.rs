@@ -122,12 +122,12 @@ fn assignment(stack: &Stack) -> Result<BTreeMap<String, Vec<usize>>> {
     Ok(members(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Parses the table that Kafka's tool prints: a member's instance id is the third column, its partitions follow the
-/// topic.
+/// Parses the table that Kafka's tool prints: a member's instance id, its slot and the identity of the logs folder, is
+/// the third column; its partitions follow the topic.
 fn members(table: &str) -> BTreeMap<String, Vec<usize>> {
     let member = |line: &str| {
         let mut words = line.split_whitespace();
-        let consumer = words.nth(2)?.to_owned();
+        let consumer = words.nth(2)?.split('-').next()?.to_owned();
         let partitions = words.find_map(|word| word.strip_prefix(TOPIC)?.strip_prefix(':'))?;
         Some((consumer, partitions.split(',').filter_map(|number| number.parse().ok()).collect()))
     };
@@ -142,7 +142,7 @@ mod tests {
     fn members_as_kafka_prints_them() {
         let table = "\n\
             GROUP             CONSUMER-ID     GROUP-INSTANCE-ID HOST       CLIENT-ID #PARTITIONS CURRENT-EPOCH CURRENT-ASSIGNMENT\n\
-            product_consumers consumer_1-b58f consumer_1        /127.0.0.1 one       2           -             product_updates:0,5 -  -\n\
+            product_consumers consumer_1-b58f consumer_1-k7x2m9qa /127.0.0.1 one       2           -             product_updates:0,5 -  -\n\
             product_consumers consumer_2-237f consumer_2        /127.0.0.1 two       0           -             -                   -  -\n";
         assert_eq!(members(table), BTreeMap::from([("consumer_1".to_owned(), vec![0, 5])]));
     }
