@@ -13,7 +13,6 @@ use runtime::program::Context;
 
 use crate::checkpoint::{self, FILE, Request, State};
 use crate::endpoint::Endpoint;
-use crate::epoch;
 use crate::history;
 use crate::preflight;
 use crate::prepared;
@@ -22,6 +21,7 @@ use crate::publish::Target;
 use crate::run::{ProducerSettings, run};
 use crate::server::Server;
 use crate::status::Status;
+use crate::table_progress;
 
 /// The program's own flags and subcommands.
 pub fn command() -> Command {
@@ -158,7 +158,10 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
             p.position.committed_at,
             p.epoch,
             p.position,
-            p.snapshot.as_ref().map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
+            p.main
+                .snapshot
+                .as_ref()
+                .map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
         ),
     }
     match parsed? {
@@ -264,9 +267,9 @@ async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
             return Ok((bounds, None));
         }
         let progress = target.progress(records)?;
-        epoch::check_count(progress.as_ref(), &bounds, &target.topic)?;
-        progress.as_ref().map_or(Ok(()), |p| epoch::check_topic(p, &bounds, id.as_deref(), &target))?;
-        Ok((bounds, progress.and_then(|p| p.complete)))
+        table_progress::check_count(progress.as_ref().map(|p| &p.main), &bounds, &target.topic)?;
+        progress.as_ref().map_or(Ok(()), |p| table_progress::check_topic(&p.main, &bounds, id.as_deref(), &target))?;
+        Ok((bounds, progress.and_then(|p| p.main.complete)))
     };
     let expired = match known() {
         Ok((bounds, complete)) => doctor::expired(&bounds, complete.as_ref()),

@@ -83,8 +83,8 @@ impl Lag {
         self.prepared.clear();
         let here = progress.prepared_rows.values().filter(|prepared| prepared.server_uuid == position.server_uuid);
         self.prepared.extend(here.map(|prepared| (prepared.file.clone(), prepared.at.0)));
-        let continues = self.in_snapshot && progress.snapshot.is_some();
-        self.in_snapshot = progress.snapshot.is_some();
+        let continues = self.in_snapshot && progress.main.snapshot.is_some();
+        self.in_snapshot = progress.main.snapshot.is_some();
         if !continues {
             self.caught_up = self.caught_up.max(Some(position.committed_at));
         }
@@ -292,7 +292,7 @@ mod tests {
     fn nothing_is_complete_before_the_snapshot_is() {
         let mut lag = Lag::default();
         let mut first = progress("b.000001", 100, 1_000);
-        first.snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None });
+        first.main.snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None });
         lag.committed(&first);
         first.position.committed_at = Micros(1_030 * SECOND);
         lag.committed(&first);

@@ -33,4 +33,5 @@ pub mod statement;
 pub mod status;
 pub mod stream;
 pub mod sweep;
+mod table_progress;
 pub mod transaction;

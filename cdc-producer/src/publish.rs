@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
 use model::error::{Error, Result};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::Progress;
 use mysql::refused_row::ORIGIN_HEADER;
 use runtime::config::{KafkaSettings, OnRefused};
 use runtime::failpoint;
@@ -54,10 +54,10 @@ pub struct Target {
 impl Target {
     /// The topics as configured.
     pub fn new(settings: &ProducerSettings) -> Self {
-        let topic = settings.kafka.topic.clone();
+        let KafkaSettings { topic, checkpoint_topic, .. } = settings.kafka.clone();
         let parks = settings.on_refused == OnRefused::DeadLetter;
         let parked_topic = parks.then(|| TopicSpec::dead_letters(&settings.kafka).name);
-        Self { checkpoint_topic: format!("{topic}{CHECKPOINT_SUFFIX}"), topic, parked_topic, source: settings.source() }
+        Self { checkpoint_topic, topic, parked_topic, source: settings.source() }
     }
 
     /// The required topics.
@@ -187,7 +187,7 @@ impl Publisher {
             failpoint::at("producer.begun");
         }
         let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, parked: 0, bytes: 0, end: None });
-        let point = match batch.end.as_ref().and_then(|end| end.snapshot.as_ref()) {
+        let point = match batch.end.as_ref().and_then(|end| end.main.snapshot.as_ref()) {
             None => "producer.sending",
             Some(snapshot) if snapshot.sweep.is_none() => "producer.chunk-sending",
             Some(_) => "producer.sweep-sending",

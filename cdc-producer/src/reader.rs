@@ -219,7 +219,7 @@ impl Reader {
         if !event.is_whole() && body_counts(&event) {
             event = self.stream.complete(event).await?;
         }
-        let subject = self.known.subject(self.encoder.table(), &self.progress.table);
+        let subject = self.known.subject(self.encoder.table(), &self.progress.main.state);
         let kind = match classify(&event, &subject) {
             Ok(kind) => kind,
             Err(error) => return Err(error.at(&self.place_of(state, &event))),
@@ -228,7 +228,7 @@ impl Reader {
             // Heartbeats are among these.
             EventKind::Nothing => {
                 if state.group.is_none() {
-                    self.known.settle(&mut self.progress.table, &self.stream);
+                    self.known.settle(&mut self.progress.main.state, &self.stream);
                     self.between(state, &event).await?;
                 }
             }
@@ -242,17 +242,17 @@ impl Reader {
             EventKind::Commit => self.commit(state).await?,
             EventKind::Statement => self.statement(state).await?,
             EventKind::Created => {
-                self.progress.table.columns.clear();
+                self.progress.main.state.columns.clear();
                 self.known.created(&mut self.conn, self.encoder.table()).await?;
                 self.statement(state).await?;
             }
             EventKind::Redefined(columns) => {
-                self.progress.table.columns = columns;
+                self.progress.main.state.columns = columns;
                 self.statement(state).await?;
             }
             EventKind::Writes { database, table, statement } => {
                 let other = known::Other { database: &database, table: &table, statement: &statement };
-                let (conn, known) = (&mut self.conn, &mut self.progress.table);
+                let (conn, known) = (&mut self.conn, &mut self.progress.main.state);
                 if let Err(error) = known::require_alone(conn, known, &other, self.encoder.table()).await {
                     return Err(error.at(&self.place_of(state, &event)));
                 }

@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::CheckpointFile;
 use crate::checkpoint_sync::Watched;
 use crate::endpoint::{Endpoint, Reached};
-use crate::epoch;
 use crate::fencing::Memory;
 use crate::history;
 use crate::lag;
@@ -30,6 +29,7 @@ use crate::replica;
 use crate::start::{Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
+use crate::table_progress;
 
 /// How long a stopping producer waits for Kafka. Container engines kill after ten seconds, and the wait for blocked
 /// threads follows this one.
@@ -231,7 +231,7 @@ async fn stream(
         position_every: Duration::from_secs(1),
         status: status.clone(),
     };
-    status.streaming(&reader.progress, epoch::cut_partitions(&bounds));
+    status.streaming(&reader.progress, table_progress::cut_partitions(&bounds));
 
     // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits the
     // complete transactions. A failed publisher also closes the channel, which ends the reader.

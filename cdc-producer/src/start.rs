@@ -32,6 +32,7 @@ use crate::run::{ProducerSettings, panicked};
 use crate::server;
 use crate::status::Status;
 use crate::stream::{EventStream, StreamOptions};
+use crate::table_progress;
 
 /// A session that is ready to stream.
 pub(crate) struct Session {
@@ -142,8 +143,9 @@ pub(crate) async fn prepare(
     let bounds = if topic_is_missing { vec![Bounds { begin: 0, end: 0 }; partitions] } else { bounds };
     done("an earlier producer is fenced, and the progress is read");
     memory.may_go_on(committed.as_ref(), settings)?;
-    epoch::check_count(committed.as_ref(), &bounds, &target.topic)?;
-    epoch::check_key(committed.as_ref(), &table, &target.topic)?;
+    let main = committed.as_ref().map(|progress| &progress.main);
+    table_progress::check_count(main, &bounds, &target.topic)?;
+    table_progress::check_key(main, &table, &target.topic)?;
 
     let mut conn = endpoint.connect().await?;
     let watched = Watched { file, source: &source, endpoint, status, committed: watch::channel(committed.clone()).1 };
@@ -160,18 +162,18 @@ pub(crate) async fn prepare(
             .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
         }
         Start::Resume(mut progress) => {
-            epoch::check_topic(&progress, &bounds, topic_id.as_deref(), &target)?;
+            table_progress::check_topic(&progress.main, &bounds, topic_id.as_deref(), &target)?;
             if notes_ids {
-                epoch::note_schema_id(&mut progress, schema_id, &bounds);
+                table_progress::note_schema_id(&mut progress.main, schema_id, &bounds);
             }
-            epoch::note_columns(&mut progress.table, &table);
-            progress.topic_id = topic_id.or(progress.topic_id);
-            epoch::resume(&mut progress, &bounds);
+            table_progress::note_columns(&mut progress.main.state, &table);
+            progress.main.topic_id = topic_id.or(progress.main.topic_id);
+            table_progress::resume(&mut progress.main, &bounds);
             let proven = history::resume(endpoint, &server, &progress.position).await?;
             let (from, to) = (&progress.position.server_uuid, &server.uuid);
             if from != to {
                 tracing::warn!(from, to, "reading from another server");
-                if let Some(asked) = &mut progress.table.asked {
+                if let Some(asked) = &mut progress.main.state.asked {
                     (asked.file, asked.offset) = server::binlog_end(&mut conn).await?;
                 }
             }
@@ -199,9 +201,9 @@ pub(crate) async fn prepare(
                     .await?;
             let Some(mut first) = begun else { return Ok(None) };
             if notes_ids {
-                epoch::note_schema_id(&mut first, schema_id, &bounds);
+                table_progress::note_schema_id(&mut first.main, schema_id, &bounds);
             }
-            epoch::note_columns(&mut first.table, &table);
+            table_progress::note_columns(&mut first.main.state, &table);
             let target = target.clone();
             blocking(move || epoch::commit_first(&producer, &target, &first).map(|()| (producer, first))).await?
         }
@@ -213,7 +215,7 @@ pub(crate) async fn prepare(
     tracing::info!(
         epoch = progress.epoch,
         position = %progress.position,
-        snapshot = progress.snapshot.is_some(),
+        snapshot = progress.main.snapshot.is_some(),
         "reading {source}"
     );
     memory.ours = [progress.clone()].into_iter().chain(committed).collect();

@@ -422,7 +422,8 @@ impl Topic {
 /// the snapshot, which does not move while a pass is compared.
 fn includes(committed: &Progress, marked: &Progress) -> bool {
     let (a, b) = (&committed.position, &marked.position);
-    committed.snapshot == marked.snapshot && compare_files(&a.file, &b.file).then(a.offset.cmp(&b.offset)).is_ge()
+    committed.main.snapshot == marked.main.snapshot
+        && compare_files(&a.file, &b.file).then(a.offset.cmp(&b.offset)).is_ge()
 }
 
 #[cfg(test)]

@@ -373,7 +373,7 @@ impl Harness {
     pub fn epoch_after(&mut self, epoch: u64) -> Result<u64> {
         let deadline = Instant::now() + ARRIVAL;
         loop {
-            let now = self.progress()?.filter(|progress| progress.epoch > epoch && progress.snapshot.is_none());
+            let now = self.progress()?.filter(|progress| progress.epoch > epoch && progress.main.snapshot.is_none());
             if let Some(progress) = now {
                 return Ok(progress.epoch);
             }

@@ -88,7 +88,7 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
         checks.push(Check::warning(KAFKA, error.to_string(), error.remedy().unwrap_or_default()));
         None
     });
-    let complete = complete.and_then(|progress| progress.complete);
+    let complete = complete.and_then(|progress| progress.main.complete);
     checks.extend(doctor::topics(kafka, &doctor::expired(&bounds, complete.as_ref())).await);
     checks
 }

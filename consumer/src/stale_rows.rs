@@ -129,7 +129,7 @@ fn complete_snapshot(
     shutdown: &CancellationToken,
 ) -> Result<Option<CompleteSnapshot>> {
     let progress = committed_progress::last(records, settings, &|| shutdown.is_cancelled())?;
-    Ok(progress.and_then(|progress| progress.complete))
+    Ok(progress.and_then(|progress| progress.main.complete))
 }
 
 /// Deletes the rows from before the snapshot; returns whether PostgreSQL has reached its end in all partitions.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kafka::Logging;
 use model::error::{Error, Result};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::Progress;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -53,7 +53,7 @@ pub(crate) fn of_producer(
     end: &BinlogEnd,
     patience: Patience,
 ) -> Result<Option<String>> {
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", settings.topic);
+    let topic = settings.checkpoint_topic.clone();
     until(patience, || {
         let progress = match kafka::last_record(settings, &topic, 0, source.as_bytes())? {
             None => None,

@@ -75,7 +75,7 @@ impl BinlogEnd {
     /// The transactions that the producer has not published yet; `None` when it has reached this end.
     pub(crate) fn missing(&self, progress: Option<&Progress>) -> Option<String> {
         let Some(progress) = progress else { return Some("the producer has not begun".to_owned()) };
-        if let Some(snapshot) = &progress.snapshot {
+        if let Some(snapshot) = &progress.main.snapshot {
             return Some(format!("the producer's snapshot is at row {}", snapshot.rows));
         }
         let position = &progress.position;
@@ -264,7 +264,7 @@ mod tests {
         let text = file.missing(Some(&progress(None, "binlog.000009", 900)));
         assert_eq!(text.as_deref(), Some("the producer stands at binlog.000009:900, the server at binlog.000010:500"));
         let mut early = progress(Some(&format!("{A}:1-10")), "", 0);
-        early.snapshot = Some(SnapshotProgress { after: None, rows: 7, begin: None, sweep: None });
+        early.main.snapshot = Some(SnapshotProgress { after: None, rows: 7, begin: None, sweep: None });
         assert_eq!(all.missing(Some(&early)).as_deref(), Some("the producer's snapshot is at row 7"));
     }
 

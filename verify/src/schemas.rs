@@ -150,7 +150,7 @@ impl Schemas {
         }
         if !self.noted.covers(partition, offset) {
             let (ends, progress) = committed_progress::with_ends(&self.kafka, &|| false)?;
-            let (ids, from) = progress.map_or((None, None), |p| (p.schema_ids, p.schema_ids_from));
+            let (ids, from) = progress.map_or((None, None), |p| (p.main.schema_ids, p.main.schema_ids_from));
             self.noted = Noted { ids: ids.unwrap_or_default(), from, ends };
             self.by_id.retain(|_, found| found.is_ok());
         }

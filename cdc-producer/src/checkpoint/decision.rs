@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn the_file_is_what_it_was() {
         let mut with_snapshot = progress(2, 50);
-        with_snapshot.snapshot = Some(model::position::SnapshotProgress {
+        with_snapshot.main.snapshot = Some(model::position::SnapshotProgress {
             after: Some(model::position::KeyBound::One(model::position::KeyPart::Signed(7))),
             rows: 7,
             begin: None,

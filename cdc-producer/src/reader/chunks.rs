@@ -15,7 +15,7 @@ impl Reader {
     /// Between two transactions: reads the next chunk, or emits it batch by batch once the stream has reached its high
     /// watermark; after the last chunk it runs the sweep.
     pub(super) async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
-        while let Some(snapshot) = &mut self.progress.snapshot
+        while let Some(snapshot) = &mut self.progress.main.snapshot
             && !shutdown.is_cancelled()
         {
             if snapshot.sweep.is_some() {
@@ -41,8 +41,8 @@ impl Reader {
             snapshot.rows = emitted.rows;
             if !emitted.is_out || emitted.after.is_some() {
                 snapshot.after = emitted.after;
-            } else if let Some(read) = self.progress.snapshot.take() {
-                self.progress.snapshot = read.swept();
+            } else if let Some(read) = self.progress.main.snapshot.take() {
+                self.progress.main.snapshot = read.swept();
                 self.log_snapshot(emitted.rows);
             }
             if emitted.is_out {
@@ -58,7 +58,7 @@ impl Reader {
     async fn sweep(&mut self, state: &mut State) -> Result<()> {
         let Progress { epoch, position, .. } = &self.progress;
         let (epoch, pos, ts_us) = (*epoch, pos_of(position), position.committed_at.0);
-        let Some(snapshot) = &mut self.progress.snapshot else { return Ok(()) };
+        let Some(snapshot) = &mut self.progress.main.snapshot else { return Ok(()) };
         let (Some(begin), Some(cursor)) = (&snapshot.begin, snapshot.sweep.clone()) else { return Ok(()) };
         match self.sweep.step(epoch, begin, cursor).await? {
             Step::Wait => return Ok(()),
@@ -77,7 +77,7 @@ impl Reader {
             Step::Advance(next) => snapshot.sweep = Some(next),
             Step::Complete(complete) => {
                 let rows = snapshot.rows;
-                (self.progress.snapshot, self.progress.complete) = (None, Some(complete));
+                (self.progress.main.snapshot, self.progress.main.complete) = (None, Some(complete));
                 self.log_snapshot(rows);
             }
         }
@@ -87,7 +87,7 @@ impl Reader {
 
     fn log_snapshot(&self, rows: u64) {
         let epoch = self.progress.epoch;
-        match self.progress.snapshot {
+        match self.progress.main.snapshot {
             Some(_) => {
                 tracing::info!(rows, epoch, "every row is read; keys of the topic that are gone are deleted next")
             }

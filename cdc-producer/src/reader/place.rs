@@ -133,7 +133,7 @@ impl Reader {
         let batch_start = Some(state.batch.len());
         state.group = Some(Group { mark, begin, pos, rows_follow: false, xa: None, row: 0, batch_start });
         state.others.clear();
-        self.known.settle(&mut self.progress.table, &self.stream);
+        self.known.settle(&mut self.progress.main.state, &self.stream);
         Ok(())
     }
 

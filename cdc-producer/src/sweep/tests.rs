@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use model::position::{Position, SnapshotProgress};
+use model::position::{Position, SnapshotProgress, TableProgress};
 use model::time::Micros;
 use proptest::prelude::*;
 
@@ -70,7 +70,7 @@ fn a_commit_includes_what_was_handed_over_before_it() {
         };
         let sweep = Some(SweepCursor { partition, from: None });
         let snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep });
-        Progress { snapshot, ..Progress::new(2, position) }
+        Progress { main: TableProgress { snapshot, ..TableProgress::default() }, ..Progress::new(2, position) }
     };
     let marked = progress("binlog.000009", 700, 4);
     for (committed, want) in [

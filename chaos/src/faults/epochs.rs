@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use model::position::CHECKPOINT_SUFFIX;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -54,7 +53,7 @@ fn checkpoint_topic_deleted(harness: &mut Harness) -> Result<()> {
     let (settings, epoch) = (harness.bed.kafka(), harness.epoch()?);
     harness.collapse_from_here()?;
     harness.resume_load();
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", settings.topic);
+    let topic = settings.checkpoint_topic.clone();
     let admin: AdminClient<_> = kafka::client_config(&settings).create()?;
     let deleted = harness.block_on(admin.delete_topics(&[&topic], &AdminOptions::new()))?;
     ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");

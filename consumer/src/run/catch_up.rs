@@ -93,8 +93,8 @@ fn snapshot_begin(kafka: &KafkaSettings, shutdown: &CancellationToken) -> Result
         }
         Ok(None) => Ok(Vec::new()),
         Ok(Some(progress)) => {
-            let running = progress.snapshot.and_then(|snapshot| snapshot.begin);
-            Ok(running.or(progress.complete.map(|complete| complete.begin)).unwrap_or_default())
+            let running = progress.main.snapshot.and_then(|snapshot| snapshot.begin);
+            Ok(running.or(progress.main.complete.map(|complete| complete.begin)).unwrap_or_default())
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then
 //! registers our schema under another id, and the registry does not know the ids of the existing records, or assigns
 //! them to schemas of other subjects. The producer's progress lists the ids that it wrote under
-//! ([`Progress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
+//! ([`TableProgress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
 //! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
 //! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
 //! wrote there. Such a value is decoded by the topic's pinned schema, the only one that those versions wrote with. If
@@ -14,7 +14,7 @@
 //! such a record would park every good record that looks the same, and waiting would let one record stop its partition
 //! for ever: no list has the ids.
 //!
-//! [`Progress::schema_ids`]: model::position::Progress::schema_ids
+//! [`TableProgress::schema_ids`]: model::position::TableProgress::schema_ids
 
 mod decoders;
 

@@ -1,10 +1,11 @@
-//! The producer's progress, as a reader of its checkpoint topic finds it.
+//! The producer's progress, as a reader of its checkpoint topic finds it. With the settings of a table other than the
+//! main one, it is returned with that table's part as its `main`.
 
 use rdkafka::Message as _;
 
 use crate::{LastRecords, TopicSpec, check_topics};
 use model::error::{Error, Result};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::Progress;
 use runtime::config::KafkaSettings;
 
 /// The last committed progress; `None` when there is no checkpoint topic, when it is empty, or when `stops` returns
@@ -13,7 +14,7 @@ use runtime::config::KafkaSettings;
 /// # Errors
 /// As [`last`].
 pub fn look_up(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option<Progress>> {
-    if !check_topics(kafka, &[TopicSpec::compacted(topic(kafka), 1)])?.is_empty() {
+    if !check_topics(kafka, &[TopicSpec::compacted(kafka.checkpoint_topic.clone(), 1)])?.is_empty() {
         return Ok(None);
     }
     last(&LastRecords::new(kafka)?, kafka, stops)
@@ -25,7 +26,7 @@ pub fn look_up(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option
 /// # Errors
 /// As [`last`]; definite when a topic has another number of partitions than the settings say.
 pub fn with_ends(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<(Vec<i64>, Option<Progress>)> {
-    let missing = check_topics(kafka, &[TopicSpec::compacted(topic(kafka), 1)])?;
+    let missing = check_topics(kafka, &[TopicSpec::compacted(kafka.checkpoint_topic.clone(), 1)])?;
     let records = LastRecords::new(kafka)?;
     // Read the ends first: the progress of an open transaction is committed together with its records.
     let ends = records.stable_ends(&kafka.topic, usize::try_from(kafka.partitions).unwrap_or(0))?;
@@ -38,16 +39,13 @@ pub fn with_ends(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<(Vec
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a right is missing or the progress can't be read.
 pub fn last(records: &LastRecords, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option<Progress>> {
-    let topic = topic(kafka);
-    let end = records.bounds(&topic, 1)?.first().map_or(0, |b| b.end);
-    let value = records.last_before(&topic, 0, end, stops, &|message| message.payload().map(<[u8]>::to_vec))?;
+    let topic = &kafka.checkpoint_topic;
+    let end = records.bounds(topic, 1)?.first().map_or(0, |b| b.end);
+    let value = records.last_before(topic, 0, end, stops, &|message| message.payload().map(<[u8]>::to_vec))?;
     let read = |value: Vec<u8>| {
-        serde_json::from_slice(&value)
+        serde_json::from_slice::<Progress>(&value)
+            .map(|progress| progress.of_table(kafka.table.as_deref()))
             .map_err(|e| Error::definite(format!("the progress in topic {topic} can't be read")).with_source(e))
     };
     value.map(read).transpose()
-}
-
-fn topic(kafka: &KafkaSettings) -> String {
-    format!("{}{CHECKPOINT_SUFFIX}", kafka.topic)
 }

@@ -11,4 +11,5 @@ pub mod product;
 pub mod row;
 pub mod row_key;
 pub mod schema;
+pub mod table_name;
 pub mod time;

@@ -182,9 +182,6 @@ pub struct Progress {
     pub request: String,
     /// The position at which the stream continues.
     pub position: Position,
-    /// The running snapshot; `None` when it is complete or was not requested.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub snapshot: Option<SnapshotProgress>,
     /// Prepared XA transactions that did not write to the table: their later commit changes nothing in it. Identities
     /// as the binlog prints them.
     #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
@@ -193,6 +190,23 @@ pub struct Progress {
     /// known.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub prepared_rows: BTreeMap<String, PreparedAt>,
+    /// The main table, which the source is named after.
+    #[serde(flatten)]
+    pub main: TableProgress,
+    /// The other tables, by `database.table`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub tables: BTreeMap<String, TableProgress>,
+}
+
+/// The progress of one table and of the topic that its rows are written to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableProgress {
+    /// The topic; empty for the main table, whose topic is `kafka.topic`.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub topic: String,
+    /// The running snapshot; `None` when it is complete or was not requested.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub snapshot: Option<SnapshotProgress>,
     /// By partition, the topic's end when the program last began to write to it: a topic that ends earlier is not the
     /// one that was written to. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -214,28 +228,43 @@ pub struct Progress {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub complete: Option<CompleteSnapshot>,
     /// The state of the table at the position.
-    #[serde(skip_serializing_if = "TableState::is_unknown", default)]
-    pub table: TableState,
+    #[serde(rename = "table", skip_serializing_if = "TableState::is_unknown", default)]
+    pub state: TableState,
 }
 
 impl Progress {
-    /// The progress at a position of an epoch, without a snapshot and with all other facts unknown.
+    /// The progress at a position of an epoch, with the facts about tables unknown.
     pub fn new(epoch: u64, position: Position) -> Self {
         Self {
             version: 1,
             epoch,
             request: String::new(),
             position,
-            snapshot: None,
             prepared: BTreeSet::new(),
             prepared_rows: BTreeMap::new(),
-            ends: None,
-            topic_id: None,
-            schema_ids: None,
-            schema_ids_from: None,
-            complete: None,
-            table: TableState::default(),
+            main: TableProgress::default(),
+            tables: BTreeMap::new(),
         }
+    }
+
+    /// The progress of a table, both names as `database.table`; `None` when the table was never taken. The main table,
+    /// after which the `source` is named, always has one.
+    pub fn table(&self, source: &str, name: &str) -> Option<&TableProgress> {
+        if name == source { Some(&self.main) } else { self.tables.get(name) }
+    }
+
+    /// The progress with the part of this table, `database.table`, as its `main`; `None` is the main table.
+    #[must_use]
+    pub fn of_table(mut self, name: Option<&str>) -> Self {
+        if let Some(name) = name {
+            self.main = self.tables.remove(name).unwrap_or_default();
+        }
+        self
+    }
+
+    /// As [`Self::table`], made when it is missing.
+    pub fn table_mut(&mut self, source: &str, name: &str) -> &mut TableProgress {
+        if name == source { &mut self.main } else { self.tables.entry(name.to_owned()).or_default() }
     }
 }
 

@@ -276,7 +276,7 @@ async fn a_snapshot_of_the_previous_version_is_finished() {
     assert!(producer.is_running());
     stop(producer);
     let now = world.progress();
-    assert!(now.epoch == 2 && now.snapshot.is_none() && now.complete.is_some(), "{now:?}");
+    assert!(now.epoch == 2 && now.main.snapshot.is_none() && now.main.complete.is_some(), "{now:?}");
 }
 
 /// A replay from a time begins while a snapshot is not complete: the snapshot continues in the new epoch.
@@ -291,7 +291,7 @@ async fn a_replay_from_a_time_interrupts_a_snapshot() {
     assert_eq!(killed.code, -1, "{}", killed.err);
     world.set("FAILPOINTS", "");
     let before = world.progress();
-    assert!(before.epoch == 2 && before.snapshot.as_ref().is_some_and(|s| s.after.is_some()), "{before:?}");
+    assert!(before.epoch == 2 && before.main.snapshot.as_ref().is_some_and(|s| s.after.is_some()), "{before:?}");
     // The binlog of the epochs before is gone: only the snapshot has what it held.
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", &now.unwrap()]).code, 0);
     let producer = start(&world, "third", &["--snapshot-chunk", "40"]);
@@ -385,7 +385,7 @@ async fn epochs_follow_each_other_quickly() {
         reset(&world);
         eventually("the next epoch", PATIENCE, || (world.progress().epoch > epoch).then_some(()));
     }
-    eventually("the last snapshot", PATIENCE, || world.progress().snapshot.is_none().then_some(()));
+    eventually("the last snapshot", PATIENCE, || world.progress().main.snapshot.is_none().then_some(()));
     equal(&world, &mut conn).await;
     assert!(world.progress().epoch >= 9);
     stop(producer);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::{Record, TransactionalProducer};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::Progress;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::servers::{ADMIN, MySql, MySqlOptions};
@@ -147,7 +147,7 @@ fn as_version_0_1(world: &TestBed) {
 /// Commits this progress while no producer runs.
 fn commit(world: &TestBed, progress: &Progress) {
     let value = serde_json::to_vec(progress).unwrap();
-    let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", world.kafka().topic), format!("{}.product", world.name));
+    let (topic, key) = (world.kafka().checkpoint_topic, format!("{}.product", world.name));
     let producer = TransactionalProducer::new(&world.kafka(), &format!("{topic}.test")).unwrap();
     producer.begin().unwrap();
     let record = Record { topic: &topic, partition: Some(0), key: key.as_bytes(), value: Some(&value), header: None };

@@ -1,6 +1,6 @@
 //! Transactions that stand behind the position and are in its set: read before, and passed over.
 
-use model::position::{Position, Progress, SnapshotProgress};
+use model::position::{Position, Progress, SnapshotProgress, TableProgress};
 use testbed::{eventually, read_topic};
 
 use super::{PATIENCE, commit, publish, run, scene, start, wait_for_price};
@@ -21,7 +21,8 @@ async fn a_heartbeat_ends_what_is_passed_over() {
         assert!(before.position.offset < after.position.offset);
         let position = Position { gtid_set: after.position.gtid_set.clone(), ..before.position };
         let snapshot = SnapshotProgress { after: None, rows: 0, begin: None, sweep: None };
-        commit(&world, &Progress { position, snapshot: in_snapshot.then_some(snapshot), ..after.clone() });
+        let main = TableProgress { snapshot: in_snapshot.then_some(snapshot), ..after.main.clone() };
+        commit(&world, &Progress { position, main, ..after.clone() });
         let mut producer = start(&world);
         eventually("the position is behind it", PATIENCE, || {
             let position = world.progress().position;

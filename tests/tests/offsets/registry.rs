@@ -84,7 +84,7 @@ pub(crate) async fn register_others(world: &TestBed, count: usize) -> u64 {
 
 /// The schema ids that the producer has noted.
 fn noted(world: &TestBed) -> Vec<u32> {
-    world.progress().schema_ids.into_iter().flatten().collect()
+    world.progress().main.schema_ids.into_iter().flatten().collect()
 }
 
 /// Twenty rows in the topic and in no log, while the registry has so many schemas of others before ours; then the

@@ -3,7 +3,7 @@
 
 use kafka::{Record, TransactionalProducer};
 use model::change::{Op, SOURCE_HEADER};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::{Progress, TableProgress};
 use mysql_async::prelude::Queryable;
 use testbed::servers::Registry;
 use testbed::{Feed, TestBed, commit_progress, eventually};
@@ -88,7 +88,7 @@ async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: 
     assert_eq!(consumer.stop().code, 0);
 
     // A new epoch keeps the note, and a new group reads all of it.
-    let Progress { schema_ids: ids, schema_ids_from: from, .. } = world.progress();
+    let TableProgress { schema_ids: ids, schema_ids_from: from, .. } = world.progress().main;
     assert!(ids.unwrap().contains(&(others[1] as u32 + 1)));
     assert!(from.iter().flatten().any(|from| *from > 0), "{from:?}");
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
@@ -98,21 +98,25 @@ async fn assert_readable_after_upgrade(test: &str, others: [usize; 2], earlier: 
     let consumer = start(&world, 2);
     wait_until_committed(&world);
     assert_once(&world);
-    assert_eq!((line_count(&world), world.progress().schema_ids_from), (60, from));
+    assert_eq!((line_count(&world), world.progress().main.schema_ids_from), (60, from));
     assert_eq!(consumer.stop().code, 0);
     assert_eq!(producer.stop().code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_no_earlier_version_noted_and_no_registry_has_are_read() {
-    let earlier = |p| Progress { schema_ids: None, schema_ids_from: None, ..p };
+    let earlier =
+        |p: Progress| Progress { main: TableProgress { schema_ids: None, schema_ids_from: None, ..p.main }, ..p };
     assert_readable_after_upgrade("upgrade_gone", [4, 1], earlier).await;
 }
 
 /// A version that noted its ids, but not from where, had lost the first one before.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_were_lost_before_the_first_note_are_read() {
-    let earlier = |p| Progress { schema_ids: Some([99].into()), schema_ids_from: None, ..p };
+    let earlier = |p: Progress| Progress {
+        main: TableProgress { schema_ids: Some([99].into()), schema_ids_from: None, ..p.main },
+        ..p
+    };
     assert_readable_after_upgrade("upgrade_noted", [0, 3], earlier).await;
 }
 
@@ -120,7 +124,7 @@ async fn ids_that_were_lost_before_the_first_note_are_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_read_after_the_checkpoint_topic_was_lost() {
     let (world, mut conn, mut registry) = written("checkpoint_lost", 0).await;
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", world.kafka().topic);
+    let topic = world.kafka().checkpoint_topic;
     admin(&world).delete_topics(&[&topic], &Default::default()).await.unwrap()[0].as_ref().unwrap();
     empty(&mut registry);
     register_others(&world, 2).await;
@@ -154,9 +158,10 @@ async fn what_an_open_transaction_notes_is_known_with_its_records() {
     };
     let elsewhere = (8..).map(|id: i64| id.to_string()).find(is_elsewhere).unwrap();
     feed.raw(elsewhere.as_bytes(), Some(&[0, 0x7f, 0, 0, 2, 16, 0, 0, 0, 0]), Some(Op::Create));
-    let noting = Progress { schema_ids: Some([feed.schema(), 0x7f00_0001].into()), ..world.progress() };
+    let mut noting = world.progress();
+    noting.main.schema_ids = Some([feed.schema(), 0x7f00_0001].into());
     let (kafka, source) = (world.kafka(), format!("{}.product", world.name));
-    let (checkpoint, progress) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), serde_json::to_vec(&noting).unwrap());
+    let (checkpoint, progress) = (kafka.checkpoint_topic.clone(), serde_json::to_vec(&noting).unwrap());
     let header = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
     let header = Some((SOURCE_HEADER, header.as_slice()));
     let producer = TransactionalProducer::new(&kafka, &format!("{}.other", kafka.topic)).unwrap();

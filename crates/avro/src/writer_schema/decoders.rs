@@ -19,7 +19,7 @@ pub struct Decoders<D> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     ids: BTreeSet<u32>,
-    /// As [`Progress::schema_ids_from`].
+    /// As [`TableProgress::schema_ids_from`](model::position::TableProgress::schema_ids_from).
     from: Option<Vec<i64>>,
     /// By partition, the end of the committed records when the progress was read; the progress covers the records
     /// before it.
@@ -29,7 +29,7 @@ pub(super) struct Noted {
 impl Noted {
     /// From a progress that covers each record before these ends.
     pub(super) fn new(progress: Option<Progress>, ends: Vec<i64>) -> Self {
-        let (ids, from) = progress.map_or((None, None), |p| (p.schema_ids, p.schema_ids_from));
+        let (ids, from) = progress.map_or((None, None), |p| (p.main.schema_ids, p.main.schema_ids_from));
         Self { ids: ids.unwrap_or_default(), from, ends }
     }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
 use super::flags::flags_given;
 use super::table::{self, NAMES, Names, Program, Unset};
+use super::tables::{self, Pattern};
 use super::value::{self, Kind, Pause, Secret};
 use super::yaml::{Entry, Node};
 use super::{DEFAULT_FILE, transport, typed};
@@ -45,10 +47,12 @@ impl fmt::Display for Origin {
 }
 
 #[derive(Clone)]
-struct Value {
-    text: String,
-    origin: Origin,
+pub(super) struct Value {
+    pub(super) text: String,
+    pub(super) origin: Origin,
 }
+
+pub(super) type Values = BTreeMap<&'static str, Value>;
 
 /// The environment variables, as a value so that tests bring their own.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +80,11 @@ impl FromIterator<(String, String)> for Environment {
 #[derive(Clone)]
 pub struct Settings {
     program: Program,
-    values: BTreeMap<&'static str, Value>,
+    pub(super) values: Values,
+    /// What `table:` gives to tables, in the file's order.
+    pub(super) own: Vec<(Pattern, Values)>,
+    /// The settings of the pipeline, in those of a table.
+    pub(super) base: Option<Arc<Settings>>,
     warnings: Vec<String>,
 }
 
@@ -93,7 +101,7 @@ impl Settings {
     /// Usage, naming setting, value and origin: for an unknown key, a value of the wrong form, a secret given twice, a
     /// file that can't be read.
     pub fn load(program: Program, environment: &Environment, flags: &ArgMatches) -> Result<Self> {
-        let mut settings = Self { program, values: BTreeMap::new(), warnings: Vec::new() };
+        let mut settings = Self::empty(program);
         let named = flags.get_one::<PathBuf>("config").cloned();
         let named = named.or_else(|| environment.get("CONFIG").map(PathBuf::from));
         settings.read_file(named)?;
@@ -101,15 +109,20 @@ impl Settings {
         settings.read_flags(flags)?;
         settings.fill_in();
         typed::check(&settings, program)?;
+        settings.check_tables(|table| typed::check(table, program))?;
         settings.warnings.extend(transport::warnings(&settings, program));
         Ok(settings)
     }
 
     /// The settings of a program when nothing is set.
     pub fn defaults(program: Program) -> Self {
-        let mut settings = Self { program, values: BTreeMap::new(), warnings: Vec::new() };
+        let mut settings = Self::empty(program);
         settings.fill_in();
         settings
+    }
+
+    fn empty(program: Program) -> Self {
+        Self { program, values: Values::new(), own: Vec::new(), base: None, warnings: Vec::new() }
     }
 
     /// Warnings about probable mistakes that do not stop a program, e.g. `KAFKA_BOOTSTRAP_SERVER` in the environment.
@@ -145,7 +158,9 @@ impl Settings {
         for Entry { key, line, node } in entries {
             let key = format!("{prefix}{key}");
             let origin = Origin::File(path.to_owned(), line);
-            if let Some(names) = table::find(&key) {
+            if key == "table" {
+                self.read_tables(path, node, &origin)?;
+            } else if let Some(names) = table::find(&key) {
                 let text = match (names.setting.kind, node) {
                     (_, Node::Null) => continue,
                     (Kind::List | Kind::Map, node) => node.flow(),
@@ -171,6 +186,32 @@ impl Settings {
                     _ => return Err(unknown_key(&key, &origin)),
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Reads `table:`, the settings of single tables by pattern.
+    fn read_tables(&mut self, path: &Path, node: Node, origin: &Origin) -> Result<()> {
+        let Node::Map(entries) = node else {
+            return Err(Error::usage(format!("{origin}: table must be a map from a table's name to its settings")));
+        };
+        for Entry { key, line, node } in entries {
+            let origin = Origin::File(path.to_owned(), line);
+            let pattern = Pattern::parse(&key).map_err(|reason| Error::usage(format!("{origin}: {key} {reason}")))?;
+            let Node::Map(settings) = node else {
+                return Err(Error::usage(format!(
+                    "{origin}: {key} must be a map of settings, e.g. {{kafka: {{topic: t}}}}"
+                )));
+            };
+            let mut of_table = Self::empty(self.program);
+            of_table.read_entries(path, "", settings)?;
+            for (key, value) in &of_table.values {
+                if !tables::is_own(key) {
+                    let text = format!("{}: {key} belongs to all tables, not to {}", value.origin, pattern.text());
+                    return Err(Error::usage(text).with_remedy(format!("a table may have {}", tables::own_keys())));
+                }
+            }
+            self.own.push((pattern, of_table.values));
         }
         Ok(())
     }
@@ -273,6 +314,10 @@ impl Settings {
                 self.values.insert(names.setting.key, Value { text, origin });
             }
         }
+    }
+
+    pub(super) fn put(&mut self, key: &'static str, text: String, origin: Origin) {
+        self.values.insert(key, Value { text, origin });
     }
 
     /// The value as it was written; empty when unset.

@@ -14,6 +14,7 @@ use super::settings::Settings;
 use super::table::Program;
 use super::value::Secret;
 use model::error::{Error, Result};
+use model::position::CHECKPOINT_SUFFIX;
 
 /// Checks everything that a program will ask for.
 pub(super) fn check(settings: &Settings, program: Program) -> Result<()> {
@@ -157,6 +158,10 @@ pub struct KafkaSettings {
     pub client: ClientOptions,
     /// Topic of the changes.
     pub topic: String,
+    /// Topic of the producer's progress, the same for all tables.
+    pub checkpoint_topic: String,
+    /// The table of these settings, `database.table`, under which the progress has it; `None` for the main table.
+    pub table: Option<String>,
     /// Consumer group.
     pub group_id: String,
     /// The producer's transactional id.
@@ -258,6 +263,10 @@ impl KafkaSettings {
             bootstrap_servers: settings.text("kafka.bootstrap_servers").to_owned(),
             client: client_options(settings)?,
             topic: settings.text("kafka.topic").to_owned(),
+            checkpoint_topic: format!("{}{CHECKPOINT_SUFFIX}", settings.pipeline_topic()),
+            table: Some(settings.own_table())
+                .filter(|name| *name != settings.main_table())
+                .map(|name| name.to_string()),
             group_id: settings.text("kafka.group_id").to_owned(),
             transactional_id: settings.text("kafka.transactional_id").to_owned(),
             partitions: settings.number("kafka.partitions")?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use avro::registry::Registry;
 use kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
 use model::change::{Op, SOURCE_HEADER, Source};
-use model::position::{CHECKPOINT_SUFFIX, Position, Progress};
+use model::position::{Position, Progress, TableProgress};
 use model::product::{Price, Product};
 use model::time::Micros;
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
@@ -115,7 +115,8 @@ impl Feed {
         };
         let from = vec![0; usize::try_from(self.settings.partitions).expect("a number")];
         let ids = Some([self.schema].into());
-        let progress = Progress { schema_ids: ids, schema_ids_from: Some(from), ..Progress::new(1, position) };
+        let main = TableProgress { schema_ids: ids, schema_ids_from: Some(from), ..TableProgress::default() };
+        let progress = Progress { main, ..Progress::new(1, position) };
         commit_progress(bed, &self.producer, &progress).await;
     }
 
@@ -155,7 +156,7 @@ impl Feed {
 /// Commits this progress for a test bed's producer.
 pub async fn commit_progress(bed: &TestBed, producer: &TransactionalProducer, progress: &Progress) {
     let kafka = bed.kafka();
-    let topic = format!("{}{CHECKPOINT_SUFFIX}", kafka.topic);
+    let topic = kafka.checkpoint_topic.clone();
     ensure_topics(&kafka, &[TopicSpec::compacted(topic.clone(), 1)]).await.expect("the checkpoint topic");
     let (key, value) = (format!("{}.product", bed.name), serde_json::to_vec(progress).expect("JSON"));
     let (partition, key, value) = (Some(0), key.as_bytes(), Some(value.as_slice()));

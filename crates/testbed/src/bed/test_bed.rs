@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::servers::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
-use model::position::{CHECKPOINT_SUFFIX, Progress};
+use model::position::Progress;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
@@ -216,7 +216,7 @@ impl TestBed {
     /// When Kafka does not answer.
     pub fn find_progress(&self) -> anyhow::Result<Option<Progress>> {
         let kafka = self.kafka();
-        let (topic, key) = (format!("{}{CHECKPOINT_SUFFIX}", kafka.topic), format!("{}.product", self.name));
+        let (topic, key) = (kafka.checkpoint_topic.clone(), format!("{}.product", self.name));
         let value = kafka::last_record(&kafka, &topic, 0, key.as_bytes())?;
         Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
     }
