@@ -11,7 +11,7 @@
 //! `product_parked` names it until a later state replaces it.
 //!
 //! The writer's schema and the rules give the columns. A table is created when it is missing, columns that it lacks are
-//! added, and a record that one of its columns would alter is parked.
+//! added, narrower ones are widened, and a record that one of its columns would alter is parked.
 //!
 //! For a large batch, the sink copies the rows that the table lacks into it, which takes PostgreSQL half the time of an
 //! upsert. No other consumer can add them meanwhile, as the records of a key are all in one partition, whose row in
@@ -20,6 +20,8 @@
 //! Not here: retries ([`crate::run`]).
 
 pub(crate) mod check;
+mod evolve;
+mod fit;
 mod layout;
 mod limits;
 mod session;
@@ -47,6 +49,8 @@ pub(crate) use store_error::StoreError;
 
 /// The time limit of a batch; after it, the server counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The time limit for columns that are added or widened, for which PostgreSQL may rewrite the table.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 /// The time limit of a trivial query.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -184,7 +188,7 @@ impl Sink {
     pub(crate) async fn next_offsets(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>> {
         let mut next: BTreeMap<i32, i64> = partitions.iter().map(|p| (*p, 0)).collect();
         let asked = async { self.session().await?.next(partitions).await.map_err(|e| failed(UNREAD, e)) };
-        next.extend(within(UNREAD, asked).await.inspect_err(|_| self.part())?);
+        next.extend(within(TIMEOUT, UNREAD, asked).await.inspect_err(|_| self.part())?);
         self.known.extend(&next);
         Ok(next)
     }
@@ -197,15 +201,16 @@ impl Sink {
     pub(crate) async fn apply(&mut self, rows: &Rows, with_care: bool) -> Result<Applied> {
         let (known, policy) = (std::mem::take(&mut self.known), self.policy);
         let what = format!("cannot write to the table {}", self.table);
+        let prepare = async { self.session().await?.prepare(rows).await };
+        within(CHANGE_TIMEOUT, &what, prepare).await.inspect_err(|_| self.part())?;
         let work = async {
             let session = self.session().await?;
-            session.prepare(rows).await?;
             if with_care {
                 return session.apply_carefully(rows, &known, policy).await;
             }
             session.apply(rows, &known).await.map_err(|e| failed(&what, e))
         };
-        let applied = within(&what, work).await.inspect_err(|_| self.part())?;
+        let applied = within(TIMEOUT, &what, work).await.inspect_err(|_| self.part())?;
         match &applied {
             Applied::SetBack(partition) => {
                 let partition = *partition;
@@ -228,7 +233,7 @@ impl Sink {
         let noted = async {
             self.session().await?.note_letters(parked).await.map_err(|e| failed("cannot write to product_parked", e))
         };
-        within("cannot write to product_parked", noted).await.inspect_err(|_| self.part())
+        within(TIMEOUT, "cannot write to product_parked", noted).await.inspect_err(|_| self.part())
     }
 
     /// Sets each partition back to its first parked record; returns the number of parked keys and of partitions.
@@ -238,7 +243,7 @@ impl Sink {
     pub(crate) async fn retry_parked(&mut self) -> Result<(i64, u64)> {
         let what = "cannot write to product_offsets";
         let set_back = async { self.session().await?.retry_parked().await.map_err(|e| failed(what, e)) };
-        within(what, set_back).await
+        within(TIMEOUT, what, set_back).await
     }
 
     /// Pings PostgreSQL and counts the keys of the known partitions that have a parked state; connects if necessary.
@@ -272,7 +277,7 @@ impl Sink {
             Some(session) if !session.client.is_closed() => session,
             _ => {
                 let open = Session::open(&self.target, &self.topic, &self.table, self.pinned.clone());
-                within("cannot connect", open).await?
+                within(TIMEOUT, "cannot connect", open).await?
             }
         };
         Ok(self.session.insert(session))
@@ -323,8 +328,8 @@ pub(crate) fn exceeds(topic: &str, table: &str, partition: i32, next: i64, end: 
     ))
 }
 
-async fn within<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(TIMEOUT, work)
+async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work)
         .await
-        .unwrap_or_else(|_| Err(Error::transient(format!("{what}: PostgreSQL did not answer within {TIMEOUT:?}"))))
+        .unwrap_or_else(|_| Err(Error::transient(format!("{what}: PostgreSQL did not answer within {limit:?}"))))
 }

@@ -60,6 +60,12 @@ impl Layout {
         })
     }
 
+    /// For tests: of these columns.
+    #[cfg(test)]
+    pub(super) fn for_test(columns: Vec<Column>, key: &[usize]) -> Self {
+        Self { columns, key: key.to_vec(), key_before: key.to_vec() }
+    }
+
     /// Appends a transformed row.
     pub(crate) fn put_row(&self, row: &[Datum<'_>], out: &mut Vec<u8>) {
         for (column, datum) in self.columns.iter().zip(row) {
@@ -242,7 +248,7 @@ mod tests {
             column("id", FieldType::Int),
             column("at", FieldType::Timestamp),
         ];
-        let layout = Layout { columns, key: vec![2, 0], key_before: vec![2, 0] };
+        let layout = Layout::for_test(columns, &[2, 0]);
         assert_eq!(
             layout.create("t"),
             "CREATE TABLE IF NOT EXISTS \"t\" (\"a\"\"b\" text COLLATE \"C\", \"v\" real[], \"id\" integer, \
@@ -274,7 +280,7 @@ mod tests {
             "COPY \"t\" (\"a\"\"b\", \"v\", \"id\", \"at\", source_partition, source_offset) FROM STDIN (FORMAT binary)"
         );
         assert_eq!((layout.parked_key(), layout.can_copy()), (ParkedKey::Text, false));
-        let one = Layout { columns: vec![column("id", FieldType::Long)], key: vec![0], key_before: vec![0] };
+        let one = Layout::for_test(vec![column("id", FieldType::Long)], &[0]);
         assert_eq!((one.parked_key(), one.can_copy()), (ParkedKey::Id, true));
         assert_eq!(one.statements("p").present, "SELECT \"id\" FROM \"p\" WHERE \"id\" = ANY($1::bigint[])");
     }

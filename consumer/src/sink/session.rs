@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use model::error::Result;
 use runtime::config::OnRefused;
-use sinks::postgres::{Access, Target, failed, is_prepared_already, refuses_rows};
+use sinks::postgres::{Access, Target, failed, has_other_form, is_prepared_already, refuses_rows};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::evolve::prepare_layout;
 use super::layout::{Layout, Statements};
 use super::limits::Limits;
 use super::statements::{
     ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, LOCK, NEXT, NOTE_LETTERS, OWED, RETRY, park,
 };
-use super::tables;
+use super::tables::{self, Look};
 use super::{Applied, LastState, Parked, Rows, StoreError, refused};
 
 /// When halving takes longer than this, the batch is read again with fewer records.
@@ -60,6 +61,8 @@ pub(super) struct Prepared {
     pub(super) layout: Arc<Layout>,
     pub(super) statements: Statements,
     pub(super) limits: Limits,
+    /// COPY can write the rows.
+    pub(super) copies: bool,
 }
 
 /// A connection.
@@ -105,33 +108,55 @@ impl Session {
         }
         let (topic, table, target) = (topic.to_owned(), table.to_owned(), target.clone());
         let mut session = Self { client, topic, table, target, pinned, prepared: Vec::new(), copies: true };
-        session.prepared.extend(session.pinned.clone().map(|layout| session.with(layout, look.limits)));
+        session.prepared.extend(session.pinned.clone().map(|layout| session.with(layout, look)));
         Ok(session)
     }
 
-    fn with(&self, layout: Arc<Layout>, limits: Limits) -> Prepared {
-        Prepared { statements: layout.statements(&self.table), layout, limits }
+    fn with(&self, layout: Arc<Layout>, look: Look) -> Prepared {
+        let copies = layout.can_copy() && !look.is_wider;
+        Prepared { statements: layout.statements(&self.table), layout, limits: look.limits, copies }
     }
 
-    /// Creates or checks the table for the batch's layouts that are new to this session.
+    /// Creates, changes or checks the table for the batch's layouts that are new to this session.
     ///
     /// # Errors
     /// As [`Session::open`].
     pub(super) async fn prepare(&mut self, rows: &Rows) -> Result<()> {
+        let known = self.prepared.len();
         for layout in &rows.layouts {
             if self.prepared.iter().any(|known| known.layout == *layout) {
                 continue;
             }
             let broken = |e| failed(&format!("cannot prepare the table {}", self.table), e);
-            self.client.batch_execute(&self.target.begin(Access::Write)).await.map_err(broken)?;
-            let is_strict = self.pinned.is_none();
-            let look = tables::prepare_layout(&self.client, &self.target, &self.table, layout, is_strict).await?;
-            self.client.batch_execute("COMMIT").await.map_err(broken)?;
+            self.begin().await.map_err(broken)?;
+            let pinned = self.pinned.as_deref();
+            let look = prepare_layout(&self.client, &self.target, &self.table, layout, pinned).await?;
+            self.commit().await.map_err(broken)?;
             for warning in &look.warnings {
                 tracing::warn!("{warning}");
             }
-            let prepared = self.with(Arc::clone(layout), look.limits);
+            let prepared = self.with(Arc::clone(layout), look);
             self.prepared.push(prepared);
+        }
+        if known > 0 && self.prepared.len() > known {
+            // A layout may have widened the columns of the earlier ones.
+            let table = self.table.clone();
+            let broken = |e| failed(&format!("cannot look at the table {table}"), e);
+            self.begin().await.map_err(broken)?;
+            self.look_again().await?;
+            self.commit().await.map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the table for all known layouts once more, in the open transaction.
+    async fn look_again(&mut self) -> Result<()> {
+        for known in &mut self.prepared {
+            let is_strict = self.pinned.as_ref().is_none_or(|pinned| *pinned == known.layout);
+            let schema = self.target.schema();
+            let look = tables::look(&self.client, schema, &self.table, Some(&known.layout), is_strict).await?;
+            known.copies = known.layout.can_copy() && !look.is_wider;
+            known.limits = look.limits;
         }
         Ok(())
     }
@@ -177,7 +202,7 @@ impl Session {
                 self.roll_back().await?;
                 Ok(other)
             }
-            Err(error) if refuses_rows(&error) || is_prepared_already(&error) => {
+            Err(error) if refuses_rows(&error) || is_prepared_already(&error) || has_other_form(&error) => {
                 self.copies &= !is_prepared_already(&error);
                 self.roll_back().await?;
                 Ok(Applied::WithCare)
@@ -226,12 +251,7 @@ impl Session {
         let broken = |e| failed(&what, e);
         // The tables may have been altered since the first check; then no row is at fault.
         self.begin().await.map_err(broken)?;
-        for known in &mut self.prepared {
-            let is_strict = self.pinned.as_ref().is_none_or(|pinned| *pinned == known.layout);
-            let schema = self.target.schema();
-            let look = tables::look(&self.client, schema, &self.table, Some(&known.layout), is_strict).await?;
-            known.limits = look.limits;
-        }
+        self.look_again().await?;
         let parked = match self.write_carefully(rows, known).await.map_err(broken)? {
             Careful::Written(parked) => parked,
             Careful::Not(applied) => {

@@ -6,10 +6,11 @@
 use model::error::{Error, Result};
 use model::schema::FieldType;
 use sinks::postgres::{Target, failed};
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
-use super::layout::{Layout, ParkedKey, SOURCE};
+use super::fit::{Fit, fit};
+use super::layout::{Layout, ParkedKey, SOURCE, quoted};
 use super::limits::{Limit, Limits};
 use crate::sql_value::type_name;
 
@@ -53,10 +54,10 @@ pub(super) fn names(table: &str) -> [&str; 3] {
 }
 
 /// Makes room for keys that are no numbers.
-const PARK_TEXT_KEYS: &str =
+pub(super) const PARK_TEXT_KEYS: &str =
     "ALTER TABLE product_parked ADD COLUMN IF NOT EXISTS key text, ALTER COLUMN id DROP NOT NULL";
 
-const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('product_offsets'))";
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('product_offsets'))";
 
 const FIND_NAMES: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1";
@@ -171,22 +172,24 @@ struct Table {
 
 /// A column as the catalog describes it.
 #[derive(Clone, Debug, Default)]
-struct Column {
-    table: String,
-    name: String,
-    type_name: String,
+pub(super) struct Column {
+    pub(super) table: String,
+    pub(super) name: String,
+    pub(super) type_name: String,
     /// `pg_attribute.atttypmod`.
-    modifier: i32,
-    not_null: bool,
-    has_default: bool,
+    pub(super) modifier: i32,
+    pub(super) not_null: bool,
+    pub(super) has_default: bool,
     /// It accepts no value from an INSERT.
-    generated: bool,
+    pub(super) generated: bool,
 }
 
 /// The result of checking the tables.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) limits: Limits,
+    /// A column is wider than its field, so COPY can't write the rows.
+    pub(crate) is_wider: bool,
     /// Warnings for a person, although the tables are usable.
     pub(crate) warnings: Vec<String>,
     /// The confirmed properties, one line for each table.
@@ -203,41 +206,7 @@ pub(super) async fn prepare(client: &Client, target: &Target, table: &str, layou
     look(client, target.schema(), table, layout, true).await
 }
 
-/// Creates the table of the rows or adds the columns that it lacks, and checks it, in the open transaction. Where the
-/// check is not strict, the records of this layout are parked if a column does not hold them.
-///
-/// # Errors
-/// As [`prepare`].
-pub(super) async fn prepare_layout(
-    client: &Client,
-    target: &Target,
-    table: &str,
-    layout: &Layout,
-    is_strict: bool,
-) -> Result<Look> {
-    if let Some(column) = layout.columns.iter().find(|column| SOURCE.contains(&column.name.as_str())) {
-        let what = format!("the table has a column {}, which the consumers add to PostgreSQL's table", column.name);
-        return Err(Error::definite(what).with_remedy("rename the column, or turn PostgreSQL off (postgres.url)"));
-    }
-    make(client, target, table, Some(layout)).await?;
-    let broken = |e| failed(&format!("cannot add columns to {table}"), e);
-    let schema = target.schema();
-    let names = names(table);
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
-    let there = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(broken)?;
-    let has =
-        |table: &str, name: &str| there.iter().any(|c| c.get::<_, &str>(0) == table && c.get::<_, &str>(1) == name);
-    for column in layout.columns.iter().filter(|column| !has(table, &column.name)) {
-        tracing::info!(table, column = column.name, "a column is added to PostgreSQL's table");
-        client.batch_execute(&Layout::add(table, column)).await.map_err(broken)?;
-    }
-    if layout.parked_key() == ParkedKey::Text && !has("product_parked", "key") {
-        client.batch_execute(PARK_TEXT_KEYS).await.map_err(broken)?;
-    }
-    look(client, schema, table, Some(layout), is_strict).await
-}
-
-async fn make(client: &Client, target: &Target, table: &str, layout: Option<&Layout>) -> Result<()> {
+pub(super) async fn make(client: &Client, target: &Target, table: &str, layout: Option<&Layout>) -> Result<()> {
     let failed = |e| failed(&format!("cannot create the tables {table}, product_offsets and product_parked"), e);
     let mut locked = false;
     loop {
@@ -299,12 +268,9 @@ pub(crate) async fn look(
     layout: Option<&Layout>,
     is_strict: bool,
 ) -> Result<Look> {
-    let failed = |e| failed("cannot look at the tables", e);
-    let names = names(table);
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
-    let tables = client.query_typed(FIND_TABLES, &parameters).await.map_err(failed)?;
-    let columns = client.query_typed(FIND_COLUMNS, &parameters).await.map_err(failed)?;
-    let tables: Vec<Table> = tables
+    let columns = find_columns(client, schema, table).await?;
+    let tables: Vec<Table> = find(client, FIND_TABLES, schema, table)
+        .await?
         .iter()
         .map(|row| Table {
             name: row.get(0),
@@ -318,19 +284,26 @@ pub(crate) async fn look(
             constraints: row.get(8),
         })
         .collect();
-    let columns: Vec<Column> = columns
-        .iter()
-        .map(|row| Column {
-            table: row.get(0),
-            name: row.get(1),
-            type_name: row.get(2),
-            modifier: row.get(3),
-            not_null: row.get(4),
-            has_default: row.get(5),
-            generated: row.get(6),
-        })
-        .collect();
     judge(schema, &wanted(table, layout), &tables, &columns, is_strict)
+}
+
+async fn find(client: &Client, sql: &str, schema: &str, table: &str) -> Result<Vec<Row>> {
+    let names = names(table);
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&schema, Type::TEXT), (&names.as_slice(), Type::TEXT_ARRAY)];
+    client.query_typed(sql, &parameters).await.map_err(|e| failed("cannot look at the tables", e))
+}
+
+pub(super) async fn find_columns(client: &Client, schema: &str, table: &str) -> Result<Vec<Column>> {
+    let column = |row: &Row| Column {
+        table: row.get(0),
+        name: row.get(1),
+        type_name: row.get(2),
+        modifier: row.get(3),
+        not_null: row.get(4),
+        has_default: row.get(5),
+        generated: row.get(6),
+    };
+    Ok(find(client, FIND_COLUMNS, schema, table).await?.iter().map(column).collect())
 }
 
 /// Judges whether the consumers can use these tables.
@@ -338,11 +311,11 @@ pub(crate) async fn look(
 /// # Errors
 /// Definite, with every difference.
 fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], is_strict: bool) -> Result<Look> {
-    let (mut look, mut faults) = (Look::default(), Vec::new());
+    let (mut look, mut faults, mut statements) = (Look::default(), Vec::new(), Vec::new());
     for table in tables.iter().filter(|table| wanted.iter().any(|w| w.table == table.name)) {
         let of_table: Vec<&Column> = columns.iter().filter(|c| c.table == table.name).collect();
         let place = format!("{schema}.{}", table.name);
-        let before = faults.len();
+        let (before, mut clauses) = (faults.len(), Vec::new());
         faults.extend(faults_of_table(table, wanted).into_iter().map(|fault| format!("{place} {fault}")));
         for wanted in wanted.iter().filter(|w| w.table == table.name) {
             match of_table.iter().find(|c| c.name == wanted.column) {
@@ -350,12 +323,16 @@ fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], 
                 Some(column) => match fault_of_column(wanted, column) {
                     Some(fault) if is_strict || matches!(wanted.kind, WantedType::Exactly(_)) => {
                         faults.push(format!("column {} of {place} {fault}", wanted.column));
+                        let (name, kind) = (quoted(&column.name), wanted.kind.name());
+                        let clause = || format!("ALTER COLUMN {name} TYPE {kind} USING {name}::{kind}");
+                        clauses.extend((!column.generated).then(clause));
                     }
                     Some(fault) => look.limits.0.push((wanted.column.clone(), Limit::Unfit(fault))),
                     None => note_limit(wanted, column, &place, &mut look),
                 },
             }
         }
+        statements.extend((!clauses.is_empty()).then(|| alter(schema, &table.name, &clauses)));
         let of_parked = ["parked_at", "id", "key"];
         let ours = |c: &Column| {
             wanted.iter().any(|w| w.table == c.table && w.column == c.name) || of_parked.contains(&c.name.as_str())
@@ -373,11 +350,17 @@ fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], 
     if faults.is_empty() {
         return Ok(look);
     }
+    let statements = if statements.is_empty() { String::new() } else { format!(": {}", statements.join("; ")) };
     Err(Error::definite(format!("PostgreSQL's tables are not as the consumers need them: {}", faults.join("; ")))
-        .with_remedy(
-            "change what is named (ALTER TABLE), or name another schema in postgres.schema, where the consumers make their own \
-             tables",
-        ))
+        .with_remedy(format!(
+            "change what is named (ALTER TABLE){statements}, or name another schema in postgres.schema, where the consumers \
+             make their own tables"
+        )))
+}
+
+/// The statement with these clauses.
+pub(super) fn alter(schema: &str, table: &str, clauses: &[String]) -> String {
+    format!("ALTER TABLE {}.{} {}", quoted(schema), quoted(table), clauses.join(", "))
 }
 
 fn faults_of_table(table: &Table, wanted: &[Wanted]) -> Vec<String> {
@@ -414,47 +397,29 @@ fn faults_of_table(table: &Table, wanted: &[Wanted]) -> Vec<String> {
     faults
 }
 
+/// A column beside what it must hold.
+fn fit_of(wanted: &Wanted, column: &Column) -> Fit {
+    match wanted.kind {
+        WantedType::Field(kind) => fit(&column.type_name, column.modifier, kind),
+        WantedType::Exactly(name) if column.type_name == name => Fit::Keep,
+        WantedType::Exactly(_) => Fit::Refuse(""),
+    }
+}
+
 /// How a column would alter its values, if it would.
 fn fault_of_column(wanted: &Wanted, column: &Column) -> Option<String> {
     let (found, name) = (column.type_name.as_str(), wanted.kind.name());
     if column.generated {
         return Some(format!("is generated ({found}), but the consumers write it ({name})"));
     }
-    let is_numeric = found == "numeric" || found.starts_with("numeric(");
-    // A type of times without a precision has six digits.
-    let six_digits =
-        |kind: &str| found == kind || found == kind.replacen(' ', "(6) ", 1) || found == format!("{kind}(6)");
-    let fits = match wanted.kind {
-        WantedType::Field(FieldType::Text) => found == "text" || found.starts_with("character varying"),
-        WantedType::Field(FieldType::Decimal { scale: wanted, .. }) => {
-            found == "numeric" || (is_numeric && i64::from(scale(column.modifier)) >= i64::from(wanted))
-        }
-        WantedType::Field(
-            FieldType::Timestamp | FieldType::LocalTimestamp | FieldType::TimeOfDay | FieldType::Duration,
-        ) => six_digits(&name),
-        _ => found == name,
+    let loss = match fit_of(wanted, column) {
+        Fit::Keep | Fit::Wider => return None,
+        // It takes the values with fewer digits.
+        Fit::Widen(_) if column.type_name.starts_with("numeric(") => return None,
+        Fit::Widen(_) => "",
+        Fit::Refuse(loss) => loss,
     };
-    let loss = match wanted.kind {
-        WantedType::Field(FieldType::Decimal { .. }) if is_numeric => ", which rounds",
-        WantedType::Field(FieldType::Timestamp) if found.starts_with("timestamp") && found.contains("without") => {
-            ", which depends on the session's time zone"
-        }
-        WantedType::Field(FieldType::Timestamp | FieldType::LocalTimestamp) if found.starts_with("timestamp(") => {
-            ", which rounds"
-        }
-        _ => "",
-    };
-    (!fits).then(|| format!("is {found}{loss}, and must be {name}"))
-}
-
-/// Digits after the point; `numeric`'s modifier has them in its lower 11 bits, with a sign (PostgreSQL's `numeric.c`).
-fn scale(modifier: i32) -> i32 {
-    ((modifier - 4) & 0x7ff ^ 0x400) - 0x400
-}
-
-/// Digits before the point.
-fn whole_digits(modifier: i32) -> i32 {
-    ((modifier - 4) >> 16 & 0xffff) - scale(modifier)
+    Some(format!("is {found}{loss}, and must be {name}"))
 }
 
 fn note_limit(wanted: &Wanted, column: &Column, place: &str, look: &mut Look) {
@@ -466,12 +431,9 @@ fn note_limit(wanted: &Wanted, column: &Column, place: &str, look: &mut Look) {
         // The modifier includes the length word.
         look.limits.0.push((name.clone(), Limit::Characters(modifier - 4)));
     }
-    let is_narrow = match kind {
-        FieldType::Decimal { precision, scale } => {
-            type_name.starts_with("numeric(") && i64::from(whole_digits(*modifier)) < i64::from(precision - scale)
-        }
-        _ => false,
-    };
+    let fit = fit(type_name, *modifier, kind);
+    look.is_wider |= fit == Fit::Wider;
+    let is_narrow = matches!(fit, Fit::Widen(_));
     if is_bounded || is_narrow {
         look.warnings.push(format!("column {name} of {place} is {type_name}: {PARKED}"));
     }

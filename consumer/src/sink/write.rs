@@ -40,7 +40,7 @@ impl Session {
     pub(super) async fn copy<'a>(&self, rows: &Rows, states: &States<'a>) -> Outcome<Vec<Keyed<'a>>> {
         let mut others = Vec::new();
         for (prepared, mut states) in self.groups(rows, states) {
-            if prepared.layout.can_copy() {
+            if prepared.copies {
                 let keys = KeyArrays::of(rows, &prepared.layout, states.iter());
                 let present = self.client.query_typed(&prepared.statements.present, &keys.columns()).await?;
                 let values = |row: &tokio_postgres::Row| {

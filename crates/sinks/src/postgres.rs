@@ -82,6 +82,13 @@ impl Target {
             return Err(Error::usage("postgres.url names no database").with_remedy(remedy));
         }
         config.connect_timeout(CONNECT_TIMEOUT).application_name(application);
+        if !query.contains("keepalives") {
+            // A server that is gone is noticed although a statement without a time limit has no answer yet.
+            config
+                .keepalives_idle(Duration::from_secs(30))
+                .keepalives_interval(Duration::from_secs(10))
+                .keepalives_retries(3);
+        }
         let schema = settings.schema.clone();
         Ok(Self { config, tls: tls(certificate, name, root)?, schema })
     }
@@ -271,6 +278,12 @@ fn is_of_rows(state: &str) -> bool {
 /// before.
 pub fn is_prepared_already(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::DUPLICATE_PSTATEMENT)
+}
+
+/// Whether the binary form of a value is not that of its column, whose type another program has changed meanwhile.
+pub fn has_other_form(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::INVALID_BINARY_REPRESENTATION | &SqlState::PROTOCOL_VIOLATION))
+        && !pools_statements(error)
 }
 
 /// Whether an error with this SQLSTATE may heal: no answer at all, a broken link, a serialization failure, too few
