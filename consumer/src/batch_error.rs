@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use kafka::Failure;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +124,7 @@ impl Fences {
         if self.0.len() < FENCINGS {
             return Ok(());
         }
-        Err(Error::definite(format!(
+        Err(Error::new(Code::AnotherConsumer, format!(
             "{slot} was fenced {FENCINGS} times within {} s: another process uses its transactional id or its member id",
             FENCING_WINDOW.as_secs()
         ))

@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 use kafka::slots::FolderId;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 
 use crate::kept_lines::Kept;
@@ -69,13 +69,16 @@ fn skip_deleted(kafka: &KafkaSettings) -> Result<()> {
 /// Usage when the text is no identity or this folder's own, and those of [`log_checkpoint::forget`].
 fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
     let unknown = || {
-        Error::usage(format!("{id:?} is no identity of a logs folder"))
+        Error::new(Code::CommandLine, format!("{id:?} is no identity of a logs folder"))
             .with_remedy("name the 8 characters that stand in the file .folder of a logs folder, e.g. k7x2m9qa")
     };
     let folder = FolderId::parse(id).ok_or_else(unknown)?;
     if slots.identity().id == folder {
-        return Err(Error::usage(format!("{folder} is the logs folder {}, which is not lost", slots.place()))
-            .with_remedy("name the folder that is gone"));
+        return Err(Error::new(
+            Code::CommandLine,
+            format!("{folder} is the logs folder {}, which is not lost", slots.place()),
+        )
+        .with_remedy("name the folder that is gone"));
     }
     let forgotten = tokio::task::block_in_place(|| log_checkpoint::forget(kafka, &folder, slots.place()))?;
     for (slot, bytes) in &forgotten {
@@ -105,10 +108,13 @@ async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
 /// # Errors
 /// Usage when there is no such slot, definite when its consumer runs, transient when Kafka does not answer.
 async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
-    let unknown = || Error::usage(format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
+    let unknown =
+        || Error::new(Code::CommandLine, format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
     let id = SlotId::parse(name).ok_or_else(unknown)?;
-    let held =
-        || Error::definite(format!("{id} is held by a running consumer")).with_remedy("stop that consumer first");
+    let held = || {
+        Error::new(Code::AnotherConsumer, format!("{id} is held by a running consumer"))
+            .with_remedy("stop that consumer first")
+    };
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[log_checkpoint::topic(kafka)]).await?;
     let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, slots, &slot))?;

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use kafka::slots::{FOLDER_FILE, Folder, FolderId, VERSION};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::slot::{self, LOG_NAME, unwritable};
 
@@ -19,7 +19,8 @@ use crate::slot::{self, LOG_NAME, unwritable};
 /// Definite when the file can't be read or holds something else.
 pub(crate) fn identity(root: &Path) -> Result<Option<Folder>> {
     Folder::read(root).map_err(|e| {
-        Error::definite(format!("cannot read {}", root.join(FOLDER_FILE).display())).with_source(e).with_remedy(
+        let text = format!("cannot read {}", root.join(FOLDER_FILE).display());
+        Error::new(Code::FileAccess, text).with_source(e).with_remedy(
             "put the file back as it was; or delete it: the folder then gets a new identity, and each slot takes its log over",
         )
     })
@@ -37,8 +38,9 @@ pub(crate) fn identify(root: &Path) -> Result<Folder> {
     for id in slot::ids(root)? {
         let folder = root.join(id.to_string());
         let length = fs::metadata(folder.join(LOG_NAME)).map_or(0, |log| log.len());
-        let owner = slot::read_owner(&folder)
-            .map_err(|e| Error::definite(format!("cannot read folder {}", folder.display())).with_source(e))?;
+        let owner = slot::read_owner(&folder).map_err(|e| {
+            Error::new(Code::FileAccess, format!("cannot read folder {}", folder.display())).with_source(e)
+        })?;
         legacy |= owner.is_of_the_version_before(length);
     }
     let identity = Folder { version: VERSION, id: random_id(), legacy };

@@ -6,7 +6,7 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::slot::{LOG_NAME, unwritable};
 
@@ -23,7 +23,7 @@ pub(crate) struct Kept {
 /// # Errors
 /// Definite when the log can't be read or the file can't be written, transient when the disk is full.
 pub(crate) fn keep(log: &Path, length: u64) -> Result<Option<Kept>> {
-    let unreadable = |e| Error::definite(format!("cannot read {}", log.display())).with_source(e);
+    let unreadable = |e| Error::new(Code::FileAccess, format!("cannot read {}", log.display())).with_source(e);
     let mut file = match File::open(log) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file.map_err(unreadable)?,

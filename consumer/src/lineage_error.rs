@@ -1,6 +1,6 @@
 //! The error texts for a log that is not opened, each with its remedy.
 
-use model::error::Error;
+use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
 use crate::lineage::{Key, LineageError};
@@ -12,13 +12,13 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) ->
     let path = path.display();
     match error {
         LineageError::Foreign => foreign(settings, slot),
-        LineageError::Continued(_, place) if place == slot.place() => Error::definite(format!(
+        LineageError::Continued(_, place) if place == slot.place() => Error::new(Code::LogCopied, format!(
             "{path} is an older copy of the log of {id}: the log was opened again after the copy was made"
         ))
         .with_remedy(format!(
             "put back the log as it was last, with its dot files; or, to continue with this one, run: consumer accept-log {id}"
         )),
-        LineageError::Continued(key, place) => Error::definite(format!(
+        LineageError::Continued(key, place) => Error::new(Code::LogCopied, format!(
             "{path} is an older copy of the log of {}, which was opened later at {place}",
             key.describe()
         ))
@@ -27,7 +27,7 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) ->
              an empty folder gets a new identity. To continue here, stop the consumers there, copy {id} from there with \
              its dot files, and delete the logs folder there",
         )),
-        LineageError::Moved(key, place) => Error::definite(format!(
+        LineageError::Moved(key, place) => Error::new(Code::LogCopied, format!(
             "the lines of {path} belong to {}, which took this log over at {place}",
             Key(key.clone()).describe()
         ))
@@ -35,11 +35,11 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) ->
             "delete this copy of {id} with its dot files: the slot then begins with an empty log. To have the log here again, \
              stop the consumer there and move its folder here"
         )),
-        LineageError::Forgotten(place) => Error::definite(format!(
+        LineageError::Forgotten(place) => Error::new(Code::LogCopied, format!(
             "{path} belongs to a logs folder that was declared lost at {place} (consumer forget-folder)"
         ))
         .with_remedy(format!("to continue with this log all the same, run: consumer accept-log {id}")),
-        LineageError::Occupied(key) => Error::definite(format!(
+        LineageError::Occupied(key) => Error::new(Code::LogCopied, format!(
             "{path} is the log of {}, but {id} of this folder has committed lines in another log",
             key.describe()
         ))
@@ -52,7 +52,7 @@ pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) ->
 
 fn foreign(settings: &KafkaSettings, slot: &Slot) -> Error {
     let length = std::fs::metadata(slot.log_path()).map_or(0, |log| log.len());
-    Error::definite(format!(
+    Error::new(Code::LogUnknown, format!(
         "{} has {length} bytes, but topic {} at {} knows of no consumer that wrote them for group {}",
         slot.log_path().display(),
         settings.topic,
@@ -68,7 +68,8 @@ fn foreign(settings: &KafkaSettings, slot: &Slot) -> Error {
 
 /// The log lacks committed lines, and was last open elsewhere.
 pub(crate) fn older_copy(slot: &Slot, place: &str, error: &Error) -> Error {
-    Error::definite(format!("{error}; the log was last open at {place}, so this is an older copy of it")).with_remedy(format!(
+    let text = format!("{error}; the log was last open at {place}, so this is an older copy of it");
+    Error::new(Code::LogCopied, text).with_remedy(format!(
         "copy the folder {} from {place} with its dot files while both are stopped; or, to continue without the lines that are \
          missing here, run: consumer accept-log {}",
         slot.id(),
@@ -78,7 +79,7 @@ pub(crate) fn older_copy(slot: &Slot, place: &str, error: &Error) -> Error {
 
 /// A logs folder of the group at this place is gone, with its lines.
 pub(crate) fn gone(slot: &Slot, folder: &str, bytes: u64) -> Error {
-    Error::definite(format!(
+    Error::new(Code::FolderGone, format!(
         "{} held the logs folder {folder} with {bytes} committed bytes of this group, which is gone",
         slot.place()
     ))

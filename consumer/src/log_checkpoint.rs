@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kafka::slots::{self, FolderId, LogCheckpoint, VERSION};
 use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
 
@@ -253,7 +253,9 @@ fn log<'a>(settings: &'a KafkaSettings, slot: &'a Slot, owner: &'a Owner) -> Res
     let path = slot.log_path();
     let length = match std::fs::metadata(&path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-        found => found.map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?.len(),
+        found => found
+            .map_err(|e| Error::new(Code::FileAccess, format!("cannot read {}", path.display())).with_source(e))?
+            .len(),
     };
     let (topic, group) = (settings.topic.as_str(), settings.group_id.as_str());
     Ok(Log { length, topic, group, name: slot.name(), owner, legacy: slot.is_legacy() })
@@ -362,12 +364,16 @@ pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -
         slots::log_checkpoints(settings)?.into_iter().filter(|(_, m)| of_folder(m)).map(|(key, _)| Key(key)).collect();
     if keys.is_empty() {
         let text = format!("no log of folder {folder} is known to group {}", settings.group_id);
-        return Err(Error::definite(text).with_remedy("take the folder's identity from the message that names it"));
+        return Err(Error::new(Code::CommandLine, text)
+            .with_remedy("take the folder's identity from the message that names it"));
     }
     let part = format!("-{folder}-");
     if let Some(member) = crate::group::members(settings)?.into_iter().find(|member| member.contains(&part)) {
-        return Err(Error::definite(format!("{member} of folder {folder} is in the group {}", settings.group_id))
-            .with_remedy("stop its consumers, and wait until their session (kafka.session_timeout) is over"));
+        return Err(Error::new(
+            Code::AnotherConsumer,
+            format!("{member} of folder {folder} is in the group {}", settings.group_id),
+        )
+        .with_remedy("stop its consumers, and wait until their session (kafka.session_timeout) is over"));
     }
     let mut forgotten = BTreeMap::new();
     for key in keys {

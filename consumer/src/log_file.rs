@@ -16,7 +16,7 @@ use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::failpoint;
 
 use crate::log_floor::{self, LogFloor};
@@ -123,8 +123,11 @@ impl LogFile {
     }
 
     fn replaced(&self, what: &str) -> Error {
-        Error::definite(format!("{}: {what}, and {} bytes of it were committed", self.path.display(), self.committed))
-            .with_remedy(ways_out(self.slot))
+        Error::new(
+            Code::LogTruncated,
+            format!("{}: {what}, and {} bytes of it were committed", self.path.display(), self.committed),
+        )
+        .with_remedy(ways_out(self.slot))
     }
 
     /// Its path.
@@ -192,7 +195,7 @@ fn ends_a_line(file: &File, committed: u64) -> io::Result<bool> {
 /// # Errors
 /// Definite when committed bytes are missing or changed, or when the file can't be read.
 pub(crate) fn examine(slot: SlotId, path: &Path, committed: u64, tail: Option<u64>) -> Result<()> {
-    let unreadable = |e| Error::definite(format!("cannot read {}", path.display())).with_source(e);
+    let unreadable = |e| Error::new(Code::FileAccess, format!("cannot read {}", path.display())).with_source(e);
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && committed == 0 => return Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(shorter(slot, path, 0, committed, committed)),
@@ -218,7 +221,7 @@ fn require_floor(slot: SlotId, path: &Path, length: u64, committed: u64) -> Resu
     if committed >= known {
         return Ok(());
     }
-    Err(Error::definite(format!(
+    Err(Error::new(Code::LogCheckpointDiffers, format!(
         "the log checkpoint of {slot} in Kafka says that {committed} bytes of {} are committed, but its consumer committed {known}: {} bytes \
          of committed lines would be cut off",
         path.display(),
@@ -291,26 +294,26 @@ pub(crate) fn whole_lines(file: &File, mut end: u64) -> io::Result<u64> {
 }
 
 fn shorter(slot: SlotId, path: &Path, length: u64, committed: u64, lost: u64) -> Error {
-    Error::definite(format!(
-        "{} has {length} bytes, but {committed} were committed: {lost} bytes are gone",
-        path.display()
-    ))
+    Error::new(
+        Code::LogTruncated,
+        format!("{} has {length} bytes, but {committed} were committed: {lost} bytes are gone", path.display()),
+    )
     .with_remedy(ways_out(slot))
 }
 
 fn edited(slot: SlotId, path: &Path, committed: u64) -> Error {
-    Error::definite(format!(
-        "{} was edited: no line ends after the {committed} bytes that were committed",
-        path.display()
-    ))
+    Error::new(
+        Code::LogTruncated,
+        format!("{} was edited: no line ends after the {committed} bytes that were committed", path.display()),
+    )
     .with_remedy(ways_out(slot))
 }
 
 fn other_lines(slot: SlotId, path: &Path, committed: u64) -> Error {
-    Error::definite(format!(
-        "{} has other lines than those of the {committed} bytes that were committed",
-        path.display()
-    ))
+    Error::new(
+        Code::LogTruncated,
+        format!("{} has other lines than those of the {committed} bytes that were committed", path.display()),
+    )
     .with_remedy(ways_out(slot))
 }
 

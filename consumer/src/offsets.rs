@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
@@ -157,7 +157,7 @@ pub(crate) fn is_refused(error: &KafkaError) -> bool {
 
 /// The error for a missing right, with its remedy.
 pub(crate) fn no_right(settings: &KafkaSettings) -> Error {
-    Error::definite(format!("Kafka does not let this user read topic {} in its group", settings.topic))
+    Error::new(Code::RightMissing, format!("Kafka does not let this user read topic {} in its group", settings.topic))
         .with_remedy("allow it: ACL READ on the topic and on the group (kafka.group_id)")
 }
 
@@ -190,7 +190,8 @@ pub(crate) fn committed<C: ConsumerContext>(
             Ok(offsets) => return Ok(offsets),
             Err(error) if is_refused(&error) => return Err(no_right(settings).with_source(error)),
             Err(error) if Instant::now() > deadline => {
-                return Err(Error::transient("cannot look up the group's offsets").with_source(error).with_remedy(
+                let open = Error::new(Code::TransactionOpen, "cannot look up the group's offsets").with_source(error);
+                return Err(open.with_remedy(
                     "a transaction of a consumer that is gone holds them back until the broker ends it \
                      (kafka.transaction_timeout); kafka-transactions.sh find-hanging names one that never ends, and abort ends it",
                 ));

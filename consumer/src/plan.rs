@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use avro::Decoder;
-use model::error::Error;
+use model::error::{Code, Error};
 use model::schema::RecordSchema;
 use rules::line::{Line, LineForm};
 use rules::transform::{Rules, Transform};
@@ -93,8 +93,8 @@ impl Plan {
     /// # Errors
     /// Definite when the rules or the line do not fit the table.
     pub(crate) fn rows(&self) -> Result<&RowPlan, Error> {
-        self.rows
-            .as_ref()
-            .map_err(|Misfit { reason, remedy }| Error::definite(reason.clone()).with_remedy(remedy.clone()))
+        self.rows.as_ref().map_err(|Misfit { reason, remedy }| {
+            Error::new(Code::RuleRefused, reason.clone()).with_remedy(remedy.clone())
+        })
     }
 }

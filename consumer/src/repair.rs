@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::Logging;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -143,10 +143,10 @@ fn commit(settings: &KafkaSettings, consumer: &BaseConsumer<Logging>, logging: &
     let added = set.iter().try_for_each(|s| offsets::add(&mut list, &settings.topic, s.partition, s.now));
     let committed = added.and_then(|()| consumer.commit(&list, CommitMode::Sync));
     committed.map_err(|e| match e.rdkafka_error_code() {
-        Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress) => Error::definite(format!(
-            "cannot set the offsets of group {}",
-            settings.group_id
-        ))
+        Some(UnknownMemberId | IllegalGeneration | RebalanceInProgress) => Error::new(
+            Code::AnotherConsumer,
+            format!("cannot set the offsets of group {}", settings.group_id),
+        )
         .with_source(e)
         .with_remedy(
             "stop all consumers of the group first, and wait until their session (kafka.session_timeout) is over",

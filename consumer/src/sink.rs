@@ -35,7 +35,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::row::Datum;
 use model::row_key::KeyValue;
 use runtime::config::{OnRefused, PostgresSettings};
@@ -296,7 +296,7 @@ const UNREAD: &str = "cannot read product_offsets";
 fn refused(topic: &str, table: &str, parked: &Parked) -> Error {
     let Parked { partition, offset, key, refusal: StoreError { sqlstate, column, reason } } = parked;
     let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
-    Error::definite(format!(
+    Error::new(Code::PostgresRow, format!(
         "PostgreSQL refuses the record at partition {partition}, offset {offset} of topic {topic} (table {table}, key \
          {key}{column}): {reason} (SQLSTATE {sqlstate})"
     ))
@@ -307,7 +307,7 @@ fn refused(topic: &str, table: &str, parked: &Parked) -> Error {
 
 /// The error for records that the table lacks and the topic no longer has.
 pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
-    Error::definite(format!(
+    Error::new(Code::RecordsDeleted, format!(
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic begins at {low}: it would \
          miss changes"
     ))
@@ -319,7 +319,7 @@ pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {
 
 /// The error for a topic that ends before the table's offset: the rows came from another topic.
 pub(crate) fn exceeds(topic: &str, table: &str, partition: i32, next: i64, end: i64) -> Error {
-    Error::definite(format!(
+    Error::new(Code::TopicRecreated, format!(
         "PostgreSQL has partition {partition} of topic {topic} up to offset {next}, but the topic ends at {end}"
     ))
     .with_remedy(format!(

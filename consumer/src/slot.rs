@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use fs2::FileExt;
 use kafka::slots::Folder;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::folder;
 use crate::lineage::{Name, Note, Owner};
@@ -141,9 +141,9 @@ impl Slot {
     pub(crate) fn owner(&self) -> Result<Owner> {
         let path = self.folder.join(OWNER_NAME);
         let owner = read_owner(&self.folder)
-            .map_err(|e| Error::definite(format!("cannot read {}", path.display())).with_source(e))?;
+            .map_err(|e| Error::new(Code::FileAccess, format!("cannot read {}", path.display())).with_source(e))?;
         match &*self.written.borrow() {
-            Some(written) if owner != Owner::None && owner != *written => Err(Error::definite(format!(
+            Some(written) if owner != Owner::None && owner != *written => Err(Error::new(Code::AnotherConsumer, format!(
                 "another process wrote {} while this one held the lock of {}",
                 path.display(),
                 self.name.slot
@@ -295,7 +295,7 @@ impl Slots {
     pub(crate) fn take(&self, id: SlotId) -> Result<Option<Slot>> {
         let folder = self.folder(id);
         if !folder.is_dir() {
-            return Err(Error::usage(format!("there is no slot {}", folder.display()))
+            return Err(Error::new(Code::CommandLine, format!("there is no slot {}", folder.display()))
                 .with_remedy("name one of the folders in consumer.logs, e.g. consumer_1"));
         }
         let _claim = claim_lock(&self.root)?;
@@ -393,7 +393,7 @@ impl Slots {
 /// # Errors
 /// Definite when the folder can't be read.
 pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
-    let unreadable = |e| Error::definite(format!("cannot read folder {}", root.display())).with_source(e);
+    let unreadable = |e| Error::new(Code::FileAccess, format!("cannot read folder {}", root.display())).with_source(e);
     let mut ids = Vec::new();
     for entry in fs::read_dir(root).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
@@ -443,7 +443,7 @@ fn open_lock(path: &Path) -> Result<File> {
 }
 
 fn unlockable(path: &Path, error: io::Error) -> Error {
-    Error::definite(format!("cannot lock {}", path.display()))
+    Error::new(Code::FileAccess, format!("cannot lock {}", path.display()))
         .with_source(error)
         .with_remedy("put consumer.logs on a file system that has locks (flock)")
 }
@@ -452,10 +452,10 @@ fn unlockable(path: &Path, error: io::Error) -> Error {
 pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
     let text = format!("cannot write to {}", path.display());
     if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {
-        let full = Error::transient(text).with_source(error);
+        let full = Error::new(Code::DiskFull, text).with_source(error);
         return full.with_remedy("make room on the disk; the consumer continues without a restart");
     }
-    Error::definite(text).with_source(error).with_remedy(
+    Error::new(Code::FileAccess, text).with_source(error).with_remedy(
         "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
     )
 }

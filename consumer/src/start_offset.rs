@@ -7,7 +7,7 @@
 use std::fmt::Write as _;
 
 use kafka::after_gap;
-use model::error::Error;
+use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
 /// The facts of one partition. Offsets are those of the next record.
@@ -79,38 +79,42 @@ pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Opti
         write!(places, "{separator}partition {partition}: {}", describe(*fault)).unwrap_or_default();
     }
     let (group, topic) = (&settings.group_id, &settings.topic);
-    let (what, remedy) = match first {
+    let (code, what, remedy) = match first {
         Fault::OtherTopic { .. } => {
-            (format!("topic {topic} ends before what group {group} has read of it"), OTHER_TOPIC)
+            (Code::TopicRecreated, format!("topic {topic} ends before what group {group} has read of it"), OTHER_TOPIC)
         }
         Fault::Dropped { .. } => (
+            Code::OffsetsGone,
             format!("the offsets of group {group} are gone, but its logs have records of topic {topic}"),
             "Kafka drops them when nobody was in the group for offsets.retention.minutes: stop all consumers and run \
              `consumer restore-offsets`, which takes them from what the logs have",
         ),
         Fault::MovedBack { .. } => (
+            Code::OffsetsMoved,
             format!(
                 "the offsets of group {group} in topic {topic} were moved back: records would be in the logs twice"
             ),
             MOVED,
         ),
         Fault::MovedAhead { .. } => (
+            Code::OffsetsMoved,
             format!("the offsets of group {group} in topic {topic} were moved ahead: records would be in no log"),
             MOVED,
         ),
         Fault::Deleted { .. } => (
+            Code::RecordsDeleted,
             format!("topic {topic} no longer has offsets that group {group} has not read"),
             "the topic's retention or a person deleted them: run `cdc-producer checkpoint reset`, which writes all rows to the \
              topic once more; stop all consumers, run `consumer skip-deleted`, and start them; the changes that were deleted \
              stay missing in the logs. Raise retention.ms of the topic above the longest time that consumers may be down",
         ),
     };
-    Some(Error::definite(format!("{what}: {places}")).with_remedy(remedy))
+    Some(Error::new(code, format!("{what}: {places}")).with_remedy(remedy))
 }
 
 /// The error for a topic that is not the one the group has read.
 pub(crate) fn other_topic(what: &str) -> Error {
-    Error::definite(what).with_remedy(OTHER_TOPIC)
+    Error::new(Code::TopicRecreated, what).with_remedy(OTHER_TOPIC)
 }
 
 const OTHER_TOPIC: &str = "the topic was deleted and created again, or this is another cluster: correct \

@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::product::Price;
 use model::time::Micros;
 
@@ -286,7 +286,9 @@ fn not_a_file(path: &Path, error: &io::Error) -> Option<String> {
 }
 
 fn unreadable(name: &str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::definite(format!("cannot read {name}")).with_source(error).with_remedy("make it readable for this user")
+    Error::new(Code::FileAccess, format!("cannot read {name}"))
+        .with_source(error)
+        .with_remedy("make it readable for this user")
 }
 
 /// A fault whose line is set later.

@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use csv::Writer;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::csv_file::Fault;
 
@@ -76,7 +76,7 @@ impl Rejects {
 }
 
 fn unwritable(path: &Path, error: std::io::Error) -> Error {
-    Error::definite(format!("cannot write the rejected rows to {}", path.display()))
+    Error::new(Code::FileAccess, format!("cannot write the rejected rows to {}", path.display()))
         .with_source(error)
         .with_remedy("name a folder that this user may write to with --rejects (updater.rejects)")
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::escape;
 use model::time::Micros;
 use rand::Rng;
@@ -240,7 +240,7 @@ impl Updater {
     fn reject(&self, path: &Path, fault: &Fault, outcome: &mut Outcome) -> Result<()> {
         let path = path.display();
         if self.strict {
-            return Err(Error::definite(format!("{path}, {fault}"))
+            return Err(Error::new(Code::CsvRefused, format!("{path}, {fault}"))
                 .with_remedy("correct it and run again, or leave --strict out to put such rows aside"));
         }
         outcome.reject();
@@ -261,10 +261,10 @@ impl Updater {
         let number = |name: &str| arguments.get_one::<u64>(name).copied();
         let mix = Mix { updates: number("updates").unwrap_or(0), deletes: number("deletes").unwrap_or(0) };
         if mix.updates + mix.deletes > 100 {
-            return Err(Error::usage(format!(
-                "--updates {} and --deletes {} are more than 100 percent",
-                mix.updates, mix.deletes
-            )));
+            return Err(Error::new(
+                Code::CommandLine,
+                format!("--updates {} and --deletes {} are more than 100 percent", mix.updates, mix.deletes),
+            ));
         }
         let (rate, seed) = (number("rate"), number("seed").unwrap_or(1));
         let asked_for = !matches!(self.context.settings.origin("updater.chunk_size"), Some(Origin::Default(_)) | None);
@@ -284,8 +284,11 @@ impl Updater {
             // Times only grow, so there are no ties.
             let refused = self.apply_chunk(done, &chunk, &mut Ties::none(), &mut outcome).await?;
             if let Some((change, refusal)) = refused.first() {
-                return Err(Error::definite(format!("random change of product {}: {}", change.id, refusal.reason))
-                    .with_remedy("random changes need a table that takes any name, category and price"));
+                return Err(Error::new(
+                    Code::CsvRefused,
+                    format!("random change of product {}: {}", change.id, refusal.reason),
+                )
+                .with_remedy("random changes need a table that takes any name, category and price"));
             }
             done += rows as u64;
             progress.show(done, &outcome);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::rejects;
 
@@ -59,7 +59,7 @@ impl Folder {
 
 fn csv_files(folder: &Path) -> Result<Vec<(PathBuf, Stamp)>> {
     let failed = |e: std::io::Error| {
-        Error::definite(format!("cannot read the data folder {}", folder.display()))
+        Error::new(Code::FileAccess, format!("cannot read the data folder {}", folder.display()))
             .with_source(e)
             .with_remedy("name the folder of the CSV files with --data (updater.data)")
     };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kafka::Logging;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -58,7 +58,8 @@ pub(crate) fn of_producer(
         let progress = match kafka::last_record(settings, &topic, 0, source.as_bytes())? {
             None => None,
             Some(bytes) => Some(serde_json::from_slice::<Progress>(&bytes).map_err(|e| {
-                Error::definite(format!("the progress of {source} in {topic} can't be read")).with_source(e)
+                Error::new(Code::ProgressUnreadable, format!("the progress of {source} in {topic} can't be read"))
+                    .with_source(e)
             })?),
         };
         Ok(end.missing(progress.as_ref()).map(|missing| (missing, progress.is_some())))

@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::escape;
 use model::schema::{FieldType, RecordSchema};
 
@@ -75,7 +75,7 @@ impl Contract {
                 }
                 None if strict => {
                     let name = &field.column;
-                    return Err(Error::definite(format!("{table} has no column {name}"))
+                    return Err(Error::new(Code::ColumnMissing, format!("{table} has no column {name}"))
                         .with_remedy(format!("add the column {name}, or name another table in db.table")));
                 }
                 None => {}
@@ -83,9 +83,10 @@ impl Contract {
         }
         let place = |name: &String| {
             columns.iter().position(|column| column.name.eq_ignore_ascii_case(name)).ok_or_else(|| {
-                Error::definite(format!(
-                    "{table} has the primary key column {name}, and its records have no such field"
-                ))
+                Error::new(
+                    Code::KeyChanged,
+                    format!("{table} has the primary key column {name}, and its records have no such field"),
+                )
                 .with_remedy("make the record's key the primary key, or start the producer, which registers the schema")
             })
         };

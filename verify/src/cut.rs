@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Progress, compare_files};
 use mysql::table::{self, answered};
@@ -42,9 +42,9 @@ impl BinlogEnd {
         let (major, minor, _) = conn.server_version();
         let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
         let status: Option<Row> = answered(conn.query_first(query)).await.map_err(failed)?;
-        let (file, offset) = status
-            .and_then(|row| Some((row.get(0)?, row.get(1)?)))
-            .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))?;
+        let (file, offset) = status.and_then(|row| Some((row.get(0)?, row.get(1)?))).ok_or_else(|| {
+            Error::new(Code::ServerSettings, "the server has no binlog").with_remedy("start it with --log-bin")
+        })?;
         let query = "SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed";
         let row: Option<(String, String)> = answered(conn.query_first(query)).await.map_err(failed)?;
         let (mode, executed) = row.unwrap_or_default();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use kafka::slots::{self, Folder, LogCheckpoint};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// The possible contents of the folders that were not given.
@@ -28,7 +28,7 @@ impl Elsewhere {
         let mut ids = BTreeSet::new();
         for root in given {
             let folder = Folder::read(root).map_err(|e| {
-                Error::definite(format!("cannot read the identity of the logs folder {}", root.display()))
+                Error::new(Code::FileAccess, format!("cannot read the identity of the logs folder {}", root.display()))
                     .with_source(e)
                     .with_remedy("run verify as a user who may read it, or put the file .folder back as it was")
             })?;

@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 use crate::findings::{Check, Finding, Findings};
 use crate::line::{self, Parsed};
@@ -283,7 +283,7 @@ fn shown(line: &[u8]) -> String {
 }
 
 fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    Error::definite(format!("cannot read {}", path.display()))
+    Error::new(Code::FileAccess, format!("cannot read {}", path.display()))
         .with_source(error)
         .with_remedy("run verify as a user who may read it, or correct consumer.logs")
 }

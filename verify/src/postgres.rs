@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::PostgresSettings;
 use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::error::SqlState;
@@ -163,7 +163,8 @@ fn quoted(name: &str) -> String {
 }
 
 fn other_columns(table: &str, error: tokio_postgres::Error) -> Error {
-    Error::definite(format!("PostgreSQL's table {table} has other columns than the consumers make")).with_source(error)
+    Error::new(Code::PostgresTables, format!("PostgreSQL's table {table} has other columns than the consumers make"))
+        .with_source(error)
 }
 
 /// The server's answer, or an error when it does not answer in time.
@@ -172,7 +173,7 @@ async fn answered<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<Result<T, tokio_postgres::Error>> {
     tokio::time::timeout(ANSWER_TIMEOUT, work).await.map_err(|_| {
-        Error::transient(format!("{what}: PostgreSQL did not answer within {ANSWER_TIMEOUT:?}"))
+        Error::new(Code::ServerUnreachable, format!("{what}: PostgreSQL did not answer within {ANSWER_TIMEOUT:?}"))
             .with_remedy("check that the server runs, and the network to it")
     })
 }

@@ -1,6 +1,6 @@
 //! Reads the table over MySQL's text protocol: the server itself prints the values.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use mysql::table::{SourceTable, answered, failed, quoted};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Value};
@@ -35,7 +35,7 @@ impl Source {
         let rows: Vec<(String, String, String, String)> =
             answered(conn.exec(query, (database, table))).await.map_err(asking)?;
         let Some((database, table, ..)) = rows.first().cloned() else {
-            return Err(Error::definite(SourceTable::missing(conn, database, table).await?).with_remedy(
+            return Err(Error::new(Code::TableMissing, SourceTable::missing(conn, database, table).await?).with_remedy(
                 "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
             ));
         };
@@ -43,7 +43,7 @@ impl Source {
                      AND index_name = 'PRIMARY' ORDER BY seq_in_index";
         let key: Vec<String> = answered(conn.exec(query, (&database, &table))).await.map_err(asking)?;
         if key.is_empty() {
-            return Err(Error::definite(format!("the table {database}.{table} has no primary key"))
+            return Err(Error::new(Code::TableWithoutKey, format!("the table {database}.{table} has no primary key"))
                 .with_remedy("give it one: without a key nothing tells which record belongs to which row"));
         }
         let columns = rows.into_iter().map(|(.., name, stored)| TableColumn { name, stored }).collect();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kafka::Logging;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use runtime::config::KafkaSettings;
 
@@ -71,8 +71,11 @@ impl Bounds {
     /// As [`Bounds::of`]; definite when there is no such topic.
     pub(crate) fn required(settings: &KafkaSettings) -> Result<Self> {
         Self::of(settings, &settings.topic)?.ok_or_else(|| {
-            Error::definite(format!("there is no topic {} at {}", settings.topic, settings.bootstrap_servers))
-                .with_remedy("start the producer, which creates it, or correct kafka.topic")
+            Error::new(
+                Code::TopicMissing,
+                format!("there is no topic {} at {}", settings.topic, settings.bootstrap_servers),
+            )
+            .with_remedy("start the producer, which creates it, or correct kafka.topic")
         })
     }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use kafka::TransactionalProducer;
 use kafka::slots::{self, LogCheckpoint};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::BaseConsumer;
 use runtime::config::KafkaSettings;
@@ -116,7 +116,7 @@ fn readable(settings: &KafkaSettings, key: &Key) -> Result<Option<LogCheckpoint>
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
-    Error::definite(format!("cannot read {}", path.display())).with_source(error)
+    Error::new(Code::FileAccess, format!("cannot read {}", path.display())).with_source(error)
 }
 
 /// The length of the log without uncommitted lines.

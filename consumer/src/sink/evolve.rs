@@ -4,7 +4,7 @@
 //! A column that is wider than a field stays: records of an earlier schema may follow those of a later one, after a
 //! restart or from a consumer that was stopped in between. The columns of a pinned schema stay as a person made them.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use rules::transform::Column as Field;
 use sinks::postgres::{Target, failed};
 use tokio_postgres::Client;
@@ -82,7 +82,8 @@ pub(super) async fn prepare_layout(
 ) -> Result<Look> {
     if let Some(column) = layout.columns.iter().find(|column| SOURCE.contains(&column.name.as_str())) {
         let what = format!("the table has a column {}, which the consumers add to PostgreSQL's table", column.name);
-        return Err(Error::definite(what).with_remedy("rename the column, or turn PostgreSQL off (postgres.url)"));
+        return Err(Error::new(Code::PostgresTables, what)
+            .with_remedy("rename the column, or turn PostgreSQL off (postgres.url)"));
     }
     make(client, target, table, Some(layout)).await?;
     let schema = target.schema();

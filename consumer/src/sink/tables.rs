@@ -3,7 +3,7 @@
 //! Invariant: the sink never writes to a table that would round, cut, pad or reinterpret a value, hide a row, or lose
 //! rows in a crash. A table may refuse some values: such a record is parked.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::schema::FieldType;
 use sinks::postgres::{Target, failed};
 use tokio_postgres::types::{ToSql, Type};
@@ -239,11 +239,10 @@ pub(super) async fn missing<'a>(client: &Client, target: &Target, table: &'a str
     if schema == DEFAULT_SCHEMA && !there.contains(&"product_offsets") {
         let found = elsewhere(client, target).await.map_err(failed)?;
         if let Some(other) = found.filter(|other| other != schema) {
-            return Err(Error::definite(format!("the tables are in schema {other}, and postgres.schema is {schema}"))
-                .with_remedy(format!(
-                    "set postgres.schema to {other} to continue with them, or to an empty schema to begin with tables that the \
-                     consumers make"
-                )));
+            let text = format!("the tables are in schema {other}, and postgres.schema is {schema}");
+            let remedy =
+                format!("set postgres.schema to {other} to continue with them, or to an empty schema for new tables");
+            return Err(Error::new(Code::PostgresTables, text).with_remedy(remedy));
         }
     }
     Ok(names(table).into_iter().filter(|name| !there.contains(name)).collect())
@@ -351,11 +350,11 @@ fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], 
         return Ok(look);
     }
     let statements = if statements.is_empty() { String::new() } else { format!(": {}", statements.join("; ")) };
-    Err(Error::definite(format!("PostgreSQL's tables are not as the consumers need them: {}", faults.join("; ")))
-        .with_remedy(format!(
-            "change what is named (ALTER TABLE){statements}, or name another schema in postgres.schema, where the consumers \
-             make their own tables"
-        )))
+    let text = format!("PostgreSQL's tables are not as the consumers need them: {}", faults.join("; "));
+    Err(Error::new(Code::PostgresTables, text).with_remedy(format!(
+        "change what is named (ALTER TABLE){statements}, or name another schema in postgres.schema, where the consumers \
+         make their own tables"
+    )))
 }
 
 /// The statement with these clauses.

@@ -10,7 +10,7 @@ use reqwest::header::{HeaderValue, LOCATION};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use model::error::{Error, Result, blames_certificate};
+use model::error::{Code, Error, Result, blames_certificate};
 use runtime::config::RegistrySettings;
 
 /// Timeout from a request to the last byte of its answer.
@@ -183,11 +183,14 @@ impl Registry {
         if answer.is_none_or(|answer| answer["is_compatible"] != Value::Bool(false)) {
             return Ok(());
         }
-        Err(Error::definite(format!("subject {subject} at {url} holds a schema that ours is not compatible with"))
-            .with_remedy(format!(
-                "compare the schema that `cdc-producer tables` shows with GET {url}/subjects/{subject}/versions/latest; \
+        Err(Error::new(
+            Code::SchemaRefused,
+            format!("subject {subject} at {url} holds a schema that ours is not compatible with"),
+        )
+        .with_remedy(format!(
+            "compare the schema that `cdc-producer tables` shows with GET {url}/subjects/{subject}/versions/latest; \
                  then delete that subject if nobody needs it, or use another one (schema_registry.subject)"
-            )))
+        )))
     }
 
     /// The rule in force: the subject's own, else the registry's.
@@ -333,7 +336,7 @@ impl Registry {
     /// The error for records whose schema id is not that of our schema, while the registry does not have the subject.
     pub fn has_lost(&self, id: u32) -> Error {
         let RegistrySettings { url, subject, .. } = &self.settings;
-        Error::transient(format!(
+        Error::new(Code::SchemaMissing, format!(
             "the schema registry at {url} does not have subject {subject}, whose schema {id} records were written with: it has \
              lost its schemas, or is another one"
         ))
@@ -346,7 +349,8 @@ impl Registry {
     /// The registry has lost the topic's schemas, as the producer registers one before its first record.
     pub fn has_no_subject(&self) -> Error {
         let RegistrySettings { url, subject, .. } = &self.settings;
-        Error::transient(format!("the schema registry at {url} does not have subject {subject}")).with_remedy(
+        let text = format!("the schema registry at {url} does not have subject {subject}");
+        Error::new(Code::SchemaMissing, text).with_remedy(
             "restart the producer, which registers its schema, or restore the registry's data, or correct schema_registry.url; \
              the consumers wait",
         )
@@ -354,28 +358,34 @@ impl Registry {
 
     fn no_registry(&self, path: &str, answer: &str) -> Error {
         let url = self.settings.url.trim_end_matches('/');
-        Error::definite(format!("{url}/{path} answers {answer}, not as a schema registry does")).with_remedy(URL_REMEDY)
+        Error::new(Code::NoRegistry, format!("{url}/{path} answers {answer}, not as a schema registry does"))
+            .with_remedy(URL_REMEDY)
     }
 
     fn unreachable(&self, reason: &str) -> Error {
         if blames_certificate(reason) {
-            return Error::definite(format!("the schema registry at {}: {reason}", self.settings.url)).with_remedy(
+            let text = format!("the schema registry at {}: {reason}", self.settings.url);
+            return Error::new(Code::CertificateRefused, text).with_remedy(
                 "check schema_registry.ca_location against the CA of the registry's certificate, when this ends, and that it \
                  names the host of schema_registry.url",
             );
         }
-        Error::transient(format!("cannot reach the schema registry at {}: {reason}", self.settings.url))
-            .with_remedy(format!("{URL_REMEDY} and that the registry runs"))
+        Error::new(
+            Code::ServerUnreachable,
+            format!("cannot reach the schema registry at {}: {reason}", self.settings.url),
+        )
+        .with_remedy(format!("{URL_REMEDY} and that the registry runs"))
     }
 
     fn denied(&self, method: &Method, url: &str, status: StatusCode) -> Error {
-        let error = Error::definite(format!("the schema registry answers {status} to {method} {url}"));
+        let text = format!("the schema registry answers {status} to {method} {url}");
         if status == StatusCode::UNAUTHORIZED {
-            return error.with_remedy("check schema_registry.user and schema_registry.secret");
+            return Error::new(Code::LoginRefused, text)
+                .with_remedy("check schema_registry.user and schema_registry.secret");
         }
         let user = self.settings.user.as_deref().unwrap_or("nobody");
         let subject = &self.settings.subject;
-        error.with_remedy(format!(
+        Error::new(Code::RightMissing, text).with_remedy(format!(
             "give the user {user} (schema_registry.user) the right to this call, or do it once as one who has it: a program \
              writes neither a schema that subject {subject} has, nor a rule where one is in force"
         ))
@@ -383,7 +393,8 @@ impl Registry {
 
     fn refused(&self, method: &Method, url: &str, status: StatusCode, answer: Value) -> Error {
         let reason = answer["message"].as_str().unwrap_or("no reason");
-        Error::definite(format!("the schema registry answers {status} to {method} {url}: {reason}")).with_remedy(format!(
+        let text = format!("the schema registry answers {status} to {method} {url}: {reason}");
+        Error::new(Code::SchemaRefused, text).with_remedy(format!(
             "correct that at the registry (a registry in mode READONLY takes no new schema); nothing is written when subject \
              {} has schemas/product_value_avro_schema.json already",
             self.settings.subject
@@ -400,9 +411,12 @@ fn too_large(method: &Method, url: &str) -> Error {
 
 fn redirected(method: &Method, url: &str, status: StatusCode, to: Option<&HeaderValue>) -> Error {
     let to = to.map_or_else(|| "nowhere".into(), |to| String::from_utf8_lossy(to.as_bytes()));
-    Error::definite(format!(
-        "the schema registry answers {status} to {method} {url}, a redirect to {to}, and redirects are not followed"
-    ))
+    Error::new(
+        Code::NoRegistry,
+        format!(
+            "the schema registry answers {status} to {method} {url}, a redirect to {to}, and redirects are not followed"
+        ),
+    )
     .with_remedy("set schema_registry.url to the address at which the registry itself answers")
 }
 

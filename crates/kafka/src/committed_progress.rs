@@ -4,7 +4,7 @@
 use rdkafka::Message as _;
 
 use crate::{LastRecords, TopicSpec, check_topics};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 use runtime::config::KafkaSettings;
 
@@ -43,9 +43,12 @@ pub fn last(records: &LastRecords, kafka: &KafkaSettings, stops: &dyn Fn() -> bo
     let end = records.bounds(topic, 1)?.first().map_or(0, |b| b.end);
     let value = records.last_before(topic, 0, end, stops, &|message| message.payload().map(<[u8]>::to_vec))?;
     let read = |value: Vec<u8>| {
-        serde_json::from_slice::<Progress>(&value)
-            .map(|progress| progress.of_table(kafka.table.as_deref()))
-            .map_err(|e| Error::definite(format!("the progress in topic {topic} can't be read")).with_source(e))
+        serde_json::from_slice::<Progress>(&value).map(|progress| progress.of_table(kafka.table.as_deref())).map_err(
+            |e| {
+                Error::new(Code::ProgressUnreadable, format!("the progress in topic {topic} can't be read"))
+                    .with_source(e)
+            },
+        )
     };
     value.map(read).transpose()
 }

@@ -6,7 +6,7 @@ mod topics;
 pub use rights::rights;
 pub use topics::{expired, history, topics};
 
-use model::error::{Class, Error, Result};
+use model::error::{Class, Code, Error, Result};
 use model::escape;
 
 /// How a check ended.
@@ -33,55 +33,65 @@ pub struct Check {
     pub found: String,
     /// What to do; empty when it is good.
     pub remedy: String,
+    /// The code of the error that ends a program in this state.
+    pub code: Code,
 }
 
 impl Check {
     /// As it should be.
     pub fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Good, found: found.into(), remedy: String::new() }
+        Self::new(name, Outcome::Good, found.into(), String::new())
     }
 
     /// Neither good nor bad: a consequence of the present state.
     pub fn note(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Note, found: found.into(), remedy: String::new() }
+        Self::new(name, Outcome::Note, found.into(), String::new())
     }
 
     /// It works, but a person should know about it.
     pub fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Warning, found: found.into(), remedy: remedy.into() }
+        Self::new(name, Outcome::Warning, found.into(), remedy.into())
     }
 
     /// It can't work in this state.
     pub fn bad(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Bad, found: found.into(), remedy: remedy.into() }
+        Self::new(name, Outcome::Bad, found.into(), remedy.into())
     }
 
     /// From the error that a check returned.
     pub fn failed(name: &'static str, error: &Error) -> Self {
-        Self::bad(name, error.to_string(), error.remedy().unwrap_or_default())
+        Self::bad(name, error.to_string(), error.remedy().unwrap_or_default()).with_code(error.code())
+    }
+
+    /// With another code than that for a server's settings.
+    #[must_use]
+    pub fn with_code(self, code: Code) -> Self {
+        Self { code, ..self }
+    }
+
+    fn new(name: &'static str, outcome: Outcome, found: String, remedy: String) -> Self {
+        Self { name, outcome, found, remedy, code: Code::ServerSettings }
     }
 }
 
-/// The check of a definite error.
+/// The check of a definite error, with its code.
 ///
 /// # Errors
 /// A transient error is returned and ends the checks; a definite one becomes a bad check.
 pub fn definite_or(check: Check, error: Error) -> Result<Check> {
-    if error.class() == Class::Transient { Err(error) } else { Ok(check) }
+    if error.class() == Class::Transient { Err(error) } else { Ok(check.with_code(error.code())) }
 }
 
-/// The first bad check as an error that names all of them.
+/// The bad checks as one error, which names all of them and has the code of the first.
 ///
 /// # Errors
 /// Definite when any check is bad.
 pub fn require(checks: &[Check]) -> Result<()> {
     let bad: Vec<&Check> = checks.iter().filter(|c| c.outcome == Outcome::Bad).collect();
-    if bad.is_empty() {
-        return Ok(());
-    }
+    let Some(first) = bad.first() else { return Ok(()) };
     let found: Vec<String> = bad.iter().map(|c| format!("{}: {}", c.name, c.found)).collect();
     let remedies: Vec<&str> = bad.iter().map(|c| c.remedy.as_str()).filter(|r| !r.is_empty()).collect();
-    Err(Error::definite(found.join("; ")).with_remedy(remedies.join("; ")))
+    Err(Error::new(first.code, found.join("; ")).with_remedy(remedies.join("; ")))
 }
 
 /// Prints the checks; to be called once, at the end of the subcommand.
@@ -91,7 +101,11 @@ pub fn require(checks: &[Check]) -> Result<()> {
 pub fn conclude(checks: &[Check]) -> Result<()> {
     print!("{}", render(checks));
     let bad = checks.iter().filter(|check| check.outcome == Outcome::Bad).count();
-    if bad == 0 { Ok(()) } else { Err(Error::definite(format!("{bad} of {} checks failed", checks.len()))) }
+    if bad == 0 {
+        Ok(())
+    } else {
+        Err(Error::new(Code::ChecksFailed, format!("{bad} of {} checks failed", checks.len())))
+    }
 }
 
 /// The checks as lines for a terminal.

@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpe
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// Changes must be kept for consumers that are down for a long weekend.
@@ -54,9 +54,10 @@ pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeM
             }
             Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
             Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                return Err(Error::definite(format!("{what}: Kafka does not let this user see it")).with_remedy(
-                    "allow the user of kafka.sasl_username to see it: ACL DESCRIBE_CONFIGS on the topics",
-                ));
+                return Err(Error::new(Code::RightMissing, format!("{what}: Kafka does not let this user see it"))
+                    .with_remedy(
+                        "allow the user of kafka.sasl_username to see it: ACL DESCRIBE_CONFIGS on the topics",
+                    ));
             }
             Err(code) => return Err(Error::transient(format!("{what}: {code}"))),
         }

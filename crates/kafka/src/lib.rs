@@ -32,7 +32,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
-use model::error::Error;
+use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
 pub use ends::{after_gap, ends_without_records};
@@ -58,7 +58,7 @@ pub struct Logging(Arc<Mutex<Last>>);
 #[derive(Debug, Default)]
 struct Last {
     error: Option<String>,
-    refused: Option<String>,
+    refused: Option<(Code, String)>,
     undelivered: Option<(KafkaError, String)>,
     broken_connections: u64,
 }
@@ -71,7 +71,7 @@ impl Logging {
 
     /// Why the broker refuses this client, or the client the broker: a wrong password, an invalid certificate. Such an
     /// error does not heal.
-    pub fn refused(&self) -> Option<String> {
+    pub fn refused(&self) -> Option<(Code, String)> {
         self.0.lock().ok().and_then(|last| last.refused.clone())
     }
 
@@ -125,14 +125,16 @@ impl ClientContext for Logging {
             let refused = match error.rdkafka_error_code() {
                 // librdkafka uses this code also for a link that breaks in the SASL handshake; then the broker's answer
                 // is missing.
-                Some(RDKafkaErrorCode::Authentication) => !reason.contains("supported mechanisms: (n/a)"),
-                Some(RDKafkaErrorCode::SaslAuthenticationFailed) => true,
+                Some(RDKafkaErrorCode::Authentication) if !reason.contains("supported mechanisms: (n/a)") => {
+                    Some(Code::LoginRefused)
+                }
+                Some(RDKafkaErrorCode::SaslAuthenticationFailed) => Some(Code::LoginRefused),
                 // A handshake also fails when the link breaks, which is transient.
-                Some(RDKafkaErrorCode::SSL) => reason.contains("certificate"),
-                _ => false,
+                Some(RDKafkaErrorCode::SSL) if reason.contains("certificate") => Some(Code::CertificateRefused),
+                _ => None,
             };
-            if refused {
-                last.refused = Some(reason.to_owned());
+            if let Some(code) = refused {
+                last.refused = Some((code, reason.to_owned()));
             }
             last.error = Some(reason.to_owned());
         }
@@ -189,11 +191,12 @@ pub fn consumer_config(settings: &KafkaSettings, group: &str) -> ClientConfig {
 /// connection is refused, else transient.
 pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, logging: &Logging) -> Error {
     if let Some(remedy) = missing_right(error.rdkafka_error_code()) {
-        return Error::definite(format!("{what} at {}: {error}", settings.bootstrap_servers)).with_remedy(remedy);
+        return Error::new(Code::RightMissing, format!("{what} at {}: {error}", settings.bootstrap_servers))
+            .with_remedy(remedy);
     }
-    if let Some(reason) = logging.refused() {
-        return Error::definite(format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
-            if reason.contains("certificate") {
+    if let Some((code, reason)) = logging.refused() {
+        return Error::new(code, format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
+            if code == Code::CertificateRefused {
                 "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
                  hosts of kafka.bootstrap_servers"
             } else {
@@ -202,7 +205,8 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
         );
     }
     let reason = logging.last_error().unwrap_or_else(|| error.to_string());
-    Error::transient(format!("{what} (Kafka at {}): {reason}", settings.bootstrap_servers)).with_remedy(
+    let text = format!("{what} (Kafka at {}): {reason}", settings.bootstrap_servers);
+    Error::new(Code::ServerUnreachable, text).with_remedy(
         "check kafka.bootstrap_servers, kafka.security_protocol and the kafka.sasl_* settings (--check-config shows them), \
          and that the broker runs",
     )

@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::topics::{self, LISTENING, LOOK_EVERY};
 use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// How long a read of committed records waits for open transactions of other clients.
@@ -157,7 +157,11 @@ impl LastRecords {
 }
 
 fn stays_open(topic: &str) -> Error {
-    Error::transient(format!("cannot read topic {topic}: another client's transaction stays open in it")).with_remedy(
+    Error::new(
+        Code::TransactionOpen,
+        format!("cannot read topic {topic}: another client's transaction stays open in it"),
+    )
+    .with_remedy(
         "the broker ends it after that client's transaction timeout; kafka-transactions.sh finds one that hangs",
     )
 }

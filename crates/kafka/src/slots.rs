@@ -13,7 +13,7 @@ use std::path::Path;
 use rdkafka::Message as _;
 use serde::{Deserialize, Serialize};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// The version of log checkpoints and of the identity file that this program writes and reads.
@@ -220,7 +220,7 @@ pub fn log_checkpoints(settings: &KafkaSettings) -> Result<BTreeMap<String, LogC
 /// A log checkpoint that can't be read.
 pub fn unreadable(key: &str, reason: &str) -> Error {
     let slot = key.split(['-', '.']).next().unwrap_or(key);
-    Error::definite(format!("the log checkpoint of {slot} can't be read: {reason}"))
+    Error::new(Code::LogCheckpointDiffers, format!("the log checkpoint of {slot} can't be read: {reason}"))
         .with_remedy(format!("take the file as it is: consumer accept-log {slot}"))
 }
 

@@ -7,7 +7,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::{LEAST_KEEPING, Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// How often to ask a broker whether it knows a topic that was just created.
@@ -120,19 +120,21 @@ fn created(settings: &KafkaSettings, topic: &TopicSpec, result: TopicResult) -> 
         Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => return Ok(()),
         Err((_, code)) => code,
     };
-    let remedy = if missing_right(Some(code)).is_some() {
-        format!(
+    let (kind, remedy) = if missing_right(Some(code)).is_some() {
+        let remedy = format!(
             "create it yourself with {} partitions, or allow the user of kafka.sasl_username to: ACL CREATE on the topic",
             topic.partitions
-        )
+        );
+        (Code::RightMissing, remedy)
     } else {
-        format!(
+        let remedy = format!(
             "create it yourself with {} partitions, or correct kafka.replication_factor ({}), kafka.retention or \
              kafka.cleanup_policy",
             topic.partitions, settings.replication_factor
-        )
+        );
+        (Code::TopicRefused, remedy)
     };
-    Err(Error::definite(format!("cannot create topic {}: {code}", topic.name)).with_remedy(remedy))
+    Err(Error::new(kind, format!("cannot create topic {}: {code}", topic.name)).with_remedy(remedy))
 }
 
 /// The names of the topics that are missing; changes nothing. Blocks.
@@ -156,7 +158,10 @@ fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
     if count == wanted || (count > wanted && !topic.keyed) {
         return Ok(());
     }
-    let error = Error::definite(format!("topic {} has {count} partitions, but {wanted} are wanted", topic.name));
+    let error = Error::new(
+        Code::PartitionCount,
+        format!("topic {} has {count} partitions, but {wanted} are wanted", topic.name),
+    );
     Err(if topic.keyed {
         error.with_remedy(OTHER_COUNT)
     } else {
@@ -167,9 +172,12 @@ fn check_count(topic: &TopicSpec, count: usize) -> Result<()> {
 
 /// The error for a topic whose records were written to `written` partitions, and that has `now` of them, as configured.
 pub fn recounted(topic: &str, written: usize, now: usize) -> Error {
-    Error::definite(format!(
-        "topic {topic} has {now} partitions, as kafka.partitions says, but its records were written to {written}"
-    ))
+    Error::new(
+        Code::PartitionCount,
+        format!(
+            "topic {topic} has {now} partitions, as kafka.partitions says, but its records were written to {written}"
+        ),
+    )
     .with_remedy(OTHER_COUNT)
 }
 
@@ -238,10 +246,10 @@ pub(super) fn partition_count(
     };
     let Some(found) = metadata.topics().iter().find(|t| t.name() == topic) else { return Ok(None) };
     if found.error().map(RDKafkaErrorCode::from) == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-        return Err(Error::definite(format!("{what} at {}: Kafka does not let this user see it", settings.bootstrap_servers))
-            .with_remedy(
-                "allow the user of kafka.sasl_username to see this topic: ACL DESCRIBE, which READ and WRITE bring with them",
-            ));
+        let text = format!("{what} at {}: Kafka does not let this user see it", settings.bootstrap_servers);
+        return Err(Error::new(Code::RightMissing, text).with_remedy(
+            "allow the user of kafka.sasl_username to see this topic: ACL DESCRIBE, which READ and WRITE bring with them",
+        ));
     }
     Ok(Some(found.partitions().len()).filter(|n| *n > 0))
 }

@@ -1,66 +1,45 @@
 //! One error type for all programs: the failure, the object, and the remedy.
 //!
-//! The code that creates an error sets its [`Class`]; the class alone decides whether a program tries again or stops,
-//! and with which exit code.
+//! The [`Code`] of an error decides its [`Class`]: whether a program tries again or stops, and with which exit status.
 
 use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
 
+pub use crate::code::{Class, Code};
 use crate::escape;
 
 /// A result with our [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// How the program reacts to an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// It may heal without a person: try again.
-    Transient,
-    /// It stays until a person acts: stop.
-    Definite,
-    /// The command line or the configuration is wrong: stop before doing anything.
-    Usage,
-}
-
-impl Class {
-    /// Exit code: 1 definite, 2 usage, 75 transient (EX_TEMPFAIL of sysexits.h).
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::Definite => 1,
-            Self::Usage => 2,
-            Self::Transient => 75,
-        }
-    }
-}
-
-/// An error with its class, its causes, and the remedy.
+/// An error with its code, its causes, and the remedy.
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    class: Class,
+    code: Code,
     message: String,
     remedy: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    fn new(class: Class, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { class, message: message.into(), remedy: None, source: None }))
+    /// An error with this code.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { code, message: message.into(), remedy: None, source: None }))
     }
 
-    /// Stays until a person acts.
+    /// A fault of the program, or an answer of a server that has no code: stays until a person acts.
     pub fn definite(message: impl Into<String>) -> Self {
-        Self::new(Class::Definite, message)
+        Self::new(Code::Fault, message)
     }
 
-    /// May heal without a person.
+    /// May heal without a person, and has no other code.
     pub fn transient(message: impl Into<String>) -> Self {
-        Self::new(Class::Transient, message)
+        Self::new(Code::TryAgain, message)
     }
 
-    /// Wrong command line or configuration.
+    /// A wrong setting.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(Class::Usage, message)
+        Self::new(Code::Setting, message)
     }
 
     /// Adds what to do next, an imperative sentence.
@@ -84,14 +63,19 @@ impl Error {
         self
     }
 
+    /// What it is about.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
     /// How the program reacts to it.
     pub fn class(&self) -> Class {
-        self.0.class
+        self.0.code.class()
     }
 
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        self.0.class == Class::Transient
+        self.class() == Class::Transient
     }
 
     /// What to do next.
@@ -99,9 +83,9 @@ impl Error {
         self.0.remedy.as_deref()
     }
 
-    /// The program's exit code for it.
+    /// The program's exit status for it.
     pub fn exit_code(&self) -> u8 {
-        self.0.class.exit_code()
+        self.class().exit_code()
     }
 }
 
@@ -119,10 +103,13 @@ impl fmt::Display for Error {
     }
 }
 
+/// All of it, as a program prints it at its end.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} error: {self}", self.0.class)?;
-        self.0.remedy.iter().try_for_each(|r| write!(f, "\n  what to do: {r}"))
+        let name = self.0.code.name();
+        write!(f, "error[{name}]: {self}")?;
+        self.0.remedy.iter().try_for_each(|r| write!(f, "\n  what to do: {}", escape::shown(r)))?;
+        write!(f, "\n  see docs/errors.md#{name}")
     }
 }
 
@@ -173,11 +160,13 @@ mod tests {
     #[test]
     fn it_tells_the_chain_and_the_remedy() {
         let io = std::io::Error::other("disk full");
-        let error = Error::definite("cannot write consumer_log.json").with_source(io).with_remedy("make room");
+        let error =
+            Error::new(Code::FileAccess, "cannot write consumer_log.json").with_source(io).with_remedy("make room");
         assert_eq!(error.to_string(), "cannot write consumer_log.json: disk full");
         assert_eq!(
             format!("{error:?}"),
-            "Definite error: cannot write consumer_log.json: disk full\n  what to do: make room"
+            "error[file-access]: cannot write consumer_log.json: disk full\n  what to do: make room\n  \
+             see docs/errors.md#file-access"
         );
         assert_eq!([Error::definite(""), Error::usage(""), Error::transient("")].map(|e| e.exit_code()), [1, 2, 75]);
     }

@@ -1,6 +1,7 @@
 //! Values that the programs share, without input or output: changes, times, positions, errors.
 
 pub mod change;
+pub mod code;
 pub mod error;
 pub mod escape;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use model::change::Source;
-use model::error::Error;
+use model::error::{Code, Error};
 use model::escape;
 use model::schema::FieldType;
 use runtime::config::KafkaSettings;
@@ -102,7 +102,8 @@ impl RefusedRow {
         );
         let column = table.columns.get(self.field).map_or("?", |column| column.name.as_str());
         let (name, key) = (table.full_name(), self.key());
-        Error::definite(format!("{name}, row {key}, column {column}: {}", self.refusal.reason)).with_remedy(remedy)
+        Error::new(Code::RowRefused, format!("{name}, row {key}, column {column}: {}", self.refusal.reason))
+            .with_remedy(remedy)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::schema::RecordSchema;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -135,7 +135,7 @@ impl SourceTable {
     /// The error for the column of this field that is refused.
     pub fn refused(&self, field: usize, refusal: &ConversionError) -> Error {
         let column = self.columns.get(field).map_or("?", |column| column.name.as_str());
-        Error::definite(format!("{}, column {column}: {}", self.full_name(), refusal.reason))
+        Error::new(Code::ColumnRefused, format!("{}, column {column}: {}", self.full_name(), refusal.reason))
             .with_remedy(&*refusal.remedy)
     }
 }

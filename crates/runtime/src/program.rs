@@ -101,12 +101,9 @@ where
 
 fn report(error: &Error, as_json: bool) -> ExitCode {
     if as_json {
-        tracing::error!(what_to_do = error.remedy(), "{error}");
+        tracing::error!(code = error.code().name(), what_to_do = error.remedy(), "{error}");
     } else {
-        eprintln!("error: {error}");
-        if let Some(remedy) = error.remedy() {
-            eprintln!("  what to do: {}", escape::shown(remedy));
-        }
+        eprintln!("{error:?}");
     }
     ExitCode::from(error.exit_code())
 }

@@ -12,7 +12,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config};
 
-use model::error::{Error, Result, blames_certificate};
+use model::error::{Code, Error, Result, blames_certificate};
 use runtime::config::{PostgresSettings, TlsParameters};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -213,37 +213,41 @@ pub fn failed(what: &str, error: tokio_postgres::Error) -> Error {
     if state.is_empty() {
         let reason = whole(&error);
         if blames_certificate(&reason) || reason.contains("does not support TLS") {
-            return Error::definite(what).with_source(error).with_remedy(
+            return Error::new(Code::CertificateRefused, what).with_source(error).with_remedy(
                 "check sslmode and sslrootcert in postgres.url against the server's certificate: its CA, when it ends, and that \
                  it names this host",
             );
         }
     }
-    let remedy = match state {
-        "" => "check postgres.url (host, port, sslmode) and that the server runs",
-        "28P01" | "28000" => "check user, password and sslmode in postgres.url, and the server's pg_hba.conf",
-        "42501" => {
+    let (code, remedy) = match state {
+        "" => (Code::ServerUnreachable, "check postgres.url (host, port, sslmode) and that the server runs"),
+        "28P01" | "28000" => {
+            (Code::LoginRefused, "check user, password and sslmode in postgres.url, and the server's pg_hba.conf")
+        }
+        "42501" => (
+            Code::RightMissing,
             "grant this user CREATE and USAGE on the schema (postgres.schema), or make the tables yourself and grant SELECT, \
-             INSERT, UPDATE and DELETE on them: docs/security.md has the statements"
-        }
-        "25006" => {
+             INSERT, UPDATE and DELETE on them: docs/security.md has the statements",
+        ),
+        "25006" => (
+            Code::ServerUnreachable,
             "wait for the failover to end, or name the server that takes writes in postgres.url; it is found among several in \
-             postgres://USER:PASSWORD@HOST,HOST/DATABASE?target_session_attrs=read-write"
-        }
-        "3D000" => "create the database, or let this user do it (CREATEDB)",
-        "3F000" => "create the schema that postgres.schema names, or correct postgres.schema",
-        "08P01" if pools_statements(&error) => {
-            "let the pooler give a connection to each transaction: pool_mode = transaction (or session) for this database"
-        }
+             postgres://USER:PASSWORD@HOST,HOST/DATABASE?target_session_attrs=read-write",
+        ),
+        "3D000" => (Code::PostgresDatabase, "create the database, or let this user do it (CREATEDB)"),
+        "3F000" => (Code::PostgresDatabase, "create the schema that postgres.schema names, or correct postgres.schema"),
+        _ if pools_statements(&error) => (
+            Code::PostgresDatabase,
+            "let the pooler give a connection to each transaction: pool_mode = transaction (or session) for this database",
+        ),
         "42703" | "42804" | "42P10" | "42P01" | "22P03" => {
-            "start the consumer again: it checks the tables and names each column that differs"
+            (Code::PostgresTables, "start the consumer again: it checks the tables and names each column that differs")
         }
-        _ => "see the server's log",
+        _ if heals(state) => (Code::TryAgain, "see the server's log"),
+        _ => (Code::Fault, "see the server's log"),
     };
     // The library's own text is only "db error"; the server's message is its cause.
-    let transient = heals(state) && !pools_statements(&error);
-    let sorted = if transient { Error::transient(what) } else { Error::definite(what) };
-    sorted.with_source(error).with_remedy(remedy)
+    Error::new(code, what).with_source(error).with_remedy(remedy)
 }
 
 /// Whether a server in recovery (a standby) refuses `READ WRITE`, our only two-valued setting that a server may refuse.

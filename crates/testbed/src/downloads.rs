@@ -285,9 +285,10 @@ mod tests {
         let compose = include_str!("../../../docker-compose.yml");
         let image = compose.lines().find(|line| line.trim_start().starts_with("image: apache/kafka:"));
         assert_eq!(image.map(str::trim), Some(format!("image: apache/kafka:${{KAFKA_VERSION:-{KAFKA}}}").as_str()));
+        assert!(include_str!("../../../docs/errors.md").contains(&format!("{KAFKA}, which containers and tests use")));
         assert!(
-            include_str!("../../../docs/operations.md").contains(&format!("{KAFKA}, which containers and tests use"))
+            include_str!("../../../ARCHITECTURE.md")
+                .contains(&format!("Tests, demo and containers use {KAFKA}."))
         );
-        assert!(include_str!("../../../ARCHITECTURE.md").contains(&format!("Tests, demo and containers use {KAFKA}.")));
     }
 }

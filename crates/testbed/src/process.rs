@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use model::error::Code;
+
 /// A running program; dropping it kills it.
 pub struct Running {
     child: Child,
@@ -24,6 +26,17 @@ pub struct Ended {
     pub out: String,
     /// Its log and its error.
     pub err: String,
+}
+
+impl Ended {
+    /// Requires that the program ended with an error of this code, and that its log and its error have these texts.
+    pub fn assert_error(&self, code: Code, texts: &[&str]) {
+        let name = format!("error[{}]: ", code.name());
+        for text in texts.iter().copied().chain([name.as_str()]) {
+            assert!(self.err.contains(text), "{text:?} is not in\n{}", self.err);
+        }
+        assert_eq!(self.code, i32::from(code.class().exit_code()), "{}", self.err);
+    }
 }
 
 impl Running {

@@ -197,7 +197,7 @@ pub(crate) fn assert_refused(running: Running, case: &str, texts: &[&str]) {
     let ended = running.wait();
     assert_eq!(ended.code, 1, "{case}: {}", ended.err);
     assert!(started.elapsed() < SOON, "{case} took {:?}: {}", started.elapsed(), ended.err);
-    let error = ended.err.rfind("\nerror: ").map(|at| at + 1).or(ended.err.starts_with("error: ").then_some(0));
+    let error = ended.err.rfind("\nerror[").map(|at| at + 1).or(ended.err.starts_with("error[").then_some(0));
     let error = &ended.err[error.unwrap_or_else(|| panic!("{case}: no error in {}", ended.err))..];
     texts.iter().for_each(|text| assert!(error.contains(text), "{case}: {text:?} in\n{error}"));
     assert!(error.contains("\n  what to do: "), "{case}: {error}");

@@ -2,12 +2,13 @@
 
 use std::fs;
 
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use testbed::{Running, TestBed, eventually};
 
 use crate::consumer_world::{forge, log_checkpoint, wait_until_committed};
-use crate::{Machine, PATIENCE, refused, share, stop};
+use crate::{Machine, PATIENCE, share, stop};
 
 /// 40 products, and machine A, whose log has their inserts.
 async fn written(test: &str) -> (TestBed, Conn, Running, Machine) {
@@ -59,7 +60,9 @@ async fn a_folder_that_was_declared_lost_comes_back_without_what_another_wrote_a
     eventually("its session is over", PATIENCE, || (b.run(&world, &["forget-folder", &id]).code == 0).then_some(()));
     let on_b = b.start(&world, 1);
     wait_until_committed(&world);
-    refused(&a.start(&world, 3).wait(), &["was declared lost at", "consumer accept-log consumer_1"]);
+    a.start(&world, 3)
+        .wait()
+        .assert_error(Code::LogCopied, &["was declared lost at", "consumer accept-log consumer_1"]);
     let said = accept(&a, &world);
     assert!(said.contains("cut off"), "{said}");
     assert_eq!(fs::metadata(a.log("consumer_1")).unwrap().len(), committed);

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
 use kafka::slots::Folder;
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use testbed::{Ended, Feed, Running, TestBed, eventually};
 
@@ -106,13 +107,6 @@ pub(crate) fn share<'a>(consumers: impl IntoIterator<Item = &'a Running> + Clone
     });
 }
 
-pub(crate) fn refused(ended: &Ended, parts: &[&str]) {
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    for part in parts {
-        assert!(ended.err.contains(part), "{part}\n{}", ended.err);
-    }
-}
-
 pub(crate) fn stop(consumers: impl IntoIterator<Item = Running>) {
     for consumer in consumers {
         let ended = consumer.stop();
@@ -201,15 +195,15 @@ async fn of_two_copies_of_a_folder_the_one_that_was_opened_last_continues() {
         a.id(),
         b.place()
     );
-    refused(
-        &ended,
+    ended.assert_error(
+        Code::LogCopied,
         &[&older, "two machines may not use copies of one logs folder", "delete this copy with its dot files"],
     );
     feed.update(1..=40, 1);
     assert_once(&world, &[&b]);
     // However often it starts, it does not harm the other one.
     for n in 2..=7 {
-        refused(&a.start(&world, n).wait(), &[&older]);
+        a.start(&world, n).wait().assert_error(Code::LogCopied, &[&older]);
     }
     assert!(copy.is_running() && !copy.log().contains("trying again"), "{}", copy.log());
     // The first way out: it begins with a new folder.
@@ -225,7 +219,9 @@ async fn of_two_copies_of_a_folder_the_one_that_was_opened_last_continues() {
     let copy = c.start(&world, 1);
     feed.update(1..=40, 3);
     wait_until_committed(&world);
-    refused(&b.start(&world, 9).wait(), &["is an older copy of the log", "To continue here, stop the consumers there"]);
+    b.start(&world, 9)
+        .wait()
+        .assert_error(Code::LogCopied, &["is an older copy of the log", "To continue here, stop the consumers there"]);
     stop([copy]);
     fs::remove_dir_all(b.slot("consumer_1")).unwrap();
     cp(&c.slot("consumer_1"), &b.slot("consumer_1"));
@@ -255,7 +251,7 @@ async fn a_copy_without_the_last_lines_is_refused_and_disturbs_nobody() {
         a.place()
     );
     for n in 1..=6 {
-        refused(&b.start(&world, n).wait(), &[&lost, "so this is an older copy of it"]);
+        b.start(&world, n).wait().assert_error(Code::LogCopied, &[&lost, "so this is an older copy of it"]);
     }
     feed.update(1..=40, 2);
     assert_once(&world, &[&a]);
@@ -291,9 +287,9 @@ async fn a_slot_that_is_moved_takes_its_lines_along() {
     let occupied =
         format!("is the log of consumer_2 of folder {}, but consumer_1 of this folder has committed lines", b.id());
     let way_out = "rename this folder to consumer_N with a number that is free";
-    refused(&ended, &[&occupied, way_out]);
+    ended.assert_error(Code::LogCopied, &[&occupied, way_out]);
     let text = fs::read(a.log("consumer_1")).unwrap();
-    refused(&a.run(&world, &["accept-log", "consumer_1"]), &[&occupied, way_out]);
+    a.run(&world, &["accept-log", "consumer_1"]).assert_error(Code::LogCopied, &[&occupied, way_out]);
     assert!(fs::read(a.log("consumer_1")).unwrap() == text);
     // As it says.
     fs::rename(a.slot("consumer_1"), a.slot("consumer_7")).unwrap();
@@ -318,10 +314,10 @@ async fn a_slot_that_is_moved_takes_its_lines_along() {
         fs::rename(&own, two).unwrap();
     };
     exchange(&one, &two);
-    refused(&a.start(&world, 5).wait(), &["is the log of consumer_2 of folder"]);
+    a.start(&world, 5).wait().assert_error(Code::LogCopied, &["is the log of consumer_2 of folder"]);
     exchange(&one, &two);
     exchange(&a.log("consumer_1"), &a.log("consumer_2"));
-    refused(&a.start(&world, 6).wait(), &["consumer_log.json"]);
+    a.start(&world, 6).wait().assert_error(Code::LogTruncated, &["consumer_log.json"]);
     exchange(&a.log("consumer_1"), &a.log("consumer_2"));
     let on_a = [a.start(&world, 7), a.start(&world, 8)];
     feed.update(1..=100, 2);
@@ -346,7 +342,7 @@ async fn a_folder_that_was_deleted_is_missed_until_it_is_declared_lost() {
     let gone =
         format!("{} held the logs folder {id} with {bytes} committed bytes of this group, which is gone", a.place());
     let remedy = format!("run: consumer forget-folder {id}");
-    refused(&a.start(&world, 2).wait(), &[&gone, &remedy]);
+    a.start(&world, 2).wait().assert_error(Code::FolderGone, &[&gone, &remedy]);
     // The first way out.
     fs::remove_dir_all(&a.logs).unwrap();
     fs::rename(&aside, &a.logs).unwrap();
@@ -354,7 +350,7 @@ async fn a_folder_that_was_deleted_is_missed_until_it_is_declared_lost() {
     feed.update(1..=100, 1);
     assert_once(&world, &[&a, &b]);
     let held = b.run(&world, &["forget-folder", &id]);
-    refused(&held, &[&format!("of folder {id} is in the group"), "stop its consumers"]);
+    held.assert_error(Code::AnotherConsumer, &[&format!("of folder {id} is in the group"), "stop its consumers"]);
     // The second one: what it held is missing, and nothing else.
     stop([on_a]);
     let before = a.line_count();
@@ -373,7 +369,9 @@ async fn a_folder_that_was_deleted_is_missed_until_it_is_declared_lost() {
     // What was declared lost is not used by mistake.
     fs::remove_dir_all(&a.logs).unwrap();
     fs::rename(&aside, &a.logs).unwrap();
-    refused(&a.start(&world, 5).wait(), &["was declared lost at", "consumer accept-log consumer_1"]);
+    a.start(&world, 5)
+        .wait()
+        .assert_error(Code::LogCopied, &["was declared lost at", "consumer accept-log consumer_1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -387,7 +385,9 @@ async fn a_folder_that_lost_its_identity_or_its_dot_files_continues() {
     stop([consumer]);
     let id = a.id();
     fs::write(a.logs.join(".folder"), "").unwrap();
-    refused(&a.start(&world, 2).wait(), &[".folder", "or delete it: the folder then gets a new identity"]);
+    a.start(&world, 2)
+        .wait()
+        .assert_error(Code::FileAccess, &[".folder", "or delete it: the folder then gets a new identity"]);
     // As it says.
     fs::remove_file(a.logs.join(".folder")).unwrap();
     let consumer = a.start(&world, 3);
@@ -409,7 +409,9 @@ async fn a_folder_that_lost_its_identity_or_its_dot_files_continues() {
     stop([consumer]);
     fs::remove_dir_all(&a.logs).unwrap();
     fs::rename(&backup, &a.logs).unwrap();
-    refused(&a.start(&world, 6).wait(), &["is an older copy of the log of consumer_1: the log was opened again"]);
+    a.start(&world, 6)
+        .wait()
+        .assert_error(Code::LogCopied, &["is an older copy of the log of consumer_1: the log was opened again"]);
     assert_eq!(a.run(&world, &["accept-log", "consumer_1"]).code, 0);
     let consumer = a.start(&world, 7);
     feed.update(1..=40, 3);

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use kafka::{Record, TopicSpec, TransactionalProducer};
+use model::error::Code;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use testbed::{Feed, TestBed, eventually};
 
 use crate::consumer_world::wait_until_committed;
-use crate::{Machine, PATIENCE, assert_once, cp, refused, share, stop, world};
+use crate::{Machine, PATIENCE, assert_once, cp, share, stop, world};
 
 /// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were
 /// killed between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier
@@ -74,7 +75,7 @@ async fn continues_after_the_version_before(world: TestBed) {
     // A copy of the old folder comes too late, on a third machine.
     let ended = copy.start(&world, 1).wait();
     let taken = format!("belong to consumer_1 of folder {}, which took this log over at {}", a.id(), a.place());
-    refused(&ended, &[&taken, "delete this copy of consumer_1 with its dot files"]);
+    ended.assert_error(Code::LogCopied, &[&taken, "delete this copy of consumer_1 with its dot files"]);
     // As it says.
     fs::remove_dir_all(copy.slot("consumer_1")).unwrap();
     fs::remove_dir_all(copy.slot("consumer_2")).unwrap();
@@ -113,7 +114,10 @@ async fn lines_that_the_version_before_had_committed_are_missed_when_they_are_go
     let log = fs::read(a.log("consumer_1")).unwrap();
     fs::remove_dir_all(a.slot("consumer_1")).unwrap();
     let ended = a.start(&world, 1).wait();
-    refused(&ended, &["has 0 bytes, but 5148 were committed: 5148 bytes are gone", "consumer accept-log consumer_1"]);
+    ended.assert_error(
+        Code::LogTruncated,
+        &["has 0 bytes, but 5148 were committed: 5148 bytes are gone", "consumer accept-log consumer_1"],
+    );
     fs::write(a.log("consumer_1"), log).unwrap();
     let mut consumer = a.start(&world, 2);
     consumer.wait_for("recovered the slot of a consumer that is gone");

@@ -294,7 +294,11 @@ async fn random_changes_are_real_ones_and_can_be_repeated() {
     let world = TestBed::new("generate");
     let wrong = world.run("product-updater", &["--generate", "1", "--updates", "60", "--deletes", "60"]);
     assert_eq!(wrong.code, 2);
-    assert!(wrong.err.contains("error: --updates 60 and --deletes 60 are more than 100 percent"), "{}", wrong.err);
+    assert!(
+        wrong.err.contains("error[command-line]: --updates 60 and --deletes 60 are more than 100 percent"),
+        "{}",
+        wrong.err
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -334,23 +338,23 @@ async fn what_stops_it_is_named_with_a_way_out() {
         (
             &["--data", "/nowhere"],
             1,
-            "error: cannot read the data folder /nowhere: No such file or directory (os error 2)\n  what to do: name the folder of the CSV files with --data (updater.data)",
+            "error[file-access]: cannot read the data folder /nowhere: No such file or directory (os error 2)\n  what to do: name the folder of the CSV files with --data (updater.data)",
         ),
         (
             &["--data", data, "--rejects", "file/x"],
             1,
-            "error: cannot write the rejected rows to file/x/a.rejects.csv: Not a directory (os error 20)\n  what to do: name a folder that this user may write to with --rejects (updater.rejects)",
+            "error[file-access]: cannot write the rejected rows to file/x/a.rejects.csv: Not a directory (os error 20)\n  what to do: name a folder that this user may write to with --rejects (updater.rejects)",
         ),
         (
             &["--db-password", "wrong"],
             1,
             "  what to do: check DB_USER and DB_PASSWORD, and that the user may connect from this host",
         ),
-        (&["--db-port", "1"], 75, "error: cannot connect to MySQL at 127.0.0.1:1 as "),
+        (&["--db-port", "1"], 75, "error[server-unreachable]: cannot connect to MySQL at 127.0.0.1:1 as "),
         (
             &["--chunk-size", "0"],
             2,
-            "error: updater.chunk_size: \"0\" is not a whole number from 1 to 100000 (flag --chunk-size)",
+            "error[setting]: updater.chunk_size: \"0\" is not a whole number from 1 to 100000 (flag --chunk-size)",
         ),
     ];
     for (flags, code, text) in cases {

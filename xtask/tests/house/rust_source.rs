@@ -87,7 +87,9 @@ fn end_of_text(rest: &str, quote: char) -> usize {
 
 /// The file without its test modules, which stand at its end.
 pub(crate) fn without_tests(text: &str) -> &str {
-    text.find("\n#[cfg(test)]\nmod ").map_or(text, |tests| &text[..tests + 1])
+    let begins = ["mod ", "pub(super) mod ", "pub(crate) mod "].map(|module| format!("\n#[cfg(test)]\n{module}"));
+    let tests = begins.iter().filter_map(|begin| text.find(begin)).min();
+    tests.map_or(text, |tests| &text[..tests + 1])
 }
 
 /// The words of a text: runs of letters, digits and `_`.

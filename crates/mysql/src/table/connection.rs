@@ -8,7 +8,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, IoError, Opts, OptsBuilder, SslOpts};
 
 use crate::table::tls;
-use model::error::{Error, Result, blames_certificate};
+use model::error::{Code, Error, Result, blames_certificate};
 use runtime::config::{MySqlSettings, SslMode};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ pub async fn require_logged_rows(conn: &mut Conn) -> Result<()> {
     let refused = |found: &str, remedy: &str| {
         let message =
             format!("the server gives new sessions {found}: the binlog would not hold the rows that are written");
-        Err(Error::definite(message).with_remedy(remedy))
+        Err(Error::new(Code::ServerSettings, message).with_remedy(remedy))
     };
     match found {
         Some((false, ..)) => refused("sql_log_bin = OFF", "take sql_log_bin out of the server's init_connect"),
@@ -158,15 +158,17 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
             let message = format!("{message}: {} (error {})", e.message, e.code);
             match e.code {
                 // Access denied: no such user, wrong password, no such right, locked, expired.
-                1045 | 1698 | 1862 | 3118 => Error::definite(message)
+                1045 | 1698 | 1862 | 3118 => Error::new(Code::LoginRefused, message)
                     .with_remedy("check DB_USER and DB_PASSWORD, and that the user may connect from this host"),
                 1044 | 1142 | 1143 | 1227 | 1370 => {
-                    Error::definite(message).with_remedy("grant the right to the user of DB_USER")
+                    Error::new(Code::RightMissing, message).with_remedy("grant the right to the user of DB_USER")
                 }
-                3159 => Error::definite(message)
+                3159 => Error::new(Code::CertificateRefused, message)
                     .with_remedy("set db.ssl_mode to verify_identity with db.ssl_ca, or at least to preferred"),
-                1049 => Error::definite(message).with_remedy("create the database, or correct DB_NAME"),
-                1054 | 1146 => Error::definite(message).with_remedy("create it, or correct DB_NAME and db.table"),
+                1049 => Error::new(Code::TableMissing, message).with_remedy("create the database, or correct DB_NAME"),
+                1054 | 1146 => {
+                    Error::new(Code::TableMissing, message).with_remedy("create it, or correct DB_NAME and db.table")
+                }
                 // Too many connections, shutdown, lock waits, deadlocks, broken links, a killed or late query, a read-only
                 // server during a failover.
                 1040
@@ -193,22 +195,25 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         // A handshake also fails when the link breaks, which is transient.
         mysql_async::Error::Io(IoError::Tls(e)) => {
             let text = format!("{message}: TLS: {e}");
-            (if blames_certificate(&text) { Error::definite(text) } else { Error::transient(text) }).with_remedy(
+            let code = if blames_certificate(&text) { Code::CertificateRefused } else { Code::ServerUnreachable };
+            Error::new(code, text).with_remedy(
                 "check db.ssl_ca against the CA of the server's certificate, when this ends, and that it names DB_HOST",
             )
         }
-        mysql_async::Error::Io(IoError::Io(e)) => Error::transient(format!("{message}: {e}")).with_remedy(running),
+        mysql_async::Error::Io(IoError::Io(e)) => {
+            Error::new(Code::ServerUnreachable, format!("{message}: {e}")).with_remedy(running)
+        }
         mysql_async::Error::Url(e) => Error::usage(format!("{message}: {e}")),
         mysql_async::Error::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
-            Error::transient(format!("{message}: the server closed the connection")).with_remedy(running)
+            Error::new(Code::ServerUnreachable, format!("{message}: the server closed the connection"))
+                .with_remedy(running)
         }
         // The server also answers like this for a user that does not exist: it then names some method.
-        mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }) => {
-            Error::definite(format!("{message}: the server wants the authentication {name}, which this client has not"))
-                .with_remedy(
-                    "check that the user of DB_USER exists; ALTER USER … IDENTIFIED WITH caching_sha2_password",
-                )
-        }
+        mysql_async::Error::Driver(DriverError::UnknownAuthPlugin { name }) => Error::new(
+            Code::LoginRefused,
+            format!("{message}: the server wants the authentication {name}, which this client has not"),
+        )
+        .with_remedy("check that the user of DB_USER exists; ALTER USER … IDENTIFIED WITH caching_sha2_password"),
         error => Error::definite(format!("{message}: {error}")),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{ColumnPlan, Contract, SourceTable, answered, failed, logs_cascades};
 use crate::column::{ColumnType, Described};
 use crate::conversion_error::ConversionError;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::schema::{Field, FieldType, RecordSchema};
 
 /// The most tables among which a misspelt name is searched.
@@ -69,13 +69,16 @@ impl SourceTable {
         .await
         .map_err(asking)?;
         let Some((database, table, kind)) = found else {
-            return Err(Error::definite(Self::missing(conn, database, table).await?).with_remedy(
+            return Err(Error::new(Code::TableMissing, Self::missing(conn, database, table).await?).with_remedy(
                 "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
             ));
         };
         if kind != "BASE TABLE" {
-            return Err(Error::definite(format!("{database}.{table} is a {}, not a table", kind.to_lowercase()))
-                .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
+            return Err(Error::new(
+                Code::TableMissing,
+                format!("{database}.{table} is a {}, not a table", kind.to_lowercase()),
+            )
+            .with_remedy("name the table behind it in db.table: only tables are in the binlog"));
         }
         let found = columns(conn, &database, &table).await?;
         let mut faults = Vec::new();
@@ -134,12 +137,13 @@ fn noted<T>(checked: Result<T>, faults: &mut Vec<Error>) -> Option<T> {
     checked.map_err(|error| faults.push(error)).ok()
 }
 
-/// One error with all of them.
+/// One error with all of them and the code of the first.
 fn together(faults: &[Error]) -> Error {
     let texts: Vec<String> = faults.iter().map(ToString::to_string).collect();
     let mut remedies: Vec<&str> = faults.iter().filter_map(Error::remedy).collect();
     remedies.dedup();
-    Error::definite(texts.join("; ")).with_remedy(remedies.join("; "))
+    let code = faults.first().map_or(Code::Fault, Error::code);
+    Error::new(code, texts.join("; ")).with_remedy(remedies.join("; "))
 }
 
 /// A table with a similar name: in the database with a name one or two letters off, or in another one with this name.
@@ -187,11 +191,11 @@ fn plan_column(table: &str, found: &[FoundColumn], field: &Field) -> Result<Colu
     let Some(FoundColumn { plan, is_nullable }) =
         found.iter().find(|found| found.plan.name.to_lowercase() == wanted.to_lowercase())
     else {
-        return Err(Error::definite(format!("{table} has no column {wanted}"))
+        return Err(Error::new(Code::ColumnMissing, format!("{table} has no column {wanted}"))
             .with_remedy(format!("add the column {wanted}, or name another table in db.table")));
     };
     let refused = |refusal: ConversionError| {
-        Error::definite(format!("{table}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
+        Error::new(Code::ColumnRefused, format!("{table}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
             .with_remedy(refusal.remedy)
     };
     plan.kind.check(field.kind).map_err(refused)?;
@@ -243,16 +247,22 @@ fn derive(
         }
         let Some(kind) = plan.kind.field() else {
             let refusal = plan.kind.check(FieldType::Text).err().unwrap_or_else(|| ConversionError::new("", ""));
-            return Err(Error::definite(format!("{name}.{} is {}: {}", plan.name, plan.full_type, refusal.reason))
-                .with_remedy(refusal.remedy));
+            return Err(Error::new(
+                Code::ColumnRefused,
+                format!("{name}.{} is {}: {}", plan.name, plan.full_type, refusal.reason),
+            )
+            .with_remedy(refusal.remedy));
         };
         let null = if key.iter().any(|(column, _)| same(column, &plan.name)) { None } else { Some(0) };
         let field = Field { name: avro::schema::adjusted(&plan.name), column: plan.name.clone(), kind, null };
         if let Some(other) = fields.iter().find(|other| other.name == field.name) {
-            return Err(Error::definite(format!(
-                "{name}: the columns {} and {} have one name in Avro, {}",
-                other.column, field.column, field.name
-            ))
+            return Err(Error::new(
+                Code::ColumnRefused,
+                format!(
+                    "{name}: the columns {} and {} have one name in Avro, {}",
+                    other.column, field.column, field.name
+                ),
+            )
             .with_remedy("rename one of them"));
         }
         fields.push(field);
@@ -265,28 +275,34 @@ fn derive(
 /// Whether the columns of the primary key can be the key of a record.
 fn check_parts(table: &str, found: &[FoundColumn], key: &Key) -> Result<()> {
     if key.is_empty() {
-        return Err(Error::definite(format!("{table} has no primary key: its rows have no identity")).with_remedy(
-            format!("ALTER TABLE {table} ADD my_row_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE PRIMARY KEY"),
-        ));
+        return Err(Error::new(
+            Code::TableWithoutKey,
+            format!("{table} has no primary key: its rows have no identity"),
+        )
+        .with_remedy(format!(
+            "ALTER TABLE {table} ADD my_row_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE PRIMARY KEY"
+        )));
     }
     for (column, prefix) in key {
         if let Some(characters) = prefix {
-            return Err(Error::definite(format!(
-                "{table} has the primary key {column}({characters}): two rows may have one key"
-            ))
+            return Err(Error::new(
+                Code::KeyRefused,
+                format!("{table} has the primary key {column}({characters}): two rows may have one key"),
+            )
             .with_remedy("make a primary key of whole columns"));
         }
         let kind = found.iter().find(|c| c.plan.name.to_lowercase() == column.to_lowercase()).map(|c| &c.plan.kind);
         if let Some(kind @ (ColumnType::Enum | ColumnType::Set | ColumnType::Bit { .. })) = kind {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::KeyRefused, format!(
                 "{table}.{column} is in the primary key, and the values of {kind} have another order than their text"
             ))
             .with_remedy("use VARCHAR or an integer for this column"));
         }
         if let Some(kind @ (ColumnType::Float | ColumnType::Double)) = kind {
-            return Err(Error::definite(format!(
-                "{table}.{column} is in the primary key, and a {kind} has more than one text"
-            ))
+            return Err(Error::new(
+                Code::KeyRefused,
+                format!("{table}.{column} is in the primary key, and a {kind} has more than one text"),
+            )
             .with_remedy("use DECIMAL or an integer for this column"));
         }
     }
@@ -315,8 +331,9 @@ async fn check_key(conn: &mut Conn, database: &str, table: &str, wanted: &[&str]
         none if none.is_empty() => "has no primary key".to_owned(),
         columns => format!("has the primary key ({columns})"),
     };
+    let code = if key.is_empty() { Code::TableWithoutKey } else { Code::KeyChanged };
     let wanted = wanted.join(", ");
-    Err(Error::definite(format!("{database}.{table} {found}; the schema's key is ({wanted})"))
+    Err(Error::new(code, format!("{database}.{table} {found}; the schema's key is ({wanted})"))
         .with_remedy(format!("ALTER TABLE {table} DROP PRIMARY KEY (if there is one), ADD PRIMARY KEY ({wanted})")))
 }
 
@@ -335,10 +352,13 @@ async fn check_foreign_keys(conn: &mut Conn, database: &str, table: &str) -> Res
     .map_err(asking)?;
     match cascading {
         None => Ok(()),
-        Some((name, update, delete)) => Err(Error::definite(format!(
-            "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
+        Some((name, update, delete)) => Err(Error::new(
+            Code::ForeignKey,
+            format!(
+                "{database}.{table} has the foreign key {name} ON UPDATE {update} ON DELETE {delete}: \
              this server changes such rows without an event in the binlog"
-        ))
+            ),
+        )
         .with_remedy(
             "use RESTRICT or NO ACTION, or MySQL 9.6 or later without innodb_native_foreign_keys; rows may have gone \
              already, so then `cdc-producer checkpoint reset`",

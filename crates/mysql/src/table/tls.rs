@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use mysql_async::SslOpts;
 use native_tls::{Certificate, TlsConnector};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::{MySqlSettings, SslMode};
 
 /// The checks of TLS.
@@ -81,9 +81,10 @@ pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
 
 /// The error for a server without TLS, where the login requires it ([`MySqlSettings::may_log_in_without_tls`]).
 pub fn no_tls(what: &str) -> Error {
-    Error::definite(format!(
-        "cannot {what}: the server offers no TLS, and without it others on the network can read DB_PASSWORD"
-    ))
+    Error::new(
+        Code::CertificateRefused,
+        format!("cannot {what}: the server offers no TLS, and without it others on the network can read DB_PASSWORD"),
+    )
     .with_remedy(
         "turn TLS on in the server; or set db.ssl_mode to disabled, if nobody else can reach the network between",
     )

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Health, Metrics};
 use crate::config;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Definite when no address is free, or the IP is not of this machine.
 pub async fn serve(address: &str, metrics: Metrics, health: Health, shutdown: CancellationToken) -> Result<SocketAddr> {
     let failed = |e: std::io::Error| {
-        Error::definite(format!("cannot listen on {address} (metrics.listen)"))
+        Error::new(Code::ListenAddress, format!("cannot listen on {address} (metrics.listen)"))
             .with_source(e)
             .with_remedy("name free ports of this machine: a range has one for each program, e.g. 127.0.0.1:9100-9109")
     };
