@@ -1,7 +1,7 @@
 //! A dump of the binlog, on a separate connection.
 //!
 //! `mysql_async` unpacks a compressed transaction as a whole before it hands over the first event, and trusts the sizes
-//! in the packets (`docs/decisions/dump-connection.md`). This module holds at most one requested event.
+//! in the packets (`docs/decisions/0002-dump-connection.md`). This module holds at most one requested event.
 
 mod event;
 mod events;

@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(image.map(str::trim), Some(format!("image: apache/kafka:${{KAFKA_VERSION:-{KAFKA}}}").as_str()));
         assert!(include_str!("../../../docs/errors.md").contains(&format!("{KAFKA}, which containers and tests use")));
         assert!(
-            include_str!("../../../ARCHITECTURE.md")
+            include_str!("../../../docs/architecture/consumer.md")
                 .contains(&format!("Tests, demo and containers use {KAFKA}."))
         );
     }
