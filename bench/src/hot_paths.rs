@@ -141,7 +141,7 @@ fn encode(rows: &Rows, batch: &mut Batch) {
     let pos = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1000023";
     for (row, (key, value)) in (0..).zip(&rows.records) {
         let source = Source { op: Op::Update, ts_us, pos: pos.into(), row, epoch: 1 };
-        batch.push(Change::State(key, value), &source);
+        batch.push(0, Change::State(key, value), &source);
     }
 }
 

@@ -10,14 +10,14 @@ use cdc_producer::history::Continuity;
 use cdc_producer::known::Known;
 use cdc_producer::locate;
 use cdc_producer::plan::Encoder;
-use cdc_producer::reader::Reader;
+use cdc_producer::reader::{CapturedTable, Reader};
 use cdc_producer::server::Server;
 use cdc_producer::status::Status;
 use cdc_producer::stream::{EventStream, StreamOptions};
 use cdc_producer::sweep::Sweep;
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
-use model::position::Progress;
+use model::position::{Progress, TableState};
 use model::product::SCHEMA;
 use model::time::Micros;
 use mysql::table::{Contract, SourceTable};
@@ -61,9 +61,18 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
         let progress = Progress::new(1, position);
         let known = Known::now(&mut conn, &table, true, true).await?;
         let clients = (KafkaSettings::from(&defaults)?, RegistrySettings::from(&defaults)?);
-        let reader = Reader {
+        let table = CapturedTable {
+            name: table.full_name(),
             encoder: Encoder::new(table.clone(), 1),
+            letters: None,
+            sweep: Sweep::new(clients, table, watch::channel(None).1, 0),
             known,
+        };
+        let reader = Reader {
+            source: table.name.clone(),
+            tables: vec![table],
+            discovers: None,
+            unknown: TableState::default(),
             progress,
             stream,
             continuity: Continuity::new(server.purged, None),
@@ -71,8 +80,6 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
             conn,
             chunk_rows: 1,
             chunk_bytes: 1,
-            letters: None,
-            sweep: Sweep::new(clients, table.clone(), watch::channel(None).1, 0),
             batches: batch_sender,
             recycled: recycled_receiver,
             position_every: Duration::from_secs(1),

@@ -29,6 +29,8 @@ struct Span {
     value: usize,
     header: usize,
     kind: Kind,
+    /// The number of the table.
+    table: u16,
 }
 
 /// The kind of a record.
@@ -50,6 +52,8 @@ pub struct Entry<'a> {
     pub header: &'a [u8],
     /// Whether it is a dead letter.
     pub is_parked: bool,
+    /// The number of the table.
+    pub table: usize,
 }
 
 /// The change that a record carries.
@@ -89,13 +93,13 @@ impl Batch {
         self.len() >= FULL_ROWS || self.bytes() >= FULL_BYTES
     }
 
-    /// Appends a record.
-    pub fn push(&mut self, change: Change<'_>, source: &Source<'_>) {
+    /// Appends a record of the table with this number.
+    pub fn push(&mut self, table: u16, change: Change<'_>, source: &Source<'_>) {
         let start = self.data.len();
         let (key, value) = match change {
             Change::State(key, value) => (key, value),
             Change::Gone(key) => (key, &[][..]),
-            Change::Refused(letters, row) => return self.park(letters, row, source),
+            Change::Refused(letters, row) => return self.park(table, letters, row, source),
         };
         self.data.reserve(key.len() + value.len() + HEADER_BYTES);
         self.data.extend_from_slice(key);
@@ -104,17 +108,17 @@ impl Batch {
         let value = self.data.len();
         source.write(&mut self.data);
         let kind = if source.op == Op::Delete { Kind::Tombstone } else { Kind::State };
-        self.spans.push(Span { start, key, value, header: self.data.len(), kind });
+        self.spans.push(Span { start, key, value, header: self.data.len(), kind, table });
     }
 
-    fn park(&mut self, letters: &Letters, row: &RefusedRow, source: &Source<'_>) {
+    fn park(&mut self, table: u16, letters: &Letters, row: &RefusedRow, source: &Source<'_>) {
         let start = self.data.len();
         self.data.extend_from_slice(&row.key);
         let key = self.data.len();
         letters.write_value(row, &mut self.data);
         let value = self.data.len();
         letters.write_origin(row, source, &mut self.data);
-        self.spans.push(Span { start, key, value, header: self.data.len(), kind: Kind::Parked });
+        self.spans.push(Span { start, key, value, header: self.data.len(), kind: Kind::Parked, table });
         self.parked += 1;
     }
 
@@ -163,6 +167,7 @@ impl Batch {
             value: (s.kind != Kind::Tombstone).then(|| &self.data[s.key..s.value]),
             header: &self.data[s.value..s.header],
             is_parked: s.kind == Kind::Parked,
+            table: usize::from(s.table),
         })
     }
 }
@@ -178,9 +183,9 @@ mod tests {
     #[test]
     fn records_come_out_as_they_went_in() {
         let mut batch = Batch::default();
-        batch.push(Change::State(b"-4", b"mug"), &source(Op::Create, 0));
-        batch.push(Change::Gone(b"5"), &source(Op::Delete, 1));
-        batch.push(Change::State(b"6", b"xyz"), &source(Op::Snapshot, 2));
+        batch.push(0, Change::State(b"-4", b"mug"), &source(Op::Create, 0));
+        batch.push(0, Change::Gone(b"5"), &source(Op::Delete, 1));
+        batch.push(0, Change::State(b"6", b"xyz"), &source(Op::Snapshot, 2));
         batch.truncate(3);
         let got: Vec<_> = batch.iter().map(|e| (e.key.to_vec(), e.value.map(<[u8]>::to_vec))).collect();
         let state = |key: &[u8], value: &[u8]| (key.to_vec(), Some(value.to_vec()));

@@ -75,7 +75,7 @@ impl Written {
             gtid_set: position.gtid_set.clone(),
             file: position.file.clone(),
             offset: position.offset,
-            snapshot_rows: progress.main.snapshot.as_ref().map(|s| s.rows),
+            snapshot_rows: progress.snapshot_rows(),
         }
     }
 

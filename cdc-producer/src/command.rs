@@ -18,10 +18,12 @@ use crate::preflight;
 use crate::prepared;
 use crate::probe;
 use crate::publish::Target;
-use crate::run::{ProducerSettings, run};
+use crate::run::run;
 use crate::server::Server;
+use crate::settings::ProducerSettings;
 use crate::status::Status;
 use crate::table_progress;
+use crate::taken;
 
 /// The program's own flags and subcommands.
 pub fn command() -> Command {
@@ -158,10 +160,7 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
             p.position.committed_at,
             p.epoch,
             p.position,
-            p.main
-                .snapshot
-                .as_ref()
-                .map_or("complete or not asked for".to_owned(), |s| format!("{} rows read", s.rows)),
+            p.snapshot_rows().map_or("complete or not asked for".to_owned(), |rows| format!("{rows} rows read")),
         ),
     }
     match parsed? {
@@ -202,26 +201,40 @@ async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Serv
 
 async fn doctor(settings: &ProducerSettings) -> Result<()> {
     let endpoint = Endpoint::new(settings.mysql.clone());
-    let mut schema = Arc::clone(&settings.contract.text);
-    let mut checks = match preflight::mysql(&endpoint, &settings.contract).await {
+    let mut checks = Vec::new();
+    let tables = match taken::tables(settings, &endpoint).await {
+        Ok(tables) => tables,
+        Err(e) => {
+            checks.push(Check::failed("tables", &e));
+            vec![settings.clone()]
+        }
+    };
+    let mut schemas: Vec<Arc<str>> = tables.iter().map(|table| Arc::clone(&table.contract.text)).collect();
+    match preflight::mysql(&endpoint, &tables).await {
         Ok(mut report) => {
-            if let Some(table) = &report.table {
-                schema = Arc::clone(&table.schema_text);
+            for (schema, found) in schemas.iter_mut().zip(&report.tables) {
+                if let Some(table) = &found.table {
+                    *schema = Arc::clone(&table.schema_text);
+                }
             }
             // Without this right all other checks would fail as a consequence.
             if let (Some(server), true) = (&report.server, doctor::require(&report.checks).is_ok()) {
                 report.checks.extend(history(settings, &endpoint, server).await);
             }
-            report.checks
+            checks.extend(report.checks);
         }
-        Err(e) => vec![Check::failed("MySQL", &e)],
-    };
-    checks.extend(kafka_checks(settings).await);
-    checks.push(match Registry::new(settings.registry.clone())?.check(&schema).await {
-        Ok(Found::Good(found)) => Check::good("registry", found),
-        Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
-        Err(e) => Check::failed("registry", &e),
-    });
+        Err(e) => checks.push(Check::failed("MySQL", &e)),
+    }
+    for table in &tables {
+        checks.extend(kafka_checks(table).await);
+    }
+    for (table, schema) in tables.iter().zip(&schemas) {
+        checks.push(match Registry::new(table.registry.clone())?.check(schema).await {
+            Ok(Found::Good(found)) => Check::good("registry", found),
+            Ok(Found::Unprotected(found, remedy)) => Check::warning("registry", found, remedy),
+            Err(e) => Check::failed("registry", &e),
+        });
+    }
     let replaceable = checkpoint::require_replaceable(&settings.time_track.join(FILE));
     if let Err(e) = replaceable.and_then(|()| parsed(settings)) {
         checks.push(Check::failed("checkpoint", &e));
@@ -267,9 +280,10 @@ async fn kafka_checks(settings: &ProducerSettings) -> Vec<Check> {
             return Ok((bounds, None));
         }
         let progress = target.progress(records)?;
-        table_progress::check_count(progress.as_ref().map(|p| &p.main), &bounds, &target.topic)?;
-        progress.as_ref().map_or(Ok(()), |p| table_progress::check_topic(&p.main, &bounds, id.as_deref(), &target))?;
-        Ok((bounds, progress.and_then(|p| p.main.complete)))
+        let noted = progress.as_ref().and_then(|progress| progress.table(&target.source, &settings.name()));
+        table_progress::check_count(noted, &bounds, &target.topic)?;
+        noted.map_or(Ok(()), |noted| table_progress::check_topic(noted, &bounds, id.as_deref(), target.names()))?;
+        Ok((bounds, noted.and_then(|noted| noted.complete.clone())))
     };
     let expired = match known() {
         Ok((bounds, complete)) => doctor::expired(&bounds, complete.as_ref()),

@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use kafka::doctor;
-use kafka::{Bounds, Failure, Record, TransactionalProducer};
+use kafka::{Failure, Record, TransactionalProducer};
 use model::change::{SOURCE_HEADER, Source};
 use model::error::Result;
 use model::position::{Position, Progress, SnapshotProgress, TableProgress, compare_files};
 use mysql::table::{SourceTable, answered};
+use runtime::config::{KafkaSettings, MySqlSettings};
 use runtime::failpoint;
 
 use crate::checkpoint::{CheckpointFile, Request};
@@ -15,61 +16,125 @@ use crate::endpoint::Endpoint;
 use crate::locate;
 use crate::probe;
 use crate::publish::Target;
-use crate::run::ProducerSettings;
 use crate::server::Server;
+use crate::settings::ProducerSettings;
 use crate::status::Status;
 use crate::stream::{SAY_EVERY, failed};
 use crate::table_progress;
+use crate::taken::{self, FoundTable, TopicFacts, blocking};
 
-/// The facts about the topic when an epoch begins.
+/// The facts when an epoch begins.
 pub(crate) struct Before<'a> {
     /// The committed progress; `None` when there is none.
-    pub(crate) progress: Option<&'a Progress>,
-    /// The topic's partitions.
-    pub(crate) bounds: &'a [Bounds],
-    /// The topic's id, if it is known.
-    pub(crate) id: Option<&'a str>,
+    pub(crate) progress: Option<Progress>,
+    /// The tables.
+    pub(crate) tables: &'a [FoundTable],
+    /// Their topics.
+    pub(crate) topics: &'a [TopicFacts],
 }
 
 impl Before<'_> {
-    fn ends(&self) -> Vec<i64> {
-        self.bounds.iter().map(|b| b.end).collect()
+    /// The progress of the table.
+    fn of_table(&self, table: &FoundTable) -> Option<&TableProgress> {
+        self.progress.as_ref()?.table(&table.settings.source(), &table.settings.name())
     }
 
-    /// The progress, if it belongs to this topic.
-    fn of_this_topic(&self, target: &Target) -> Option<&Progress> {
-        self.progress
-            .filter(|progress| table_progress::check_topic(&progress.main, self.bounds, self.id, target).is_ok())
+    /// The progress of the table, if it belongs to its present topic.
+    fn of_this_topic(&self, table: &FoundTable, topic: &TopicFacts) -> Option<&TableProgress> {
+        let is_same = |noted: &&TableProgress| {
+            table_progress::check_topic(noted, &topic.bounds, topic.id.as_deref(), table.target.names()).is_ok()
+        };
+        self.of_table(table).filter(is_same)
     }
 
-    /// The first number that no epoch in the topic has. Blocks.
+    /// The first number that no epoch in the topics has.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached.
-    pub(crate) fn next_epoch(&self, settings: &ProducerSettings, status: &Status) -> Result<u64> {
-        let known = self.progress.map_or(0, |p| p.epoch);
-        // With the progress of this version, whose epoch numbers only grow, the topic has no higher number.
-        if self.progress.is_some_and(|p| p.main.ends.is_some()) || self.bounds.iter().all(|b| b.begin == b.end) {
-            return Ok(known + 1);
-        }
-        let topic = &settings.kafka.topic;
-        tracing::info!(topic, "looking for the topic's last epoch, as no position tells it");
-        let (mut highest, mut records, mut said) = (known, 0_u64, Instant::now());
-        kafka::scan(&settings.kafka, topic, &mut |message| {
-            records += 1;
-            status.progress();
-            if said.elapsed() >= SAY_EVERY {
-                said = Instant::now();
-                status.working(&format!("looking for the last epoch of topic {topic}: {records} records read"));
+    pub(crate) async fn next_epoch(&self, status: &Status) -> Result<u64> {
+        let mut highest = self.progress.as_ref().map_or(0, |p| p.epoch);
+        for (table, topic) in self.tables.iter().zip(self.topics) {
+            // With the progress of this version, whose epoch numbers only grow, the topic has no higher number.
+            let is_noted = self.of_table(table).is_some_and(|noted| noted.ends.is_some());
+            if !is_noted && topic.bounds.iter().any(|b| b.begin != b.end) {
+                let (kafka, status) = (table.settings.kafka.clone(), status.clone());
+                highest = highest.max(blocking(move || last_epoch(&kafka, &status)).await?);
             }
-            let header = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
-            // A foreign record may claim any.
-            let possible = header.map(|source| source.epoch).filter(|epoch| *epoch <= u64::from(u32::MAX));
-            highest = highest.max(possible.unwrap_or(0));
-            Ok(())
-        })?;
+        }
         Ok(highest + 1)
     }
+
+    /// The progress of a table in the new epoch, which begins with a snapshot.
+    async fn with_snapshot(&self, number: usize, conn: &mut mysql_async::Conn) -> Result<TableProgress> {
+        let (table, topic) = (&self.tables[number], &self.topics[number]);
+        let snapshot = SnapshotProgress::new(topic.ends(), 0);
+        // A table that is missing after the position was taken has no rows at it: there is nothing to read, and later
+        // rows are in the stream.
+        let MySqlSettings { database, table: name, .. } = &table.settings.mysql;
+        let exists = exists(conn, database, name).await?;
+        let snapshot = if exists { Some(snapshot) } else { snapshot.swept() };
+        Ok(TableProgress { snapshot, ..self.kept(table, topic) })
+    }
+
+    /// The progress of a table in the new epoch, which repeats the changes since a time. An incomplete snapshot
+    /// continues: nothing else would publish the rows that it has not read.
+    fn without_snapshot(&self, number: usize) -> TableProgress {
+        let (table, topic) = (&self.tables[number], &self.topics[number]);
+        let unfinished = self.of_table(table).and_then(|noted| noted.snapshot.as_ref());
+        let same = self.of_this_topic(table, topic);
+        let snapshot = match same.and_then(|noted| noted.snapshot.clone()).filter(|s| s.begin.is_some()) {
+            None => unfinished.map(|s| SnapshotProgress::new(topic.ends(), s.rows)),
+            snapshot => snapshot,
+        };
+        let complete = same.and_then(|noted| noted.complete.clone());
+        TableProgress { snapshot, complete, ..self.kept(table, topic) }
+    }
+
+    /// What a new epoch keeps of the table's progress, and notes.
+    fn kept(&self, table: &FoundTable, topic: &TopicFacts) -> TableProgress {
+        let mut noted = TableProgress {
+            ends: Some(topic.ends()),
+            schema_ids: self.of_table(table).and_then(|noted| noted.schema_ids.clone()),
+            // The offsets of another topic do not apply to this one.
+            schema_ids_from: self.of_this_topic(table, topic).and_then(|noted| noted.schema_ids_from.clone()),
+            ..TableProgress::default()
+        };
+        taken::note(&mut noted, table, topic, table.settings.source() == table.settings.name());
+        noted
+    }
+
+    /// Warns of a topic in which deletes may be missing, as retention has removed records.
+    fn warn_of_expired(&self) {
+        for (table, topic) in self.tables.iter().zip(self.topics) {
+            let known = self.of_this_topic(table, topic).and_then(|noted| noted.complete.as_ref());
+            let expired = doctor::expired(&topic.bounds, known);
+            let check = doctor::history(&table.target.topic, None, &table.settings.kafka.cleanup_policy, &expired);
+            if !check.remedy.is_empty() {
+                tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
+            }
+        }
+    }
+}
+
+/// The highest number of an epoch among the records of the topic. Blocks.
+fn last_epoch(kafka: &KafkaSettings, status: &Status) -> Result<u64> {
+    let topic = &kafka.topic;
+    tracing::info!(topic, "looking for the topic's last epoch, as no position tells it");
+    let (mut highest, mut records, mut said) = (0, 0_u64, Instant::now());
+    kafka::scan(kafka, topic, &mut |message| {
+        records += 1;
+        status.progress();
+        if said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            status.working(&format!("looking for the last epoch of topic {topic}: {records} records read"));
+        }
+        let header = kafka::header(message, SOURCE_HEADER).and_then(|h| Source::parse(h).ok());
+        // A foreign record may claim any.
+        let possible = header.map(|source| source.epoch).filter(|epoch| *epoch <= u64::from(u32::MAX));
+        highest = highest.max(possible.unwrap_or(0));
+        Ok(())
+    })?;
+    Ok(highest)
 }
 
 /// The progress at the start of a new epoch; `None` when somebody has edited the checkpoint file since it was `seen`.
@@ -81,59 +146,33 @@ pub(crate) async fn begin(
     (endpoint, conn): (&Endpoint, &mut mysql_async::Conn),
     server: &Server,
     file: &CheckpointFile,
-    (epoch, before): (u64, Before<'_>),
+    (epoch, before): (u64, &Before<'_>),
     request: Request,
     seen: &mut Option<String>,
 ) -> Result<Option<Progress>> {
-    let target = Target::new(settings);
-    let (position, snapshot, complete) = match request.from {
+    let position = match request.from {
         Some(at) => {
             let found = locate::position_at(endpoint, server, at).await;
             let position = found.map_err(|e| e.at(&file.path().display().to_string()))?;
-            warn_of_gap(before.progress, &position);
-            // An incomplete snapshot continues: nothing else would publish the rows that it has not read.
-            let unfinished = before.progress.and_then(|p| p.main.snapshot.as_ref());
-            let same = before.of_this_topic(&target);
-            let snapshot = match same.and_then(|p| p.main.snapshot.clone()).filter(|s| s.begin.is_some()) {
-                None => unfinished.map(|s| SnapshotProgress::new(before.ends(), s.rows)),
-                snapshot => snapshot,
-            };
-            (position, snapshot, same.and_then(|p| p.main.complete.clone()))
+            warn_of_gap(before.progress.as_ref(), &position);
+            position
         }
-        None => {
-            let position = probe::snapshot_start(endpoint, conn, server).await?;
-            let snapshot = SnapshotProgress::new(before.ends(), 0);
-            // A table that is missing after the position was taken has no rows at it: there is nothing to read, and
-            // later rows are in the stream.
-            let exists = exists(conn, &settings.mysql.database, &settings.mysql.table).await?;
-            (position, if exists { Some(snapshot) } else { snapshot.swept() }, None)
-        }
+        None => probe::snapshot_start(endpoint, conn, server).await?,
     };
-    let known = before.of_this_topic(&target).and_then(|p| p.main.complete.as_ref());
-    let expired = doctor::expired(before.bounds, known);
-    let check = doctor::history(&target.topic, None, &settings.kafka.cleanup_policy, &expired);
-    if !check.remedy.is_empty() {
-        tracing::warn!(check = check.name, found = check.found, what_to_do = check.remedy);
+    let mut progress = Progress::new(epoch, position);
+    for (number, table) in before.tables.iter().enumerate() {
+        let noted = match request.from {
+            Some(_) => before.without_snapshot(number),
+            None => before.with_snapshot(number, conn).await?,
+        };
+        *progress.table_mut(&settings.source(), &table.settings.name()) = noted;
     }
+    before.warn_of_expired();
     let identified = file.identify(request, seen.as_deref())?;
     Ok(identified.map(|request| {
         *seen = Some(request.text());
-        Progress {
-            request: request.id.unwrap_or_default(),
-            main: TableProgress {
-                snapshot,
-                ends: Some(before.ends()),
-                schema_ids: before.progress.and_then(|progress| progress.main.schema_ids.clone()),
-                // The offsets of another topic do not apply to this one.
-                schema_ids_from: before
-                    .of_this_topic(&target)
-                    .and_then(|progress| progress.main.schema_ids_from.clone()),
-                topic_id: before.id.map(str::to_owned),
-                complete,
-                ..TableProgress::default()
-            },
-            ..Progress::new(epoch, position)
-        }
+        progress.request = request.id.unwrap_or_default();
+        progress
     }))
 }
 

@@ -5,7 +5,7 @@ use model::error::{Error, Result};
 use model::position::Progress;
 
 use crate::checkpoint_sync::CheckpointSync;
-use crate::run::ProducerSettings;
+use crate::settings::ProducerSettings;
 
 /// The state that is kept across sessions.
 #[derive(Default)]

@@ -83,8 +83,8 @@ impl Lag {
         self.prepared.clear();
         let here = progress.prepared_rows.values().filter(|prepared| prepared.server_uuid == position.server_uuid);
         self.prepared.extend(here.map(|prepared| (prepared.file.clone(), prepared.at.0)));
-        let continues = self.in_snapshot && progress.main.snapshot.is_some();
-        self.in_snapshot = progress.main.snapshot.is_some();
+        let continues = self.in_snapshot && progress.is_in_snapshot();
+        self.in_snapshot = progress.is_in_snapshot();
         if !continues {
             self.caught_up = self.caught_up.max(Some(position.committed_at));
         }

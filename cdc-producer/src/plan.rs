@@ -177,13 +177,12 @@ fn too_large(values: &[Value<'_>]) -> (usize, ConversionError) {
 }
 
 impl Plan {
-    /// The table id in a table map event, and whether the table is `table`.
+    /// The table id in a table map event, with the database and the name of the table.
     ///
     /// # Errors
     /// Definite when the event is damaged.
-    pub fn table_of(event: &Event, table: &SourceTable) -> Result<(u64, bool)> {
-        let (id, database, name) = TableLayout::name_of(event.data()).map_err(|e| undecodable(&e))?;
-        Ok((id, database == table.database && name == table.table))
+    pub fn table_of(event: &Event) -> Result<(u64, &str, &str)> {
+        TableLayout::name_of(event.data()).map_err(|e| undecodable(&e))
     }
 
     /// The table id of a rows event: its first six bytes.

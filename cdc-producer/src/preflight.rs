@@ -1,44 +1,50 @@
 //! Checks the preconditions before the first event is read. `doctor` prints the same list.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::doctor::{Check, definite_or};
 use model::error::Result;
-use mysql::table::{Contract, SourceTable, answered, logs_cascades};
+use model::table_name::TableName;
+use mysql::table::{SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
+use runtime::config::MySqlSettings;
 
 use crate::endpoint::Endpoint;
 use crate::probe::HEAD;
 use crate::reach;
 use crate::replica;
 use crate::server::Server;
+use crate::settings::ProducerSettings;
 use crate::stream::{EventStream, failed};
 
-/// The result of the checks of MySQL: settings, rights, the table.
+/// The result of the checks of MySQL: settings, rights, the tables.
 pub struct MySqlReport {
     /// All checks.
     pub checks: Vec<Check>,
     /// The server, when it answered.
     pub server: Option<Server>,
-    /// The table, unless it can't be read; a missing one is assumed to get the columns that the schema names.
-    pub table: Option<SourceTable>,
-    /// The table exists.
-    pub table_exists: bool,
+    /// The tables, in the order of their settings; fewer when the server itself was refused.
+    pub tables: Vec<TableReport>,
     /// The server logs the rows that a foreign key changes.
     pub logs_cascades: bool,
 }
 
-/// Runs the checks of MySQL.
+/// The result of the checks of one table.
+pub struct TableReport {
+    /// The table, unless it can't be read; a missing one is assumed to get the columns that the schema names.
+    pub table: Option<SourceTable>,
+    /// It exists.
+    pub exists: bool,
+}
+
+/// Runs the checks of MySQL for these tables.
 ///
 /// # Errors
 /// Transient when the link breaks; faults of the server are in the report.
-pub async fn mysql(endpoint: &Endpoint, contract: &Arc<Contract>) -> Result<MySqlReport> {
-    let settings = endpoint.settings();
+pub async fn mysql(endpoint: &Endpoint, tables: &[ProducerSettings]) -> Result<MySqlReport> {
     let mut conn = endpoint.begin().await?;
-    let mut report =
-        MySqlReport { checks: Vec::new(), server: None, table: None, table_exists: false, logs_cascades: false };
+    let mut report = MySqlReport { checks: Vec::new(), server: None, tables: Vec::new(), logs_cascades: false };
     let version: Option<String> =
         answered(conn.query_first("SELECT @@version")).await.map_err(|e| failed("ask for the version", e))?;
     let version = version.unwrap_or_default();
@@ -66,48 +72,66 @@ pub async fn mysql(endpoint: &Endpoint, contract: &Arc<Contract>) -> Result<MySq
         }
         Err(e) => report.checks.push(definite_or(Check::failed("gtid_mode", &e), e)?),
     }
-    rights(&mut conn, endpoint, &mut report.checks).await?;
-    report.checks.push(reach::right(&mut conn, &settings.database).await?);
-    report.checks.extend(replica::checks(&mut conn, &settings.database, &settings.table).await?);
-    report.logs_cascades = logs_cascades(&mut conn).await?;
-    let (database, table) = (&settings.database, &settings.table);
-    report.table_exists = SourceTable::exists(&mut conn, database, table).await?;
-    if !report.table_exists && contract.all {
-        report.checks.push(Check::bad(
-            "table",
-            SourceTable::missing(&mut conn, database, table).await?,
-            "create it first: with db.columns=all its columns decide the schema",
-        ));
-        return Ok(report);
+    let mut databases: Vec<&str> = tables.iter().map(|table| table.mysql.database.as_str()).collect();
+    databases.sort_unstable();
+    databases.dedup();
+    rights(&mut conn, endpoint, &databases, &mut report.checks).await?;
+    for database in databases {
+        report.checks.push(reach::right(&mut conn, database).await?);
     }
-    if !report.table_exists {
-        report.checks.push(Check::warning(
+    let names: Vec<TableName> =
+        tables.iter().map(|table| TableName::new(&table.mysql.database, &table.mysql.table)).collect();
+    report.checks.extend(replica::checks(&mut conn, &names).await?);
+    report.logs_cascades = logs_cascades(&mut conn).await?;
+    for table in tables {
+        let found = self::table(&mut conn, table, &mut report.checks).await?;
+        report.tables.push(found);
+    }
+    Ok(report)
+}
+
+/// Looks at one table.
+async fn table(conn: &mut Conn, settings: &ProducerSettings, checks: &mut Vec<Check>) -> Result<TableReport> {
+    let (MySqlSettings { database, table, .. }, contract) = (&settings.mysql, &settings.contract);
+    let exists = SourceTable::exists(conn, database, table).await?;
+    if !exists && contract.all {
+        checks.push(Check::bad(
             "table",
-            SourceTable::missing(&mut conn, database, table).await?,
+            SourceTable::missing(conn, database, table).await?,
+            "create it first: with db.columns=all its columns decide the schema; or take it out of tables",
+        ));
+        return Ok(TableReport { table: None, exists });
+    }
+    if !exists {
+        checks.push(Check::warning(
+            "table",
+            SourceTable::missing(conn, database, table).await?,
             "check DB_NAME and db.table, and that this user may SELECT from it; or create it: its changes come from then on",
         ));
         // Such a server writes all names to its binlog in small letters.
         let small: Option<u8> = answered(conn.query_first("SELECT @@lower_case_table_names"))
             .await
             .map_err(|e| failed("read a setting", e))?;
-        report.table = Some(match small {
+        let table = match small {
             Some(1) => SourceTable::expected(&database.to_lowercase(), &table.to_lowercase(), contract),
             _ => SourceTable::expected(database, table, contract),
-        });
-        return Ok(report);
+        };
+        return Ok(TableReport { table: Some(table), exists });
     }
-    match SourceTable::inspect(&mut conn, database, table, contract).await {
+    match SourceTable::inspect(conn, database, table, contract).await {
         Ok(table) => {
-            let left_out = match table.left_out(&mut conn).await?.join(", ") {
+            let left_out = match table.left_out(conn).await?.join(", ") {
                 none if none.is_empty() => none,
                 names => format!("; not in the schema, so not carried: {names}"),
             };
-            report.checks.push(Check::good("table", format!("{}.{}{left_out}", table.database, table.table)));
-            report.table = Some(table);
+            checks.push(Check::good("table", format!("{}.{}{left_out}", table.database, table.table)));
+            Ok(TableReport { table: Some(table), exists })
         }
-        Err(e) => report.checks.push(definite_or(Check::failed("table", &e), e)?),
+        Err(e) => {
+            checks.push(definite_or(Check::failed("table", &e), e)?);
+            Ok(TableReport { table: None, exists })
+        }
     }
-    Ok(report)
 }
 
 async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
@@ -185,7 +209,7 @@ async fn session_defaults(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()
 }
 
 /// The checks use the rights instead of reading the grants, so that roles and proxies count as well.
-async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -> Result<()> {
+async fn rights(conn: &mut Conn, endpoint: &Endpoint, databases: &[&str], checks: &mut Vec<Check>) -> Result<()> {
     let (major, minor, _) = conn.server_version();
     let status = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let grant = |right: &str| format!("GRANT {right} ON *.* TO the user of DB_USER");
@@ -193,7 +217,9 @@ async fn rights(conn: &mut Conn, endpoint: &Endpoint, checks: &mut Vec<Check>) -
     let file = match answered(conn.query_first::<Row, _>(status)).await {
         Ok(Some(row)) => {
             checks.push(Check::good(name, "granted"));
-            filters(&row, &endpoint.settings().database, checks);
+            for database in databases {
+                filters(&row, database, checks);
+            }
             row.get::<String, _>(0).unwrap_or_default()
         }
         Ok(None) => {

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::batch::Batch;
-use crate::run::ProducerSettings;
+use crate::settings::{Limits, ProducerSettings};
 use crate::status::Status;
 
 /// How often to check that Kafka answers, and the number of the topic's partitions.
@@ -26,38 +26,38 @@ const ASK_KAFKA_EVERY: Duration = Duration::from_secs(2);
 /// `kafka.transaction_timeout`.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Limits of a Kafka transaction: the first one reached commits it at the next end of a transaction of the source. So
-/// transactions are small and soon when nothing waits, and large when there is a backlog.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Records.
-    pub rows: usize,
-    /// Bytes.
-    pub bytes: usize,
-    /// Time since the last commit, when nothing is waiting: a change after a quiet period is committed at once.
-    pub linger: Duration,
-}
-
 /// The topics of the records.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Topic of the products.
+    /// Topic of the table.
     pub topic: String,
+    /// Its number of partitions.
+    pub partitions: i32,
     /// Topic of the progress.
     pub checkpoint_topic: String,
     /// Topic of the dead letters; `None` when a row that can't be carried stops the stream.
     pub parked_topic: Option<String>,
-    /// `database.table`, the key of the progress.
+    /// The main table, `database.table`, the key of the progress.
     pub source: String,
 }
 
 impl Target {
+    /// The topic of the table and that of the progress.
+    pub fn names(&self) -> (&str, &str) {
+        (&self.topic, &self.checkpoint_topic)
+    }
+
+    /// The number of the topic's partitions.
+    pub fn partition_count(&self) -> usize {
+        usize::try_from(self.partitions).unwrap_or(0)
+    }
+
     /// The topics as configured.
     pub fn new(settings: &ProducerSettings) -> Self {
-        let KafkaSettings { topic, checkpoint_topic, .. } = settings.kafka.clone();
+        let KafkaSettings { topic, checkpoint_topic, partitions, .. } = settings.kafka.clone();
         let parks = settings.on_refused == OnRefused::DeadLetter;
         let parked_topic = parks.then(|| TopicSpec::dead_letters(&settings.kafka).name);
-        Self { checkpoint_topic, topic, parked_topic, source: settings.source() }
+        Self { checkpoint_topic, topic, partitions, parked_topic, source: settings.source() }
     }
 
     /// The required topics.
@@ -90,8 +90,8 @@ impl Target {
 pub struct Publisher {
     /// Its producer.
     pub producer: TransactionalProducer,
-    /// Where records go.
-    pub target: Target,
+    /// Where the records of each table go, by its number; there is one at least.
+    pub targets: Vec<Target>,
     /// When it commits.
     pub limits: Limits,
     /// Full batches.
@@ -138,11 +138,15 @@ impl Publisher {
 
     fn publish(&mut self, runtime: &Handle, open: &mut Option<Open>) -> Result<(), Failure> {
         let (mut committed_at, mut asked_at) = (Instant::now(), Instant::now());
+        let mut asked = 0;
         loop {
             if asked_at.elapsed() >= ASK_KAFKA_EVERY {
-                if self.producer.answers(&self.target.topic, ASK_KAFKA_EVERY)? {
+                // One topic after the other.
+                let target = &self.targets[asked % self.targets.len()];
+                if self.producer.answers(&target.topic, target.partitions, ASK_KAFKA_EVERY)? {
                     self.status.kafka_answered();
                 }
+                asked += 1;
                 asked_at = Instant::now();
             }
             // At the end of a source transaction the wait is at most the linger; within one there is nothing to commit
@@ -187,16 +191,19 @@ impl Publisher {
             failpoint::at("producer.begun");
         }
         let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, parked: 0, bytes: 0, end: None });
-        let point = match batch.end.as_ref().and_then(|end| end.main.snapshot.as_ref()) {
+        let snapshot = batch.end.as_ref().and_then(|end| end.snapshots().flatten().next());
+        let point = match snapshot {
             None => "producer.sending",
             Some(snapshot) if snapshot.sweep.is_none() => "producer.chunk-sending",
             Some(_) => "producer.sweep-sending",
         };
         for (index, entry) in batch.iter().enumerate() {
-            let (topic, partition, header) = match &self.target.parked_topic {
-                Some(parked) if entry.is_parked => (parked, Some(0), ORIGIN_HEADER),
-                _ => (&self.target.topic, None, SOURCE_HEADER),
+            let target = &self.targets[entry.table];
+            let (topic, partition, header) = match &target.parked_topic {
+                Some(parked) if entry.is_parked => (parked, 0, ORIGIN_HEADER),
+                _ => (&target.topic, kafka::partition_of(entry.key, target.partitions), SOURCE_HEADER),
             };
+            let partition = Some(partition);
             let header = Some((header, entry.header));
             self.producer.send(&Record { topic, partition, key: entry.key, value: entry.value, header })?;
             if index == batch.len() / 2 {
@@ -233,9 +240,9 @@ impl Publisher {
             Failure::Broken(rdkafka::error::KafkaError::Canceled)
         })?;
         self.producer.send(&Record {
-            topic: &self.target.checkpoint_topic,
+            topic: &self.targets[0].checkpoint_topic,
             partition: Some(0),
-            key: self.target.source.as_bytes(),
+            key: self.targets[0].source.as_bytes(),
             value: Some(&value),
             header: None,
         })?;

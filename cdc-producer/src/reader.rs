@@ -1,40 +1,39 @@
-//! Reads the binlog of one table, interleaves the snapshot's chunks, and fills batches for the publisher.
+//! Reads the binlog, takes the rows of the captured tables from it, interleaves the snapshot's chunks, and fills batches for the publisher.
 //!
 //! Invariants: a batch carries progress only when it ends between two transactions of the source; chunks are read and
 //! emitted only there. The reader never decides that something is durable: it only adds to each batch the progress that
 //! it reaches.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use model::change::{Op, Source};
 use model::error::{Error, Result};
-use model::position::{BinlogOffset, LastTransaction, Progress};
-use model::time::Micros;
-use mysql::refused_row::{Letters, RefusedRow};
-use mysql::table::SourceTable;
+use model::position::{BinlogOffset, LastTransaction, Progress, TableState};
+use mysql::refused_row::Letters;
 use mysql_async::Conn;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{Batch, Change};
+use crate::batch::Batch;
 use crate::dump::Event;
 use crate::endpoint::Endpoint;
 use crate::history::Continuity;
 use crate::known::{self, Known};
-use crate::plan::{Encoder, Plan, RowChange};
+use crate::plan::{Encoder, Plan};
+use crate::settings::ProducerSettings;
 use crate::snapshot::Chunk;
 use crate::status::Status;
 use crate::stream::EventStream;
 use crate::sweep::Sweep;
-use crate::transaction::{EventKind, GtidMark, body_counts, classify};
+use crate::taken;
+use crate::transaction::{EventKind, GtidMark, TableEffect, body_counts, classify};
 
 mod chunks;
 mod place;
+pub(crate) mod rows;
 mod xa;
 
 use xa::{Kept, Prepared};
@@ -42,10 +41,30 @@ use xa::{Kept, Prepared};
 /// Number of events.
 const LOOK_EVERY: u32 = 1_024;
 
+/// A table whose rows are read.
+pub struct CapturedTable {
+    /// `database.table`, as the settings spell it: the name under which the progress has it.
+    pub name: String,
+    /// Converts its rows.
+    pub encoder: Encoder,
+    /// Makes dead letters of rows that can't be carried; `None` stops the stream at such a row.
+    pub letters: Option<Letters>,
+    /// Deletes keys in the topic that are gone from the table, at the end of a snapshot.
+    pub sweep: Sweep,
+    /// Facts about the table besides its rows.
+    pub known: Known,
+}
+
 /// The reader of one run.
 pub struct Reader {
-    /// Converts the table's rows.
-    pub encoder: Encoder,
+    /// The tables, by their numbers.
+    pub tables: Vec<CapturedTable>,
+    /// The main table, `database.table`, after which the progress is named.
+    pub source: String,
+    /// Settings with patterns that a new table may match; `None` when each table is named in full.
+    pub discovers: Option<ProducerSettings>,
+    /// The facts about a table that the progress does not have.
+    pub unknown: TableState,
     /// Progress after the last complete transaction that was read.
     pub progress: Progress,
     /// The binlog.
@@ -60,12 +79,6 @@ pub struct Reader {
     pub chunk_rows: usize,
     /// Bytes after which a chunk takes no more rows.
     pub chunk_bytes: usize,
-    /// Makes dead letters of rows that can't be carried; `None` stops the stream at such a row.
-    pub letters: Option<Letters>,
-    /// Deletes keys in the topic that are gone from the table, at the end of a snapshot.
-    pub sweep: Sweep,
-    /// Facts about the table besides its rows.
-    pub known: Known,
     /// To the publisher.
     pub batches: mpsc::Sender<Batch>,
     /// Empty batches from the publisher.
@@ -84,12 +97,16 @@ struct State {
     head: Option<u32>,
     /// The transaction that is being skipped: it was read before.
     passed: Option<LastTransaction>,
-    chunk: Option<Chunk>,
+    /// The chunk that is read, and the number of its table.
+    chunk: Option<(usize, Chunk)>,
     /// Maximum rows of the next chunk.
     chunk_limit: usize,
-    plan: Option<(u64, Vec<u8>, Plan)>,
-    /// Tables of the open transaction other than ours.
-    others: HashSet<u64>,
+    /// By the number of the table: the id of its last table map, the event, and how to read the rows.
+    plans: Vec<Option<(u64, Vec<u8>, Plan)>>,
+    /// The table ids of the open transaction with the numbers of the tables; `None` is a table that is not captured.
+    ids: HashMap<u64, Option<usize>>,
+    /// Records of the open transaction, by the number of the table.
+    rows: Vec<u64>,
     /// XA transactions whose outcome is unknown.
     prepared: Prepared,
     /// Progress has moved since the last hand-over.
@@ -113,25 +130,8 @@ struct Group {
     rows_follow: bool,
     /// The identity of an XA transaction, and its rows of the table.
     xa: Option<(String, Kept)>,
-    /// Records so far.
-    row: u64,
     /// Its first record in the batch; `None` when part of it was handed over.
     batch_start: Option<usize>,
-}
-
-/// Logs a parked row, at most once a second: the metric counts them all.
-pub(crate) fn warn_of_first(batch: &Batch, letters: &Letters, row: &RefusedRow) {
-    static LAST: AtomicI64 = AtomicI64::new(0);
-    let now = Micros::now().0 / 1_000_000;
-    if batch.parked() == 1 && LAST.swap(now, Ordering::Relaxed) != now {
-        tracing::warn!(
-            row = %row.key(),
-            column = letters.field(row.field),
-            reason = row.refusal.reason,
-            what_to_do = &*row.refusal.remedy,
-            "a row can't be carried: it is parked in the dead letters"
-        );
-    }
 }
 
 impl Reader {
@@ -147,8 +147,9 @@ impl Reader {
             passed: None,
             chunk: None,
             chunk_limit: self.chunk_rows,
-            plan: None,
-            others: HashSet::new(),
+            plans: self.tables.iter().map(|_| None).collect(),
+            ids: HashMap::new(),
+            rows: vec![0; self.tables.len()],
             prepared: Prepared::default(),
             moved: false,
             until_look: LOOK_EVERY,
@@ -207,7 +208,7 @@ impl Reader {
                 () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
                 () = tokio::time::sleep_until(due), if wait_for_due => self.flush(state, true).await?,
-                () = self.sweep.ready(), if state.group.is_none() => self.snapshot(state, shutdown).await?,
+                () = chunks::sweep_ready(&self.tables), if state.group.is_none() => self.snapshot(state, shutdown).await?,
             }
         }
     }
@@ -219,8 +220,11 @@ impl Reader {
         if !event.is_whole() && body_counts(&event) {
             event = self.stream.complete(event).await?;
         }
-        let subject = self.known.subject(self.encoder.table(), &self.progress.main.state);
-        let kind = match classify(&event, &subject) {
+        let subjects = self.tables.iter().map(|table| {
+            let state = self.progress.table(&self.source, &table.name).map(|progress| &progress.state);
+            table.known.subject(table.encoder.table(), state.unwrap_or(&self.unknown))
+        });
+        let kind = match classify(&event, subjects) {
             Ok(kind) => kind,
             Err(error) => return Err(error.at(&self.place_of(state, &event))),
         };
@@ -228,7 +232,7 @@ impl Reader {
             // Heartbeats are among these.
             EventKind::Nothing => {
                 if state.group.is_none() {
-                    self.known.settle(&mut self.progress.main.state, &self.stream);
+                    self.settle();
                     self.between(state, &event).await?;
                 }
             }
@@ -240,31 +244,25 @@ impl Reader {
             EventKind::TableMap => self.table_map(state, &event).await?,
             EventKind::Rows => self.rows(state, event).await?,
             EventKind::Commit => self.commit(state).await?,
-            EventKind::Statement => self.statement(state).await?,
-            EventKind::Created => {
-                self.progress.main.state.columns.clear();
-                self.known.created(&mut self.conn, self.encoder.table()).await?;
-                self.statement(state).await?;
-            }
-            EventKind::Redefined(columns) => {
-                self.progress.main.state.columns = columns;
-                self.statement(state).await?;
-            }
-            EventKind::Writes { database, table, statement } => {
-                let other = known::Other { database: &database, table: &table, statement: &statement };
-                let (conn, known) = (&mut self.conn, &mut self.progress.main.state);
-                if let Err(error) = known::require_alone(conn, known, &other, self.encoder.table()).await {
-                    return Err(error.at(&self.place_of(state, &event)));
+            EventKind::Statement { effects, may_create } => {
+                for (number, effect) in effects {
+                    if let Err(error) = self.affect(number, effect).await {
+                        return Err(error.at(&self.place_of(state, &event)));
+                    }
                 }
                 self.statement(state).await?;
+                if may_create && state.group.is_none() {
+                    self.require_no_new_table().await?;
+                }
             }
             EventKind::Rollback => {
                 let group = self.group(state)?;
                 // The publisher may have part of the rows, and they may have superseded rows of a chunk.
-                if group.row > 0 {
+                let pos = group.pos.clone();
+                let rows: u64 = state.rows.iter().sum();
+                if rows > 0 {
                     return Err(Error::definite(format!(
-                        "transaction {} is rolled back in the binlog after {} rows",
-                        group.pos, group.row
+                        "transaction {pos} is rolled back in the binlog after {rows} rows"
                     ))
                     .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
                 }
@@ -275,6 +273,48 @@ impl Reader {
             EventKind::XaRollback(xa) => self.xa_rollback(state, &xa).await?,
         }
         Ok(())
+    }
+
+    /// A statement has this effect on the table with this number.
+    async fn affect(&mut self, number: usize, effect: TableEffect) -> Result<()> {
+        let table = &mut self.tables[number];
+        let known = &mut self.progress.table_mut(&self.source, &table.name).state;
+        match effect {
+            TableEffect::Created => {
+                known.columns.clear();
+                table.known.created(&mut self.conn, table.encoder.table()).await
+            }
+            TableEffect::Redefined(columns) => {
+                known.columns = columns;
+                Ok(())
+            }
+            TableEffect::Writes { database, table: name, statement } => {
+                let other = known::Other { database: &database, table: &name, statement: &statement };
+                known::require_alone(&mut self.conn, known, &other, table.encoder.table()).await
+            }
+        }
+    }
+
+    /// A statement may have created a table, or may have given it its name.
+    ///
+    /// # Errors
+    /// Transient when the patterns take a table that the session does not read: the next one reads it from its beginning.
+    async fn require_no_new_table(&mut self) -> Result<()> {
+        let Some(settings) = &self.discovers else { return Ok(()) };
+        let names = taken::matching(settings, &mut self.conn).await?;
+        let is_new = |name: &String| !self.tables.iter().any(|table| table.name == *name);
+        match names.into_iter().map(|name| name.to_string()).find(is_new) {
+            None => Ok(()),
+            Some(name) => Err(Error::transient(format!("the table {name} is new and matches tables: it is read next"))),
+        }
+    }
+
+    /// The tables' facts that are valid from here on; see [`Known::settle`].
+    fn settle(&mut self) {
+        for table in &self.tables {
+            let state = &mut self.progress.table_mut(&self.source, &table.name).state;
+            table.known.settle(state, &self.stream);
+        }
     }
 
     /// A statement without an effect: outside of BEGIN it is the whole transaction.
@@ -300,127 +340,6 @@ impl Reader {
                     "report it with the server's version; to continue after it: `cdc-producer checkpoint reset`",
                 )
         })
-    }
-
-    async fn table_map(&mut self, state: &mut State, event: &Event) -> Result<()> {
-        let group = self.group(state)?;
-        let (id, ours) = Plan::table_of(event, self.encoder.table())?;
-        if !ours {
-            state.others.insert(id);
-        } else if let Some((_, kept)) = &mut group.xa {
-            kept.push(event);
-        } else if !state.plan.as_ref().is_some_and(|(i, bytes, _)| *i == id && bytes == event.data()) {
-            if self.encoder.table().is_derived {
-                self.require_same_columns().await?;
-            }
-            state.plan = Some((id, event.data().to_vec(), Plan::new(event, self.encoder.clone())?));
-        }
-        Ok(())
-    }
-
-    /// A table map came that may describe other columns than the schema was made from.
-    ///
-    /// # Errors
-    /// Transient when the table has other columns now too: the next session makes its schema from them. If it has not,
-    /// the columns of these rows are gone from the table.
-    async fn require_same_columns(&mut self) -> Result<()> {
-        let table = self.encoder.table();
-        let now = SourceTable::inspect(&mut self.conn, &table.database, &table.table, &table.contract).await?;
-        if now.schema == table.schema {
-            return Ok(());
-        }
-        Err(Error::transient(format!("{} has other columns now: their schema is registered next", table.full_name())))
-    }
-
-    async fn rows(&mut self, state: &mut State, event: Event) -> Result<()> {
-        let id = Plan::table_id(&event)?;
-        if state.others.contains(&id) {
-            return Ok(());
-        }
-        if let Some((_, kept)) = &mut self.group(state)?.xa {
-            kept.push(&event);
-            return Ok(());
-        }
-        let table = || format!("rows of {}", self.encoder.table().full_name());
-        let event = self.stream.complete(event).await.map_err(|e| e.at(&table()))?;
-        let State { batch, group: Some(group), plan: Some((planned, _, plan)), chunk, .. } = state else {
-            return Err(self.unmapped(id));
-        };
-        if *planned != id {
-            return Err(self.unmapped(id));
-        }
-        let mut source = Source {
-            op: Op::Create,
-            ts_us: group.mark.committed_at.0,
-            pos: group.pos.as_str().into(),
-            row: group.row,
-            epoch: self.progress.epoch,
-        };
-        let (table, letters) = (self.encoder.table(), self.letters.as_ref());
-        {
-            let mut candidates = self.sweep.candidates();
-            let mut put = |op: Op, change: Change<'_>, key: &[u8]| {
-                source.op = op;
-                batch.push(change, &source);
-                source.row += 1;
-                if let Some(chunk) = chunk {
-                    chunk.touch(key);
-                }
-                match (change, &mut candidates) {
-                    // The topic gets no record of it in this epoch, so the sweep deletes the record of the last epoch.
-                    (Change::Refused(letters, row), _) => warn_of_first(batch, letters, row),
-                    (_, Some(candidates)) => drop(candidates.remove(key)),
-                    _ => {}
-                }
-            };
-            plan.each_row(&event, |change| {
-                match change {
-                    RowChange::Created(key, value) => put(Op::Create, Change::State(key, value), key),
-                    RowChange::Updated(before, key, value) if before == key => {
-                        put(Op::Update, Change::State(key, value), key);
-                    }
-                    // A changed key is the delete of one row and the insert of another.
-                    RowChange::Updated(before, key, value) => {
-                        put(Op::Delete, Change::Gone(before), before);
-                        put(Op::Create, Change::State(key, value), key);
-                    }
-                    RowChange::Deleted(key) => put(Op::Delete, Change::Gone(key), key),
-                    RowChange::Refused(op, row) => {
-                        let letters = letters.ok_or_else(|| row.error(table))?;
-                        put(op, Change::Refused(letters, row), &row.key);
-                    }
-                }
-                Ok(())
-            })
-            .map_err(|e: Error| e.at(&format!("transaction {}", group.pos)))?;
-        }
-        group.row = source.row;
-        if !batch.is_full() {
-            return Ok(());
-        }
-        // Earlier complete transactions do not wait for the end of this one.
-        if let Some(start) = group.batch_start.filter(|start| *start > 0) {
-            group.batch_start = Some(0);
-            let tail = batch.split_off(start);
-            self.flush(state, true).await?;
-            state.batch = tail;
-        }
-        // A transaction that is longer than a batch is handed over in parts, which needs a separate Kafka transaction.
-        if state.batch.is_full() {
-            if let Some(group) = &mut state.group {
-                group.batch_start = None;
-            }
-            self.flush(state, false).await?;
-        }
-        Ok(())
-    }
-
-    fn unmapped(&self, id: u64) -> Error {
-        let (file, offset) = self.stream.place();
-        Error::definite(format!(
-            "the binlog has rows of table number {id} without its table map, before {file}:{offset}"
-        ))
-        .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
     }
 
     /// Hands the batch to the publisher, and waits while the publisher is busy. `complete`: the batch ends between

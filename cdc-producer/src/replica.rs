@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use kafka::doctor::Check;
 use model::error::{Class, Result};
+use model::table_name::TableName;
 use mysql::table::answered;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
@@ -19,7 +20,7 @@ type Channel = BTreeMap<String, String>;
 ///
 /// # Errors
 /// Transient when the link breaks; faults of the server are in the checks.
-pub(crate) async fn checks(conn: &mut Conn, database: &str, table: &str) -> Result<Vec<Check>> {
+pub(crate) async fn checks(conn: &mut Conn, tables: &[TableName]) -> Result<Vec<Check>> {
     let old = conn.server_version() < (8, 0, 26);
     let (status, logs) = if old {
         ("SHOW SLAVE STATUS", "SELECT @@log_slave_updates")
@@ -45,7 +46,7 @@ pub(crate) async fn checks(conn: &mut Conn, database: &str, table: &str) -> Resu
     }
     let logs: Option<u8> = answered(conn.query_first(logs)).await.map_err(|e| failed("read a setting", e))?;
     let channels: Vec<Channel> = rows.into_iter().map(channel).collect();
-    Ok(judge(&channels, logs == Some(1), database, table))
+    Ok(judge(&channels, logs == Some(1), tables))
 }
 
 fn channel(row: Row) -> Channel {
@@ -60,7 +61,7 @@ fn channel(row: Row) -> Channel {
     names.into_iter().map(name).zip(row.unwrap().into_iter().map(text)).collect()
 }
 
-fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) -> Vec<Check> {
+fn judge(channels: &[Channel], logs_updates: bool, tables: &[TableName]) -> Vec<Check> {
     let source = |c: &Channel| format!("{}:{}", get(c, "Source_Host"), get(c, "Source_Port"));
     let sources: Vec<String> = channels.iter().map(source).collect();
     let mut checks = Vec::new();
@@ -78,9 +79,9 @@ fn judge(channels: &[Channel], logs_updates: bool, database: &str, table: &str) 
         checks.push(if is_at_rest { Check::warning(NAME, found, remedy) } else { Check::bad(NAME, found, remedy) });
     }
     for channel in channels {
-        if let Some(filter) = left_out(channel, database, table) {
-            let found =
-                format!("the filter {filter} leaves changes of {database}.{table} from {} out", source(channel));
+        for name in tables {
+            let Some(filter) = left_out(channel, &name.database, &name.table) else { continue };
+            let found = format!("the filter {filter} leaves changes of {name} from {} out", source(channel));
             let remedy = "set DB_HOST to the source, or remove the filter with CHANGE REPLICATION FILTER and copy the table \
                           again; then run `cdc-producer checkpoint reset`, as the position may be behind changes that were \
                           left out; if this server is no replica any more, RESET REPLICA ALL";
@@ -175,7 +176,10 @@ mod tests {
             ("Replica_SQL_Running", "Yes"),
         ];
         let channel = running.iter().chain(fields).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        judge(&[channel], logs_updates, "shop", "product").into_iter().map(|c| (c.outcome, c.found)).collect()
+        judge(&[channel], logs_updates, &[TableName::new("shop", "product")])
+            .into_iter()
+            .map(|c| (c.outcome, c.found))
+            .collect()
     }
 
     #[test]

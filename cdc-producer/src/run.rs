@@ -1,17 +1,14 @@
 //! Connects reader, publisher and checkpoint file in a session, and starts a new session after a transient error.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::Failure;
 use kafka::doctor;
 use model::error::{Error, Result};
-use model::position::Progress;
-use model::product::SCHEMA;
+use model::position::{Progress, TableState};
+use model::table_name::TableName;
 use mysql::refused_row::Letters;
-use mysql::table::Contract;
-use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -23,79 +20,17 @@ use crate::endpoint::{Endpoint, Reached};
 use crate::fencing::Memory;
 use crate::history;
 use crate::lag;
-use crate::publish::{Limits, Publisher, Stopped};
-use crate::reader::Reader;
+use crate::publish::{Publisher, Stopped};
+use crate::reader::{CapturedTable, Reader};
 use crate::replica;
-use crate::start::{Session, prepare};
+use crate::settings::{ProducerSettings, panicked};
+use crate::start::{ReadyTable, Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
-use crate::table_progress;
 
 /// How long a stopping producer waits for Kafka. Container engines kill after ten seconds, and the wait for blocked
 /// threads follows this one.
 const DRAIN: Duration = Duration::from_secs(4);
-
-/// All settings of a producer.
-#[derive(Clone, Debug)]
-pub struct ProducerSettings {
-    /// The source.
-    pub mysql: MySqlSettings,
-    /// The target.
-    pub kafka: KafkaSettings,
-    /// The registry.
-    pub registry: RegistrySettings,
-    /// The fields of the table's records.
-    pub contract: Arc<Contract>,
-    /// Folder of the checkpoint file.
-    pub time_track: PathBuf,
-    /// This reader's id among the server's replicas.
-    pub server_id: u32,
-    /// When a Kafka transaction is committed.
-    pub limits: Limits,
-    /// How often the server sends a heartbeat when there are no events.
-    pub heartbeat: Duration,
-    /// Rows in a chunk of the snapshot.
-    pub chunk_rows: usize,
-    /// The reaction to a row that a record can't carry.
-    pub on_refused: OnRefused,
-    /// Maximum bytes between the reader and Kafka.
-    pub memory: usize,
-    /// Bytes of the largest event of the binlog that is read into memory.
-    pub max_event: usize,
-}
-
-impl ProducerSettings {
-    /// Takes the settings of the producer.
-    ///
-    /// # Errors
-    /// Usage, naming the setting.
-    pub fn from(settings: &Settings) -> Result<Self> {
-        let limits = Limits {
-            rows: settings.number("producer.batch_rows")?,
-            bytes: settings.bytes("producer.batch_bytes")?,
-            linger: settings.duration("producer.linger")?,
-        };
-        Ok(Self {
-            contract: Contract::new(SCHEMA, settings.text("db.columns") == "all")?,
-            mysql: MySqlSettings::from(settings)?,
-            kafka: KafkaSettings::from(settings)?,
-            registry: RegistrySettings::from(settings)?,
-            time_track: settings.path("producer.time_track"),
-            server_id: settings.number("producer.server_id")?,
-            limits,
-            heartbeat: settings.duration("producer.heartbeat")?,
-            chunk_rows: settings.number("producer.snapshot_chunk")?,
-            on_refused: OnRefused::from(settings, "producer.on_refused"),
-            memory: settings.bytes("producer.memory")?,
-            max_event: settings.bytes("producer.max_event")?,
-        })
-    }
-
-    /// `database.table`.
-    pub fn source(&self) -> String {
-        format!("{}.{}", self.mysql.database, self.mysql.table)
-    }
-}
 
 /// How one session ended without an error.
 enum End {
@@ -194,17 +129,21 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { target, encoder, producer, progress, bounds, conn, stream, continuity, known } = session;
+    let Session { tables, producer, progress, conn, stream, continuity } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
     let (recycled, recycled_receiver) = mpsc::unbounded_channel();
     let (attempted, attempted_view) = watch::channel(None);
     let (committed, committed_view) = watch::channel(Some(progress.clone()));
-    let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, encoder.table()));
+    let names: Vec<TableName> = tables
+        .iter()
+        .map(|table| TableName::new(&table.settings.mysql.database, &table.settings.mysql.table))
+        .collect();
+    let cut_partitions = tables.iter().map(|table| table.cut_partitions).sum();
     let publisher = Publisher {
         producer,
-        target,
+        targets: tables.iter().map(|table| table.target.clone()).collect(),
         limits: settings.limits,
         batches,
         recycled,
@@ -212,10 +151,12 @@ async fn stream(
         committed,
         status: status.clone(),
     };
-    let clients = (settings.kafka.clone(), settings.registry.clone());
-    let sweep = Sweep::new(clients, encoder.table().clone(), committed_view.clone(), settings.memory);
+    let captured = tables.into_iter().map(|table| captured(table, &committed_view)).collect();
     let reader = Reader {
-        encoder,
+        tables: captured,
+        source: source.clone(),
+        discovers: settings.discovers().then(|| settings.clone()),
+        unknown: TableState::default(),
         progress,
         stream,
         continuity,
@@ -223,15 +164,12 @@ async fn stream(
         conn,
         chunk_rows: settings.chunk_rows,
         chunk_bytes: settings.memory,
-        letters,
-        sweep,
-        known,
         batches: batch_sender,
         recycled: recycled_receiver,
         position_every: Duration::from_secs(1),
         status: status.clone(),
     };
-    status.streaming(&reader.progress, table_progress::cut_partitions(&bounds));
+    status.streaming(&reader.progress, cut_partitions);
 
     // The reader ends first, by an error, an edit or a stop; that closes the channel, and the publisher commits the
     // complete transactions. A failed publisher also closes the channel, which ends the reader.
@@ -258,8 +196,7 @@ async fn stream(
     let watching_history = {
         let (endpoint, committed, stop, finished) =
             (endpoint.aside(), committed_view.clone(), stop.clone(), finished.clone());
-        let source = (settings.mysql.database.clone(), settings.mysql.table.clone());
-        tokio::spawn(async move { watch_history(&endpoint, &source, &committed, &stop, &finished).await })
+        tokio::spawn(async move { watch_history(&endpoint, &names, &committed, &stop, &finished).await })
     };
 
     let read = reading.await.map_err(|e| panicked("reading the binlog", &e))?;
@@ -301,6 +238,15 @@ async fn stream(
     Ok(if edited { End::Edited } else { End::Stopped })
 }
 
+fn captured(table: ReadyTable, committed: &watch::Receiver<Option<Progress>>) -> CapturedTable {
+    let ReadyTable { settings, target, encoder, known, .. } = table;
+    let letters = target.parked_topic.is_some().then(|| Letters::new(&settings.kafka, encoder.table()));
+    let name = settings.name();
+    let clients = (settings.kafka, settings.registry);
+    let sweep = Sweep::new(clients, encoder.table().clone(), committed.clone(), settings.memory);
+    CapturedTable { name, encoder, letters, sweep, known }
+}
+
 /// Checks regularly, each time on a new connection, that the server of the session still has the committed history and
 /// writes every change to its binlog; otherwise cancels `stop`. Ends when `finished` is cancelled.
 ///
@@ -309,7 +255,7 @@ async fn stream(
 /// errors are retried, since the stream notices an unreachable server anyway.
 async fn watch_history(
     endpoint: &Endpoint,
-    source: &(String, String),
+    tables: &[TableName],
     committed: &watch::Receiver<Option<Progress>>,
     stop: &CancellationToken,
     finished: &CancellationToken,
@@ -324,8 +270,7 @@ async fn watch_history(
                 Reached::Same(conn) => conn,
                 Reached::Other(error) => return Ok(Some(error)),
             };
-            let (database, table) = source;
-            doctor::require(&replica::checks(&mut conn, database, table).await?)?;
+            doctor::require(&replica::checks(&mut conn, tables).await?)?;
             history::check(endpoint, &mut conn, &progress.position).await?;
             Ok(None)
         };
@@ -346,9 +291,4 @@ async fn watch_history(
             Ok(None) => {}
         }
     }
-}
-
-pub(crate) fn panicked(what: &str, error: &tokio::task::JoinError) -> Error {
-    Error::definite(format!("{what} ended by a fault of the program: {error}"))
-        .with_remedy("report it with the log; nothing was skipped, a start continues from the committed position")
 }

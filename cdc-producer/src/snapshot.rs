@@ -18,7 +18,7 @@ use mysql_async::Conn;
 
 use crate::batch::{Batch, Change};
 use crate::plan::Encoder;
-use crate::reader::warn_of_first;
+use crate::reader::rows::warn_of_first;
 use crate::server;
 
 /// The rows of one key range, until they are emitted.
@@ -147,10 +147,16 @@ impl Chunk {
         }
     }
 
-    /// Appends the remaining rows of the chunk to `batch`, in key order, until the batch is full. Numbers the records
-    /// from `number`. The next call emits the rest, or it is read again after a kill. `letters` is needed if rows are
-    /// parked.
-    pub fn emit(&mut self, epoch: u64, number: u64, letters: Option<&Letters>, batch: &mut Batch) -> Emitted {
+    /// Appends the remaining rows of the chunk to `batch` as records of this table, in key order, until the batch is
+    /// full. Numbers the records from `number`. The next call emits the rest, or it is read again after a kill.
+    /// `letters` is needed if rows are parked.
+    pub fn emit(
+        &mut self,
+        (epoch, number): (u64, u64),
+        table: u16,
+        letters: Option<&Letters>,
+        batch: &mut Batch,
+    ) -> Emitted {
         let (op, pos) = (Op::Snapshot, self.pos.as_str().into());
         let mut source = Source { op, ts_us: self.read_at.0, pos, row: number, epoch };
         while let Some(row) = self.rows.get(self.out) {
@@ -165,7 +171,7 @@ impl Chunk {
                 // `read` returns no refused row that is not parked.
                 _ => continue,
             };
-            batch.push(change, &source);
+            batch.push(table, change, &source);
             source.row += 1;
             if let Change::Refused(letters, refused) = change {
                 warn_of_first(batch, letters, refused);
@@ -239,7 +245,7 @@ mod tests {
         chunk.touch(b"2");
         chunk.touch(b"3");
         let mut batch = Batch::default();
-        let emitted = chunk.emit(2, 10, None, &mut batch);
+        let emitted = chunk.emit((2, 10), 0, None, &mut batch);
         assert_eq!((emitted.is_out, emitted.after, emitted.rows), (true, Some(bound(10)), 12));
         let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
         let entries: Vec<String> = batch.iter().map(|e| text(e.key) + " " + &text(e.header)).collect();
@@ -254,7 +260,7 @@ mod tests {
         let (mut number, mut keys, mut parts) = (0, Vec::new(), 0);
         loop {
             let mut batch = Batch::default();
-            let emitted = chunk.emit(2, number, None, &mut batch);
+            let emitted = chunk.emit((2, number), 0, None, &mut batch);
             keys.extend(batch.iter().map(|e| String::from_utf8_lossy(e.key).parse::<i64>().expect("an id")));
             (number, parts) = (emitted.rows, parts + 1);
             assert_eq!(number, keys.len() as u64);

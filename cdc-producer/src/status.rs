@@ -221,7 +221,7 @@ impl Status {
         self.lag().committed(progress);
         self.committed_at.set(progress.position.committed_at.0 / 1_000_000);
         self.epoch.set(i64::try_from(progress.epoch).unwrap_or(i64::MAX));
-        let rows = progress.main.snapshot.as_ref().map_or(0, |s| s.rows);
+        let rows = progress.snapshot_rows().unwrap_or(0);
         self.snapshot_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
     }
 }

@@ -39,7 +39,7 @@ use runtime::failpoint;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::run::panicked;
+use crate::settings::panicked;
 use crate::stream::SAY_EVERY;
 
 /// Bytes that a key takes in a pass beside its own: its place in the set and its allocation.
@@ -204,6 +204,11 @@ impl Sweep {
             Stage::Idle | Stage::Collecting(_) => None,
             Stage::Collected(pass) | Stage::Comparing(pass, _) | Stage::Deleting(pass, _) => Some(pass.gone.lock()),
         }
+    }
+
+    /// Whether a pass is running.
+    pub fn is_running(&self) -> bool {
+        !matches!(self.stage, Stage::Idle)
     }
 
     /// Returns when [`Sweep::step`] would not return [`Step::Wait`]; never while no pass is running.
@@ -418,11 +423,11 @@ impl Topic {
     }
 }
 
-/// Whether `committed` includes everything that was handed over up to `marked`: the stream has come as far, and so has
-/// the snapshot, which does not move while a pass is compared.
+/// Whether `committed` includes everything that was handed over up to `marked`: the stream has come as far, and so have
+/// the snapshots, which do not move while a pass is compared.
 fn includes(committed: &Progress, marked: &Progress) -> bool {
     let (a, b) = (&committed.position, &marked.position);
-    committed.main.snapshot == marked.main.snapshot
+    committed.snapshots().eq(marked.snapshots())
         && compare_files(&a.file, &b.file).then(a.offset.cmp(&b.offset)).is_ge()
 }
 

@@ -6,8 +6,6 @@ use model::error::{Error, Result};
 use model::position::{SnapshotProgress, TableProgress, TableState};
 use mysql::table::{ColumnPlan, SourceTable};
 
-use crate::publish::Target;
-
 /// Refuses a topic with another id than the one that was written to, or one that ends before the known end of the
 /// written records.
 ///
@@ -17,7 +15,7 @@ pub(crate) fn check_topic(
     progress: &TableProgress,
     bounds: &[Bounds],
     id: Option<&str>,
-    target: &Target,
+    (topic, checkpoint_topic): (&str, &str),
 ) -> Result<()> {
     const REMEDY: &str = "to write the table into it as it is now: `cdc-producer checkpoint reset`";
     if let (Some(written), Some(now)) = (progress.topic_id.as_deref(), id)
@@ -25,7 +23,7 @@ pub(crate) fn check_topic(
     {
         return Err(Error::definite(format!(
             "topic {} was deleted and created again: its id is {now}, but the position in {} belongs to the one with id {written}",
-            target.topic, target.checkpoint_topic
+            topic, checkpoint_topic
         ))
         .with_remedy(REMEDY));
     }
@@ -35,7 +33,7 @@ pub(crate) fn check_topic(
                 return Err(Error::definite(format!(
                     "partition {partition} of topic {} ends at offset {}, but the position in {} says that it was written up to \
                      {end}: the topic was deleted and created again, or Kafka has lost records",
-                    target.topic, now.end, target.checkpoint_topic
+                    topic, now.end, checkpoint_topic
                 ))
                 .with_remedy(REMEDY));
             }
@@ -149,14 +147,9 @@ mod tests {
 
     #[test]
     fn a_topic_that_ends_too_early_is_another_one() {
-        let target = Target {
-            topic: "t".into(),
-            checkpoint_topic: "t.checkpoint".into(),
-            parked_topic: None,
-            source: "d.product".into(),
-        };
+        let topics = ("t", "t.checkpoint");
         let check =
-            |progress: &TableProgress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), None, &target).is_ok();
+            |progress: &TableProgress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), None, topics).is_ok();
         let old = progress(Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None }));
         assert!(check(&old, &[(0, 0), (0, 0)]), "an earlier version noted nothing");
         let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
@@ -168,7 +161,7 @@ mod tests {
         assert!(check(&started, &[(0, 5), (0, 5)]) && !check(&started, &[(0, 5), (0, 4)]));
         // Any records.
         let check =
-            |progress: &TableProgress, id| check_topic(progress, &bounds(&[(0, 9), (0, 9)]), id, &target).is_ok();
+            |progress: &TableProgress, id| check_topic(progress, &bounds(&[(0, 9), (0, 9)]), id, topics).is_ok();
         assert!(check(&started, Some("A")) && check(&started, None));
         let known = TableProgress { topic_id: Some("A".to_owned()), ..started };
         assert!(check(&known, Some("A")) && check(&known, None) && !check(&known, Some("B")));

@@ -113,20 +113,12 @@ pub enum EventKind {
     Commit,
     /// The transaction ends, and its rows are void.
     Rollback,
-    /// Another statement: no effect within a transaction of rows; alone it is the whole transaction.
-    Statement,
-    /// Such a statement that creates the table.
-    Created,
-    /// Such a statement, after which the carried columns have these definitions.
-    Redefined(Vec<String>),
-    /// Such a statement, logged as text, that writes to another table, whose triggers may write to ours.
-    Writes {
-        /// The other table's database.
-        database: String,
-        /// Its name.
-        table: String,
-        /// The statement, for a message.
-        statement: String,
+    /// Another statement, which ends no transaction of rows; alone it is the whole transaction.
+    Statement {
+        /// What it does to tables, by their numbers.
+        effects: Vec<(usize, TableEffect)>,
+        /// It may create a table, or give it another name.
+        may_create: bool,
     },
     /// The first phase of a two-phase commit.
     XaPrepare,
@@ -138,11 +130,29 @@ pub enum EventKind {
     Nothing,
 }
 
-/// Classifies an event; `subject` is the one table that is read.
+/// What a statement does to a table without changing its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableEffect {
+    /// It creates the table.
+    Created,
+    /// After it the carried columns have these definitions.
+    Redefined(Vec<String>),
+    /// It was logged as text and writes to another table, whose triggers may write to this one.
+    Writes {
+        /// The other table's database.
+        database: String,
+        /// Its name.
+        table: String,
+        /// The statement, for a message.
+        statement: String,
+    },
+}
+
+/// Classifies an event; `subjects` are the tables that are read, which only a statement needs.
 ///
 /// # Errors
-/// Definite for an event that changes the table's rows without row events, or is of an unknown type.
-pub fn classify(event: &Event, subject: &Subject<'_>) -> Result<EventKind> {
+/// Definite for an event that changes a table's rows without row events, or is of an unknown type.
+pub fn classify<'a>(event: &Event, subjects: impl Iterator<Item = Subject<'a>>) -> Result<EventKind> {
     use EventType as E;
     let header = event.header();
     let Ok(kind) = header.event_type() else {
@@ -173,12 +183,12 @@ pub fn classify(event: &Event, subject: &Subject<'_>) -> Result<EventKind> {
             if query.query_raw() == b"BEGIN" {
                 return Ok(EventKind::Begin(None));
             }
-            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
+            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subjects)?
         }
         // LOAD DATA as a statement; its data precede it.
         E::EXECUTE_LOAD_QUERY_EVENT => {
             let query: ExecuteLoadQueryEvent<'_> = event.read_event().map_err(|e| damaged("EXECUTE_LOAD_QUERY", &e))?;
-            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subject)?
+            statement(query.query_raw(), query.schema_raw(), query.status_vars_raw(), subjects)?
         }
         // Text for people, context of statements (the statements themselves are classified), group replication, and the
         // container of a compressed transaction, whose events follow one by one.
@@ -206,27 +216,36 @@ pub fn classify(event: &Event, subject: &Subject<'_>) -> Result<EventKind> {
     })
 }
 
-fn statement(text: &[u8], database: &[u8], status: &[u8], subject: &Subject<'_>) -> Result<EventKind> {
+fn statement<'a>(
+    text: &[u8],
+    database: &[u8],
+    status: &[u8],
+    subjects: impl Iterator<Item = Subject<'a>>,
+) -> Result<EventKind> {
     let session = Session::new(database, status);
-    let unreadable = |reason: &Reason| unreadable(reason, &statement::digest(text, session.mode), subject);
-    Ok(match statement::effect(text, &session, subject) {
-        Effect::Begin(xa) => EventKind::Begin(xa),
-        Effect::XaCommit(xa) => EventKind::XaCommit(xa),
-        Effect::XaRollback(xa) => EventKind::XaRollback(xa),
-        Effect::Commit => EventKind::Commit,
-        Effect::Rollback => EventKind::Rollback,
-        Effect::None => EventKind::Statement,
-        Effect::Created => EventKind::Created,
-        Effect::Redefined(columns) => EventKind::Redefined(columns),
-        Effect::Writes(database, table) => {
-            EventKind::Writes { database, table, statement: statement::digest(text, session.mode) }
-        }
-        Effect::RollbackToSavepoint => {
-            let what = "ROLLBACK TO SAVEPOINT in the binlog".to_owned();
-            return Err(unreadable(&Reason { what, is_certain: true, prevent: "" }));
-        }
-        Effect::Unreadable(reason) => return Err(unreadable(&reason)),
-    })
+    let digest = || statement::digest(text, session.mode);
+    let mut effects = Vec::new();
+    for (number, subject) in subjects.enumerate() {
+        let effect = match statement::effect(text, &session, &subject) {
+            // The same for each table.
+            Effect::Begin(xa) => return Ok(EventKind::Begin(xa)),
+            Effect::XaCommit(xa) => return Ok(EventKind::XaCommit(xa)),
+            Effect::XaRollback(xa) => return Ok(EventKind::XaRollback(xa)),
+            Effect::Commit => return Ok(EventKind::Commit),
+            Effect::Rollback => return Ok(EventKind::Rollback),
+            Effect::None => continue,
+            Effect::Created => TableEffect::Created,
+            Effect::Redefined(columns) => TableEffect::Redefined(columns),
+            Effect::Writes(database, table) => TableEffect::Writes { database, table, statement: digest() },
+            Effect::RollbackToSavepoint => {
+                let what = "ROLLBACK TO SAVEPOINT in the binlog".to_owned();
+                return Err(unreadable(&Reason { what, is_certain: true, prevent: "" }, &digest(), &subject));
+            }
+            Effect::Unreadable(reason) => return Err(unreadable(&reason, &digest(), &subject)),
+        };
+        effects.push((number, effect));
+    }
+    Ok(EventKind::Statement { effects, may_create: statement::may_create(text, session.mode) })
 }
 
 fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error {

@@ -329,7 +329,7 @@ impl Worker {
     fn step(&mut self, session: &mut Session) -> Result<bool, BatchError> {
         session.producer.may_begin().map_err(BatchError::broken)?;
         if session.asked.elapsed() > ASK_EVERY {
-            session.producer.answers(&self.kafka.topic, PATIENCE).map_err(BatchError::broken)?;
+            session.producer.answers(&self.kafka.topic, self.kafka.partitions, PATIENCE).map_err(BatchError::broken)?;
             session.asked = Instant::now();
         }
         self.catch_up(session)?;

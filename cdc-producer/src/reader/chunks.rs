@@ -1,4 +1,6 @@
-//! Between two transactions: the snapshot's chunks, then the sweep.
+//! Between two transactions: the snapshot's chunks, then the sweep, one table after the other.
+
+use std::future::pending;
 
 use model::change::{Op, Source};
 use model::error::Result;
@@ -6,7 +8,8 @@ use model::position::Progress;
 use runtime::failpoint;
 use tokio_util::sync::CancellationToken;
 
-use super::{Reader, State};
+use super::rows::table_number;
+use super::{CapturedTable, Reader, State};
 use crate::batch::{Batch, Change};
 use crate::snapshot::{Chunk, ChunkForm, pos_of};
 use crate::sweep::{Candidates, Step};
@@ -15,35 +18,40 @@ impl Reader {
     /// Between two transactions: reads the next chunk, or emits it batch by batch once the stream has reached its high
     /// watermark; after the last chunk it runs the sweep.
     pub(super) async fn snapshot(&mut self, state: &mut State, shutdown: &CancellationToken) -> Result<()> {
-        while let Some(snapshot) = &mut self.progress.main.snapshot
+        while let Some(number) = self.in_snapshot(state)
             && !shutdown.is_cancelled()
         {
+            let CapturedTable { name, encoder, letters, .. } = &self.tables[number];
+            let epoch = self.progress.epoch;
+            let position = self.progress.position.clone();
+            let of_table = self.progress.table_mut(&self.source, name);
+            let Some(snapshot) = &mut of_table.snapshot else { return Ok(()) };
             if snapshot.sweep.is_some() {
-                return self.sweep(state).await;
+                return self.sweep(state, number).await;
             }
-            let Some(chunk) = &mut state.chunk else {
+            let Some((_, chunk)) = &mut state.chunk else {
                 // The server sends all requested rows, so a table of long rows gets a smaller limit.
                 let limit = state.chunk_limit.clamp(1, self.chunk_rows);
-                let form = ChunkForm { limit, bytes: self.chunk_bytes, parks: self.letters.is_some() };
-                let (conn, position) = (&mut self.conn, &self.progress.position);
-                let chunk = Chunk::read(conn, &self.encoder, position, snapshot.after.clone(), form).await?;
+                let form = ChunkForm { limit, bytes: self.chunk_bytes, parks: letters.is_some() };
+                let chunk = Chunk::read(&mut self.conn, encoder, &position, snapshot.after.clone(), form).await?;
                 state.chunk_limit = chunk.cut_at().unwrap_or(limit.saturating_mul(2));
                 failpoint::at("producer.chunk-read");
-                state.chunk = Some(chunk);
+                state.chunk = Some((number, chunk));
                 continue;
             };
             let (file, offset) = chunk.high();
             if !self.stream.has_reached(file, offset) {
                 return Ok(());
             }
-            let letters = self.letters.as_ref();
-            let emitted = chunk.emit(self.progress.epoch, snapshot.rows, letters, &mut state.batch);
+            let letters = letters.as_ref();
+            let emitted = chunk.emit((epoch, snapshot.rows), table_number(number), letters, &mut state.batch);
             snapshot.rows = emitted.rows;
             if !emitted.is_out || emitted.after.is_some() {
                 snapshot.after = emitted.after;
-            } else if let Some(read) = self.progress.main.snapshot.take() {
-                self.progress.main.snapshot = read.swept();
-                self.log_snapshot(emitted.rows);
+            } else if let Some(read) = of_table.snapshot.take() {
+                of_table.snapshot = read.swept();
+                log_snapshot(name, epoch, emitted.rows, of_table.snapshot.is_some());
+                state.chunk_limit = self.chunk_rows;
             }
             if emitted.is_out {
                 state.chunk = None;
@@ -54,56 +62,73 @@ impl Reader {
         Ok(())
     }
 
+    /// The table whose snapshot is running: that of the chunk, or the first one that has one.
+    fn in_snapshot(&self, state: &State) -> Option<usize> {
+        let chunk = state.chunk.as_ref().map(|(number, _)| *number);
+        let runs = |table: &CapturedTable| {
+            self.progress.table(&self.source, &table.name).is_some_and(|progress| progress.snapshot.is_some())
+        };
+        chunk.or_else(|| self.tables.iter().position(runs))
+    }
+
     /// Between two transactions: runs the next step of the sweep; see [`crate::sweep`].
-    async fn sweep(&mut self, state: &mut State) -> Result<()> {
+    async fn sweep(&mut self, state: &mut State, number: usize) -> Result<()> {
         let Progress { epoch, position, .. } = &self.progress;
         let (epoch, pos, ts_us) = (*epoch, pos_of(position), position.committed_at.0);
-        let Some(snapshot) = &mut self.progress.main.snapshot else { return Ok(()) };
+        let table = &mut self.tables[number];
+        let of_table = self.progress.table_mut(&self.source, &table.name);
+        let Some(snapshot) = &mut of_table.snapshot else { return Ok(()) };
         let (Some(begin), Some(cursor)) = (&snapshot.begin, snapshot.sweep.clone()) else { return Ok(()) };
-        match self.sweep.step(epoch, begin, cursor).await? {
+        match table.sweep.step(epoch, begin, cursor).await? {
             Step::Wait => return Ok(()),
             Step::Commit => {
                 failpoint::at("producer.sweep-collected");
                 let begin = begin.clone();
                 state.moved = true;
                 self.flush(state, true).await?;
-                self.sweep.compare(&begin, self.progress.clone());
+                self.tables[number].sweep.compare(&begin, self.progress.clone());
                 return Ok(());
             }
             Step::Delete(gone) => {
                 let source = Source { op: Op::Delete, ts_us, pos: pos.into(), row: snapshot.rows, epoch };
-                snapshot.rows = delete(&gone, source, &mut state.batch);
+                snapshot.rows = delete(&gone, table_number(number), source, &mut state.batch);
             }
             Step::Advance(next) => snapshot.sweep = Some(next),
             Step::Complete(complete) => {
                 let rows = snapshot.rows;
-                (self.progress.main.snapshot, self.progress.main.complete) = (None, Some(complete));
-                self.log_snapshot(rows);
+                (of_table.snapshot, of_table.complete) = (None, Some(complete));
+                log_snapshot(&table.name, epoch, rows, false);
             }
         }
         state.moved = true;
         self.flush(state, true).await
     }
+}
 
-    fn log_snapshot(&self, rows: u64) {
-        let epoch = self.progress.epoch;
-        match self.progress.main.snapshot {
-            Some(_) => {
-                tracing::info!(rows, epoch, "every row is read; keys of the topic that are gone are deleted next")
-            }
-            None => tracing::info!(rows, epoch, "snapshot complete"),
-        }
+/// Returns when the sweep has a next step; see [`crate::sweep::Sweep::ready`].
+pub(super) async fn sweep_ready(tables: &[CapturedTable]) {
+    match tables.iter().find(|table| table.sweep.is_running()) {
+        Some(table) => table.sweep.ready().await,
+        None => pending().await,
+    }
+}
+
+fn log_snapshot(table: &str, epoch: u64, rows: u64, is_swept_next: bool) {
+    if is_swept_next {
+        tracing::info!(table, rows, epoch, "every row is read; keys of the topic that are gone are deleted next");
+    } else {
+        tracing::info!(table, rows, epoch, "snapshot complete");
     }
 }
 
 /// Moves keys from `gone` into `batch` as deletes with this source, until the batch is full. Returns the next record
 /// number.
-fn delete(gone: &Candidates, mut source: Source<'_>, batch: &mut Batch) -> u64 {
+fn delete(gone: &Candidates, table: u16, mut source: Source<'_>, batch: &mut Batch) -> u64 {
     let mut gone = gone.lock();
     while !batch.is_full()
         && let Some(key) = gone.pop_first()
     {
-        batch.push(Change::Gone(&key), &source);
+        batch.push(table, Change::Gone(&key), &source);
         source.row += 1;
     }
     source.row

@@ -131,9 +131,10 @@ impl Reader {
             format!("{file}:{offset}")
         });
         let batch_start = Some(state.batch.len());
-        state.group = Some(Group { mark, begin, pos, rows_follow: false, xa: None, row: 0, batch_start });
-        state.others.clear();
-        self.known.settle(&mut self.progress.main.state, &self.stream);
+        state.group = Some(Group { mark, begin, pos, rows_follow: false, xa: None, batch_start });
+        state.ids.clear();
+        state.rows.fill(0);
+        self.settle();
         Ok(())
     }
 

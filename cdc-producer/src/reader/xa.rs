@@ -12,11 +12,11 @@ use bytes::Bytes;
 use model::error::{Error, Result};
 use model::position::PreparedAt;
 use model::time::Micros;
-use mysql::table::SourceTable;
 use mysql_async::binlog::EventType;
 use mysql_async::binlog::events::QueryEvent;
 
-use super::{Reader, State};
+use super::rows::captured;
+use super::{CapturedTable, Reader, State};
 use crate::dump::Event;
 use crate::plan::Plan;
 use crate::probe::HEAD;
@@ -194,7 +194,9 @@ impl Reader {
                 _ if !is_found && gtid_mark(&event)?.is_some() && events.begin() > *offset => break,
                 _ if !is_found => {}
                 _ if kind == EventType::XA_PREPARE_LOG_EVENT as u8 => return Ok(()),
-                _ if is_table_map(kind) || (is_rows(kind) && !state.others.contains(&Plan::table_id(&event)?)) => {
+                _ if is_table_map(kind)
+                    || (is_rows(kind) && state.ids.get(&Plan::table_id(&event)?) != Some(&None)) =>
+                {
                     let whole = events.complete(event).await.map_err(|e| e.at(&what))?;
                     self.apply_one(state, whole).await?;
                 }
@@ -240,8 +242,9 @@ impl Reader {
         }
         Err(Error::definite(format!(
             "transaction {} commits the XA transaction {xa}, which was prepared before the binlogs that the server still has: it may \
-             have changed rows of {}.{}, and the binlog does not say which",
-            self.group(state)?.pos, self.encoder.table().database, self.encoder.table().table
+             have changed rows of {}, and the binlog does not say which",
+            self.group(state)?.pos,
+            self.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(" or ")
         ))
         .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
@@ -260,7 +263,7 @@ impl Reader {
             if events.place().0 != file || events.place().1 > end {
                 break;
             }
-            search.take(&event, events.begin(), self.encoder.table())?;
+            search.take(&event, events.begin(), &self.tables)?;
         }
         search.open.retain(|xa, _| !outcomes.contains(xa));
         outcomes.extend(search.outcomes);
@@ -286,12 +289,12 @@ struct Search {
 }
 
 impl Search {
-    fn take(&mut self, event: &Event, begin: u64, table: &SourceTable) -> Result<()> {
+    fn take(&mut self, event: &Event, begin: u64, tables: &[CapturedTable]) -> Result<()> {
         let kind = event.header().event_type_raw();
         if let Some(mark) = gtid_mark(event)? {
             (self.begin, self.current, self.has_rows) = ((begin, mark.committed_at), None, false);
         } else if is_table_map(kind) && self.current.is_some() {
-            self.has_rows |= Plan::table_of(event, table)?.1;
+            self.has_rows |= captured(event, tables)?.1.is_some();
         } else if kind == EventType::XA_PREPARE_LOG_EVENT as u8 {
             // The event of `XA COMMIT … ONE PHASE` includes the outcome.
             let is_open = event.data().first() != Some(&1);

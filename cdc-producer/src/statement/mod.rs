@@ -122,6 +122,13 @@ pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) ->
     }
 }
 
+/// Whether the statement may create a table, or give it another name.
+pub fn may_create(statement: &[u8], mode: Mode) -> bool {
+    let mut words = Words::new(statement, mode);
+    words.next().is_some_and(|first| first.is_any(&["CREATE", "RENAME", "ALTER"]))
+        && words.take(6).any(|word| word.is("TABLE"))
+}
+
 /// A definition with more words than are kept. One of a procedure and its like has no table; of another, the table is ours
 /// only if our table or database is among the words.
 fn long_definition<'a>(first: &[Word<'a>], mut all: impl Iterator<Item = Word<'a>>, subject: &Subject<'_>) -> Effect {

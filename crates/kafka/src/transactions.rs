@@ -354,14 +354,14 @@ impl TransactionalProducer {
     /// Whether a broker answers within `patience`. Blocks.
     ///
     /// # Errors
-    /// [`Failure::OtherCount`] when `topic`, the topic of the products, does not have `kafka.partitions` partitions.
-    pub fn answers(&self, topic: &str, patience: Duration) -> Result<bool, Failure> {
+    /// [`Failure::OtherCount`] when `topic` does not have so many partitions.
+    pub fn answers(&self, topic: &str, partitions: i32, patience: Duration) -> Result<bool, Failure> {
         self.serve();
         let Ok(metadata) = self.producer.client().fetch_metadata(Some(topic), patience) else { return Ok(false) };
         let found = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none());
         match found.map(|t| t.partitions().len()) {
-            Some(count) if usize::try_from(self.partitions) != Ok(count) && count > 0 => {
-                Err(Failure::OtherCount { topic: topic.to_owned(), count, wanted: self.partitions })
+            Some(count) if usize::try_from(partitions) != Ok(count) && count > 0 => {
+                Err(Failure::OtherCount { topic: topic.to_owned(), count, wanted: partitions })
             }
             _ => Ok(true),
         }

@@ -253,6 +253,21 @@ impl Progress {
         if name == source { Some(&self.main) } else { self.tables.get(name) }
     }
 
+    /// The snapshots of all tables, those that run and `None` for each table without one.
+    pub fn snapshots(&self) -> impl Iterator<Item = Option<&SnapshotProgress>> {
+        [&self.main].into_iter().chain(self.tables.values()).map(|table| table.snapshot.as_ref())
+    }
+
+    /// Whether the snapshot of a table is running.
+    pub fn is_in_snapshot(&self) -> bool {
+        self.snapshots().any(|snapshot| snapshot.is_some())
+    }
+
+    /// Records of the running snapshots so far; `None` when none runs.
+    pub fn snapshot_rows(&self) -> Option<u64> {
+        self.snapshots().flatten().map(|snapshot| snapshot.rows).reduce(|sum, rows| sum + rows)
+    }
+
     /// The progress with the part of this table, `database.table`, as its `main`; `None` is the main table.
     #[must_use]
     pub fn of_table(mut self, name: Option<&str>) -> Self {

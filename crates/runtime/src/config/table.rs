@@ -163,7 +163,7 @@ static TABLE: &[Setting] = &[
     more("db.ssl_mode", SSL_MODES, Text("preferred"), MYSQL, "TLS to MySQL: disabled, preferred, required, verify_ca, verify_identity"),
     more("db.ssl_ca", Path, None, MYSQL, "CA certificate of MySQL (PEM)"),
 
-    common("tables", List, None, ALL, "Tables that are taken: names and patterns such as shop.*, !shop.tmp_*; unset is DB_NAME.db.table"),
+    common("tables", List, None, KAFKA, "Tables that are taken: names and patterns such as shop.*, !shop.tmp_*; unset is DB_NAME.db.table"),
 
     common("kafka.bootstrap_servers", Kind::Text, Text("localhost:9092"), KAFKA, "Kafka brokers, host:port with commas"),
     more("kafka.security_protocol", PROTOCOLS, Text("PLAINTEXT"), KAFKA, "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),

@@ -1,0 +1,247 @@
+//! The tables that a session takes, and the topics that their rows go to.
+
+use std::collections::BTreeMap;
+
+use kafka::{Bounds, LastRecords, TopicSpec};
+use model::error::{Error, Result};
+use model::position::{Progress, SnapshotProgress, TableProgress};
+use model::table_name::TableName;
+use mysql::table::{SourceTable, answered};
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use runtime::config::{KafkaSettings, require_own_topic};
+use tokio::runtime::Handle;
+
+use crate::endpoint::Endpoint;
+use crate::publish::Target;
+use crate::settings::{ProducerSettings, panicked};
+use crate::stream::failed;
+use crate::table_progress;
+
+/// Databases of the server itself, which no pattern takes.
+const OF_THE_SERVER: &str = "'mysql', 'sys', 'information_schema', 'performance_schema'";
+
+/// More tables than a batch can number are refused.
+const MOST: usize = 10_000;
+
+/// A table as the checks have found it.
+pub(crate) struct FoundTable {
+    pub(crate) settings: ProducerSettings,
+    pub(crate) target: Target,
+    pub(crate) table: SourceTable,
+    pub(crate) exists: bool,
+    pub(crate) schema_id: u32,
+}
+
+impl FoundTable {
+    /// Whether the progress notes the ids of its schemas: consumers take a noted id that the registry has lost for that
+    /// of the topic's pinned schema, if it has one.
+    pub(crate) fn notes_ids(&self) -> bool {
+        !self.table.is_derived || self.table.schema.name != self.table.contract.schema.name
+    }
+}
+
+/// What is known of a topic when a session starts.
+#[derive(Debug)]
+pub(crate) struct TopicFacts {
+    /// Its partitions.
+    pub(crate) bounds: Vec<Bounds>,
+    /// Its id, if it is known.
+    pub(crate) id: Option<String>,
+    /// It does not exist.
+    pub(crate) is_missing: bool,
+}
+
+impl TopicFacts {
+    /// By partition, its end.
+    pub(crate) fn ends(&self) -> Vec<i64> {
+        self.bounds.iter().map(|b| b.end).collect()
+    }
+}
+
+/// The server's tables that the patterns take, without those that are named in full.
+///
+/// # Errors
+/// As [`failed`].
+pub(crate) async fn matching(settings: &ProducerSettings, conn: &mut Conn) -> Result<Vec<TableName>> {
+    let query = format!(
+        "SELECT table_schema, table_name FROM information_schema.tables \
+         WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ({OF_THE_SERVER}) ORDER BY 1, 2"
+    );
+    let rows: Vec<(String, String)> =
+        answered(conn.query(query)).await.map_err(|e| failed("list the server's tables", e))?;
+    let named = settings.tables.exact();
+    let names = rows.into_iter().map(|(database, table)| TableName::new(database, table));
+    Ok(names.filter(|name| settings.tables.takes(name) && !named.contains(name)).collect())
+}
+
+/// The settings of each table that is taken; the main table is first.
+///
+/// # Errors
+/// Definite when no table is taken, or when two have one topic.
+pub(crate) async fn tables(settings: &ProducerSettings, endpoint: &Endpoint) -> Result<Vec<ProducerSettings>> {
+    let mut names = settings.tables.exact();
+    if settings.discovers() {
+        names.extend(matching(settings, &mut endpoint.begin().await?).await?);
+    }
+    if names.is_empty() {
+        let patterns: Vec<&str> = settings.tables.patterns().iter().map(|pattern| pattern.text()).collect();
+        return Err(Error::definite(format!("no table of the server matches tables: {}", patterns.join(", ")))
+            .with_remedy("correct the patterns, create a table, or grant SELECT to the user of DB_USER; `cdc-producer tables` lists all"));
+    }
+    if names.len() > MOST {
+        return Err(Error::definite(format!("tables takes {} tables, more than {MOST}", names.len()))
+            .with_remedy("take fewer, and give the others to another producer"));
+    }
+    names.sort_by_key(|name| name.to_string() != settings.source());
+    let mut topics = Vec::new();
+    let mut tables = Vec::new();
+    for name in names {
+        let table = settings.of_table(&name)?;
+        require_own_topic(&mut topics, &table.kafka.topic, &name)?;
+        tables.push(table);
+    }
+    Ok(tables)
+}
+
+/// The topics that a table's rows need.
+fn specs(table: &ProducerSettings, target: &Target) -> Vec<TopicSpec> {
+    target.topics(&table.kafka)
+}
+
+/// Checks the topics of all tables and creates what a start may create. Returns the names of those that are missing.
+///
+/// # Errors
+/// As [`kafka::check_topics`].
+pub(crate) async fn look_up_topics(tables: &[ProducerSettings], targets: &[Target]) -> Result<Vec<String>> {
+    let Some(first) = tables.first() else { return Ok(Vec::new()) };
+    let mut wanted: BTreeMap<String, TopicSpec> = BTreeMap::new();
+    for (table, target) in tables.iter().zip(targets) {
+        wanted.extend(specs(table, target).into_iter().map(|spec| (spec.name.clone(), spec)));
+    }
+    let (kafka, topics) = (first.kafka.clone(), wanted.values().cloned().collect::<Vec<_>>());
+    let missing = blocking(move || kafka::check_topics(&kafka, &topics)).await?;
+    // Without progress nothing was written yet: create the topics, so that none is missing.
+    if missing.contains(&first.kafka.checkpoint_topic) {
+        ensure_topics(&first.kafka, wanted.into_values().collect()).await?;
+        return Ok(Vec::new());
+    }
+    let is_parked = |name: &String| targets.iter().any(|target| target.parked_topic.as_ref() == Some(name));
+    let parked: Vec<TopicSpec> =
+        wanted.into_values().filter(|spec| missing.contains(&spec.name) && is_parked(&spec.name)).collect();
+    if !parked.is_empty() {
+        ensure_topics(&first.kafka, parked).await?;
+    }
+    Ok(missing)
+}
+
+/// Reads what is known of each topic. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub(crate) fn topic_facts(records: &LastRecords, targets: &[Target], missing: &[String]) -> Result<Vec<TopicFacts>> {
+    let facts = |target: &Target| {
+        if missing.contains(&target.topic) {
+            return Ok(TopicFacts { bounds: empty(target), id: None, is_missing: true });
+        }
+        let bounds = records.bounds(&target.topic, target.partition_count())?;
+        Ok(TopicFacts { bounds, id: records.topic_id(&target.topic)?, is_missing: false })
+    };
+    targets.iter().map(facts).collect()
+}
+
+fn empty(target: &Target) -> Vec<Bounds> {
+    vec![Bounds { begin: 0, end: 0 }; target.partition_count()]
+}
+
+/// Creates the missing topics of the tables.
+///
+/// # Errors
+/// Errors of the creation.
+pub(crate) async fn create_topics(tables: &[FoundTable], topics: &mut [TopicFacts]) -> Result<()> {
+    for (table, facts) in tables.iter().zip(topics.iter_mut()) {
+        create_topic(table, facts).await?;
+    }
+    Ok(())
+}
+
+async fn create_topic(table: &FoundTable, facts: &mut TopicFacts) -> Result<()> {
+    if !facts.is_missing {
+        return Ok(());
+    }
+    let kafka = table.settings.kafka.clone();
+    ensure_topics(&kafka, specs(&table.settings, &table.target)).await?;
+    let topic = table.target.topic.clone();
+    facts.id = blocking(move || kafka::topic_id(&kafka, &topic)).await?;
+    facts.is_missing = false;
+    Ok(())
+}
+
+/// Brings the progress to the tables that are taken now: notes what has changed at the tables and topics that it has,
+/// begins a snapshot of each table that is new, and forgets those that are not taken any more, so that a later start
+/// reads them again.
+///
+/// # Errors
+/// Definite when a topic is gone or was created again.
+pub(crate) async fn resume(
+    progress: &mut Progress,
+    settings: &ProducerSettings,
+    tables: &[FoundTable],
+    topics: &mut [TopicFacts],
+) -> Result<()> {
+    let source = settings.source();
+    let names: Vec<String> = tables.iter().map(|table| table.settings.name()).collect();
+    progress.tables.retain(|name, _| names.contains(name));
+    if !names.contains(&source) {
+        progress.main = TableProgress::default();
+    }
+    for ((found, facts), name) in tables.iter().zip(topics.iter_mut()).zip(&names) {
+        // An earlier version noted nothing of the only table.
+        let is_known = match progress.table(&source, name) {
+            Some(noted) => settings.tables.is_default() || *noted != TableProgress::default(),
+            None => false,
+        };
+        if is_known && facts.is_missing {
+            return Err(Error::definite(format!(
+                "topic {} is gone, but the position in {} says that it was written",
+                found.target.topic, found.target.checkpoint_topic
+            ))
+            .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
+        }
+        create_topic(found, facts).await?;
+        let noted = progress.table_mut(&source, name);
+        if !is_known {
+            tracing::info!(table = %name, topic = found.target.topic, "a table is new: its rows are read while the stream continues");
+            noted.snapshot = Some(SnapshotProgress::new(facts.ends(), 0));
+        }
+        table_progress::check_topic(noted, &facts.bounds, facts.id.as_deref(), found.target.names())?;
+        note(noted, found, facts, *name == source);
+        table_progress::resume(noted, &facts.bounds);
+    }
+    Ok(())
+}
+
+/// Notes the table's schema, columns and topic.
+pub(crate) fn note(noted: &mut TableProgress, found: &FoundTable, facts: &TopicFacts, is_main: bool) {
+    if !is_main {
+        noted.topic.clone_from(&found.target.topic);
+    }
+    if found.notes_ids() {
+        table_progress::note_schema_id(noted, found.schema_id, &facts.bounds);
+    }
+    table_progress::note_columns(&mut noted.state, &found.table);
+    if facts.id.is_some() {
+        noted.topic_id.clone_from(&facts.id);
+    }
+}
+
+/// Looking up topics blocks for as long as Kafka does not answer, so it runs in a separate thread.
+async fn ensure_topics(settings: &KafkaSettings, topics: Vec<TopicSpec>) -> Result<()> {
+    let (settings, runtime) = (settings.clone(), Handle::current());
+    blocking(move || runtime.block_on(kafka::ensure_topics(&settings, &topics))).await
+}
+
+/// Runs work that blocks in a separate thread.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| panicked("talking to Kafka", &e))?
+}

@@ -1,0 +1,205 @@
+//! Several tables through one connection to the binlog, each into its own topic.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use model::change::Op;
+use model::table_name::TableName;
+use mysql_async::Conn;
+use mysql_async::prelude::Queryable;
+use runtime::config::{KafkaSettings, Program};
+use testbed::{Running, TestBed, TopicRecord, eventually, execute, read_topic};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn kafka(bed: &TestBed, table: &str) -> KafkaSettings {
+    let name = TableName::new(&bed.name, table);
+    KafkaSettings::from(&bed.settings(Program::CdcProducer).of_table(&name)).unwrap()
+}
+
+/// The keys that are alive in the table's topic.
+fn alive(bed: &TestBed, table: &str) -> Vec<String> {
+    let mut last = BTreeMap::new();
+    for record in read_topic(&kafka(bed, table)) {
+        last.insert(record.key, record.value.is_some());
+    }
+    last.into_iter().filter(|(_, is_alive)| *is_alive).map(|(key, _)| key).collect()
+}
+
+fn wait_for(bed: &TestBed, table: &str, keys: &[&str]) {
+    eventually(&format!("the keys {keys:?} in the topic of {table}"), PATIENCE, || {
+        let found = alive(bed, table);
+        (found == keys).then_some(())
+    });
+}
+
+/// The records that came from the binlog.
+fn streamed(bed: &TestBed, table: &str) -> Vec<TopicRecord> {
+    read_topic(&kafka(bed, table)).into_iter().filter(|record| record.source.op != Op::Snapshot).collect()
+}
+
+/// Each transaction's records in a topic are numbered from 0, and no number comes twice in an epoch.
+fn assert_numbered(bed: &TestBed, table: &str) {
+    let mut rows: BTreeMap<(u64, bool, String), Vec<u64>> = BTreeMap::new();
+    for record in read_topic(&kafka(bed, table)) {
+        let source = record.source;
+        let pos = if source.op == Op::Snapshot { String::new() } else { source.pos.to_string() };
+        rows.entry((source.epoch, source.op == Op::Snapshot, pos)).or_default().push(source.row);
+    }
+    for (transaction, mut rows) in rows {
+        rows.sort_unstable();
+        assert!((0..).zip(&rows).all(|(number, row)| number == *row), "{table} {transaction:?}: {rows:?}");
+    }
+}
+
+async fn three_tables(bed: &TestBed) -> Conn {
+    let mut conn = bed.table().await;
+    execute(
+        &mut conn,
+        &[
+            "CREATE TABLE line_item (sku VARCHAR(20), order_id INT, quantity DECIMAL(30,3), PRIMARY KEY (sku, order_id))",
+            "CREATE TABLE line_tmp (nothing INT)",
+            "INSERT INTO product VALUES (1, 'mug', 'CAT_1', 9.99, '2026-11-21 04:00:00')",
+            "INSERT INTO line_item VALUES ('a', 1, 1), ('a b', 2, 2.5), ('Ö', 1, 3)",
+            "INSERT INTO line_tmp VALUES (1)",
+        ],
+    )
+    .await;
+    conn
+}
+
+fn take(bed: &mut TestBed, patterns: &[&str]) {
+    let patterns: Vec<String> = patterns.iter().map(|pattern| pattern.replace('@', &bed.name)).collect();
+    bed.set("TABLES", format!("{patterns:?}"));
+}
+
+const ALL: [&str; 3] = ["@.product", "@.line_*", "!@.line_tmp"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_of_two_tables_goes_to_two_topics() {
+    let mut bed = TestBed::new("several");
+    let mut conn = three_tables(&bed).await;
+    take(&mut bed, &ALL);
+    let producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["a",1]"#, r#"["Ö",1]"#]);
+    wait_for(&bed, "product", &["1"]);
+
+    execute(
+        &mut conn,
+        &[
+            "BEGIN",
+            "INSERT INTO product VALUES (2, 'cup', 'CAT_2', 1.00, '2026-11-21 04:00:00')",
+            "INSERT INTO line_item VALUES ('b', 2, 1)",
+            "UPDATE product SET price = 2.00 WHERE id = 2",
+            "UPDATE line_item SET sku = 'A' WHERE sku = 'a' AND order_id = 1",
+            "COMMIT",
+        ],
+    )
+    .await;
+    wait_for(&bed, "line_item", &[r#"["A",1]"#, r#"["a b",2]"#, r#"["b",2]"#, r#"["Ö",1]"#]);
+    wait_for(&bed, "product", &["1", "2"]);
+    let last =
+        |table: &str| streamed(&bed, table).into_iter().map(|record| record.source).max_by_key(|s| s.row).unwrap();
+    let (of_products, of_items) = (last("product"), last("line_item"));
+    assert_eq!((of_products.row, of_items.row), (1, 2), "each table counts its own records of a transaction");
+    assert_eq!(of_products.pos, of_items.pos);
+
+    producer.kill();
+    execute(&mut conn, &["DELETE FROM line_item WHERE order_id = 2", "DELETE FROM product WHERE id = 1"]).await;
+    let producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "line_item", &[r#"["A",1]"#, r#"["Ö",1]"#]);
+    wait_for(&bed, "product", &["2"]);
+    for table in ["product", "line_item"] {
+        assert_numbered(&bed, table);
+    }
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_created_later_is_read_while_the_others_continue() {
+    let mut bed = TestBed::new("several_new");
+    let mut conn = three_tables(&bed).await;
+    take(&mut bed, &ALL);
+    let mut producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "product", &["1"]);
+    execute(
+        &mut conn,
+        &[
+            "CREATE TABLE line_note (id BIGINT UNSIGNED PRIMARY KEY, note TEXT)",
+            "INSERT INTO line_note VALUES (18446744073709551615, 'x'), (7, NULL)",
+            "INSERT INTO product VALUES (3, 'jug', 'CAT_1', 3.00, '2026-11-21 04:00:00')",
+        ],
+    )
+    .await;
+    producer.wait_for("line_note is new and matches tables");
+    wait_for(&bed, "line_note", &["18446744073709551615", "7"]);
+    wait_for(&bed, "product", &["1", "3"]);
+    // By another name it matches as well.
+    execute(&mut conn, &["CREATE TABLE other (id INT PRIMARY KEY)", "INSERT INTO other VALUES (1)"]).await;
+    execute(&mut conn, &["RENAME TABLE other TO line_other"]).await;
+    wait_for(&bed, "line_other", &["1"]);
+    execute(&mut conn, &["INSERT INTO line_note VALUES (8, '')", "INSERT INTO line_other VALUES (2)"]).await;
+    wait_for(&bed, "line_note", &["18446744073709551615", "7", "8"]);
+    wait_for(&bed, "line_other", &["1", "2"]);
+    assert_eq!(producer.stop().code, 0);
+    assert_eq!(bed.progress().epoch, 1, "no other table was read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_comes_back_is_read_again_and_its_gone_rows_are_deleted() {
+    let mut bed = TestBed::new("several_back");
+    let mut conn = three_tables(&bed).await;
+    let run = |bed: &TestBed| -> Running { bed.start("cdc-producer", &[]) };
+    // The main table alone, as before; then a second one is added.
+    let producer = run(&bed);
+    wait_for(&bed, "product", &["1"]);
+    assert_eq!(producer.stop().code, 0);
+    take(&mut bed, &ALL);
+    let producer = run(&bed);
+    wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["a",1]"#, r#"["Ö",1]"#]);
+    assert_eq!(producer.stop().code, 0);
+    take(&mut bed, &["@.product"]);
+    let producer = run(&bed);
+    execute(
+        &mut conn,
+        &[
+            "DELETE FROM line_item WHERE order_id = 1",
+            "INSERT INTO line_item VALUES ('new', 9, 1)",
+            "INSERT INTO product VALUES (4, 'pot', 'CAT_1', 3.00, '2026-11-21 04:00:00')",
+        ],
+    )
+    .await;
+    wait_for(&bed, "product", &["1", "4"]);
+    assert_eq!(producer.stop().code, 0);
+    assert_eq!(alive(&bed, "line_item").len(), 3, "it is not taken");
+    take(&mut bed, &ALL);
+    let mut producer = run(&bed);
+    wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["new",9]"#]);
+    producer.wait_for("snapshot complete");
+    let products = read_topic(&kafka(&bed, "product"));
+    assert_eq!(products.len(), 2, "the products were read once");
+    assert_eq!(producer.stop().code, 0);
+    let count: Option<u64> = conn.query_first("SELECT COUNT(*) FROM line_item").await.unwrap();
+    assert_eq!(count, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
+    let mut bed = TestBed::new("several_bad");
+    let conn = three_tables(&bed).await;
+    for (patterns, code, want) in [
+        (&["@.product", "@.line_*"][..], 1, "line_tmp has no primary key"),
+        (&["@.absent_*"], 1, "no table of the server matches"),
+        (&["@.product", "@.absent"], 1, "create it first"),
+        (&["@.product", "nodot"], 2, "is no name of a table"),
+    ] {
+        take(&mut bed, patterns);
+        let ended = bed.run("cdc-producer", &[]);
+        assert_eq!(ended.code, code, "{patterns:?}: {}", ended.err);
+        assert!(ended.err.contains(want), "{patterns:?}: {}", ended.err);
+    }
+    take(&mut bed, &ALL);
+    assert!(bed.find_progress().unwrap_or_default().is_none());
+    drop(conn);
+}
