@@ -1,9 +1,11 @@
 //! The assignment of a member as the group's coordinator stores it.
 
-/// Decodes the partitions of `topic` in a member's assignment as the coordinator stores it: ConsumerProtocolAssignment,
-/// version 0 and later, big endian: version i16, array of (topic: i16 length and UTF-8; array of partitions i32), user
-/// data. `None` for other bytes.
-pub(crate) fn assigned(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
+use kafka::{Partition, Topic};
+
+/// Decodes a member's assignment as the coordinator stores it: ConsumerProtocolAssignment, version 0 and later, big
+/// endian: version i16, array of (topic: i16 length and UTF-8; array of partitions i32), user data. `main` is the name
+/// of the main topic. `None` for other bytes.
+pub(crate) fn assigned(mut bytes: &[u8], main: &str) -> Option<Vec<Partition>> {
     // Some brokers store nothing for a member without partitions.
     if bytes.is_empty() {
         return Some(Vec::new());
@@ -15,11 +17,9 @@ pub(crate) fn assigned(mut bytes: &[u8], topic: &str) -> Option<Vec<i32>> {
         let length = usize::try_from(i16::from_be_bytes(take(&mut bytes)?)).ok()?;
         let (name, rest) = bytes.split_at_checked(length)?;
         bytes = rest;
+        let topic = Topic::of(std::str::from_utf8(name).ok()?, main);
         for _ in 0..i32::from_be_bytes(take(&mut bytes)?) {
-            let partition = i32::from_be_bytes(take(&mut bytes)?);
-            if name == topic.as_bytes() {
-                partitions.push(partition);
-            }
+            partitions.push(Partition { topic, number: i32::from_be_bytes(take(&mut bytes)?) });
         }
     }
     (version >= 0).then_some(partitions)
@@ -44,10 +44,10 @@ mod tests {
     ];
 
     #[test]
-    fn partitions_of_the_topic_alone() {
-        assert_eq!(assigned(ASSIGNMENT, "ab"), Some(vec![0, 258]));
-        assert_eq!(assigned(ASSIGNMENT, "a"), Some(vec![7]));
-        assert_eq!(assigned(ASSIGNMENT, "b"), Some(vec![]));
+    fn partitions_of_every_topic() {
+        let shown = |main: &str| format!("{:?}", assigned(ASSIGNMENT, main));
+        assert_eq!(shown("ab"), "Some([a/7, 0, 258])");
+        assert_eq!(shown("a"), "Some([7, ab/0, ab/258])");
     }
 
     #[test]

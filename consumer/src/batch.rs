@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
 
 use avro::writer_schema::Decoders;
+use kafka::Partition;
 use model::error::Result;
 use model::row::{Datum, recycle};
 use model::row_key::KeyValue;
@@ -49,7 +50,7 @@ pub(crate) struct BatchContext<'a> {
     pub(crate) letters: Letters<'a>,
     pub(crate) decoders: &'a Decoders<Arc<Plan>>,
     /// By partition, the first offset that the log does not have yet.
-    pub(crate) log_from: &'a BTreeMap<i32, i64>,
+    pub(crate) log_from: &'a BTreeMap<Partition, i64>,
     /// Whether there is a table to be written.
     pub(crate) with_rows: bool,
     /// Whether to keep the records' bytes, for the dead letters of records that a sink may refuse.
@@ -70,7 +71,7 @@ pub(crate) struct Outcome {
     /// The changes to apply to the table.
     pub(crate) rows: Rows,
     /// The kept bytes of records, by partition and offset.
-    kept: HashMap<(i32, i64), Kept>,
+    kept: HashMap<(Partition, i64), Kept>,
 }
 
 impl Outcome {
@@ -79,7 +80,7 @@ impl Outcome {
     /// # Errors
     /// Definite when the rules do not fit the record's table.
     pub(crate) fn take(&mut self, record: &Polled<'_>, context: BatchContext<'_>, scratch: &mut Scratch) -> Result<()> {
-        self.rows.next.insert(record.partition, record.offset + 1);
+        self.rows.reach(record.partition, record.offset + 1);
         if context.keep {
             self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
@@ -115,7 +116,7 @@ impl Outcome {
         with_rows: bool,
     ) -> Result<()> {
         let Polled { partition, offset, .. } = *record;
-        let origin = Origin { op: change.op, partition, offset, source_ts: change.source_ts };
+        let origin = Origin { op: change.op, partition: partition.number, offset, source_ts: change.source_ts };
         let plan = change.plan.rows()?;
         let is_kept = change.deleted.is_some() || plan.transform.apply(row, capitals);
         if new_to_the_log {
@@ -160,6 +161,7 @@ mod tests {
     use rules::transform::Filter;
     use runtime::config::{self, Program, Settings};
 
+    const PARTITION: Partition = Partition::main(4);
     const LETTERS: Letters<'static> = Letters { topic: "t", table: "product", room: Room::SMALL };
     const CREATE: &[u8] = br#"{"op":"c","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
     const DELETE: &[u8] = br#"{"op":"d","ts_us":1763697600000001,"pos":"a:1","row":0,"epoch":1}"#;
@@ -173,7 +175,7 @@ mod tests {
     }
 
     fn polled<'a>(offset: i64, key: &'a str, value: Option<&'a [u8]>, source: &'a [u8]) -> Polled<'a> {
-        Polled { partition: 4, offset, key: Some(key.as_bytes()), value, source: Some(source) }
+        Polled { partition: PARTITION, offset, key: Some(key.as_bytes()), value, source: Some(source) }
     }
 
     fn run(records: &[Polled<'_>], log_from: i64) -> Outcome {
@@ -182,7 +184,7 @@ mod tests {
         let plan = Planner::new(rules, LineForm::Flat, Some(SCHEMA)).plan(SCHEMA).expect("our schema");
         let mut decoders = Decoders::new(Some(plan.clone()));
         decoders.insert(1, Ok(plan.clone()));
-        let log_from = BTreeMap::from([(4, log_from)]);
+        let log_from = BTreeMap::from([(PARTITION, log_from)]);
         let context =
             BatchContext { letters: LETTERS, decoders: &decoders, log_from: &log_from, with_rows: true, keep: true };
         let (mut outcome, mut scratch) = (Outcome::default(), Scratch::new(Some(plan), Latest::default()));
@@ -207,8 +209,8 @@ mod tests {
         assert_eq!((outcome.written, outcome.filtered, outcome.dead.len()), (4, 1, 1));
         assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
         assert_eq!((outcome.dead[0].key.as_slice(), outcome.dead[0].value.as_deref()), (&b"3"[..], Some(&b"junk"[..])));
-        assert_eq!(outcome.rows.next, BTreeMap::from([(4, 17)]));
-        let state = |key: &str| outcome.rows.last.get(key.as_bytes()).map(|s| (s.offset, s.is_row()));
+        assert_eq!(outcome.rows.next().collect::<Vec<_>>(), [(PARTITION, 17)]);
+        let state = |key: &str| outcome.rows.last(PARTITION.topic, key.as_bytes()).map(|s| (s.offset, s.is_row()));
         assert_eq!((state("1"), state("2"), state("3")), (Some((12, false)), Some((16, true)), None));
     }
 
@@ -217,7 +219,7 @@ mod tests {
         let a = value(1, "cat_5");
         let records = [polled(10, "1", Some(&a), CREATE), polled(11, "9", None, CREATE), polled(12, "1", None, DELETE)];
         let outcome = run(&records, 12);
-        assert_eq!((outcome.written, outcome.dead.len(), outcome.rows.last.len()), (1, 0, 1));
+        assert_eq!((outcome.written, outcome.dead.len(), outcome.rows.count()), (1, 0, 1));
         assert!(String::from_utf8_lossy(&outcome.lines).contains("\"offset\":12"));
     }
 
@@ -227,7 +229,8 @@ mod tests {
         let outcome = run(&[polled(10, "7", Some(&a), CREATE)], 0);
         let refusal =
             StoreError { sqlstate: "22001".to_owned(), column: Some("name".to_owned()), reason: "too long".to_owned() };
-        let letter = outcome.letter(LETTERS, &Parked { partition: 4, offset: 10, key: "7".to_owned(), refusal });
+        let letter =
+            outcome.letter(LETTERS, &Parked { partition: PARTITION, offset: 10, key: "7".to_owned(), refusal });
         assert_eq!((letter.key.as_slice(), letter.value), (&b"7"[..], Some(a)));
         let origin: serde_json::Value = serde_json::from_slice(&letter.origin).expect("JSON");
         let header = String::from_utf8_lossy(CREATE);

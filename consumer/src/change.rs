@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use avro::writer_schema::Decoders;
+use kafka::Partition;
 use model::change::{Op, Source};
 use model::row::Datum;
 use model::row_key::{KeyValue, is_key_of, read_key};
@@ -17,7 +18,7 @@ use crate::plan::Plan;
 /// A record as it was polled.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Polled<'a> {
-    pub(crate) partition: i32,
+    pub(crate) partition: Partition,
     pub(crate) offset: i64,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
@@ -78,7 +79,7 @@ fn decode<'a>(
     row: &mut Vec<Datum<'a>>,
     key: &mut Vec<u8>,
 ) -> Result<&'a Arc<Plan>, String> {
-    let found = decoders.find(value, record.partition, record.offset)?;
+    let found = decoders.find(value, record.partition.number, record.offset)?;
     let (plan, schema) = (found.decoder, found.decoder.decoder.schema());
     // That the schema is unknown says more than why its value does not fit the one that was tried.
     let refused = |why: String| found.doubt.map_or(why, str::to_owned);
@@ -135,7 +136,7 @@ mod tests {
         let mut decoders = Decoders::new(Some(plan.clone()));
         decoders.insert(7, Ok(plan.clone()));
         decoders.insert(8, Err("the registry has no schema 8".to_owned()));
-        let record = Polled { partition: 0, offset: 0, key, value, source };
+        let record = Polled { partition: Partition::main(0), offset: 0, key, value, source };
         let (mut row, mut text) = (Vec::new(), Vec::new());
         match read(&record, &decoders, Some(&plan), &mut row, &mut text) {
             Ok(change) => {

@@ -8,8 +8,10 @@ use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use crate::kept_lines::Kept;
 use crate::log_checkpoint::{self, Accepted};
 use crate::repair::{self, Set};
-use crate::sink::Sink;
+use crate::sink::{Sink, SinkTable};
 use crate::slot::{SlotId, Slots};
+use crate::tables::{self, Taken};
+use crate::topics::Topics;
 
 /// Runs the subcommand; `None` when there is none.
 pub(crate) async fn asked(
@@ -19,13 +21,18 @@ pub(crate) async fn asked(
     slots: &Slots,
 ) -> Option<Result<()>> {
     let (command, arguments) = arguments.subcommand()?;
+    let tables = match tokio::task::block_in_place(|| tables::known(settings, kafka, &|| false)) {
+        Ok(tables) => tables,
+        Err(error) => return Some(Err(error)),
+    };
+    let topics = &Topics::new(&tables);
     let text = |id| arguments.get_one::<String>(id).map_or("", String::as_str);
     Some(match command {
-        "accept-log" => accept_log(kafka, slots, text("slot")).await,
+        "accept-log" => accept_log(kafka, topics, slots, text("slot")).await,
         "forget-folder" => forget_folder(kafka, slots, text("folder")),
-        "retry-parked" => retry_parked(settings, &kafka.topic).await,
-        "skip-deleted" => skip_deleted(kafka),
-        _ => restore_offsets(kafka),
+        "retry-parked" => retry_parked(settings, &tables).await,
+        "skip-deleted" => skip_deleted(kafka, topics),
+        _ => restore_offsets(kafka, topics),
     })
 }
 
@@ -33,8 +40,8 @@ pub(crate) async fn asked(
 ///
 /// # Errors
 /// Those of [`repair::restore`].
-fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
-    let restored = tokio::task::block_in_place(|| repair::restore(kafka))?;
+fn restore_offsets(kafka: &KafkaSettings, topics: &Topics) -> Result<()> {
+    let restored = tokio::task::block_in_place(|| repair::restore(kafka, topics))?;
     for Set { partition, before, now } in &restored {
         match before {
             None => println!("partition {partition}: {now}, it was missing"),
@@ -54,8 +61,8 @@ fn restore_offsets(kafka: &KafkaSettings) -> Result<()> {
 ///
 /// # Errors
 /// Those of [`repair::skip_deleted`].
-fn skip_deleted(kafka: &KafkaSettings) -> Result<()> {
-    let skipped = tokio::task::block_in_place(|| repair::skip_deleted(kafka))?;
+fn skip_deleted(kafka: &KafkaSettings, topics: &Topics) -> Result<()> {
+    let skipped = tokio::task::block_in_place(|| repair::skip_deleted(kafka, topics))?;
     for Set { partition, before, now } in &skipped {
         println!("partition {partition}: offsets {} to {} are in no log", before.unwrap_or(0), now - 1);
     }
@@ -92,11 +99,16 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
 ///
 /// # Errors
 /// Usage when PostgreSQL is off; transient when it can't be reached, definite when it refuses.
-async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
+async fn retry_parked(settings: &Settings, tables: &[Taken]) -> Result<()> {
     let settings = PostgresSettings::from(settings)?.ok_or_else(|| {
         Error::usage("postgres.url is not set, so nothing is parked").with_remedy("set it as for the consumers")
     })?;
-    let (keys, partitions) = Sink::new(&settings, topic, None)?.retry_parked().await?;
+    let mut sink = Sink::new(&settings)?;
+    for Taken { topic, settings, kafka, .. } in tables {
+        let table = settings.text("postgres.table").to_owned();
+        sink.add(*topic, SinkTable { topic: kafka.topic.clone(), table, pinned: None });
+    }
+    let (keys, partitions) = sink.retry_parked().await?;
     println!(
         "{keys} keys are parked for PostgreSQL; the consumers write {partitions} partitions to it again from their records on"
     );
@@ -107,7 +119,7 @@ async fn retry_parked(settings: &Settings, topic: &str) -> Result<()> {
 ///
 /// # Errors
 /// Usage when there is no such slot, definite when its consumer runs, transient when Kafka does not answer.
-async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<()> {
+async fn accept_log(kafka: &KafkaSettings, topics: &Topics, slots: &Slots, name: &str) -> Result<()> {
     let unknown =
         || Error::new(Code::CommandLine, format!("{name:?} is no slot")).with_remedy("name a slot, e.g. consumer_1");
     let id = SlotId::parse(name).ok_or_else(unknown)?;
@@ -117,7 +129,7 @@ async fn accept_log(kafka: &KafkaSettings, slots: &Slots, name: &str) -> Result<
     };
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[log_checkpoint::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, slots, &slot))?;
+    let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, topics, slots, &slot))?;
     slot.mark_recovered()?;
     let Accepted { before, after, cut, is_new_group } = accepted;
     match before {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use kafka::{Failure, Partition, Record, Topic, TopicSpec, TransactionalProducer};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use runtime::config::KafkaSettings;
@@ -17,12 +17,14 @@ use crate::offsets;
 /// The contents of the transaction.
 pub(crate) struct Commit<'a> {
     pub(crate) settings: &'a KafkaSettings,
+    /// The dead letters' topics.
+    pub(crate) letters_of: &'a BTreeMap<Topic, KafkaSettings>,
     /// The slot's log checkpoint.
     pub(crate) checkpoint: &'a OpenLogCheckpoint,
     /// The slot's state with this batch.
     pub(crate) committed: &'a Committed,
     /// By partition, the offset after the batch's last record.
-    pub(crate) offsets: &'a BTreeMap<i32, i64>,
+    pub(crate) offsets: &'a BTreeMap<Partition, i64>,
     /// The member and generation that the batch was polled under.
     pub(crate) metadata: &'a Arc<ConsumerGroupMetadata>,
     /// Records that can't be decoded, and records that a sink does not store.
@@ -51,8 +53,8 @@ impl Commit<'_> {
     }
 
     fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
-        let topic = TopicSpec::dead_letters(self.settings).name;
         for letter in self.letters.into_iter().flatten() {
+            let topic = TopicSpec::dead_letters(self.letters_of.get(&letter.topic).unwrap_or(self.settings)).name;
             let header = Some(("origin", &letter.origin[..]));
             let (key, value) = (&letter.key, letter.value.as_deref());
             producer.send(&Record { topic: &topic, partition: Some(0), key, value, header })?;

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use kafka::Topic;
 use model::escape;
 use runtime::config::KafkaSettings;
 use serde::Serialize;
@@ -21,6 +22,8 @@ const LONGEST_REASON: usize = 2_000;
 /// A dead letter.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
+    /// The record's topic.
+    pub(crate) topic: Topic,
     /// The reason for a person.
     pub(crate) reason: String,
     /// The record's own key.
@@ -180,7 +183,7 @@ impl Letters<'_> {
         let header = record.source.map(|header| cut(header, share));
         let mut origin = Origin {
             topic: self.topic,
-            partition: record.partition,
+            partition: record.partition.number,
             offset: record.offset,
             reason: &reason,
             refused,
@@ -193,12 +196,14 @@ impl Letters<'_> {
         let value = record.value.map(|value| cut(value, room));
         origin.cut.value = value.map_or(0, |(_, cut)| cut);
         let (key, value) = (key.to_vec(), value.map(|(value, _)| value.to_vec()));
-        DeadLetter { key, origin: json(&origin), value, reason }
+        DeadLetter { topic: record.partition.topic, key, origin: json(&origin), value, reason }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use kafka::Partition;
+
     use super::*;
     use crate::sink::StoreError;
 
@@ -215,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_dead_letter_tells_its_origin() {
-        let record = Polled { partition: 1, offset: 2, key: None, value: Some(b"{}"), source: None };
+        let record = Polled { partition: Partition::main(1), offset: 2, key: None, value: Some(b"{}"), source: None };
         let letter = LETTERS.undecodable(&record, "it has no key");
         assert_eq!(
             (String::from_utf8_lossy(&letter.origin).as_ref(), letter.value.as_deref()),
@@ -236,8 +241,13 @@ mod tests {
         let (nasty, column) = ("\u{e0041}".repeat(1_000_000), "\0".repeat(63));
         for largest in [16_384, 100_000, LARGEST_RECORD] {
             let letters = Letters { topic: &topic, table: "product", room: Room(largest - OVERHEAD) };
-            let all =
-                Polled { partition: 9, offset: i64::MAX, key: Some(&huge), value: Some(&huge), source: Some(&huge) };
+            let all = Polled {
+                partition: Partition::main(9),
+                offset: i64::MAX,
+                key: Some(&huge),
+                value: Some(&huge),
+                source: Some(&huge),
+            };
             for record in [
                 all,
                 Polled { key: None, ..all },
@@ -247,7 +257,8 @@ mod tests {
             ] {
                 let refusal =
                     StoreError { sqlstate: "22001".to_owned(), column: Some(column.clone()), reason: nasty.clone() };
-                let parked = Parked { partition: 9, offset: i64::MAX, key: i64::MIN.to_string(), refusal };
+                let parked =
+                    Parked { partition: Partition::main(9), offset: i64::MAX, key: i64::MIN.to_string(), refusal };
                 for letter in [letters.undecodable(&record, &nasty), letters.parked(&parked, Some(&Kept::of(&record)))]
                 {
                     assert!(size(&letter) + 512 <= largest, "{} of {largest}", size(&letter));

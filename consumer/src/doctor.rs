@@ -13,7 +13,8 @@ use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Setting
 use crate::schemas;
 use crate::sink::check as postgres;
 use crate::slot::{Slots, unwritable};
-use crate::{log_checkpoint, repair};
+use crate::topics::Topics;
+use crate::{log_checkpoint, repair, tables};
 
 /// The names of the checks.
 const KAFKA: &str = "Kafka";
@@ -24,22 +25,31 @@ const FOLDER: &str = "logs folder";
 /// # Errors
 /// Usage when a setting can't be read; definite when a check failed.
 pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()> {
-    let topics = kafka::check_topics(kafka, &wanted(kafka));
-    let all_there = topics.as_ref().is_ok_and(Vec::is_empty);
-    let mut checks = match topics {
+    let tables = tokio::task::block_in_place(|| tables::known(settings, kafka, &|| false));
+    let (tables, unknown) = match tables {
+        Ok(tables) => (tables, None),
+        Err(error) => (tables::named(settings)?, Some(error)),
+    };
+    let topics = Topics::new(&tables);
+    let looked = kafka::check_topics(kafka, &wanted(kafka, &topics));
+    let all_there = looked.as_ref().is_ok_and(Vec::is_empty);
+    let mut checks = match looked {
         Ok(missing) => {
-            let mut checks = of_topics(kafka, &missing).await;
-            checks.extend(tokio::task::block_in_place(|| of_rights(kafka, &missing)));
+            let mut checks: Vec<Check> = unknown.iter().map(|error| Check::failed(KAFKA, error)).collect();
+            for table in &tables {
+                checks.extend(of_topics(&table.kafka, &missing).await);
+            }
+            checks.extend(tokio::task::block_in_place(|| of_rights(kafka, &topics, &missing)));
             checks
         }
         Err(error) => vec![Check::failed(KAFKA, &error)],
     };
     if all_there {
-        let looked = tokio::task::block_in_place(|| repair::look(kafka));
+        let looked = tokio::task::block_in_place(|| repair::look(kafka, &topics));
         checks.push(looked.map_or_else(|e| Check::failed("group", &e), |found| Check::good("group", found)));
     }
     let root = settings.path("consumer.logs");
-    let looked = tokio::task::block_in_place(|| of_folder(kafka, &root, all_there));
+    let looked = tokio::task::block_in_place(|| of_folder(kafka, &topics, &root, all_there));
     checks.extend(looked.unwrap_or_else(|e| vec![Check::failed(FOLDER, &e)]));
     checks.push(match Registry::new(RegistrySettings::from(settings)?)?.check_reading().await {
         Ok(Found::Good(found)) => Check::good("registry", found),
@@ -48,8 +58,11 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
     });
     match PostgresSettings::from(settings)? {
         Some(postgres) => {
-            let layout = schemas::pinned(settings)?.and_then(|plan| plan.layout());
-            checks.extend(postgres::checks(&postgres, layout.as_deref()).await);
+            for table in &tables {
+                let layout = schemas::pinned(&table.settings)?.and_then(|plan| plan.layout());
+                let of_table = PostgresSettings::from(&table.settings)?.unwrap_or_else(|| postgres.clone());
+                checks.extend(postgres::checks(&of_table, layout.as_deref()).await);
+            }
         }
         None => checks.push(Check::good("PostgreSQL", "off: postgres.url is not set")),
     }
@@ -57,8 +70,8 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
 }
 
 /// The topics that a consumer needs.
-pub(crate) fn wanted(kafka: &KafkaSettings) -> [TopicSpec; 3] {
-    [TopicSpec::products(kafka), log_checkpoint::topic(kafka), TopicSpec::dead_letters(kafka)]
+pub(crate) fn wanted(kafka: &KafkaSettings, topics: &Topics) -> Vec<TopicSpec> {
+    [topics.of_tables(), vec![log_checkpoint::topic(kafka)], topics.of_letters()].concat()
 }
 
 async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
@@ -94,11 +107,14 @@ async fn of_topics(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
 }
 
 /// Checks the rights on the existing topics that docs/security.md lists for the consumers.
-fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
+fn of_rights(kafka: &KafkaSettings, topics: &Topics, missing: &[String]) -> Vec<Check> {
     use Right::{Read, Write};
-    let [topic, slots, letters] = wanted(kafka).map(|topic| topic.name);
-    let topics = [(topic, &[Read][..]), (slots, &[Read, Write]), (letters, &[Write])];
-    let there = topics.into_iter().filter(|(name, _)| !missing.contains(name));
+    let mut wanted = vec![(log_checkpoint::topic(kafka).name, &[Read, Write][..])];
+    for settings in topics.all().into_values() {
+        let letters = TopicSpec::dead_letters(&settings).name;
+        wanted.extend([(settings.topic, &[Read][..]), (letters, &[Write])]);
+    }
+    let there = wanted.into_iter().filter(|(name, _)| !missing.contains(name));
     let mut rights: Vec<_> = there.map(|(name, rights)| (Resource::Topic(name), rights)).collect();
     rights.push((Resource::Group(kafka.group_id.clone()), &[Read]));
     let mut untold = format!("WRITE on the transactional ids {}.consumer_*", kafka.topic);
@@ -109,7 +125,7 @@ fn of_rights(kafka: &KafkaSettings, missing: &[String]) -> Vec<Check> {
 }
 
 /// Checks that the folder is writable, and that its logs are those that the log checkpoints describe.
-fn of_folder(kafka: &KafkaSettings, root: &Path, has_checkpoints: bool) -> Result<Vec<Check>> {
+fn of_folder(kafka: &KafkaSettings, topics: &Topics, root: &Path, has_checkpoints: bool) -> Result<Vec<Check>> {
     let there = root.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
     let probe = there.join(format!(".doctor-{}", std::process::id()));
     // Never open a file that exists already, not even through a link.
@@ -123,7 +139,7 @@ fn of_folder(kafka: &KafkaSettings, root: &Path, has_checkpoints: bool) -> Resul
         match slots.look(*id)? {
             None => held += 1,
             Some(slot) if has_checkpoints => {
-                checks.extend(log_checkpoint::look(kafka, &slot).err().map(|e| Check::failed(FOLDER, &e)));
+                checks.extend(log_checkpoint::look(kafka, topics, &slot).err().map(|e| Check::failed(FOLDER, &e)));
             }
             Some(_) => {}
         }

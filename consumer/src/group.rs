@@ -22,7 +22,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kafka::{Failure, Logging};
+use kafka::{Failure, Logging, Partition, Topic};
 use model::error::{Error, Result};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
@@ -35,50 +35,19 @@ use runtime::config::KafkaSettings;
 use runtime::failpoint;
 
 use crate::assignment;
+use crate::group_state::{Seen, State};
 use crate::lineage::Name;
 use crate::offsets;
 use crate::start_offset::{Facts, Start, judge, refusal};
+use crate::topics::Topics;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the rebalance callbacks pass to the loop.
-#[derive(Default)]
-struct State {
-    /// Our partitions, and the offset of each from which records are not committed yet.
-    committed: BTreeMap<i32, i64>,
-    /// The partitions of `committed` whose group offset differs or has no note.
-    unnoted: BTreeSet<i32>,
-    /// By partition, this slot's last committed offset.
-    done: BTreeMap<i32, i64>,
-    /// By partition, the number of offsets that the topic no longer had when the group first read it.
-    missing: BTreeMap<i32, i64>,
-    changes: u64,
-    /// Partitions that this member keeps although other members committed further offsets; they must be read from those
-    /// offsets.
-    moved: BTreeSet<i32>,
-    /// Our member and generation as of the last change.
-    metadata: Option<Arc<ConsumerGroupMetadata>>,
-    failed: Option<Error>,
-    /// The client is closing: it no longer looks for its coordinator, so offsets can't be looked up.
-    closing: bool,
-    /// When a broker last sent anything.
-    last_answer: Option<Instant>,
-    /// Each partition as of the last statistics.
-    seen: BTreeMap<i32, Seen>,
-}
-
-/// A partition in the client's statistics.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    /// Its end.
-    end: i64,
-    /// Everything up to its end has been fetched and polled.
-    drained: bool,
-}
-
 struct Context {
     logging: Logging,
+    /// The main table's.
     settings: KafkaSettings,
+    topics: Topics,
     state: Mutex<State>,
     /// Notified of each change of the assignment.
     changed: Sender<()>,
@@ -105,12 +74,15 @@ impl ClientContext for Context {
         let silent = up.filter_map(|b| u64::try_from(b.rxidle).ok()).min();
         let last_answer = silent.and_then(|micros| Instant::now().checked_sub(Duration::from_micros(micros)));
         state.last_answer = state.last_answer.max(last_answer);
-        let partitions = statistics.topics.values().flat_map(|t| t.partitions.values());
+        let partitions = statistics.topics.values().flat_map(|t| {
+            let topic = Topic::of(&t.topic, &self.settings.topic);
+            t.partitions.values().map(move |p| (Partition { topic, number: p.partition }, p))
+        });
         let seen = |p: &rdkafka::statistics::Partition| Seen {
             end: p.ls_offset,
             drained: p.next_offset >= p.ls_offset && p.fetchq_cnt == 0,
         };
-        state.seen = partitions.filter(|p| p.ls_offset >= 0).map(|p| (p.partition, seen(p))).collect();
+        state.seen = partitions.filter(|(_, p)| p.ls_offset >= 0).map(|(partition, p)| (partition, seen(p))).collect();
     }
 }
 
@@ -122,7 +94,7 @@ impl ConsumerContext for Context {
         // Take the metadata before the offsets are looked up: if the group rebalances in between, the broker refuses
         // commits.
         let metadata = consumer.group_metadata().map(Arc::new);
-        let partitions = &mut offsets::of_topic(&self.settings.topic, partitions);
+        let partitions = &mut offsets::of_topics(&self.settings, &self.topics, partitions);
         let outcome = if self.state().closing {
             self.let_go(consumer, kind, partitions)
         } else if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
@@ -141,12 +113,13 @@ impl ConsumerContext for Context {
 
 impl Context {
     fn assign(&self, consumer: &BaseConsumer<Self>, partitions: &mut TopicPartitionList) -> Result<()> {
-        let new = offsets::numbers(partitions);
+        let new = offsets::partitions(partitions, &self.settings.topic);
         let outcome = self.starts(consumer, &new);
         if let Ok(starts) = &outcome {
             for (partition, (start, _)) in starts {
                 let from = Offset::Offset(start.from);
-                partitions.set_partition_offset(&self.settings.topic, *partition, from).map_err(unexpected)?;
+                let topic = partition.topic.name(&self.settings.topic);
+                partitions.set_partition_offset(topic, partition.number, from).map_err(unexpected)?;
             }
         }
         // Answer even after an error: the client library waits for it.
@@ -161,16 +134,16 @@ impl Context {
             }
             if missing > 0 {
                 state.missing.insert(partition, missing);
-                let (topic, last) = (&self.settings.topic, missing - 1);
+                let (topic, last) = (partition.topic.name(&self.settings.topic), missing - 1);
                 tracing::warn!(
                     topic,
-                    partition,
+                    partition = partition.number,
                     "the topic no longer has offsets 0 to {last}, and this group begins now: their changes are in none of its \
                      logs; `cdc-producer checkpoint reset` writes the present rows to the topic once more"
                 );
             }
         }
-        let owned: Vec<i32> = state.committed.keys().copied().collect();
+        let owned: Vec<Partition> = state.committed.keys().copied().collect();
         if new.is_empty() {
             tracing::info!(?owned, "no partition is new after a rebalance");
         } else {
@@ -180,28 +153,30 @@ impl Context {
     }
 
     /// The offsets from which to read newly assigned partitions.
-    fn starts(&self, consumer: &BaseConsumer<Self>, new: &[i32]) -> Result<BTreeMap<i32, (Start, bool)>> {
+    fn starts(&self, consumer: &BaseConsumer<Self>, new: &[Partition]) -> Result<BTreeMap<Partition, (Start, bool)>> {
         if new.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let (topic, wanted) = (&self.settings.topic, self.settings.partitions);
-        if new.iter().any(|partition| *partition >= wanted) {
-            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT).map_err(unexpected)?;
-            let count = metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len());
-            return Err(Failure::OtherCount { topic: topic.clone(), count, wanted }.into_error("cannot read on"));
+        for (of, settings) in self.topics.all() {
+            let (topic, wanted) = (settings.topic, settings.partitions);
+            if new.iter().any(|partition| partition.topic == of && partition.number >= wanted) {
+                let metadata = consumer.fetch_metadata(Some(&topic), REQUEST_TIMEOUT).map_err(unexpected)?;
+                let count = metadata.topics().iter().find(|t| t.name() == topic).map_or(0, |t| t.partitions().len());
+                return Err(Failure::OtherCount { topic, count, wanted }.into_error("cannot read on"));
+            }
         }
         let bounds = offsets::bounds(&self.settings, consumer, new)?;
         let done = self.state().done.clone();
-        offsets::starts(&self.settings, consumer, new, &done, &bounds)
+        offsets::starts(&self.settings, &self.topics, consumer, new, &done, &bounds)
     }
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<()> {
-        let gone = offsets::numbers(partitions);
+        let gone = offsets::partitions(partitions, &self.settings.topic);
         failpoint::at("consumer.revoking");
         let mut state = self.state();
         state.committed.retain(|partition, _| !gone.contains(partition));
         state.unnoted.retain(|partition| !gone.contains(partition));
-        let owned: Vec<i32> = state.committed.keys().copied().collect();
+        let owned: Vec<Partition> = state.committed.keys().copied().collect();
         drop(state);
         tracing::info!(partitions = ?gone, ?owned, lost = consumer.assignment_lost(), "partitions revoked");
         consumer.incremental_unassign(partitions).map_err(unexpected)
@@ -227,16 +202,16 @@ impl Context {
         if kept.is_empty() {
             return Ok(());
         }
-        let partitions: Vec<i32> = kept.keys().copied().collect();
+        let partitions: Vec<Partition> = kept.keys().copied().collect();
         // Partitions without a commit of ours have no offset to compare with.
         let mut done = kept.clone();
         done.retain(|partition, _| !self.state().unnoted.contains(partition));
-        let starts = offsets::starts(&self.settings, consumer, &partitions, &done, &BTreeMap::new())?;
+        let starts = offsets::starts(&self.settings, &self.topics, consumer, &partitions, &done, &BTreeMap::new())?;
         let mut state = self.state();
         for (partition, (Start { from, .. }, _)) in starts {
             let known = kept[&partition];
             if from > known {
-                tracing::warn!(partition, from = known, to = from, "others went on with a partition that stays ours");
+                tracing::warn!(%partition, from = known, to = from, "others went on with a partition that stays ours");
                 state.committed.insert(partition, from);
                 state.moved.insert(partition);
             }
@@ -274,9 +249,7 @@ pub(crate) enum PollError {
 
 /// A member of the group.
 pub(crate) struct Group {
-    topic: String,
-    partitions: i32,
-    group_id: String,
+    topics: Topics,
     consumer: BaseConsumer<Context>,
 }
 
@@ -294,12 +267,14 @@ impl Group {
     /// Usage when the client refuses its configuration.
     pub(crate) fn join(
         settings: &KafkaSettings,
+        topics: Topics,
         slot: &Name,
-        done: BTreeMap<i32, i64>,
+        done: BTreeMap<Partition, i64>,
         changed: Sender<()>,
     ) -> Result<Self> {
         let state = Mutex::new(State { done, ..State::default() });
-        let context = Context { logging: Logging::default(), settings: settings.clone(), state, changed };
+        let logging = Logging::default();
+        let context = Context { logging, settings: settings.clone(), topics: topics.clone(), state, changed };
         let refused = |e| {
             Error::usage("the Kafka client refuses its configuration")
                 .with_source(e)
@@ -316,9 +291,20 @@ impl Group {
             .set("statistics.interval.ms", "2000")
             .create_with_context(context)
             .map_err(refused)?;
-        consumer.subscribe(&[&settings.topic]).map_err(refused)?;
-        let (topic, group_id) = (settings.topic.clone(), settings.group_id.clone());
-        Ok(Self { topic, partitions: settings.partitions, group_id, consumer })
+        let group = Self { topics, consumer };
+        group.subscribe().map_err(refused)?;
+        Ok(group)
+    }
+
+    /// Subscribes to the topics as they are now.
+    fn subscribe(&self) -> Result<(), KafkaError> {
+        let all = self.topics.all();
+        self.consumer.subscribe(&all.values().map(|settings| settings.topic.as_str()).collect::<Vec<_>>())
+    }
+
+    /// The main table's settings.
+    fn settings(&self) -> &KafkaSettings {
+        &self.consumer.context().settings
     }
 
     /// The number of assignment changes so far.
@@ -327,12 +313,12 @@ impl Group {
     }
 
     /// Our partitions with the group's committed offsets.
-    pub(crate) fn committed(&self) -> BTreeMap<i32, i64> {
+    pub(crate) fn committed(&self) -> BTreeMap<Partition, i64> {
         self.consumer.context().state().committed.clone()
     }
 
     /// Notes the offsets that a transaction committed.
-    pub(crate) fn note_committed(&self, offsets: &BTreeMap<i32, i64>) {
+    pub(crate) fn note_committed(&self, offsets: &BTreeMap<Partition, i64>) {
         let mut state = self.consumer.context().state();
         for (partition, offset) in offsets {
             state.done.insert(*partition, *offset);
@@ -351,9 +337,9 @@ impl Group {
 
     /// The number of records that are not committed yet, by partition, as of the last statistics. Call it only when
     /// everything polled is committed. Transaction markers count as records, except where everything is read.
-    pub(crate) fn lag(&self) -> BTreeMap<i32, i64> {
+    pub(crate) fn lag(&self) -> BTreeMap<Partition, i64> {
         let state = self.consumer.context().state();
-        let lag = |(partition, offset): (&i32, &i64)| {
+        let lag = |(partition, offset): (&Partition, &i64)| {
             let seen = state.seen.get(partition)?;
             Some((*partition, if seen.drained { 0 } else { (seen.end - offset).max(0) }))
         };
@@ -366,7 +352,7 @@ impl Group {
     }
 
     /// Partitions whose fetched records may be older than the group's next offset; pass them to [`Group::seek`].
-    pub(crate) fn take_moved(&self) -> BTreeSet<i32> {
+    pub(crate) fn take_moved(&self) -> BTreeSet<Partition> {
         std::mem::take(&mut self.consumer.context().state().moved)
     }
 
@@ -403,7 +389,7 @@ impl Group {
                 ended(false, error)
             }
             _ if offsets::is_refused(&error) => {
-                Err(PollError::Definite(offsets::no_right(&self.consumer.context().settings).with_source(error)))
+                Err(PollError::Definite(offsets::no_right(self.settings()).with_source(error)))
             }
             // A broker now refuses our password or certificate; the next start reports it.
             _ if self.consumer.context().logging.refused().is_some() => ended(false, error),
@@ -418,12 +404,13 @@ impl Group {
     ///
     /// # Errors
     /// Transient when the client fails to seek; create a new membership then.
-    pub(crate) fn seek(&self, offsets: &BTreeMap<i32, i64>) -> Result<()> {
+    pub(crate) fn seek(&self, offsets: &BTreeMap<Partition, i64>) -> Result<()> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         for (partition, offset) in offsets {
             // The client can't seek in a partition for a moment after its assignment.
-            while let Err(error) = self.consumer.seek(&self.topic, *partition, Offset::Offset(*offset), REQUEST_TIMEOUT)
-            {
+            let topic = partition.topic.name(&self.settings().topic);
+            let to = Offset::Offset(*offset);
+            while let Err(error) = self.consumer.seek(topic, partition.number, to, REQUEST_TIMEOUT) {
                 if Instant::now() > deadline {
                     let text = format!("cannot read partition {partition} again from offset {offset}");
                     return Err(Error::transient(text).with_source(error));
@@ -436,12 +423,13 @@ impl Group {
 
     /// Partitions that the coordinator has assigned to no member. `None` when the coordinator does not answer within
     /// two seconds, or during a rebalance. No partition is unowned in an empty group.
-    pub(crate) fn unowned(&self) -> Option<BTreeSet<i32>> {
-        let groups = self.consumer.fetch_group_list(Some(&self.group_id), Duration::from_secs(2)).ok()?;
-        let group = groups.groups().iter().find(|g| g.name() == self.group_id && g.state() == "Stable")?;
-        let mut unowned: BTreeSet<i32> = (0..self.partitions).collect();
+    pub(crate) fn unowned(&self) -> Option<BTreeSet<Partition>> {
+        let KafkaSettings { group_id, topic, .. } = self.settings();
+        let groups = self.consumer.fetch_group_list(Some(group_id), Duration::from_secs(2)).ok()?;
+        let group = groups.groups().iter().find(|g| g.name() == group_id && g.state() == "Stable")?;
+        let mut unowned: BTreeSet<Partition> = self.topics.partitions().into_iter().collect();
         for member in group.members() {
-            for partition in assignment::assigned(member.assignment().unwrap_or_default(), &self.topic)? {
+            for partition in assignment::assigned(member.assignment().unwrap_or_default(), topic)? {
                 unowned.remove(&partition);
             }
         }
@@ -452,20 +440,25 @@ impl Group {
     /// generation) differs from the last one, so the broker makes all other members join again too.
     pub(crate) fn rejoin(&self) {
         self.consumer.unsubscribe();
+        self.subscribe_again();
+    }
+
+    /// Subscribes to the topics as they are now, which makes the group assign partitions.
+    pub(crate) fn subscribe_again(&self) {
         // An error means that the client is unusable, which the next poll reports.
-        if let Err(error) = self.consumer.subscribe(&[&self.topic]) {
+        if let Err(error) = self.subscribe() {
             tracing::warn!(%error, "cannot join the group again");
         }
     }
 
     /// Whether the partition's end may be behind the group's offset, as of the last statistics.
-    pub(crate) fn may_be_unfinished(&self, partition: i32) -> bool {
+    pub(crate) fn may_be_unfinished(&self, partition: Partition) -> bool {
         let end = self.consumer.context().state().seen.get(&partition).map(|seen| seen.end);
         end.is_none_or(|end| !self.is_finished(partition, end))
     }
 
     /// Whether the group's offset is `end`, with our note.
-    pub(crate) fn is_finished(&self, partition: i32, end: i64) -> bool {
+    pub(crate) fn is_finished(&self, partition: Partition, end: i64) -> bool {
         let state = self.consumer.context().state();
         state.committed.get(&partition) == Some(&end) && !state.unnoted.contains(&partition)
     }
@@ -479,7 +472,7 @@ impl Group {
     ///
     /// # Errors
     /// Transient when Kafka does not answer.
-    pub(crate) fn bounds(&self, partitions: &[i32]) -> Result<BTreeMap<i32, (i64, i64)>> {
+    pub(crate) fn bounds(&self, partitions: &[Partition]) -> Result<BTreeMap<Partition, (i64, i64)>> {
         offsets::bounds(&self.consumer.context().settings, &self.consumer, partitions)
     }
 
@@ -487,7 +480,7 @@ impl Group {
     fn out_of_range(&self) -> Option<Error> {
         let committed = self.committed();
         let bounds = self.bounds(&committed.keys().copied().collect::<Vec<_>>()).ok()?;
-        let fault = |(partition, next): (&i32, &i64)| {
+        let fault = |(partition, next): (&Partition, &i64)| {
             let facts = Facts { group: Some(*next), logs: Some(*next), bounds: *bounds.get(partition)? };
             judge(facts).err().map(|fault| (*partition, fault))
         };

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kafka::slots::{self, FolderId, LogCheckpoint, VERSION};
-use kafka::{Failure, Record, TopicSpec, TransactionalProducer};
+use kafka::{Failure, Partition, Record, Topic, TopicSpec, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
@@ -27,6 +27,7 @@ use crate::lineage_error;
 use crate::log_file;
 use crate::slot::{LOG_NAME, Slot};
 use crate::start_offset;
+use crate::topics::Topics;
 pub(crate) use accept::{Accepted, accept};
 
 /// How long the first read of a log checkpoint waits for open transactions: those of a running neighbour are shorter.
@@ -40,7 +41,7 @@ pub(crate) struct Committed {
     /// [`log_file::tail`] at that length; `None` in log checkpoints of the previous version.
     pub(crate) tail: Option<u64>,
     /// The offset after the last record that this slot processed, by partition; another slot may be further.
-    pub(crate) offsets: BTreeMap<i32, i64>,
+    pub(crate) offsets: BTreeMap<Partition, i64>,
 }
 
 impl From<&LogCheckpoint> for Committed {
@@ -64,8 +65,10 @@ pub(crate) struct OpenLogCheckpoint {
 
 impl OpenLogCheckpoint {
     /// Starts a new session.
-    fn new(settings: &KafkaSettings, slot: &Slot, topic_id: Option<String>) -> Self {
+    fn new(settings: &KafkaSettings, slot: &Slot, mut topics: BTreeMap<Topic, String>) -> Self {
         let id = slot.id();
+        let topic_id = topics.remove(&Topic::MAIN);
+        let name = |topic: Topic| topic.name(&settings.topic).to_owned();
         let checkpoint = LogCheckpoint {
             version: VERSION,
             slot: id.to_string(),
@@ -75,9 +78,15 @@ impl OpenLogCheckpoint {
             session: folder::random_id().to_string(),
             place: slot.place().to_owned(),
             topic_id,
+            topic_ids: topics.into_iter().map(|(topic, id)| (name(topic), id)).collect(),
             ..LogCheckpoint::default()
         };
         Self { topic: slots::topic(settings), key: slot.name().key(&settings.group_id), checkpoint }
+    }
+
+    /// Notes the id of a topic that is read from now on.
+    pub(crate) fn note_topic(&mut self, name: &str, id: &str) {
+        self.checkpoint.topic_ids.insert(name.to_owned(), id.to_owned());
     }
 
     /// Adds the log checkpoint to the open transaction of the slot's producer.
@@ -107,30 +116,33 @@ fn send(producer: &TransactionalProducer, topic: &str, key: &Key, checkpoint: &L
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a log checkpoint can't be read, or has the offsets of another
 /// topic.
-pub(crate) fn offsets(settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
+pub(crate) fn offsets(settings: &KafkaSettings, topics: &Topics) -> Result<BTreeMap<Partition, i64>> {
     let mut offsets = BTreeMap::new();
-    let topic_id = kafka::topic_id(settings, &settings.topic)?;
+    let ids = topics.ids(settings)?;
     for checkpoint in slots::log_checkpoints(settings)?.values() {
-        check_topic(settings, checkpoint, topic_id.as_deref())?;
+        check_topics(settings, checkpoint, &ids)?;
         furthest(&mut offsets, &checkpoint.offsets);
     }
     Ok(offsets)
 }
 
-/// Refuses a log checkpoint whose offsets are those of a topic with another id.
-fn check_topic(settings: &KafkaSettings, checkpoint: &LogCheckpoint, now: Option<&str>) -> Result<()> {
-    match (&checkpoint.topic_id, now) {
-        (Some(read), Some(now)) if read != now && !checkpoint.offsets.is_empty() => {
-            Err(start_offset::other_topic(&format!(
+/// Refuses a log checkpoint with offsets of a topic whose id is another `now`.
+fn check_topics(settings: &KafkaSettings, checkpoint: &LogCheckpoint, now: &BTreeMap<Topic, String>) -> Result<()> {
+    for (topic, now) in now {
+        let read = checkpoint.topic_id(*topic).filter(|read| read != now);
+        if let Some(read) = read.filter(|_| checkpoint.offsets.keys().any(|partition| partition.topic == *topic)) {
+            return Err(start_offset::other_topic(&format!(
                 "topic {} was deleted and created again: its id is {now}, but {} of group {} has read the one with id {read}",
-                settings.topic, checkpoint.slot, settings.group_id
-            )))
+                topic.name(&settings.topic),
+                checkpoint.slot,
+                settings.group_id
+            )));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
-fn furthest(offsets: &mut BTreeMap<i32, i64>, others: &BTreeMap<i32, i64>) {
+fn furthest(offsets: &mut BTreeMap<Partition, i64>, others: &BTreeMap<Partition, i64>) {
     for (partition, next) in others {
         let known = offsets.entry(*partition).or_insert(*next);
         *known = (*known).max(*next);
@@ -201,11 +213,11 @@ pub(crate) struct Opened {
 /// # Errors
 /// Transient when Kafka can't be reached; definite for a log that the log checkpoints do not describe, or that lacks
 /// committed lines.
-pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result<Opened> {
+pub(crate) fn open(settings: &KafkaSettings, topics: &Topics, slot: &Slot, point: &str) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
-    let topic_id = kafka::topic_id(settings, &settings.topic)?;
-    let step = |found: &Found| step(settings, slot, &log, found, topic_id.as_deref());
+    let mut ids = topics.ids(settings)?;
+    let step = |found: &Found| step(settings, slot, &log, found, &ids);
     let expected = glance(settings, &log)?.map(|found| step(&found)).transpose()?;
     let producer = TransactionalProducer::new(settings, &log.name.key(log.group).transactional_id(&settings.topic))?;
     if expected != Some(Step::Continue) {
@@ -221,7 +233,12 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
     }
     let mut committed = found.base(step).map(Committed::from).unwrap_or_default();
     furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
-    let checkpoint = OpenLogCheckpoint::new(settings, slot, topic_id);
+    // Offsets of a topic that is not read any more stay.
+    let known = found.base(step).map(|base| base.topic_ids.clone()).unwrap_or_default();
+    for (name, id) in known {
+        ids.entry(Topic::of(&name, &settings.topic)).or_insert(id);
+    }
+    let checkpoint = OpenLogCheckpoint::new(settings, slot, ids);
     let checkpoint = begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
     Ok(Opened { producer, checkpoint, committed })
 }
@@ -230,20 +247,25 @@ pub(crate) fn open(settings: &KafkaSettings, slot: &Slot, point: &str) -> Result
 ///
 /// # Errors
 /// As [`open`], as far as open transactions let it be seen.
-pub(crate) fn look(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
+pub(crate) fn look(settings: &KafkaSettings, topics: &Topics, slot: &Slot) -> Result<()> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
     let Some(found) = glance(settings, &log)? else { return Ok(()) };
-    let topic_id = kafka::topic_id(settings, &settings.topic)?;
-    let step = step(settings, slot, &log, &found, topic_id.as_deref())?;
+    let step = step(settings, slot, &log, &found, &topics.ids(settings)?)?;
     if found.own.is_none() && step == Step::Begin { look_around(settings, slot) } else { Ok(()) }
 }
 
 /// The step for the log, whose lines must be those that its log checkpoint counts.
-fn step(settings: &KafkaSettings, slot: &Slot, log: &Log<'_>, found: &Found, topic_id: Option<&str>) -> Result<Step> {
+fn step(
+    settings: &KafkaSettings,
+    slot: &Slot,
+    log: &Log<'_>,
+    found: &Found,
+    ids: &BTreeMap<Topic, String>,
+) -> Result<Step> {
     let step = found.decide(log).map_err(|r| lineage_error::of(settings, slot, &r))?;
     if let Some(checkpoint) = found.base(step) {
-        check_topic(settings, checkpoint, topic_id)?;
+        check_topics(settings, checkpoint, ids)?;
         examine(slot, checkpoint)?;
     }
     Ok(step)

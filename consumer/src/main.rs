@@ -12,6 +12,7 @@ mod dead_letter;
 mod doctor;
 mod folder;
 mod group;
+mod group_state;
 mod kept_lines;
 mod lineage;
 mod lineage_error;
@@ -33,6 +34,8 @@ mod slot;
 mod sql_value;
 mod stale_rows;
 mod start_offset;
+mod tables;
+mod topics;
 
 use std::process::ExitCode;
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use kafka::Partition;
 use kafka::slots::FolderId;
 use model::time::Micros;
 use runtime::telemetry::{Counter, Gauge, Metrics};
@@ -38,21 +39,21 @@ pub(crate) struct ConsumerMetrics {
     last_event: Gauge,
     last_commit: Gauge,
     position: Gauge,
-    lag: BTreeMap<i32, Gauge>,
+    lag: BTreeMap<Partition, Gauge>,
     caught_up: CaughtUp,
 }
 
 /// By assigned partition, the time up to which this consumer has committed everything that was written to it.
 #[derive(Clone, Debug, Default)]
-struct CaughtUp(Arc<Mutex<BTreeMap<i32, Micros>>>);
+struct CaughtUp(Arc<Mutex<BTreeMap<Partition, Micros>>>);
 
 impl CaughtUp {
-    fn state(&self) -> MutexGuard<'_, BTreeMap<i32, Micros>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<Partition, Micros>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds newly assigned partitions with the time `now`, and removes revoked ones.
-    fn keep(&self, ours: impl Iterator<Item = i32> + Clone, now: Micros) {
+    fn keep(&self, ours: impl Iterator<Item = Partition> + Clone, now: Micros) {
         let mut state = self.state();
         state.retain(|partition, _| ours.clone().any(|p| p == *partition));
         for partition in ours {
@@ -60,7 +61,7 @@ impl CaughtUp {
         }
     }
 
-    fn advance(&self, partition: i32, to: Micros) {
+    fn advance(&self, partition: Partition, to: Micros) {
         if let Some(at) = self.state().get_mut(&partition) {
             *at = (*at).max(to);
         }
@@ -157,7 +158,7 @@ impl ConsumerMetrics {
     }
 
     /// Counts records that PostgreSQL does not store and that are now dead letters.
-    pub(crate) fn parked(&self, table: &str, parked: &[Parked]) {
+    pub(crate) fn parked(&self, table: &str, parked: &[&Parked]) {
         for Parked { partition, refusal, .. } in parked {
             let (column, partition) = (refusal.column.as_deref().unwrap_or_default(), partition.to_string());
             let labels = [("sink", "postgres"), ("table", table), ("column", column), ("partition", &partition)];
@@ -169,7 +170,7 @@ impl ConsumerMetrics {
             table,
             key = %model::escape::cut(key, 100),
             column = refusal.column.as_deref(),
-            partition,
+            %partition,
             offset,
             sqlstate = refusal.sqlstate,
             reason = refusal.loggable(),
@@ -180,7 +181,7 @@ impl ConsumerMetrics {
 
     /// Shows the log's `length` after a committed transaction; `newest` has, by partition, when its last record was
     /// written to Kafka.
-    pub(crate) fn committed(&self, length: u64, newest: &BTreeMap<i32, Micros>) {
+    pub(crate) fn committed(&self, length: u64, newest: &BTreeMap<Partition, Micros>) {
         self.commits.add(1);
         self.log_bytes.set(i64::try_from(length).unwrap_or(i64::MAX));
         self.last_commit.set(Micros::now().0 / 1_000_000);
@@ -194,7 +195,7 @@ impl ConsumerMetrics {
 
     /// Shows the lag of the assigned partitions as of the last answer from Kafka, at `last_answer`; a revoked partition shows
     /// 0.
-    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<i32, i64>, last_answer: Option<Instant>) {
+    pub(crate) fn show_lag(&mut self, lag: &BTreeMap<Partition, i64>, last_answer: Option<Instant>) {
         for partition in lag.keys() {
             self.lag.entry(*partition).or_insert_with(|| {
                 let labels = [("partition", partition.to_string())];
@@ -227,15 +228,16 @@ mod tests {
         const SECOND: i64 = 1_000_000;
         let caught_up = CaughtUp::default();
         let age = |now: i64| caught_up.seconds(Micros(now * SECOND));
+        let [one, two, three] = [1, 2, 3].map(Partition::main);
         assert_eq!(age(5), None);
-        caught_up.keep([1, 2].into_iter(), Micros(10 * SECOND));
-        caught_up.advance(1, Micros(15 * SECOND));
+        caught_up.keep([one, two].into_iter(), Micros(10 * SECOND));
+        caught_up.advance(one, Micros(15 * SECOND));
         assert_eq!(age(20), Some(10.0));
-        caught_up.advance(2, Micros(18 * SECOND));
-        caught_up.advance(2, Micros(9 * SECOND));
-        caught_up.advance(3, Micros(0));
+        caught_up.advance(two, Micros(18 * SECOND));
+        caught_up.advance(two, Micros(9 * SECOND));
+        caught_up.advance(three, Micros(0));
         assert_eq!((age(20), age(12)), (Some(5.0), Some(0.0)));
-        caught_up.keep([2].into_iter(), Micros(20 * SECOND));
+        caught_up.keep([two].into_iter(), Micros(20 * SECOND));
         assert_eq!(age(20), Some(2.0));
     }
 }

@@ -7,14 +7,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use kafka::Partition;
 use model::error::{Code, Error, Result};
+use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use runtime::config::KafkaSettings;
 
 use crate::log_checkpoint;
 use crate::start_offset::{Facts, Fault, Start, judge, refusal};
+use crate::topics::Topics;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A former owner's open transaction hides its offsets until a neighbour has recovered the slot.
@@ -35,35 +38,47 @@ pub(crate) struct Committed {
     pub(crate) noted: bool,
 }
 
-/// Adds an offset with our note to a list for a commit.
+/// Adds an offset with our note to a list for a commit; `main` is the name of the main topic.
 ///
 /// # Errors
 /// When it is not a valid offset.
-pub(crate) fn add(list: &mut TopicPartitionList, topic: &str, partition: i32, next: i64) -> Result<(), KafkaError> {
-    let mut element = list.add_partition(topic, partition);
+pub(crate) fn add(
+    list: &mut TopicPartitionList,
+    main: &str,
+    partition: Partition,
+    next: i64,
+) -> Result<(), KafkaError> {
+    let mut element = list.add_partition(partition.topic.name(main), partition.number);
     element.set_metadata(format!("{NOTE}{next}"));
     element.set_offset(Offset::Offset(next))
 }
 
-/// The partitions of our topic. A static member that rejoins with another topic before its session ends is assigned
-/// partitions of the old one. This member ignores those, and partitions of our topic have no owner until a member
+/// The partitions of our topics. A static member that rejoins with another topic before its session ends is assigned
+/// partitions of the old one. This member ignores those, and partitions of our topics have no owner until a member
 /// detects it ([`crate::orphaned_partitions`]).
-pub(crate) fn of_topic(topic: &str, partitions: &TopicPartitionList) -> TopicPartitionList {
-    let mut ours = TopicPartitionList::new();
-    for element in partitions.elements_for_topic(topic) {
-        ours.add_partition(topic, element.partition());
+pub(crate) fn of_topics(settings: &KafkaSettings, topics: &Topics, all: &TopicPartitionList) -> TopicPartitionList {
+    let (mut ours, known) = (TopicPartitionList::new(), topics.all());
+    for partition in partitions(all, &settings.topic) {
+        if known.contains_key(&partition.topic) {
+            ours.add_partition(partition.topic.name(&settings.topic), partition.number);
+        }
     }
-    if ours.count() < partitions.count() {
+    if ours.count() < all.count() {
+        let topic = &settings.topic;
         tracing::warn!(topic, "the group still has members of another topic; its partitions are left alone");
     }
     ours
 }
 
-/// The numbers of the partitions, in order.
-pub(crate) fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
-    let mut numbers: Vec<i32> = partitions.elements().iter().map(|p| p.partition()).collect();
-    numbers.sort_unstable();
-    numbers
+/// The partitions of a list, in order; `main` is the name of the main topic.
+pub(crate) fn partitions(list: &TopicPartitionList, main: &str) -> Vec<Partition> {
+    let mut partitions: Vec<Partition> = list.elements().iter().map(|element| partition(element, main)).collect();
+    partitions.sort_unstable();
+    partitions
+}
+
+fn partition(element: &TopicPartitionListElem<'_>, main: &str) -> Partition {
+    Partition::of(element.topic(), element.partition(), main)
 }
 
 /// The start offset of each of these partitions, and whether the group's offset equals it already; `done` has this
@@ -74,17 +89,18 @@ pub(crate) fn numbers(partitions: &TopicPartitionList) -> Vec<i32> {
 /// see [`Fault`].
 pub(crate) fn starts<C: ConsumerContext>(
     settings: &KafkaSettings,
+    topics: &Topics,
     consumer: &BaseConsumer<C>,
-    partitions: &[i32],
-    done: &BTreeMap<i32, i64>,
-    bounds: &BTreeMap<i32, (i64, i64)>,
-) -> Result<BTreeMap<i32, (Start, bool)>> {
+    partitions: &[Partition],
+    done: &BTreeMap<Partition, i64>,
+    bounds: &BTreeMap<Partition, (i64, i64)>,
+) -> Result<BTreeMap<Partition, (Start, bool)>> {
     let deadline = Instant::now() + LASTING;
     loop {
         let committed = committed(settings, consumer, partitions)?;
         let mut starts = BTreeMap::new();
-        let mut faults: Vec<(i32, Fault)> = Vec::new();
-        for (partition, facts) in facts(settings, &committed, done, bounds)? {
+        let mut faults: Vec<(Partition, Fault)> = Vec::new();
+        for (partition, facts) in facts(settings, topics, &committed, done, bounds)? {
             match judge(facts) {
                 Ok(start) => {
                     let known = committed[&partition].is_some_and(|c| c.noted && c.next == start.from);
@@ -105,13 +121,14 @@ pub(crate) fn starts<C: ConsumerContext>(
 /// Collects the facts of each partition; without bounds they count as unlimited.
 fn facts(
     settings: &KafkaSettings,
-    committed: &BTreeMap<i32, Option<Committed>>,
-    done: &BTreeMap<i32, i64>,
-    bounds: &BTreeMap<i32, (i64, i64)>,
-) -> Result<BTreeMap<i32, Facts>> {
+    topics: &Topics,
+    committed: &BTreeMap<Partition, Option<Committed>>,
+    done: &BTreeMap<Partition, i64>,
+    bounds: &BTreeMap<Partition, (i64, i64)>,
+) -> Result<BTreeMap<Partition, Facts>> {
     let all_noted = committed.values().all(|c| c.is_some_and(|c| c.noted));
-    let written = if all_noted { BTreeMap::new() } else { log_checkpoint::offsets(settings)? };
-    let of = |(partition, committed): (&i32, &Option<Committed>)| {
+    let written = if all_noted { BTreeMap::new() } else { log_checkpoint::offsets(settings, topics)? };
+    let of = |(partition, committed): (&Partition, &Option<Committed>)| {
         let noted = committed.filter(|c| c.noted).map(|c| c.next);
         let logs = noted.or(written.get(partition).copied()).max(done.get(partition).copied());
         let bounds = bounds.get(partition).copied().unwrap_or((0, i64::MAX));
@@ -127,24 +144,23 @@ fn facts(
 pub(crate) fn bounds<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,
-    partitions: &[i32],
-) -> Result<BTreeMap<i32, (i64, i64)>> {
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, (i64, i64)>> {
     // One request for all partitions: behind a fetch of the same connection each request waits for half a second.
     let ask = |which: Offset| {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
-            list.add_partition_offset(&settings.topic, *partition, which)?;
+            list.add_partition_offset(partition.topic.name(&settings.topic), partition.number, which)?;
         }
         let answer = consumer.offsets_for_times(list, REQUEST_TIMEOUT)?;
-        let offset = |p: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-            p.error().map(|()| (p.partition(), p.offset().to_raw().unwrap_or(0)))
+        let offset = |p: TopicPartitionListElem<'_>| {
+            p.error().map(|()| (partition(&p, &settings.topic), p.offset().to_raw().unwrap_or(0)))
         };
-        answer.elements().into_iter().map(offset).collect::<Result<BTreeMap<i32, i64>, KafkaError>>()
+        answer.elements().into_iter().map(offset).collect::<Result<BTreeMap<Partition, i64>, KafkaError>>()
     };
     let both = || Ok((ask(Offset::Beginning)?, ask(Offset::End)?));
     let (low, end) = both().map_err(|e: KafkaError| {
-        Error::transient(format!("cannot look up the bounds of the partitions of topic {}", settings.topic))
-            .with_source(e)
+        Error::transient("cannot look up the bounds of the partitions of the topics").with_source(e)
     })?;
     Ok(low.into_iter().filter_map(|(p, low)| Some((p, (low, *end.get(&p)?)))).collect())
 }
@@ -168,12 +184,12 @@ pub(crate) fn no_right(settings: &KafkaSettings) -> Error {
 pub(crate) fn committed<C: ConsumerContext>(
     settings: &KafkaSettings,
     consumer: &BaseConsumer<C>,
-    partitions: &[i32],
-) -> Result<BTreeMap<i32, Option<Committed>>> {
+    partitions: &[Partition],
+) -> Result<BTreeMap<Partition, Option<Committed>>> {
     let deadline = Instant::now() + OFFSETS_LIMIT;
     let mut wanted = TopicPartitionList::new();
     for partition in partitions {
-        wanted.add_partition(&settings.topic, *partition);
+        wanted.add_partition(partition.topic.name(&settings.topic), partition.number);
     }
     loop {
         let answer = consumer.committed_offsets(wanted.clone(), REQUEST_TIMEOUT).and_then(|list| {
@@ -182,7 +198,7 @@ pub(crate) fn committed<C: ConsumerContext>(
                     Offset::Offset(next) => Some(Committed { next, noted: p.metadata() == format!("{NOTE}{next}") }),
                     _ => None,
                 };
-                p.error().map(|()| (p.partition(), offset))
+                p.error().map(|()| (partition(&p, &settings.topic), offset))
             });
             offsets.collect()
         });

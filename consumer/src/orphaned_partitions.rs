@@ -12,6 +12,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use kafka::Partition;
+
 use crate::group::Group;
 use crate::metrics::ConsumerMetrics;
 use crate::slot::SlotId;
@@ -29,7 +31,7 @@ pub(crate) struct OrphanedPartitions {
     /// This member is new, and has not yet seen an owner for every partition.
     new: bool,
     later: Duration,
-    unowned: BTreeSet<i32>,
+    unowned: BTreeSet<Partition>,
 }
 
 impl OrphanedPartitions {

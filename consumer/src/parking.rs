@@ -6,9 +6,10 @@
 //! decides. A transaction with such a letter also commits the group's current offset of its partition, so that the
 //! broker refuses it if the partition has moved.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use kafka::TopicSpec;
+use kafka::{Partition, Topic, TopicSpec};
 use model::error::Result;
 use runtime::config::KafkaSettings;
 
@@ -26,8 +27,8 @@ pub(crate) struct Parking {
     left: usize,
     /// Records in a part.
     part: usize,
-    /// Partition and offset of the records that have a dead letter, once looked up.
-    written: Option<HashSet<(i32, i64)>>,
+    /// By topic, partition and offset of the records that have a dead letter, once looked up.
+    written: HashMap<Topic, HashSet<(Partition, i64)>>,
 }
 
 impl Parking {
@@ -52,27 +53,29 @@ impl Parking {
 
     /// Drops the looked-up dead letters: other members may write some of our partitions.
     pub(crate) fn forget(&mut self) {
-        self.written = None;
+        self.written.clear();
     }
 
-    /// The dead letters that these parked records of a batch still need. Blocks.
+    /// The dead letters that these parked records of a batch still need; `of` has the settings of each topic's table
+    /// and the name of its table in PostgreSQL. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka can't be reached; definite when this user may not read the dead letters.
-    pub(crate) fn letters(
+    pub(crate) fn letters<'a>(
         &mut self,
-        settings: &KafkaSettings,
-        table: &str,
+        of: &dyn Fn(Topic) -> Option<(&'a KafkaSettings, &'a str)>,
         owed: &[Parked],
         outcome: &Outcome,
-        committed: &BTreeMap<i32, i64>,
+        committed: &BTreeMap<Partition, i64>,
     ) -> Result<Vec<DeadLetter>> {
-        let letters_of = Letters { topic: &settings.topic, table, room: Room::of(settings) };
         let mut letters = Vec::new();
         for parked in owed {
+            let Some((settings, table)) = of(parked.partition.topic) else { continue };
             let log_has_it = committed.get(&parked.partition).is_some_and(|next| parked.offset < *next);
-            if !log_has_it || !self.written(settings)?.contains(&(parked.partition, parked.offset)) {
-                letters.push(outcome.letter(letters_of, parked));
+            let place = (parked.partition, parked.offset);
+            if !log_has_it || !self.written(settings, parked.partition.topic)?.contains(&place) {
+                letters
+                    .push(outcome.letter(Letters { topic: &settings.topic, table, room: Room::of(settings) }, parked));
             }
         }
         Ok(letters)
@@ -80,17 +83,18 @@ impl Parking {
 
     /// Notes that these parked records have their dead letters.
     pub(crate) fn note_written(&mut self, owed: &[Parked]) {
-        if let Some(written) = &mut self.written {
-            written.extend(owed.iter().map(|p| (p.partition, p.offset)));
+        for Parked { partition, offset, .. } in owed {
+            if let Some(written) = self.written.get_mut(&partition.topic) {
+                written.insert((*partition, *offset));
+            }
         }
     }
 
-    fn written(&mut self, settings: &KafkaSettings) -> Result<&HashSet<(i32, i64)>> {
-        let written = match self.written.take() {
-            Some(written) => written,
-            None => look_up(settings)?,
-        };
-        Ok(self.written.insert(written))
+    fn written(&mut self, settings: &KafkaSettings, topic: Topic) -> Result<&HashSet<(Partition, i64)>> {
+        Ok(match self.written.entry(topic) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(look_up(settings, topic)?),
+        })
     }
 }
 
@@ -98,9 +102,9 @@ impl Parking {
 /// move.
 pub(crate) fn stay(
     owed: &[Parked],
-    offsets: &BTreeMap<i32, i64>,
-    committed: &BTreeMap<i32, i64>,
-) -> BTreeMap<i32, i64> {
+    offsets: &BTreeMap<Partition, i64>,
+    committed: &BTreeMap<Partition, i64>,
+) -> BTreeMap<Partition, i64> {
     let partitions = owed.iter().map(|parked| parked.partition).filter(|p| !offsets.contains_key(p));
     partitions.filter_map(|p| Some((p, *committed.get(&p)?))).collect()
 }
@@ -115,7 +119,7 @@ struct Origin {
     sink: String,
 }
 
-fn look_up(settings: &KafkaSettings) -> Result<HashSet<(i32, i64)>> {
+fn look_up(settings: &KafkaSettings, topic: Topic) -> Result<HashSet<(Partition, i64)>> {
     let mut written = HashSet::new();
     kafka::scan_settled(settings, &TopicSpec::dead_letters(settings).name, &mut |message| {
         let origin = kafka::header(message, "origin").unwrap_or_default();
@@ -124,7 +128,7 @@ fn look_up(settings: &KafkaSettings) -> Result<HashSet<(i32, i64)>> {
             && origin.sink == "postgres"
             && origin.topic == settings.topic
         {
-            written.insert((origin.partition, origin.offset));
+            written.insert((Partition { topic, number: origin.partition }, origin.offset));
         }
         Ok(())
     })?;
@@ -136,7 +140,8 @@ mod tests {
     use super::*;
     use crate::sink::StoreError;
 
-    fn parked(partition: i32, offset: i64) -> Parked {
+    fn parked(number: i32, offset: i64) -> Parked {
+        let partition = Partition::main(number);
         let refusal = StoreError { sqlstate: "22021".to_owned(), column: None, reason: String::new() };
         Parked { partition, offset, key: "1".to_owned(), refusal }
     }
@@ -161,9 +166,10 @@ mod tests {
 
     #[test]
     fn a_partition_that_does_not_move_is_committed_where_it_is() {
-        let committed = BTreeMap::from([(1, 50), (2, 60), (3, 70)]);
-        let offsets = BTreeMap::from([(2, 61)]);
+        let [one, two, three] = [1, 2, 3].map(Partition::main);
+        let committed = BTreeMap::from([(one, 50), (two, 60), (three, 70)]);
+        let offsets = BTreeMap::from([(two, 61)]);
         let owed = [parked(1, 7), parked(1, 9), parked(2, 60)];
-        assert_eq!(stay(&owed, &offsets, &committed), BTreeMap::from([(1, 50)]));
+        assert_eq!(stay(&owed, &offsets, &committed), BTreeMap::from([(one, 50)]));
     }
 }

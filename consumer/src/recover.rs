@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::log_checkpoint;
 use crate::log_file::LogFile;
 use crate::slot::{Slot, Slots};
+use crate::topics::Topics;
 
 /// The interval of the checks without a change of the assignment.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -24,7 +25,13 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Recovers after each change of the assignment (`changed`), and every minute; ends with the program.
-pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()>, shutdown: &CancellationToken) {
+pub(crate) fn run(
+    settings: &KafkaSettings,
+    topics: &Topics,
+    slots: &Slots,
+    changed: &Receiver<()>,
+    shutdown: &CancellationToken,
+) {
     let mut pause = INTERVAL;
     loop {
         match changed.recv_timeout(pause) {
@@ -36,7 +43,7 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
         if shutdown.is_cancelled() {
             return;
         }
-        pause = match slots.recover_abandoned(&mut |slot| recover(settings, slot)) {
+        pause = match slots.recover_abandoned(&mut |slot| recover(settings, topics, slot)) {
             Ok(()) => INTERVAL,
             Err(error) => {
                 tracing::warn!(
@@ -50,8 +57,8 @@ pub(crate) fn run(settings: &KafkaSettings, slots: &Slots, changed: &Receiver<()
 }
 
 /// Ends the open transaction of the slot's producer, and cuts its log to the committed length.
-fn recover(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
-    let opened = log_checkpoint::open(settings, slot, "consumer.recovering")?;
+fn recover(settings: &KafkaSettings, topics: &Topics, slot: &Slot) -> Result<()> {
+    let opened = log_checkpoint::open(settings, topics, slot, "consumer.recovering")?;
     let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;
     failpoint::at("consumer.recovered");
     tracing::info!(slot = %slot.name(), committed = log.committed(), "recovered the slot of a consumer that is gone");

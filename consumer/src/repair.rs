@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kafka::Logging;
+use kafka::{Logging, Partition};
 use model::error::{Code, Error, Result};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -13,6 +13,7 @@ use runtime::config::KafkaSettings;
 use crate::log_checkpoint;
 use crate::offsets::{self, Committed};
 use crate::start_offset::{Facts, Fault, judge, refusal};
+use crate::topics::Topics;
 
 /// The time limit for a broker's answer.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ const CONNECTING: Duration = Duration::from_secs(10);
 /// A partition whose offset was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Set {
-    pub(crate) partition: i32,
+    pub(crate) partition: Partition,
     /// `None` when the group had none.
     pub(crate) before: Option<i64>,
     pub(crate) now: i64,
@@ -31,8 +32,8 @@ pub(crate) struct Set {
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a consumer of the group is running, a right is missing, or the
 /// logs are those of another topic.
-pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
-    let Group { consumer, logging, committed, written, bounds } = Group::open(settings)?;
+pub(crate) fn restore(settings: &KafkaSettings, topics: &Topics) -> Result<Vec<Set>> {
+    let Group { consumer, logging, committed, written, bounds } = Group::open(settings, topics)?;
     let mut set = Vec::new();
     for (partition, committed) in &committed {
         let before = committed.map(|c| c.next);
@@ -55,8 +56,8 @@ pub(crate) fn restore(settings: &KafkaSettings) -> Result<Vec<Set>> {
 ///
 /// # Errors
 /// As [`restore`], and definite when the group's offsets do not agree with the logs.
-pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
-    let group = Group::open(settings)?;
+pub(crate) fn skip_deleted(settings: &KafkaSettings, topics: &Topics) -> Result<Vec<Set>> {
+    let group = Group::open(settings, topics)?;
     let (mut skipped, mut passed, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for (partition, facts) in group.facts() {
         match judge(facts) {
@@ -81,8 +82,8 @@ pub(crate) fn skip_deleted(settings: &KafkaSettings) -> Result<Vec<Set>> {
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a right is missing, or a partition must not be read: see
 /// [`Fault`].
-pub(crate) fn look(settings: &KafkaSettings) -> Result<String> {
-    let group = Group::open(settings)?;
+pub(crate) fn look(settings: &KafkaSettings, topics: &Topics) -> Result<String> {
+    let group = Group::open(settings, topics)?;
     let (mut faults, mut behind) = (Vec::new(), 0);
     for (partition, facts) in group.facts() {
         match judge(facts) {
@@ -100,29 +101,29 @@ pub(crate) fn look(settings: &KafkaSettings) -> Result<String> {
 struct Group {
     consumer: BaseConsumer<Logging>,
     logging: Logging,
-    committed: BTreeMap<i32, Option<Committed>>,
+    committed: BTreeMap<Partition, Option<Committed>>,
     /// By partition, the offset that the logs reach.
-    written: BTreeMap<i32, i64>,
-    bounds: BTreeMap<i32, (i64, i64)>,
+    written: BTreeMap<Partition, i64>,
+    bounds: BTreeMap<Partition, (i64, i64)>,
 }
 
 impl Group {
-    fn open(settings: &KafkaSettings) -> Result<Self> {
+    fn open(settings: &KafkaSettings, topics: &Topics) -> Result<Self> {
         let logging = Logging::default();
         let failed = |e| unreachable(settings, &logging, e);
         let config = kafka::consumer_config(settings, &settings.group_id);
         let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
         // Report here why the client can't connect, not from the later calls.
         consumer.fetch_metadata(Some(&settings.topic), CONNECTING).map_err(failed)?;
-        let partitions: Vec<i32> = (0..settings.partitions).collect();
-        let written = log_checkpoint::offsets(settings)?;
+        let partitions = topics.partitions();
+        let written = log_checkpoint::offsets(settings, topics)?;
         let committed = offsets::committed(settings, &consumer, &partitions)?;
         let bounds = offsets::bounds(settings, &consumer, &partitions)?;
         Ok(Self { consumer, logging, committed, written, bounds })
     }
 
     /// The facts of each partition.
-    fn facts(&self) -> impl Iterator<Item = (i32, Facts)> {
+    fn facts(&self) -> impl Iterator<Item = (Partition, Facts)> {
         self.committed.iter().map(|(partition, committed)| {
             let logs = noted(*committed).or(self.written.get(partition).copied());
             (*partition, Facts { group: committed.map(|c| c.next), logs, bounds: self.bounds[partition] })

@@ -24,33 +24,31 @@
 mod catch_up;
 mod ends;
 mod rows;
-pub(crate) mod schemas;
+mod table;
+mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use avro::writer_schema::WriterSchemas;
-use kafka::{Failure, TransactionalProducer};
-use model::change::SOURCE_HEADER;
+use kafka::{Failure, Partition, Topic, TransactionalProducer};
 use model::error::{Error, Result};
 use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use runtime::failpoint;
 use runtime::program::Context;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchContext, Outcome, Scratch};
+use crate::batch::{BatchContext, Outcome};
 use crate::batch_error::{Backoff, BatchError, Fences};
-use crate::change::Polled;
 use crate::command;
 use crate::commit::Commit;
-use crate::dead_letter::{Letters, Room};
+use crate::dead_letter::Letters;
 use crate::doctor;
 use crate::group::Group;
 use crate::log_checkpoint::{self, Committed, OpenLogCheckpoint, Opened};
@@ -58,13 +56,14 @@ use crate::log_file::LogFile;
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
-use crate::plan::{Latest, Plan};
 use crate::readiness::Readiness;
 use crate::recover;
 use crate::sink::Sink;
 use crate::slot::{Slot, SlotId, Slots, unwritable};
-use crate::stale_rows;
+use crate::tables::Taken;
+use crate::topics::Topics;
 use ends::Ends;
+use table::{Table, polled};
 
 /// After a signal, the next start rolls back a batch that takes longer than this.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
@@ -98,11 +97,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {
         return done;
     }
-    let latest = Latest::default();
-    if let Some(postgres) = PostgresSettings::from(settings)? {
-        stale_rows::start(kafka.clone(), postgres, Arc::clone(&latest), context.shutdown.clone());
-    }
-    let mut worker = Worker::new(&context, kafka, slots, latest)?;
+    let mut worker = Worker::new(&context, kafka, slots)?;
     let in_hand = Arc::clone(&worker.in_hand);
     let (done, outcome) = tokio::sync::oneshot::channel();
     let thread = move || done.send(worker.work()).unwrap_or_default();
@@ -133,15 +128,16 @@ pub(crate) async fn run(context: Context) -> Result<()> {
 
 /// The consumer's state without its clients, which are created again after some errors.
 struct Worker {
+    /// The main table's, with what belongs to the group.
     kafka: KafkaSettings,
+    settings: Settings,
+    topics: Topics,
+    /// Tables that were found while it runs.
+    appeared: Receiver<Vec<Taken>>,
+    tables: BTreeMap<Topic, Table>,
     slots: Slots,
-    schemas: WriterSchemas<Arc<Plan>>,
-    scratch: Scratch,
     sink: Option<Sink>,
-    table: String,
     parking: Parking,
-    /// The space in a dead letter.
-    room: Room,
     batch_rows: usize,
     batch_linger: Duration,
     metrics: ConsumerMetrics,
@@ -162,7 +158,7 @@ struct Session {
     checkpoint: OpenLogCheckpoint,
     log: LogFile,
     /// The slot's committed offset of each partition.
-    done: BTreeMap<i32, i64>,
+    done: BTreeMap<Partition, i64>,
     group: Group,
     orphaned: OrphanedPartitions,
     ends: Ends,
@@ -180,24 +176,23 @@ struct Batch {
     /// The member and generation that it was polled under.
     metadata: Option<Arc<ConsumerGroupMetadata>>,
     /// The group's offsets of our partitions at that time.
-    committed: BTreeMap<i32, i64>,
+    committed: BTreeMap<Partition, i64>,
     /// By partition, when the last record was written to Kafka.
-    newest: BTreeMap<i32, Micros>,
+    newest: BTreeMap<Partition, Micros>,
 }
 
 impl Worker {
-    fn new(context: &Context, kafka: KafkaSettings, slots: Slots, latest: Latest) -> Result<Self> {
-        let settings: &Settings = &context.settings;
-        let schemas = crate::schemas::open(settings, &kafka)?;
-        let ours = schemas.decoders().ours().cloned();
-        let sink = crate::schemas::sink(settings, &kafka.topic, ours.as_ref())?;
-        Ok(Self {
-            scratch: Scratch::new(ours, latest),
-            table: settings.text("postgres.table").to_owned(),
-            schemas,
-            sink,
+    fn new(context: &Context, kafka: KafkaSettings, slots: Slots) -> Result<Self> {
+        let settings = &context.settings;
+        let (found, appeared) = channel();
+        crate::tables::watch(settings.clone(), kafka.clone(), found, context.shutdown.clone())?;
+        let mut worker = Self {
+            settings: settings.clone(),
+            appeared,
+            topics: Topics::default(),
+            tables: BTreeMap::new(),
+            sink: PostgresSettings::from(settings)?.map(|postgres| Sink::new(&postgres)).transpose()?,
             parking: Parking::default(),
-            room: Room::of(&kafka),
             batch_rows: settings.number("consumer.batch_rows")?,
             batch_linger: settings.duration("consumer.batch_linger")?,
             metrics: ConsumerMetrics::new(context.metrics.clone()),
@@ -209,7 +204,11 @@ impl Worker {
             shutdown: context.shutdown.clone(),
             kafka,
             slots,
-        })
+        };
+        for table in crate::tables::named(settings)? {
+            worker.take(&table)?;
+        }
+        Ok(worker)
     }
 
     /// Claims a slot and works in it until it is stopped.
@@ -225,10 +224,11 @@ impl Worker {
         tracing::info!(slot = %slot.name(), log = %slot.log_path().display(), "slot claimed");
         self.metrics.show_slot(slot.name());
         let (changed, on_change) = channel();
-        let (kafka, slots, shutdown) = (self.kafka.clone(), self.slots.clone(), self.shutdown.clone());
+        let (kafka, topics) = (self.kafka.clone(), self.topics.clone());
+        let (slots, shutdown) = (self.slots.clone(), self.shutdown.clone());
         std::thread::Builder::new()
             .name("recover".to_owned())
-            .spawn(move || recover::run(&kafka, &slots, &on_change, &shutdown))
+            .spawn(move || recover::run(&kafka, &topics, &slots, &on_change, &shutdown))
             .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
         while !self.shutdown.is_cancelled() {
             let opened = self.open(&slot, &changed);
@@ -277,12 +277,15 @@ impl Worker {
 
     /// Creates the clients, and recovers from what the last ones left.
     fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, BatchError> {
-        let topics = doctor::wanted(&self.kafka);
+        self.take_known()?;
+        let topics = doctor::wanted(&self.kafka, &self.topics);
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
-        let opened = log_checkpoint::open(&self.kafka, slot, "consumer.initialised").map_err(BatchError::at_start)?;
+        let opened = log_checkpoint::open(&self.kafka, &self.topics, slot, "consumer.initialised")
+            .map_err(BatchError::at_start)?;
         let Opened { producer, checkpoint, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
-        let group = Group::join(&self.kafka, slot.name(), committed.offsets.clone(), changed.clone())?;
+        let group =
+            Group::join(&self.kafka, self.topics.clone(), slot.name(), committed.offsets.clone(), changed.clone())?;
         // From now on, a silent broker counts as a failure.
         self.readiness.kafka.wait();
         let (done, orphaned) = (committed.offsets, OrphanedPartitions::new(slot.id(), self.kafka.session_timeout));
@@ -329,16 +332,22 @@ impl Worker {
     fn step(&mut self, session: &mut Session) -> Result<bool, BatchError> {
         session.producer.may_begin().map_err(BatchError::broken)?;
         if session.asked.elapsed() > ASK_EVERY {
-            session.producer.answers(&self.kafka.topic, self.kafka.partitions, PATIENCE).map_err(BatchError::broken)?;
+            for table in self.tables.values() {
+                session
+                    .producer
+                    .answers(&table.kafka.topic, table.kafka.partitions, PATIENCE)
+                    .map_err(BatchError::broken)?;
+            }
             session.asked = Instant::now();
         }
+        self.take_appeared(session)?;
         self.catch_up(session)?;
         session.orphaned.check(&session.group, &self.metrics);
         self.metrics.missing.set(session.group.missing());
         let batch = self.poll_batch(&session.group)?;
         self.readiness.answered(session.group.last_answer());
         session.log.check()?;
-        let has_records = !batch.outcome.rows.next.is_empty();
+        let has_records = !batch.outcome.rows.is_empty();
         if has_records {
             session.ends.busy();
             self.metrics.polled();
@@ -369,12 +378,11 @@ impl Worker {
         log.check()?;
         let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
         let length = appended.map_err(|e| unwritable(log.path(), e))?;
-        let ahead = |(partition, next): (&i32, &i64)| {
-            committed.get(partition).is_none_or(|c| c < next).then_some((*partition, *next))
-        };
-        let offsets: BTreeMap<i32, i64> = outcome.rows.next.iter().filter_map(ahead).collect();
+        let is_ahead = |(partition, next): &(Partition, i64)| committed.get(partition).is_none_or(|c| c < next);
+        let offsets: BTreeMap<Partition, i64> = outcome.rows.next().filter(is_ahead).collect();
         failpoint::at("consumer.synced");
-        let letters = self.parking.letters(&self.kafka, &self.table, &owed, &outcome, &committed)?;
+        let of = |topic| self.tables.get(&topic).map(|table| (&table.kafka, table.name.as_str()));
+        let letters = self.parking.letters(&of, &owed, &outcome, &committed)?;
         if !offsets.is_empty() || !letters.is_empty() {
             let tail = log.tail(length).map_err(|e| unwritable(log.path(), e))?;
             let mut next = Committed { length, tail: Some(tail), offsets: done.clone() };
@@ -386,6 +394,7 @@ impl Worker {
                 producer,
                 &Commit {
                     settings: &self.kafka,
+                    letters_of: &self.topics.all(),
                     checkpoint,
                     committed: &next,
                     offsets: &of_group,
@@ -423,30 +432,31 @@ impl Worker {
             let Some(message) = message else { break };
             deadline.get_or_insert_with(|| self.finished + self.batch_linger);
             bytes += message.key_len() + message.payload_len();
-            if !batch.committed.contains_key(&message.partition()) {
+            let record = polled(&message, &self.kafka.topic);
+            let Some(table) = self.tables.get_mut(&record.partition.topic) else { continue };
+            if !batch.committed.contains_key(&record.partition) {
                 continue;
             }
             batch.records += 1;
-            let record = polled(&message);
-            self.look_up_schema(&record)?;
+            self.readiness.registry.during(|| table.look_up_schema(&record))?;
             let context = BatchContext {
-                letters: Letters { topic: &self.kafka.topic, table: &self.table, room: self.room },
-                decoders: self.schemas.decoders(),
+                letters: Letters { topic: &table.kafka.topic, table: &table.name, room: table.room },
+                decoders: table.schemas.decoders(),
                 log_from: &batch.committed,
                 with_rows: self.sink.is_some(),
                 keep: self.parking.part().is_some(),
             };
-            batch.outcome.take(&record, context, &mut self.scratch)?;
+            batch.outcome.take(&record, context, &mut table.scratch)?;
             if let Some(written) = message.timestamp().to_millis() {
-                batch.newest.insert(message.partition(), Micros(written * 1_000));
+                batch.newest.insert(record.partition, Micros(written * 1_000));
             }
         }
-        self.schemas.forget_unknown();
+        self.tables.values_mut().for_each(|table| table.schemas.forget_unknown());
         Ok(batch)
     }
 
     fn put_back(&self, group: &Group, batch: &Batch) -> Result<Batch, BatchError> {
-        let mut again: BTreeSet<i32> = batch.outcome.rows.next.keys().copied().collect();
+        let mut again: BTreeSet<Partition> = batch.outcome.rows.next().map(|(partition, _)| partition).collect();
         self.metrics.dropped.add(u64::from(!again.is_empty()));
         again.extend(group.take_moved());
         let mut starts = self.starts(&group.committed());
@@ -486,15 +496,5 @@ impl Worker {
         }
         self.metrics.show_lag(&group.lag(), last_answer.filter(|_| !self.readiness.is_failing()));
         Ok(())
-    }
-}
-
-fn polled<'a>(message: &'a BorrowedMessage<'_>) -> Polled<'a> {
-    Polled {
-        partition: message.partition(),
-        offset: message.offset(),
-        key: message.key(),
-        value: message.payload(),
-        source: kafka::header(message, SOURCE_HEADER),
     }
 }

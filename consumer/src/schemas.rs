@@ -5,10 +5,9 @@ use std::sync::Arc;
 use avro::writer_schema::WriterSchemas;
 use model::error::{Error, Result};
 use model::product::SCHEMA;
-use runtime::config::{self, KafkaSettings, PostgresSettings, RegistrySettings, Settings};
+use runtime::config::{self, KafkaSettings, RegistrySettings, Settings};
 
 use crate::plan::{Plan, Planner};
-use crate::sink::Sink;
 
 /// The plan of the topic's pinned schema, if it has one.
 ///
@@ -36,13 +35,4 @@ pub(crate) fn open(settings: &Settings, kafka: &KafkaSettings) -> Result<WriterS
     let usage = |e: Error| Error::usage(e.to_string()).with_remedy(e.remedy().unwrap_or_default());
     schemas.decoders().ours().map_or(Ok(()), |plan| plan.rows().map(drop).map_err(usage))?;
     Ok(schemas)
-}
-
-/// The sink, if there is one.
-///
-/// # Errors
-/// As [`PostgresSettings::from`] and [`Sink::new`].
-pub(crate) fn sink(settings: &Settings, topic: &str, pinned: Option<&Arc<Plan>>) -> Result<Option<Sink>> {
-    let sink = |s: PostgresSettings| Sink::new(&s, topic, pinned.and_then(|plan| plan.layout()));
-    PostgresSettings::from(settings)?.map(sink).transpose()
 }

@@ -19,6 +19,7 @@
 //!
 //! Not here: retries ([`crate::run`]).
 
+mod careful;
 pub(crate) mod check;
 mod evolve;
 mod fit;
@@ -35,6 +36,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafka::{Partition, Topic};
 use model::error::{Code, Error, Result};
 use model::row::Datum;
 use model::row_key::KeyValue;
@@ -57,7 +59,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// The last state of one row in a batch, and the record that gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastState {
-    pub(crate) partition: i32,
+    /// The number of its partition.
+    partition: i32,
     pub(crate) offset: i64,
     /// Index of its layout among those of the batch.
     layout: usize,
@@ -86,21 +89,21 @@ pub(crate) enum State<'a> {
     Deleted(&'a [KeyValue<'a>]),
 }
 
-/// The changes that a batch makes to the table.
+/// The changes that a batch makes to one table.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rows {
+struct TableRows {
     /// By the key's text.
-    pub(crate) last: HashMap<Vec<u8>, LastState>,
-    /// The offset after the batch's last record, by partition.
-    pub(crate) next: BTreeMap<i32, i64>,
+    last: HashMap<Vec<u8>, LastState>,
+    /// The offset after the batch's last record, by the partition's number.
+    next: BTreeMap<i32, i64>,
     layouts: Vec<Arc<Layout>>,
     /// The values of all rows and keys, as [`crate::sql_value`] encodes them.
     data: Vec<u8>,
 }
 
-impl Rows {
+impl TableRows {
     /// Sets the last state of the row with this key, from the record at this place.
-    pub(crate) fn set(&mut self, key: &[u8], place: (i32, i64), layout: &Arc<Layout>, state: State<'_>) {
+    fn set(&mut self, key: &[u8], place: (i32, i64), layout: &Arc<Layout>, state: State<'_>) {
         let known = self.layouts.iter().position(|known| Arc::ptr_eq(known, layout));
         let number = known.unwrap_or_else(|| {
             self.layouts.push(Arc::clone(layout));
@@ -132,10 +135,51 @@ impl Rows {
     }
 }
 
+/// The changes that a batch makes to the tables, by topic.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rows(BTreeMap<Topic, TableRows>);
+
+impl Rows {
+    /// Sets the last state of the row with this key, from the record at this place.
+    pub(crate) fn set(&mut self, key: &[u8], place: (Partition, i64), layout: &Arc<Layout>, state: State<'_>) {
+        let (Partition { topic, number }, offset) = place;
+        self.0.entry(topic).or_default().set(key, (number, offset), layout, state);
+    }
+
+    /// The batch reaches this offset of a partition.
+    pub(crate) fn reach(&mut self, partition: Partition, next: i64) {
+        self.0.entry(partition.topic).or_default().next.insert(partition.number, next);
+    }
+
+    /// By partition, the offset after the batch's last record.
+    pub(crate) fn next(&self) -> impl Iterator<Item = (Partition, i64)> {
+        self.0.iter().flat_map(|(topic, rows)| {
+            rows.next.iter().map(|(number, next)| (Partition { topic: *topic, number: *number }, *next))
+        })
+    }
+
+    /// Whether the batch has no record.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last state of a row.
+    #[cfg(test)]
+    pub(crate) fn last(&self, topic: Topic, key: &[u8]) -> Option<&LastState> {
+        self.0.get(&topic)?.last.get(key)
+    }
+
+    /// The number of rows.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.0.values().map(|rows| rows.last.len()).sum()
+    }
+}
+
 /// A record that PostgreSQL does not store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parked {
-    pub(crate) partition: i32,
+    pub(crate) partition: Partition,
     pub(crate) offset: i64,
     /// The text of its key.
     pub(crate) key: String,
@@ -145,39 +189,53 @@ pub(crate) struct Parked {
 /// The result of applying a batch.
 #[derive(Debug)]
 pub(crate) enum Applied {
-    /// The table has the batch; these records, from it or from before it, are parked and owe a dead letter.
+    /// The tables have the batch; these records, from it or from before it, are parked and owe a dead letter.
     Done(Vec<Parked>),
     /// Nothing was written: read the batch again in parts that are small enough to find each refused record, and keep
     /// the records' bytes for their dead letters.
     WithCare,
     /// Nothing was written: the table's offset of this partition is lower than before.
-    SetBack(i32),
+    SetBack(Partition),
+}
+
+/// A table of PostgreSQL and the topic of its records.
+#[derive(Clone, Debug)]
+pub(crate) struct SinkTable {
+    pub(crate) topic: String,
+    pub(crate) table: String,
+    /// The layout of the topic's pinned schema, if it has one.
+    pub(crate) pinned: Option<Arc<Layout>>,
 }
 
 /// The sink. It connects on first use, and again after an error.
 pub(crate) struct Sink {
     target: Target,
-    topic: String,
-    /// The table of the rows.
-    pub(crate) table: String,
-    /// The layout of the topic's pinned schema, if it has one.
-    pinned: Option<Arc<Layout>>,
+    tables: BTreeMap<Topic, SinkTable>,
     policy: OnRefused,
     session: Option<Session>,
-    /// The table's offset, by partition, as this process knows it.
-    known: HashMap<i32, i64>,
+    /// The tables' offset, by partition, as this process knows it.
+    known: HashMap<Partition, i64>,
 }
 
 impl Sink {
-    /// Creates a sink for the records of `topic`, whose schema gives the layout `pinned` if it is known; it does not
-    /// connect yet.
+    /// Creates a sink without tables; it does not connect yet.
     ///
     /// # Errors
     /// Usage when the URL can't be read.
-    pub(crate) fn new(settings: &PostgresSettings, topic: &str, pinned: Option<Arc<Layout>>) -> Result<Self> {
-        let target = Target::from(settings, "consumer")?;
-        let (policy, table, topic) = (settings.on_refused, settings.table.clone(), topic.to_owned());
-        Ok(Self { target, topic, table, pinned, policy, session: None, known: HashMap::new() })
+    pub(crate) fn new(settings: &PostgresSettings) -> Result<Self> {
+        let (target, policy) = (Target::from(settings, "consumer")?, settings.on_refused);
+        Ok(Self { target, tables: BTreeMap::new(), policy, session: None, known: HashMap::new() })
+    }
+
+    /// The schema of the tables.
+    pub(crate) fn schema(&self) -> &str {
+        self.target.schema()
+    }
+
+    /// Adds a table, which the next connection creates or checks.
+    pub(crate) fn add(&mut self, topic: Topic, table: SinkTable) {
+        self.tables.insert(topic, table);
+        self.part();
     }
 
     /// The offset from which records are missing in the table, or owe a dead letter, for each of the partitions; 0 for
@@ -185,8 +243,8 @@ impl Sink {
     ///
     /// # Errors
     /// Transient when PostgreSQL can't be reached, definite when it refuses.
-    pub(crate) async fn next_offsets(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>> {
-        let mut next: BTreeMap<i32, i64> = partitions.iter().map(|p| (*p, 0)).collect();
+    pub(crate) async fn next_offsets(&mut self, partitions: &[Partition]) -> Result<BTreeMap<Partition, i64>> {
+        let mut next: BTreeMap<Partition, i64> = partitions.iter().map(|p| (*p, 0)).collect();
         let asked = async { self.session().await?.next(partitions).await.map_err(|e| failed(UNREAD, e)) };
         next.extend(within(TIMEOUT, UNREAD, asked).await.inspect_err(|_| self.part())?);
         self.known.extend(&next);
@@ -200,7 +258,8 @@ impl Sink {
     /// then); definite when it refuses.
     pub(crate) async fn apply(&mut self, rows: &Rows, with_care: bool) -> Result<Applied> {
         let (known, policy) = (std::mem::take(&mut self.known), self.policy);
-        let what = format!("cannot write to the table {}", self.table);
+        let names: Vec<&str> = rows.0.keys().filter_map(|topic| Some(self.tables.get(topic)?.table.as_str())).collect();
+        let what = format!("cannot write to the table {}", names.join(", "));
         let prepare = async { self.session().await?.prepare(rows).await };
         within(CHANGE_TIMEOUT, &what, prepare).await.inspect_err(|_| self.part())?;
         let work = async {
@@ -218,7 +277,7 @@ impl Sink {
             }
             Applied::Done(_) => {
                 self.known = known;
-                self.known.extend(&rows.next);
+                self.known.extend(rows.next());
             }
             Applied::WithCare => self.known = known,
         }
@@ -251,7 +310,7 @@ impl Sink {
     /// # Errors
     /// As [`Sink::next_offsets`].
     pub(crate) async fn ping(&mut self) -> Result<i64> {
-        let partitions: Vec<i32> = self.known.keys().copied().collect();
+        let partitions: Vec<Partition> = self.known.keys().copied().collect();
         let ask = async {
             let session = self.session().await?;
             session.count_parked(&partitions).await.map_err(|e| failed("cannot ask whether it is there", e))
@@ -263,7 +322,7 @@ impl Sink {
     }
 
     /// The table's offset of this partition, if known.
-    pub(crate) fn known(&self, partition: i32) -> Option<i64> {
+    pub(crate) fn known(&self, partition: Partition) -> Option<i64> {
         self.known.get(&partition).copied()
     }
 
@@ -275,10 +334,7 @@ impl Sink {
     async fn session(&mut self) -> Result<&mut Session> {
         let session = match self.session.take() {
             Some(session) if !session.client.is_closed() => session,
-            _ => {
-                let open = Session::open(&self.target, &self.topic, &self.table, self.pinned.clone());
-                within(TIMEOUT, "cannot connect", open).await?
-            }
+            _ => within(TIMEOUT, "cannot connect", Session::open(&self.target, &self.tables)).await?,
         };
         Ok(self.session.insert(session))
     }
@@ -293,11 +349,13 @@ impl Sink {
 const UNREAD: &str = "cannot read product_offsets";
 
 /// The error for a record that PostgreSQL refuses while the policy is to stop.
-fn refused(topic: &str, table: &str, parked: &Parked) -> Error {
-    let Parked { partition, offset, key, refusal: StoreError { sqlstate, column, reason } } = parked;
+fn refused(of: &SinkTable, parked: &Parked) -> Error {
+    let SinkTable { topic, table, .. } = of;
+    let Parked { partition: Partition { number, .. }, offset, key, refusal: StoreError { sqlstate, column, reason } } =
+        parked;
     let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
     Error::new(Code::PostgresRow, format!(
-        "PostgreSQL refuses the record at partition {partition}, offset {offset} of topic {topic} (table {table}, key \
+        "PostgreSQL refuses the record at partition {number}, offset {offset} of topic {topic} (table {table}, key \
          {key}{column}): {reason} (SQLSTATE {sqlstate})"
     ))
     .with_remedy(

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use kafka::after_gap;
+use kafka::{Partition, after_gap};
 use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
@@ -69,16 +69,17 @@ pub(crate) fn judge(facts: Facts) -> Result<Start, Fault> {
     }
 }
 
-/// The error for partitions with a fault; it names the most serious kind of fault and all its partitions.
-pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(i32, Fault)]) -> Option<Error> {
-    let (_, first) = faults.iter().min_by_key(|(_, fault)| *fault)?;
+/// The error for partitions with a fault; it names the most serious kind of fault and all its
+/// partitions in one topic.
+pub(crate) fn refusal(settings: &KafkaSettings, faults: &[(Partition, Fault)]) -> Option<Error> {
+    let (worst, first) = faults.iter().min_by_key(|(_, fault)| *fault)?;
     let mut places = String::new();
-    for (partition, fault) in faults.iter().filter(|(_, f)| std::mem::discriminant(f) == std::mem::discriminant(first))
-    {
+    let is_same = |fault: &Fault| std::mem::discriminant(fault) == std::mem::discriminant(first);
+    for (partition, fault) in faults.iter().filter(|(p, fault)| p.topic == worst.topic && is_same(fault)) {
         let separator = if places.is_empty() { "" } else { "; " };
-        write!(places, "{separator}partition {partition}: {}", describe(*fault)).unwrap_or_default();
+        write!(places, "{separator}partition {}: {}", partition.number, describe(*fault)).unwrap_or_default();
     }
-    let (group, topic) = (&settings.group_id, &settings.topic);
+    let (group, topic) = (&settings.group_id, worst.topic.name(&settings.topic));
     let (code, what, remedy) = match first {
         Fault::OtherTopic { .. } => {
             (Code::TopicRecreated, format!("topic {topic} ends before what group {group} has read of it"), OTHER_TOPIC)

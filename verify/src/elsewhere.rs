@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use kafka::Partition;
 use kafka::slots::{self, Folder, LogCheckpoint};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
@@ -15,7 +16,7 @@ pub(crate) struct Elsewhere {
     /// Identity and place of each.
     folders: BTreeMap<String, String>,
     /// By partition, the offset after the last record in any of them.
-    next: BTreeMap<i32, i64>,
+    next: BTreeMap<Partition, i64>,
 }
 
 impl Elsewhere {
@@ -55,7 +56,7 @@ impl Elsewhere {
 
     /// Whether one of them may have this record's line.
     pub(crate) fn may_have(&self, partition: i32, offset: i64) -> bool {
-        self.next.get(&partition).is_some_and(|next| offset < *next)
+        self.next.get(&Partition::main(partition)).is_some_and(|next| offset < *next)
     }
 
     /// The folders' places.
@@ -74,7 +75,13 @@ mod tests {
 
     fn checkpoint(folder: &str, length: u64, next: i64) -> LogCheckpoint {
         let (folder, place) = (folder.to_owned(), format!("host:/{folder}"));
-        LogCheckpoint { folder, place, length, offsets: [(3, next)].into(), ..LogCheckpoint::default() }
+        LogCheckpoint {
+            folder,
+            place,
+            length,
+            offsets: [(Partition::main(3), next)].into(),
+            ..LogCheckpoint::default()
+        }
     }
 
     #[test]

@@ -7,14 +7,15 @@
 //! line that stays ends the comparison. The lines that are cut are kept beside the log ([`kept_lines`]), in case
 //! Kafka's offsets are wrong.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use kafka::TransactionalProducer;
 use kafka::slots::{self, LogCheckpoint};
+use kafka::{Partition, Topic, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::BaseConsumer;
@@ -29,6 +30,7 @@ use crate::log_file;
 use crate::log_floor;
 use crate::offsets;
 use crate::slot::{Slot, Slots};
+use crate::topics::Topics;
 
 /// A limit above the number of lines of a batch.
 const BATCH: usize = 1 << 20;
@@ -52,7 +54,7 @@ pub(crate) struct Accepted {
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a log can't be read, when the cut lines can't be kept, or when
 /// the log replaced another one.
-pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Result<Accepted> {
+pub(crate) fn accept(settings: &KafkaSettings, topics: &Topics, slots: &Slots, slot: &Slot) -> Result<Accepted> {
     let path = slot.log_path();
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
@@ -75,11 +77,11 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     // A log that was declared lost may be used again: no other log has taken over its lines.
     let has_its_lines = |m: &&LogCheckpoint| m.moved.as_ref().is_none_or(|moved| moved.to.is_empty());
     let base = found.base(step).filter(has_its_lines).map(Committed::from);
-    let known = Known::look_up(settings)?;
+    let known = Known::look_up(settings, topics)?;
     let own = known.checkpoints.get(&own_key.0);
     let is_ours = matches!(&owner, Owner::Note(note) if note.topic == log.topic && note.group == log.group);
     let after = if is_ours || base.is_some() {
-        stays(settings, slots, slot, base.as_ref(), &known)?
+        stays(settings, topics, slots, slot, base.as_ref(), &known)?
     } else {
         // A log of another topic: its committed length can't be determined here.
         let whole = || File::open(&path).and_then(|file| log_file::whole_lines(&file, file.metadata()?.len()));
@@ -92,12 +94,15 @@ pub(crate) fn accept(settings: &KafkaSettings, slots: &Slots, slot: &Slot) -> Re
     own.iter().for_each(|own| furthest(&mut offsets, &own.offsets));
     furthest(&mut offsets, &known.in_no_log_checkpoint());
     let committed = Committed { length: after, tail, offsets };
-    // The log checkpoint keeps the topic id of its offsets; offsets from the group belong to the present topic.
-    let topic_id = match found.base(step).or(own) {
-        Some(checkpoint) => checkpoint.topic_id.clone(),
-        None => kafka::topic_id(settings, &settings.topic)?,
-    };
-    let checkpoint = OpenLogCheckpoint::new(settings, slot, topic_id);
+    // The log checkpoint keeps the topic ids of its offsets; offsets from the group belong to the present topics.
+    let mut ids = topics.ids(settings)?;
+    if let Some(checkpoint) = found.base(step).or(own) {
+        ids.remove(&Topic::MAIN);
+        ids.extend(checkpoint.topic_id.clone().map(|id| (Topic::MAIN, id)));
+        let others = checkpoint.topic_ids.iter();
+        ids.extend(others.map(|(name, id)| (Topic::of(name, &settings.topic), id.clone())));
+    }
+    let checkpoint = OpenLogCheckpoint::new(settings, slot, ids);
     begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
     log_file::note_accepted(&path, after)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
@@ -120,7 +125,14 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 }
 
 /// The length of the log without uncommitted lines.
-fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Committed>, known: &Known) -> Result<u64> {
+fn stays(
+    settings: &KafkaSettings,
+    topics: &Topics,
+    slots: &Slots,
+    slot: &Slot,
+    base: Option<&Committed>,
+    known: &Known,
+) -> Result<u64> {
     let path = slot.log_path();
     let read = |e| unreadable(&path, e);
     let file = match File::open(&path) {
@@ -144,23 +156,33 @@ fn stays(settings: &KafkaSettings, slots: &Slots, slot: &Slot, base: Option<&Com
         // There is no evidence that any line is uncommitted.
         return Ok(end);
     }
-    let lines = Backwards { file: &file, end, from }.take(BATCH).collect::<io::Result<Vec<Line>>>().map_err(read)?;
+    let lines =
+        Backwards { topics, file: &file, end, from }.take(BATCH).collect::<io::Result<Vec<Line>>>().map_err(read)?;
     let own = known.own(&slot.name().key(&settings.group_id), last, floor);
-    let done = Done::look_up(settings, slots, slot, &lines, known, own)?;
+    let done = Done::look_up(settings, topics, slots, slot, &lines, known, own)?;
     // A line without partition and offset is not ours.
     Ok(end_of(end, &lines, |place| place.map_or(whole.is_none(), |place| done.here(place))))
 }
 
 /// Partition and offset of a line's record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
-    partition: i32,
+    partition: Partition,
     offset: i64,
 }
 
 impl Place {
-    fn of(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
+    fn of(line: &[u8], topics: &Topics) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            /// Of a nested line; an odd name is escaped, as the name of a record never is.
+            #[serde(borrow)]
+            table: Option<Cow<'a, str>>,
+            partition: i32,
+            offset: i64,
+        }
+        let Fields { table, partition: number, offset } = serde_json::from_slice(line).ok()?;
+        Some(Self { partition: Partition { topic: topics.of_line(table.as_deref()), number }, offset })
     }
 }
 
@@ -173,6 +195,7 @@ struct Line {
 
 /// The lines of a log between two ends of lines, the last one first.
 struct Backwards<'a> {
+    topics: &'a Topics,
     file: &'a File,
     end: u64,
     from: u64,
@@ -190,7 +213,7 @@ impl Iterator for Backwards<'_> {
             let start = log_file::whole_lines(file, end - 1)?;
             let mut text = vec![0; (end - start) as usize];
             file.read_exact_at(&mut text, start)?;
-            Ok(Line { start, place: Place::of(&text) })
+            Ok(Line { start, place: Place::of(&text, self.topics) })
         };
         let line = line();
         self.end = line.as_ref().map_or(self.from, |line: &Line| line.start);
@@ -208,11 +231,11 @@ fn end_of(end: u64, lines: &[Line], stays: impl Fn(Option<Place>) -> bool) -> u6
 #[derive(Default)]
 struct Done {
     /// By partition, the offset from which the group has processed nothing and will read.
-    group: BTreeMap<i32, i64>,
+    group: BTreeMap<Partition, i64>,
     /// The slot's own offsets, if its log checkpoint is the last that it wrote.
-    own: Option<BTreeMap<i32, i64>>,
+    own: Option<BTreeMap<Partition, i64>>,
     /// The offsets of slots in other logs folders.
-    other_folders: BTreeMap<i32, i64>,
+    other_folders: BTreeMap<Partition, i64>,
     /// Records whose lines are committed in other logs of this folder.
     beside: HashSet<Place>,
 }
@@ -222,7 +245,7 @@ impl Done {
     /// has processed is in that slot's log.
     fn here(&self, place: Place) -> bool {
         let Place { partition, offset } = place;
-        let has = |done: &BTreeMap<i32, i64>| done.get(&partition).is_some_and(|next| offset < *next);
+        let has = |done: &BTreeMap<Partition, i64>| done.get(&partition).is_some_and(|next| offset < *next);
         let elsewhere = || self.own.as_ref().is_some_and(|own| !has(own)) && has(&self.other_folders);
         has(&self.group) && !self.beside.contains(&place) && !elsewhere()
     }
@@ -230,11 +253,12 @@ impl Done {
     /// Collects the offsets from Kafka and the lines of the folder's other logs.
     fn look_up(
         settings: &KafkaSettings,
+        topics: &Topics,
         slots: &Slots,
         slot: &Slot,
         lines: &[Line],
         known: &Known,
-        own: Option<BTreeMap<i32, i64>>,
+        own: Option<BTreeMap<Partition, i64>>,
     ) -> Result<Self> {
         let mut done = Self { own, ..Self::default() };
         done.group = known.group.iter().map(|(partition, offset)| (*partition, offset.next)).collect();
@@ -250,7 +274,7 @@ impl Done {
         for (name, path) in slots.beside(slot.id())? {
             let checkpoint = readable(settings, &name.key(&settings.group_id))?.filter(|m| m.moved.is_none());
             let length = checkpoint.map_or(0, |checkpoint| checkpoint.length).max(log_floor::read(&path));
-            done.beside.extend(places(&path, length, &wanted).map_err(|e| unreadable(&path, e))?);
+            done.beside.extend(places(&path, topics, length, &wanted).map_err(|e| unreadable(&path, e))?);
         }
         Ok(done)
     }
@@ -258,18 +282,17 @@ impl Done {
 
 /// The state of the group in Kafka.
 struct Known {
-    group: BTreeMap<i32, offsets::Committed>,
+    group: BTreeMap<Partition, offsets::Committed>,
     /// The last readable log checkpoint of each key, with the highest offsets that any of its log checkpoints had.
     checkpoints: BTreeMap<String, LogCheckpoint>,
 }
 
 impl Known {
     /// Reads the group's offsets before the log checkpoints, as a neighbour may be committing.
-    fn look_up(settings: &KafkaSettings) -> Result<Self> {
+    fn look_up(settings: &KafkaSettings, topics: &Topics) -> Result<Self> {
         let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
         let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
-        let partitions: Vec<i32> = (0..settings.partitions).collect();
-        let committed = offsets::committed(settings, &consumer, &partitions)?;
+        let committed = offsets::committed(settings, &consumer, &topics.partitions())?;
         let group = committed.into_iter().filter_map(|(p, c)| Some((p, c?))).collect();
         Ok(Self { group, checkpoints: log_checkpoints(settings)? })
     }
@@ -281,7 +304,7 @@ impl Known {
 
     /// The offsets that a slot has processed, if its log checkpoint is the last one of its log: the given one, or a
     /// readable one that counts all bytes known as committed.
-    fn own(&self, key: &Key, last: Option<&Committed>, floor: u64) -> Option<BTreeMap<i32, i64>> {
+    fn own(&self, key: &Key, last: Option<&Committed>, floor: u64) -> Option<BTreeMap<Partition, i64>> {
         let read = self.checkpoints.get(&key.0).filter(|checkpoint| checkpoint.length >= floor);
         let mut own = last.map(|last| last.offsets.clone()).unwrap_or_default();
         read.iter().for_each(|checkpoint| furthest(&mut own, &checkpoint.offsets));
@@ -289,7 +312,7 @@ impl Known {
     }
 
     /// Offsets that were committed together with their lines, but that no log checkpoint has.
-    fn in_no_log_checkpoint(&self) -> BTreeMap<i32, i64> {
+    fn in_no_log_checkpoint(&self) -> BTreeMap<Partition, i64> {
         let mut of_checkpoints = BTreeMap::new();
         self.checkpoints.values().for_each(|checkpoint| furthest(&mut of_checkpoints, &checkpoint.offsets));
         let noted = self.group.iter().filter(|(_, committed)| committed.noted).map(|(p, c)| (*p, c.next));
@@ -316,14 +339,14 @@ fn log_checkpoints(settings: &KafkaSettings) -> Result<BTreeMap<String, LogCheck
 }
 
 /// Those of the `wanted` records whose lines are in the first `length` bytes of a log.
-fn places(path: &Path, length: u64, wanted: &HashSet<Place>) -> io::Result<Vec<Place>> {
+fn places(path: &Path, topics: &Topics, length: u64, wanted: &HashSet<Place>) -> io::Result<Vec<Place>> {
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file?.take(length),
     };
     let mut found = Vec::new();
     for line in BufReader::new(file).split(b'\n') {
-        found.extend(Place::of(&line?).filter(|place| wanted.contains(place)));
+        found.extend(Place::of(&line?, topics).filter(|place| wanted.contains(place)));
     }
     Ok(found)
 }
@@ -333,15 +356,19 @@ mod tests {
     use super::*;
 
     fn at(partition: i32, offset: i64) -> Place {
-        Place { partition, offset }
+        Place { partition: Partition::main(partition), offset }
+    }
+
+    fn offsets<const N: usize>(of: [(i32, i64); N]) -> BTreeMap<Partition, i64> {
+        of.into_iter().map(|(partition, next)| (Partition::main(partition), next)).collect()
     }
 
     #[test]
     fn a_line_stays_when_its_record_is_done_and_nowhere_else() {
         let done = Done {
-            group: [(0, 10), (1, 10), (2, 10)].into(),
-            own: Some([(0, 10), (1, 5), (2, 5)].into()),
-            other_folders: [(0, 9), (1, 8)].into(),
+            group: offsets([(0, 10), (1, 10), (2, 10)]),
+            own: Some(offsets([(0, 10), (1, 5), (2, 5)])),
+            other_folders: offsets([(0, 9), (1, 8)]),
             beside: [at(2, 7)].into(),
         };
         for (place, want) in [
@@ -365,10 +392,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("log");
         let line = |offset: i64| format!("{{\"id\":1,\"partition\":0,\"offset\":{offset},\"source_ts\":null}}\n");
+        let topics = Topics::default();
         let text = format!("{}{}{{\"id\":1}}\n{}{}", line(7), line(3), line(8), line(9));
         std::fs::write(&path, &text).expect("written");
         let file = File::open(&path).expect("the file");
-        let all = Backwards { file: &file, end: text.len() as u64, from: 0 };
+        let all = Backwards { topics: &topics, file: &file, end: text.len() as u64, from: 0 };
         let lines: Vec<Line> = all.collect::<io::Result<_>>().expect("lines");
         let places: Vec<_> = lines.iter().map(|line| line.place).collect();
         assert_eq!(places, [Some(at(0, 9)), Some(at(0, 8)), None, Some(at(0, 3)), Some(at(0, 7))]);
@@ -381,7 +409,7 @@ mod tests {
         assert_eq!(end(5, false), 2 * line(9).len());
         assert_eq!(end(0, false), 0);
         let wanted = [at(0, 3), at(0, 9), at(1, 3)].into();
-        assert_eq!(super::places(&path, text.len() as u64 - 1, &wanted).expect("lines"), [at(0, 3), at(0, 9)]);
-        assert_eq!(super::places(&path, 2 * line(9).len() as u64, &wanted).expect("lines"), [at(0, 3)]);
+        assert_eq!(super::places(&path, &topics, text.len() as u64 - 1, &wanted).expect("lines"), [at(0, 3), at(0, 9)]);
+        assert_eq!(super::places(&path, &topics, 2 * line(9).len() as u64, &wanted).expect("lines"), [at(0, 3)]);
     }
 }

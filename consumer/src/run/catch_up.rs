@@ -2,9 +2,10 @@
 //! offset.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
-use kafka::after_gap;
 use kafka::committed_progress;
+use kafka::{Partition, Topic, after_gap};
 use runtime::config::KafkaSettings;
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +15,8 @@ use crate::sink::{self, Rows};
 
 impl Worker {
     /// The start offset of each partition: the log's or PostgreSQL's, whichever is lower.
-    pub(super) fn starts(&self, committed: &BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
-        let start = |(partition, offset): (&i32, &i64)| {
+    pub(super) fn starts(&self, committed: &BTreeMap<Partition, i64>) -> BTreeMap<Partition, i64> {
+        let start = |(partition, offset): (&Partition, &i64)| {
             let table = self.sink.as_ref().and_then(|s| s.known(*partition));
             (*partition, table.map_or(*offset, |t| t.min(*offset)))
         };
@@ -33,49 +34,52 @@ impl Worker {
             session.seen_changes = changes;
         }
         let committed = session.group.committed();
-        let new: Vec<i32> = committed.keys().copied().filter(|p| sink.known(*p).is_none()).collect();
+        let new: Vec<Partition> = committed.keys().copied().filter(|p| sink.known(*p).is_none()).collect();
         if new.is_empty() {
             return Ok(());
         }
         let known = self.readiness.postgres.during(|| self.handle.block_on(sink.next_offsets(&new)))?;
-        let differs = |(partition, next): &(&i32, &i64)| committed.get(partition).is_some_and(|offset| offset != *next);
-        let different: Vec<i32> = known.iter().filter(differs).map(|(partition, _)| *partition).collect();
+        let differs =
+            |(partition, next): &(&Partition, &i64)| committed.get(partition).is_some_and(|offset| offset != *next);
+        let different: Vec<Partition> = known.iter().filter(differs).map(|(partition, _)| *partition).collect();
         if different.is_empty() {
             return Ok(());
         }
         let bounds = session.group.bounds(&different)?;
-        let mut snapshot = None;
+        let mut snapshots: BTreeMap<Topic, Vec<i64>> = BTreeMap::new();
         let (mut behind, mut passed) = (BTreeMap::new(), Rows::default());
         for (partition, (low, end)) in bounds {
             let (next, offset) = (known[&partition], committed[&partition]);
+            let Some(table) = self.tables.get(&partition.topic) else { continue };
+            let (topic, number) = (&table.kafka.topic, partition.number);
             if next > end {
-                return Err(BatchError::Fatal(sink::exceeds(&self.kafka.topic, &self.table, partition, next, end)));
+                return Err(BatchError::Fatal(sink::exceeds(topic, &table.name, number, next, end)));
             }
             match after_gap(next, (low, end)) {
                 None => {
-                    let snapshot = match &snapshot {
-                        Some(snapshot) => snapshot,
-                        None => snapshot.insert(snapshot_begin(&self.kafka, &self.shutdown)?),
+                    let snapshot = match snapshots.entry(partition.topic) {
+                        Entry::Occupied(known) => known.into_mut(),
+                        Entry::Vacant(unknown) => unknown.insert(snapshot_begin(&table.kafka, &self.shutdown)?),
                     };
-                    let begin = usize::try_from(partition).ok().and_then(|p| snapshot.get(p)).filter(|b| **b >= low);
+                    let begin = usize::try_from(number).ok().and_then(|p| snapshot.get(p)).filter(|b| **b >= low);
                     let Some(begin) = begin else {
-                        return Err(BatchError::Fatal(sink::lacks(&self.kafka.topic, partition, next, low)));
+                        return Err(BatchError::Fatal(sink::lacks(topic, number, next, low)));
                     };
-                    tracing::info!(partition, from = begin, "PostgreSQL begins with the last snapshot");
-                    passed.next.insert(partition, *begin);
+                    tracing::info!(%partition, from = begin, "PostgreSQL begins with the last snapshot");
+                    passed.reach(partition, *begin);
                     if *begin < offset {
                         behind.insert(partition, *begin);
                     }
                 }
-                Some(from) if from > next => drop(passed.next.insert(partition, from)),
+                Some(from) if from > next => passed.reach(partition, from),
                 Some(from) if from < offset => {
-                    tracing::info!(partition, from, to = offset, "PostgreSQL is behind the log and catches up");
+                    tracing::info!(%partition, from, to = offset, "PostgreSQL is behind the log and catches up");
                     behind.insert(partition, from);
                 }
                 Some(_) => {}
             }
         }
-        if !passed.next.is_empty() {
+        if !passed.is_empty() {
             self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&passed, false)))?;
         }
         session.group.seek(&behind).map_err(BatchError::at_start)

@@ -5,8 +5,11 @@
 //! a marker looks like an unread record. So the consumer sets the group's offsets to the ends after a quiet while and
 //! before it stops, and now and then also while other partitions keep it busy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use kafka::Partition;
+use model::error::Result;
 
 use super::{Batch, Session, Worker};
 use crate::batch_error::BatchError;
@@ -22,7 +25,7 @@ pub(super) struct Ends {
     look_at: Instant,
     compare_at: Instant,
     /// The group's offsets at the last comparison.
-    before: BTreeMap<i32, i64>,
+    before: BTreeMap<Partition, i64>,
 }
 
 impl Default for Ends {
@@ -43,7 +46,7 @@ impl Ends {
     }
 
     /// The group's offsets of partitions without a new record for a while.
-    fn still(&mut self, now: Instant, mut committed: BTreeMap<i32, i64>) -> BTreeMap<i32, i64> {
+    fn still(&mut self, now: Instant, mut committed: BTreeMap<Partition, i64>) -> BTreeMap<Partition, i64> {
         if now >= self.look_at {
             self.look_at = now + QUIET;
             return committed;
@@ -75,20 +78,37 @@ impl Worker {
         }
     }
 
-    fn commit_ends_of(&mut self, session: &mut Session, partitions: &BTreeMap<i32, i64>) -> Result<(), BatchError> {
+    fn commit_ends_of(
+        &mut self,
+        session: &mut Session,
+        partitions: &BTreeMap<Partition, i64>,
+    ) -> Result<(), BatchError> {
         if partitions.is_empty() {
             return Ok(());
         }
         let from = self.starts(partitions);
-        let read = || kafka::ends_without_records(&self.kafka, &self.kafka.topic, &from);
-        let mut ends = self.readiness.while_waiting("Kafka tells where the topic ends", read)?;
+        let mut ends = self.readiness.while_waiting("Kafka tells where the topics end", || self.ends(&from))?;
         ends.retain(|partition, end| !session.group.is_finished(*partition, *end));
         if ends.is_empty() {
             return Ok(());
         }
         let mut batch = Batch { metadata: session.group.metadata(), ..Batch::default() };
-        batch.outcome.rows.next = ends;
+        ends.into_iter().for_each(|(partition, end)| batch.outcome.rows.reach(partition, end));
         self.finish(session, batch)
+    }
+}
+
+impl Worker {
+    /// The end of each of these partitions that has no record at or behind the given offset. Blocks.
+    fn ends(&self, from: &BTreeMap<Partition, i64>) -> Result<BTreeMap<Partition, i64>> {
+        let mut ends = BTreeMap::new();
+        for topic in from.keys().map(|partition| partition.topic).collect::<BTreeSet<_>>() {
+            let of_topic = from.iter().filter(|(partition, _)| partition.topic == topic);
+            let of_topic = of_topic.map(|(partition, next)| (partition.number, *next)).collect();
+            let found = kafka::ends_without_records(&self.kafka, topic.name(&self.kafka.topic), &of_topic)?;
+            ends.extend(found.into_iter().map(|(number, end)| (Partition { topic, number }, end)));
+        }
+        Ok(ends)
     }
 }
 
@@ -101,7 +121,9 @@ mod tests {
         let mut ends = Ends::default();
         let begun = ends.compare_at;
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let offsets = |of: &[(i32, i64)]| of.iter().copied().collect::<BTreeMap<_, _>>();
+        let offsets = |of: &[(i32, i64)]| {
+            of.iter().map(|(number, next)| (Partition::main(*number), *next)).collect::<BTreeMap<_, _>>()
+        };
         let mut look = |seconds, committed: &[(i32, i64)], is_busy: bool| {
             if is_busy {
                 ends.look_at = at(seconds) + QUIET;

@@ -28,7 +28,10 @@ impl Worker {
     /// Notes that their dead letters are committed.
     pub(super) fn note_parked(&mut self, owed: &[Parked]) -> Result<(), BatchError> {
         let Some(sink) = self.sink.as_mut().filter(|_| !owed.is_empty()) else { return Ok(()) };
-        self.metrics.parked(&sink.table, owed);
+        for (topic, table) in &self.tables {
+            let parked: Vec<&Parked> = owed.iter().filter(|parked| parked.partition.topic == *topic).collect();
+            self.metrics.parked(&table.name, &parked);
+        }
         self.parking.note_written(owed);
         Ok(self.readiness.postgres.during(|| self.handle.block_on(sink.note_letters(owed)))?)
     }

@@ -8,20 +8,20 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::layout::Layout;
-use super::session::{Keyed, Outcome, Prepared, Session, States};
+use super::session::{Keyed, Outcome, Prepared, States, Writer};
 use super::statements::replace;
-use super::{Rows, StoreError};
+use super::{StoreError, TableRows};
 use crate::sql_value::{Array, Raw, sent_as};
 
-impl Session {
-    /// The states by layout; [`Session::prepare`] has prepared each.
+impl<'w> Writer<'w> {
+    /// The states by layout; [`Session::prepare`](super::session::Session::prepare) has prepared each.
     pub(super) fn groups<'s, 'a>(
         &'s self,
-        rows: &'s Rows,
+        rows: &'s TableRows,
         states: &'s States<'a>,
     ) -> Vec<(&'s Prepared, Vec<Keyed<'a>>)> {
         let prepared = rows.layouts.iter().enumerate().filter_map(|(number, layout)| {
-            let prepared = self.prepared.iter().find(|known| known.layout == *layout)?;
+            let prepared = self.table.prepared.iter().find(|known| known.layout == *layout)?;
             let states: Vec<Keyed<'a>> = states.iter().filter(|state| state.last.layout == number).copied().collect();
             Some((prepared, states))
         });
@@ -29,15 +29,15 @@ impl Session {
     }
 
     /// Why the table can't hold a state, as far as it is known without asking.
-    pub(super) fn limit(&self, rows: &Rows, state: &Keyed<'_>) -> Option<StoreError> {
+    pub(super) fn limit(&self, rows: &TableRows, state: &Keyed<'_>) -> Option<StoreError> {
         let layout = rows.layouts.get(state.last.layout)?;
-        let prepared = self.prepared.iter().find(|known| known.layout == *layout)?;
+        let prepared = self.table.prepared.iter().find(|known| known.layout == *layout)?;
         let row = state.last.row.as_ref()?;
         prepared.limits.refusal(&prepared.layout, rows.fields(row))
     }
 
     /// Copies the rows that the table lacks into it; returns the other states.
-    pub(super) async fn copy<'a>(&self, rows: &Rows, states: &States<'a>) -> Outcome<Vec<Keyed<'a>>> {
+    pub(super) async fn copy<'a>(&self, rows: &TableRows, states: &States<'a>) -> Outcome<Vec<Keyed<'a>>> {
         let mut others = Vec::new();
         for (prepared, mut states) in self.groups(rows, states) {
             if prepared.copies {
@@ -47,7 +47,7 @@ impl Session {
                     (0..row.len()).map(|n| row.get::<_, Raw<'_>>(n).0.map(<[u8]>::to_vec)).collect()
                 };
                 let present: HashSet<Vec<Option<Vec<u8>>>> = present.iter().map(values).collect();
-                copy_new(&self.client, rows, prepared, &states, &present).await?;
+                copy_new(self.client, rows, prepared, &states, &present).await?;
                 states.retain(|state| present.contains(&state.key_values(rows)));
             }
             others.extend(states);
@@ -55,7 +55,7 @@ impl Session {
         Ok(others)
     }
 
-    pub(super) async fn upsert(&self, rows: &Rows, states: &States<'_>) -> Outcome<()> {
+    pub(super) async fn upsert(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {
         for (prepared, states) in self.groups(rows, states) {
             let columns = &prepared.layout.columns;
             let mut arrays: Vec<Array> = columns.iter().map(|column| Array::new(sent_as(column.kind).0)).collect();
@@ -81,7 +81,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, rows: &Rows, states: &States<'_>) -> Outcome<()> {
+    pub(super) async fn delete(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {
         for (prepared, states) in self.groups(rows, states) {
             let gone = states.iter().filter(|state| state.last.row.is_none());
             let keys = KeyArrays::of(rows, &prepared.layout, gone);
@@ -92,13 +92,13 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn replace(&self, rows: &Rows, states: &States<'_>) -> Outcome<()> {
+    pub(super) async fn replace(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {
         for (prepared, states) in self.groups(rows, states) {
             let keys: Vec<String> = states.iter().map(Keyed::parked_key).collect();
             let partitions: Vec<i32> = states.iter().map(|state| state.last.partition).collect();
             let offsets: Vec<i64> = states.iter().map(|state| state.last.offset).collect();
             let parameters: [(&(dyn ToSql + Sync), Type); 4] = [
-                (&self.topic, Type::TEXT),
+                (self.topic(), Type::TEXT),
                 (&keys, Type::TEXT_ARRAY),
                 (&partitions, Type::INT4_ARRAY),
                 (&offsets, Type::INT8_ARRAY),
@@ -113,7 +113,7 @@ impl Session {
 /// transaction ends: with a pooler, the next transaction uses another connection.
 async fn copy_new(
     client: &Client,
-    rows: &Rows,
+    rows: &TableRows,
     prepared: &Prepared,
     states: &[Keyed<'_>],
     present: &HashSet<Vec<Option<Vec<u8>>>>,
@@ -144,7 +144,7 @@ struct KeyArrays {
 }
 
 impl KeyArrays {
-    fn of<'a>(rows: &Rows, layout: &Layout, states: impl Iterator<Item = &'a Keyed<'a>>) -> Self {
+    fn of<'a>(rows: &TableRows, layout: &Layout, states: impl Iterator<Item = &'a Keyed<'a>>) -> Self {
         let types = layout.key_columns().map(|column| sent_as(column.kind));
         let keys = types.map(|(element, array)| (Array::new(element), array)).collect();
         let mut arrays = Self { keys, partitions: Vec::new(), offsets: Vec::new() };

@@ -13,6 +13,7 @@ mod fuzz;
 mod keeping;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod monotonic_cond;
+mod partition;
 mod partitioner;
 mod ranges;
 mod read_back;
@@ -37,6 +38,7 @@ use runtime::config::KafkaSettings;
 
 pub use ends::{after_gap, ends_without_records};
 pub use keeping::{Keeping, LEAST_KEEPING, keeping};
+pub use partition::{Partition, Topic};
 pub use partitioner::partition_of;
 pub use ranges::Bounds;
 pub use read_back::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};

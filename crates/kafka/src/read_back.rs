@@ -116,7 +116,7 @@ impl LastRecords {
     }
 
     /// Closes the consumers in a thread, as closing takes 100 ms; without a thread they are closed here.
-    pub(super) fn close(self) {
+    pub fn close(self) {
         drop(std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(self)));
     }
 

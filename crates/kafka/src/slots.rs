@@ -13,6 +13,7 @@ use std::path::Path;
 use rdkafka::Message as _;
 use serde::{Deserialize, Serialize};
 
+use crate::{Partition, Topic};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
@@ -113,10 +114,13 @@ pub struct LogCheckpoint {
     pub group: String,
     /// The offset after the last record that this slot has processed, by partition; another slot may be further.
     #[serde(default)]
-    pub offsets: BTreeMap<i32, i64>,
-    /// The id of the topic of these offsets; `None` when it is unknown, as in a log checkpoint of an earlier version.
+    pub offsets: BTreeMap<Partition, i64>,
+    /// The id of the main topic of these offsets; `None` when it is unknown, as in a log checkpoint of an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic_id: Option<String>,
+    /// The ids of the other topics, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topic_ids: BTreeMap<String, String>,
     /// A hash of the last committed bytes, which distinguishes logs of the same length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<u64>,
@@ -163,6 +167,14 @@ impl LogCheckpoint {
     pub fn encode(&self) -> Vec<u8> {
         // Texts and numbers always have a JSON form.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// The id that a topic had when these offsets were written, if it is known.
+    pub fn topic_id(&self, topic: Topic) -> Option<&str> {
+        match topic {
+            Topic::MAIN => self.topic_id.as_deref(),
+            topic => self.topic_ids.get(topic.name("")).map(String::as_str),
+        }
     }
 
     /// The group that it belongs to; empty in the oldest log checkpoints, which count for every group.
@@ -263,8 +275,12 @@ mod tests {
 
     #[test]
     fn a_moved_log_checkpoint_keeps_its_group_and_offsets_and_is_no_group_s_for_the_version_before() {
-        let checkpoint =
-            LogCheckpoint { version: 1, group: "g".to_owned(), offsets: [(4, 17)].into(), ..LogCheckpoint::default() };
+        let checkpoint = LogCheckpoint {
+            version: 1,
+            group: "g".to_owned(),
+            offsets: [(Partition::main(4), 17)].into(),
+            ..LogCheckpoint::default()
+        };
         let moved = LogCheckpoint::parse(&checkpoint.moved_to("g", "consumer_1-aaaaaaaa.g", "host:/logs").encode())
             .expect("one");
         assert_eq!((moved.group.as_str(), moved.group(), &moved.offsets), ("(moved)", "g", &checkpoint.offsets));

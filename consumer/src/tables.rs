@@ -1,0 +1,147 @@
+//! The tables whose topics the group reads: those that `tables` names in full, and those that it takes by a pattern and
+//! the producer's progress has.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use kafka::{Topic, committed_progress};
+use model::error::Result;
+use model::position::{Progress, TableProgress};
+use model::table_name::TableName;
+use runtime::config::{KafkaSettings, Settings, Tables, require_own_topic};
+use tokio_util::sync::CancellationToken;
+
+/// How often to look for new tables.
+const EVERY: Duration = Duration::from_secs(3);
+
+/// A table whose topic is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub(crate) topic: Topic,
+    pub(crate) name: TableName,
+    /// The settings as this table has them.
+    pub(crate) settings: Settings,
+    pub(crate) kafka: KafkaSettings,
+}
+
+/// The tables that are known without a look at the progress.
+///
+/// # Errors
+/// Usage when a setting can't be used, or two tables have one topic.
+pub(crate) fn named(settings: &Settings) -> Result<Vec<Taken>> {
+    of(settings, None)
+}
+
+/// All tables that are known now; `kafka` has the settings of the pipeline. Blocks.
+///
+/// # Errors
+/// As [`named`] and [`committed_progress::look_up`].
+pub(crate) fn known(settings: &Settings, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Vec<Taken>> {
+    if has_patterns(&settings.tables()?) {
+        of(settings, committed_progress::look_up(kafka, stops)?.as_ref())
+    } else {
+        named(settings)
+    }
+}
+
+/// Sends all known tables now and then, until shutdown, if a table can appear. Call it within a runtime.
+pub(crate) fn watch(
+    settings: Settings,
+    kafka: KafkaSettings,
+    found: Sender<Vec<Taken>>,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    if has_patterns(&settings.tables()?) {
+        drop(tokio::spawn(async move {
+            shutdown.run_until_cancelled(send_known(settings, kafka, found, shutdown.clone())).await
+        }));
+    }
+    Ok(())
+}
+
+async fn send_known(settings: Settings, kafka: KafkaSettings, found: Sender<Vec<Taken>>, shutdown: CancellationToken) {
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (settings, kafka, stop) = (settings.clone(), kafka.clone(), shutdown.clone());
+        let look = move || known(&settings, &kafka, &|| stop.is_cancelled());
+        match tokio::task::spawn_blocking(look).await {
+            Ok(Ok(tables)) => found.send(tables).unwrap_or_default(),
+            Ok(Err(error)) => tracing::debug!("new tables can't be looked for: {error}"),
+            // The client logs its panic where it happens; the next look creates another client.
+            Err(error) => tracing::debug!(%error, "new tables can't be looked for"),
+        }
+    }
+}
+
+fn has_patterns(tables: &Tables) -> bool {
+    tables.patterns().iter().any(|pattern| !pattern.is_exclusion() && pattern.exact().is_none())
+}
+
+fn of(settings: &Settings, progress: Option<&Progress>) -> Result<Vec<Taken>> {
+    let (selection, main) = (settings.tables()?, settings.pipeline_topic());
+    let (mut taken, mut topics) = (Vec::new(), Vec::new());
+    for name in names(&selection, &settings.main_table(), progress) {
+        let settings = settings.of_table(&name);
+        let kafka = KafkaSettings::from(&settings)?;
+        require_own_topic(&mut topics, &kafka.topic, &name)?;
+        taken.push(Taken { topic: Topic::of(&kafka.topic, main), name, settings, kafka });
+    }
+    Ok(taken)
+}
+
+/// The names of the tables.
+fn names(selection: &Tables, main: &TableName, progress: Option<&Progress>) -> BTreeSet<TableName> {
+    let mut names: BTreeSet<TableName> = selection.exact().into_iter().collect();
+    let Some(progress) = progress else { return names };
+    if selection.takes(main) && progress.main != TableProgress::default() {
+        names.insert(main.clone());
+    }
+    for text in progress.tables.keys() {
+        // A dot may also be in a name.
+        let split = |(at, _): (usize, &str)| TableName::new(&text[..at], &text[at + 1..]);
+        names.extend(text.match_indices('.').map(split).find(|name| selection.takes(name)));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::position::Position;
+    use model::time::Micros;
+
+    fn settings(tables: &str) -> Settings {
+        let command = runtime::config::command(runtime::config::Program::Consumer, clap::Command::new("test"));
+        let flags = command.get_matches_from(["test"]);
+        let environment = [("TABLES".to_owned(), tables.to_owned())].into_iter().collect();
+        Settings::load(runtime::config::Program::Consumer, &environment, &flags).expect("settings")
+    }
+
+    #[test]
+    fn names_come_from_the_settings_and_the_progress() {
+        let position = Position {
+            server_uuid: "s".to_owned(),
+            gtid_set: None,
+            file: "binlog.000001".to_owned(),
+            offset: 4,
+            committed_at: Micros(0),
+            anchor: None,
+        };
+        let mut progress = Progress::new(1, position);
+        for name in ["shop.orders", "shop.tmp_1", "other.t", "shop.a.b"] {
+            progress.tables.insert(name.to_owned(), TableProgress::default());
+        }
+        let shown = |tables: &str, progress: Option<&Progress>| {
+            let taken = of(&settings(tables), progress).expect("tables");
+            let shown = |t: &Taken| format!("{} {}", t.name, t.topic.name("main"));
+            taken.iter().map(shown).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(shown("", None), "buy_online_db.product main");
+        assert_eq!(shown("[shop.*, crm.people]", None), "crm.people crm.people");
+        let all = "[shop.*, '!shop.tmp_*', crm.people, buy_online_db.*]";
+        assert_eq!(shown(all, Some(&progress)), "crm.people crm.people, shop.a.b shop.a.b, shop.orders shop.orders");
+        progress.main.topic_id = Some("x".to_owned());
+        assert!(shown(all, Some(&progress)).starts_with("buy_online_db.product main, "));
+    }
+}
