@@ -17,7 +17,7 @@ use cdc_producer::stream::{EventStream, StreamOptions};
 use cdc_producer::sweep::Sweep;
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
-use model::position::{Progress, TableState};
+use model::position::{Progress, TableProgress};
 use model::product::SCHEMA;
 use model::time::Micros;
 use mysql::table::{Contract, SourceTable};
@@ -72,7 +72,7 @@ pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
             source: table.name.clone(),
             tables: vec![table],
             discovers: None,
-            unknown: TableState::default(),
+            unknown: TableProgress::default(),
             progress,
             stream,
             continuity: Continuity::new(server.purged, None),

@@ -9,11 +9,13 @@ use kafka::{LastRecords, Resource, Right};
 use model::error::{Error, Result};
 use model::position::Progress;
 use model::time::Micros;
+use runtime::config::Pattern;
 use runtime::program::Context;
 
 use crate::checkpoint::{self, FILE, Request, State};
 use crate::endpoint::Endpoint;
 use crate::history;
+use crate::list_tables;
 use crate::preflight;
 use crate::prepared;
 use crate::probe;
@@ -21,6 +23,7 @@ use crate::publish::Target;
 use crate::run::run;
 use crate::server::Server;
 use crate::settings::ProducerSettings;
+use crate::snapshot_requests;
 use crate::status::Status;
 use crate::table_progress;
 use crate::taken;
@@ -32,8 +35,14 @@ pub fn command() -> Command {
         .required(true)
         .help("e.g. 2026-11-21T04:00:00Z, or 2026-11-21 04:00:00 in UTC");
     Command::new("cdc-producer")
-        .about("Tails MySQL's binlog and publishes each committed change of one table exactly once to Kafka")
+        .about("Tails MySQL's binlog and publishes each committed change exactly once to Kafka, a topic for each table")
         .subcommand(Command::new("doctor").about("Check MySQL, Kafka and the registry, and say what to do"))
+        .subcommand(
+            Command::new("tables").about("List the server's tables: which are taken and how, and why one is not"),
+        )
+        .subcommand(Command::new("snapshot").about("Ask for a snapshot of one table, while the others continue").arg(
+            Arg::new("table").value_name("DB.TABLE").required(true).help("A table that is taken, e.g. shop.orders"),
+        ))
         .subcommand(
             Command::new("checkpoint")
                 .about("Look at the progress, restore the file, or ask for a replay")
@@ -62,6 +71,10 @@ pub async fn execute(context: Context) -> Result<()> {
     let settings = ProducerSettings::from(&context.settings)?;
     match context.arguments.subcommand() {
         Some(("doctor", _)) => doctor(&settings).await,
+        Some(("snapshot", arguments)) => {
+            ask_for_table(&settings, arguments.get_one::<String>("table").map_or("", String::as_str))
+        }
+        Some(("tables", _)) => list_tables::print(&settings).await,
         Some(("checkpoint", arguments)) => match arguments.subcommand() {
             Some(("restore", _)) => restore(&settings).await,
             Some(("reset", _)) => ask(&settings, None),
@@ -90,6 +103,26 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
         Some(time) => println!("asked for every change committed at or after {time}"),
     }
     println!("a running producer begins at once, another one when it is started ({})", path.display());
+    Ok(())
+}
+
+fn ask_for_table(settings: &ProducerSettings, text: &str) -> Result<()> {
+    let name = Pattern::parse(text).ok().and_then(|pattern| pattern.exact());
+    let name = name.ok_or_else(|| {
+        Error::usage(format!("{text:?} is no name of a table")).with_remedy("write it like shop.orders")
+    })?;
+    if !settings.tables.takes(&name) {
+        return Err(
+            Error::usage(format!("tables does not take {name}")).with_remedy("`cdc-producer tables` lists all tables")
+        );
+    }
+    create_folder(settings)?;
+    snapshot_requests::ask(&settings.time_track, &name)?;
+    println!("asked for a snapshot of {name}; the stream of other tables continues");
+    println!(
+        "a running producer begins at once, another one when it is started ({})",
+        snapshot_requests::path(&settings.time_track).display()
+    );
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use crate::probe;
 use crate::publish::Target;
 use crate::server::Server;
 use crate::settings::ProducerSettings;
+use crate::snapshot_requests::Requests;
 use crate::status::Status;
 use crate::stream::{SAY_EVERY, failed};
 use crate::table_progress;
@@ -31,6 +32,8 @@ pub(crate) struct Before<'a> {
     pub(crate) tables: &'a [FoundTable],
     /// Their topics.
     pub(crate) topics: &'a [TopicFacts],
+    /// Requests for snapshots, which one of all tables carries out.
+    pub(crate) requests: &'a Requests,
 }
 
 impl Before<'_> {
@@ -73,7 +76,8 @@ impl Before<'_> {
         let MySqlSettings { database, table: name, .. } = &table.settings.mysql;
         let exists = exists(conn, database, name).await?;
         let snapshot = if exists { Some(snapshot) } else { snapshot.swept() };
-        Ok(TableProgress { snapshot, ..self.kept(table, topic) })
+        let request = self.requests.get(&table.settings.name()).cloned();
+        Ok(TableProgress { snapshot, request, ..self.kept(table, topic) })
     }
 
     /// The progress of a table in the new epoch, which repeats the changes since a time. An incomplete snapshot
@@ -87,7 +91,8 @@ impl Before<'_> {
             snapshot => snapshot,
         };
         let complete = same.and_then(|noted| noted.complete.clone());
-        TableProgress { snapshot, complete, ..self.kept(table, topic) }
+        let request = self.of_table(table).and_then(|noted| noted.request.clone());
+        TableProgress { snapshot, complete, request, ..self.kept(table, topic) }
     }
 
     /// What a new epoch keeps of the table's progress, and notes.

@@ -93,6 +93,7 @@ fn statements() {
             takes_all: collation % 2 == 0,
             is_generated: false,
             logs_cascades: true,
+            is_read_behind: false,
             asked: Some(&BTreeSet::new()),
         };
         let effect = statement::effect(statement, &session, &subject);

@@ -75,8 +75,13 @@ impl Known {
         }
     }
 
-    /// The table for the classification of statements.
-    pub(crate) fn subject<'a>(&'a self, table: &'a SourceTable, state: &'a TableState) -> Subject<'a> {
+    /// The table for the classification of statements; `is_read_behind` as in [`Subject`].
+    pub(crate) fn subject<'a>(
+        &'a self,
+        table: &'a SourceTable,
+        state: &'a TableState,
+        is_read_behind: bool,
+    ) -> Subject<'a> {
         Subject {
             database: &table.database,
             table: &table.table,
@@ -85,6 +90,7 @@ impl Known {
             takes_all: table.is_derived,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
+            is_read_behind,
             asked: state.asked.as_ref().map(|asked| &asked.tables),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use model::error::{Error, Result};
-use model::position::{BinlogOffset, LastTransaction, Progress, TableState};
+use model::position::{BinlogOffset, LastTransaction, Progress, TableProgress};
 use mysql::refused_row::Letters;
 use mysql_async::Conn;
 use tokio::sync::mpsc;
@@ -64,7 +64,7 @@ pub struct Reader {
     /// Settings with patterns that a new table may match; `None` when each table is named in full.
     pub discovers: Option<ProducerSettings>,
     /// The facts about a table that the progress does not have.
-    pub unknown: TableState,
+    pub unknown: TableProgress,
     /// Progress after the last complete transaction that was read.
     pub progress: Progress,
     /// The binlog.
@@ -132,6 +132,11 @@ struct Group {
     xa: Option<(String, Kept)>,
     /// Its first record in the batch; `None` when part of it was handed over.
     batch_start: Option<usize>,
+}
+
+/// Whether the snapshot of the table reads it behind the stream's place, so that its changes here are left out.
+fn is_read_behind(progress: &TableProgress, stream: &EventStream) -> bool {
+    progress.from.as_ref().is_some_and(|from| !stream.has_reached(&from.file, from.offset))
 }
 
 impl Reader {
@@ -221,8 +226,9 @@ impl Reader {
             event = self.stream.complete(event).await?;
         }
         let subjects = self.tables.iter().map(|table| {
-            let state = self.progress.table(&self.source, &table.name).map(|progress| &progress.state);
-            table.known.subject(table.encoder.table(), state.unwrap_or(&self.unknown))
+            let progress = self.progress.table(&self.source, &table.name).unwrap_or(&self.unknown);
+            let is_read_behind = is_read_behind(progress, &self.stream);
+            table.known.subject(table.encoder.table(), &progress.state, is_read_behind)
         });
         let kind = match classify(&event, subjects) {
             Ok(kind) => kind,
@@ -312,8 +318,11 @@ impl Reader {
     /// The tables' facts that are valid from here on; see [`Known::settle`].
     fn settle(&mut self) {
         for table in &self.tables {
-            let state = &mut self.progress.table_mut(&self.source, &table.name).state;
-            table.known.settle(state, &self.stream);
+            let progress = self.progress.table_mut(&self.source, &table.name);
+            table.known.settle(&mut progress.state, &self.stream);
+            if progress.from.is_some() && !is_read_behind(progress, &self.stream) {
+                progress.from = None;
+            }
         }
     }
 

@@ -1,12 +1,13 @@
 //! Connects reader, publisher and checkpoint file in a session, and starts a new session after a transient error.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::Failure;
 use kafka::doctor;
 use model::error::{Error, Result};
-use model::position::{Progress, TableState};
+use model::position::{Progress, TableProgress};
 use model::table_name::TableName;
 use mysql::refused_row::Letters;
 use tokio::runtime::Handle;
@@ -24,6 +25,7 @@ use crate::publish::{Publisher, Stopped};
 use crate::reader::{CapturedTable, Reader};
 use crate::replica;
 use crate::settings::{ProducerSettings, panicked};
+use crate::snapshot_requests::{self, Requests};
 use crate::start::{ReadyTable, Session, prepare};
 use crate::status::Status;
 use crate::sweep::Sweep;
@@ -129,7 +131,7 @@ async fn stream(
     memory: &mut Memory,
     shutdown: &CancellationToken,
 ) -> Result<End> {
-    let Session { tables, producer, progress, conn, stream, continuity } = session;
+    let Session { tables, producer, progress, conn, stream, continuity, requests } = session;
     let source = settings.source();
     // A batch holds at most twice its limit, 512 KiB, unless a single event is larger.
     let (batch_sender, batches) = mpsc::channel((settings.memory / (512 * 1024)).max(2));
@@ -156,7 +158,7 @@ async fn stream(
         tables: captured,
         source: source.clone(),
         discovers: settings.discovers().then(|| settings.clone()),
-        unknown: TableState::default(),
+        unknown: TableProgress::default(),
         progress,
         stream,
         continuity,
@@ -193,6 +195,10 @@ async fn stream(
         })
     };
 
+    let watching_requests = {
+        let (folder, finished, stop) = (settings.time_track.clone(), finished.clone(), stop.clone());
+        tokio::spawn(async move { watch_requests(&folder, &requests, &stop, &finished).await })
+    };
     let watching_history = {
         let (endpoint, committed, stop, finished) =
             (endpoint.aside(), committed_view.clone(), stop.clone(), finished.clone());
@@ -204,6 +210,7 @@ async fn stream(
     finished.cancel();
     let (edited, sync) = watching.await.map_err(|e| panicked("keeping the checkpoint file", &e))?;
     memory.checkpoint_sync = sync;
+    let asked = watching_requests.await.map_err(|e| panicked("following requests for snapshots", &e))?;
     let history = watching_history.await.map_err(|e| panicked("asking for the server's history", &e))?;
 
     let committed = committed_view.borrow().clone();
@@ -235,7 +242,7 @@ async fn stream(
         }
     }
     read.and(history)?;
-    Ok(if edited { End::Edited } else { End::Stopped })
+    Ok(if edited || asked { End::Edited } else { End::Stopped })
 }
 
 fn captured(table: ReadyTable, committed: &watch::Receiver<Option<Progress>>) -> CapturedTable {
@@ -245,6 +252,28 @@ fn captured(table: ReadyTable, committed: &watch::Receiver<Option<Progress>>) ->
     let clients = (settings.kafka, settings.registry);
     let sweep = Sweep::new(clients, encoder.table().clone(), committed.clone(), settings.memory);
     CapturedTable { name, encoder, letters, sweep, known }
+}
+
+/// Looks regularly whether a person has asked for a snapshot of a table since the session began; then cancels `stop` and
+/// returns true.
+async fn watch_requests(
+    folder: &Path,
+    followed: &Requests,
+    stop: &CancellationToken,
+    finished: &CancellationToken,
+) -> bool {
+    const EVERY: Duration = Duration::from_millis(500);
+    loop {
+        tokio::select! {
+            () = finished.cancelled() => return false,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        // A damaged file is reported by the next start.
+        if snapshot_requests::read(folder).is_ok_and(|requests| requests != *followed) {
+            stop.cancel();
+            return true;
+        }
+    }
 }
 
 /// Checks regularly, each time on a new connection, that the server of the session still has the committed history and

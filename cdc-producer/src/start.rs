@@ -11,7 +11,7 @@ use futures_util::future::try_join_all;
 use kafka::doctor::{self, Outcome};
 use kafka::{LastRecords, TransactionalProducer, UninitializedProducer};
 use model::error::{Error, Result};
-use model::position::Progress;
+use model::position::{Progress, ServerPlace};
 use mysql::table::SourceTable;
 use mysql_async::Conn;
 use runtime::failpoint;
@@ -29,6 +29,7 @@ use crate::preflight;
 use crate::publish::Target;
 use crate::server::{self, Server};
 use crate::settings::{ProducerSettings, panicked};
+use crate::snapshot_requests::{self, Requests};
 use crate::status::Status;
 use crate::stream::{EventStream, StreamOptions};
 use crate::table_progress;
@@ -43,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) conn: Conn,
     pub(crate) stream: EventStream,
     pub(crate) continuity: Continuity,
+    /// The requests for snapshots that it has followed.
+    pub(crate) requests: Requests,
 }
 
 /// A table that is ready to be read.
@@ -100,6 +103,13 @@ pub(crate) async fn prepare(
     if let (false, Ok(text)) = (memory.has_run, &text) {
         file.state(text.as_deref())?;
     }
+    let requests = match snapshot_requests::read(&settings.time_track) {
+        Err(error) if memory.has_run => {
+            tracing::warn!(%error, what_to_do = error.remedy(), "the requests for snapshots can't be followed");
+            Requests::new()
+        }
+        requests => requests?,
+    };
     let target = Target::new(settings);
     if memory.fenced > 0 {
         // A producer that must exit does so before it fences the other one once more.
@@ -133,13 +143,15 @@ pub(crate) async fn prepare(
     let (producer, progress) = match start {
         Start::Resume(progress) => {
             let mut progress = *progress;
-            taken::resume(&mut progress, settings, &tables, &mut topics).await?;
+            let (file, offset) = server::binlog_end(&mut conn).await?;
+            let now = ServerPlace { server_uuid: server.uuid.clone(), file, offset };
+            taken::resume(&mut progress, settings, (&tables, &mut topics), &requests, &now).await?;
             continuity = resume_position(&mut progress, endpoint, &server, &mut conn).await?;
             (producer, progress)
         }
         Start::Begin { epoch, request } => {
             taken::create_topics(&tables, &mut topics).await?;
-            let before = Before { progress: committed.clone(), tables: &tables, topics: &topics };
+            let before = Before { progress: committed.clone(), tables: &tables, topics: &topics, requests: &requests };
             let epoch = before.next_epoch(status).await?.max(epoch);
             let begun =
                 epoch::begin(settings, (endpoint, &mut conn), &server, file, (epoch, &before), request, &mut seen);
@@ -170,7 +182,7 @@ pub(crate) async fn prepare(
     let ProducerSettings { server_id, heartbeat, max_event, .. } = *settings;
     let options = StreamOptions { server_id, heartbeat, max_event };
     let stream = EventStream::open(endpoint, &progress.position, options).await?;
-    Ok(Some(Session { tables: ready, producer, progress, conn, stream, continuity }))
+    Ok(Some(Session { tables: ready, producer, progress, conn, stream, continuity, requests }))
 }
 
 /// Proves that the server still has the history before the committed position, and follows a failover.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kafka::{Bounds, LastRecords, TopicSpec};
 use model::error::{Error, Result};
-use model::position::{Progress, SnapshotProgress, TableProgress};
+use model::position::{Progress, ServerPlace, TableProgress};
 use model::table_name::TableName;
 use mysql::table::{SourceTable, answered};
 use mysql_async::Conn;
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use crate::endpoint::Endpoint;
 use crate::publish::Target;
 use crate::settings::{ProducerSettings, panicked};
+use crate::snapshot_requests::Requests;
 use crate::stream::failed;
 use crate::table_progress;
 
@@ -59,20 +60,29 @@ impl TopicFacts {
     }
 }
 
-/// The server's tables that the patterns take, without those that are named in full.
+/// The server's tables, in the order of their names.
 ///
 /// # Errors
 /// As [`failed`].
-pub(crate) async fn matching(settings: &ProducerSettings, conn: &mut Conn) -> Result<Vec<TableName>> {
+pub(crate) async fn all(conn: &mut Conn) -> Result<Vec<TableName>> {
     let query = format!(
         "SELECT table_schema, table_name FROM information_schema.tables \
          WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ({OF_THE_SERVER}) ORDER BY 1, 2"
     );
     let rows: Vec<(String, String)> =
         answered(conn.query(query)).await.map_err(|e| failed("list the server's tables", e))?;
+    Ok(rows.into_iter().map(|(database, table)| TableName::new(database, table)).collect())
+}
+
+/// The server's tables that the patterns take, without those that are named in full.
+///
+/// # Errors
+/// As [`failed`].
+pub(crate) async fn matching(settings: &ProducerSettings, conn: &mut Conn) -> Result<Vec<TableName>> {
     let named = settings.tables.exact();
-    let names = rows.into_iter().map(|(database, table)| TableName::new(database, table));
-    Ok(names.filter(|name| settings.tables.takes(name) && !named.contains(name)).collect())
+    let mut names = all(conn).await?;
+    names.retain(|name| settings.tables.takes(name) && !named.contains(name));
+    Ok(names)
 }
 
 /// The settings of each table that is taken; the main table is first.
@@ -186,8 +196,9 @@ async fn create_topic(table: &FoundTable, facts: &mut TopicFacts) -> Result<()> 
 pub(crate) async fn resume(
     progress: &mut Progress,
     settings: &ProducerSettings,
-    tables: &[FoundTable],
-    topics: &mut [TopicFacts],
+    (tables, topics): (&[FoundTable], &mut [TopicFacts]),
+    requests: &Requests,
+    now: &ServerPlace,
 ) -> Result<()> {
     let source = settings.source();
     let names: Vec<String> = tables.iter().map(|table| table.settings.name()).collect();
@@ -212,11 +223,26 @@ pub(crate) async fn resume(
         let noted = progress.table_mut(&source, name);
         if !is_known {
             tracing::info!(table = %name, topic = found.target.topic, "a table is new: its rows are read while the stream continues");
-            noted.snapshot = Some(SnapshotProgress::new(facts.ends(), 0));
+            noted.begin_snapshot(facts.ends(), now.clone());
         }
         table_progress::check_topic(noted, &facts.bounds, facts.id.as_deref(), found.target.names())?;
         note(noted, found, facts, *name == source);
         table_progress::resume(noted, &facts.bounds);
+        let request = requests.get(name);
+        if request.is_some() && noted.request.as_ref() != request {
+            if is_known {
+                tracing::info!(table = %name, "a snapshot of the table was asked for");
+                noted.begin_snapshot(facts.ends(), now.clone());
+            }
+            noted.request = request.cloned();
+        }
+        // After a failover the snapshot begins again, as places of two servers can't be compared.
+        if let (Some(from), Some(snapshot)) = (&mut noted.from, &mut noted.snapshot)
+            && from.server_uuid != now.server_uuid
+        {
+            from.clone_from(now);
+            (snapshot.after, snapshot.sweep) = (None, None);
+        }
     }
     Ok(())
 }

@@ -234,6 +234,7 @@ fn statement<'a>(
             Effect::Commit => return Ok(EventKind::Commit),
             Effect::Rollback => return Ok(EventKind::Rollback),
             Effect::None => continue,
+            _ if subject.is_read_behind => continue,
             Effect::Created => TableEffect::Created,
             Effect::Redefined(columns) => TableEffect::Redefined(columns),
             Effect::Writes(database, table) => TableEffect::Writes { database, table, statement: digest() },
@@ -258,7 +259,8 @@ fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error 
     ))
     .with_remedy(format!(
         "{prevent}{separator}to continue behind it with the table as it is now, and tombstones for what is gone: \
-         `cdc-producer checkpoint reset`, then start again"
+         `cdc-producer snapshot {}.{}`, or for all tables `cdc-producer checkpoint reset`, then start again",
+        subject.database, subject.table
     ))
 }
 

@@ -185,6 +185,50 @@ async fn a_table_that_comes_back_is_read_again_and_its_gone_rows_are_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_table_is_read_again_alone() {
+    let mut bed = TestBed::new("several_alone");
+    let mut conn = three_tables(&bed).await;
+    take(&mut bed, &ALL);
+    let mut producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["a",1]"#, r#"["Ö",1]"#]);
+    wait_for(&bed, "product", &["1"]);
+    execute(
+        &mut conn,
+        &[
+            "INSERT INTO line_item VALUES ('lost', 3, 1)",
+            "TRUNCATE line_item",
+            "INSERT INTO line_item VALUES ('kept', 4, 1)",
+            "INSERT INTO product VALUES (5, 'pan', 'CAT_1', 3.00, '2026-11-21 04:00:00')",
+        ],
+    )
+    .await;
+    producer.wait_for(&format!("cdc-producer snapshot {}.line_item", bed.name));
+    assert_eq!(producer.wait().code, 1);
+    // What was written between the request and the snapshot is in it.
+    let name = format!("{}.line_item", bed.name);
+    let asked = bed.run("cdc-producer", &["snapshot", &name]);
+    assert_eq!(asked.code, 0, "{}", asked.err);
+    execute(&mut conn, &["INSERT INTO line_item VALUES ('later', 4, 1)"]).await;
+    let producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "line_item", &[r#"["kept",4]"#, r#"["later",4]"#]);
+    wait_for(&bed, "product", &["1", "5"]);
+    // A running producer follows a request, and no other table is read again.
+    let before = read_topic(&kafka(&bed, "line_item")).len();
+    assert_eq!(bed.run("cdc-producer", &["snapshot", &name]).code, 0);
+    eventually("both rows once more", PATIENCE, || {
+        (read_topic(&kafka(&bed, "line_item")).len() == before + 2).then_some(())
+    });
+    execute(&mut conn, &["DELETE FROM line_item WHERE sku = 'kept'"]).await;
+    wait_for(&bed, "line_item", &[r#"["later",4]"#]);
+    assert_eq!(producer.stop().code, 0);
+    assert_eq!((read_topic(&kafka(&bed, "product")).len(), bed.progress().epoch), (2, 1));
+    for (table, want) in [("nodot", "is no name of a table"), ("x.y", "tables does not take x.y")] {
+        let refused = bed.run("cdc-producer", &["snapshot", table]);
+        assert!(refused.code == 2 && refused.err.contains(want), "{table}: {}", refused.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
     let mut bed = TestBed::new("several_bad");
     let conn = three_tables(&bed).await;
@@ -199,7 +243,16 @@ async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
         assert_eq!(ended.code, code, "{patterns:?}: {}", ended.err);
         assert!(ended.err.contains(want), "{patterns:?}: {}", ended.err);
     }
+    take(&mut bed, &["@.product", "@.line_*"]);
+    let listed = bed.run("cdc-producer", &["tables"]);
+    assert_eq!(listed.code, 1, "{}", listed.err);
+    for want in ["key (sku, order_id), 3 columns", "line_tmp has no primary key", "key (id), 5 columns"] {
+        assert!(listed.out.contains(want), "{want}: {}", listed.out);
+    }
     take(&mut bed, &ALL);
+    let listed = bed.run("cdc-producer", &["tables"]);
+    assert_eq!(listed.code, 0, "{}", listed.err);
+    assert!(listed.out.contains("!") && listed.out.contains("not taken"), "{}", listed.out);
     assert!(bed.find_progress().unwrap_or_default().is_none());
     drop(conn);
 }

@@ -8,7 +8,7 @@ use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
 use mysql::table::SourceTable;
 
-use super::{CapturedTable, Reader, State};
+use super::{CapturedTable, Reader, State, is_read_behind};
 use crate::batch::{Batch, Change};
 use crate::dump::Event;
 use crate::plan::{Plan, RowChange};
@@ -53,6 +53,11 @@ impl Reader {
         };
         if let Some((_, kept)) = &mut group.xa {
             kept.push(event);
+            return Ok(());
+        }
+        let progress = self.progress.table(&self.source, &self.tables[number].name);
+        if progress.is_some_and(|progress| is_read_behind(progress, &self.stream)) {
+            state.ids.insert(id, None);
             return Ok(());
         }
         state.ids.insert(id, Some(number));

@@ -38,6 +38,8 @@ pub struct Subject<'a> {
     pub is_generated: bool,
     /// The server logs the rows that a foreign key changes.
     pub logs_cascades: bool,
+    /// Whether a snapshot reads the table behind this place, so that only a transaction's begin and end matter.
+    pub is_read_behind: bool,
     /// Tables, `database.table`, about which the producer asked the server after its binlog had reached this place.
     pub asked: Option<&'a std::collections::BTreeSet<String>>,
 }

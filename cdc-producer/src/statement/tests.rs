@@ -39,6 +39,7 @@ impl Case {
             takes_all: self.takes_all,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
+            is_read_behind: false,
             asked: self.asked.as_ref(),
         };
         effect(statement.as_bytes(), &self.session, &subject)

@@ -198,12 +198,29 @@ pub struct Progress {
     pub tables: BTreeMap<String, TableProgress>,
 }
 
+/// A place in the binlog of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerPlace {
+    /// `@@server_uuid` of the server.
+    pub server_uuid: String,
+    /// Binlog file.
+    pub file: String,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+}
+
 /// The progress of one table and of the topic that its rows are written to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableProgress {
     /// The topic; empty for the main table, whose topic is `kafka.topic`.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub topic: String,
+    /// The identity of the last request for a snapshot of this table alone that was carried out.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request: Option<String>,
+    /// Where the table's stream begins, if the stream has not reached it: the running snapshot reads everything before it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<ServerPlace>,
     /// The running snapshot; `None` when it is complete or was not requested.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub snapshot: Option<SnapshotProgress>,
@@ -230,6 +247,14 @@ pub struct TableProgress {
     /// The state of the table at the position.
     #[serde(rename = "table", skip_serializing_if = "TableState::is_unknown", default)]
     pub state: TableState,
+}
+
+impl TableProgress {
+    /// Begins a snapshot into a topic with these ends. The table's stream begins at `from`.
+    pub fn begin_snapshot(&mut self, ends: Vec<i64>, from: ServerPlace) {
+        self.snapshot = Some(SnapshotProgress::new(ends, 0));
+        self.from = Some(from);
+    }
 }
 
 impl Progress {

@@ -90,7 +90,7 @@ impl Pattern {
     ///
     /// # Errors
     /// The fault, as the end of a sentence.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         const WANTED: &str = "is no name of a table, e.g. shop.orders, shop.* or !shop.tmp_*";
         let (is_exclusion, rest) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
