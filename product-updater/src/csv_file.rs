@@ -1,7 +1,7 @@
-//! A CSV file, row by row: each row is a [`Change`], or is refused with line, column and reason.
+//! A CSV file, row by row: each row is a change of a table, or is refused with line, column and reason.
 //!
 //! Each row is checked separately, including bytes that are not UTF-8, so one bad row does not affect others. The
-//! module [`crate::records`] defines the rows.
+//! module [`crate::records`] defines the rows; a [`Format`] knows the columns, and makes a change of a row.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -9,21 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use model::error::{Code, Error, Result};
-use model::product::Price;
-use model::time::Micros;
 
-use crate::change::{Change, Place, Row};
-use crate::precision::Precision;
-use crate::records::Records;
+use crate::change::Place;
+use crate::records::{Record, Records};
 
-/// The first and the last time that `TIMESTAMP(6)` holds (reference manual, "The DATE, DATETIME, and TIMESTAMP Types").
-const TIMES: [Micros; 2] = [Micros(1_000_000), Micros(2_147_483_647_499_999)];
-const NAME_CHARS: usize = 300;
-const CATEGORY_CHARS: usize = 500;
-/// Replaces an empty category.
-const NO_CATEGORY: &str = "Uncategorized";
-
-const COLUMNS: [&str; 6] = ["id", "name", "category", "price", "last_updated", "op"];
+/// The column that says whether a row is written or deleted.
+pub(crate) const OP: &str = "op";
 
 /// Why a row can't be used, or the whole file if the row is the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,15 +40,41 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// The columns of the files of a table, and how a row becomes a change of it.
+pub(crate) trait Format: Clone + Send + 'static {
+    type Change: Send + 'static;
+
+    /// Maximum bytes of a row.
+    fn row_bytes(&self) -> usize;
+
+    /// The names that a header may have, in lower case.
+    fn names(&self) -> Vec<String>;
+
+    /// What the first line must do: "be id,name".
+    fn header(&self) -> String;
+
+    /// Whether the header must have the column.
+    fn is_required(&self, column: usize) -> bool;
+
+    /// Why the header may not have the column.
+    fn refused(&self, column: usize) -> Option<String>;
+
+    /// The change that a row with the header's number of fields makes.
+    fn change(&self, fields: &Fields<'_>) -> Result<Self::Change, Fault>;
+
+    /// The change's place in the file.
+    fn place(change: &Self::Change) -> Place;
+}
+
 /// A row of the file: a change, or the fault and the row's bytes.
-pub(crate) enum Line {
-    Change(Change),
+pub(crate) enum Line<C> {
+    Change(C),
     Bad(Fault, Vec<u8>),
 }
 
 /// Consecutive rows of a file.
-pub(crate) struct Chunk {
-    pub(crate) changes: Vec<Change>,
+pub(crate) struct Chunk<C> {
+    pub(crate) changes: Vec<C>,
     pub(crate) bad: Vec<(Fault, Vec<u8>)>,
     /// Bytes of the file that were read up to here.
     pub(crate) read_bytes: u64,
@@ -65,31 +82,73 @@ pub(crate) struct Chunk {
     pub(crate) at_end: bool,
 }
 
-/// The limits and formats of rows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Format {
-    /// Maximum bytes of a row.
-    pub(crate) row_bytes: usize,
-    /// The precision of `last_updated` in the table.
-    pub(crate) precision: Precision,
-}
-
 /// An open file.
-pub(crate) struct CsvFile {
+pub(crate) struct CsvFile<F> {
     name: String,
     records: Records<BufReader<File>>,
-    precision: Precision,
-    /// The index of each of [`COLUMNS`].
-    places: [Option<usize>; 6],
+    format: F,
+    header: Header,
+}
+
+/// The columns of a file.
+#[derive(Default)]
+struct Header {
+    /// The names that it may have.
+    names: Vec<String>,
+    /// The index of each of them in a row.
+    places: Vec<Option<usize>>,
     width: usize,
 }
 
-impl CsvFile {
+/// The fields of a row, by the format's columns.
+pub(crate) struct Fields<'a> {
+    record: &'a Record,
+    header: &'a Header,
+}
+
+impl<'a> Fields<'a> {
+    /// Whether the header has the column.
+    pub(crate) fn has(&self, column: usize) -> bool {
+        self.header.places[column].is_some()
+    }
+
+    /// The column's text, empty when the header does not have it.
+    pub(crate) fn text(&self, column: usize) -> Result<&'a str, Fault> {
+        let Some(field) = self.header.places[column].and_then(|place| self.record.get(place)) else { return Ok("") };
+        if let Some(at) = field.iter().position(|b| *b == 0) {
+            let reason = format!("byte {} of the field is the character NUL, which no text holds", at + 1);
+            return Err(self.fault(column, reason));
+        }
+        std::str::from_utf8(field)
+            .map_err(|e| self.fault(column, format!("byte {} of the field is not UTF-8", e.valid_up_to() + 1)))
+    }
+
+    /// Whether the row deletes, by its column [`OP`].
+    pub(crate) fn is_delete(&self, op: usize) -> Result<bool, Fault> {
+        match self.text(op)?.trim().to_ascii_lowercase().as_str() {
+            "" | "upsert" => Ok(false),
+            "delete" => Ok(true),
+            other => Err(self.fault(op, format!("{:?} is neither upsert nor delete", shortened(other)))),
+        }
+    }
+
+    /// The row's place in the file.
+    pub(crate) fn place(&self) -> Place {
+        Place { line: self.record.line, byte: self.record.byte }
+    }
+
+    /// A fault of the row in this column.
+    pub(crate) fn fault(&self, column: usize, reason: impl Into<String>) -> Fault {
+        fault(&self.header.names[column], reason)
+    }
+}
+
+impl<F: Format> CsvFile<F> {
     /// Opens a file and reads its header; `Ok(Err(…))` when the header can't be used, and so no row can.
     ///
     /// # Errors
     /// Definite when it can't be read.
-    pub(crate) fn open(path: &Path, format: Format) -> Result<std::result::Result<Self, (Fault, Vec<u8>)>> {
+    pub(crate) fn open(path: &Path, format: F) -> Result<std::result::Result<Self, (Fault, Vec<u8>)>> {
         let name = path.display().to_string();
         let (file, begin, mark) = match open(path) {
             Ok(opened) => opened,
@@ -103,8 +162,8 @@ impl CsvFile {
         if matches!(mark, [0xFF, 0xFE, _] | [0xFE, 0xFF, _]) {
             return Ok(Err((fault("", "the file is UTF-16; save it as UTF-8").at(1), Vec::new())));
         }
-        let records = Records::new(BufReader::new(file), begin, format.row_bytes);
-        let mut file = Self { name, records, precision: format.precision, places: [None; 6], width: 0 };
+        let records = Records::new(BufReader::new(file), begin, format.row_bytes());
+        let mut file = Self { name, records, format, header: Header::default() };
         Ok(match file.read_header()? {
             None => Ok(file),
             Some(fault) => Err((fault, file.records.record.raw)),
@@ -112,41 +171,25 @@ impl CsvFile {
     }
 
     fn read_header(&mut self) -> Result<Option<Fault>> {
-        let header = COLUMNS[..5].join(",");
+        let names = self.format.names();
+        self.header = Header { places: vec![None; names.len()], names, width: 0 };
         match self.read_record()? {
             Ok(true) => {}
             Ok(false) => {
-                return Ok(Some(fault("", format!("the file is empty; its first line must be {header}")).at(1)));
+                let reason = format!("the file is empty; its first line must {}", self.format.header());
+                return Ok(Some(fault("", reason).at(1)));
             }
             Err(fault) => return Ok(Some(fault)),
         }
         let record = &self.records.record;
-        let line = record.line;
-        self.width = record.len();
-        for (place, field) in record.iter().enumerate() {
-            let name = String::from_utf8_lossy(field).trim().to_ascii_lowercase();
-            let Some(column) = COLUMNS.iter().position(|c| *c == name) else {
-                let separator = [';', '\t', '|'].into_iter().find(|s| self.width == 1 && name.contains(*s));
-                let reason = match separator {
-                    Some(separator) => format!("columns are separated by {separator:?}; use commas"),
-                    None => format!("{name:?} is no known column; known are {}", COLUMNS.join(", ")),
-                };
-                return Ok(Some(fault("", reason).at(line)));
-            };
-            if self.places[column].replace(place).is_some() {
-                return Ok(Some(fault(&name, "the column stands twice in the header").at(line)));
-            }
-        }
-        let missing = COLUMNS[..5].iter().zip(&self.places).find(|(_, place)| place.is_none());
-        let reason = format!("the column is missing; the header must be {header}");
-        Ok(missing.map(|(column, _)| fault(column, reason).at(line)))
+        Ok(read_header(&mut self.header, record, &self.format).err().map(|fault| fault.at(record.line)))
     }
 
     /// The next row; `None` at the end.
     ///
     /// # Errors
     /// Definite when the file can't be read further.
-    pub(crate) fn next(&mut self) -> Result<Option<Line>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Line<F::Change>>> {
         let read = match self.read_record()? {
             Ok(false) => return Ok(None),
             Ok(true) => self.change(),
@@ -163,7 +206,7 @@ impl CsvFile {
     ///
     /// # Errors
     /// Definite when the file can't be read further.
-    pub(crate) fn next_chunk(&mut self, rows: usize) -> Result<Chunk> {
+    pub(crate) fn next_chunk(&mut self, rows: usize) -> Result<Chunk<F::Change>> {
         const MOST_BAD_BYTES: usize = 1 << 20;
         let mut chunk = Chunk { changes: Vec::with_capacity(rows), bad: Vec::new(), read_bytes: 0, at_end: false };
         let mut bad_bytes = 0;
@@ -185,61 +228,52 @@ impl CsvFile {
     fn read_record(&mut self) -> Result<std::result::Result<bool, Fault>> {
         let read = self.records.next().map_err(|e| unreadable(&self.name, e))?;
         Ok(read.map_err(|malformed| {
-            let column = |field| self.places.iter().position(|place| *place == Some(field)).map_or("", |c| COLUMNS[c]);
-            fault(malformed.field.map_or("", column), malformed.reason).at(self.records.record.line)
+            let Header { names, places, .. } = &self.header;
+            let place = malformed.field.and_then(|field| places.iter().position(|place| *place == Some(field)));
+            fault(place.map_or("", |column| &names[column]), malformed.reason).at(self.records.record.line)
         }))
     }
 
-    fn change(&self) -> Result<Change, Fault> {
-        let record = &self.records.record;
-        if record.len() != self.width {
-            let mut reason = format!("the row has {} columns, the header has {}", record.len(), self.width);
+    fn change(&self) -> Result<F::Change, Fault> {
+        let (record, header) = (&self.records.record, &self.header);
+        if record.len() != header.width {
+            let mut reason = format!("the row has {} columns, the header has {}", record.len(), header.width);
             let breaks = record.raw.iter().filter(|b| **b == b'\n').count();
             if breaks > 0 {
                 reason.push_str(&format!(" (it holds {breaks} line breaks: is a quote left open?)"));
             }
             return Err(fault("", reason));
         }
-        let text = |column: usize| -> Result<&str, Fault> {
-            let Some(field) = self.places[column].and_then(|place| record.get(place)) else { return Ok("") };
-            if let Some(at) = field.iter().position(|b| *b == 0) {
-                let reason = format!("byte {} of the field is the character NUL, which no text holds", at + 1);
-                return Err(fault(COLUMNS[column], reason));
-            }
-            std::str::from_utf8(field).map_err(|e| {
-                let reason = format!("byte {} of the field is not UTF-8", e.valid_up_to() + 1);
-                fault(COLUMNS[column], reason)
-            })
+        self.format.change(&Fields { record, header })
+    }
+}
+
+/// Finds the columns of the first line.
+fn read_header(header: &mut Header, record: &Record, format: &impl Format) -> Result<(), Fault> {
+    let Header { names, places, width } = header;
+    *width = record.len();
+    for (place, field) in record.iter().enumerate() {
+        let name = String::from_utf8_lossy(field).trim().to_lowercase();
+        let Some(column) = names.iter().position(|known| *known == name) else {
+            let separator = [';', '\t', '|'].into_iter().find(|s| *width == 1 && name.contains(*s));
+            let reason = match separator {
+                Some(separator) => format!("columns are separated by {separator:?}; use commas"),
+                None => format!("{name:?} is no known column; known are {}", names.join(", ")),
+            };
+            return Err(fault("", reason));
         };
-        let bad = |column: usize, reason: String| fault(COLUMNS[column], reason);
-        let id = text(0)?.trim();
-        let id = id.parse::<i32>().map_err(|_| {
-            bad(0, format!("{:?} is not a whole number from {} to {}", shortened(id), i32::MIN, i32::MAX))
-        })?;
-        let at = self.precision.stored(timestamp(text(4)?.trim()).map_err(|reason| bad(4, reason))?);
-        let delete = match text(5)?.trim().to_ascii_lowercase().as_str() {
-            "" | "upsert" => false,
-            "delete" => true,
-            other => return Err(bad(5, format!("{:?} is neither upsert nor delete", shortened(other)))),
-        };
-        let place = Place { line: record.line, byte: record.byte };
-        if delete {
-            return Ok(Change { id, at, row: None, place });
+        if let Some(reason) = format.refused(column) {
+            return Err(fault(&name, reason));
         }
-        let limited = |column: usize, most: usize| {
-            let value = text(column)?;
-            match value.chars().count() {
-                n if n > most => Err(bad(column, format!("{n} characters; at most {most} fit"))),
-                _ => Ok(value.to_owned()),
-            }
-        };
-        let name = limited(1, NAME_CHARS)?;
-        let mut category = limited(2, CATEGORY_CHARS)?;
-        if category.trim().is_empty() {
-            NO_CATEGORY.clone_into(&mut category);
+        if places[column].replace(place).is_some() {
+            return Err(fault(&name, "the column stands twice in the header"));
         }
-        let price = price(text(3)?.trim()).map_err(|reason| bad(3, reason))?;
-        Ok(Change { id, at, row: Some(Row { name, category, price }), place })
+    }
+    match (0..names.len()).find(|column| places[*column].is_none() && format.is_required(*column)) {
+        Some(column) => {
+            Err(fault(&names[column], format!("the column is missing; the header must {}", format.header())))
+        }
+        None => Ok(()),
     }
 }
 
@@ -247,11 +281,11 @@ impl CsvFile {
 ///
 /// # Errors
 /// Definite when the file can't be read.
-pub(crate) fn row_at(path: &Path, byte: u64, format: Format) -> Result<Vec<u8>> {
+pub(crate) fn row_at(path: &Path, byte: u64, row_bytes: usize) -> Result<Vec<u8>> {
     let read = || {
         let (mut file, ..) = open(path)?;
         file.seek(SeekFrom::Start(byte))?;
-        let mut records = Records::new(BufReader::new(file), byte, format.row_bytes);
+        let mut records = Records::new(BufReader::new(file), byte, row_bytes);
         // The record was well-formed at the first reading; if the file has changed, these bytes are its present
         // content.
         drop(records.next()?);
@@ -297,40 +331,9 @@ fn fault(column: &str, reason: impl Into<String>) -> Fault {
 }
 
 /// A field, shortened for an error message.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     match text.char_indices().nth(40) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-fn price(text: &str) -> Result<Price, String> {
-    if let Some(price) = Price::parse(text) {
-        return Ok(price);
-    }
-    let shown = shortened(text);
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let plain =
-        digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') && digits.bytes().filter(|b| *b == b'.').count() <= 1;
-    if !plain || !digits.bytes().any(|b| b.is_ascii_digit()) {
-        return Err(format!("{shown:?} is not a decimal number such as 12.30"));
-    }
-    let decimals = digits.split_once('.').map_or(0, |(_, d)| d.trim_end_matches('0').len());
-    Err(match decimals {
-        0..=2 => format!("{shown} is out of range: DECIMAL(10,2) ends at 99999999.99"),
-        n => format!("{shown} has {n} decimals; DECIMAL(10,2) holds 2, and nothing is rounded"),
-    })
-}
-
-fn timestamp(text: &str) -> Result<Micros, String> {
-    let Some(time) = Micros::parse(text) else {
-        return Err(format!(
-            "{:?} is not a time such as 2026-11-21T08:00:00.123456Z or 2026-11-21 08:00:00 (UTC), with at most 6 decimals",
-            shortened(text)
-        ));
-    };
-    if (TIMES[0]..=TIMES[1]).contains(&time) {
-        return Ok(time);
-    }
-    Err(format!("{time} is out of range: TIMESTAMP holds {} to {}", TIMES[0], TIMES[1]))
 }

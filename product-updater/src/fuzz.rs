@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::csv_file::{CsvFile, Format};
+use crate::csv_file::CsvFile;
 use crate::precision::Precision;
+use crate::product_format::ProductFormat;
 
 /// Each row of a file is a change or refused, and there are at most as many rows as lines.
 #[test]
@@ -14,7 +15,7 @@ fn csv() {
         // Some file systems flush a file that is truncated and rewritten, but not a new one.
         drop(std::fs::remove_file(&path));
         std::fs::write(&path, input).expect("to write the file");
-        let format = Format { row_bytes: 4_096, precision: Precision::Micros(1) };
+        let format = ProductFormat { row_bytes: 4_096, precision: Precision::Micros(1) };
         let Ok(mut csv) = CsvFile::open(&path, format).expect("to open the file") else { return };
         let (lines, mut rows) = (input.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count(), 0);
         loop {

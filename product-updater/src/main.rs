@@ -1,4 +1,4 @@
-//! Applies CSV files to the table `product`: in chunks, one transaction each, safe to run again.
+//! Applies CSV files to the table `product`, or to any other: in chunks, one transaction each, safe to run again.
 
 mod change;
 mod csv_file;
@@ -8,12 +8,16 @@ mod generate;
 mod outcome;
 mod plan;
 mod precision;
+mod product_format;
 mod progress;
 mod records;
 mod rejects;
 mod row_error;
 mod run;
 mod store;
+mod table;
+mod table_store;
+mod target;
 mod ties;
 mod watch;
 
@@ -33,13 +37,17 @@ fn command() -> Command {
     };
     let percent = |name, help| number(name, help).value_name("PERCENT").value_parser(value_parser!(u64).range(0..=100));
     Command::new("product-updater")
-        .about("Applies the CSV files of a folder to the table product, in the order of their names")
+        .about("Applies the CSV files of a folder to the table product or another one, in the order of their names")
         .long_about(
             "Applies the CSV files of a folder to the table product, in the order of their names.\n\n\
              Columns: id,name,category,price,last_updated and optionally op (upsert or delete). A row that is older than \
              the table's by last_updated is skipped, so running again changes nothing; for that, deleted products are \
              remembered in a table product_deleted. A bad row is reported, written to \
-             the rejects folder, and the rest is applied.",
+             the rejects folder, and the rest is applied.\n\n\
+             With --table the files belong to any table with a primary key. The first line names columns of the table, \
+             at least those of the key, and optionally op; columns that it does not name keep their values. Rows are \
+             applied in the order of the data. An empty field is NULL, or the empty text where the column is NOT NULL. \
+             Times are in UTC, binary columns are base64 as in the log lines, BIT is a whole number.",
         )
         .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))
         .arg(flag("strict", "Stop at the first bad row"))

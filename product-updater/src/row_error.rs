@@ -25,7 +25,8 @@ impl RowError {
         (by_state || OF_A_ROW.contains(&e.code)).then(|| Self::from(&e.message, e.code))
     }
 
-    fn from(message: &str, code: u16) -> Self {
+    /// From the server's message and number.
+    pub(crate) fn from(message: &str, code: u16) -> Self {
         // The row number is dropped, as the row is the only one of its statement.
         let message = message.split(" at row ").next().unwrap_or_default();
         let named = ["olumn '", "Field '"].iter().find_map(|before| message.split_once(before)?.1.split('\'').next());

@@ -13,7 +13,7 @@ use runtime::telemetry::Watchdog;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::change::Change;
+use crate::change::Place;
 use crate::csv_file::{self, Chunk, CsvFile, Fault, Format};
 use crate::generate::{Generator, Mix};
 use crate::outcome::{self, Outcome};
@@ -21,6 +21,9 @@ use crate::progress::Progress;
 use crate::rejects::Rejects;
 use crate::row_error::RowError;
 use crate::store::Store;
+use crate::table;
+use crate::table_store::TableStore;
+use crate::target::Target;
 use crate::ties::Ties;
 use crate::watch::Folder;
 
@@ -40,41 +43,34 @@ const REPORTED_FAULTS: u64 = 20;
 pub(crate) async fn run(context: Context) -> Result<()> {
     let patience = if context.arguments.get_flag("watch") { Duration::MAX } else { PATIENCE };
     let strict = context.arguments.get_flag("strict");
-    let store = Store::open(MySqlSettings::from(&context.settings)?, patience, strict).await?;
-    let format = Format { row_bytes: context.settings.bytes("updater.row_bytes")?, precision: store.precision() };
-    context.health.ready();
-    let mysql = context.health.watchdog("MySQL", Duration::from_secs(5));
-    let mut updater = Updater {
-        pause: match context.arguments.get_flag("no-pause") {
-            true => None,
-            false => Some(context.settings.pause("updater.pause")?),
-        },
-        chunk_rows: context.settings.number("updater.chunk_size")?,
-        begun: false,
-        strict,
-        format,
-        rejects: context.settings.path("updater.rejects"),
-        files: Vec::new(),
-        left_out: Vec::new(),
-        store,
-        mysql,
-        context,
-    };
-    if let Some(pause) = updater.pause {
-        updater.context.health.set_deadline(pause.to + Duration::from_secs(60));
+    let mysql = MySqlSettings::from(&context.settings)?;
+    let count = context.arguments.get_one::<u64>("generate").copied();
+    match (context.settings.optional("updater.table"), count) {
+        (None, None) => {
+            let store = Store::open(mysql, patience, strict).await?;
+            Updater::new(context, store)?.run(async |updater| updater.apply_folder().await).await
+        }
+        (None, Some(count)) => {
+            let store = Store::open(mysql, patience, strict).await?;
+            Updater::new(context, store)?.run(async |updater| updater.generate(count).await).await
+        }
+        (Some(_), Some(_)) => Err(Error::new(Code::CommandLine, "--generate makes products: leave updater.table out")),
+        (Some(name), None) => {
+            let name = table::name(name, &mysql.database);
+            let (database, table) = name.map_err(|fault| context.settings.wrong("updater.table", fault))?;
+            let mysql = MySqlSettings { database, table, ..mysql };
+            let store = TableStore::open(mysql, patience, strict).await?;
+            Updater::new(context, store)?.run(async |updater| updater.apply_folder().await).await
+        }
     }
-    let result = match updater.context.arguments.get_one::<u64>("generate") {
-        Some(count) => updater.generate(*count).await,
-        None => updater.apply_folder().await,
-    };
-    updater.print_table();
-    updater.store.close().await;
-    result
 }
 
-struct Updater {
+/// A file, and its next chunk.
+type Read<T> = (CsvFile<<T as Target>::Format>, Chunk<<T as Target>::Change>);
+
+struct Updater<T: Target> {
     context: Context,
-    store: Store,
+    target: T,
     /// An answer is due while a chunk is being applied.
     mysql: Watchdog,
     chunk_rows: usize,
@@ -82,7 +78,7 @@ struct Updater {
     /// Whether a chunk of these files was applied.
     begun: bool,
     strict: bool,
-    format: Format,
+    format: T::Format,
     rejects: PathBuf,
     /// The outcome of each file.
     files: Vec<(String, Outcome)>,
@@ -90,7 +86,40 @@ struct Updater {
     left_out: Vec<PathBuf>,
 }
 
-impl Updater {
+impl<T: Target> Updater<T> {
+    fn new(context: Context, target: T) -> Result<Self> {
+        let settings = &context.settings;
+        let pause = match context.arguments.get_flag("no-pause") {
+            true => None,
+            false => Some(settings.pause("updater.pause")?),
+        };
+        context.health.ready();
+        if let Some(pause) = pause {
+            context.health.set_deadline(pause.to + Duration::from_secs(60));
+        }
+        Ok(Self {
+            pause,
+            chunk_rows: settings.number("updater.chunk_size")?,
+            begun: false,
+            strict: context.arguments.get_flag("strict"),
+            format: target.format(settings.bytes("updater.row_bytes")?),
+            rejects: settings.path("updater.rejects"),
+            files: Vec::new(),
+            left_out: Vec::new(),
+            mysql: context.health.watchdog("MySQL", Duration::from_secs(5)),
+            target,
+            context,
+        })
+    }
+
+    /// Does the work, prints the final table and closes the connection.
+    async fn run(mut self, work: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let result = work(&mut self).await;
+        self.print_table();
+        self.target.close().await;
+        result
+    }
+
     async fn apply_folder(&mut self) -> Result<()> {
         const LOOK_EVERY: Duration = Duration::from_secs(1);
         let path = self.context.settings.path("updater.data");
@@ -114,16 +143,16 @@ impl Updater {
     /// Applies files in their order, after checking that all of them can be opened.
     async fn apply_files(&mut self, files: &[PathBuf]) -> Result<()> {
         for path in files {
-            drop(CsvFile::open(path, self.format)?);
+            drop(CsvFile::open(path, self.format.clone())?);
         }
         self.begun = false;
-        let mut ties = Ties::of(files, self.format);
+        self.target.begin(files, &self.format);
         for (file, path) in files.iter().enumerate() {
             let name = name_of(path);
             let mut outcome = Outcome::default();
             let mut rejects = Rejects::new(&self.rejects, &name)?;
             let number = Ties::first_number(file);
-            let result = self.apply_file(path, &mut rejects, &mut ties, number, &mut outcome).await;
+            let result = self.apply_file(path, &mut rejects, number, &mut outcome).await;
             if outcome.rejected > 0 {
                 self.left_out.push(rejects.path().to_owned());
             }
@@ -141,11 +170,10 @@ impl Updater {
         &mut self,
         path: &Path,
         rejects: &mut Rejects,
-        ties: &mut Ties,
         mut number: u64,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let file = match CsvFile::open(path, self.format)? {
+        let file = match CsvFile::open(path, self.format.clone())? {
             Ok(file) => file,
             Err((fault, header)) => {
                 self.reject(path, &fault, outcome)?;
@@ -168,12 +196,13 @@ impl Updater {
                 if !self.pause_before_next_chunk().await {
                     break;
                 }
-                let refused = self.apply_chunk(number, &chunk.changes, ties, outcome).await;
+                let refused = self.apply_chunk(number, &chunk.changes, outcome).await;
                 let refused = refused.map_err(|e| e.at(&path.display().to_string()))?;
                 for (change, RowError { column, reason }) in refused {
-                    let fault = Fault { line: change.place.line, column, reason };
+                    let Place { line, byte } = T::Format::place(change);
+                    let fault = Fault { line, column, reason };
                     self.reject(path, &fault, outcome)?;
-                    rejects.add(&fault, &csv_file::row_at(path, change.place.byte, self.format)?)?;
+                    rejects.add(&fault, &csv_file::row_at(path, byte, self.format.row_bytes())?)?;
                 }
                 number += chunk.changes.len() as u64;
                 progress.show(chunk.read_bytes, outcome);
@@ -187,7 +216,7 @@ impl Updater {
     }
 
     /// Reads the next chunk in a separate thread.
-    fn read_chunk(&self, mut file: CsvFile) -> JoinHandle<Result<(CsvFile, Chunk)>> {
+    fn read_chunk(&self, mut file: CsvFile<T::Format>) -> JoinHandle<Result<Read<T>>> {
         let rows = self.chunk_rows;
         tokio::task::spawn_blocking(move || file.next_chunk(rows).map(|chunk| (file, chunk)))
     }
@@ -196,10 +225,9 @@ impl Updater {
     async fn apply_chunk<'a>(
         &mut self,
         number: u64,
-        chunk: &'a [Change],
-        ties: &mut Ties,
+        chunk: &'a [T::Change],
         outcome: &mut Outcome,
-    ) -> Result<Vec<(&'a Change, RowError)>> {
+    ) -> Result<Vec<(&'a T::Change, RowError)>> {
         let before = *outcome;
         let out_of_time = async {
             self.context.shutdown.cancelled().await;
@@ -207,7 +235,7 @@ impl Updater {
         };
         self.mysql.wait();
         let applied = tokio::select! {
-            applied = self.store.apply(number, chunk, ties) => applied?,
+            applied = self.target.apply(number, chunk) => applied?,
             () = out_of_time => {
                 tracing::warn!("stopped while the server did not answer; the last chunk may be missing, run again");
                 return Ok(Vec::new());
@@ -256,52 +284,6 @@ impl Updater {
         Ok(())
     }
 
-    async fn generate(&mut self, count: u64) -> Result<()> {
-        let arguments = &self.context.arguments;
-        let number = |name: &str| arguments.get_one::<u64>(name).copied();
-        let mix = Mix { updates: number("updates").unwrap_or(0), deletes: number("deletes").unwrap_or(0) };
-        if mix.updates + mix.deletes > 100 {
-            return Err(Error::new(
-                Code::CommandLine,
-                format!("--updates {} and --deletes {} are more than 100 percent", mix.updates, mix.deletes),
-            ));
-        }
-        let (rate, seed) = (number("rate"), number("seed").unwrap_or(1));
-        let asked_for = !matches!(self.context.settings.origin("updater.chunk_size"), Some(Origin::Default(_)) | None);
-        let mut chunk_rows = if asked_for { self.chunk_rows } else { GENERATED_CHUNK };
-        if let Some(rate) = rate {
-            // Ten transactions a second look like a continuous stream.
-            chunk_rows = chunk_rows.min(usize::try_from(rate / 10).unwrap_or(chunk_rows)).max(1);
-        }
-        let stock = self.store.stock().await?;
-        let mut generator = Generator::new(seed, mix, stock);
-        let progress = Progress::new("random changes", count);
-        let (started, mut done, mut outcome) = (Instant::now(), 0, Outcome::default());
-        while done < count && !self.context.shutdown.is_cancelled() {
-            let now = Micros::now();
-            let rows = usize::try_from(count - done).unwrap_or(chunk_rows).min(chunk_rows);
-            let chunk = (0..rows).map(|_| generator.next(now)).collect::<Result<Vec<_>>>()?;
-            // Times only grow, so there are no ties.
-            let refused = self.apply_chunk(done, &chunk, &mut Ties::none(), &mut outcome).await?;
-            if let Some((change, refusal)) = refused.first() {
-                return Err(Error::new(
-                    Code::CsvRefused,
-                    format!("random change of product {}: {}", change.id, refusal.reason),
-                )
-                .with_remedy("random changes need a table that takes any name, category and price"));
-            }
-            done += rows as u64;
-            progress.show(done, &outcome);
-            if let Some(rate) = rate {
-                let due = Duration::from_secs_f64(done as f64 / rate as f64);
-                self.sleep(due.saturating_sub(started.elapsed())).await;
-            }
-        }
-        progress.end(&outcome);
-        self.files.push(("random changes".to_owned(), outcome));
-        Ok(())
-    }
-
     /// Waits between two chunks; false when a shutdown was requested meanwhile.
     async fn pause_before_next_chunk(&mut self) -> bool {
         match self.pause {
@@ -330,6 +312,54 @@ impl Updater {
         for path in &self.left_out {
             println!("rejected rows: {}", escape::shown(&path.display().to_string()));
         }
+    }
+}
+
+impl Updater<Store> {
+    async fn generate(&mut self, count: u64) -> Result<()> {
+        let arguments = &self.context.arguments;
+        let number = |name: &str| arguments.get_one::<u64>(name).copied();
+        let mix = Mix { updates: number("updates").unwrap_or(0), deletes: number("deletes").unwrap_or(0) };
+        if mix.updates + mix.deletes > 100 {
+            return Err(Error::new(
+                Code::CommandLine,
+                format!("--updates {} and --deletes {} are more than 100 percent", mix.updates, mix.deletes),
+            ));
+        }
+        let (rate, seed) = (number("rate"), number("seed").unwrap_or(1));
+        let asked_for = !matches!(self.context.settings.origin("updater.chunk_size"), Some(Origin::Default(_)) | None);
+        let mut chunk_rows = if asked_for { self.chunk_rows } else { GENERATED_CHUNK };
+        if let Some(rate) = rate {
+            // Ten transactions a second look like a continuous stream.
+            chunk_rows = chunk_rows.min(usize::try_from(rate / 10).unwrap_or(chunk_rows)).max(1);
+        }
+        let stock = self.target.stock().await?;
+        let mut generator = Generator::new(seed, mix, stock);
+        let progress = Progress::new("random changes", count);
+        let (started, mut done, mut outcome) = (Instant::now(), 0, Outcome::default());
+        while done < count && !self.context.shutdown.is_cancelled() {
+            let now = Micros::now();
+            let rows = usize::try_from(count - done).unwrap_or(chunk_rows).min(chunk_rows);
+            let chunk = (0..rows).map(|_| generator.next(now)).collect::<Result<Vec<_>>>()?;
+            // Times only grow, so there are no ties.
+            let refused = self.apply_chunk(done, &chunk, &mut outcome).await?;
+            if let Some((change, refusal)) = refused.first() {
+                return Err(Error::new(
+                    Code::CsvRefused,
+                    format!("random change of product {}: {}", change.id, refusal.reason),
+                )
+                .with_remedy("random changes need a table that takes any name, category and price"));
+            }
+            done += rows as u64;
+            progress.show(done, &outcome);
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(done as f64 / rate as f64);
+                self.sleep(due.saturating_sub(started.elapsed())).await;
+            }
+        }
+        progress.end(&outcome);
+        self.files.push(("random changes".to_owned(), outcome));
+        Ok(())
     }
 }
 

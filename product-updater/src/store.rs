@@ -9,6 +9,7 @@
 //! row by row, in the order of the data.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,20 +24,18 @@ use mysql::table::{self, Contract, SourceTable, answered, failed, quoted};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
 use runtime::config::MySqlSettings;
-use tokio::time::Instant;
 
-use crate::change::{Change, Effect, Row, State};
+use crate::change::{Change, Row, State};
 use crate::generate::Stock;
 use crate::plan::{Known, Step, Upsert};
 use crate::precision::Precision;
+use crate::product_format::ProductFormat;
 use crate::row_error::RowError;
+use crate::target::{Applied, Retry, Target};
 use crate::ties::Ties;
 
 /// Rows in one statement: few enough for the server's limit of 65,535 placeholders, and the statement can be reused.
 const STATEMENT_ROWS: usize = 1000;
-
-/// The result of a change: its effect, or why the table refuses it.
-pub(crate) type Applied = Result<Effect, RowError>;
 
 /// The result of an attempt to apply a chunk.
 enum Attempt {
@@ -64,6 +63,7 @@ pub(crate) struct Store {
     table: SourceTable,
     /// Whether the table of deleted products exists.
     remembers: bool,
+    ties: Ties,
 }
 
 impl Store {
@@ -81,51 +81,10 @@ impl Store {
             SourceTable::inspect(&mut conn, &settings.database, &settings.table, &Contract::new(SCHEMA, false)?)
                 .await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
-        Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers })
+        Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers, ties: Ties::none() })
     }
 
-    /// The precision of `last_updated` in the table.
-    pub(crate) fn precision(&self) -> Precision {
-        Precision::of(&self.table.columns[4].full_type)
-    }
-
-    /// Applies a chunk in one transaction; the first change has the number `first`. Returns the effect of each change.
-    /// Retries after a transient error, within `patience`; if the chunk was committed after all, the retry changes
-    /// nothing.
-    ///
-    /// A strict store commits nothing of a chunk with a refused row, and returns the effects of the changes up to that
-    /// row.
-    ///
-    /// # Errors
-    /// Definite errors of the server; transient ones that persist.
-    pub(crate) async fn apply(&mut self, first: u64, chunk: &[Change], ties: &mut Ties) -> Result<Vec<Applied>> {
-        let started = Instant::now();
-        let mut pause = Duration::from_millis(50);
-        let mut with_care = false;
-        let applied = loop {
-            match self.try_apply(first, chunk, ties, with_care).await {
-                Ok(Attempt::Done(applied)) => break applied,
-                Ok(Attempt::Tie) => ties.foresee().await?,
-                Ok(Attempt::Refused) => with_care = true,
-                Err(e) if !e.is_transient() || started.elapsed() > self.patience => return Err(e),
-                Err(error) => {
-                    tracing::warn!(%error, retry_in_ms = pause.as_millis() as u64, "trying the chunk again");
-                    // A deadlock leaves the connection usable, but the state of a new one is always known.
-                    self.conn = None;
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
-                }
-            }
-        };
-        for (change, applied) in chunk.iter().zip(&applied) {
-            if applied.as_ref().is_ok_and(|effect| effect.writes()) {
-                ties.wrote(change.id);
-            }
-        }
-        Ok(applied)
-    }
-
-    async fn try_apply(&mut self, first: u64, chunk: &[Change], ties: &Ties, with_care: bool) -> Result<Attempt> {
+    async fn try_apply(&mut self, first: u64, chunk: &[Change], with_care: bool) -> Result<Attempt> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => connect(&self.settings).await?,
@@ -138,9 +97,9 @@ impl Store {
         let mut transaction = answered(conn.start_transaction(options)).await.map_err(|e| self.failed(e))?;
         let known = Known::new(self.lock(&mut transaction, chunk).await?);
         let attempt = if with_care {
-            self.apply_with_care(&mut transaction, known, first, chunk, ties).await?
+            self.apply_with_care(&mut transaction, known, first, chunk).await?
         } else {
-            self.apply_at_once(&mut transaction, known, first, chunk, ties).await?
+            self.apply_at_once(&mut transaction, known, first, chunk).await?
         };
         let commit = match &attempt {
             Attempt::Done(applied) => !self.strict || applied.iter().all(Result::is_ok),
@@ -158,9 +117,8 @@ impl Store {
         mut known: Known,
         first: u64,
         chunk: &[Change],
-        ties: &Ties,
     ) -> Result<Attempt> {
-        let Some((effects, plan)) = known.decide(first, chunk, ties) else { return Ok(Attempt::Tie) };
+        let Some((effects, plan)) = known.decide(first, chunk, &self.ties) else { return Ok(Attempt::Tie) };
         match self.execute(transaction, &plan).await {
             Ok(()) => Ok(Attempt::Done(effects.into_iter().map(Ok).collect())),
             Err(Failed::Row(_)) => Ok(Attempt::Refused),
@@ -175,13 +133,12 @@ impl Store {
         mut known: Known,
         first: u64,
         chunk: &[Change],
-        ties: &Ties,
     ) -> Result<Attempt> {
         let mut applied = Vec::with_capacity(chunk.len());
         for (start, part) in (first..).step_by(STATEMENT_ROWS).zip(chunk.chunks(STATEMENT_ROWS)) {
             answered(transaction.query_drop("SAVEPOINT part")).await.map_err(|e| self.failed(e))?;
             let mut after = known.of(part);
-            let Some((effects, plan)) = after.decide(start, part, ties) else { return Ok(Attempt::Tie) };
+            let Some((effects, plan)) = after.decide(start, part, &self.ties) else { return Ok(Attempt::Tie) };
             match self.execute(transaction, &plan).await {
                 Ok(()) => {
                     known.take(after);
@@ -195,7 +152,7 @@ impl Store {
             for (number, change) in (start..).zip(part) {
                 let one = std::slice::from_ref(change);
                 let mut after = known.of(one);
-                let Some((effects, plan)) = after.decide(number, one, ties) else { return Ok(Attempt::Tie) };
+                let Some((effects, plan)) = after.decide(number, one, &self.ties) else { return Ok(Attempt::Tie) };
                 match self.execute(transaction, &plan).await {
                     Ok(()) => {
                         known.take(after);
@@ -374,14 +331,51 @@ impl Store {
         );
         answered(conn.query_drop(query)).await.map_err(|e| failed(&format!("create the table {}", self.memory()), e))
     }
+}
 
-    /// Closes the connection.
-    pub(crate) async fn close(self) {
-        if let Some(conn) = self.conn
-            && let Err(error) = conn.disconnect().await
-        {
-            tracing::debug!(%error, "closing the connection");
+impl Target for Store {
+    type Format = ProductFormat;
+    type Change = Change;
+
+    fn format(&self, row_bytes: usize) -> ProductFormat {
+        ProductFormat { row_bytes, precision: Precision::of(&self.table.columns[4].full_type) }
+    }
+
+    fn begin(&mut self, files: &[PathBuf], format: &ProductFormat) {
+        self.ties = Ties::of(files, *format);
+    }
+
+    async fn apply(&mut self, first: u64, chunk: &[Change]) -> Result<Vec<Applied>> {
+        let mut retry = Retry::within(self.patience);
+        let mut with_care = false;
+        let applied = loop {
+            match self.try_apply(first, chunk, with_care).await {
+                Ok(Attempt::Done(applied)) => break applied,
+                Ok(Attempt::Tie) => self.ties.foresee().await?,
+                Ok(Attempt::Refused) => with_care = true,
+                // A deadlock leaves the connection usable, but the state of a new one is always known.
+                Err(error) => retry.after(error).await?,
+            }
+        };
+        for (change, applied) in chunk.iter().zip(&applied) {
+            if applied.as_ref().is_ok_and(|effect| effect.writes()) {
+                self.ties.wrote(change.id);
+            }
         }
+        Ok(applied)
+    }
+
+    async fn close(self) {
+        close(self.conn).await;
+    }
+}
+
+/// Closes a connection.
+pub(crate) async fn close(conn: Option<Conn>) {
+    if let Some(conn) = conn
+        && let Err(error) = conn.disconnect().await
+    {
+        tracing::debug!(%error, "closing the connection");
     }
 }
 
@@ -411,7 +405,7 @@ fn text<'a>(value: &'a Column<'_>) -> Option<&'a str> {
 }
 
 /// Connects with a session whose writes are in the binlog as rows.
-async fn connect(settings: &MySqlSettings) -> Result<Conn> {
+pub(crate) async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     let mut conn = table::connect(settings).await?;
     table::require_logged_rows(&mut conn).await?;
     Ok(conn)

@@ -11,7 +11,8 @@ use model::error::{Error, Result};
 use model::time::Micros;
 
 use crate::change::Change;
-use crate::csv_file::{CsvFile, Format, Line};
+use crate::csv_file::{CsvFile, Line};
+use crate::product_format::ProductFormat;
 
 /// Product → its last time in the data, and the number of the last change with this time.
 type Last = HashMap<i32, (Micros, u64)>;
@@ -21,7 +22,7 @@ type Last = HashMap<i32, (Micros, u64)>;
 pub(crate) struct Ties {
     files: Vec<PathBuf>,
     /// The format of the files; `None` when there are none.
-    format: Option<Format>,
+    format: Option<ProductFormat>,
     /// The last changes in the files, once they were needed.
     last: Option<Last>,
     /// Products that this run has written.
@@ -30,7 +31,7 @@ pub(crate) struct Ties {
 
 impl Ties {
     /// For these files, which are applied in this order.
-    pub(crate) fn of(files: &[PathBuf], format: Format) -> Self {
+    pub(crate) fn of(files: &[PathBuf], format: ProductFormat) -> Self {
         Self { files: files.to_vec(), format: Some(format), last: None, written: HashSet::new() }
     }
 
@@ -71,7 +72,7 @@ impl Ties {
     }
 }
 
-fn read(files: &[PathBuf], format: Format) -> Result<Last> {
+fn read(files: &[PathBuf], format: ProductFormat) -> Result<Last> {
     let mut last = Last::new();
     for (file, path) in files.iter().enumerate() {
         let Ok(mut rows) = CsvFile::open(path, format)? else { continue };

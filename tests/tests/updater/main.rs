@@ -9,6 +9,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable;
 use testbed::{Ended, TestBed};
 
+mod any_table;
 mod at_work;
 
 const HEADER: &str = "id,name,category,price,last_updated";

@@ -147,6 +147,7 @@ const POLICIES: Kind = Choice(&["delete", "compact", "compact,delete"]);
 
 #[rustfmt::skip]
 static TABLE: &[Setting] = &[
+    common("updater.table", Kind::Text, None, UPDATER, "Table or database.table that the files belong to; unset: the table of products with its rules"),
     common("updater.data", Path, Text("data"), UPDATER, "Folder of the CSV files"),
     common("updater.chunk_size", Number(1, 100_000), Text("15"), UPDATER, "Rows in one transaction"),
     common("updater.pause", Kind::Pause, Text("1s..10s"), UPDATER, "Pause between two chunks, at random between two bounds"),
