@@ -5,10 +5,6 @@ CREATE TABLE rides (
     fare DECIMAL(8,2), tip DECIMAL(6,2), paid_by ENUM('card','cash'), note JSON,
     PRIMARY KEY (vendor, picked_up, location)
 );
-INSERT INTO rides VALUES
-    ('CMT', '2026-01-01 00:03:20', 138, 1, 3.5, 18.20, 2.50, 'card', '{"stops": [1, 2]}'),
-    ('VTS', '2026-01-01 00:04:00', 4294967295, 2, 0.1, 5.00, NULL, 'cash', NULL),
-    ('Zoé "x"', '2026-01-01 00:05:00', 7, 0, 1e20, -1.05, 0.00, NULL, '"lost"');
 -- While the programs run:
 UPDATE rides SET fare = 19 WHERE location = 138;
 DELETE FROM rides WHERE location = 7;

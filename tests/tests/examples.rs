@@ -27,10 +27,13 @@ async fn taxi_rides_by_configuration_alone() {
     let bed = TestBed::new("rides").with_postgres();
     let mut conn = bed.mysql().await;
     let (before, after) = statements(&sql);
-    assert!(before.len() == 2 && after.len() == 4, "{before:?} {after:?}");
+    assert!(before.len() == 1 && after.len() == 4, "{before:?} {after:?}");
     for statement in &before {
         conn.query_drop(statement).await.unwrap();
     }
+    let data = folder.join("data");
+    let loaded = bed.run("product-updater", &[&flags[..], &["--data", data.to_str().unwrap()]].concat());
+    assert!(loaded.code == 0 && loaded.err.contains("rides.csv: 3 rows, 3 changes"), "{}", loaded.err);
     let mut producer = bed.start("cdc-producer", &flags);
     producer.wait_for("snapshot complete");
     let consumer = bed.start("consumer", &flags);
