@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::Progress;
 use model::time::Micros;
@@ -141,7 +141,7 @@ pub enum State {
 /// Definite when it is not JSON of the expected form.
 pub fn parse(text: &str, path: &Path) -> Result<State> {
     let refuse = |reason: String| {
-        Error::definite(format!("{}: {reason}", path.display())).with_remedy(
+        Error::new(Code::CheckpointFileDamaged, format!("{}: {reason}", path.display())).with_remedy(
             "nothing was overwritten. `cdc-producer checkpoint restore` writes the file from the position in Kafka; for a \
              replay: `cdc-producer checkpoint reset` (snapshot) or `cdc-producer checkpoint set TIME`",
         )
@@ -176,7 +176,7 @@ impl CheckpointFile {
     /// Definite when another producer holds the lock (it is named) or the folder is not writable.
     pub fn lock(folder: &Path) -> Result<Self> {
         let unusable = |path: &Path, e: &std::io::Error| {
-            Error::definite(format!("{}: {e}", path.display()))
+            Error::new(Code::FileAccess, format!("{}: {e}", path.display()))
                 .with_remedy("producer.time_track must name a folder that this user may write to")
         };
         fs::create_dir_all(folder).map_err(|e| unusable(folder, &e))?;
@@ -195,11 +195,10 @@ impl CheckpointFile {
             }
             let mut holder = String::new();
             lock.read_to_string(&mut holder).map_err(|e| unusable(&lock_path, &e))?;
-            return Err(Error::definite(format!(
-                "{}: a producer is at work here ({})",
-                folder.display(),
-                holder.trim()
-            ))
+            return Err(Error::new(
+                Code::AnotherProducer,
+                format!("{}: a producer is at work here ({})", folder.display(), holder.trim()),
+            )
             .with_remedy("stop it first, or give this one its own producer.time_track and kafka.transactional_id"));
         }
         let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
@@ -259,7 +258,7 @@ impl CheckpointFile {
 /// Definite when it can't be read, is no regular file or has more than 16 MiB.
 pub fn text(path: &Path) -> Result<Option<String>> {
     let failed = |reason: String| {
-        Error::definite(format!("{}: {reason}", path.display()))
+        Error::new(Code::FileAccess, format!("{}: {reason}", path.display()))
             .with_remedy("make it a file that this user may read, in a folder that this user may write to")
     };
     let found = match fs::metadata(path) {
@@ -315,7 +314,7 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
         if e.kind() == ErrorKind::ResourceBusy {
             return mounted_alone(path);
         }
-        Error::definite(format!("cannot write {}: {e}", path.display()))
+        Error::new(Code::FileAccess, format!("cannot write {}: {e}", path.display()))
             .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
     })?;
     wanted
@@ -357,8 +356,11 @@ fn is_mount_point(mounts: &str, path: &str) -> bool {
 }
 
 fn mounted_alone(path: &Path) -> Error {
-    Error::definite(format!("{} is mounted as a single file, so it cannot be replaced by a rename", path.display()))
-        .with_remedy("mount the folder (producer.time_track), not the file; the position itself is safe in Kafka")
+    Error::new(
+        Code::CheckpointFileMounted,
+        format!("{} is mounted as a single file, so it cannot be replaced by a rename", path.display()),
+    )
+    .with_remedy("mount the folder (producer.time_track), not the file; the position itself is safe in Kafka")
 }
 
 #[cfg(test)]

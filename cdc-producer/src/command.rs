@@ -6,7 +6,7 @@ use avro::registry::{Found, Registry};
 use clap::{Arg, Command};
 use kafka::doctor::{self, Check};
 use kafka::{LastRecords, Resource, Right};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 use model::time::Micros;
 use runtime::config::Pattern;
@@ -81,7 +81,8 @@ pub async fn execute(context: Context) -> Result<()> {
             Some(("set", arguments)) => {
                 let text = arguments.get_one::<String>("time").map_or("", String::as_str);
                 let time = Micros::parse(text).ok_or_else(|| {
-                    Error::usage(format!("{text:?} is no time")).with_remedy("write it like 2026-11-21T04:00:00Z")
+                    Error::new(Code::CommandLine, format!("{text:?} is no time"))
+                        .with_remedy("write it like 2026-11-21T04:00:00Z")
                 })?;
                 ask(&settings, Some(time))
             }
@@ -148,7 +149,7 @@ async fn restore(settings: &ProducerSettings) -> Result<()> {
 
 fn create_folder(settings: &ProducerSettings) -> Result<()> {
     std::fs::create_dir_all(&settings.time_track)
-        .map_err(|e| Error::definite(format!("cannot create {}: {e}", settings.time_track.display())))
+        .map_err(|e| Error::new(Code::FileAccess, format!("cannot create {}: {e}", settings.time_track.display())))
 }
 
 /// The content of the checkpoint file; `None` when it is missing.

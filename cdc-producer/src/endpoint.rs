@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use mysql::table::{self, answered};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -150,7 +150,7 @@ impl Servers {
         );
         self.left.retain(|(_, at)| now.duration_since(*at) < FAILOVER);
         let is_back = self.left.iter().any(|(uuid, _)| uuid == found || uuid == session);
-        let error = if is_back { Error::definite(text) } else { Error::transient(text) };
+        let error = Error::new(if is_back { Code::TwoServers } else { Code::TryAgain }, text);
         self.left.push((session.clone(), now));
         Some(error.with_remedy(
             "set DB_HOST to the address of one server; a proxy must send every connection of the producer to the same server until a failover",

@@ -1,7 +1,7 @@
 //! State that a process keeps across sessions, to distinguish a fence by another producer from a fence by its own
 //! sessions.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 
 use crate::checkpoint_sync::CheckpointSync;
@@ -34,17 +34,20 @@ impl Memory {
         }
         let kafka = &settings.kafka;
         if ours && self.outlived {
-            return Err(Error::definite(format!(
-                "a transaction of {} takes longer than one of Kafka may be open ({} s)",
-                settings.source(),
-                kafka.transaction_timeout.as_secs()
-            ))
+            return Err(Error::new(
+                Code::TransactionTimeout,
+                format!(
+                    "a transaction of {} takes longer than one of Kafka may be open ({} s)",
+                    settings.source(),
+                    kafka.transaction_timeout.as_secs()
+                ),
+            )
             .with_remedy("raise kafka.transaction_timeout (the broker's transaction.max.timeout.ms is its limit)"));
         }
-        Err(Error::definite(format!(
-            "another producer with the transactional id {} is at work",
-            kafka.transactional_id
-        ))
+        Err(Error::new(
+            Code::AnotherProducer,
+            format!("another producer with the transactional id {} is at work", kafka.transactional_id),
+        )
         .with_remedy(
             "run one producer for a source; give another source its own kafka.topic or kafka.transactional_id",
         ))

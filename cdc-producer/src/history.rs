@@ -6,7 +6,7 @@
 //! skipped, with or without a GTID. On another server, and for a position of version 0.1, the GTID set determines the
 //! place (`probe::place_of`). [`Continuity`] keeps the GTID set of the position correct while the stream runs.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Anchor, Position, compare_files};
 use model::time::Micros;
@@ -92,21 +92,23 @@ async fn check_anchor(
 /// Checks that the server's files contain the position's place.
 fn holds(files: &[BinlogFile], position: &Position) -> Result<()> {
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
-        return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
+        return Err(
+            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy("start it with --log-bin")
+        );
     };
     match files.iter().find(|f| f.name == position.file) {
         Some(file) if position.offset <= file.size => Ok(()),
-        Some(file) => Err(Error::definite(format!(
+        Some(file) => Err(Error::new(Code::HistoryDiffers, format!(
             "the position {position} is beyond the end of its file ({} bytes) on the server: its binlogs were reset or restored, or a crash cut their end off",
             file.size
         ))
         .with_remedy(NEW_SNAPSHOT)),
-        None if compare_files(&first.name, &position.file).is_gt() => Err(Error::definite(format!(
+        None if compare_files(&first.name, &position.file).is_gt() => Err(Error::new(Code::PositionPurged, format!(
             "binlog {} of the position is no longer on the server; its first one is {}",
             position.file, first.name
         ))
         .with_remedy(KEEP_LONGER)),
-        None => Err(Error::definite(format!(
+        None => Err(Error::new(Code::HistoryDiffers, format!(
             "binlog {} of the position is not on the server, which has {} to {}: its binlogs were reset or restored",
             position.file, first.name, last.name
         ))
@@ -146,11 +148,14 @@ fn compare(position: &Position, anchor: &Anchor, found: Found) -> Result<Option<
             format!("{file} does not begin as it did")
         }
     };
-    Err(Error::definite(format!(
-        "the position {position} was read from another history than the one that server {} has now: {differs}; \
+    Err(Error::new(
+        Code::HistoryDiffers,
+        format!(
+            "the position {position} was read from another history than the one that server {} has now: {differs}; \
          its binlogs were reset or restored",
-        position.server_uuid
-    ))
+            position.server_uuid
+        ),
+    )
     .with_remedy(NEW_SNAPSHOT))
 }
 
@@ -168,7 +173,7 @@ async fn on_another_server(endpoint: &Endpoint, server: &Server, position: &Posi
     let set = match &position.gtid_set {
         Some(set) if !set.is_empty() => set,
         _ => {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::HistoryDiffers, format!(
                 "this is server {}, but the position {position} belongs to server {} and has no GTIDs to find its place here",
                 server.uuid, position.server_uuid
             ))
@@ -195,7 +200,7 @@ fn known(position: &Position) -> Known<'_> {
 /// The place of a position that has no anchor.
 async fn of_version_0_1(endpoint: &Endpoint, server: &Server, position: &Position) -> Result<Position> {
     let reset = |at| {
-        Error::definite(format!(
+        Error::new(Code::HistoryDiffers, format!(
             "the position {position} was committed at {}, but the transaction before that place was committed at {at}: the \
              server's binlogs were reset or restored",
             position.committed_at
@@ -208,7 +213,7 @@ async fn of_version_0_1(endpoint: &Endpoint, server: &Server, position: &Positio
             let place = probe::place_of(endpoint, server, set, known(position)).await?;
             let order = compare_files(&place.file, &position.file).then(place.offset.cmp(&position.offset));
             if !position.file.is_empty() && order.is_gt() {
-                return Err(Error::definite(format!(
+                return Err(Error::new(Code::HistoryDiffers, format!(
                     "the transactions up to the position {position} end at {}:{}: the server's binlogs were reset or restored",
                     place.file, place.offset
                 ))
@@ -219,9 +224,10 @@ async fn of_version_0_1(endpoint: &Endpoint, server: &Server, position: &Positio
         None => {
             holds(&server::binlog_files(&mut endpoint.connect().await?).await?, position)?;
             let Some((anchor, at)) = probe::anchor_before(endpoint, &position.file, position.offset).await? else {
-                return Err(Error::definite(format!(
-                    "no event ends at the position {position}: the server's binlogs were reset or restored"
-                ))
+                return Err(Error::new(
+                    Code::HistoryDiffers,
+                    format!("no event ends at the position {position}: the server's binlogs were reset or restored"),
+                )
                 .with_remedy(NEW_SNAPSHOT));
             };
             if at.0 > position.committed_at.0 + SLACK {
@@ -240,7 +246,7 @@ async fn of_version_0_1(endpoint: &Endpoint, server: &Server, position: &Positio
 async fn has_executed(endpoint: &Endpoint, server: &Server, set: &GtidSet) -> Result<()> {
     let has = server.executed.contains_all(set) || server::executes(&mut endpoint.connect().await?, set).await?;
     if !has {
-        return Err(Error::definite(format!(
+        return Err(Error::new(Code::HistoryDiffers, format!(
             "server {} has not executed everything up to the position {set}: another server, or its history was reset",
             server.uuid
         ))
@@ -249,10 +255,10 @@ async fn has_executed(endpoint: &Endpoint, server: &Server, set: &GtidSet) -> Re
     if set.contains_all(&server.purged) {
         return Ok(());
     }
-    Err(Error::definite(format!(
-        "the server has purged binlogs that were not read yet: purged {}, read {set}",
-        server.purged
-    ))
+    Err(Error::new(
+        Code::PositionPurged,
+        format!("the server has purged binlogs that were not read yet: purged {}, read {set}", server.purged),
+    )
     .with_remedy(KEEP_LONGER))
 }
 
@@ -289,13 +295,13 @@ impl Continuity {
         if let Some(set) = &position.gtid_set
             && !set.contains_all(&previous)
         {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::HistoryDiffers, format!(
                 "{file} of server {uuid} begins after the transactions {previous}, but only {set} were read: the binlog has a gap"
             ))
             .with_remedy(NEW_SNAPSHOT));
         }
         if let Some(before) = self.previous.as_ref().filter(|before| !previous.contains_all(before)) {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::HistoryDiffers, format!(
                 "{file} of server {uuid} begins after the transactions {previous}, and the file before it after {before}: the \
                  server's binlogs were reset"
             ))

@@ -1,7 +1,7 @@
 //! Tails the binlog of one MySQL table and publishes each committed change exactly once.
 //!
 //! Begin reading at [`run`](run::run), which starts a session; [`reader`] and [`publish`] are its two halves. The
-//! invariants and the crash windows are in `ARCHITECTURE.md`.
+//! invariants and the crash windows are in `docs/architecture/`.
 
 pub mod batch;
 pub mod checkpoint;

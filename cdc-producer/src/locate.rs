@@ -4,7 +4,7 @@
 //! microseconds) finds the file; a scan finds the first GTID event at or after the time in it. The time in a file's
 //! head is unsuitable: it is when the statement began whose commit filled the previous file.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::{Anchor, Position};
 use model::time::Micros;
 use mysql_async::Conn;
@@ -84,7 +84,7 @@ pub(crate) async fn require_reached(endpoint: &Endpoint, at: Micros) -> Result<(
 async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micros) -> Result<BinlogFile> {
     let now = server::now(conn).await?;
     if at > now {
-        return Err(Error::definite(format!(
+        return Err(Error::new(Code::TimeOutOfRange, format!(
             "last_read_timestamp {at} is in the future: the server's clock says {now}. A start after that time follows it"
         ))
         .with_remedy(
@@ -105,7 +105,9 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
     }
     let index = low.saturating_sub(1);
     let Some(file) = files.get(index) else {
-        return Err(Error::definite("the server has no binlog files").with_remedy("start it with --log-bin"));
+        return Err(
+            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy("start it with --log-bin")
+        );
     };
     // Without any transaction the time of the file's head is the best approximation.
     let earliest = match first_commit(endpoint, file).await? {
@@ -113,7 +115,7 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
         None => Micros(i64::from(created_at(endpoint, file).await?) * 1_000_000),
     };
     if at < earliest && reaches_back(server, file) {
-        return Err(Error::definite(format!(
+        return Err(Error::new(Code::TimeOutOfRange, format!(
             "last_read_timestamp {at}: the binlogs reach back to {earliest} only; what was committed before is gone"
         ))
         .with_remedy(format!(
@@ -148,5 +150,5 @@ async fn created_at(endpoint: &Endpoint, file: &BinlogFile) -> Result<u32> {
             return Ok(second);
         }
     }
-    Err(Error::definite(format!("binlog {} has no format description event", file.name)))
+    Err(Error::new(Code::EventUnreadable, format!("binlog {} has no format description event", file.name)))
 }

@@ -7,7 +7,7 @@
 
 use avro::PREFIX;
 use model::change::Op;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use mysql::binlog::{DecodeError, Projection, RowChanges, RowOperation, TableLayout, Value};
 use mysql::column::ColumnType;
 use mysql::conversion_error::ConversionError;
@@ -220,10 +220,10 @@ impl Plan {
         let is_whole = layout.primary_key.iter().all(|part| part.prefix.is_none());
         if !is_whole || !layout.primary_key.iter().map(|part| Some(part.column)).eq(key) {
             let names = table.key_columns().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(Error::definite(format!(
-                "{}: ({names}) is not its whole primary key any more",
-                table.full_name()
-            ))
+            return Err(Error::new(
+                Code::KeyChanged,
+                format!("{}: ({names}) is not its whole primary key any more", table.full_name()),
+            )
             .with_remedy(format!("make ({names}) the primary key again; {BEHIND_IT}")));
         }
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
@@ -309,5 +309,5 @@ fn refused(table: &SourceTable, field: usize, refusal: &ConversionError) -> Erro
 
 fn undecodable(error: &DecodeError) -> Error {
     let remedy = format!("put right what it names, e.g. give the table back a column that is gone; {BEHIND_IT}");
-    Error::definite(error.to_string()).with_remedy(remedy)
+    Error::new(Code::EventUnreadable, error.to_string()).with_remedy(remedy)
 }

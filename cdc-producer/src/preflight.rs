@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kafka::doctor::{Check, definite_or};
-use model::error::Result;
+use model::error::{Code, Result};
 use model::table_name::TableName;
 use mysql::table::{SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
@@ -95,11 +95,12 @@ async fn table(conn: &mut Conn, settings: &ProducerSettings, checks: &mut Vec<Ch
     let (MySqlSettings { database, table, .. }, contract) = (&settings.mysql, &settings.contract);
     let exists = SourceTable::exists(conn, database, table).await?;
     if !exists && contract.all {
-        checks.push(Check::bad(
+        let check = Check::bad(
             "table",
             SourceTable::missing(conn, database, table).await?,
             "create it first: with db.columns=all its columns decide the schema; or take it out of tables",
-        ));
+        );
+        checks.push(check.with_code(Code::TableMissing));
         return Ok(TableReport { table: None, exists });
     }
     if !exists {

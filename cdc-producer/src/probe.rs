@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Anchor, LastTransaction, Position};
 use model::time::Micros;
@@ -83,7 +83,10 @@ pub(crate) async fn previous_gtids_of(conn: &mut Conn, file: &BinlogFile) -> Res
         .and_then(|r| r.get::<String, _>(5));
     match text {
         Some(text) => server::gtid_set(&text),
-        None => Err(Error::definite(format!("binlog {} does not begin with its previous GTIDs", file.name))),
+        None => Err(Error::new(
+            Code::EventUnreadable,
+            format!("binlog {} does not begin with its previous GTIDs", file.name),
+        )),
     }
 }
 
@@ -292,7 +295,7 @@ async fn first_file<'a>(
         }
     }
     let oldest = files.first().map_or("none", |f| f.name.as_str());
-    Err(Error::definite(format!(
+    Err(Error::new(Code::PositionPurged, format!(
         "server {} has purged the binlog in which the last transaction of the position {set} stands; its oldest one is {oldest}, \
          so nothing shows whether a transaction without a GTID came between",
         server.uuid
@@ -382,14 +385,14 @@ impl<'a> Search<'a> {
     /// File, offset and the anchor there.
     fn end(mut self, uuid: &str) -> Result<(String, u64, Option<Anchor>)> {
         if !self.passed.contains_all(self.set) {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::HistoryDiffers, format!(
                 "server {uuid} has executed the transactions up to the position {}, but its binlogs do not contain all of them",
                 self.set
             ))
             .with_remedy("read from a server with log_replica_updates=ON, or ask for a new snapshot: `cdc-producer checkpoint reset`"));
         }
         if let Some(place) = self.without_gtid {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::HistoryDiffers, format!(
                 "server {uuid} has a transaction without a GTID at {place}, among those up to the position {}: nothing shows whether \
                  it was read",
                 self.set
@@ -408,7 +411,7 @@ fn used_again(gtid: &str, at: Micros, known: Known<'_>) -> Error {
         Some((last, read)) if last == gtid => format!("at {read}"),
         _ => format!("at {} at the latest", known.not_after),
     };
-    Error::definite(format!(
+    Error::new(Code::HistoryDiffers, format!(
         "transaction {gtid} was committed at {at}, but the transaction of that name that was read was committed {read}: the history \
          of server {} was reset, and its GTIDs are used a second time",
         known.server_uuid

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use kafka::{Failure, LastRecords, Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 use mysql::refused_row::ORIGIN_HEADER;
 use runtime::config::{KafkaSettings, OnRefused};
@@ -74,8 +74,11 @@ impl Target {
     pub fn progress(&self, records: LastRecords) -> Result<Option<Progress>> {
         let Some(bytes) = records.find(&self.checkpoint_topic, 0, self.source.as_bytes())? else { return Ok(None) };
         let unreadable = |reason: String| {
-            Error::definite(format!("the progress of {} in {}: {reason}", self.source, self.checkpoint_topic))
-                .with_remedy("was it written by a newer version of this program?")
+            Error::new(
+                Code::ProgressUnreadable,
+                format!("the progress of {} in {}: {reason}", self.source, self.checkpoint_topic),
+            )
+            .with_remedy("was it written by a newer version of this program?")
         };
         let progress: Progress = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
         if progress.version == 1 {

@@ -5,7 +5,7 @@
 //! the error asks for the right.
 
 use kafka::doctor::Check;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use mysql::table::answered;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
@@ -86,7 +86,7 @@ pub(crate) fn sees_triggers(grants: &[String], database: &str, table: &str) -> b
 /// Definite when it may have changed another, or when this user can't see that; the error has the remedy.
 pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &str) -> Result<()> {
     let stop = |reason: String, first: String| {
-        Err(Error::definite(format!(
+        Err(Error::new(Code::StatementAsText, format!(
             "a statement that was logged as text (binlog_format is not ROW) wrote to {name} and may have changed rows of \
              {ours}, as {reason}: {statement}"
         ))

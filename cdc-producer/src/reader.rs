@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::{BinlogOffset, LastTransaction, Progress, TableProgress};
 use mysql::refused_row::Letters;
 use mysql_async::Conn;
@@ -267,9 +267,10 @@ impl Reader {
                 let pos = group.pos.clone();
                 let rows: u64 = state.rows.iter().sum();
                 if rows > 0 {
-                    return Err(Error::definite(format!(
-                        "transaction {pos} is rolled back in the binlog after {rows} rows"
-                    ))
+                    return Err(Error::new(
+                        Code::EventsLost,
+                        format!("transaction {pos} is rolled back in the binlog after {rows} rows"),
+                    )
                     .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
                 }
                 self.end(state).await?;
@@ -344,10 +345,11 @@ impl Reader {
     fn group<'a>(&self, state: &'a mut State) -> Result<&'a mut Group> {
         let place = self.stream.place();
         state.group.as_mut().ok_or_else(|| {
-            Error::definite(format!("the binlog has an event outside of a transaction at {}:{}", place.0, place.1))
-                .with_remedy(
-                    "report it with the server's version; to continue after it: `cdc-producer checkpoint reset`",
-                )
+            Error::new(
+                Code::EventUnreadable,
+                format!("the binlog has an event outside of a transaction at {}:{}", place.0, place.1),
+            )
+            .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
         })
     }
 

@@ -34,11 +34,8 @@ pub(crate) async fn checks(conn: &mut Conn, tables: &[TableName]) -> Result<Vec<
             if error.class() == Class::Transient {
                 return Err(error);
             }
-            return Ok(vec![Check::bad(
-                NAME,
-                error.to_string(),
-                "GRANT REPLICATION CLIENT ON *.* TO the user of DB_USER",
-            )]);
+            let remedy = "GRANT REPLICATION CLIENT ON *.* TO the user of DB_USER";
+            return Ok(vec![Check::bad(NAME, error.to_string(), remedy).with_code(error.code())]);
         }
     };
     if rows.is_empty() {

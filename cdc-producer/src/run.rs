@@ -84,7 +84,8 @@ async fn sessions(
         if memory.advanced || begun.elapsed() > LONGEST_PAUSE * 2 {
             pause = Duration::from_millis(100);
         }
-        tracing::warn!(%error, what_to_do = error.remedy(), retry_in_ms = pause.as_millis() as u64, "trying again");
+        let (code, retry_in_ms) = (error.code().name(), pause.as_millis() as u64);
+        tracing::warn!(%error, code, what_to_do = error.remedy(), retry_in_ms, "trying again");
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(pause) => {}

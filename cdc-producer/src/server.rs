@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Position, compare_files};
 use model::time::Micros;
@@ -74,8 +74,9 @@ pub async fn binlog_end(conn: &mut Conn) -> Result<(String, u64)> {
     let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let row: Option<Row> =
         answered(conn.query_first(query)).await.map_err(|e| failed("ask where the binlog ends", e))?;
-    row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?)))
-        .ok_or_else(|| Error::definite("the server has no binlog").with_remedy("start it with --log-bin"))
+    row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?))).ok_or_else(|| {
+        Error::new(Code::ServerSettings, "the server has no binlog").with_remedy("start it with --log-bin")
+    })
 }
 
 /// The server's binlog files, oldest first.

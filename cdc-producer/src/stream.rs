@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Position, compare_files};
 use mysql_async::Sid;
@@ -249,7 +249,7 @@ fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
 
 /// The error for an event that can't be parsed.
 pub fn damaged(kind: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::definite(format!("a {kind} event of the binlog can't be read: {error}"))
+    Error::new(Code::EventUnreadable, format!("a {kind} event of the binlog can't be read: {error}"))
         .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
 }
 
@@ -270,23 +270,26 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
             // id).
             let text = e.message.to_lowercase();
             if text.contains("purged") || text.contains("could not find") || text.contains("impossible position") {
-                return Error::definite(format!(
-                    "cannot {what}: the server no longer has that part of its binlog: {}",
-                    e.message
-                ))
+                return Error::new(
+                    Code::PositionPurged,
+                    format!("cannot {what}: the server no longer has that part of its binlog: {}", e.message),
+                )
                 .with_remedy(format!("{reset}; and keep binlogs longer (binlog_expire_logs_seconds)"));
             }
             if gtid_mode_refuses(&e.message) {
                 let mode = if text.contains("anonymous") { "ON" } else { "OFF" };
                 let found = format!("cannot {what} while gtid_mode is {mode}: {}", e.message);
-                return Error::definite(found).with_remedy(format!(
+                return Error::new(Code::GtidModeSwitched, found).with_remedy(format!(
                     "SET GLOBAL gtid_mode = {mode}_PERMISSIVE, start the producer, and SET GLOBAL gtid_mode = {mode} when it has \
                      read everything, as `verify --wait 60s` shows; nothing is lost by that. Or {reset}"
                 ));
             }
             if text.contains("same server_uuid") || text.contains("same server_id") {
-                return Error::transient(format!("cannot {what}: another reader uses this server_id: {}", e.message))
-                    .with_remedy("give each reader its own producer.server_id");
+                return Error::new(
+                    Code::ServerIdTaken,
+                    format!("cannot {what}: another reader uses this server_id: {}", e.message),
+                )
+                .with_remedy("give each reader its own producer.server_id");
             }
             Error::definite(format!("cannot {what}: {}", e.message)).with_remedy(reset)
         }

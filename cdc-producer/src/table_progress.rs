@@ -2,7 +2,7 @@
 //! notes.
 
 use kafka::Bounds;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::{SnapshotProgress, TableProgress, TableState};
 use mysql::table::{ColumnPlan, SourceTable};
 
@@ -21,7 +21,7 @@ pub(crate) fn check_topic(
     if let (Some(written), Some(now)) = (progress.topic_id.as_deref(), id)
         && written != now
     {
-        return Err(Error::definite(format!(
+        return Err(Error::new(Code::TopicRecreated, format!(
             "topic {} was deleted and created again: its id is {now}, but the position in {} belongs to the one with id {written}",
             topic, checkpoint_topic
         ))
@@ -30,7 +30,7 @@ pub(crate) fn check_topic(
     for ends in noted(progress) {
         for (partition, (end, now)) in ends.iter().zip(bounds).enumerate() {
             if now.end < *end {
-                return Err(Error::definite(format!(
+                return Err(Error::new(Code::TopicRecreated, format!(
                     "partition {partition} of topic {} ends at offset {}, but the position in {} says that it was written up to \
                      {end}: the topic was deleted and created again, or Kafka has lost records",
                     topic, now.end, checkpoint_topic
@@ -110,7 +110,7 @@ pub(crate) fn check_key(committed: Option<&TableProgress>, table: &SourceTable, 
     let Some(before) = committed.map(|c| &c.state.key).filter(|key| !key.is_empty() && **key != now) else {
         return Ok(());
     };
-    Err(Error::definite(format!(
+    Err(Error::new(Code::KeyChanged, format!(
         "{} has the primary key ({}), and the records of topic {topic} were written with the key ({})",
         table.full_name(),
         now.join(", "),

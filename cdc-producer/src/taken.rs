@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kafka::{Bounds, LastRecords, TopicSpec};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::{Progress, ServerPlace, TableProgress};
 use model::table_name::TableName;
 use mysql::table::{SourceTable, answered};
@@ -96,11 +96,12 @@ pub(crate) async fn tables(settings: &ProducerSettings, endpoint: &Endpoint) -> 
     }
     if names.is_empty() {
         let patterns: Vec<&str> = settings.tables.patterns().iter().map(|pattern| pattern.text()).collect();
-        return Err(Error::definite(format!("no table of the server matches tables: {}", patterns.join(", ")))
+        let text = format!("no table of the server matches tables: {}", patterns.join(", "));
+        return Err(Error::new(Code::TableMissing, text)
             .with_remedy("correct the patterns, create a table, or grant SELECT to the user of DB_USER; `cdc-producer tables` lists all"));
     }
     if names.len() > MOST {
-        return Err(Error::definite(format!("tables takes {} tables, more than {MOST}", names.len()))
+        return Err(Error::new(Code::Setting, format!("tables takes {} tables, more than {MOST}", names.len()))
             .with_remedy("take fewer, and give the others to another producer"));
     }
     names.sort_by_key(|name| name.to_string() != settings.source());
@@ -213,10 +214,13 @@ pub(crate) async fn resume(
             None => false,
         };
         if is_known && facts.is_missing {
-            return Err(Error::definite(format!(
-                "topic {} is gone, but the position in {} says that it was written",
-                found.target.topic, found.target.checkpoint_topic
-            ))
+            return Err(Error::new(
+                Code::TopicGone,
+                format!(
+                    "topic {} is gone, but the position in {} says that it was written",
+                    found.target.topic, found.target.checkpoint_topic
+                ),
+            )
             .with_remedy("to write the table into a new one: `cdc-producer checkpoint reset`"));
         }
         create_topic(found, facts).await?;

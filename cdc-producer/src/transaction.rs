@@ -3,7 +3,7 @@
 //! Pure: events go in, their meanings come out. An event of an unlisted type stops the stream, so that no event of a
 //! future server is ignored.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::LastTransaction;
 use model::time::Micros;
 use mysql_async::binlog::events::{ExecuteLoadQueryEvent, GtidEvent, QueryEvent};
@@ -209,7 +209,7 @@ pub fn classify<'a>(event: &Event, subjects: impl Iterator<Item = Subject<'a>>) 
         | E::DELETE_FILE_EVENT
         | E::TRANSACTION_PAYLOAD_EVENT => EventKind::Nothing,
         E::INCIDENT_EVENT => {
-            return Err(Error::definite("the server says that its binlog lost events (INCIDENT)")
+            return Err(Error::new(Code::EventsLost, "the server says that its binlog lost events (INCIDENT)")
                 .with_remedy("ask for a new snapshot: `cdc-producer checkpoint reset`"));
         }
         _ => return unknown(event),
@@ -253,10 +253,13 @@ fn unreadable(reason: &Reason, statement: &str, subject: &Subject<'_>) -> Error 
     let Reason { what, is_certain, prevent } = reason;
     let change = if *is_certain { "changes" } else { "may change" };
     let separator = if prevent.is_empty() { "" } else { "; " };
-    Error::definite(format!(
-        "{what} {change} the rows of {}.{}, and the binlog does not say which: {statement}",
-        subject.database, subject.table
-    ))
+    Error::new(
+        Code::StatementChangesRows,
+        format!(
+            "{what} {change} the rows of {}.{}, and the binlog does not say which: {statement}",
+            subject.database, subject.table
+        ),
+    )
     .with_remedy(format!(
         "{prevent}{separator}to continue behind it with the table as it is now, and tombstones for what is gone: \
          `cdc-producer snapshot {}.{}`, or for all tables `cdc-producer checkpoint reset`, then start again",
@@ -269,6 +272,9 @@ fn unknown(event: &Event) -> Result<EventKind> {
     if header.event_type_raw() == HEARTBEAT_V2 || header.flags().contains(EventFlags::LOG_EVENT_IGNORABLE_F) {
         return Ok(EventKind::Nothing);
     }
-    Err(Error::definite(format!("the binlog has an event of the unknown type {}", header.event_type_raw()))
-        .with_remedy("it may carry changes, so it is not passed over: report it with the server's version"))
+    Err(Error::new(
+        Code::EventUnreadable,
+        format!("the binlog has an event of the unknown type {}", header.event_type_raw()),
+    )
+    .with_remedy("it may carry changes, so it is not passed over: report it with the server's version"))
 }

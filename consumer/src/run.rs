@@ -272,7 +272,7 @@ impl Worker {
 
     fn tell(&mut self, error: &Error) {
         self.readiness.failed(error);
-        tracing::warn!(remedy = error.remedy(), "trying again: {error}");
+        tracing::warn!(code = error.code().name(), remedy = error.remedy(), "trying again: {error}");
     }
 
     /// Creates the clients, and recovers from what the last ones left.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kafka::TransactionalProducer;
 use kafka::slots::Folder;
+use model::error::Code;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use testbed::servers::Postgres;
@@ -15,11 +16,6 @@ use testbed::{Running, TestBed, execute};
 const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
 const UPDATE: &str = "UPDATE product SET price = price + 1";
-
-fn stops(ended: &testbed::Ended, says: &[&str]) {
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    says.iter().for_each(|text| assert!(ended.err.contains(text), "{text:?} in {}", ended.err));
-}
 
 /// `binlog_do_db` and `binlog_ignore_db`: what was written under the filter is in no binlog.
 #[tokio::test(flavor = "multi_thread")]
@@ -37,7 +33,9 @@ async fn changes_that_a_binlog_filter_left_out_are_taken_from_the_table() {
         let mut mysql = world.own_mysql(&[&filter(&world)]);
         let mut conn = world.mysql().await;
         execute(&mut conn, &[UPDATE]).await;
-        stops(&world.run("cdc-producer", &[]), &["are left out of the binlog", "`cdc-producer checkpoint reset`"]);
+        world
+            .run("cdc-producer", &[])
+            .assert_error(Code::ServerSettings, &["are left out of the binlog", "`cdc-producer checkpoint reset`"]);
         mysql.server.stop().unwrap();
         let _mysql = world.own_mysql(&[]);
         assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
@@ -83,7 +81,8 @@ async fn a_producer_that_another_one_fences_continues_without_it() {
     let id = settings.transactional_id.clone();
     let end = fence(settings, id.clone());
     let ended = change_until_ended(&world, producer).await;
-    stops(&ended, &[&format!("another producer with the transactional id {id} is at work"), "run one producer"]);
+    let named = format!("another producer with the transactional id {id} is at work");
+    ended.assert_error(Code::AnotherProducer, &[named.as_str(), "run one producer"]);
     end();
     let producer = world.start_as("cdc-producer", "after", &[]);
     world.assert_whole(producer);
@@ -101,7 +100,7 @@ async fn a_consumer_that_another_process_fences_continues_without_it() {
     let id = format!("{}.consumer_1-{folder}.{}", settings.topic, settings.group_id);
     let end = fence(settings, id);
     let ended = change_until_ended(&world, consumer).await;
-    stops(&ended, &["consumer_1 was fenced 5 times", "and stop it"]);
+    ended.assert_error(Code::AnotherConsumer, &["consumer_1 was fenced 5 times", "and stop it"]);
     end();
     world.assert_whole(producer);
 }
@@ -126,10 +125,10 @@ async fn a_record_that_kafka_finds_too_large_arrives_with_higher_limits() {
     let text: String = (0..2_400_000).map(|_| letter()).collect::<String>().replace('\\', "~");
     execute(&mut conn, &[&format!("INSERT INTO product VALUES (2, '{text}', 'b', 1, NULL)"), UPDATE]).await;
     let says = ["max.message.bytes of the topic", "message.max.bytes in kafka.librdkafka"];
-    stops(&producer.wait(), &says);
+    producer.wait().assert_error(Code::RowRefused, &says);
     // One of them alone does not do.
     world.set("KAFKA_LIBRDKAFKA", "message.max.bytes=4000000");
-    stops(&world.run("cdc-producer", &[]), &says);
+    world.run("cdc-producer", &[]).assert_error(Code::RecordRefused, &says);
     let settings = world.kafka();
     let admin: AdminClient<DefaultClientContext> = kafka::client_config(&settings).create().unwrap();
     let resource = ResourceSpecifier::Topic(&settings.topic);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::Progress;
 
 use super::{Request, State, Written};
@@ -26,8 +26,8 @@ pub enum Start {
 /// # Errors
 /// Definite when file and progress contradict each other; nothing is changed then.
 pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) -> Result<Start> {
-    let refuse = |reason: String, remedy: &str| {
-        Err(Error::definite(format!("{}: {reason}", path.display()))
+    let refuse = |code: Code, reason: String, remedy: &str| {
+        Err(Error::new(code, format!("{}: {reason}", path.display()))
             .with_remedy(format!("nothing was overwritten. {remedy}")))
     };
     let reset = "Ask for a replay with `cdc-producer checkpoint reset` (snapshot, then the binlog)";
@@ -37,6 +37,7 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
             kafka => Start::Begin { epoch: kafka.map_or(1, |k| k.epoch + 1), request },
         }),
         State::Written(written) if written.source != source => refuse(
+            Code::CheckpointFileDamaged,
             format!("it belongs to {}, but the source is {source}", written.source),
             "Give each source its own producer.time_track and kafka.topic. If the source has another name now, ask for a replay \
              with `cdc-producer checkpoint reset`. If only the file is wrong, `cdc-producer checkpoint restore` writes it \
@@ -44,6 +45,7 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
         ),
         State::Written(written) => match kafka {
             None => refuse(
+                Code::CheckpointFileAhead,
                 format!(
                     "it says epoch {} at {}:{}, but Kafka holds no position for {source}",
                     written.epoch, written.file, written.offset
@@ -51,6 +53,7 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
                 &format!("Is this the right cluster, and was the checkpoint topic deleted? {reset}"),
             ),
             Some(kafka) if is_of_another_server(&written, &kafka) => refuse(
+                Code::CheckpointFileDamaged,
                 format!(
                     "it was read from server {}, but the position in Kafka belongs to {}",
                     written.server_uuid, kafka.position.server_uuid
@@ -61,6 +64,7 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
                 ),
             ),
             Some(kafka) if is_ahead(&written, &kafka) => refuse(
+                Code::CheckpointFileAhead,
                 format!("it is ahead of the position in Kafka (epoch {} at {})", kafka.epoch, kafka.position),
                 &format!("Kafka has lost records, or it is another cluster. {reset}"),
             ),
@@ -78,14 +82,17 @@ pub fn decide(state: State, kafka: Option<Progress>, source: &str, path: &Path) 
 pub fn restored(state: Option<State>, kafka: Option<&Progress>, source: &str) -> Result<String> {
     let reset = "`cdc-producer checkpoint reset` asks for a snapshot, then the binlog";
     let Some(kafka) = kafka else {
-        return Err(Error::definite(format!("Kafka holds no position for {source}, so there is nothing to restore"))
-            .with_remedy(format!("is this the right cluster (kafka.bootstrap_servers, kafka.topic)? {reset}")));
+        return Err(Error::new(
+            Code::NothingToRestore,
+            format!("Kafka holds no position for {source}, so there is nothing to restore"),
+        )
+        .with_remedy(format!("is this the right cluster (kafka.bootstrap_servers, kafka.topic)? {reset}")));
     };
     match state {
         Some(State::Written(written))
             if written.source == source && !is_of_another_server(&written, kafka) && is_ahead(&written, kafka) =>
         {
-            Err(Error::definite(format!(
+            Err(Error::new(Code::CheckpointFileAhead, format!(
                 "the file says epoch {} at {}:{}, which is ahead of the position in Kafka (epoch {} at {}): from there, changes \
                  that the topic has would be written a second time",
                 written.epoch, written.file, written.offset, kafka.epoch, kafka.position

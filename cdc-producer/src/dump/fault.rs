@@ -2,7 +2,7 @@
 
 use std::io;
 
-use model::error::Error;
+use model::error::{Code, Error};
 use mysql_async::ServerError;
 
 use super::payload::Damage;
@@ -40,9 +40,10 @@ impl Fault {
         let reset = "`cdc-producer checkpoint reset`";
         let disk = format!("if it stays, the binlog file is damaged on the server: check its disk, then {reset}");
         match self {
-            Self::Link(e) if e.kind() == io::ErrorKind::TimedOut => {
-                Error::transient(format!("the binlog stream is silent: not even a heartbeat after {place}: {e}"))
-            }
+            Self::Link(e) if e.kind() == io::ErrorKind::TimedOut => Error::new(
+                Code::ServerUnreachable,
+                format!("the binlog stream is silent: not even a heartbeat after {place}: {e}"),
+            ),
             Self::Link(e) => {
                 failed(&format!("read the binlog after {place}"), io::Error::new(e.kind(), e.to_string()).into())
             }
@@ -56,18 +57,20 @@ impl Fault {
                 Error::transient(format!("an event of type {kind} after {place} does not match its CRC32 checksum"))
                     .with_remedy(disk)
             }
-            Self::Damage(what) if is_checked => {
-                Error::definite(format!("cannot read the binlog at {place}: {what}, as the server wrote it"))
-                    .with_remedy(format!(
-                        "look at it with mysqlbinlog, and report it with the server's version; {reset}"
-                    ))
-            }
+            Self::Damage(what) if is_checked => Error::new(
+                Code::EventUnreadable,
+                format!("cannot read the binlog at {place}: {what}, as the server wrote it"),
+            )
+            .with_remedy(format!("look at it with mysqlbinlog, and report it with the server's version; {reset}")),
             Self::Damage(what) => {
                 Error::transient(format!("cannot read the binlog at {place}: {what}")).with_remedy(disk)
             }
-            Self::TooLarge { kind, size, limit } => Error::definite(format!(
-                "an event of type {kind} after {place} has {size} bytes, and producer.max_event allows {limit}"
-            ))
+            Self::TooLarge { kind, size, limit } => Error::new(
+                Code::EventTooLarge,
+                format!(
+                    "an event of type {kind} after {place} has {size} bytes, and producer.max_event allows {limit}"
+                ),
+            )
             .with_remedy(format!("give the producer memory for it, and set producer.max_event to {size} or more")),
         }
     }

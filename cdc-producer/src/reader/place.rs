@@ -1,6 +1,6 @@
 //! Moves the position between two transactions, and over transactions that were read before.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Anchor, BinlogOffset};
 use mysql_async::binlog::EventType;
@@ -105,7 +105,7 @@ impl Reader {
     /// Begins a transaction, or skips it when it was read before.
     pub(super) fn begin(&mut self, state: &mut State, mark: GtidMark) -> Result<()> {
         if let Some(open) = &state.group {
-            return Err(Error::definite(format!(
+            return Err(Error::new(Code::EventsLost, format!(
                 "the binlog's transaction {} has no end before the next one begins at {}",
                 open.pos, self.progress.position
             ))
@@ -113,8 +113,11 @@ impl Reader {
         }
         if state.head.is_some() {
             let file = self.stream.place().0;
-            return Err(Error::definite(format!("{file} does not begin with the GTIDs of the files before it"))
-                .with_remedy("look at the file with mysqlbinlog, then `cdc-producer checkpoint reset`"));
+            return Err(Error::new(
+                Code::EventsLost,
+                format!("{file} does not begin with the GTIDs of the files before it"),
+            )
+            .with_remedy("look at the file with mysqlbinlog, then `cdc-producer checkpoint reset`"));
         }
         let begin = self.stream.begin();
         let set = self.progress.position.gtid_set.as_ref();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use model::change::{Op, Source};
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::time::Micros;
 use mysql::refused_row::{Letters, RefusedRow};
 use mysql::table::SourceTable;
@@ -175,9 +175,10 @@ impl Reader {
 
     fn unmapped(&self, id: u64) -> Error {
         let (file, offset) = self.stream.place();
-        Error::definite(format!(
-            "the binlog has rows of table number {id} without its table map, before {file}:{offset}"
-        ))
+        Error::new(
+            Code::EventUnreadable,
+            format!("the binlog has rows of table number {id} without its table map, before {file}:{offset}"),
+        )
         .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
     }
 }

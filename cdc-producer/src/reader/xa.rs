@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::position::PreparedAt;
 use model::time::Micros;
 use mysql_async::binlog::EventType;
@@ -203,7 +203,7 @@ impl Reader {
                 _ => {}
             }
         }
-        Err(Error::definite(format!("the binlog no longer has {what}, which is committed now"))
+        Err(Error::new(Code::XaRowsPurged, format!("the binlog no longer has {what}, which is committed now"))
             .with_remedy("to continue behind it with the table as it is now: `cdc-producer checkpoint reset`"))
     }
 
@@ -240,7 +240,7 @@ impl Reader {
                 return Ok(());
             }
         }
-        Err(Error::definite(format!(
+        Err(Error::new(Code::XaRowsPurged, format!(
             "transaction {} commits the XA transaction {xa}, which was prepared before the binlogs that the server still has: it may \
              have changed rows of {}, and the binlog does not say which",
             self.group(state)?.pos,

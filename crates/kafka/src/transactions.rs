@@ -16,7 +16,7 @@ use super::{
     CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, partition_of,
     unreachable,
 };
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// How long to wait for the delivery report of a refused record.
@@ -59,18 +59,20 @@ pub enum Failure {
     /// Nothing was committed, and a retry fails the same way until a person acts.
     #[error("{error}")]
     Refused {
+        /// What it is about.
+        code: Code,
         /// Kafka's error.
         error: KafkaError,
         /// The remedy.
-        remedy: String,
+        remedy: Box<str>,
     },
 }
 
 impl Failure {
     /// Classifies an error; an unknown one counts as [`Failure::Broken`].
     pub fn of(error: KafkaError) -> Self {
-        if let Some(remedy) = refusal(error.rdkafka_error_code()) {
-            return Self::Refused { error, remedy: remedy.to_owned() };
+        if let Some((code, remedy)) = refusal(error.rdkafka_error_code()) {
+            return Self::Refused { code, error, remedy: remedy.into() };
         }
         match &error {
             _ if is_fence(error.rdkafka_error_code()) => Self::Fenced(error),
@@ -83,8 +85,8 @@ impl Failure {
     pub fn into_error(self, what: &str) -> Error {
         let message = format!("{what}: {self}");
         match self {
-            Self::Refused { remedy, .. } => Error::definite(message).with_remedy(remedy),
-            Self::OtherCount { .. } => Error::definite(message).with_remedy(OTHER_COUNT),
+            Self::Refused { code, remedy, .. } => Error::new(code, message).with_remedy(remedy),
+            Self::OtherCount { .. } => Error::new(Code::PartitionCount, message).with_remedy(OTHER_COUNT),
             _ => Error::transient(message),
         }
     }
@@ -95,23 +97,28 @@ fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
     matches!(code, Some(Fenced | InvalidProducerEpoch | ProducerFenced))
 }
 
-/// The remedy for an error that a retry can't heal.
-fn refusal(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
+/// The code and the remedy for an error that a retry can't heal.
+fn refusal(code: Option<RDKafkaErrorCode>) -> Option<(Code, &'static str)> {
     use RDKafkaErrorCode as E;
-    match code? {
-        E::MessageSizeTooLarge => {
-            Some("allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka")
+    Some(match code? {
+        E::MessageSizeTooLarge => (
+            Code::RecordRefused,
+            "allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka",
+        ),
+        E::TopicAuthorizationFailed => {
+            (Code::RightMissing, "allow the user of kafka.sasl_username to write to its topics: ACL WRITE")
         }
-        E::TopicAuthorizationFailed => Some("allow the user of kafka.sasl_username to write to its topics: ACL WRITE"),
-        E::InvalidTimestamp => Some(
+        E::InvalidTimestamp => (
+            Code::RecordRefused,
             "this machine's clock is wrong: set it, or let the broker stamp the records (topic configuration \
              message.timestamp.type=LogAppendTime, as in the topics that these programs create)",
         ),
-        E::InvalidTransactionTimeout => {
-            Some("lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms")
-        }
-        _ => missing_right(code),
-    }
+        E::InvalidTransactionTimeout => (
+            Code::TransactionTimeout,
+            "lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms",
+        ),
+        _ => (Code::RightMissing, missing_right(code)?),
+    })
 }
 
 /// One record to be sent.
@@ -216,8 +223,8 @@ impl UninitializedProducer {
                 Err(KafkaError::Transaction(e)) if e.is_retriable() && Instant::now() < deadline => {}
                 Err(e) => {
                     let what = format!("cannot initialise transactions of {transactional_id}");
-                    if let Some(remedy) = refusal(e.rdkafka_error_code()) {
-                        return Err(Error::definite(format!("{what}: {e}")).with_remedy(remedy));
+                    if let Some((code, remedy)) = refusal(e.rdkafka_error_code()) {
+                        return Err(Error::new(code, format!("{what}: {e}")).with_remedy(remedy));
                     }
                     return Err(unreachable(&settings, &what, &e, &logging));
                 }
@@ -258,8 +265,8 @@ impl TransactionalProducer {
         }
         match self.producer.context().undelivered() {
             Some((why, topic)) if refusal(why.rdkafka_error_code()).is_some() => match Failure::of(why) {
-                Failure::Refused { error, remedy } => {
-                    Failure::Refused { error, remedy: format!("topic {topic}: {remedy}") }
+                Failure::Refused { code, error, remedy } => {
+                    Failure::Refused { code, error, remedy: format!("topic {topic}: {remedy}").into() }
                 }
                 other => other,
             },

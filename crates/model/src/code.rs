@@ -156,8 +156,8 @@ codes! {
     }
     "The table and its rows" {
         TableMissing, Definite, "table-missing",
-            "The database or the table does not exist, or it is a view.",
-            "Create it, or correct `DB_NAME` and `db.table`.";
+            "The database or the table does not exist, or it is a view; or no table matches `tables`.",
+            "Create it, or correct `DB_NAME`, `db.table` or `tables`.";
         TableWithoutKey, Definite, "table-without-key",
             "The table has no primary key, so its rows have no identity.",
             "`ALTER TABLE … ADD my_row_id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE PRIMARY KEY`, start.";

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use kafka::{Record, TransactionalProducer};
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
@@ -117,11 +118,8 @@ async fn published(test: &str) -> (TestBed, Conn) {
     (world, conn)
 }
 
-pub(crate) fn refuses(ended: &Ended, texts: &[&str]) {
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    for text in texts.iter().chain(&["what to do: "]) {
-        assert!(ended.err.contains(text), "{text:?} in\n{}", ended.err);
-    }
+pub(crate) fn refuses(ended: &Ended, code: Code, texts: &[&str]) {
+    ended.assert_error(code, &[texts, &["what to do: "]].concat());
 }
 
 /// Waits until the topic has the table's keys; nothing may be doubled on the way.
@@ -136,7 +134,11 @@ async fn the_checkpoint_topic_is_deleted() {
     stop(start(&world, "second", &[]));
     delete_topic(&world.kafka(), &checkpoint_topic(&world)).await;
     execute(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
-    refuses(&world.run("cdc-producer", &[]), &["Kafka holds no position", "checkpoint reset"]);
+    refuses(
+        &world.run("cdc-producer", &[]),
+        Code::CheckpointFileAhead,
+        &["Kafka holds no position", "checkpoint reset"],
+    );
     reset(&world);
     let producer = start(&world, "third", &[]);
     happened(&world, "9", &["r.1", "r.2", "d.3"]);
@@ -180,7 +182,7 @@ async fn the_table_does_not_exist() {
     let mut producer = world.start_as("cdc-producer", "second", &[]);
     producer.wait_for("reading");
     execute(&mut conn, &["DROP TABLE product"]).await;
-    refuses(&producer.wait(), &["DROP TABLE", "checkpoint reset"]);
+    refuses(&producer.wait(), Code::StatementChangesRows, &["DROP TABLE", "checkpoint reset"]);
     reset(&world);
     let mut producer = start(&world, "third", &[]);
     assert!(producer.said().contains("its products are deleted in the topic"), "{}", producer.said());
@@ -210,7 +212,7 @@ async fn the_table_can_not_be_seen() {
     world.set("DB_USER", user.as_str());
     world.set("DB_PASSWORD", "blind");
     reset(&world);
-    refuses(&world.run("cdc-producer", &[]), &["see whether the table", "denied"]);
+    refuses(&world.run("cdc-producer", &[]), Code::RightMissing, &["see whether the table", "denied"]);
     assert_eq!(ids_of_topic(&world).len(), 20);
     execute(&mut conn, &[&format!("GRANT SELECT ON `{}`.* TO '{user}'@'%'", world.name.replace('_', r"\_"))]).await;
     stop(start(&world, "second", &[]));
@@ -227,7 +229,7 @@ async fn the_source_has_another_name() {
     execute(&mut conn, &[&insert([3, 40])]).await;
     other.set("KAFKA_TOPIC", world.get("KAFKA_TOPIC").to_owned());
     other.set("PRODUCER_TIME_TRACK", world.get("PRODUCER_TIME_TRACK").to_owned());
-    refuses(&other.run("cdc-producer", &[]), &["it belongs to", "checkpoint reset"]);
+    refuses(&other.run("cdc-producer", &[]), Code::CheckpointFileDamaged, &["it belongs to", "checkpoint reset"]);
     reset(&other);
     stop(start(&other, "second", &[]));
     equal(&other, &mut conn).await;
@@ -248,7 +250,11 @@ async fn the_topic_is_created_again() {
     let settings = world.kafka();
     delete_topic(&settings, &settings.topic).await;
     kafka::ensure_topics(&settings, &[kafka::TopicSpec::products(&settings)]).await.unwrap();
-    refuses(&world.run("cdc-producer", &[]), &["was deleted and created again: its id is ", "checkpoint reset"]);
+    refuses(
+        &world.run("cdc-producer", &[]),
+        Code::TopicRecreated,
+        &["was deleted and created again: its id is ", "checkpoint reset"],
+    );
     execute(&mut conn, &["DELETE FROM product WHERE id = 9"]).await;
     reset(&world);
     stop(start(&world, "third", &[]));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use testbed::servers::MySql;
@@ -53,7 +54,7 @@ async fn the_topics_records_have_expired() {
     execute(&mut conn, &[&format!("PURGE BINARY LOGS TO '{}'", last.get::<String, _>(0).unwrap())]).await;
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(doctor.out.contains("warn  topics") && doctor.out.contains("have expired"), "{}", doctor.out);
-    refuses(&world.run("cdc-producer", &[]), &["is no longer on the server", "checkpoint reset"]);
+    refuses(&world.run("cdc-producer", &[]), Code::PositionPurged, &["is no longer on the server", "checkpoint reset"]);
     reset(&world);
     let producer = start(&world, "second", &["--metrics-listen", "127.0.0.1:0"]);
     assert!(producer.said().contains("a new epoch cannot delete in the topic a product"), "{}", producer.said());
@@ -101,7 +102,7 @@ async fn the_topics_records_have_expired_and_postgresql_is_behind() {
 async fn the_table_is_dropped_and_postgresql_follows() {
     let (world, _mysql, mut conn, producer, consumer) = in_postgres("dropped_pg").await;
     execute(&mut conn, &["DROP TABLE product"]).await;
-    refuses(&producer.wait(), &["DROP TABLE", "checkpoint reset"]);
+    refuses(&producer.wait(), Code::StatementChangesRows, &["DROP TABLE", "checkpoint reset"]);
     reset(&world);
     let producer = start(&world, "second", &[]);
     postgres_has(&world, &BTreeSet::new()).await;

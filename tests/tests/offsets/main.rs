@@ -14,6 +14,7 @@ mod stopping;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::error::Code;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
@@ -80,12 +81,9 @@ pub(crate) fn repair(world: &TestBed, command: &str) -> String {
     })
 }
 
-/// The consumer ends with exit code 1 and says all of this.
-pub(crate) fn assert_refused(consumer: Running, texts: &[&str]) -> Ended {
-    let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    for text in texts {
-        assert!(ended.err.contains(text), "{text:?} is not in\n{}", ended.err);
-    }
+/// The program ends with an error of this code and says all of this.
+pub(crate) fn assert_refused(program: Running, code: Code, texts: &[&str]) -> Ended {
+    let ended = program.wait();
+    ended.assert_error(code, texts);
     ended
 }

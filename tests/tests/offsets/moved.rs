@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kafka::slots::LogCheckpoint;
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use testbed::{Feed, TestBed, eventually};
@@ -51,7 +52,7 @@ async fn offsets_that_kafkas_tool_moved_back_are_refused_and_restored() {
     let (partition, offset) = before.first_key_value().unwrap();
     let place = format!("partition {partition}: the group's offset is {}, the logs have it up to {offset}", offset - 1);
     let moved = format!("the offsets of group {0} in topic {0} were moved back", world.name);
-    assert_refused(start(&world, 2), &[&moved, &place, "`consumer restore-offsets`"]);
+    assert_refused(start(&world, 2), Code::OffsetsMoved, &[&moved, &place, "`consumer restore-offsets`"]);
     assert_eq!(line_count(&world), 20);
     let says = format!("0 offsets of group {} were missing", world.name);
     restored(&world, &mut feed, &says);
@@ -63,7 +64,7 @@ async fn one_partition_moved_to_its_beginning_is_refused_and_restored() {
     let (partition, logs_have) = offsets(&world).pop_last().unwrap();
     set_offsets(&world, &BTreeMap::from([(partition, 0)]));
     let place = format!("partition {partition}: the group's offset is 0, the logs have it up to {logs_have}");
-    assert_refused(start(&world, 2), &["were moved back", &place]);
+    assert_refused(start(&world, 2), Code::OffsetsMoved, &["were moved back", &place]);
     restored(&world, &mut feed, &format!("partition {partition}: {logs_have}, it was 0"));
 }
 
@@ -78,7 +79,7 @@ async fn offsets_that_were_moved_ahead_are_refused_and_restored() {
         let (partition, offset) = before.first_key_value().unwrap();
         let place =
             format!("partition {partition}: the group's offset is {}, the logs have it up to {offset}", offset + by);
-        assert_refused(start(&world, 2), &["were moved ahead: records would be in no log", &place]);
+        assert_refused(start(&world, 2), Code::OffsetsMoved, &["were moved ahead: records would be in no log", &place]);
     }
     let said = repair(&world, "restore-offsets");
     assert!(said.contains(&format!("{} were set to what the logs have", before.len())), "{said}");
@@ -98,6 +99,7 @@ async fn offsets_that_were_set_before_the_first_start_are_refused() {
     set_offsets(&world, &(0..10).map(|p| (p, 1)).collect());
     assert_refused(
         start(&world, 1),
+        Code::OffsetsMoved,
         &["were moved ahead", "partition 0: the group's offset is 1, the logs have it up to 0"],
     );
     repair(&world, "restore-offsets");
@@ -115,7 +117,7 @@ async fn offsets_that_no_log_checkpoint_has_are_left_alone() {
     let mut before = offsets(&world);
     let (partition, offset) = before.pop_first().unwrap();
     set_offsets(&world, &BTreeMap::from([(partition, offset + 1)]));
-    assert_refused(start(&world, 2), &["were moved ahead", &format!("partition {partition}: ")]);
+    assert_refused(start(&world, 2), Code::OffsetsMoved, &["were moved ahead", &format!("partition {partition}: ")]);
     let said = repair(&world, "restore-offsets");
     assert!(said.contains(", 1 were set to what the logs have"), "{said}");
     before.insert(partition, 0);
@@ -155,13 +157,13 @@ async fn a_topic_that_was_made_again_is_another_one() {
     let (mut world, _) = world("again").await;
     create_again(&world).await;
     let says = format!("topic {} was deleted and created again: its id is ", world.name);
-    assert_refused(start(&world, 2), &[&says, "kafka.group_id", "consumer.logs"]);
+    assert_refused(start(&world, 2), Code::TopicRecreated, &[&says, "kafka.group_id", "consumer.logs"]);
     // Nor do the offsets get better by what the logs have.
     let ended = eventually("nobody is in the group", PATIENCE, || {
         let ended = world.run("consumer", &["restore-offsets"]);
         ended.err.contains(&says).then_some(ended)
     });
-    assert_eq!(ended.code, 1);
+    ended.assert_error(Code::TopicRecreated, &[&says]);
     world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
     world.set("CONSUMER_LOGS", world.folder.join("other_logs").to_str().unwrap());
     let mut feed = Feed::new(&world).await;
@@ -193,13 +195,21 @@ async fn a_topic_that_was_made_again_and_has_grown_is_another_one() {
     assert!(!bounds(&world).iter().any(longer));
 
     let says = format!("topic {} was deleted and created again: its id is ", world.name);
-    assert_refused(world.start_as("cdc-producer", "refused", &[]), &[&says, "`cdc-producer checkpoint reset`"]);
+    assert_refused(
+        world.start_as("cdc-producer", "refused", &[]),
+        Code::TopicRecreated,
+        &[&says, "`cdc-producer checkpoint reset`"],
+    );
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(doctor.code == 1 && doctor.out.contains(&says), "{}", doctor.out);
-    assert_refused(start(&world, 2), &[&says, "kafka.group_id", "consumer.logs", "product_offsets"]);
+    assert_refused(
+        start(&world, 2),
+        Code::TopicRecreated,
+        &[&says, "kafka.group_id", "consumer.logs", "product_offsets"],
+    );
     // Kafka has dropped the group's offsets with the topic, but those in the logs are not of this one.
     let ended = world.run("consumer", &["restore-offsets"]);
-    assert!(ended.code == 1 && ended.err.contains(&says), "{}", ended.err);
+    ended.assert_error(Code::TopicRecreated, &[&says]);
 
     // The remedies.
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kafka::partition_of;
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use testbed::{Feed, Running, TestBed, eventually, read_topic};
@@ -41,14 +42,14 @@ async fn partitions_that_are_raised_stop_everything_before_a_key_moves() {
     let says = format!("topic {topic} has 20 partitions, but 10 are wanted");
     let remedy = ["kafka.topic", "kafka.partitions", "consumer.logs", "`cdc-producer checkpoint reset`"];
     for program in [producer].into_iter().chain(consumers.drain(..)) {
-        assert_refused(program, &[&[says.as_str()], &remedy[..]].concat());
+        assert_refused(program, Code::PartitionCount, &[&[says.as_str()], &remedy[..]].concat());
     }
     for record in read_topic(&world.kafka()) {
         assert_eq!(record.partition, partition_of(record.key.as_bytes(), 10), "key {}", record.key);
     }
     // They stay stopped.
-    assert_refused(world.start_as("cdc-producer", "again", &[]), &[&says]);
-    assert_refused(start(&world, 3), &[&says]);
+    assert_refused(world.start_as("cdc-producer", "again", &[]), Code::PartitionCount, &[&says]);
+    assert_refused(start(&world, 3), Code::PartitionCount, &[&says]);
 
     // The remedy, with the number that was wanted.
     world.set("KAFKA_TOPIC", format!("{topic}_20"));
@@ -93,12 +94,12 @@ async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
     let says = format!("topic {topic} has 20 partitions, as kafka.partitions says, but its records were written to 12");
     let remedy = ["kafka.topic", "kafka.partitions", "consumer.logs", "`cdc-producer checkpoint reset`"];
     let says = [&[says.as_str()], &remedy[..]].concat();
-    assert_refused(world.start_as("cdc-producer", "refused", &[]), &says);
+    assert_refused(world.start_as("cdc-producer", "refused", &[]), Code::PartitionCount, &says);
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(doctor.code == 1 && doctor.out.contains(says[0]), "{}", doctor.out);
     // No new epoch leads around it.
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
-    assert_refused(world.start_as("cdc-producer", "reset", &[]), &says);
+    assert_refused(world.start_as("cdc-producer", "reset", &[]), Code::PartitionCount, &says);
     assert_eq!(read_topic(&world.kafka()).len(), 100);
 
     // The remedy.

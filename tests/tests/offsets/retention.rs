@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kafka::{Record, TransactionalProducer, partition_of};
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::Offset;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
@@ -192,6 +193,7 @@ async fn unread_records_that_are_deleted_stop_the_group_until_they_are_skipped()
     let what = format!("topic {0} no longer has offsets that group {0} has not read", world.name);
     assert_refused(
         start(&world, 2),
+        Code::RecordsDeleted,
         &[&what, &place, "cdc-producer checkpoint reset", "consumer skip-deleted", "retention.ms"],
     );
     assert_eq!(line_count(&world), 20);
@@ -235,7 +237,8 @@ async fn unread_records_that_are_deleted_under_a_running_consumer_stop_it() {
     // It has some thousand records in its queues, and not all of a partition.
     let read = offsets(&world);
     delete_before(&world, |_| Offset::End).await;
-    let ended = assert_refused(consumer, &["no longer has offsets that group", "consumer skip-deleted"]);
+    let ended =
+        assert_refused(consumer, Code::RecordsDeleted, &["no longer has offsets that group", "consumer skip-deleted"]);
     let (lines, gone) = (line_count(&world) as i64, offsets(&world));
     assert!(lines < RECORDS, "{lines} lines: it had everything already");
     let named = gone.iter().any(|(p, next)| ended.err.contains(&format!("partition {p}: offsets {next} to ")));
@@ -279,7 +282,7 @@ async fn a_first_start_says_what_the_topic_no_longer_has() {
     assert_eq!(consumer.stop().code, 0);
     feed.update(1..=40, 1);
     delete_before(&world, |_| Offset::End).await;
-    assert_refused(start(&world, 2), &["no longer has offsets that group"]);
+    assert_refused(start(&world, 2), Code::RecordsDeleted, &["no longer has offsets that group"]);
 }
 
 /// PostgreSQL that is turned on when the topic has no longer everything, and one that is behind what the topic has.
@@ -292,7 +295,11 @@ async fn postgresql_that_would_miss_changes_is_filled_from_a_new_snapshot() {
     assert_eq!(world.get("CONSUMER_LOGS"), world_with);
     let topic = world.name.clone();
     let refused = |world: &TestBed, number, next: i64| {
-        let ended = assert_refused(start(world, number), &["`cdc-producer checkpoint reset`", "it would miss changes"]);
+        let ended = assert_refused(
+            start(world, number),
+            Code::RecordsDeleted,
+            &["`cdc-producer checkpoint reset`", "it would miss changes"],
+        );
         assert!(
             ended.err.contains(&format!("of topic {topic} up to offset {next}, but the topic begins at")),
             "{}",

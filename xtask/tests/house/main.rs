@@ -8,6 +8,7 @@
 
 mod checkout;
 mod documents;
+mod errors;
 mod imports;
 mod known;
 mod language;
