@@ -110,12 +110,12 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
 fn ask_for_table(settings: &ProducerSettings, text: &str) -> Result<()> {
     let name = Pattern::parse(text).ok().and_then(|pattern| pattern.exact());
     let name = name.ok_or_else(|| {
-        Error::usage(format!("{text:?} is no name of a table")).with_remedy("write it like shop.orders")
+        Error::new(Code::CommandLine, format!("{text:?} is no name of a table"))
+            .with_remedy("write it like shop.orders")
     })?;
     if !settings.tables.takes(&name) {
-        return Err(
-            Error::usage(format!("tables does not take {name}")).with_remedy("`cdc-producer tables` lists all tables")
-        );
+        return Err(Error::new(Code::CommandLine, format!("tables does not take {name}"))
+            .with_remedy("`cdc-producer tables` lists all tables"));
     }
     create_folder(settings)?;
     snapshot_requests::ask(&settings.time_track, &name)?;

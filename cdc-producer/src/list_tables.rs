@@ -1,6 +1,6 @@
 //! `cdc-producer tables`: which of the server's tables are taken and how, and why one is not.
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::table_name::TableName;
 use mysql::table::{SourceTable, quoted};
 use mysql_async::Conn;
@@ -48,7 +48,7 @@ pub(crate) async fn print(settings: &ProducerSettings) -> Result<()> {
     print!("{}", text(&listed));
     let refused = listed.iter().filter(|table| matches!(table.found, Found::Refused(_))).count();
     if refused > 0 {
-        return Err(Error::definite(format!("{refused} of the tables that tables takes can't be read"))
+        return Err(Error::new(Code::ChecksFailed, format!("{refused} of the tables that tables takes can't be read"))
             .with_remedy("follow what the list says, or leave the table out with a pattern such as !shop.orders"));
     }
     Ok(())

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use model::error::{Error, Result};
+use model::error::{Code, Error, Result};
 use model::table_name::TableName;
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ pub(crate) fn read(folder: &Path) -> Result<Requests> {
     }
     let Some(text) = checkpoint::text(&path)? else { return Ok(Requests::new()) };
     serde_json::from_str(&text).map_err(|e| {
-        Error::definite(format!("{} is damaged: {e}", path.display())).with_remedy(
+        Error::new(Code::CheckpointFileDamaged, format!("{} is damaged: {e}", path.display())).with_remedy(
             "remove the file, and ask again with `cdc-producer snapshot`; requests that were carried out are not needed",
         )
     })
