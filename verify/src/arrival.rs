@@ -62,6 +62,12 @@ pub(crate) fn of_producer(
                     .with_source(e)
             })?),
         };
+        if let (Some(progress), Some(table)) = (&progress, &settings.table)
+            && !progress.tables.contains_key(table)
+        {
+            return Ok(Some((format!("the producer has not taken {table} yet"), true)));
+        }
+        let progress = progress.map(|progress| progress.of_table(settings.table.as_deref()));
         Ok(end.missing(progress.as_ref()).map(|missing| (missing, progress.is_some())))
     })
 }

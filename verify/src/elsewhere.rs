@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use kafka::Partition;
 use kafka::slots::{self, Folder, LogCheckpoint};
+use kafka::{Partition, Topic};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
@@ -17,6 +17,8 @@ pub(crate) struct Elsewhere {
     folders: BTreeMap<String, String>,
     /// By partition, the offset after the last record in any of them.
     next: BTreeMap<Partition, i64>,
+    /// The topic that is compared.
+    topic: Topic,
 }
 
 impl Elsewhere {
@@ -39,7 +41,8 @@ impl Elsewhere {
                 ids.insert(String::new());
             }
         }
-        Ok(Self::of(slots::log_checkpoints(settings)?.into_values(), &ids))
+        let topic = Topic::of(&settings.topic, &settings.main_topic);
+        Ok(Self { topic, ..Self::of(slots::log_checkpoints(settings)?.into_values(), &ids) })
     }
 
     fn of(checkpoints: impl Iterator<Item = LogCheckpoint>, given: &BTreeSet<String>) -> Self {
@@ -56,7 +59,7 @@ impl Elsewhere {
 
     /// Whether one of them may have this record's line.
     pub(crate) fn may_have(&self, partition: i32, offset: i64) -> bool {
-        self.next.get(&Partition::main(partition)).is_some_and(|next| offset < *next)
+        self.next.get(&Partition { topic: self.topic, number: partition }).is_some_and(|next| offset < *next)
     }
 
     /// The folders' places.

@@ -82,6 +82,8 @@ fn members(columns: &[Column], row: &[Option<String>]) -> String {
 /// A line that was read.
 #[derive(Debug)]
 pub(crate) struct Parsed {
+    /// The table of a nested line: the full name of its record.
+    pub(crate) table: Option<String>,
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     /// Equal lines have equal hashes.
@@ -96,10 +98,16 @@ pub(crate) fn parse(line: &[u8], floats: &HashSet<String>) -> Option<Parsed> {
         let value = members.iter().rfind(|(found, _)| found == name);
         value.and_then(|(_, value)| value.get().parse::<i64>().ok()).filter(|number| *number >= 0)
     };
+    let table = match members.as_slice() {
+        [(first, table), (second, key), ..] if first == "table" && second == "key" && key.get().starts_with('[') => {
+            serde_json::from_str(table.get()).ok()
+        }
+        _ => None,
+    };
     let (partition, offset) = (number("partition")?.try_into().ok()?, number("offset")?);
     let mut hasher = DefaultHasher::new();
     hash(&members, floats, &mut hasher)?;
-    Some(Parsed { partition, offset, hash: hasher.finish() })
+    Some(Parsed { table, partition, offset, hash: hasher.finish() })
 }
 
 fn hash(members: &[(Cow<'_, str>, &RawValue)], floats: &HashSet<String>, hasher: &mut DefaultHasher) -> Option<()> {

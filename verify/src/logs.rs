@@ -50,14 +50,50 @@ pub(crate) struct Judge<'a> {
     pub(crate) floats: &'a HashSet<String>,
     /// Older records of a key may be gone.
     pub(crate) compacted: bool,
+    /// The tables whose lines the logs have besides; `None` when there is one table only.
+    pub(crate) others: Option<&'a Others>,
     /// Asks for the topic's present bounds.
     pub(crate) ask: &'a mut dyn FnMut() -> Result<Span>,
     pub(crate) findings: &'a mut Findings,
 }
 
+/// The tables that are compared, in a run for one of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Others {
+    /// The name in the nested lines of the run's table; `None` if its lines are flat.
+    pub(crate) own: Option<String>,
+    /// The names in the nested lines of all tables.
+    pub(crate) names: HashSet<String>,
+    /// Whether a table has flat lines.
+    pub(crate) has_flat: bool,
+    /// Reports lines that belong to none of the tables; one run does.
+    pub(crate) reports_unknown: bool,
+}
+
+/// Whose line it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Other,
+    Nobodys,
+}
+
+impl Others {
+    fn whose(&self, table: Option<&str>) -> Whose {
+        match (table, self.own.as_deref()) {
+            (table, own) if table == own => Whose::Own,
+            (Some(table), _) if self.names.contains(table) => Whose::Other,
+            (None, _) if self.has_flat => Whose::Other,
+            _ => Whose::Nobodys,
+        }
+    }
+}
+
 /// The state of reading one log.
 struct Reading {
     log: Log,
+    /// Lines, of all tables.
+    lines: u64,
     /// The number that the log's records get as their [`Fate`].
     number: Fate,
     /// The last offset of each partition.
@@ -92,7 +128,7 @@ impl Logs {
                 return Err(Error::definite(format!("there are more than {LAST_LOG} logs")));
             }
             let log = Log { name, lines: 0, partitions: vec![0; partitions] };
-            let reading = Reading { log, number, last: vec![-1; partitions], read: 0, ends: None };
+            let reading = Reading { log, lines: 0, number, last: vec![-1; partitions], read: 0, ends: None };
             let log = all.read_one(&path, reading, judge, &mut status)?;
             all.logs.push(log);
         }
@@ -118,9 +154,10 @@ impl Logs {
                 match tail(&mut reader, &mut line, reading.read).map_err(|e| unreadable(path, e))? {
                     Tail::Whole => {}
                     Tail::Cut => return Ok(reading.log),
+                    Tail::Torn if judge.others.is_some_and(|others| !others.reports_unknown) => return Ok(reading.log),
                     Tail::Torn => {
                         judge.findings.add(Check::Torn, || {
-                            let place = format!("{} line {}", reading.log.name, reading.log.lines + 1);
+                            let place = format!("{} line {}", reading.log.name, reading.lines + 1);
                             let text = format!("{place} has no end ({} bytes)", line.len());
                             Finding::new(Check::Torn, text).found(shown(&line))
                         });
@@ -129,7 +166,7 @@ impl Logs {
                 }
             }
             status.one_more();
-            reading.log.lines += 1;
+            reading.lines += 1;
             let length = || reader.get_ref().metadata().map(|m| m.len()).map_err(|e| unreadable(path, e));
             self.judge(&line, &mut reading, judge, length)?;
             reading.read += line.len() as u64;
@@ -144,11 +181,23 @@ impl Logs {
         judge: &mut Judge<'_>,
         length: impl Fn() -> Result<u64>,
     ) -> Result<()> {
-        let place = format!("{} line {}", reading.log.name, reading.log.lines);
+        let place = format!("{} line {}", reading.log.name, reading.lines);
+        let is_reported = judge.others.is_none_or(|others| others.reports_unknown);
         let Some(parsed) = line::parse(line, judge.floats) else {
-            judge.unknown(&place, "is not a line of a consumer: it names no partition and offset", line, None);
+            if is_reported {
+                reading.log.lines += 1;
+                judge.unknown(&place, "is not a line of a consumer: it names no partition and offset", line, None);
+            }
             return Ok(());
         };
+        match judge.others.map_or(Whose::Own, |others| others.whose(parsed.table.as_deref())) {
+            Whose::Own => reading.log.lines += 1,
+            Whose::Nobodys if is_reported => {
+                judge.unknown(&place, "is of a table that tables does not take", line, None);
+                return Ok(());
+            }
+            Whose::Other | Whose::Nobodys => return Ok(()),
+        }
         let Parsed { partition, offset, .. } = parsed;
         let at = Some((partition, offset));
         let index = usize::try_from(partition).unwrap_or(usize::MAX);
@@ -182,7 +231,7 @@ impl Logs {
         reading: &mut Reading,
         judge: &mut Judge<'_>,
     ) {
-        let Parsed { partition, offset, hash } = *parsed;
+        let Parsed { partition, offset, hash, .. } = *parsed;
         let index = partition as usize;
         let records = &mut judge.topic.partitions[index];
         let last = &mut reading.last[index];
@@ -308,4 +357,31 @@ fn files(folders: &[PathBuf]) -> Result<Vec<(String, PathBuf)>> {
         files.extend(found.into_iter().map(|(_, slot, path)| (name(slot), path)));
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_belongs_to_one_table() {
+        let names: HashSet<String> = ["shop.a", "shop.b"].map(str::to_owned).into();
+        let of = |own: Option<&str>, has_flat| Others {
+            own: own.map(str::to_owned),
+            names: names.clone(),
+            has_flat,
+            reports_unknown: true,
+        };
+        for (own, has_flat, line, want) in [
+            (Some("shop.a"), true, Some("shop.a"), Whose::Own),
+            (Some("shop.a"), true, Some("shop.b"), Whose::Other),
+            (Some("shop.a"), true, Some("shop.c"), Whose::Nobodys),
+            (Some("shop.a"), true, None, Whose::Other),
+            (Some("shop.a"), false, None, Whose::Nobodys),
+            (None, true, None, Whose::Own),
+            (None, true, Some("shop.b"), Whose::Other),
+        ] {
+            assert_eq!(of(own, has_flat).whose(line), want, "{own:?} {line:?}");
+        }
+    }
 }

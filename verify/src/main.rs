@@ -9,7 +9,7 @@
 //! names the items that it could not compare, such as expired records; it reports that all agree only after it compared
 //! everything.
 //!
-//! It knows no table: columns, key and types come from the server and from the schema of the records. Its conversions
+//! It compares each table that `tables` takes, one after the other. It knows no table: columns, key and types come from the server and from the schema of the records. Its conversions
 //! are its own: it compares the server's text of a value with the text of the value that `apache-avro` decodes, and
 //! shares no code with the producer's encoder or the consumers' decoder, rules and lines.
 //!
@@ -41,6 +41,7 @@ mod schemas;
 mod source;
 mod span;
 mod status;
+mod tables;
 mod topic;
 mod writer;
 
@@ -53,13 +54,17 @@ use model::error::{Error, Result};
 use model::escape;
 use runtime::config::Program;
 use runtime::program::{self, Context};
+use serde::Serialize;
+
+use crate::report::{Report, Verdict};
 
 const JSON: &str = "Print one JSON object instead of tables: verdict (agree, agree_as_far_as_compared, \
                     nothing_compared, behind, different), agree (true for the first only), topic, table, position, \
                     not_compared [{what, count, why}], records, per_partition [{partition, records, \
                     last_offset, logs}], epochs, ops {r, c, u, d}, keys, logs {consumer_1: lines, …}, lines, dead_letters, \
                     filtered, expired_lines, later_lines, table_rows, postgres_rows, lost, doubled, out_of_order, torn, counts {check: \
-                    number}, differences [{check, text, key, partition, offset, expected, found}], notes";
+                    number}, differences [{check, text, key, partition, offset, expected, found}], notes; for several tables: verdict \
+                    (the worst), tables [such an object for each]";
 
 fn main() -> ExitCode {
     let command = Command::new("verify")
@@ -70,6 +75,12 @@ fn main() -> ExitCode {
                 .value_name("TIME")
                 .value_parser(duration)
                 .help("First wait until all that is in MySQL now has arrived in the logs, e.g. 60s at most"),
+        )
+        .arg(
+            Arg::new("table")
+                .long("table")
+                .value_name("DB.TABLE")
+                .help("Compare this table only, of those that tables takes"),
         )
         .arg(
             Arg::new("complete")
@@ -90,21 +101,53 @@ fn main() -> ExitCode {
 }
 
 async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
-    let parts = run::Parts::from(&context.settings)?;
     let wait = context.arguments.get_one::<Duration>("wait").copied();
-    let (report, findings) = tokio::select! {
-        result = run::run(parts, wait) => result?,
-        () = context.shutdown.cancelled() => return Err(Error::transient("stopped before the comparison was done")),
-    };
-    if context.arguments.get_flag("json") {
-        let text = serde_json::to_string(&report);
-        let text = text.map_err(|e| Error::definite("the report can't be written as JSON").with_source(e))?;
-        println!("{}", escape::escaped(&text));
-    } else {
-        print!("{}", report.render(&findings));
+    let only = context.arguments.get_one::<String>("table").map(String::as_str);
+    let tables = tokio::task::block_in_place(|| tables::taken(&context.settings))?;
+    let mut parts = run::Parts::of_tables(&context.settings, &tables)?;
+    if let Some(only) = only {
+        parts = vec![parts.swap_remove(tables::place(&tables, only)?)];
+    }
+    let (is_json, is_single) = (context.arguments.get_flag("json"), parts.len() == 1);
+    let mut reports = Vec::new();
+    for parts in parts {
+        let (report, findings) = tokio::select! {
+            result = run::run(parts, wait) => result?,
+            () = context.shutdown.cancelled() => return Err(Error::transient("stopped before the comparison was done")),
+        };
+        if !is_json {
+            if !is_single {
+                println!("== {}", escape::shown(&report.table));
+            }
+            print!("{}", report.render(&findings));
+            if !is_single {
+                println!();
+            }
+        }
+        reports.push(report);
+    }
+    match reports.as_slice() {
+        [report] if is_json => print_json(report)?,
+        [_] => {}
+        several if is_json => print_json(&Several { verdict: tables::worst(several), tables: several })?,
+        several => println!("{}", escape::shown(&tables::summary(several))),
     }
     let complete = context.arguments.get_flag("complete");
-    different.store(!report.verdict.is_success(complete), Ordering::Relaxed);
+    different.store(!reports.iter().all(|report| report.verdict.is_success(complete)), Ordering::Relaxed);
+    Ok(())
+}
+
+/// The form of `--json` for several tables.
+#[derive(Serialize)]
+struct Several<'a> {
+    verdict: Verdict,
+    tables: &'a [Report],
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value);
+    let text = text.map_err(|e| Error::definite("the report can't be written as JSON").with_source(e))?;
+    println!("{}", escape::escaped(&text));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use model::error::{Error, Result};
 use model::product::SCHEMA;
+use model::table_name::TableName;
 use mysql::table;
 use mysql_async::Conn;
 use runtime::config::{KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
@@ -22,7 +23,7 @@ use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
 use crate::letters::Texts;
 use crate::line::{self, Form};
-use crate::logs::{Judge, Logs};
+use crate::logs::{Judge, Logs, Others};
 use crate::postgres::Stored;
 use crate::reading::Reader;
 use crate::rechecks::Rechecks;
@@ -44,6 +45,10 @@ pub(crate) struct Parts {
     form: Form,
     /// Logs folders.
     logs: Vec<PathBuf>,
+    /// The main table, `database.table`, after which the progress is named.
+    source: String,
+    /// The tables that are compared in other runs, if there are any.
+    others: Option<Others>,
 }
 
 impl Parts {
@@ -60,8 +65,39 @@ impl Parts {
             rules: rules::of(settings)?,
             form: line::form(settings),
             logs: folders(settings.text("consumer.logs")),
+            source: settings.main_table().to_string(),
+            others: None,
         })
     }
+}
+
+impl Parts {
+    /// The places of each of these tables; the first run reports the lines that belong to none.
+    ///
+    /// # Errors
+    /// As [`Self::from`].
+    pub(crate) fn of_tables(settings: &Settings, tables: &[TableName]) -> Result<Vec<Self>> {
+        let mut parts = Vec::new();
+        for name in tables {
+            parts.push(Self::from(&settings.of_table(name))?);
+        }
+        if let [_] = tables {
+            return Ok(parts);
+        }
+        let mut names: HashSet<String> = tables.iter().map(record_name).collect();
+        names.insert(contract::parse(SCHEMA)?.name);
+        let has_flat = parts.iter().any(|parts| parts.form == Form::Flat);
+        for (number, (parts, name)) in parts.iter_mut().zip(tables).enumerate() {
+            let own = (parts.form == Form::Nested).then(|| record_name(name));
+            parts.others = Some(Others { own, names: names.clone(), has_flat, reports_unknown: number == 0 });
+        }
+        Ok(parts)
+    }
+}
+
+/// The full name of the records of a table whose schema is made from it.
+fn record_name(table: &TableName) -> String {
+    format!("{}.{}", avro::schema::adjusted(&table.database), avro::schema::adjusted(&table.table))
 }
 
 /// The logs folders of a setting: paths separated by commas, unless a folder has the whole text as its name.
@@ -143,7 +179,7 @@ impl Run {
     }
 
     async fn of_producer(&self, end: &BinlogEnd, patience: Patience) -> Result<Option<String>> {
-        let (kafka, source, end) = (self.parts.kafka.clone(), self.report.table.clone(), end.clone());
+        let (kafka, source, end) = (self.parts.kafka.clone(), self.parts.source.clone(), end.clone());
         blocking(move || arrival::of_producer(&kafka, &source, &end, patience)).await
     }
 
@@ -202,7 +238,9 @@ impl Run {
             let compacted = parts.kafka.cleanup_policy.contains("compact");
             let ask = &mut || bounds.now();
             let floats = &reader.floats;
-            let mut judge = Judge { topic, span, floats, compacted, ask, findings: &mut findings };
+            let others = own_name(&parts, &reader.contract);
+            let others = others.as_ref();
+            let mut judge = Judge { topic, span, floats, compacted, others, ask, findings: &mut findings };
             let logs = Logs::read(&parts.logs, &mut judge)?;
             let (elsewhere, note) = match topic.misses_lines().then(|| Elsewhere::look(&parts.kafka, &parts.logs)) {
                 None => Default::default(),
@@ -296,6 +334,12 @@ impl Run {
         self.report.conclude(&self.findings, &self.gaps);
         (self.report, self.findings)
     }
+}
+
+/// The other tables, with the name in this table's lines as the schema of its records has it.
+fn own_name(parts: &Parts, contract: &Contract) -> Option<Others> {
+    let own = (parts.form == Form::Nested).then(|| contract.record.clone());
+    parts.others.clone().map(|others| Others { own, ..others })
 }
 
 /// Runs Kafka's client, which blocks, on a separate thread.

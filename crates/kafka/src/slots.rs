@@ -196,7 +196,7 @@ impl LogCheckpoint {
 
 /// Name of the topic of the log checkpoints.
 pub fn topic(settings: &KafkaSettings) -> String {
-    format!("{}.slots", settings.topic)
+    format!("{}.slots", settings.main_topic)
 }
 
 /// The last log checkpoint of each key of the group, by key. Blocks.

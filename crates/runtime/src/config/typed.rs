@@ -158,6 +158,8 @@ pub struct KafkaSettings {
     pub client: ClientOptions,
     /// Topic of the changes.
     pub topic: String,
+    /// Topic of the main table, after which the topics of the pipeline are named.
+    pub main_topic: String,
     /// Topic of the producer's progress, the same for all tables.
     pub checkpoint_topic: String,
     /// The table of these settings, `database.table`, under which the progress has it; `None` for the main table.
@@ -263,6 +265,7 @@ impl KafkaSettings {
             bootstrap_servers: settings.text("kafka.bootstrap_servers").to_owned(),
             client: client_options(settings)?,
             topic: settings.text("kafka.topic").to_owned(),
+            main_topic: settings.pipeline_topic().to_owned(),
             checkpoint_topic: format!("{}{CHECKPOINT_SUFFIX}", settings.pipeline_topic()),
             table: Some(settings.own_table())
                 .filter(|name| *name != settings.main_table())
