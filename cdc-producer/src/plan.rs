@@ -44,8 +44,8 @@ pub struct Plan {
     projection: Projection,
     /// By place in the projection, the index of the field.
     fields: Vec<usize>,
-    /// Selects only the key, for the image before.
-    key: Projection,
+    /// Selects only the key, for the image before; all columns as `projection`, if unchanged rows are left out.
+    before: Projection,
 }
 
 /// Converts a row's values to a record.
@@ -53,6 +53,7 @@ pub struct Plan {
 pub struct Encoder {
     table: SourceTable,
     schema_id: u32,
+    skips_unchanged: bool,
 }
 
 /// Buffers for a record, reused for the next one.
@@ -61,12 +62,19 @@ struct Buffers {
     before: Vec<u8>,
     key: Vec<u8>,
     value: Vec<u8>,
+    value_before: Vec<u8>,
 }
 
 impl Encoder {
     /// For the rows of this table, whose values get this schema id.
     pub fn new(table: SourceTable, schema_id: u32) -> Self {
-        Self { table, schema_id }
+        Self { table, schema_id, skips_unchanged: false }
+    }
+
+    /// The same; with `skips`, an update that leaves each carried column as it was gives no record.
+    #[must_use]
+    pub fn skipping_unchanged(self, skips: bool) -> Self {
+        Self { skips_unchanged: skips, ..self }
     }
 
     /// The table.
@@ -227,8 +235,9 @@ impl Plan {
             .with_remedy(format!("make ({names}) the primary key again; {BEHIND_IT}")));
         }
         let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
-        let key = layout.project(&key).map_err(|e| undecodable(&e))?;
-        Ok(Self { layout, projection, fields, key, encoder })
+        let before = if encoder.skips_unchanged { &names } else { &key };
+        let before = layout.project(before).map_err(|e| undecodable(&e))?;
+        Ok(Self { layout, projection, fields, before, encoder })
     }
 
     /// Passes each row of the event to `each`; twice when its key changes and one of its two states can't be carried.
@@ -238,10 +247,27 @@ impl Plan {
     pub fn each_row(&self, event: &Event, mut each: impl FnMut(RowChange<'_>) -> Result<()>) -> Result<()> {
         let kind = event.header().event_type_raw();
         let changes = RowChanges::parse(kind, event.data()).map_err(|e| undecodable(&e))?;
-        let mut rows = changes.rows_of(&self.layout, &self.key, &self.projection).map_err(|e| undecodable(&e))?;
-        let mut before = Values::from_elem(Value::Null, self.key.columns().len());
-        let mut after = Values::from_elem(Value::Null, self.encoder.table.columns.len());
+        let mut rows = changes.rows_of(&self.layout, &self.before, &self.projection).map_err(|e| undecodable(&e))?;
+        let columns = self.encoder.table.columns.len();
+        let mut after = Values::from_elem(Value::Null, columns);
         let mut buffers = Buffers::default();
+        if self.encoder.skips_unchanged {
+            let mut before = Values::from_elem(Value::Null, columns);
+            let fields = &self.fields;
+            while rows
+                .read_each(|place, value| before[fields[place]] = value, |place, value| after[fields[place]] = value)
+                .map_err(|e| undecodable(&e))?
+            {
+                if changes.operation == RowOperation::Update && self.is_unchanged(&before, &after, &mut buffers)? {
+                    continue;
+                }
+                let key: Values<'_> =
+                    self.encoder.table.schema.key.iter().map(|index| before[*index].clone()).collect();
+                self.row(changes.operation, &key, &after, &mut buffers, &mut each)?;
+            }
+            return Ok(());
+        }
+        let mut before = Values::from_elem(Value::Null, self.before.columns().len());
         while rows
             .read_each(|place, value| before[place] = value, |place, value| after[self.fields[place]] = value)
             .map_err(|e| undecodable(&e))?
@@ -249,6 +275,18 @@ impl Plan {
             self.row(changes.operation, &before, &after, &mut buffers, &mut each)?;
         }
         Ok(())
+    }
+
+    /// Whether both states of a row give the same record; a row that can't be carried never does.
+    fn is_unchanged(&self, before: &[Value<'_>], after: &[Value<'_>], buffers: &mut Buffers) -> Result<bool> {
+        let Buffers { before: key_before, key, value, value_before } = buffers;
+        self.encoder.key_of_row(before, key_before)?;
+        self.encoder.key_of_row(after, key)?;
+        if key_before != key {
+            return Ok(false);
+        }
+        let is_carried = self.encoder.value(before, value_before)?.is_ok() && self.encoder.value(after, value)?.is_ok();
+        Ok(is_carried && value_before == value)
     }
 
     #[inline]
@@ -260,7 +298,7 @@ impl Plan {
         buffers: &mut Buffers,
         each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
     ) -> Result<()> {
-        let Buffers { before: key_before, key, value } = buffers;
+        let Buffers { before: key_before, key, value, .. } = buffers;
         if operation != RowOperation::Insert {
             self.encoder.key(before.iter(), key_before)?;
         }

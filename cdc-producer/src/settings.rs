@@ -44,6 +44,8 @@ pub struct ProducerSettings {
     pub chunk_rows: usize,
     /// The reaction to a row that a record can't carry.
     pub on_refused: OnRefused,
+    /// Whether an update that changes no carried column gives no record.
+    pub skips_unchanged: bool,
     /// Maximum bytes between the reader and Kafka.
     pub memory: usize,
     /// Bytes of the largest event of the binlog that is read into memory.
@@ -76,6 +78,7 @@ impl ProducerSettings {
             heartbeat: settings.duration("producer.heartbeat")?,
             chunk_rows: settings.number("producer.snapshot_chunk")?,
             on_refused: OnRefused::from(settings, "producer.on_refused"),
+            skips_unchanged: settings.text("producer.skip_unchanged") == "yes",
             memory: settings.bytes("producer.memory")?,
             max_event: settings.bytes("producer.max_event")?,
             tables: settings.tables()?,

@@ -217,7 +217,8 @@ async fn make_ready(found: FoundTable, topic: &TopicFacts, conn: &mut Conn, logs
     }
     let known = Known::now(conn, &table, exists, logs_cascades).await?;
     let cut_partitions = table_progress::cut_partitions(&topic.bounds);
-    Ok(ReadyTable { settings, target, encoder: Encoder::new(table, schema_id), known, cut_partitions })
+    let encoder = Encoder::new(table, schema_id).skipping_unchanged(settings.skips_unchanged);
+    Ok(ReadyTable { settings, target, encoder, known, cut_partitions })
 }
 
 /// Registers the schemas that do not depend on the table; `None` for the others. Separate tasks, as a TLS handshake keeps

@@ -229,6 +229,45 @@ async fn a_truncated_table_is_read_again_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_of_nothing_that_is_carried_is_left_out_on_request() {
+    let mut bed = TestBed::new("several_skip");
+    let mut conn = three_tables(&bed).await;
+    execute(&mut conn, &["ALTER TABLE product ADD COLUMN stock INT NOT NULL DEFAULT 0"]).await;
+    let config = bed.folder.join("config.yaml");
+    let text = format!("table: {{{0}.product: {{producer: {{skip_unchanged: yes}}}}}}\n", bed.name);
+    std::fs::write(&config, text).unwrap();
+    bed.set("CONFIG", config.to_str().unwrap());
+    take(&mut bed, &["@.product", "@.line_item"]);
+    let producer = bed.start("cdc-producer", &[]);
+    wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["a",1]"#, r#"["Ö",1]"#]);
+    wait_for(&bed, "product", &["1"]);
+    execute(
+        &mut conn,
+        &[
+            // The topic of the products does not carry their stock.
+            "UPDATE product SET stock = stock + 1",
+            "UPDATE line_item SET quantity = quantity + 0.001 - 0.001 WHERE order_id = 2",
+            "BEGIN",
+            "UPDATE product SET stock = stock + 1",
+            "UPDATE product SET name = 'Mug'",
+            "COMMIT",
+            "UPDATE product SET id = 9, stock = 7",
+        ],
+    )
+    .await;
+    wait_for(&bed, "product", &["9"]);
+    let shown: Vec<String> = streamed(&bed, "product")
+        .iter()
+        .map(|r| format!("{} {} {}", r.key, r.source.op.letter(), r.source.row))
+        .collect();
+    let mut sorted = shown.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["1 d 0", "1 u 0", "9 c 1"], "{shown:?}");
+    assert_numbered(&bed, "product");
+    assert_eq!(producer.stop().code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
     let mut bed = TestBed::new("several_bad");
     let conn = three_tables(&bed).await;

@@ -198,6 +198,7 @@ static TABLE: &[Setting] = &[
     more("producer.heartbeat", Duration(100), Text("5s"), PRODUCER, "How often MySQL says that it is there when nothing happens"),
     more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot, unless they have producer.memory in bytes"),
     more("producer.on_refused", REFUSED, Text("dead_letter"), PRODUCER, "What a row with a value that a record can't carry does: dead_letter or stop"),
+    more("producer.skip_unchanged", Choice(&["no", "yes"]), Text("no"), PRODUCER, "Whether an UPDATE that changes no carried column is left out"),
     more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
     more("producer.memory", Size, Text("16MiB"), PRODUCER, "Bytes of changes that may wait in memory"),
     more("producer.max_event", Size, Text("1GiB"), PRODUCER, "Bytes of the largest row change that is taken into memory"),
