@@ -133,7 +133,7 @@ codes! {
              `verify --wait 60s` has ended.";
         StatementChangesRows, Definite, "statement-changes-rows",
             "TRUNCATE, DROP, RENAME or ALTER TABLE changes rows, and the binlog does not show which.",
-            "`cdc-producer checkpoint reset`, start: the table as it is now, and tombstones for rows that are gone.";
+            "`cdc-producer snapshot db.table`, start: the table as it is now, and tombstones for rows that are gone.";
         StatementAsText, Definite, "statement-as-text",
             "A session wrote with `binlog_format=STATEMENT`, to the table, or to one whose triggers may change it.",
             "Use ROW in that session, then `cdc-producer checkpoint reset`, start. If the message names a right, grant it, \

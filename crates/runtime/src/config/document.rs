@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use model::table_name::TableName;
+
 use super::DEFAULT_FILE;
 use super::flags::{OWN, heading};
 use super::table::{NAMES, Names, Unset};
+use super::tables;
 use super::value::Kind;
 
 const HEAD: &str = "# Configuration\n\n\
@@ -13,6 +16,12 @@ const HEAD: &str = "# Configuration\n\n\
     it came from. An unknown setting is refused, with the nearest known one.\n\n\
     A secret can be read from a file instead: with `_FILE` behind the variable, `_file` behind the key, `-file` behind the\n\
     flag.\n";
+
+const OF_TABLES: &str = "\n## Settings of single tables\n\n\
+    `tables` takes several tables. `table:` in the configuration file, a map from a name or a pattern to settings under the\n\
+    keys of the file itself, gives them their own values. The table `DB_NAME.db.table` has the values of the file, and\n\
+    another table, `database.table`, these:\n\n\
+    | setting | default of another table |\n|---|---|\n";
 
 /// The document.
 fn markdown() -> String {
@@ -32,6 +41,13 @@ fn markdown() -> String {
             ));
         }
         text.push_str(&row(names));
+    }
+    text.push_str(OF_TABLES);
+    for (key, default) in tables::own_defaults(&TableName::new("database", "table")) {
+        text.push_str(&format!("| `{key}` | `{default}` |\n"));
+    }
+    for key in tables::COMMON {
+        text.push_str(&format!("| `{key}` | as in the file |\n"));
     }
     text
 }

@@ -30,12 +30,11 @@ const OWN: [(&str, OwnDefault); 10] = [
 ];
 
 /// The settings that a table may have for itself and otherwise has in common with all.
-const COMMON: [&str; 6] = [
+pub(super) const COMMON: [&str; 5] = [
     "kafka.partitions",
     "kafka.replication_factor",
     "kafka.retention",
     "kafka.cleanup_policy",
-    "postgres.schema",
     "producer.skip_unchanged",
 ];
 
