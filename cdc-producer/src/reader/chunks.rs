@@ -115,9 +115,9 @@ pub(super) async fn sweep_ready(tables: &[CapturedTable]) {
 
 fn log_snapshot(table: &str, epoch: u64, rows: u64, is_swept_next: bool) {
     if is_swept_next {
-        tracing::info!(table, rows, epoch, "every row is read; keys of the topic that are gone are deleted next");
+        tracing::info!(rows, epoch, table, "every row is read; keys of the topic that are gone are deleted next");
     } else {
-        tracing::info!(table, rows, epoch, "snapshot complete");
+        tracing::info!(rows, epoch, table, "snapshot complete");
     }
 }
 
