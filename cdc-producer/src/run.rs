@@ -158,7 +158,7 @@ async fn stream(
     let reader = Reader {
         tables: captured,
         source: source.clone(),
-        discovers: settings.discovers().then(|| settings.clone()),
+        discovers: settings.tables.has_patterns().then(|| settings.clone()),
         unknown: TableProgress::default(),
         progress,
         stream,

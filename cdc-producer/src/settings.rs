@@ -96,11 +96,6 @@ impl ProducerSettings {
         self.settings.own_table().to_string()
     }
 
-    /// Whether a pattern takes tables that it does not name in full.
-    pub fn discovers(&self) -> bool {
-        self.tables.patterns().iter().any(|pattern| pattern.exact().is_none())
-    }
-
     /// The settings of a table.
     ///
     /// # Errors

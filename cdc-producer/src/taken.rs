@@ -91,7 +91,7 @@ pub(crate) async fn matching(settings: &ProducerSettings, conn: &mut Conn) -> Re
 /// Definite when no table is taken, or when two have one topic.
 pub(crate) async fn tables(settings: &ProducerSettings, endpoint: &Endpoint) -> Result<Vec<ProducerSettings>> {
     let mut names = settings.tables.exact();
-    if settings.discovers() {
+    if settings.tables.has_patterns() {
         names.extend(matching(settings, &mut endpoint.begin().await?).await?);
     }
     if names.is_empty() {

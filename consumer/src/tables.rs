@@ -1,15 +1,14 @@
 //! The tables whose topics the group reads: those that `tables` names in full, and those that it takes by a pattern and
 //! the producer's progress has.
 
-use std::collections::BTreeSet;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use kafka::{Topic, committed_progress};
 use model::error::Result;
-use model::position::{Progress, TableProgress};
+use model::position::Progress;
 use model::table_name::TableName;
-use runtime::config::{KafkaSettings, Settings, Tables, require_own_topic};
+use runtime::config::{KafkaSettings, Settings, require_own_topic};
 use tokio_util::sync::CancellationToken;
 
 /// How often to look for new tables.
@@ -38,7 +37,7 @@ pub(crate) fn named(settings: &Settings) -> Result<Vec<Taken>> {
 /// # Errors
 /// As [`named`] and [`committed_progress::look_up`].
 pub(crate) fn known(settings: &Settings, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Vec<Taken>> {
-    if has_patterns(&settings.tables()?) {
+    if settings.tables()?.has_patterns() {
         of(settings, committed_progress::look_up(kafka, stops)?.as_ref())
     } else {
         named(settings)
@@ -52,7 +51,7 @@ pub(crate) fn watch(
     found: Sender<Vec<Taken>>,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    if has_patterns(&settings.tables()?) {
+    if settings.tables()?.has_patterns() {
         drop(tokio::spawn(async move {
             shutdown.run_until_cancelled(send_known(settings, kafka, found, shutdown.clone())).await
         }));
@@ -74,14 +73,10 @@ async fn send_known(settings: Settings, kafka: KafkaSettings, found: Sender<Vec<
     }
 }
 
-fn has_patterns(tables: &Tables) -> bool {
-    tables.patterns().iter().any(|pattern| !pattern.is_exclusion() && pattern.exact().is_none())
-}
-
 fn of(settings: &Settings, progress: Option<&Progress>) -> Result<Vec<Taken>> {
     let (selection, main) = (settings.tables()?, settings.pipeline_topic());
     let (mut taken, mut topics) = (Vec::new(), Vec::new());
-    for name in names(&selection, &settings.main_table(), progress) {
+    for name in selection.known(&settings.main_table(), progress) {
         let settings = settings.of_table(&name);
         let kafka = KafkaSettings::from(&settings)?;
         require_own_topic(&mut topics, &kafka.topic, &name)?;
@@ -90,25 +85,10 @@ fn of(settings: &Settings, progress: Option<&Progress>) -> Result<Vec<Taken>> {
     Ok(taken)
 }
 
-/// The names of the tables.
-fn names(selection: &Tables, main: &TableName, progress: Option<&Progress>) -> BTreeSet<TableName> {
-    let mut names: BTreeSet<TableName> = selection.exact().into_iter().collect();
-    let Some(progress) = progress else { return names };
-    if selection.takes(main) && progress.main != TableProgress::default() {
-        names.insert(main.clone());
-    }
-    for text in progress.tables.keys() {
-        // A dot may also be in a name.
-        let split = |(at, _): (usize, &str)| TableName::new(&text[..at], &text[at + 1..]);
-        names.extend(text.match_indices('.').map(split).find(|name| selection.takes(name)));
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::position::Position;
+    use model::position::{Position, TableProgress};
     use model::time::Micros;
 
     fn settings(tables: &str) -> Settings {

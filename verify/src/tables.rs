@@ -1,12 +1,9 @@
 //! The tables that are compared, and the verdict on all of them.
 
-use std::collections::BTreeSet;
-
 use kafka::committed_progress;
 use model::error::{Code, Error, Result};
-use model::position::Progress;
 use model::table_name::TableName;
-use runtime::config::{KafkaSettings, Pattern, Settings, Tables};
+use runtime::config::{KafkaSettings, Pattern, Settings};
 
 use crate::report::{Report, Verdict};
 
@@ -17,10 +14,14 @@ use crate::report::{Report, Verdict};
 /// Errors of the look into Kafka; definite when there is none.
 pub(crate) fn taken(settings: &Settings) -> Result<Vec<TableName>> {
     let selection = settings.tables()?;
-    let has_patterns = selection.patterns().iter().any(|pattern| !pattern.is_exclusion() && pattern.exact().is_none());
-    let progress =
-        if has_patterns { committed_progress::look_up(&KafkaSettings::from(settings)?, &|| false)? } else { None };
-    let names = names(&selection, &settings.main_table(), progress.as_ref());
+    let progress = if selection.has_patterns() {
+        committed_progress::look_up(&KafkaSettings::from(settings)?, &|| false)?
+    } else {
+        None
+    };
+    let main = settings.main_table();
+    let mut names: Vec<TableName> = selection.known(&main, progress.as_ref()).into_iter().collect();
+    names.sort_by_key(|name| *name != main);
     if names.is_empty() {
         return Err(Error::new(Code::TableMissing, "the producer has taken no table that matches tables yet")
             .with_remedy("start it; `cdc-producer tables` lists what it will take"));
@@ -38,23 +39,6 @@ pub(crate) fn place(taken: &[TableName], text: &str) -> Result<usize> {
         let names = taken.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Error::new(Code::CommandLine, format!("{text} is not taken")).with_remedy(format!("name one of {names}"))
     })
-}
-
-fn names(selection: &Tables, main: &TableName, progress: Option<&Progress>) -> Vec<TableName> {
-    let mut names: BTreeSet<TableName> = selection.exact().into_iter().collect();
-    if let Some(progress) = progress {
-        if selection.takes(main) && progress.main.ends.is_some() {
-            names.insert(main.clone());
-        }
-        for text in progress.tables.keys() {
-            // A dot may also be in a name.
-            let split = |(at, _): (usize, &str)| TableName::new(&text[..at], &text[at + 1..]);
-            names.extend(text.match_indices('.').map(split).find(|name| selection.takes(name)));
-        }
-    }
-    let mut names: Vec<TableName> = names.into_iter().collect();
-    names.sort_by_key(|name| name != main);
-    names
 }
 
 /// The verdict on several tables: the worst one.

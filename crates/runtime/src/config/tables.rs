@@ -3,9 +3,11 @@
 //! The setting `tables` is a list of patterns; `table:` in the configuration file gives the tables of a pattern settings
 //! under the same keys as in the file itself. [`Settings::of_table`] is the result: the settings as that table has them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::error::{Error, Result};
+use model::position::{Progress, TableProgress};
 use model::table_name::TableName;
 use wildmatch::WildMatch;
 
@@ -183,6 +185,26 @@ impl Tables {
     /// Whether the table is taken.
     pub fn takes(&self, name: &TableName) -> bool {
         self.decides(name).is_some_and(|pattern| !pattern.is_exclusion)
+    }
+
+    /// Whether a pattern takes tables that it does not name in full.
+    pub fn has_patterns(&self) -> bool {
+        self.patterns.iter().any(|pattern| !pattern.is_exclusion && pattern.exact().is_none())
+    }
+
+    /// The tables that are named in full, and those of the progress that the patterns take; `main` is the main table.
+    pub fn known(&self, main: &TableName, progress: Option<&Progress>) -> BTreeSet<TableName> {
+        let mut names: BTreeSet<TableName> = self.exact().into_iter().collect();
+        let Some(progress) = progress else { return names };
+        if self.takes(main) && progress.main != TableProgress::default() {
+            names.insert(main.clone());
+        }
+        for text in progress.tables.keys() {
+            // A dot may also be in a name.
+            let split = |(at, _): (usize, &str)| TableName::new(&text[..at], &text[at + 1..]);
+            names.extend(text.match_indices('.').map(split).find(|name| self.takes(name)));
+        }
+        names
     }
 
     /// The tables that are taken by their whole names.
