@@ -195,7 +195,7 @@ pub(crate) enum Applied {
     /// the records' bytes for their dead letters.
     WithCare,
     /// Nothing was written: the table's offset of this partition is lower than before.
-    SetBack(Partition),
+    MovedBack(Partition),
 }
 
 /// A table of PostgreSQL and the topic of its records.
@@ -271,7 +271,7 @@ impl Sink {
         };
         let applied = within(TIMEOUT, &what, work).await.inspect_err(|_| self.part())?;
         match &applied {
-            Applied::SetBack(partition) => {
+            Applied::MovedBack(partition) => {
                 let partition = *partition;
                 return Err(Error::transient(format!("the PostgreSQL tables were set back (partition {partition})")));
             }

@@ -20,7 +20,7 @@ impl Writer<'_> {
     pub(super) async fn write_carefully(&self, rows: &TableRows, known: &HashMap<Partition, i64>) -> Outcome<Careful> {
         let table = self.lock(rows).await?;
         if let Some(partition) = self.set_back(&table, rows, known) {
-            return Ok(Careful::Not(Applied::SetBack(partition)));
+            return Ok(Careful::Not(Applied::MovedBack(partition)));
         }
         let mut refused = Vec::new();
         let mut states = table.missing(rows);

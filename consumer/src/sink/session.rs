@@ -363,7 +363,7 @@ impl Writer<'_> {
     async fn write(&self, rows: &TableRows, known: &HashMap<Partition, i64>) -> Outcome<Applied> {
         let table = self.lock(rows).await?;
         if let Some(partition) = self.set_back(&table, rows, known) {
-            return Ok(Applied::SetBack(partition));
+            return Ok(Applied::MovedBack(partition));
         }
         // Another consumer wrote since the look-up, or this is the first look at its offsets: dead letters may be owed.
         let differs = |(number, next): (&i32, &i64)| known.get(&self.partition(*number)) != Some(next);
