@@ -10,13 +10,12 @@ use avro::Decoder;
 use cdc_producer::batch::{Batch, Change};
 use cdc_producer::plan::Plan;
 use model::change::{Op, Source};
-use model::product::SCHEMA;
 use model::row::{Datum, recycle};
 use model::row_key::is_key_of;
 use model::time::Micros;
 use rules::line::{Line, LineForm, Origin};
 use rules::transform::{Capitals, Transform};
-use runtime::config::{self, Program, Settings};
+use runtime::config::{self, PINNED_SCHEMA, Program, Settings};
 
 use self::rows::{ROWS, Rows};
 
@@ -130,7 +129,7 @@ impl HotPath {
 
 /// The decoder of a product and the default rules.
 fn transform() -> Result<(Decoder, Transform)> {
-    let decoder = Decoder::new(SCHEMA).map_err(anyhow::Error::msg)?;
+    let decoder = Decoder::new(PINNED_SCHEMA).map_err(anyhow::Error::msg)?;
     let rules = config::rules(&Settings::defaults(Program::Consumer))?;
     let transform = rules.compile(decoder.schema())?;
     Ok((decoder, transform))

@@ -82,9 +82,10 @@ fn statements() {
         let sql_mode = u64::from(mode & 3) << 2 | u64::from(mode >> 2 & 7) << 20;
         let mode = Mode::new(sql_mode, u16::from(*collation));
         let session = Session { database: "other".into(), mode, written: Written::Unknown };
-        let columns = ["id int", "name varchar(300)", "category varchar(500)", "price decimal(10,2)", "t timestamp(6)"];
+        let columns =
+            ["id int", "name varchar(300)", "category varchar(500)", "amount decimal(10,2)", "t timestamp(6)"];
         let columns = columns.map(str::to_owned);
-        let carried = ["id", "name", "category", "price", "t"].map(str::to_owned);
+        let carried = ["id", "name", "category", "amount", "t"].map(str::to_owned);
         let subject = Subject {
             database: "buy_online_db",
             table: "product",

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::error::{Error, Result};
-use model::product::SCHEMA;
 use model::table_name::TableName;
 use mysql::table::Contract;
-use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, RegistrySettings, Settings, Tables};
+use runtime::config::{KafkaSettings, MySqlSettings, OnRefused, PINNED_SCHEMA, RegistrySettings, Settings, Tables};
 
 /// Limits of a Kafka transaction: the first one reached commits it at the next end of a transaction of the source. So
 /// transactions are small and soon when nothing waits, and large when there is a backlog.
@@ -68,7 +67,7 @@ impl ProducerSettings {
             linger: settings.duration("producer.linger")?,
         };
         Ok(Self {
-            contract: Contract::new(SCHEMA, settings.text("db.columns") == "all")?,
+            contract: Contract::new(PINNED_SCHEMA, settings.text("db.columns") == "all")?,
             mysql: MySqlSettings::from(settings)?,
             kafka: KafkaSettings::from(settings)?,
             registry: RegistrySettings::from(settings)?,

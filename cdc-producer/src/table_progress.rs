@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn definitions_of_other_columns_are_forgotten() {
-        let contract = Contract::new(model::product::SCHEMA, false).expect("the product's schema");
+        let contract = Contract::new(runtime::config::PINNED_SCHEMA, false).expect("the product's schema");
         let mut table = SourceTable::expected("shop", "product", &contract);
         table.is_derived = true;
         let definitions = || ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();

@@ -12,6 +12,7 @@ use model::change::{Op, SOURCE_HEADER, Source};
 use model::position::RecordPosition;
 use rdkafka::Message;
 use runtime::config::KafkaSettings;
+use testbed::Product;
 
 use super::ledger::{Change, Kind, Ledger};
 use super::token::Token;
@@ -340,8 +341,7 @@ impl Key {
 
 /// The change that produced this value.
 fn find(changes: &[Change], value: &[u8]) -> Result<usize, Fault> {
-    let (_, value) = avro::split(value).map_err(|_| Fault::Wrong("a value of another form"))?;
-    let product = avro::decode_value(value).map_err(|_| Fault::Wrong("a value of another form"))?;
+    let product = Product::decode(value).map_err(|_| Fault::Wrong("a value of another form"))?;
     let token = product.name.and_then(Token::of_name).ok_or(Fault::Wrong("a name without a token"))?;
     let index = changes.binary_search_by_key(&token, |change| change.token);
     let index = index.map_err(|_| Fault::Wrong("this change of it was never committed"))?;

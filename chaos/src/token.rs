@@ -1,8 +1,8 @@
 //! The columns of a row of the load: all of them follow from a token, so a reader of the row can tell which change made
 //! it and whether every column is right.
 
-use model::product::{Price, Product};
 use model::time::Micros;
+use testbed::{Price, Product};
 
 /// The number of lanes: a writer owns the ids whose remainder is its number; the last number is that of the probes.
 pub(crate) const LANES: u64 = 5;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use avro::writer_schema::WriterSchemas;
 use model::error::{Error, Result};
-use model::product::SCHEMA;
-use runtime::config::{self, KafkaSettings, RegistrySettings, Settings};
+use runtime::config::{self, KafkaSettings, PINNED_SCHEMA, RegistrySettings, Settings};
 
 use crate::plan::{Plan, Planner};
 
@@ -20,7 +19,7 @@ pub(crate) fn pinned(settings: &Settings) -> Result<Option<Arc<Plan>>> {
 }
 
 fn planner(settings: &Settings) -> Result<(Planner, Option<&'static str>)> {
-    let pinned = (settings.text("schema_registry.pinned") == "product").then_some(SCHEMA);
+    let pinned = (settings.text("schema_registry.pinned") == "product").then_some(PINNED_SCHEMA);
     Ok((Planner::new(config::rules(settings)?, config::line_form(settings), pinned), pinned))
 }
 

@@ -4,8 +4,9 @@
 //! can't restore the product. With equal times the later row in the data wins. So applying all data again changes
 //! nothing, and applying it after a part of it was applied gives the same result.
 
-use model::product::Price;
 use model::time::Micros;
+
+use crate::amount::Amount;
 
 /// The new state of a product.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub(crate) struct Place {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) category: String,
-    pub(crate) price: Price,
+    pub(crate) price: Amount,
 }
 
 /// The known state of a product.
@@ -111,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_time_of_null_is_older_than_any() {
-        let price = Price::from_hundredths(100).expect("in range");
+        let price = Amount::from_hundredths(100).expect("in range");
         let row = Row { name: "a".to_owned(), category: "C".to_owned(), price };
         for (row, effect) in [(Some(row), Effect::Update), (None, Effect::Delete)] {
             let change = Change { id: 1, at: Micros(1), row, place: Place::default() };

@@ -1,11 +1,11 @@
 //! Random changes: the same seed on the same table gives the same changes, apart from their times.
 
 use model::error::{Error, Result};
-use model::product::Price;
 use model::time::Micros;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::amount::Amount;
 use crate::change::{Change, Place, Row};
 
 const ADJECTIVES: [&str; 12] =
@@ -77,7 +77,7 @@ impl Generator {
         let [adjective, thing] = [ADJECTIVES, THINGS].map(|words| words[self.rng.random_range(0..words.len())]);
         let name = format!("{adjective} {thing} {}", self.rng.random_range(1..10_000));
         let category = format!("CAT_{}", self.rng.random_range(1..=CATEGORIES));
-        let price = Price::from_hundredths(self.rng.random_range(1..1_000_000));
+        let price = Amount::from_hundredths(self.rng.random_range(1..1_000_000));
         let price = price.ok_or_else(|| Error::definite("a random price is out of range"))?;
         Ok(Row { name, category, price })
     }

@@ -1,5 +1,6 @@
 //! Applies CSV files to the table `product`, or to any other: in chunks, one transaction each, safe to run again.
 
+mod amount;
 mod change;
 mod csv_file;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod generate;
 mod outcome;
 mod plan;
 mod precision;
+
 mod product_format;
 mod progress;
 mod records;

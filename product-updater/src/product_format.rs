@@ -1,8 +1,8 @@
 //! The files of the table `product`: its columns, and the conversion and limits of each.
 
-use model::product::Price;
 use model::time::Micros;
 
+use crate::amount::Amount;
 use crate::change::{Change, Place, Row};
 use crate::csv_file::{Fault, Fields, Format, OP, shortened};
 use crate::precision::Precision;
@@ -80,8 +80,8 @@ impl Format for ProductFormat {
     }
 }
 
-fn price(text: &str) -> Result<Price, String> {
-    if let Some(price) = Price::parse(text) {
+fn price(text: &str) -> Result<Amount, String> {
+    if let Some(price) = Amount::parse(text) {
         return Ok(price);
     }
     let shown = shortened(text);

@@ -15,7 +15,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use model::error::{Error, Result};
-use model::product::{Price, SCHEMA};
 use model::time::Micros;
 use mysql::binlog::Value as Column;
 use mysql::convert::{self, CivilTime};
@@ -23,8 +22,9 @@ use mysql::select;
 use mysql::table::{self, Contract, SourceTable, answered, failed, quoted};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, IsolationLevel, Params, Transaction, TxOpts, Value};
-use runtime::config::MySqlSettings;
+use runtime::config::{MySqlSettings, PINNED_SCHEMA};
 
+use crate::amount::Amount;
 use crate::change::{Change, Row, State};
 use crate::generate::Stock;
 use crate::plan::{Known, Step, Upsert};
@@ -78,7 +78,7 @@ impl Store {
             create(&mut conn, &settings).await?;
         }
         let table =
-            SourceTable::inspect(&mut conn, &settings.database, &settings.table, &Contract::new(SCHEMA, false)?)
+            SourceTable::inspect(&mut conn, &settings.database, &settings.table, &Contract::new(PINNED_SCHEMA, false)?)
                 .await?;
         let remembers = exists(&mut conn, &table.database, &format!("{}_deleted", table.table)).await?;
         Ok(Self { settings, patience, strict, conn: Some(conn), table, remembers, ties: Ties::none() })
@@ -231,7 +231,7 @@ impl Store {
             let Some(id) = convert::text(id).and_then(|id| id.parse::<i32>().ok()) else { continue };
             // A file's row may replace a value that no record can carry; an invalid time is older than any other.
             let at = row.as_ref(4).filter(|at| **at != Value::NULL).map(time).filter(|at| at.0 != 0);
-            let columns = text(name).zip(text(category)).zip(convert::text(price).as_deref().and_then(Price::parse));
+            let columns = text(name).zip(text(category)).zip(convert::text(price).as_deref().and_then(Amount::parse));
             let columns =
                 columns.map(|((name, category), price)| Row { name: name.into(), category: category.into(), price });
             states.insert(id, State::Present(at, columns));

@@ -96,13 +96,12 @@ fn note(last: &mut Last, number: u64, change: &Change) {
 
 #[cfg(test)]
 mod tests {
-    use model::product::Price;
-
     use super::*;
+    use crate::amount::Amount;
     use crate::change::{Effect, Place, Row, State};
 
     fn upsert(id: i32, at: i64, name: &str) -> Change {
-        let price = Price::from_hundredths(100).expect("in range");
+        let price = Amount::from_hundredths(100).expect("in range");
         Change {
             id,
             at: Micros(at),

@@ -3,6 +3,8 @@
 //! A test needs the servers' environment (`cargo xtask test` sets it, or `. target/stack/env` after
 //! `cargo xtask services --detach`); without it the test fails.
 
+pub mod product_line;
+
 use std::fs;
 use std::path::Path;
 

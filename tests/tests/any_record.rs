@@ -8,7 +8,7 @@ use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
 use consumer_world::{dead_letters, logs, start, wait_until_committed};
 use model::change::Op;
-use model::product::SCHEMA;
+use runtime::config::PINNED_SCHEMA;
 use serde_json::json;
 use testbed::{Feed, TestBed, postgres};
 
@@ -281,7 +281,7 @@ async fn a_value_that_the_products_column_would_round_is_parked() {
     let world = TestBed::new("rounds").with_postgres();
     let mut feed = Feed::new(&world).await;
     feed.update(1..=5, 0);
-    let id = register(&world, &SCHEMA.replace("\"scale\": 2", "\"scale\": 4")).await;
+    let id = register(&world, &PINNED_SCHEMA.replace("\"scale\": 2", "\"scale\": 4")).await;
     // Product 7, no name, no category, 0.1234, no time.
     let value = [&[0][..], &id.to_be_bytes(), &[14, 0, 0, 2, 4, 0x04, 0xd2, 0]].concat();
     feed.raw(b"7", Some(&value), Some(Op::Create));

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
+use integration_tests::product_line;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
-use rules::product::Capitals;
 use runtime::config::{Program, rules};
-use testbed::{Feed, TestBed, eventually, postgres};
+use testbed::{Feed, Price, Product, TestBed, eventually, postgres};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -38,13 +38,11 @@ fn expected(world: &TestBed) -> Table {
         use rdkafka::Message as _;
         let id: i64 = std::str::from_utf8(message.key().unwrap()).unwrap().parse().unwrap();
         table.remove(&id);
-        let mut capitals = Capitals::default();
-        let value = message.payload().map(|v| avro::decode_value(avro::split(v).unwrap().1).unwrap());
-        if let Some(t) = value.and_then(|product| rules.apply(&product, &mut capitals)) {
-            let text = |t: Option<&str>| t.map(str::to_owned);
-            let price = |p: Option<model::product::Price>| p.map(|p| p.to_string());
+        let value = message.payload().map(|v| Product::decode(v).unwrap());
+        if let Some(t) = value.and_then(|product| product_line::transform(&rules, &product)) {
+            let price = |p: Option<Price>| p.map(|p| p.to_string());
             let updated = t.last_updated.map(|t| t.to_string());
-            table.insert(id, [text(t.name), text(t.category), price(t.price), price(t.discount_price), updated]);
+            table.insert(id, [t.name, t.category, price(t.price), price(t.discount_price), updated]);
         }
         Ok(())
     })

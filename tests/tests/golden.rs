@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use integration_tests::golden;
 use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
-use model::product::{Price, Product};
 use model::time::Micros;
-use testbed::{TestBed, read_topic};
+use testbed::{Price, Product, TestBed, read_topic};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -30,14 +29,14 @@ fn avro_bytes_are_those_of_the_java_library() {
             id: fields[0].parse().unwrap(),
             name: text(1),
             category: text(2),
-            price: text(3).map(|t| Price::parse(t).unwrap()),
+            price: text(3).map(|t| Price::from_hundredths(t.replace('.', "").parse().unwrap()).unwrap()),
             last_updated: text(4).map(|t| Micros(t.parse().unwrap())),
         };
         let mut bytes = Vec::new();
-        avro::encode_value(&product, &mut bytes);
-        let hex = bytes.iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
+        product.encode(0, &mut bytes);
+        let hex = bytes[avro::PREFIX..].iter().fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
         assert_eq!(hex, fields[5], "{line}");
-        assert_eq!(avro::decode_value(&bytes), Ok(product));
+        assert_eq!(Product::decode(&bytes), Ok(product));
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::change::Op;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use testbed::{TestBed, TopicRecord, eventually, execute, read_topic};
+use testbed::{Product, TestBed, TopicRecord, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,7 +41,7 @@ fn alive(records: &[TopicRecord]) -> BTreeMap<i64, (String, String)> {
         match &record.value {
             None => state.remove(&id),
             Some(value) => {
-                let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
+                let product = Product::decode(value).unwrap();
                 assert_eq!(product.id, id);
                 state.insert(id, (product.price.unwrap().to_string(), product.name.unwrap().to_owned()))
             }

@@ -13,7 +13,7 @@ use model::change::Op;
 use mysql_async::prelude::Queryable;
 use rdkafka::Message;
 use testbed::servers::{Kafka, KafkaOptions, MySql, MySqlOptions};
-use testbed::{Link, Proxy, Running, TestBed, eventually, peak_memory, read_topic};
+use testbed::{Link, Product, Proxy, Running, TestBed, eventually, peak_memory, read_topic};
 use tokio::task::JoinHandle;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -66,7 +66,7 @@ fn prices(world: &TestBed) -> BTreeMap<i64, Vec<(Op, i64)>> {
     let mut places = BTreeSet::new();
     for record in read_topic(&world.kafka()) {
         let value = record.value.expect("no deletes here");
-        let product = avro::decode_value(avro::split(&value).unwrap().1).unwrap();
+        let product = Product::decode(&value).unwrap();
         let place = (record.source.pos.to_string(), record.source.row);
         assert!(places.insert(place.clone()), "twice: {place:?}");
         prices.entry(product.id).or_default().push((record.source.op, product.price.unwrap().hundredths()));

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 use runtime::config::{MySqlSettings, Program};
 use testbed::servers::{ADMIN, MySql};
-use testbed::{Running, TestBed, eventually, execute, read_topic};
+use testbed::{Product, Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,7 +33,7 @@ fn topic(world: &TestBed) -> BTreeMap<i64, String> {
         let id: i64 = record.key.parse().unwrap();
         match record.value {
             Some(value) => {
-                let product = avro::decode_value(avro::split(&value).unwrap().1).unwrap();
+                let product = Product::decode(&value).unwrap();
                 state.insert(id, product.price.map_or("NULL".to_owned(), |p| p.to_string()))
             }
             None => state.remove(&id),

@@ -7,21 +7,20 @@ use cdc_producer::dump::DumpConnection;
 use cdc_producer::plan::Encoder;
 use model::error::Class;
 use model::position::{KeyBound, KeyPart};
-use model::product::SCHEMA;
 use mysql::select;
 use mysql::table::{self, Contract, SourceTable};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use runtime::config::{MySqlSettings, Secret, SslMode};
-use testbed::TestBed;
+use runtime::config::{MySqlSettings, PINNED_SCHEMA, Secret, SslMode};
 use testbed::servers::{MySql, MySqlOptions};
+use testbed::{Product, TestBed};
 
 async fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement).await.unwrap_or_else(|e| panic!("{statement}: {e}"));
 }
 
 fn contract() -> Arc<Contract> {
-    Contract::new(SCHEMA, false).unwrap()
+    Contract::new(PINNED_SCHEMA, false).unwrap()
 }
 
 /// All rows as records, a line each: id, name, category, price, last_updated.
@@ -38,7 +37,7 @@ async fn rows(
     let each = select::each_row(conn, source, after.as_ref(), limit, |values, _| {
         encoder.value(values, &mut value)?.map_err(|row| row.error(source))?;
         encoder.key_of_row(values, &mut key)?;
-        let p = avro::decode_value(&value[avro::PREFIX..]).unwrap();
+        let p = Product::decode(&value).unwrap();
         assert_eq!(String::from_utf8_lossy(&key), p.id.to_string());
         let text = |t: Option<String>| t.unwrap_or_else(|| "null".to_owned());
         let price = text(p.price.map(|p| p.to_string()));

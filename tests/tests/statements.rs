@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use testbed::{Running, TestBed, eventually, execute, read_topic};
+use testbed::{Product, Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -20,7 +20,7 @@ fn topic(world: &TestBed) -> State {
         let id: i64 = record.key.parse().unwrap();
         match record.value {
             Some(value) => {
-                let product = avro::decode_value(avro::split(&value).unwrap().1).unwrap();
+                let product = Product::decode(&value).unwrap();
                 let text = |t: Option<String>| t.unwrap_or_else(|| "NULL".to_owned());
                 let price = text(product.price.map(|p| p.to_string()));
                 let time = text(product.last_updated.map(|t| t.to_string()));

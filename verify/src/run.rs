@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::error::{Error, Result};
-use model::product::SCHEMA;
 use model::table_name::TableName;
 use mysql::table;
 use mysql_async::Conn;
-use runtime::config::{KafkaSettings, MySqlSettings, PostgresSettings, RegistrySettings, Settings};
+use runtime::config::{KafkaSettings, MySqlSettings, PINNED_SCHEMA, PostgresSettings, RegistrySettings, Settings};
 
 use crate::arrival::{self, Consumed, Patience};
 use crate::compare::Comparison;
@@ -85,7 +84,7 @@ impl Parts {
             return Ok(parts);
         }
         let mut names: HashSet<String> = tables.iter().map(record_name).collect();
-        names.insert(contract::parse(SCHEMA)?.name);
+        names.insert(contract::parse(PINNED_SCHEMA)?.name);
         let has_flat = parts.iter().any(|parts| parts.form == Form::Flat);
         for (number, (parts, name)) in parts.iter_mut().zip(tables).enumerate() {
             let own = (parts.form == Form::Nested).then(|| record_name(name));
@@ -126,7 +125,7 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     };
     let contract = {
         let Parts { registry, rules, form, .. } = &run.parts;
-        schemas::contract(registry, &contract::parse(SCHEMA)?, &source, rules.clone(), *form).await?
+        schemas::contract(registry, &contract::parse(PINNED_SCHEMA)?, &source, rules.clone(), *form).await?
     };
     let contract = Arc::new(contract);
     let mut read = run.read_topic(&cut, &contract).await?;

@@ -11,9 +11,8 @@ use std::sync::Arc;
 use avro::registry::Registry;
 use kafka::committed_progress;
 use model::error::Result;
-use model::product::SCHEMA;
 use model::schema::{Field, RecordSchema};
-use runtime::config::{KafkaSettings, RegistrySettings};
+use runtime::config::{KafkaSettings, PINNED_SCHEMA, RegistrySettings};
 use tokio::runtime::Handle;
 
 use crate::contract::{self, Contract};
@@ -88,7 +87,7 @@ pub(crate) async fn contract(
     let latest = latest.filter(|latest| contract::parse(latest).is_ok_and(|latest| has_all(&latest)));
     match latest {
         Some(latest) => Contract::new(source, &latest, &pinned.name, rules, form),
-        None => Contract::new(source, SCHEMA, &pinned.name, rules, form),
+        None => Contract::new(source, PINNED_SCHEMA, &pinned.name, rules, form),
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use cdc_producer::dump::Event;
 use cdc_producer::plan::Encoder;
-use model::product::{Price, Product, SCHEMA};
 use model::time::Micros;
 use mysql::column::ColumnType;
 use mysql::table::{ColumnPlan, Contract, SourceTable};
 use mysql_async::binlog::EventType;
+use runtime::config::PINNED_SCHEMA;
+use testbed::{Price, Product};
 
 /// The number of rows.
 pub const ROWS: usize = 1_000;
@@ -81,7 +82,7 @@ impl Rows {
         }
         let record = |product: &Product<'_>| {
             let mut value = Vec::new();
-            avro::encode(SCHEMA_ID, product, &mut value);
+            product.encode(SCHEMA_ID, &mut value);
             (product.id.to_string().into_bytes(), value)
         };
         let (records, table_map) =
@@ -126,7 +127,7 @@ fn table() -> Result<SourceTable> {
         full_type: String::new(),
         extra: String::new(),
     });
-    let contract = Contract::new(SCHEMA, false)?;
+    let contract = Contract::new(PINNED_SCHEMA, false)?;
     Ok(SourceTable {
         database: "shop".to_owned(),
         table: "product".to_owned(),

@@ -1,7 +1,5 @@
 //! The judge finds each kind of error in manipulated records.
 
-use model::product::Product;
-
 use super::*;
 
 const GTID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
@@ -76,7 +74,7 @@ fn judged(ledger: &Ledger, records: &[Record]) -> [u64; 4] {
                 last_updated: state.last_updated,
             };
             let mut value = Vec::new();
-            avro::encode(1, &product, &mut value);
+            product.encode(1, &mut value);
             value
         });
         judge.record(record.id, &source, value.as_deref(), "here");

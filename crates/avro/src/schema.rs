@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_products_schema() {
-        let schema = parse(model::product::SCHEMA).expect("our schema");
+        let schema = parse(runtime::config::PINNED_SCHEMA).expect("our schema");
         assert_eq!(
             described(&schema),
             "shop.Product [0]: id long, name string?, category string?, price decimal(10,2)?, last_updated timestamp-micros?"
@@ -304,7 +304,7 @@ mod tests {
         let schema = RecordSchema { name: "shop.T".to_owned(), fields, key: vec![3, 0] };
         let text = write(&schema, &["bit(1)".to_owned()]);
         assert_eq!(parse(&text), Ok(schema));
-        assert!(names_key(&text) && !names_key(model::product::SCHEMA));
+        assert!(names_key(&text) && !names_key(runtime::config::PINNED_SCHEMA));
         apache_avro::Schema::parse_str(&text).expect("another implementation reads it");
         assert!(text.contains(r#"{"mysql.type":"bit(1)","name":"f0","type":"boolean"}"#), "{text}");
     }

@@ -8,7 +8,6 @@ pub mod escape;
 mod fuzz;
 pub mod gtid;
 pub mod position;
-pub mod product;
 pub mod row;
 pub mod row_key;
 pub mod schema;

@@ -174,7 +174,7 @@ mod tests {
     use model::change::Op;
 
     fn letter(values: [Option<String>; 5], largest: usize) -> (String, String) {
-        let contract = Contract::new(model::product::SCHEMA, false).expect("the product's schema");
+        let contract = Contract::new(runtime::config::PINNED_SCHEMA, false).expect("the product's schema");
         let table = SourceTable::expected("shop", "product", &contract);
         let fields = table.schema.fields.iter().map(|field| field.name.clone()).collect();
         let (topic, name) = ("t".to_owned(), table.full_name());

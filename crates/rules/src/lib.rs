@@ -1,6 +1,4 @@
 //! What a consumer makes of a row: filters, capitals, a discounted amount, and the line of JSON.
 
 pub mod line;
-pub mod log_line;
-pub mod product;
 pub mod transform;

@@ -23,7 +23,7 @@ mod small_disk;
 mod usage;
 
 #[cfg(feature = "clients")]
-pub use bed::{Feed, TestBed, TopicRecord, commit_progress, execute, expire, postgres, read_topic};
+pub use bed::{Feed, Price, Product, TestBed, TopicRecord, commit_progress, execute, expire, postgres, read_topic};
 pub use clock::Clock;
 pub use process::{Ended, Running, eventually, run};
 #[cfg(feature = "clients")]

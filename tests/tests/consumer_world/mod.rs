@@ -7,16 +7,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use integration_tests::product_line;
 use kafka::slots::{self, LogCheckpoint};
 use model::change::{SOURCE_HEADER, Source};
 use model::time::Micros;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
-use rules::log_line::{self, Origin};
-use rules::product::Capitals;
+use rules::line::Origin;
 use runtime::config::{Program, rules};
-use testbed::{Running, TestBed, eventually};
+use testbed::{Product, Running, TestBed, eventually};
 
 /// Starts a consumer with a separate log file.
 pub(crate) fn start(world: &TestBed, number: usize) -> Running {
@@ -130,19 +130,16 @@ pub(crate) fn expected_lines(world: &TestBed) -> Vec<String> {
             offset: message.offset(),
             source_ts: Micros(source.ts_us),
         };
-        let mut line = Vec::new();
-        match (message.payload(), key.parse::<i64>()) {
-            (None, Ok(id)) => log_line::write_delete(id, origin, &mut line),
+        let line = match (message.payload(), key.parse::<i64>()) {
+            (None, Ok(id)) => Some(product_line::delete_line(id, origin)),
             (Some(value), Ok(id)) => {
-                let body = avro::split(value).and_then(|(_, body)| avro::decode_value(body));
-                let mut capitals = Capitals::default();
-                if let Some(product) = body.ok().filter(|p| p.id == id).and_then(|p| rules.apply(&p, &mut capitals)) {
-                    log_line::write(&product, origin, &mut line);
-                }
+                let product = Product::decode(value).ok().filter(|product| product.id == id);
+                let product = product.and_then(|product| product_line::transform(&rules, &product));
+                product.map(|product| product_line::line(&product, origin))
             }
-            _ => {}
-        }
-        lines.extend(String::from_utf8(line).unwrap().lines().map(str::to_owned));
+            _ => None,
+        };
+        lines.extend(line.map(|line| line.trim_end().to_owned()));
         Ok(())
     })
     .expect("to read the topic");

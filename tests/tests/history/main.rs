@@ -10,7 +10,7 @@ use model::position::Progress;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::servers::{ADMIN, MySql, MySqlOptions};
-use testbed::{Running, TestBed, eventually, read_topic};
+use testbed::{Product, Running, TestBed, eventually, read_topic};
 
 mod failover;
 mod passed;
@@ -89,7 +89,7 @@ fn prices(world: &TestBed) -> BTreeMap<i64, String> {
         match &record.value {
             None => drop(prices.remove(&id)),
             Some(value) => {
-                let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
+                let product = Product::decode(value).unwrap();
                 prices.insert(id, product.price.unwrap().to_string());
             }
         }

@@ -1,9 +1,9 @@
 //! Records and schemas that somebody who may write to the topic, or to the registry, made to stop the consumers.
 
 use model::change::Op;
-use model::product::SCHEMA;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use runtime::config::PINNED_SCHEMA;
 use serde_json::{Value, json};
 use testbed::{Feed, TestBed, eventually, peak_memory};
 
@@ -100,7 +100,8 @@ async fn a_hostile_schema_makes_a_dead_letter() {
     feed.raw(b"9", Some(&value(id, 9, &[2, 2, 0])), Some(Op::Create));
     reasons.push(no_column);
     // Another column is no fault.
-    let wider = SCHEMA.replacen("\"fields\": [", "\"fields\": [{\"name\": \"colour\", \"type\": \"string\"},", 1);
+    let wider =
+        PINNED_SCHEMA.replacen("\"fields\": [", "\"fields\": [{\"name\": \"colour\", \"type\": \"string\"},", 1);
     let id = register(&world, &wider).await;
     let red = [&[0][..], &id.to_be_bytes(), &[6], b"red", &long(9), &[0; 4]].concat();
     feed.raw(b"9", Some(&red), Some(Op::Create));

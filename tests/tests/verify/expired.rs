@@ -1,11 +1,12 @@
 //! Records that have expired: what can't be compared is counted and named, and agreement is not claimed.
 
+use integration_tests::product_line;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
-use testbed::{TestBed, eventually, read_topic};
+use testbed::{Product, TestBed, eventually, read_topic};
 
 use crate::scene::postgres;
 
@@ -108,18 +109,16 @@ async fn logs_that_begin_in_the_middle_of_the_topic() {
     expire(&settings, Some("9")).await;
     // Written as the consumers would write it: how they begin there is their own matter.
     let record = read_topic(&settings).remove(0);
-    let origin = rules::log_line::Origin {
+    let origin = rules::line::Origin {
         op: record.source.op,
         partition: record.partition,
         offset: record.offset,
         source_ts: model::time::Micros(record.source.ts_us),
     };
     let value = record.value.as_deref().unwrap();
-    let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
-    let mut line = Vec::new();
-    let mut capitals = rules::product::Capitals::default();
-    let product = integration_tests::product_rules().apply(&product, &mut capitals).unwrap();
-    rules::log_line::write(&product, origin, &mut line);
+    let product = Product::decode(value).unwrap();
+    let product = product_line::transform(&integration_tests::product_rules(), &product).unwrap();
+    let line = product_line::line(&product, origin);
     let folder = world.folder.join("consumer_logs/consumer_1");
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("consumer_log.json"), line).unwrap();

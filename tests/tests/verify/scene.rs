@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use avro::registry::Registry;
+use integration_tests::product_line;
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::{Op, SOURCE_HEADER, Source};
-use model::product::{Price, Product};
 use model::time::Micros;
 use mysql_async::prelude::Queryable;
-use rules::log_line::{self, Origin};
-use rules::product::Capitals;
-use runtime::config::{KafkaSettings, Program, RegistrySettings};
-use testbed::{TestBed, read_topic};
+use rules::line::Origin;
+use runtime::config::{KafkaSettings, PINNED_SCHEMA, Program, RegistrySettings};
+use testbed::{Price, Product, TestBed, read_topic};
 
 pub(crate) const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const TS: i64 = 1_763_697_600_000_000;
@@ -47,14 +46,14 @@ impl Scene {
     pub(crate) async fn new(name: &str) -> Self {
         let world = TestBed::new(name).with_postgres();
         let registry = Registry::new(RegistrySettings::from(&world.settings(Program::Verify)).unwrap()).unwrap();
-        let schema = registry.register(model::product::SCHEMA).await.unwrap();
+        let schema = registry.register(PINNED_SCHEMA).await.unwrap();
         kafka::ensure_topics(&world.kafka(), &[TopicSpec::products(&world.kafka())]).await.unwrap();
         let mut scene = Self { world, sent: Vec::new() };
         let change = |op, id: i64, product: Option<Product<'_>>, number: u64, row| Sent {
             key: id.to_string(),
             value: product.map(|p| {
                 let mut value = Vec::new();
-                avro::encode(schema, &p, &mut value);
+                p.encode(schema, &mut value);
                 value
             }),
             source: Source { op, ts_us: TS, pos: format!("{UUID}:{number}").into(), row, epoch: 1 },
@@ -98,8 +97,7 @@ impl Scene {
                               discount_price numeric(10,2), last_updated timestamptz(6), source_partition int, source_offset bigint);"
                 .to_owned();
         for p in Self::alive() {
-            let mut capitals = Capitals::default();
-            let t = integration_tests::product_rules().apply(&p, &mut capitals).unwrap();
+            let t = product_line::transform(&integration_tests::product_rules(), &p).unwrap();
             let discount = t.discount_price.map_or_else(|| "NULL".to_owned(), |d| d.to_string());
             statements.push_str(&format!(
                 "INSERT INTO product VALUES ({}, '{}', '{}', {}, {discount}, '{}');",
@@ -119,22 +117,19 @@ impl Scene {
 
     /// Writes two logs from what the topic holds: even partitions in one, odd ones in the other.
     pub(crate) fn write_logs(&self, fault: impl FnOnce(&mut [Vec<u8>; 2])) {
+        let rules = integration_tests::product_rules();
         let mut lines: BTreeMap<(i32, i64), Vec<u8>> = BTreeMap::new();
         for r in read_topic(&self.world.kafka()) {
             let origin =
                 Origin { op: r.source.op, partition: r.partition, offset: r.offset, source_ts: Micros(r.source.ts_us) };
-            let line = lines.entry((r.partition, r.offset)).or_default();
-            match &r.value {
-                None => log_line::write_delete(r.key.parse().unwrap(), origin, line),
+            let line = match &r.value {
+                None => product_line::delete_line(r.key.parse().unwrap(), origin),
                 Some(value) => {
-                    let product = avro::decode_value(avro::split(value).unwrap().1).unwrap();
-                    log_line::write(
-                        &integration_tests::product_rules().apply(&product, &mut Capitals::default()).unwrap(),
-                        origin,
-                        line,
-                    );
+                    let product = Product::decode(value).unwrap();
+                    product_line::line(&product_line::transform(&rules, &product).unwrap(), origin)
                 }
-            }
+            };
+            lines.insert((r.partition, r.offset), line.into_bytes());
         }
         let mut logs = [Vec::new(), Vec::new()];
         for ((partition, _), line) in lines {

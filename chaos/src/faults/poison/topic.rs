@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 use avro::registry::Registry;
-use model::product::{Product, SCHEMA};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use runtime::config::{Program, RegistrySettings};
+use runtime::config::{PINNED_SCHEMA, Program, RegistrySettings};
 use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_schema};
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
+use testbed::Product;
 
 use super::super::Fault;
 use super::letters::{SOON, withstands};
@@ -110,7 +110,7 @@ fn poison_schema(harness: &mut Harness) -> Result<()> {
     // Schemas that our subject's compatibility rule accepts: ours with another field that has a default.
     let evolved = |n: usize, kind: &str| {
         let field = format!(r#""fields": [{{"name":"x{name}_{n}","type":["null",{kind}],"default":null}},"#);
-        SCHEMA.replacen("\"fields\": [", &field, 1)
+        PINNED_SCHEMA.replacen("\"fields\": [", &field, 1)
     };
     let (ours, guests) = (format!("{}-value", harness.bed.name), format!("guest-{name}-value"));
     withstands(harness, |harness| {
@@ -165,7 +165,7 @@ fn poison_key(harness: &mut Harness) -> Result<()> {
 fn poison_value(harness: &mut Harness) -> Result<()> {
     let registry = RegistrySettings::from(&harness.bed.settings(Program::CdcProducer))?;
     let schema = harness
-        .block_on(async { Registry::new(registry)?.register(model::product::SCHEMA).await })
+        .block_on(async { Registry::new(registry)?.register(PINNED_SCHEMA).await })
         .context("our schema's id")?;
     let mut records: Vec<Poison> = Vec::new();
     for (tail, reason) in damaged() {
@@ -176,7 +176,7 @@ fn poison_value(harness: &mut Harness) -> Result<()> {
         let n = records.len();
         let product = Product { id: -10 - n as i64, name: Some("x"), category: None, price: None, last_updated: None };
         let mut value = Vec::new();
-        avro::encode(schema, &product, &mut value);
+        product.encode(schema, &mut value);
         records.push(Poison { header: Some(header), ..Poison::new(key(n), value, reason) });
     }
     withstands(harness, |harness| write(harness, records))?;

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use model::product::SCHEMA;
 use model::row::Datum;
 use rules::line::LineForm;
-use runtime::config::{self, Program, Settings};
+use runtime::config::{self, PINNED_SCHEMA, Program, Settings};
 
 use super::*;
 use crate::plan::Planner;
@@ -19,7 +18,7 @@ fn column(table: &str, name: &str, type_name: &str, modifier: i32) -> Column {
 /// The layout of the product's rows.
 fn layout() -> Arc<Layout> {
     let rules = config::rules(&Settings::defaults(Program::Consumer)).expect("the default rules");
-    let plan = Planner::new(rules, LineForm::Flat, Some(SCHEMA)).plan(SCHEMA).expect("our schema");
+    let plan = Planner::new(rules, LineForm::Flat, Some(PINNED_SCHEMA)).plan(PINNED_SCHEMA).expect("our schema");
     plan.layout().expect("rules that fit")
 }
 

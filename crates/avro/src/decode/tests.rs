@@ -4,8 +4,8 @@ use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
-use model::product::SCHEMA;
 use proptest::prelude::*;
+use runtime::config::PINNED_SCHEMA;
 
 use super::*;
 
@@ -323,11 +323,11 @@ fn what_is_no_tables_schema_is_refused_before_any_value() {
 /// Attributes that do not change the bytes leave the schema equal to ours.
 #[test]
 fn defaults_and_documentation_do_not_count() {
-    let documented = SCHEMA.replacen('{', r#"{"doc":"another text","#, 1);
-    let ours = Decoder::new(SCHEMA).expect("ours");
+    let documented = PINNED_SCHEMA.replacen('{', r#"{"doc":"another text","#, 1);
+    let ours = Decoder::new(PINNED_SCHEMA).expect("ours");
     assert_eq!(Decoder::new(&documented).as_ref(), Ok(&ours));
     for (from, to) in [("\"scale\": 2", "\"scale\": 4"), ("timestamp-micros", "local-timestamp-micros")] {
-        assert_ne!(Decoder::new(&SCHEMA.replace(from, to)).as_ref(), Ok(&ours), "{to}");
+        assert_ne!(Decoder::new(&PINNED_SCHEMA.replace(from, to)).as_ref(), Ok(&ours), "{to}");
     }
 }
 

@@ -28,7 +28,7 @@ pub use postgres_url::TlsParameters;
 pub use row_rules::{line_form, rules};
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;
-pub use tables::{Pattern, Tables, require_own_topic};
+pub use tables::{PINNED_SCHEMA, Pattern, Tables, require_own_topic};
 pub use typed::{ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode};
 pub use value::{Pause, Secret, listen_addresses};
 

@@ -14,6 +14,9 @@ use wildmatch::WildMatch;
 use super::settings::{Origin, Settings};
 use super::yaml::Node;
 
+/// The schema that `schema_registry.pinned` names `product`: that of the main table's records by default.
+pub const PINNED_SCHEMA: &str = include_str!("../../../../schemas/product_value_avro_schema.json");
+
 /// Makes the default of a table's setting.
 type OwnDefault = fn(&TableName) -> String;
 

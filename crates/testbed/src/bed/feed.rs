@@ -6,12 +6,12 @@ use avro::registry::Registry;
 use kafka::{Record, TopicSpec, TransactionalProducer, consumer_config, ensure_topics};
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::position::{Position, Progress, TableProgress};
-use model::product::{Price, Product};
 use model::time::Micros;
-use runtime::config::{KafkaSettings, Program, RegistrySettings};
+use runtime::config::{KafkaSettings, PINNED_SCHEMA, Program, RegistrySettings};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
+use super::product::{Price, Product};
 use super::test_bed::TestBed;
 use crate::process::eventually;
 
@@ -33,8 +33,7 @@ impl Feed {
     pub async fn new(bed: &TestBed) -> Self {
         let settings = bed.kafka();
         let registry = RegistrySettings::from(&bed.settings(Program::CdcProducer)).expect("registry settings");
-        let schema =
-            Registry::new(registry).expect("a client").register(model::product::SCHEMA).await.expect("a schema id");
+        let schema = Registry::new(registry).expect("a client").register(PINNED_SCHEMA).await.expect("a schema id");
         ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("the topic");
         let producer = TransactionalProducer::new(&settings, &settings.transactional_id).expect("a producer");
         let readers = ["read_committed", "read_uncommitted"].map(|level| {
@@ -70,7 +69,7 @@ impl Feed {
                     last_updated: Some(Micros(1_763_697_600_000_000 + id)),
                 };
                 let mut value = Vec::new();
-                avro::encode(schema, &product, &mut value);
+                product.encode(schema, &mut value);
                 send(id.to_string().as_bytes(), Some(&value), Some(Op::Update));
             }
         });
@@ -80,7 +79,7 @@ impl Feed {
     pub fn keys(&mut self, ids: impl IntoIterator<Item = i64>) {
         let product = Product { id: 0, name: Some("a"), category: Some("b"), price: None, last_updated: None };
         let mut value = Vec::new();
-        avro::encode(self.schema, &product, &mut value);
+        product.encode(self.schema, &mut value);
         self.transaction(|send| {
             for id in ids {
                 send(id.to_string().as_bytes(), Some(&value), Some(Op::Update));

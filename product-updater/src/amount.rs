@@ -1,33 +1,23 @@
-//! The product: one row of the default table.
+//! An amount of money, exact to the hundredth.
 
 use std::fmt;
 
-use crate::time::Micros;
-
-/// The Avro schema of a value, as the producer registers it.
-pub const SCHEMA: &str = include_str!("../../../schemas/product_value_avro_schema.json");
-
 /// An amount of money in hundredths, within `DECIMAL(10,2)`: at most 99,999,999.99 on either side of zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Price(i64);
+pub(crate) struct Amount(i64);
 
-impl Price {
+impl Amount {
     /// The largest amount, in hundredths.
-    pub const MAX: i64 = 9_999_999_999;
+    const MAX: i64 = 9_999_999_999;
 
     /// `None` when the amount needs more than ten digits.
-    pub fn from_hundredths(hundredths: i64) -> Option<Self> {
+    pub(crate) fn from_hundredths(hundredths: i64) -> Option<Self> {
         (-Self::MAX..=Self::MAX).contains(&hundredths).then_some(Self(hundredths))
-    }
-
-    /// The amount in hundredths.
-    pub fn hundredths(self) -> i64 {
-        self.0
     }
 
     /// Reads a plain decimal (`12`, `-0.5`, `12.30`); trailing zeros beyond the second place are allowed, other digits are
     /// not, so nothing is ever rounded. `None` when the text is not of this form or out of range.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (negative, digits) = match text.as_bytes().first()? {
             b'-' => (true, &text[1..]),
             b'+' => (false, &text[1..]),
@@ -55,7 +45,7 @@ impl Price {
 }
 
 /// Always with two places, as `DECIMAL(10,2)` prints it: `12.30`, `-0.05`.
-impl fmt::Display for Price {
+impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let n = self.0.unsigned_abs();
@@ -63,28 +53,13 @@ impl fmt::Display for Price {
     }
 }
 
-/// The state of one product; the text is borrowed from the buffer it was read from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Product<'a> {
-    /// Primary key.
-    pub id: i64,
-    /// Name; `None` is SQL's NULL, here and below.
-    pub name: Option<&'a str>,
-    /// Category.
-    pub category: Option<&'a str>,
-    /// Price.
-    pub price: Option<Price>,
-    /// When the shop last changed the product.
-    pub last_updated: Option<Micros>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn prices_are_read_exactly_or_not_at_all() {
-        let read = |s| Price::parse(s).map(Price::hundredths);
+    fn amounts_are_read_exactly_or_not_at_all() {
+        let read = |s| Amount::parse(s).map(|price| price.0);
         for (text, want) in [
             ("12", Some(1200)),
             ("12.3", Some(1230)),
@@ -93,7 +68,7 @@ mod tests {
             (".5", Some(50)),
             ("5.", Some(500)),
             ("12.3000", Some(1230)),
-            ("99999999.99", Some(Price::MAX)),
+            ("99999999.99", Some(Amount::MAX)),
             ("100000000", None),
             ("12.345", None),
             ("", None),
@@ -109,9 +84,9 @@ mod tests {
     }
 
     #[test]
-    fn prices_print_two_places() {
-        for (n, want) in [(0, "0.00"), (5, "0.05"), (-5, "-0.05"), (1230, "12.30"), (-Price::MAX, "-99999999.99")] {
-            assert_eq!(Price(n).to_string(), want);
+    fn amounts_print_two_places() {
+        for (n, want) in [(0, "0.00"), (5, "0.05"), (-5, "-0.05"), (1230, "12.30"), (-Amount::MAX, "-99999999.99")] {
+            assert_eq!(Amount(n).to_string(), want);
         }
     }
 }
