@@ -12,7 +12,7 @@ use runtime::config::KafkaSettings;
 
 use crate::cut::BinlogEnd;
 use crate::status::Status;
-use crate::topic::Topic;
+use crate::topic::{Consumed, Topic};
 
 const PAUSE: Duration = Duration::from_millis(300);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,22 +24,6 @@ pub(crate) struct Patience {
     /// A person asked to wait (`--wait`). Otherwise verify waits only for changes on their way, not for a program that
     /// is not running.
     pub(crate) asked: bool,
-}
-
-/// The progress of the consumers.
-#[derive(Debug, Default)]
-pub(crate) struct Consumed {
-    /// The records that they have not read yet, as text; `None` when there are none.
-    pub(crate) missing: Option<String>,
-    /// The group's offset of each partition, where it has one.
-    pub(crate) next: Vec<Option<i64>>,
-}
-
-impl Consumed {
-    /// Whether the group has certainly not read this record.
-    pub(crate) fn is_behind(&self, partition: usize, offset: i64) -> bool {
-        self.missing.is_some() && self.next.get(partition).copied().flatten().is_some_and(|next| offset >= next)
-    }
 }
 
 /// Waits until the producer has published everything up to `end`. Blocks. At the time limit, the text names the missing

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use model::error::Result;
 use mysql_async::Conn;
 
-use crate::arrival::Consumed;
 use crate::contract::{Contract, KeyHash, row_hash};
 use crate::cut::Cut;
 use crate::findings::{Check, Finding, Findings};
@@ -20,7 +19,7 @@ use crate::rechecks::Rechecks;
 use crate::source::Source;
 use crate::span::Span;
 use crate::status::Status;
-use crate::topic::Topic;
+use crate::topic::{Consumed, Topic};
 
 /// The facts that the rows are compared with.
 pub(crate) struct Comparison<'a> {

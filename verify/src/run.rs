@@ -12,7 +12,7 @@ use mysql::table;
 use mysql_async::Conn;
 use runtime::config::{KafkaSettings, MySqlSettings, PINNED_SCHEMA, PostgresSettings, RegistrySettings, Settings};
 
-use crate::arrival::{self, Consumed, Patience};
+use crate::arrival::{self, Patience};
 use crate::compare::Comparison;
 use crate::contract::{self, Contract};
 use crate::cut::{BinlogEnd, Cut};
@@ -31,7 +31,7 @@ use crate::rules::{self, Rules};
 use crate::schemas::{self, Schemas};
 use crate::source::Source;
 use crate::span::{Bounds, Span};
-use crate::topic::Topic;
+use crate::topic::{Consumed, Topic};
 
 /// The places to compare.
 #[derive(Clone)]

@@ -17,7 +17,6 @@ use model::error::Result;
 use rdkafka::Message as _;
 use runtime::config::KafkaSettings;
 
-use crate::arrival::Consumed;
 use crate::contract::{Contract, KeyHash};
 use crate::cut::Cut;
 use crate::elsewhere::Elsewhere;
@@ -109,6 +108,22 @@ pub(crate) struct Topic {
     /// Hashes of (epoch, position, row).
     positions: Vec<u64>,
     pub(crate) places: Places,
+}
+
+/// The progress of the consumers.
+#[derive(Debug, Default)]
+pub(crate) struct Consumed {
+    /// The records that they have not read yet, as text; `None` when there are none.
+    pub(crate) missing: Option<String>,
+    /// The group's offset of each partition, where it has one.
+    pub(crate) next: Vec<Option<i64>>,
+}
+
+impl Consumed {
+    /// Whether the group has certainly not read this record.
+    pub(crate) fn is_behind(&self, partition: usize, offset: i64) -> bool {
+        self.missing.is_some() && self.next.get(partition).copied().flatten().is_some_and(|next| offset >= next)
+    }
 }
 
 pub(crate) fn position_hash(change: &Change<'_>) -> u64 {

@@ -16,9 +16,6 @@ pub mod writer_schema;
 
 pub use crate::decode::{DecodeError, Decoder};
 
-/// Maximum characters of the library's message in an error; that message repeats the value.
-const LONGEST_REASON: usize = 500;
-
 /// Bytes before the Avro value: the zero byte and the schema id.
 pub const PREFIX: usize = 5;
 

@@ -8,6 +8,8 @@ use model::escape;
 use model::schema::{Field, FieldType, RecordSchema};
 use serde_json::{Map, Value, json};
 
+/// Maximum characters of a declared type in an error.
+const LONGEST_REASON: usize = 500;
 /// Property of a field: the column's name.
 const NAME: &str = "mysql.name";
 /// Property of the record: the names of the key's fields.
@@ -146,7 +148,7 @@ fn field(json: &Value) -> Result<Field, String> {
     };
     let kind = type_of(declared, field).ok_or_else(|| {
         let declared = declared.to_string();
-        format!("field {name} has the type {}, which no column has", escape::cut(&declared, crate::LONGEST_REASON))
+        format!("field {name} has the type {}, which no column has", escape::cut(&declared, LONGEST_REASON))
     })?;
     let column = text(field, NAME).unwrap_or(&name).to_owned();
     Ok(Field { name, column, kind, null })

@@ -8,8 +8,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::client::{REQUEST_TIMEOUT, unreachable};
 use super::read_back::reader;
-use super::{REQUEST_TIMEOUT, unreachable};
 use model::error::Result;
 use runtime::config::KafkaSettings;
 

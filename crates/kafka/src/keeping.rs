@@ -6,7 +6,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
+use super::client::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 

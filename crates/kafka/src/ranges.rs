@@ -8,9 +8,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::client::{Logging, REQUEST_TIMEOUT, unreachable};
+use super::read_back::LastRecords;
 use super::read_back::{SETTLING, SPREADING, is_new, until_eof};
 use super::topics::LOOK_EVERY;
-use super::{LastRecords, Logging, REQUEST_TIMEOUT, unreachable};
 use model::error::{Error, Result};
 
 /// The offsets of a partition.

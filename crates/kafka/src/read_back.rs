@@ -8,8 +8,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::client::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
 use super::topics::{self, LISTENING, LOOK_EVERY};
-use super::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 

@@ -9,7 +9,8 @@ use rdkafka::bindings as c;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::{LastRecords, REQUEST_TIMEOUT, unreachable};
+use super::client::{REQUEST_TIMEOUT, unreachable};
+use super::read_back::LastRecords;
 use model::error::{Error, Result};
 use runtime::config::KafkaSettings;
 

@@ -6,7 +6,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, Topi
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::{LEAST_KEEPING, Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
+use super::client::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
+use super::keeping::LEAST_KEEPING;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 

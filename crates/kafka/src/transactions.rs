@@ -11,11 +11,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::topics::OTHER_COUNT;
-use super::{
-    CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, partition_of,
-    unreachable,
+use super::client::{
+    CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, unreachable,
 };
+use super::partitioner::partition_of;
+use super::topics::OTHER_COUNT;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 

@@ -19,7 +19,7 @@ mod inspect;
 mod tls;
 mod visible;
 
-pub use connection::{VARIABLES, answered, connect, failed, opts, require_logged_rows};
+pub use connection::{VARIABLES, answered, connect, failed, opts, quoted, require_logged_rows};
 pub use tls::{no_tls, tls_connector};
 pub use visible::wait_for_writers;
 
@@ -156,19 +156,4 @@ pub async fn logs_cascades(conn: &mut Conn) -> Result<bool> {
             .await
             .map_err(|e| failed("ask whether the server logs cascades", e))?;
     Ok(native.is_none_or(|(_, value)| value != "ON"))
-}
-
-/// An identifier in backticks.
-pub fn quoted(name: &str) -> String {
-    format!("`{}`", name.replace('`', "``"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_are_quoted() {
-        assert_eq!(quoted("a`b"), "`a``b`");
-    }
 }

@@ -58,7 +58,7 @@ fn the_crash_tables_have_every_failpoint() {
     let document = files("md").into_iter().find(|file| file.path == "docs/architecture/exactly-once.md").unwrap();
     let named: BTreeSet<&str> = quoted(&document.text).collect();
     let faults = files("rs").into_iter().find(|file| file.path == "chaos/src/faults/points.rs").unwrap();
-    let strings = parts(without_tests(&faults.text)).strings;
+    let strings = parts(&without_tests(&faults.text)).strings;
     let points = strings.split('"').filter_map(|text| text.split_once('.'));
     let points: Vec<&str> =
         points.filter(|(p, _)| ["producer", "consumer"].contains(p)).map(|(_, step)| step).collect();

@@ -9,7 +9,7 @@ use crate::rust_source::{parts, without_tests, words};
 /// The files that classify the errors of servers and clients: some differ in their text only.
 const CLASSIFY: [&str; 5] = [
     "cdc-producer/src/stream.rs",
-    "crates/kafka/src/lib.rs",
+    "crates/kafka/src/client.rs",
     "crates/model/src/error.rs",
     "crates/sinks/src/postgres.rs",
     "product-updater/src/row_error.rs",
@@ -24,7 +24,7 @@ fn engine() -> impl Iterator<Item = (String, String)> {
         let is_test = below.split('/').any(|part| part.trim_end_matches(".rs").ends_with("tests"));
         !is_test && !["", "bench", "chaos", "crates/testbed", "fuzzing", "tests", "xtask"].contains(&folder)
     };
-    let code = |file: File| (parts(without_tests(&file.text)).code, file.path);
+    let code = |file: File| (parts(&without_tests(&file.text)).code, file.path);
     files("rs").into_iter().filter(is_engine).map(code).map(|(code, path)| (path, code))
 }
 

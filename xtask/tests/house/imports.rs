@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::rust_source::parts;
 
 /// The files of one crate by the path of their module; the root has the path `crate`.
-pub(crate) struct Crate<'a> {
-    pub(crate) files: BTreeMap<String, &'a str>,
+pub(crate) struct Crate {
+    pub(crate) files: BTreeMap<String, String>,
 }
 
 /// An import, from a file's module to another.
@@ -26,7 +26,7 @@ pub(crate) fn module(path: &str) -> Option<String> {
     Some(parts.join("::"))
 }
 
-impl Crate<'_> {
+impl Crate {
     /// The imports between two files, those of a parent and its child included.
     pub(crate) fn imports(&self) -> BTreeSet<Import> {
         let mut imports = BTreeSet::new();
@@ -162,7 +162,7 @@ fn a_circle_is_found_through_nested_uses_and_paths() {
         ("crate::c", "pub(crate) use crate::b::B; fn h() {} #[derive(Clone)] use x::y;"),
         ("crate::c::d", "use super::C;"),
     ];
-    let files = files.map(|(module, text)| (module.to_owned(), text)).into();
+    let files = files.map(|(module, text)| (module.to_owned(), text.to_owned())).into();
     let imports = Crate { files }.imports();
     let shown: Vec<String> = imports.iter().map(|(a, b)| format!("{a} {b}")).collect();
     assert_eq!(

@@ -85,11 +85,20 @@ fn end_of_text(rest: &str, quote: char) -> usize {
     rest.len()
 }
 
-/// The file without its test modules, which stand at its end.
-pub(crate) fn without_tests(text: &str) -> &str {
-    let begins = ["mod ", "pub(super) mod ", "pub(crate) mod "].map(|module| format!("\n#[cfg(test)]\n{module}"));
-    let tests = begins.iter().filter_map(|begin| text.find(begin)).min();
-    tests.map_or(text, |tests| &text[..tests + 1])
+/// The file without its test modules: those in files of their own are left out by line, and one with a body stands at
+/// the end.
+pub(crate) fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let module = lines.peek().filter(|next| line == "#[cfg(test)]" && next.contains("mod "));
+        match module.map(|module| module.ends_with(';')) {
+            Some(true) => drop(lines.next()),
+            Some(false) => break,
+            None => kept.extend([line, "\n"]),
+        }
+    }
+    kept
 }
 
 /// The words of a text: runs of letters, digits and `_`.
@@ -104,6 +113,6 @@ fn a_file_is_taken_apart() {
     assert_eq!(parts.comments, "// one \"x\"\n\n\n/* three\n */");
     assert_eq!(parts.strings, "\n\"two // \\\" \"\n'\"'\nbr#\"raw \" text\"#\n");
     assert_eq!(parts.code, "use a; \nlet s =  ;\nlet c =  ; fn f<'a>(r: &'a str) {}\n  \n r");
-    assert_eq!(without_tests("a\n#[cfg(test)]\nmod tests {}"), "a\n");
+    assert_eq!(without_tests("a\n#[cfg(test)]\nmod fuzz;\nuse b;\n#[cfg(test)]\nmod tests {}"), "a\nuse b;\n");
     assert_eq!(words("a_b(1.c) ß").collect::<Vec<_>>(), ["a_b", "1", "c", "ß"]);
 }

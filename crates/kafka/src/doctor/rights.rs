@@ -1,6 +1,6 @@
 //! Checks whether Kafka allows this user the operations that a program needs later.
 
-use super::Check;
+use super::check::Check;
 use crate::{Resource, Right};
 use runtime::config::KafkaSettings;
 

@@ -5,7 +5,7 @@
 //! of each deleted product. A new epoch needs at least one record of each product that was ever published, to delete
 //! the products that are gone.
 
-use super::Check;
+use super::check::Check;
 use crate::{Bounds, Keeping, LEAST_KEEPING};
 use model::position::CompleteSnapshot;
 use runtime::config::KafkaSettings;

@@ -1,15 +1,17 @@
 //! The storage format of a table's columns, from a table map event with `binlog_row_metadata=FULL`.
 
 use super::{
-    charset::Charset,
+    column::{Column, ColumnKind, KeyColumn},
     cursor::Cursor,
     error::{DecodeError, Fault},
     metadata::Metadata,
 };
 
 mod columns;
+mod head;
 
 use columns::columns;
+use head::{parse_head, parse_name};
 
 /// A table as its table map event describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,109 +29,6 @@ pub struct TableLayout {
     body: Box<[u8]>,
 }
 
-/// A column of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
-    /// The column's name.
-    pub name: String,
-    /// The type of its values.
-    pub kind: ColumnKind,
-    /// Whether it may hold NULL.
-    pub nullable: bool,
-    /// False for an INVISIBLE column, which `SELECT *` leaves out.
-    pub visible: bool,
-    pub(super) storage: Storage,
-}
-
-/// A column of a primary key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyColumn {
-    /// Its index in [`TableLayout::columns`].
-    pub column: usize,
-    /// Length of the indexed prefix in characters; None when the whole column is indexed.
-    pub prefix: Option<u64>,
-}
-
-/// The type of a column.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "MySQL's names; what is not is documented")]
-pub enum ColumnKind {
-    /// TINYINT to BIGINT.
-    Int {
-        bytes: u8,
-        unsigned: bool,
-    },
-    Float,
-    Double,
-    Decimal {
-        precision: u8,
-        scale: u8,
-    },
-    /// CHAR, VARCHAR and the TEXT types.
-    Text {
-        charset: Charset,
-        /// The longest value in bytes of its charset.
-        max_bytes: u64,
-    },
-    /// VARBINARY and the BLOB types.
-    Bytes {
-        max_bytes: u64,
-    },
-    /// BINARY(length), at most 255.
-    Binary {
-        length: u16,
-    },
-    Date,
-    Time {
-        fsp: u8,
-    },
-    DateTime {
-        fsp: u8,
-    },
-    Timestamp {
-        fsp: u8,
-    },
-    /// TIME in a table made before MySQL 5.6.
-    OldTime,
-    /// DATETIME in a table made before MySQL 5.6.
-    OldDateTime,
-    /// TIMESTAMP in a table made before MySQL 5.6.
-    OldTimestamp,
-    Year,
-    Enum {
-        labels: Vec<String>,
-    },
-    Set {
-        labels: Vec<String>,
-    },
-    Bit {
-        width: u8,
-    },
-    Json,
-    Geometry {
-        /// As in well-known binary; 0 is any.
-        geometry_type: u64,
-    },
-    Vector {
-        dimensions: Option<u64>,
-    },
-    /// Its values can be skipped but not decoded.
-    Unsupported {
-        /// The type or charset.
-        reason: String,
-        /// The remedy.
-        remedy: &'static str,
-    },
-}
-
-/// How many bytes a value takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Storage {
-    Fixed(u16),
-    /// The value is preceded by its length in so many bytes, little-endian.
-    Prefixed(u8),
-}
-
 /// Which columns of a table to decode, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projection {
@@ -143,12 +42,6 @@ impl Projection {
     /// For each value its column's index in [`TableLayout::columns`].
     pub fn columns(&self) -> &[usize] {
         &self.columns
-    }
-}
-
-impl KeyColumn {
-    pub(super) fn new(column: u64, prefix: u64) -> Self {
-        Self { column: usize::try_from(column).unwrap_or(usize::MAX), prefix: (prefix > 0).then_some(prefix) }
     }
 }
 
@@ -246,35 +139,4 @@ fn damaged(body: &[u8], cursor: Cursor<'_>, Fault(reason): Fault) -> DecodeError
         Err(_) => "table map".to_owned(),
     };
     DecodeError::Damaged { object, reason, at: body.len() - cursor.len() }
-}
-
-/// The mandatory part of a table map event.
-struct Head<'a> {
-    table_id: u64,
-    database: &'a str,
-    table: &'a str,
-    types: &'a [u8],
-    type_metadata: &'a [u8],
-    nullable: &'a [u8],
-}
-
-fn parse_name<'a>(body: &mut Cursor<'a>) -> Result<(u64, &'a str, &'a str), Fault> {
-    let table_id = body.uint_le(6)?;
-    body.take(2)?; // flags
-    let mut name = || {
-        let name = body.prefixed(1)?;
-        match body.u8()? {
-            0 => std::str::from_utf8(name).map_err(|_| Fault("a name that is not UTF-8")),
-            _ => Err(Fault("a name that does not end")),
-        }
-    };
-    Ok((table_id, name()?, name()?))
-}
-
-fn parse_head<'a>(body: &mut Cursor<'a>) -> Result<Head<'a>, Fault> {
-    let (table_id, database, table) = parse_name(body)?;
-    let types = body.lenenc_bytes()?;
-    let type_metadata = body.lenenc_bytes()?;
-    let nullable = body.take(types.len().div_ceil(8))?;
-    Ok(Head { table_id, database, table, types, type_metadata, nullable })
 }

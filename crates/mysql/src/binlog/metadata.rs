@@ -1,6 +1,6 @@
 //! The optional metadata of a table map event (`rows_event.h`, `Table_map_event::Optional_metadata_field_type`).
 
-use super::{cursor::Cursor, error::Fault, layout::KeyColumn};
+use super::{column::KeyColumn, cursor::Cursor, error::Fault};
 
 /// The fields of the metadata, not yet matched with their columns.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@
 //! partial JSON updates and MariaDB's compressed rows events, which [`RowChanges::parse`] refuses.
 
 mod charset;
+mod column;
 mod cursor;
 mod decimal;
 mod error;
@@ -24,9 +25,10 @@ mod value;
 mod tests;
 
 pub use charset::Charset;
+pub use column::{Column, ColumnKind, KeyColumn};
 pub use decimal::Decimal;
 pub use error::DecodeError;
-pub use layout::{Column, ColumnKind, KeyColumn, Projection, TableLayout};
+pub use layout::{Projection, TableLayout};
 pub use rows::{Row, RowChanges, RowOperation, Rows};
 pub use temporal::{Date, DateTime, Time, Timestamp};
 pub use value::Value;

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 
 use super::{
+    column::{Column, ColumnKind, Storage},
     cursor::Cursor,
     decimal::Decimal,
     error::{DecodeError, Fault},
     json,
-    layout::{Column, ColumnKind, Projection, Storage, TableLayout},
+    layout::{Projection, TableLayout},
     temporal::{Date, DateTime, Time, Timestamp},
     value::Value,
 };

@@ -217,3 +217,18 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
         error => Error::definite(format!("{message}: {error}")),
     }
 }
+
+/// An identifier in backticks.
+pub fn quoted(name: &str) -> String {
+    format!("`{}`", name.replace('`', "``"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_quoted() {
+        assert_eq!(quoted("a`b"), "`a``b`");
+    }
+}

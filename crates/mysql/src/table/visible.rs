@@ -6,7 +6,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 
-use super::{answered, failed, quoted};
+use super::connection::{answered, failed, quoted};
 use model::error::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(10);

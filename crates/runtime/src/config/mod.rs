@@ -7,9 +7,10 @@
 //! Invariant: a [`Settings`] holds only values that have the form of their setting. The validated types
 //! ([`KafkaSettings`] and others) check rules across several settings. Not here: whether a server answers.
 
-#[cfg(test)]
-mod document;
 mod flags;
+mod host;
+mod load;
+mod pattern;
 mod postgres_url;
 mod row_rules;
 mod settings;
@@ -20,17 +21,18 @@ mod typed;
 mod value;
 mod yaml;
 
-#[cfg(test)]
-mod tests;
-
 pub use flags::command;
+pub use load::DEFAULT_FILE;
+pub use pattern::Pattern;
 pub use postgres_url::TlsParameters;
 pub use row_rules::{line_form, rules};
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;
-pub use tables::{PINNED_SCHEMA, Pattern, Tables, require_own_topic};
+pub use tables::{PINNED_SCHEMA, Tables, require_own_topic};
 pub use typed::{ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode};
 pub use value::{Pause, Secret, listen_addresses};
 
-/// Path of the configuration file unless a flag or the environment names another one.
-pub const DEFAULT_FILE: &str = "conf/config.yaml";
+#[cfg(test)]
+mod document;
+#[cfg(test)]
+mod tests;

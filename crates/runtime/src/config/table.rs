@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use super::settings::Settings;
 use super::value::Kind;
 
 /// The programs that settings belong to.
@@ -30,6 +29,9 @@ impl Program {
     }
 }
 
+/// Gives the text of a setting by its key.
+pub(super) type Texts<'a> = &'a dyn Fn(&'static str) -> &'a str;
+
 /// The value of a setting that no source sets.
 #[derive(Clone, Copy)]
 pub(super) enum Unset {
@@ -38,7 +40,7 @@ pub(super) enum Unset {
     /// This text.
     Text(&'static str),
     /// Derived from other settings, which this text names for the reader.
-    From(&'static str, fn(&Settings) -> String),
+    From(&'static str, fn(Texts<'_>) -> String),
 }
 
 /// One setting.
@@ -174,7 +176,7 @@ static TABLE: &[Setting] = &[
     more("kafka.ssl_ca_location", Path, None, KAFKA, "CA certificate of the brokers (PEM)"),
     common("kafka.topic", Kind::Text, Text("product_updates"), KAFKA, "Topic of the changes"),
     more("kafka.group_id", Kind::Text, Text("product_consumers"), SINKS, "Consumer group"),
-    more("kafka.transactional_id", Kind::Text, From("kafka.topic", |s| format!("{}.producer", s.text("kafka.topic"))), PRODUCER, "Producer's identity: one for each source"),
+    more("kafka.transactional_id", Kind::Text, From("kafka.topic", |text| format!("{}.producer", text("kafka.topic"))), PRODUCER, "Producer's identity: one for each source"),
     more("kafka.partitions", Number(1, 10_000), Text("10"), KAFKA, "Partitions of the topic when it is created; an existing one must have as many"),
     more("kafka.replication_factor", Number(-1, 100), Text("-1"), KAFKA, "Replicas of a created topic; -1 is the broker's default"),
     more("kafka.retention", Duration(1), None, KAFKA, "Retention of a created topic, e.g. 7d; unset is the broker's default"),
@@ -187,7 +189,7 @@ static TABLE: &[Setting] = &[
     common("schema_registry.url", Url, Text("http://localhost:8081"), KAFKA, "Schema registry (Confluent API), with its path"),
     more("schema_registry.user", Kind::Text, None, KAFKA, "User at the registry"),
     more("schema_registry.secret", Secret, None, KAFKA, "The user's password or API secret"),
-    more("schema_registry.subject", Kind::Text, From("kafka.topic", |s| format!("{}-value", s.text("kafka.topic"))), KAFKA, "Subject of the schema"),
+    more("schema_registry.subject", Kind::Text, From("kafka.topic", |text| format!("{}-value", text("kafka.topic"))), KAFKA, "Subject of the schema"),
     more("schema_registry.pinned", Choice(&["product", "none"]), Text("product"), SINKS, "Schema that all records of the topic are known to have: product, or none"),
     more("schema_registry.ca_location", Path, None, KAFKA, "CA certificate of the registry (PEM)"),
 
@@ -226,8 +228,8 @@ static TABLE: &[Setting] = &[
 
 /// An id that stays the same for a source and rarely collides with another one: FNV-1a, mapped above the small numbers
 /// that administrators give to servers.
-fn server_id(settings: &Settings) -> String {
-    let source = ["DB_HOST", "DB_PORT", "DB_NAME", "db.table"].map(|k| settings.text(k).to_owned()).join("/");
+fn server_id(text: Texts<'_>) -> String {
+    let source = ["DB_HOST", "DB_PORT", "DB_NAME", "db.table"].map(text).join("/");
     let hash = source.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
     (0x4000_0000 | (hash & 0x3fff_ffff)).to_string()
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use model::error::{Error, Result};
 use model::position::{Progress, TableProgress};
 use model::table_name::TableName;
-use wildmatch::WildMatch;
 
+use super::pattern::Pattern;
 use super::settings::{Origin, Settings};
 use super::yaml::Node;
 
@@ -70,98 +70,6 @@ fn topic_of(name: &TableName) -> String {
     topic
 }
 
-/// A pattern of table names: `shop.*`.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    text: String,
-    is_exclusion: bool,
-    database: Part,
-    table: Part,
-}
-
-#[derive(Clone, Debug)]
-enum Part {
-    Exact(String),
-    Glob(WildMatch),
-}
-
-impl Part {
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(text) => text == name,
-            Self::Glob(glob) => glob.matches(name),
-        }
-    }
-}
-
-impl Pattern {
-    /// Reads `database.table`, in which `*` is any run of characters and `?` any one of them, or a part in backquotes
-    /// stands for itself. `!` before it excludes the tables.
-    ///
-    /// # Errors
-    /// The fault, as the end of a sentence.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        const WANTED: &str = "is no name of a table, e.g. shop.orders, shop.* or !shop.tmp_*";
-        let (is_exclusion, rest) = match text.strip_prefix('!') {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let (database, rest) = part(rest).ok_or(WANTED)?;
-        let (table, rest) = rest.strip_prefix('.').and_then(part).ok_or(WANTED)?;
-        if !rest.is_empty() {
-            return Err(format!("{WANTED}; write a name that has a dot in backquotes"));
-        }
-        Ok(Self { text: text.to_owned(), is_exclusion, database, table })
-    }
-
-    /// Whether it names this table, to take it or to exclude it.
-    pub fn matches(&self, name: &TableName) -> bool {
-        self.database.matches(&name.database) && self.table.matches(&name.table)
-    }
-
-    /// The one table that it names; `None` for a pattern with `*` or `?`.
-    pub fn exact(&self) -> Option<TableName> {
-        match (&self.database, &self.table) {
-            (Part::Exact(database), Part::Exact(table)) => Some(TableName::new(database, table)),
-            _ => None,
-        }
-    }
-
-    /// As it was written.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it excludes the tables that it names.
-    pub fn is_exclusion(&self) -> bool {
-        self.is_exclusion
-    }
-}
-
-/// The first part of a pattern, and what follows it.
-fn part(text: &str) -> Option<(Part, &str)> {
-    if let Some(quoted) = text.strip_prefix('`') {
-        let mut name = String::new();
-        let mut rest = quoted;
-        loop {
-            let (before, after) = rest.split_once('`')?;
-            name.push_str(before);
-            let Some(doubled) = after.strip_prefix('`') else {
-                return (!name.is_empty()).then_some((Part::Exact(name), after));
-            };
-            name.push('`');
-            rest = doubled;
-        }
-    }
-    let end = text.find('.').unwrap_or(text.len());
-    let (name, rest) = text.split_at(end);
-    if name.is_empty() || name.contains(['`', '!']) {
-        return None;
-    }
-    let is_glob = name.contains(['*', '?']);
-    Some((if is_glob { Part::Glob(WildMatch::new(name)) } else { Part::Exact(name.to_owned()) }, rest))
-}
-
 /// The tables that are taken.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -187,12 +95,12 @@ impl Tables {
 
     /// Whether the table is taken.
     pub fn takes(&self, name: &TableName) -> bool {
-        self.decides(name).is_some_and(|pattern| !pattern.is_exclusion)
+        self.decides(name).is_some_and(|pattern| !pattern.is_exclusion())
     }
 
     /// Whether a pattern takes tables that it does not name in full.
     pub fn has_patterns(&self) -> bool {
-        self.patterns.iter().any(|pattern| !pattern.is_exclusion && pattern.exact().is_none())
+        self.patterns.iter().any(|pattern| !pattern.is_exclusion() && pattern.exact().is_none())
     }
 
     /// The tables that are named in full, and those of the progress that the patterns take; `main` is the main table.
@@ -244,11 +152,7 @@ impl Settings {
     /// Usage, naming the pattern.
     pub fn tables(&self) -> Result<Tables> {
         if self.optional("tables").is_none() {
-            let TableName { database, table } = self.main_table();
-            let text = format!("{database}.{table}");
-            let (database, table) = (Part::Exact(database), Part::Exact(table));
-            let pattern = Pattern { text, is_exclusion: false, database, table };
-            return Ok(Tables { patterns: vec![pattern], is_default: true });
+            return Ok(Tables { patterns: vec![Pattern::of(&self.main_table())], is_default: true });
         }
         let mut patterns = Vec::new();
         for node in self.list("tables")? {

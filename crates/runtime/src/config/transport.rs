@@ -1,9 +1,10 @@
 //! Warns about passwords that a program sends to another host over a connection that does not authenticate the server.
 
+use super::host::{host_of, is_local};
+use super::postgres_url::unchecked_password;
 use super::settings::Settings;
 use super::table::{self, Program};
-use super::typed::SslMode;
-use super::{MySqlSettings, PostgresSettings};
+use super::typed::{MySqlSettings, PostgresSettings, SslMode};
 
 /// One warning for each server whose password a third party on the network could read.
 pub(super) fn warnings(settings: &Settings, program: Program) -> Vec<String> {
@@ -62,50 +63,11 @@ pub(super) fn warnings(settings: &Settings, program: Program) -> Vec<String> {
     }
     if table::SINKS.contains(&program)
         && let Ok(Some(postgres)) = PostgresSettings::from(settings)
-        && let Some((hosts, mode)) = super::postgres_url::unchecked_password(postgres.url.expose())
+        && let Some((hosts, mode)) = unchecked_password(postgres.url.expose())
         && let Some(host) = hosts.iter().find(|host| !is_local(host))
     {
         let why = format!("sslmode={mode} checks no certificate");
         warn("the password in postgres.url", host, why, "add sslmode=verify-full and sslrootcert=… to it");
     }
     found
-}
-
-/// The host in `[user@]host[:port][/path]`.
-fn host_of(address: &str) -> &str {
-    let address = address.rsplit_once("://").map_or(address, |(_, rest)| rest);
-    let authority = address.split(['/', '?']).next().unwrap_or_default();
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((six, _)) => six,
-        None => host.rsplit_once(':').map_or(host, |(host, _)| host),
-    }
-}
-
-/// Whether traffic to this host stays on this machine.
-pub(super) fn is_local(host: &str) -> bool {
-    host.is_empty()
-        || host.starts_with('/')
-        || host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_found_and_told_apart() {
-        for (address, host, local) in [
-            ("localhost:9092", "localhost", true),
-            ("127.0.0.1:9092", "127.0.0.1", true),
-            ("[::1]:9092", "::1", true),
-            ("SASL_SSL://broker-1.example.com:9092", "broker-1.example.com", false),
-            ("user:p@ss@registry:8081/apis/ccompat/v7", "registry", false),
-            ("127.0.0.1.example.com", "127.0.0.1.example.com", false),
-            ("10.0.0.7", "10.0.0.7", false),
-        ] {
-            assert_eq!((host_of(address), is_local(host_of(address))), (host, local), "{address}");
-        }
-    }
 }

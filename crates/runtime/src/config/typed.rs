@@ -9,6 +9,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
+use super::host::is_local;
 use super::row_rules::rules;
 use super::settings::Settings;
 use super::table::Program;
@@ -117,7 +118,7 @@ impl MySqlSettings {
     pub fn may_log_in_without_tls(&self) -> bool {
         match self.ssl_mode {
             SslMode::Disabled => true,
-            SslMode::Preferred => self.password.is_none() || super::transport::is_local(&self.host),
+            SslMode::Preferred => self.password.is_none() || is_local(&self.host),
             SslMode::Required | SslMode::VerifyCa | SslMode::VerifyIdentity => false,
         }
     }

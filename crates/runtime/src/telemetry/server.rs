@@ -18,7 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Health, Metrics};
+use super::health::Health;
+use super::metrics::Metrics;
 use crate::config;
 use model::error::{Code, Error, Result};
 

@@ -2,13 +2,14 @@
 
 use super::super::{
     charset::Charset,
+    column::{Column, ColumnKind, Storage},
     cursor::Cursor,
     decimal,
     error::Fault,
     metadata::{Metadata, bit},
     temporal::fraction_len,
 };
-use super::{Column, ColumnKind, Head, Storage};
+use super::head::Head;
 
 const CONVERT: &str = "convert the column to utf8mb4 (ALTER TABLE … MODIFY … CHARACTER SET utf8mb4)";
 const LEAVE_OUT: &str = "change the column's type, or leave the column out of what is read";
