@@ -292,7 +292,7 @@ mod tests {
     fn nothing_is_complete_before_the_snapshot_is() {
         let mut lag = Lag::default();
         let mut first = progress("b.000001", 100, 1_000);
-        first.main.snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None });
+        first.main.snapshot = Some(SnapshotProgress { after: None, first: 0, rows: 0, begin: None, sweep: None });
         lag.committed(&first);
         first.position.committed_at = Micros(1_030 * SECOND);
         lag.committed(&first);

@@ -134,9 +134,10 @@ struct Group {
     batch_start: Option<usize>,
 }
 
-/// Whether the snapshot of the table reads it behind the stream's place, so that its changes here are left out.
+/// Whether the snapshot of the table reads it behind the event that ends at the stream's place, so that its changes up to
+/// here are left out. The last event may end exactly where the snapshot begins.
 fn is_read_behind(progress: &TableProgress, stream: &EventStream) -> bool {
-    progress.from.as_ref().is_some_and(|from| !stream.has_reached(&from.file, from.offset))
+    progress.from.as_ref().is_some_and(|from| !stream.has_reached(&from.file, from.offset + 1))
 }
 
 impl Reader {

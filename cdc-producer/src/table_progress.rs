@@ -150,7 +150,7 @@ mod tests {
         let topics = ("t", "t.checkpoint");
         let check =
             |progress: &TableProgress, ends: &[(i64, i64)]| check_topic(progress, &bounds(ends), None, topics).is_ok();
-        let old = progress(Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep: None }));
+        let old = progress(Some(SnapshotProgress { after: None, first: 0, rows: 0, begin: None, sweep: None }));
         assert!(check(&old, &[(0, 0), (0, 0)]), "an earlier version noted nothing");
         let begun = progress(Some(SnapshotProgress::new(vec![0, 7], 0)));
         assert!(check(&begun, &[(0, 0), (7, 7)]) && !check(&begun, &[(0, 9), (0, 6)]));
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_snapshot_whose_beginning_is_unknown_is_made_again() {
         let (old, now) =
-            (SnapshotProgress { after: Some(key(9)), rows: 9, begin: None, sweep: None }, [(0, 5), (0, 8)]);
+            (SnapshotProgress { after: Some(key(9)), first: 0, rows: 9, begin: None, sweep: None }, [(0, 5), (0, 8)]);
         let mut resumed = progress(Some(old));
         resume(&mut resumed, &bounds(&now));
         assert_eq!(resumed.snapshot, Some(SnapshotProgress::new(vec![5, 8], 9)));

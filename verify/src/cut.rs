@@ -76,7 +76,7 @@ impl BinlogEnd {
     pub(crate) fn missing(&self, progress: Option<&Progress>) -> Option<String> {
         let Some(progress) = progress else { return Some("the producer has not begun".to_owned()) };
         if let Some(snapshot) = &progress.main.snapshot {
-            return Some(format!("the producer's snapshot is at row {}", snapshot.rows));
+            return Some(format!("the producer's snapshot is at row {}", snapshot.emitted()));
         }
         let position = &progress.position;
         if let Some(set) = position.gtid_set.as_ref().filter(|_| self.has_gtids) {
@@ -264,7 +264,7 @@ mod tests {
         let text = file.missing(Some(&progress(None, "binlog.000009", 900)));
         assert_eq!(text.as_deref(), Some("the producer stands at binlog.000009:900, the server at binlog.000010:500"));
         let mut early = progress(Some(&format!("{A}:1-10")), "", 0);
-        early.main.snapshot = Some(SnapshotProgress { after: None, rows: 7, begin: None, sweep: None });
+        early.main.snapshot = Some(SnapshotProgress { after: None, first: 0, rows: 7, begin: None, sweep: None });
         assert_eq!(all.missing(Some(&early)).as_deref(), Some("the producer's snapshot is at row 7"));
     }
 

@@ -271,6 +271,7 @@ mod tests {
         let mut with_snapshot = progress(2, 50);
         with_snapshot.main.snapshot = Some(model::position::SnapshotProgress {
             after: Some(model::position::KeyBound::One(model::position::KeyPart::Signed(7))),
+            first: 0,
             rows: 7,
             begin: None,
             sweep: None,

@@ -49,8 +49,9 @@ impl Reader {
             if !emitted.is_out || emitted.after.is_some() {
                 snapshot.after = emitted.after;
             } else if let Some(read) = of_table.snapshot.take() {
+                let rows = read.emitted();
                 of_table.snapshot = read.swept();
-                log_snapshot(name, epoch, emitted.rows, of_table.snapshot.is_some());
+                log_snapshot(name, epoch, rows, of_table.snapshot.is_some());
                 state.chunk_limit = self.chunk_rows;
             }
             if emitted.is_out {
@@ -95,7 +96,7 @@ impl Reader {
             }
             Step::Advance(next) => snapshot.sweep = Some(next),
             Step::Complete(complete) => {
-                let rows = snapshot.rows;
+                let rows = snapshot.emitted();
                 (of_table.snapshot, of_table.complete) = (None, Some(complete));
                 log_snapshot(&table.name, epoch, rows, false);
             }

@@ -69,7 +69,7 @@ fn a_commit_includes_what_was_handed_over_before_it() {
             anchor: None,
         };
         let sweep = Some(SweepCursor { partition, from: None });
-        let snapshot = Some(SnapshotProgress { after: None, rows: 0, begin: None, sweep });
+        let snapshot = Some(SnapshotProgress { after: None, first: 0, rows: 0, begin: None, sweep });
         Progress { main: TableProgress { snapshot, ..TableProgress::default() }, ..Progress::new(2, position) }
     };
     let marked = progress("binlog.000009", 700, 4);

@@ -76,12 +76,19 @@ impl fmt::Display for Position {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// How far a snapshot has progressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotProgress {
     /// The last primary key that was read, which may be beyond what a record holds; `None` before the first chunk.
     pub after: Option<KeyBound>,
-    /// Records that the snapshot has emitted so far; the next one has this number.
+    /// The number of its first record: those of an earlier snapshot at the same position are lower.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub first: u64,
+    /// The number of its next record.
     pub rows: u64,
     /// By partition, the topic's end when the epoch began: each record of the snapshot is at or behind it. `None` when a
     /// version of the program began the snapshot that did not note it.
@@ -96,7 +103,12 @@ pub struct SnapshotProgress {
 impl SnapshotProgress {
     /// A snapshot of which nothing has been read, in a topic with these ends; its records are numbered from `rows`.
     pub fn new(ends: Vec<i64>, rows: u64) -> Self {
-        Self { after: None, rows, begin: Some(ends), sweep: None }
+        Self { after: None, first: rows, rows, begin: Some(ends), sweep: None }
+    }
+
+    /// Records that it has emitted so far.
+    pub fn emitted(&self) -> u64 {
+        self.rows - self.first.min(self.rows)
     }
 
     /// Every row has been emitted: the next step, if the topic has records from before the snapshot.
@@ -252,7 +264,9 @@ pub struct TableProgress {
 impl TableProgress {
     /// Begins a snapshot into a topic with these ends. The table's stream begins at `from`.
     pub fn begin_snapshot(&mut self, ends: Vec<i64>, from: ServerPlace) {
-        self.snapshot = Some(SnapshotProgress::new(ends, 0));
+        // The topic has at least as many offsets as records.
+        let first = ends.iter().map(|end| u64::try_from(*end).unwrap_or(0)).sum();
+        self.snapshot = Some(SnapshotProgress::new(ends, first));
         self.from = Some(from);
     }
 }
@@ -290,7 +304,7 @@ impl Progress {
 
     /// Records of the running snapshots so far; `None` when none runs.
     pub fn snapshot_rows(&self) -> Option<u64> {
-        self.snapshots().flatten().map(|snapshot| snapshot.rows).reduce(|sum, rows| sum + rows)
+        self.snapshots().flatten().map(SnapshotProgress::emitted).reduce(|sum, rows| sum + rows)
     }
 
     /// The progress with the part of this table, `database.table`, as its `main`; `None` is the main table.

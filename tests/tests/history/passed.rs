@@ -20,7 +20,7 @@ async fn a_heartbeat_ends_what_is_passed_over() {
         let after = world.progress();
         assert!(before.position.offset < after.position.offset);
         let position = Position { gtid_set: after.position.gtid_set.clone(), ..before.position };
-        let snapshot = SnapshotProgress { after: None, rows: 0, begin: None, sweep: None };
+        let snapshot = SnapshotProgress { after: None, first: 0, rows: 0, begin: None, sweep: None };
         let main = TableProgress { snapshot: in_snapshot.then_some(snapshot), ..after.main.clone() };
         commit(&world, &Progress { position, main, ..after.clone() });
         let mut producer = start(&world);
