@@ -25,8 +25,10 @@ pub struct Known {
     is_generated: bool,
     /// The names of the carried columns.
     names: Vec<String>,
-    /// The definitions of the carried columns, and the place from which they are valid; `None` when the table was
-    /// missing.
+    /// Whether the records need them; see [`Subject::needed`].
+    needed: Vec<bool>,
+    /// The definitions of the carried columns, and the place at which they are valid; `None` when the table was missing,
+    /// or the stream has reached the place.
     columns: Option<(Vec<String>, (String, u64))>,
 }
 
@@ -34,17 +36,21 @@ impl Known {
     /// The facts about a table that was just inspected.
     ///
     /// # Errors
-    /// As [`server::binlog_end`].
+    /// As [`server::binlog_end`]; transient when the table has changed since.
     pub async fn now(conn: &mut Conn, table: &SourceTable, exists: bool, logs_cascades: bool) -> Result<Self> {
         let columns = if exists {
             let definitions = table.columns.iter().map(ColumnPlan::definition).collect();
-            Some((definitions, server::binlog_end(conn).await?))
+            let place = server::binlog_end(conn).await?;
+            // The stream has no statement from between the inspection and the place.
+            table.require_unchanged(conn).await?;
+            Some((definitions, place))
         } else {
             None
         };
         let is_generated = table.columns.iter().any(ColumnPlan::is_generated);
         let names = table.columns.iter().map(|column| column.name.clone()).collect();
-        Ok(Self { logs_cascades, is_generated, names, columns })
+        let needed = (0..table.columns.len()).map(|index| table.needs(index)).collect();
+        Ok(Self { logs_cascades, is_generated, names, needed, columns })
     }
 
     /// The stream has created the table: inspects it.
@@ -63,12 +69,11 @@ impl Known {
 
     /// Adds the facts that are valid from here on to the state, and removes the outdated ones. Call it only between two
     /// transactions or at the beginning of one: at the end of a transaction the state would be ahead of the position.
-    pub(crate) fn settle(&self, state: &mut TableState, stream: &EventStream) {
-        if state.columns.is_empty()
-            && let Some((columns, (file, offset))) = &self.columns
-            && stream.has_reached(file, *offset)
-        {
-            state.columns.clone_from(columns);
+    pub(crate) fn settle(&mut self, state: &mut TableState, stream: &EventStream) {
+        if let Some((columns, _)) = self.columns.take_if(|(_, (file, offset))| stream.has_reached(file, *offset)) {
+            state.columns.resize(columns.len(), String::new());
+            let unknown = state.columns.iter_mut().zip(columns).filter(|(known, _)| known.is_empty());
+            unknown.for_each(|(known, now)| *known = now);
         }
         if state.asked.as_ref().is_some_and(|asked| stream.has_reached(&asked.file, asked.offset)) {
             state.asked = None;
@@ -87,7 +92,9 @@ impl Known {
             table: &table.table,
             carried: &self.names,
             columns: &state.columns,
+            needed: &self.needed,
             takes_all: table.is_derived,
+            gone: &state.gone,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
             is_read_behind,

@@ -19,8 +19,8 @@ use mysql::table::SourceTable;
 use crate::dump::Event;
 
 /// The remedy of a table error has no effect on rows that were written before.
-const BEHIND_IT: &str =
-    "the binlog keeps the rows as they were written, so then continue behind them: `cdc-producer checkpoint reset`";
+const BEHIND_IT: &str = "the binlog keeps the rows as they were written, so then continue behind them: `cdc-producer snapshot` of the \
+                         table, or for all tables `cdc-producer checkpoint reset`";
 
 /// The change of one row; keys and values are borrowed until the next row.
 #[derive(Clone, Copy, Debug)]

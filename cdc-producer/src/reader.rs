@@ -292,8 +292,9 @@ impl Reader {
                 known.columns.clear();
                 table.known.created(&mut self.conn, table.encoder.table()).await
             }
-            TableEffect::Redefined(columns) => {
-                known.columns = columns;
+            TableEffect::Redefined(after) => {
+                known.columns = after.columns;
+                known.gone.extend(after.gone);
                 Ok(())
             }
             TableEffect::Writes { database, table: name, statement } => {
@@ -319,7 +320,7 @@ impl Reader {
 
     /// The tables' facts that are valid from here on; see [`Known::settle`].
     fn settle(&mut self) {
-        for table in &self.tables {
+        for table in &mut self.tables {
             let progress = self.progress.table_mut(&self.source, &table.name);
             table.known.settle(&mut progress.state, &self.stream);
             if progress.from.is_some() && !is_read_behind(progress, &self.stream) {

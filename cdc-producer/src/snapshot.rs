@@ -119,7 +119,10 @@ impl Chunk {
             rows.push(Row { bound, start, key: start + key.len(), end: data.len(), superseded: false, refused });
             Ok(true)
         })
-        .await?;
+        .await;
+        // Rows of other columns would be read in a wrong way, or without a new column's values.
+        table.require_unchanged(conn).await?;
+        let read = read?;
         let high = server::binlog_end(conn).await?;
         let is_cut = read > rows.len();
         let is_last = !is_cut && read < form.limit;

@@ -238,6 +238,10 @@ async fn register_pinned(tables: &[ProducerSettings]) -> Result<Vec<Option<u32>>
 async fn register_derived(tables: &mut [FoundTable]) -> Result<()> {
     for found in tables.iter_mut().filter(|found| found.table.is_derived) {
         let registry = Registry::new(found.settings.registry.clone())?;
+        let earlier = registry.earlier(&found.table.schema_text).await?;
+        let schemas = earlier.iter().map(|version| &version.schema);
+        found.table.require_given(schemas.clone())?;
+        found.table.keep_spelling(schemas);
         found.schema_id = registry.register(&found.table.schema_text).await?;
     }
     Ok(())

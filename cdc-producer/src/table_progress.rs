@@ -84,13 +84,25 @@ pub(crate) fn resume(progress: &mut TableProgress, bounds: &[Bounds]) {
     progress.ends = Some(ends);
 }
 
-/// Notes the carried columns, and forgets the definitions of others: a column that was added or moved shifts them.
+/// Notes the carried columns. Each keeps its definition, as far as it is known, and a column that is not there any more
+/// is noted as gone.
 pub(crate) fn note_columns(state: &mut TableState, table: &SourceTable) {
     let names: Vec<String> = table.columns.iter().map(|column| column.name.clone()).collect();
-    let is_other = if state.names.is_empty() { state.columns.len() != names.len() } else { state.names != names };
-    if is_other {
-        state.columns.clear();
+    let place = |name: &String, names: &[String]| {
+        let name = name.to_lowercase();
+        names.iter().position(|other| other.to_lowercase() == name)
+    };
+    if state.names.is_empty() {
+        if state.columns.len() != names.len() {
+            state.columns.clear();
+        }
+    } else if !state.columns.is_empty() {
+        let definition =
+            |name| place(name, &state.names).and_then(|at| state.columns.get(at)).cloned().unwrap_or_default();
+        state.columns = names.iter().map(definition).collect();
     }
+    let is_gone = |name: &&String| place(name, &names).is_none();
+    state.gone.extend(state.names.iter().filter(is_gone).map(|name| name.to_lowercase()));
     state.names = names;
     state.key = key_of(table);
 }
@@ -132,7 +144,7 @@ pub(crate) fn note_schema_id(progress: &mut TableProgress, id: u32, bounds: &[Bo
 
 #[cfg(test)]
 mod tests {
-    use model::position::{CompleteSnapshot, KeyBound, KeyPart};
+    use model::position::{CompleteSnapshot, KeyBound, KeyPart, ServerPlace};
     use mysql::table::Contract;
 
     use super::*;
@@ -222,24 +234,34 @@ mod tests {
     }
 
     #[test]
-    fn definitions_of_other_columns_are_forgotten() {
+    fn a_column_keeps_its_definition_wherever_it_moves() {
         let contract = Contract::new(runtime::config::PINNED_SCHEMA, false).expect("the product's schema");
         let mut table = SourceTable::expected("shop", "product", &contract);
         table.is_derived = true;
-        let definitions = || ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
         let mut resumed = progress(None);
         // A version that did not note the names.
-        resumed.state.columns = definitions();
+        resumed.state.columns = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
         note_columns(&mut resumed.state, &table);
-        assert_eq!(resumed.state.columns, definitions());
+        assert_eq!(resumed.state.columns, ["a", "b", "c", "d", "e"]);
         assert!(check_key(Some(&resumed), &table, "t").is_ok());
         table.columns.swap(1, 2);
         note_columns(&mut resumed.state, &table);
-        assert!(resumed.state.columns.is_empty(), "the columns have moved");
+        assert_eq!(resumed.state.columns, ["a", "c", "b", "d", "e"]);
+        assert!(resumed.state.gone.is_empty());
+        // Spelled in another way, dropped, and added.
+        "Price".clone_into(&mut table.columns[3].name);
+        "sku".clone_into(&mut table.columns[1].name);
+        note_columns(&mut resumed.state, &table);
+        assert_eq!(resumed.state.columns, ["a", "", "b", "d", "e"]);
+        assert_eq!(resumed.state.gone, ["category".to_owned()].into());
         table.columns.swap(0, 1);
         let refused = check_key(Some(&resumed), &table, "t").expect_err("another key").to_string();
-        assert!(refused.contains("shop.product has the primary key (category "), "{refused}");
+        assert!(refused.contains("shop.product has the primary key (sku "), "{refused}");
         assert!(check_key(None, &table, "t").is_ok());
+        // A snapshot writes each row as it is.
+        let from = ServerPlace { server_uuid: String::new(), file: String::new(), offset: 0 };
+        resumed.begin_snapshot(vec![0], from);
+        assert!(resumed.state.gone.is_empty());
     }
 
     #[test]

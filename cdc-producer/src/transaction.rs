@@ -12,7 +12,7 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use crate::dump::Event;
-use crate::statement::{self, Effect, Reason, Session, Subject};
+use crate::statement::{self, Effect, Reason, Redefinition, Session, Subject};
 use crate::stream::{HEARTBEAT_V2, damaged};
 
 /// The content of a GTID event.
@@ -135,8 +135,8 @@ pub enum EventKind {
 pub enum TableEffect {
     /// It creates the table.
     Created,
-    /// After it the carried columns have these definitions.
-    Redefined(Vec<String>),
+    /// It changes columns, but no values.
+    Redefined(Redefinition),
     /// It was logged as text and writes to another table, whose triggers may write to this one.
     Writes {
         /// The other table's database.
@@ -236,7 +236,7 @@ fn statement<'a>(
             Effect::None => continue,
             _ if subject.is_read_behind => continue,
             Effect::Created => TableEffect::Created,
-            Effect::Redefined(columns) => TableEffect::Redefined(columns),
+            Effect::Redefined(after) => TableEffect::Redefined(after),
             Effect::Writes(database, table) => TableEffect::Writes { database, table, statement: digest() },
             Effect::RollbackToSavepoint => {
                 let what = "ROLLBACK TO SAVEPOINT in the binlog".to_owned();

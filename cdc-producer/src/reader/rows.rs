@@ -78,7 +78,8 @@ impl Reader {
     /// the columns of these rows are gone from the table.
     async fn require_same_columns(&mut self, number: usize) -> Result<()> {
         let table = self.tables[number].encoder.table();
-        let now = SourceTable::inspect(&mut self.conn, &table.database, &table.table, &table.contract).await?;
+        let mut now = SourceTable::inspect(&mut self.conn, &table.database, &table.table, &table.contract).await?;
+        now.keep_spelling([&*table.schema].into_iter());
         if now.schema == table.schema {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 
 use super::column::{self, Definition};
 use super::words::{Kind, Word};
-use super::{Effect, Names, Reason, Session, Subject, changes, may_change, same};
+use super::{Effect, Names, Reason, Redefinition, Session, Subject, changes, may_change, same};
 
 /// The effect of a foreign key that changes rows on a server that does not log those rows.
 pub(super) fn unlogged_cascade() -> Effect {
@@ -44,7 +44,7 @@ const OPTIONS: [&str; 25] = [
     "COLLATE",
 ];
 
-/// Ok when the clause leaves the rows unchanged (the new definitions are in [`Alter::columns`]), else its effect.
+/// Ok when the clause leaves the rows unchanged (what it redefines is in [`Alter::after`]), else its effect.
 type Outcome = Result<(), Effect>;
 
 /// ALTER TABLE of the table that is read.
@@ -57,14 +57,16 @@ pub(super) fn effect(
     if cascades(words) && !subject.logs_cascades {
         return unlogged_cascade();
     }
-    let mut alter = Alter { subject, strict: session.mode.strict, columns: subject.columns.to_vec(), in_order: false };
+    let after = Redefinition { columns: subject.columns.to_vec(), gone: Vec::new() };
+    let mut alter = Alter { subject, strict: session.mode.strict, after, in_order: false };
     let from = names.at(2).map_or(words.len(), |name| name.end);
     for clause in clauses(&words[from..]) {
         if let Err(effect) = alter.clause(clause) {
             return effect;
         }
     }
-    if alter.columns == subject.columns { Effect::None } else { Effect::Redefined(alter.columns) }
+    let is_same = alter.after.columns == subject.columns && alter.after.gone.is_empty();
+    if is_same { Effect::None } else { Effect::Redefined(alter.after) }
 }
 
 /// The effect of ALTER TABLE on our table.
@@ -106,8 +108,8 @@ fn clauses<'a, 'w>(words: &'a [Word<'w>]) -> impl Iterator<Item = &'a [Word<'w>]
 struct Alter<'a> {
     subject: &'a Subject<'a>,
     strict: bool,
-    /// The definitions of the carried columns so far.
-    columns: Vec<String>,
+    /// The carried columns so far.
+    after: Redefinition,
     /// Whether the clause belongs to ORDER BY, in which each column is a separate clause.
     in_order: bool,
 }
@@ -143,10 +145,7 @@ impl Alter<'_> {
             }
             "ADD" => self.add(clause, behind_column),
             "DROP" if is(1, &["INDEX", "KEY", "PRIMARY", "FOREIGN", "CONSTRAINT", "CHECK"]) => Ok(()),
-            "DROP" => match self.carried(clause.get(behind_column)) {
-                Some(i) => Err(changes(format!("ALTER TABLE … that drops the column {}", self.subject.carried[i]))),
-                None => Ok(()),
-            },
+            "DROP" => self.drop(clause.get(behind_column)),
             "RENAME" if is(1, &["INDEX", "KEY"]) => Ok(()),
             "RENAME" if is(1, &["COLUMN"]) && is(3, &["TO"]) => self.rename(&clause[2], clause.get(4)),
             "RENAME" => Err(changes("ALTER TABLE … RENAME")),
@@ -155,9 +154,7 @@ impl Alter<'_> {
             "MODIFY" => self.define(clause.get(behind_column), &clause[(behind_column + 1).min(clause.len())..]),
             "CHANGE" => {
                 let (old, new) = (clause.get(behind_column), clause.get(behind_column + 1));
-                if let (Some(old), Some(new)) = (old, new)
-                    && !same(&old.text, &new.text)
-                {
+                if let (Some(old), Some(new)) = (old, new) {
                     self.rename(old, Some(new))?;
                 }
                 self.define(old, &clause[(behind_column + 2).min(clause.len())..])
@@ -174,27 +171,59 @@ impl Alter<'_> {
         }
     }
 
+    /// Handles `DROP [COLUMN] name`: later records do not have a field of it.
+    fn drop(&mut self, name: Option<&Word<'_>>) -> Outcome {
+        let Some(i) = self.carried(name) else { return Ok(()) };
+        let name = &self.subject.carried[i];
+        if self.subject.needed.get(i) != Some(&false) {
+            return Err(Effect::Unreadable(Reason {
+                what: format!("ALTER TABLE … that drops the column {name}"),
+                is_certain: true,
+                prevent: "add the column again, as the records need it",
+            }));
+        }
+        self.after.gone.push(name.to_lowercase());
+        self.after.columns.get_mut(i).into_iter().for_each(String::clear);
+        Ok(())
+    }
+
     /// Handles `ADD [COLUMN] name …` or `ADD [COLUMN] (name …, name …)`.
-    fn add(&self, clause: &[Word<'_>], place: usize) -> Outcome {
+    fn add(&mut self, clause: &[Word<'_>], place: usize) -> Outcome {
         let several = clause.get(place).is_some_and(|w| w.symbol('('));
         let list = &clause[(place + usize::from(several)).min(clause.len())..];
-        let mut added = clauses(list).take(if several { usize::MAX } else { 1 });
-        if self.subject.takes_all {
-            return added.try_for_each(|definition| match definition.first() {
-                Some(name) if fills_rows(definition) => Err(changes(format!(
-                    "ALTER TABLE … that adds the column {} and gives existing rows a value",
-                    name.text
-                ))),
-                _ => Ok(()),
-            });
+        clauses(list).take(if several { usize::MAX } else { 1 }).try_for_each(|definition| self.add_one(definition))
+    }
+
+    fn add_one(&mut self, definition: &[Word<'_>]) -> Outcome {
+        let Some((name, kind)) = definition.split_first() else { return Ok(()) };
+        let carried = self.carried(Some(name));
+        let added = format!("ALTER TABLE … that adds the column {}", name.text);
+        match carried {
+            _ if self.subject.takes_all && fills_rows(definition) => {
+                return Err(changes(format!("{added} and gives existing rows a value")));
+            }
+            _ if self.subject.takes_all && self.was_carried(&name.text.to_lowercase()) => {
+                return Err(changes(format!("{added}, of which earlier records have other values,")));
+            }
+            Some(i) if !self.subject.takes_all => {
+                return Err(changes(format!("ALTER TABLE … that adds the column {}", self.subject.carried[i])));
+            }
+            Some(i) => self.after.columns.get_mut(i).into_iter().for_each(|known| *known = column::added(kind)),
+            None => {}
         }
-        match added.filter_map(|definition| self.carried(definition.first())).next() {
-            Some(i) => Err(changes(format!("ALTER TABLE … that adds the column {}", self.subject.carried[i]))),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+
+    /// Whether the topic has records with values of a column of this name that was dropped.
+    fn was_carried(&self, name: &String) -> bool {
+        self.subject.gone.contains(name) || self.after.gone.contains(name)
     }
 
     fn rename(&self, from: &Word<'_>, to: Option<&Word<'_>>) -> Outcome {
+        // A field keeps its spelling.
+        if to.is_some_and(|to| same(&from.text, &to.text)) {
+            return Ok(());
+        }
         match self.carried(Some(from)).or(self.carried(to)) {
             Some(i) => Err(changes(format!("ALTER TABLE … that renames the column {}", self.subject.carried[i]))),
             None => Ok(()),
@@ -213,12 +242,12 @@ impl Alter<'_> {
         let why = |why: &str| {
             may_change(format!("ALTER TABLE … that redefines the column {} ({why})", self.subject.carried[i]))
         };
-        let Some(before) = self.columns.get(i) else {
+        let Some(before) = self.after.columns.get(i).filter(|definition| !definition.is_empty()) else {
             return Err(why("its type before is not known at this place of the binlog"));
         };
         let Some(before) = Definition::of(before) else { return Err(why("its values may be converted")) };
-        let after = column::redefined(&before, words, self.strict).map_err(why)?;
-        self.columns[i] = after;
+        let is_pinned = self.subject.needed.get(i) != Some(&false);
+        self.after.columns[i] = column::redefined(&before, words, (self.strict, is_pinned)).map_err(why)?;
         Ok(())
     }
 }

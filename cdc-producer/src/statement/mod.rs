@@ -15,6 +15,8 @@ mod words;
 pub use session::{Session, Written};
 pub use words::{Mode, Words, digest};
 
+use std::collections::BTreeSet;
+
 use words::{Kind, Word};
 
 /// Maximum words of a definition; a longer one stops the stream. The longest known ones have some thousands.
@@ -32,8 +34,12 @@ pub struct Subject<'a> {
     /// The definitions of these columns, in the form of [`mysql::table::ColumnPlan::definition`]; empty when
     /// unknown.
     pub columns: &'a [String],
+    /// By place in `carried`, whether the records need the column: a pinned schema or the key has it.
+    pub needed: &'a [bool],
     /// Whether each column of the table is carried, also a new one.
     pub takes_all: bool,
+    /// Columns that the table no longer has, and of which the topic's records have values.
+    pub gone: &'a BTreeSet<String>,
     /// Whether a carried column is computed from others.
     pub is_generated: bool,
     /// The server logs the rows that a foreign key changes.
@@ -41,7 +47,7 @@ pub struct Subject<'a> {
     /// Whether a snapshot reads the table behind this place, so that only a transaction's begin and end matter.
     pub is_read_behind: bool,
     /// Tables, `database.table`, about which the producer asked the server after its binlog had reached this place.
-    pub asked: Option<&'a std::collections::BTreeSet<String>>,
+    pub asked: Option<&'a BTreeSet<String>>,
 }
 
 /// The effect of a QUERY event on a table.
@@ -63,12 +69,21 @@ pub enum Effect {
     None,
     /// The table is created.
     Created,
-    /// The rows stay unchanged, and from here on the carried columns have these definitions.
-    Redefined(Vec<String>),
+    /// No value changes, but the columns do.
+    Redefined(Redefinition),
     /// Writes to this other table only: database and table. Its triggers may write to our table.
     Writes(String, String),
     /// The rows change, or may change, without row events.
     Unreadable(Reason),
+}
+
+/// The carried columns after a statement.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redefinition {
+    /// Their definitions, as in [`Subject::columns`]; an empty one is unknown.
+    pub columns: Vec<String>,
+    /// Those that the statement drops, in small letters.
+    pub gone: Vec<String>,
 }
 
 /// Why the rows change without row events.
@@ -277,7 +292,7 @@ impl<'a> Names<'a, '_> {
     }
 
     /// Whether the statement drops a trigger of one of these tables, or changes which table has its name.
-    fn undoes(&self, asked: &std::collections::BTreeSet<String>) -> bool {
+    fn undoes(&self, asked: &BTreeSet<String>) -> bool {
         let is = |i: usize, keyword: &str| self.words.get(i).is_some_and(|w| w.is(keyword));
         let object = (2..self.words.len()).find(|i| !is(*i, "IF") && !is(*i, "EXISTS")).and_then(|i| self.at(i));
         asked.iter().filter_map(|name| name.split_once('.')).any(|(database, table)| match () {

@@ -12,7 +12,9 @@ const COLUMNS: [&str; 5] = ["int", "varchar(300)", "text", "decimal(10,2)", "tim
 struct Case {
     session: Session<'static>,
     columns: Vec<String>,
+    needed: [bool; 5],
     takes_all: bool,
+    gone: BTreeSet<String>,
     is_generated: bool,
     logs_cascades: bool,
     asked: Option<BTreeSet<String>>,
@@ -22,7 +24,9 @@ fn case(current: &'static str) -> Case {
     Case {
         session: Session { database: current.into(), mode: STRICT, written: Written::To(vec!["shop".into()]) },
         columns: COLUMNS.map(str::to_owned).to_vec(),
+        needed: [true; 5],
         takes_all: false,
+        gone: BTreeSet::new(),
         is_generated: false,
         logs_cascades: true,
         asked: None,
@@ -36,7 +40,9 @@ impl Case {
             table: "product",
             carried: &["id", "name", "category", "price", "last_updated"].map(str::to_owned),
             columns: &self.columns,
+            needed: &self.needed,
             takes_all: self.takes_all,
+            gone: &self.gone,
             is_generated: self.is_generated,
             logs_cascades: self.logs_cascades,
             is_read_behind: false,
@@ -204,7 +210,7 @@ fn columns_that_are_redefined_without_a_change_of_values() {
     ] {
         let mut case = case("shop");
         let statement = format!("ALTER TABLE product {clause}");
-        let Effect::Redefined(columns) = case.effect(&statement) else {
+        let Effect::Redefined(Redefinition { columns, .. }) = case.effect(&statement) else {
             panic!("{clause}: {:?}", case.effect(&statement))
         };
         assert_eq!(columns[column], want, "{clause}");
@@ -219,10 +225,8 @@ fn columns_that_are_redefined_without_a_change_of_values() {
     }
     let mut case = case("shop");
     case.columns[0] = "int auto_increment".to_owned();
-    let Effect::Redefined(columns) = case.effect("ALTER TABLE product MODIFY id BIGINT AUTO_INCREMENT") else {
-        panic!()
-    };
-    assert_eq!(columns[0], "bigint auto_increment");
+    let Effect::Redefined(after) = case.effect("ALTER TABLE product MODIFY id BIGINT AUTO_INCREMENT") else { panic!() };
+    assert_eq!(after.columns[0], "bigint auto_increment");
     case.columns[3] = "decimal(10,2) STORED GENERATED".to_owned();
     assert!(case.stops("ALTER TABLE product MODIFY price DECIMAL(10,2)"));
     // A column from which a carried one is computed.
@@ -424,6 +428,42 @@ fn a_new_column_continues_unless_existing_rows_get_a_value() {
     ] {
         assert_eq!(all.stops(&format!("ALTER TABLE product ADD {definition}")), stops, "{definition}");
     }
-    assert!(all.stops("ALTER TABLE product DROP COLUMN price"));
     assert!(!case("shop").stops("ALTER TABLE product ADD sku VARCHAR(20) NOT NULL"));
+}
+
+#[test]
+fn a_column_that_goes_continues_unless_the_records_need_it() {
+    let all = Case { takes_all: true, needed: [true, false, false, false, true], ..case("shop") };
+    for (clauses, gone, columns) in [
+        ("DROP COLUMN name", &["name"][..], ["int", "", "text", "decimal(10,2)", "timestamp(6)"]),
+        ("DROP NAME, DROP `price`, ALGORITHM=INSTANT", &["name", "price"], ["int", "", "text", "", "timestamp(6)"]),
+        ("DROP name, MODIFY category LONGTEXT", &["name"], ["int", "", "longtext", "decimal(10,2)", "timestamp(6)"]),
+    ] {
+        let after = Redefinition {
+            columns: columns.map(str::to_owned).to_vec(),
+            gone: gone.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let statement = format!("ALTER TABLE product {clauses}");
+        assert_eq!(all.effect(&statement), Effect::Redefined(after), "{clauses}");
+        assert!(case("shop").stops(&statement), "each is needed: {clauses}");
+    }
+    for stops in ["DROP id", "DROP COLUMN last_updated", "DROP name, ADD name TEXT", "DROP name, ADD (x INT, NAME INT)"]
+    {
+        assert!(all.stops(&format!("ALTER TABLE product {stops}")), "{stops}");
+    }
+    // Existing rows have NULL then, and the last records of them another value.
+    let again = Case { gone: ["sku".to_owned(), "name".to_owned()].into(), takes_all: true, ..case("shop") };
+    for (clauses, stops) in
+        [("ADD Sku INT", true), ("ADD name TEXT", true), ("ADD x INT, ADD (`sku` INT)", true), ("ADD skus INT", false)]
+    {
+        assert_eq!(again.stops(&format!("ALTER TABLE product {clauses}")), stops, "{clauses}");
+    }
+    assert!(!all.stops("ALTER TABLE product RENAME COLUMN price TO Price, RENAME COLUMN id TO ID"));
+    assert!(all.stops("ALTER TABLE product RENAME COLUMN price TO cost"));
+    let mut added = Case { takes_all: true, needed: [false; 5], ..case("shop") };
+    added.columns[1].clear();
+    let Effect::Redefined(after) = added.effect("ALTER TABLE product ADD name VARCHAR(20), MODIFY name TEXT") else {
+        panic!()
+    };
+    assert_eq!(after.columns[1], "text");
 }

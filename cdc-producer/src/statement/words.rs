@@ -92,6 +92,8 @@ pub struct Word<'a> {
     pub kind: Kind,
     /// Whether space or a comment precedes it.
     pub spaced: bool,
+    /// The bytes between the quotes of a text literal, as the statement has them; else empty.
+    pub literal: &'a [u8],
 }
 
 impl Word<'_> {
@@ -216,8 +218,9 @@ impl<'a> Iterator for Words<'a> {
             }
             _ => (String::from_utf8_lossy(&self.rest[..1]), Kind::Symbol, 1),
         };
+        let literal = if kind == Kind::Text { &self.rest[1..used.saturating_sub(1).max(1)] } else { &[] };
         self.rest = &self.rest[used..];
-        Some(Word { text, kind, spaced })
+        Some(Word { text, kind, spaced, literal })
     }
 }
 

@@ -331,7 +331,6 @@ fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], 
                 },
             }
         }
-        statements.extend((!clauses.is_empty()).then(|| alter(schema, &table.name, &clauses)));
         let of_parked = ["parked_at", "id", "key"];
         let ours = |c: &Column| {
             wanted.iter().any(|w| w.table == c.table && w.column == c.name) || of_parked.contains(&c.name.as_str())
@@ -339,7 +338,9 @@ fn judge(schema: &str, wanted: &[Wanted], tables: &[Table], columns: &[Column], 
         for extra in of_table.iter().filter(|c| c.not_null && !c.has_default && !c.generated && !ours(c)) {
             let Column { name, type_name, .. } = extra;
             faults.push(format!("column {name} of {place} ({type_name}) must not be null and has no default"));
+            clauses.push(format!("ALTER COLUMN {} DROP NOT NULL", quoted(name)));
         }
+        statements.extend((!clauses.is_empty()).then(|| alter(schema, &table.name, &clauses)));
         if faults.len() == before {
             let list: Vec<String> = of_table.iter().map(|c| format!("{} {}", c.name, c.type_name)).collect();
             look.found.push(format!("{place}: {}", list.join(", ")));

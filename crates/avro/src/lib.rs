@@ -8,6 +8,7 @@
 
 pub mod decode;
 pub mod encode;
+pub mod evolution;
 #[cfg(test)]
 mod fuzz;
 pub mod registry;

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use model::error::{Code, Error, Result, blames_certificate};
 use runtime::config::RegistrySettings;
 
+use crate::evolution::{self, Incompatible, Version};
+use crate::schema;
+
 /// Timeout from a request to the last byte of its answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum bytes of an answer: several times the largest schema that [`crate::Decoder`] takes.
@@ -175,8 +178,35 @@ impl Registry {
         }
     }
 
+    /// The subject's versions, the first one first; empty if it has this schema, so that nothing needs to be compared. A
+    /// schema that is no table's is left out.
+    ///
+    /// # Errors
+    /// As [`Registry::has_subject`].
+    pub async fn earlier(&self, schema: &str) -> Result<Vec<Version>> {
+        if self.look_up(schema).await?.is_some() { Ok(Vec::new()) } else { self.versions().await }
+    }
+
+    async fn versions(&self) -> Result<Vec<Version>> {
+        let path = format!("subjects/{}/versions", self.settings.subject);
+        let Some(numbers) = self.call(Method::GET, &path, None).await? else { return Ok(Vec::new()) };
+        let mut versions = Vec::new();
+        for number in numbers.as_array().into_iter().flatten().filter_map(Value::as_u64) {
+            let found = self.call(Method::GET, &format!("{path}/{number}"), None).await?;
+            let text = found.as_ref().and_then(|found| found.get("schema")).and_then(Value::as_str);
+            if let Some(Ok(schema)) = text.map(schema::parse) {
+                versions.push(Version { number, schema });
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Compares a schema that the subject does not have with its versions, first by our own rules, then by the
+    /// registry's.
     async fn require_compatible(&self, schema: &str) -> Result<()> {
         let (subject, url) = (&self.settings.subject, &self.settings.url);
+        let new = schema::parse(schema).map_err(|reason| Error::definite(format!("the schema: {reason}")))?;
+        evolution::check(&self.versions().await?, &new).map_err(|found| may_not_follow(subject, found))?;
         let path = format!("compatibility/subjects/{subject}/versions/latest");
         let answer = self.call(Method::POST, &path, Some(json!({ "schema": schema }))).await?;
         // A new subject has no schema to be compatible with.
@@ -188,8 +218,9 @@ impl Registry {
             format!("subject {subject} at {url} holds a schema that ours is not compatible with"),
         )
         .with_remedy(format!(
-            "compare the schema that `cdc-producer tables` shows with GET {url}/subjects/{subject}/versions/latest; \
-                 then delete that subject if nobody needs it, or use another one (schema_registry.subject)"
+            "compare the table with GET {url}/subjects/{subject}/versions/latest, and look at the rule, GET \
+             {url}/config/{subject}: BACKWARD takes columns that come, go or get wider; then delete that subject if nobody \
+             needs it, or use another one (schema_registry.subject)"
         )))
     }
 
@@ -400,6 +431,20 @@ impl Registry {
             self.settings.subject
         ))
     }
+}
+
+/// The refusal by our own comparison.
+fn may_not_follow(subject: &str, found: Incompatible) -> Error {
+    let (code, reason, former) = match found {
+        Incompatible::Key(reason) => (Code::KeyChanged, reason, "give the table its former primary key again"),
+        Incompatible::Other(reason) => (
+            Code::SchemaRefused,
+            reason,
+            "give the column its former type again (ALTER TABLE), and add one of the new type under another name if needed",
+        ),
+    };
+    Error::new(code, format!("subject {subject}: {reason}"))
+        .with_remedy(format!("{former}; then `cdc-producer snapshot` of the table, start"))
 }
 
 fn too_large(method: &Method, url: &str) -> Error {

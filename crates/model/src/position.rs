@@ -264,6 +264,8 @@ pub struct TableProgress {
 impl TableProgress {
     /// Begins a snapshot into a topic with these ends. The table's stream begins at `from`.
     pub fn begin_snapshot(&mut self, ends: Vec<i64>, from: ServerPlace) {
+        // It writes each row without them.
+        self.state.gone.clear();
         // The topic has at least as many offsets as records.
         let first = ends.iter().map(|end| u64::try_from(*end).unwrap_or(0)).sum();
         self.snapshot = Some(SnapshotProgress::new(ends, first));
@@ -339,12 +341,15 @@ pub struct PreparedAt {
 /// Facts about the table at a position that the row events do not contain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
-    /// The definitions of the carried columns, in the order of the contract; empty when unknown.
+    /// The definitions of the carried columns, in the order of the contract; empty when unknown, as is an empty one.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub columns: Vec<String>,
     /// The names of these columns; empty when unknown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub names: Vec<String>,
+    /// Columns, in small letters, that the table no longer has, and of which the topic's records have values.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub gone: BTreeSet<String>,
     /// The columns of the primary key with their types, where the schema is made from the table; empty when unknown.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub key: Vec<String>,

@@ -127,6 +127,45 @@ impl SourceTable {
         self.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", ")
     }
 
+    /// Spells the fields as the last earlier schema that has them; see [`avro::evolution::keep_spelling`].
+    pub fn keep_spelling<'a>(&mut self, earlier: impl DoubleEndedIterator<Item = &'a RecordSchema> + Clone) {
+        let mut schema = RecordSchema::clone(&self.schema);
+        avro::evolution::keep_spelling(&mut schema, earlier);
+        if self.is_derived && schema != *self.schema {
+            let types: Vec<String> = self.columns.iter().map(|column| column.kind.to_string()).collect();
+            self.schema_text = avro::schema::write(&schema, &types).into();
+            self.schema = Arc::new(schema);
+        }
+    }
+
+    /// Checks that the table has the columns of the schema that was given, if its earlier records have them.
+    ///
+    /// # Errors
+    /// Definite, with the columns that are gone.
+    pub fn require_given<'a>(&self, mut earlier: impl Iterator<Item = &'a RecordSchema>) -> Result<()> {
+        let given = &self.contract.schema;
+        if self.schema.name == given.name || !earlier.any(|schema| schema.name == given.name) {
+            return Ok(());
+        }
+        let is_gone = |name: &&str| self.columns.iter().all(|c| c.name.to_lowercase() != name.to_lowercase());
+        let gone: Vec<&str> = given.fields.iter().map(|field| field.column.as_str()).filter(is_gone).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let gone = gone.join(", ");
+        let name = self.full_name();
+        Err(Error::new(Code::ColumnMissing, format!("{name} has no column {gone}, which its records have"))
+            .with_remedy(format!(
+                "add the column {gone} again, then `cdc-producer snapshot {name}`; or name another topic (kafka.topic)"
+            )))
+    }
+
+    /// Whether its records can't be without the field with this index: the key, and a schema that was given, have it.
+    pub fn needs(&self, index: usize) -> bool {
+        let is_given = self.schema.name == self.contract.schema.name && index < self.contract.schema.fields.len();
+        !self.is_derived || is_given || self.schema.key.contains(&index)
+    }
+
     /// The primary key's columns, in the order of the key.
     pub fn key_columns(&self) -> impl Iterator<Item = &ColumnPlan> {
         self.schema.key.iter().filter_map(|index| self.columns.get(*index))

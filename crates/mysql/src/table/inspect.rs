@@ -117,6 +117,26 @@ impl SourceTable {
         })
     }
 
+    /// Checks that the table still has the columns that it had when it was inspected, wherever they are. Says nothing
+    /// about a table that is gone.
+    ///
+    /// # Errors
+    /// As [`failed`]; transient when it has others.
+    pub async fn require_unchanged(&self, conn: &mut Conn) -> Result<()> {
+        let now = columns(conn, &self.database, &self.table).await?;
+        let is_same = |column: &ColumnPlan| {
+            let is_it = |FoundColumn { plan, .. }: &FoundColumn| {
+                plan.name == column.name && plan.kind == column.kind && plan.definition() == column.definition()
+            };
+            now.iter().any(is_it)
+        };
+        let is_complete = !self.is_derived || now.len() == self.columns.len();
+        if now.is_empty() || is_complete && self.columns.iter().all(is_same) {
+            return Ok(());
+        }
+        Err(Error::transient(format!("the columns of {} have changed: they are looked up again", self.full_name())))
+    }
+
     /// The columns that are not carried because the schema does not name them.
     ///
     /// # Errors
