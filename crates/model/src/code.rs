@@ -236,8 +236,10 @@ codes! {
     }
     "The schema registry" {
         SchemaRefused, Definite, "schema-refused",
-            "The registry does not take the schema, or the subject has a schema that ours is not compatible with.",
-            "Compare the two schemas. Then delete the subject if nobody needs it, or use another `schema_registry.subject`.";
+            "The registry does not take the schema, or records of it and of an earlier one can't be in one topic: a reader \
+             with one of them would be wrong.",
+            "Give the column that the message names its former type again, then `cdc-producer snapshot db.table`, start. Or \
+             compare the schemas, and delete the subject if nobody needs it, or use another `schema_registry.subject`.";
         SchemaMissing, Transient, "schema-missing",
             "The registry does not have the subject of the records: it lost its schemas, or is another one. The consumers \
              wait.",
