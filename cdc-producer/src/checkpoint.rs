@@ -19,6 +19,7 @@ use model::gtid::GtidSet;
 use model::position::Progress;
 use model::time::Micros;
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -303,9 +304,9 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
         if !matches!(wanted, Ok(true)) {
             return fs::remove_file(&temporary);
         }
-        failpoint::at("producer.file-synced");
+        failpoint::at(ProducerStep::FileSynced);
         fs::rename(&temporary, path)?;
-        failpoint::at("producer.file-renamed");
+        failpoint::at(ProducerStep::FileRenamed);
         folder.sync_all()
     };
     write().map_err(|e| {

@@ -10,6 +10,7 @@ use model::position::{Position, Progress, SnapshotProgress, TableProgress, compa
 use mysql::table::{SourceTable, answered};
 use runtime::config::{KafkaSettings, MySqlSettings};
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 
 use crate::checkpoint::{CheckpointFile, Request};
 use crate::endpoint::Endpoint;
@@ -240,7 +241,7 @@ fn leaves_gap(before: &Position, next: &Position) -> bool {
 /// # Errors
 /// Errors of the transaction.
 pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, progress: &Progress) -> Result<()> {
-    failpoint::at("producer.identified");
+    failpoint::at(ProducerStep::Identified);
     let commit = || -> Result<(), Failure> {
         let value = serde_json::to_vec(progress).unwrap_or_default();
         producer.begin()?;
@@ -255,7 +256,7 @@ pub(crate) fn commit_first(producer: &TransactionalProducer, target: &Target, pr
     };
     let what = format!("cannot begin epoch {} in {}", progress.epoch, target.checkpoint_topic);
     commit().map_err(|e| e.into_error(&what))?;
-    failpoint::at("producer.epoch-committed");
+    failpoint::at(ProducerStep::EpochCommitted);
     Ok(())
 }
 

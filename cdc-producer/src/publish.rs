@@ -12,6 +12,7 @@ use model::position::Progress;
 use mysql::refused_row::ORIGIN_HEADER;
 use runtime::config::{KafkaSettings, OnRefused};
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
@@ -191,14 +192,14 @@ impl Publisher {
     fn add(&self, mut batch: Batch, open: &mut Option<Open>) -> Result<(), Failure> {
         if open.is_none() {
             self.producer.begin()?;
-            failpoint::at("producer.begun");
+            failpoint::at(ProducerStep::Begun);
         }
         let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, parked: 0, bytes: 0, end: None });
         let snapshot = batch.end.as_ref().and_then(|end| end.snapshots().flatten().next());
         let point = match snapshot {
-            None => "producer.sending",
-            Some(snapshot) if snapshot.sweep.is_none() => "producer.chunk-sending",
-            Some(_) => "producer.sweep-sending",
+            None => ProducerStep::Sending,
+            Some(snapshot) if snapshot.sweep.is_none() => ProducerStep::ChunkSending,
+            Some(_) => ProducerStep::SweepSending,
         };
         for (index, entry) in batch.iter().enumerate() {
             let target = &self.targets[entry.table];
@@ -250,9 +251,9 @@ impl Publisher {
             header: None,
         })?;
         self.attempted.send_replace(Some(end.clone()));
-        failpoint::at("producer.sent");
+        failpoint::at(ProducerStep::Sent);
         self.status.while_waiting("Kafka commits", || self.producer.commit())?;
-        failpoint::at("producer.committed");
+        failpoint::at(ProducerStep::Committed);
         self.status.committed(rows, parked, &end);
         self.committed.send_replace(Some(end));
         Ok(())

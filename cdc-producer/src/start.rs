@@ -15,6 +15,7 @@ use model::position::{Progress, ServerPlace};
 use mysql::table::SourceTable;
 use mysql_async::Conn;
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 use tokio::sync::watch;
 
 use crate::checkpoint::{CheckpointFile, Start, Written};
@@ -121,7 +122,7 @@ pub(crate) async fn prepare(
     let (producer, committed, mut topics) = blocking(move || {
         producer.connect(&target.checkpoint_topic);
         let producer = producer.initialise()?;
-        failpoint::at("producer.initialised");
+        failpoint::at(ProducerStep::Initialised);
         // The transactions of earlier producers with this id have ended now, and none of them can write any more.
         let topics = taken::topic_facts(&records, &looked_up, &missing)?;
         Ok((producer, target.progress(records)?, topics))

@@ -36,6 +36,7 @@ use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use runtime::config::{KafkaSettings, RegistrySettings};
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -238,7 +239,7 @@ impl Sweep {
             }
             Stage::Comparing(pass, task) if task.is_finished() => {
                 let ends = task.await.map_err(|e| panicked("reading the topic", &e))??;
-                failpoint::at("producer.sweep-compared");
+                failpoint::at(ProducerStep::SweepCompared);
                 (Stage::Deleting(pass, ends), Step::Wait)
             }
             Stage::Deleting(pass, ends) => {

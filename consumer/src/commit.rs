@@ -9,6 +9,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 
 use crate::dead_letter::DeadLetter;
 use crate::log_checkpoint::{Committed, OpenLogCheckpoint};
@@ -40,15 +41,15 @@ impl Commit<'_> {
         producer.begin()?;
         self.send_dead_letters(producer)?;
         self.checkpoint.send(producer, self.committed)?;
-        failpoint::at("consumer.marked");
+        failpoint::at(ConsumerStep::Marked);
         let mut list = TopicPartitionList::new();
         for (partition, offset) in self.offsets {
             offsets::add(&mut list, &self.settings.topic, *partition, *offset).map_err(Failure::of)?;
         }
         producer.send_offsets(&list, self.metadata)?;
-        failpoint::at("consumer.offsets-sent");
+        failpoint::at(ConsumerStep::OffsetsSent);
         producer.commit()?;
-        failpoint::at("consumer.committed");
+        failpoint::at(ConsumerStep::Committed);
         Ok(())
     }
 

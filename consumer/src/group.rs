@@ -33,6 +33,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 
 use crate::assignment;
 use crate::group_state::{Seen, State};
@@ -172,7 +173,7 @@ impl Context {
 
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) -> Result<()> {
         let gone = offsets::partitions(partitions, &self.settings.topic);
-        failpoint::at("consumer.revoking");
+        failpoint::at(ConsumerStep::Revoking);
         let mut state = self.state();
         state.committed.retain(|partition, _| !gone.contains(partition));
         state.unnoted.retain(|partition| !gone.contains(partition));

@@ -20,6 +20,7 @@ use kafka::{Failure, Partition, Record, Topic, TopicSpec, TransactionalProducer}
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 
 use crate::folder;
 use crate::lineage::{self, Key, Log, Note, Owner, Step};
@@ -213,7 +214,7 @@ pub(crate) struct Opened {
 /// # Errors
 /// Transient when Kafka can't be reached; definite for a log that the log checkpoints do not describe, or that lacks
 /// committed lines.
-pub(crate) fn open(settings: &KafkaSettings, topics: &Topics, slot: &Slot, point: &str) -> Result<Opened> {
+pub(crate) fn open(settings: &KafkaSettings, topics: &Topics, slot: &Slot, point: ConsumerStep) -> Result<Opened> {
     let owner = slot.owner()?;
     let log = log(settings, slot, &owner)?;
     let mut ids = topics.ids(settings)?;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use model::error::{Code, Error, Result};
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 
 use crate::log_floor::{self, LogFloor};
 use crate::slot::{SlotId, unwritable};
@@ -149,9 +150,9 @@ impl LogFile {
         if !lines.is_empty() {
             let (first, second) = failpoint::halves(lines);
             self.file.write_all(first)?;
-            failpoint::at("consumer.appending");
+            failpoint::at(ConsumerStep::Appending);
             self.file.write_all(second)?;
-            failpoint::at("consumer.appended");
+            failpoint::at(ConsumerStep::Appended);
             self.file.sync_data()?;
         }
         Ok(self.committed + lines.len() as u64)

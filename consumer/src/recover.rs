@@ -12,6 +12,7 @@ use std::time::Duration;
 use model::error::Result;
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_checkpoint;
@@ -58,9 +59,9 @@ pub(crate) fn run(
 
 /// Ends the open transaction of the slot's producer, and cuts its log to the committed length.
 fn recover(settings: &KafkaSettings, topics: &Topics, slot: &Slot) -> Result<()> {
-    let opened = log_checkpoint::open(settings, topics, slot, "consumer.recovering")?;
+    let opened = log_checkpoint::open(settings, topics, slot, ConsumerStep::Recovering)?;
     let log = LogFile::open(slot.id(), &slot.log_path(), opened.committed.length)?;
-    failpoint::at("consumer.recovered");
+    failpoint::at(ConsumerStep::Recovered);
     tracing::info!(slot = %slot.name(), committed = log.committed(), "recovered the slot of a consumer that is gone");
     Ok(())
 }

@@ -39,8 +39,8 @@ use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::Message as _;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
-use runtime::failpoint;
 use runtime::program::Context;
+use runtime::{failpoint, step::ConsumerStep};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -280,7 +280,7 @@ impl Worker {
         self.take_known()?;
         let topics = doctor::wanted(&self.kafka, &self.topics);
         self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
-        let opened = log_checkpoint::open(&self.kafka, &self.topics, slot, "consumer.initialised")
+        let opened = log_checkpoint::open(&self.kafka, &self.topics, slot, ConsumerStep::Initialised)
             .map_err(BatchError::at_start)?;
         let Opened { producer, checkpoint, committed } = opened;
         let log = LogFile::open(slot.id(), &slot.log_path(), committed.length)?;
@@ -351,7 +351,7 @@ impl Worker {
         if has_records {
             session.ends.busy();
             self.metrics.polled();
-            failpoint::at("consumer.polled");
+            failpoint::at(ConsumerStep::Polled);
             self.finish(session, batch)?;
         } else {
             self.idle(&session.group)?;
@@ -380,7 +380,7 @@ impl Worker {
         let length = appended.map_err(|e| unwritable(log.path(), e))?;
         let is_ahead = |(partition, next): &(Partition, i64)| committed.get(partition).is_none_or(|c| c < next);
         let offsets: BTreeMap<Partition, i64> = outcome.rows.next().filter(is_ahead).collect();
-        failpoint::at("consumer.synced");
+        failpoint::at(ConsumerStep::Synced);
         let of = |topic| self.tables.get(&topic).map(|table| (&table.kafka, table.name.as_str()));
         let letters = self.parking.letters(&of, &owed, &outcome, &committed)?;
         if !offsets.is_empty() || !letters.is_empty() {

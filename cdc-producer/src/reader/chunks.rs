@@ -6,6 +6,7 @@ use model::change::{Op, Source};
 use model::error::Result;
 use model::position::Progress;
 use runtime::failpoint;
+use runtime::step::ProducerStep;
 use tokio_util::sync::CancellationToken;
 
 use super::rows::table_number;
@@ -35,7 +36,7 @@ impl Reader {
                 let form = ChunkForm { limit, bytes: self.chunk_bytes, parks: letters.is_some() };
                 let chunk = Chunk::read(&mut self.conn, encoder, &position, snapshot.after.clone(), form).await?;
                 state.chunk_limit = chunk.cut_at().unwrap_or(limit.saturating_mul(2));
-                failpoint::at("producer.chunk-read");
+                failpoint::at(ProducerStep::ChunkRead);
                 state.chunk = Some((number, chunk));
                 continue;
             };
@@ -83,7 +84,7 @@ impl Reader {
         match table.sweep.step(epoch, begin, cursor).await? {
             Step::Wait => return Ok(()),
             Step::Commit => {
-                failpoint::at("producer.sweep-collected");
+                failpoint::at(ProducerStep::SweepCollected);
                 let begin = begin.clone();
                 state.moved = true;
                 self.flush(state, true).await?;

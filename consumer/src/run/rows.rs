@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use runtime::failpoint;
+use runtime::step::ConsumerStep;
 
 use super::Worker;
 use crate::batch::Outcome;
@@ -21,7 +22,7 @@ impl Worker {
             self.parking.begin(records);
             return Ok(None);
         };
-        failpoint::at("consumer.rows-committed");
+        failpoint::at(ConsumerStep::RowsCommitted);
         Ok(Some(owed))
     }
 

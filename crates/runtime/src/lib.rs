@@ -4,4 +4,5 @@ pub mod config;
 pub mod failpoint;
 pub mod program;
 pub mod shutdown;
+pub mod step;
 pub mod telemetry;

@@ -38,7 +38,10 @@ where
     F: Future<Output = Result<()>>,
 {
     #[cfg(all(feature = "failpoints", debug_assertions))]
-    let _failpoints = crate::failpoint::start();
+    let _failpoints = match crate::failpoint::start() {
+        Ok(failpoints) => failpoints,
+        Err(error) => return report(&error, false),
+    };
     // clap prints help and usage errors; its exit code for the latter is 2.
     let arguments = config::command(program, command).get_matches();
     let environment = Environment::of_process();

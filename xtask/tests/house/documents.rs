@@ -1,4 +1,4 @@
-//! Links of documents lead to files, files that the architecture names exist, and its crash tables have every failpoint.
+//! Links of documents lead to files, files that the architecture names exist, and its crash tables have every durable step.
 
 use std::collections::BTreeSet;
 
@@ -53,18 +53,36 @@ fn the_architecture_names_files_that_exist() {
     }
 }
 
+/// The durable steps of the programs: `producer.sent`.
+fn steps(source: &str) -> BTreeSet<String> {
+    let mut program = "";
+    let mut steps = BTreeSet::new();
+    for line in source.lines() {
+        match line.split('"').collect::<Vec<_>>()[..] {
+            ["    ", _, _, name, ","] => program = name,
+            [_, name, " ", _, ","] => {
+                steps.insert(format!("{program}.{name}"));
+            }
+            _ => {}
+        }
+    }
+    steps
+}
+
 #[test]
-fn the_crash_tables_have_every_failpoint() {
-    let document = files("md").into_iter().find(|file| file.path == "docs/architecture/exactly-once.md").unwrap();
-    let named: BTreeSet<&str> = quoted(&document.text).collect();
-    let faults = files("rs").into_iter().find(|file| file.path == "chaos/src/faults/points.rs").unwrap();
-    let strings = parts(&without_tests(&faults.text)).strings;
-    let points = strings.split('"').filter_map(|text| text.split_once('.'));
-    let points: Vec<&str> =
-        points.filter(|(p, _)| ["producer", "consumer"].contains(p)).map(|(_, step)| step).collect();
-    assert!(points.len() > 20, "only {points:?}");
-    for step in points {
-        assert!(named.contains(step), "docs/architecture/exactly-once.md does not say what a kill at {step} leaves");
+fn every_durable_step_has_a_fault_and_is_in_a_crash_table() {
+    let find = |extension, path: &str| files(extension).into_iter().find(|file| file.path == path).unwrap().text;
+    let steps = steps(&find("rs", "crates/runtime/src/step.rs"));
+    assert!(steps.len() > 20, "only {steps:?}");
+    let strings = parts(&without_tests(&find("rs", "chaos/src/faults/points.rs"))).strings;
+    let is_point = |text: &&str| text.starts_with("producer.") || text.starts_with("consumer.");
+    let faults: BTreeSet<String> = strings.split('"').filter(is_point).map(str::to_owned).collect();
+    assert_eq!(faults, steps, "the faults of chaos/src/faults/points.rs, and the steps of crates/runtime/src/step.rs");
+    let document = find("md", "docs/architecture/exactly-once.md");
+    let named: BTreeSet<&str> = quoted(&document).collect();
+    for step in steps {
+        let name = step.split_once('.').unwrap().1;
+        assert!(named.contains(name), "docs/architecture/exactly-once.md does not say what a crash at {step} leaves");
     }
 }
 

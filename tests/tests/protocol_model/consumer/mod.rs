@@ -8,6 +8,7 @@
 mod properties;
 mod world;
 
+use runtime::step::ConsumerStep as Done;
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds};
@@ -155,9 +156,9 @@ impl Consumers {
                     }
                 }
                 state.slots[slot].lines.extend(&process.batch);
-                process.step = Step::Written;
+                process.step = Step::After(Done::Synced);
             }
-            (Action::Send(_), Step::Written) => {
+            (Action::Send(_), Step::After(Done::Synced)) => {
                 if state.slots[slot].committing.is_some() {
                     return None;
                 }
@@ -170,9 +171,13 @@ impl Consumers {
                 }
                 let length = state.slots[slot].lines.len();
                 state.slots[slot].open = Some(Transaction { length: Some(length), offsets: [None; PARTITIONS] });
-                process.step = if without == Without::OffsetsInside { Step::Sent } else { Step::Marked };
+                process.step = if without == Without::OffsetsInside {
+                    Step::After(Done::OffsetsSent)
+                } else {
+                    Step::After(Done::Marked)
+                };
             }
-            (Action::SendOffsets(_), Step::Marked) => {
+            (Action::SendOffsets(_), Step::After(Done::Marked)) => {
                 if state.slots[slot].committing.is_some() {
                     return None;
                 }
@@ -190,9 +195,9 @@ impl Consumers {
                     return Some(());
                 }
                 state.slots[slot].open.get_or_insert_default().offsets = ends(&process.batch);
-                process.step = Step::Sent;
+                process.step = Step::After(Done::OffsetsSent);
             }
-            (Action::Commit(_) | Action::CommitTwice(_), Step::Sent) => {
+            (Action::Commit(_) | Action::CommitTwice(_), Step::After(Done::OffsetsSent)) => {
                 if process.epoch != state.slots[slot].epoch {
                     process.part();
                     return Some(());
@@ -212,7 +217,7 @@ impl Consumers {
                     self.done(process);
                 }
             }
-            (Action::CommitStalls(_), Step::Sent) => {
+            (Action::CommitStalls(_), Step::After(Done::OffsetsSent)) => {
                 state.left.stalls = state.left.stalls.checked_sub(1)?;
                 state.late.push((slot, process.epoch));
                 process.part();
@@ -299,12 +304,13 @@ impl Model for Consumers {
                     actions.extend([A::Heartbeat(n), A::Lost(n), A::Write(n)]);
                     actions.extend((0..PARTITIONS).flat_map(|p| [A::Assign(n, p), A::Revoke(n, p), A::Poll(n, p)]));
                 }
-                Step::Written => actions.extend([A::Heartbeat(n), A::Send(n)]),
-                Step::Marked => actions.extend([A::Heartbeat(n), A::SendOffsets(n)]),
-                Step::Sent => {
+                Step::After(Done::Synced) => actions.extend([A::Heartbeat(n), A::Send(n)]),
+                Step::After(Done::Marked) => actions.extend([A::Heartbeat(n), A::SendOffsets(n)]),
+                Step::After(Done::OffsetsSent) => {
                     actions.extend([A::Heartbeat(n), A::Commit(n), A::CommitStalls(n), A::CommitTwice(n)]);
                 }
                 Step::Owing => actions.extend([A::Heartbeat(n), A::CommitOffsets(n)]),
+                Step::After(_) => {}
             }
             match process.recovers {
                 Some(_) => actions.push(A::RecoverEnd(n)),

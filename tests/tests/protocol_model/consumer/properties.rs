@@ -1,5 +1,6 @@
 //! The promise, and the windows that must be reached for it to mean something.
 
+use runtime::step::ConsumerStep as Done;
 use stateright::Property;
 
 use super::Consumers;
@@ -56,12 +57,13 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     if stops > 0 {
         properties.push(Property::sometimes("a zombie has written records that are another's", |_, s: &State| {
             let zombie = |p: &Process| {
-                p.step == Step::Written && p.batch.iter().any(|l| s.owners[l.0].is_some_and(|o| Some(o) != p.slot))
+                p.step == Step::After(Done::Synced)
+                    && p.batch.iter().any(|l| s.owners[l.0].is_some_and(|o| Some(o) != p.slot))
             };
             s.processes.iter().any(zombie)
         }));
         properties.push(Property::sometimes("a zombie has written, and the group is empty", |_, s: &State| {
-            s.members == [None, None] && s.processes.iter().any(|p| p.step == Step::Written)
+            s.members == [None, None] && s.processes.iter().any(|p| p.step == Step::After(Done::Synced))
         }));
     }
     if stalls > 0 {
@@ -71,7 +73,10 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     }
     if timeouts > 0 {
         properties.push(Property::sometimes("a transaction outlives its timeout", |_, s: &State| {
-            s.processes.iter().zip(&s.slots).any(|(p, s)| p.step == Step::Sent && p.epoch != s.epoch)
+            s.processes
+                .iter()
+                .zip(&s.slots)
+                .any(|(p, s)| p.step == Step::After(Done::OffsetsSent) && p.epoch != s.epoch)
         }));
     }
     properties

@@ -1,5 +1,7 @@
 //! What there is: the group, the slots, the processes, PostgreSQL.
 
+use runtime::step::ConsumerStep;
+
 /// Records of each partition.
 pub(super) const RECORDS: [u8; PARTITIONS] = [2, 1];
 pub(super) const PARTITIONS: usize = 2;
@@ -95,9 +97,8 @@ pub(super) enum Step {
     /// The first thing is done: `init_transactions`; without the guard, the log checkpoint is read.
     Beginning,
     Polling,
-    Written,
-    Marked,
-    Sent,
+    /// Behind this step of the program's.
+    After(ConsumerStep),
     /// Without the guard: the offsets are still to be committed.
     Owing,
 }
