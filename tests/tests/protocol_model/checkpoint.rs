@@ -1,8 +1,14 @@
 //! The checkpoint file: what a person asks for, and the view of the progress.
 //!
 //! One producer with the lock of the folder, and a person who may write a reset request into the file at any moment,
-//! whole (as `checkpoint reset` does). A reset request that overtakes another stands for both.
+//! whole (as `checkpoint reset` does). A reset request that overtakes another stands for both. What a start does, the
+//! producer's own [`decide`] says.
 
+use std::path::Path;
+
+use cdc_producer::checkpoint::{self, Request, Start, Written, decide};
+use model::position::{Position, Progress as Committed};
+use model::time::Micros;
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds, is_quiet};
@@ -84,6 +90,37 @@ enum Action {
     Crash,
 }
 
+const SOURCE: &str = "db.product";
+
+impl Progress {
+    /// As the producer commits it.
+    fn committed(self) -> Committed {
+        let position = Position {
+            server_uuid: "server".to_owned(),
+            gtid_set: None,
+            file: "binlog.000001".to_owned(),
+            offset: u64::from(self.position),
+            committed_at: Micros(0),
+            anchor: None,
+        };
+        let request = self.identity.map_or_else(String::new, |identity| identity.to_string());
+        Committed { request, ..Committed::new(u64::from(self.epoch), position) }
+    }
+}
+
+impl File {
+    /// As the producer reads it.
+    fn content(self) -> checkpoint::State {
+        match self {
+            Self::Request(_, id) => checkpoint::State::Asked(Request { from: None, id: id.map(|id| id.to_string()) }),
+            Self::View(epoch, position) => {
+                let progress = Progress { epoch, identity: None, position }.committed();
+                checkpoint::State::Written(Box::new(Written::of(&progress, SOURCE)))
+            }
+        }
+    }
+}
+
 impl Without {
     /// Replaces the file if it still says what was seen; otherwise the producer starts again with its present content.
     fn replace(self, state: &mut State, seen: File, new: File) -> bool {
@@ -96,15 +133,19 @@ impl Without {
         wanted
     }
 
-    fn prepare(self, state: &mut State) -> Option<()> {
-        match state.process {
-            Process::Looked(seen @ File::Request(_, Some(id)))
-                if state.kafka.is_some_and(|k| k.identity == Some(id)) =>
-            {
+    /// The first step of a start that has read the file and the progress.
+    fn begin(self, state: &mut State, seen: File) -> Option<()> {
+        let kafka = state.kafka.map(Progress::committed);
+        let start = decide(seen.content(), kafka, SOURCE, Path::new("file")).ok()?;
+        match (start, seen) {
+            (Start::Resume(_), seen) => {
+                if let File::View(_, position) = seen {
+                    state.reads_from = (self == Self::KafkasPosition).then_some(position);
+                }
                 state.process = Process::Begun(seen);
             }
-            Process::Looked(seen @ File::Request(request, id)) => {
-                let id = id.unwrap_or(state.identities + 1);
+            (Start::Begin { request: Request { id, .. }, .. }, File::Request(request, _)) => {
+                let id = id.and_then(|id| id.parse().ok()).unwrap_or(state.identities + 1);
                 let with_id = File::Request(request, (self != Self::Identity).then_some(id));
                 if self == Self::IdentityFirst {
                     state.process = Process::Identified(with_id);
@@ -113,16 +154,20 @@ impl Without {
                     state.identities = state.identities.max(id);
                 }
             }
+            (Start::Begin { .. }, File::View(..)) => return None,
+        }
+        Some(())
+    }
+
+    fn prepare(self, state: &mut State) -> Option<()> {
+        match state.process {
+            Process::Looked(seen) => self.begin(state, seen)?,
             Process::Identified(File::Request(request, id)) => {
                 let epoch = state.kafka.map_or(1, |k| k.epoch + 1);
                 state.kafka = Some(Progress { epoch, identity: id, position: 0 });
                 state.reads_from = None;
                 state.begun.push(request);
                 state.process = Process::Begun(File::Request(request, id.filter(|_| self != Self::IdentityFirst)));
-            }
-            Process::Looked(seen @ File::View(_, position)) => {
-                state.reads_from = (self == Self::KafkasPosition).then_some(position);
-                state.process = Process::Begun(seen);
             }
             Process::Begun(seen) => {
                 let kafka = state.kafka?;
@@ -230,7 +275,7 @@ const NO_DOUBLES: &str = "nothing is committed twice in an epoch";
 const DONE: &str = "in the end the last reset request is carried out, and the file shows it";
 
 #[test]
-fn the_checkpoint_file_loses_no_wish() {
+fn the_checkpoint_file_loses_no_request() {
     holds("checkpoint", Without::Nothing);
 }
 
