@@ -1,20 +1,22 @@
-//! The four sections of code that each change passes, each over the same thousand rows: `cargo bench -p bench` times
+//! The sections of code that each change passes, each over the same thousand rows: `cargo bench -p bench` times
 //! them and `cargo xtask instructions` counts them. They call the programs' own functions; nothing is copied here.
 
 pub mod rows;
+pub mod wide;
 
 use std::hint::black_box;
 
 use anyhow::{Context, Result, ensure};
 use avro::Decoder;
 use cdc_producer::batch::{Batch, Change};
-use cdc_producer::plan::Plan;
+use cdc_producer::dump::Event;
+use cdc_producer::plan::{Encoder, Plan, RowChange};
 use model::change::{Op, Source};
 use model::row::{Datum, recycle};
 use model::row_key::is_key_of;
 use model::time::Micros;
 use rules::line::{Line, LineForm, Origin};
-use rules::transform::{Capitals, Transform};
+use rules::transform::{Capitals, Rules, Transform};
 use runtime::config::{self, PINNED_SCHEMA, Program, Settings};
 
 use self::rows::{ROWS, Rows};
@@ -30,6 +32,10 @@ pub enum HotPath {
     Transform,
     /// Transformed rows to lines of the log
     Line,
+    /// Rows events of 50 columns to records
+    WideDecode,
+    /// Records of 50 columns to lines of the log
+    WideLine,
 }
 
 /// Passes all rows over a path once, and returns their number.
@@ -37,7 +43,8 @@ pub type Pass<'a> = Box<dyn FnMut() -> Result<usize> + 'a>;
 
 impl HotPath {
     /// All paths, in the order in which a change passes them.
-    pub const ALL: [Self; 4] = [Self::Decode, Self::Encode, Self::Transform, Self::Line];
+    pub const ALL: [Self; 6] =
+        [Self::Decode, Self::Encode, Self::Transform, Self::Line, Self::WideDecode, Self::WideLine];
 
     /// Its name in commands and in the baseline.
     pub fn name(self) -> &'static str {
@@ -46,6 +53,8 @@ impl HotPath {
             Self::Encode => "encode",
             Self::Transform => "transform",
             Self::Line => "line",
+            Self::WideDecode => "wide-decode",
+            Self::WideLine => "wide-line",
         }
     }
 
@@ -55,20 +64,7 @@ impl HotPath {
     /// When the rows can't be prepared, or when a pass does not carry a row.
     pub fn pass(self, rows: &Rows) -> Result<Pass<'_>> {
         Ok(match self {
-            Self::Decode => {
-                let plan = Plan::new(&rows.table_map, rows.encoder.clone())?;
-                Box::new(move || {
-                    let mut count = 0;
-                    for event in &rows.events {
-                        plan.each_row(event, |change| {
-                            black_box(change);
-                            count += 1;
-                            Ok(())
-                        })?;
-                    }
-                    Ok(count)
-                })
-            }
+            Self::Decode => decode(&rows.table_map, &rows.events, &rows.encoder)?,
             Self::Encode => {
                 let mut batch = Batch::default();
                 Box::new(move || {
@@ -123,8 +119,55 @@ impl HotPath {
                     Ok(transformed.len())
                 })
             }
+            Self::WideDecode => decode(&rows.wide.table_map, &rows.wide.events, &rows.wide.encoder)?,
+            Self::WideLine => wide_line(&rows.wide)?,
         })
     }
+}
+
+fn decode<'a>(table_map: &Event, events: &'a [Event], encoder: &Encoder) -> Result<Pass<'a>> {
+    let plan = Plan::new(table_map, encoder.clone())?;
+    Ok(Box::new(move || {
+        let mut count = 0;
+        for event in events {
+            plan.each_row(event, |change| {
+                black_box(change);
+                count += 1;
+                Ok(())
+            })?;
+        }
+        Ok(count)
+    }))
+}
+
+fn wide_line(rows: &wide::Rows) -> Result<Pass<'_>> {
+    let plan = Plan::new(&rows.table_map, rows.encoder.clone())?;
+    let mut values = Vec::new();
+    for event in &rows.events {
+        plan.each_row(event, |change| {
+            if let RowChange::Created(_, value) | RowChange::Updated(_, _, value) = change {
+                values.push(value.to_vec());
+            }
+            Ok(())
+        })?;
+    }
+    let decoder = Decoder::new(&rows.schema).map_err(anyhow::Error::msg)?;
+    let transform = Rules::default().compile(decoder.schema())?;
+    let line = Line::new(LineForm::Nested, "shop.wide", &transform)?;
+    let (mut buffer, mut lines) = (Vec::<Datum<'static>>::new(), Vec::new());
+    Ok(Box::new(move || {
+        lines.clear();
+        for (offset, value) in (1_000_000..).zip(&values) {
+            let (_, value) = avro::split(value)?;
+            let mut row: Vec<Datum<'_>> = recycle(std::mem::take(&mut buffer));
+            decoder.decode(value, &mut row)?;
+            let origin = Origin { op: Op::Update, partition: 7, offset, source_ts: rows::COMMITTED_AT };
+            line.write(&row, origin, &mut lines);
+            buffer = recycle(row);
+        }
+        black_box(&lines);
+        Ok(values.len())
+    }))
 }
 
 /// The decoder of a product and the default rules.
@@ -160,8 +203,6 @@ pub fn run(path: HotPath, passes: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use cdc_producer::plan::RowChange;
-
     use super::*;
 
     #[test]

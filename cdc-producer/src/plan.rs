@@ -347,5 +347,9 @@ fn refused(table: &SourceTable, field: usize, refusal: &ConversionError) -> Erro
 
 fn undecodable(error: &DecodeError) -> Error {
     let remedy = format!("put right what it names, e.g. give the table back a column that is gone; {BEHIND_IT}");
-    Error::new(Code::EventUnreadable, error.to_string()).with_remedy(remedy)
+    let code = match error {
+        DecodeError::ColumnNotInImage { .. } => Code::ServerSettings,
+        _ => Code::EventUnreadable,
+    };
+    Error::new(code, error.to_string()).with_remedy(remedy)
 }

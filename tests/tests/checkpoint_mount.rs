@@ -1,6 +1,7 @@
 //! The checkpoint file as a separate mount, as `volumes: [./last_read_timestamp.json:/app/time_track/…]` makes it.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use model::error::Code;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -39,8 +40,7 @@ async fn a_checkpoint_file_that_is_a_mount_of_its_own_is_named() {
         fs::write(&source, text).unwrap();
         for arguments in [&[][..], &["checkpoint", "reset"], &["checkpoint", "set", "2026-11-21T04:00:00Z"]] {
             let ended = run(mounted(&world, arguments, &source, &target));
-            assert_eq!(ended.code, 1, "{arguments:?} {}{}", ended.out, ended.err);
-            assert!(ended.err.contains(REASON) && ended.err.contains(REMEDY), "{arguments:?} {}", ended.err);
+            ended.assert_error(Code::CheckpointFileMounted, &[REASON, REMEDY]);
             assert!(!ended.err.contains("checkpoint reset"), "{arguments:?} {}", ended.err);
         }
         let doctor = run(mounted(&world, &["doctor"], &source, &target));

@@ -5,6 +5,7 @@
 mod consumer_world;
 mod postgres_world;
 
+use model::error::Code;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -272,7 +273,7 @@ async fn the_consumers_doctor_finds_what_a_start_refuses() {
         assert!(remedy.contains("change what is named (ALTER TABLE)"), "{remedy}");
         if change.contains("numeric") {
             let ended = world.run("consumer", &[]);
-            assert!(ended.code == 1 && ended.err.contains(want), "{}", ended.err);
+            ended.assert_error(Code::PostgresTables, &[want]);
         }
         run(&admin, back).await;
     }

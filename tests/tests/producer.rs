@@ -6,6 +6,7 @@ use std::fs;
 use std::time::Duration;
 
 use model::change::Op;
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::{Product, TestBed, TopicRecord, eventually, execute, read_topic};
@@ -197,17 +198,20 @@ async fn each_row_of_the_checkpoint_table() {
     let own = fs::read_to_string(checkpoint(&world)).unwrap();
     let gtids = own.split("\"gtid_set\": \"").nth(1).and_then(|t| t.split(':').next()).unwrap().to_owned();
     let foreign = own.replace(&gtids, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
-    for (text, want) in [
-        ("not json", "not valid JSON"),
-        ("{}", "it has no last_read_timestamp"),
-        (&foreign, "it is ahead of the position in Kafka"),
-        (&own.replace(&format!("{}.product", world.name), "other.product"), "it belongs to other.product"),
-        ("{\"last_read_timestamp\": \"2999-01-01 00:00:00\"}", "is in the future"),
+    for (text, code, want) in [
+        ("not json", Code::CheckpointFileDamaged, "not valid JSON"),
+        ("{}", Code::CheckpointFileDamaged, "it has no last_read_timestamp"),
+        (&foreign, Code::CheckpointFileAhead, "it is ahead of the position in Kafka"),
+        (
+            &own.replace(&format!("{}.product", world.name), "other.product"),
+            Code::CheckpointFileDamaged,
+            "it belongs to other.product",
+        ),
+        ("{\"last_read_timestamp\": \"2999-01-01 00:00:00\"}", Code::TimeOutOfRange, "is in the future"),
     ] {
         fs::write(checkpoint(&world), text).unwrap();
         let ended = world.run("cdc-producer", &[]);
-        assert_eq!(ended.code, 1, "{text}: {}", ended.err);
-        assert!(ended.err.contains(want) && ended.err.contains("what to do: "), "{text}: {}", ended.err);
+        ended.assert_error(code, &[want, "what to do: "]);
         assert_eq!(fs::read_to_string(checkpoint(&world)).unwrap(), text);
     }
     assert_eq!(read_topic(&world.kafka()).len(), 11);
@@ -267,12 +271,7 @@ async fn truncate_stops_it_and_a_reset_goes_on_behind() {
     producer.wait_for("snapshot complete");
     execute(&mut conn, &["TRUNCATE TABLE product", "INSERT INTO product VALUES (3,'a','b',1,NULL)"]).await;
     let ended = producer.wait();
-    assert_eq!(ended.code, 1);
-    assert!(
-        ended.err.contains("TRUNCATE TABLE changes the rows of") && ended.err.contains("checkpoint reset"),
-        "{}",
-        ended.err
-    );
+    ended.assert_error(Code::StatementChangesRows, &["TRUNCATE TABLE changes the rows of", "checkpoint reset"]);
     // It stays stopped, and skips nothing, until somebody acts.
     assert_eq!(world.run("cdc-producer", &[]).code, 1);
     assert_eq!(read_topic(&world.kafka()).len(), 2);
@@ -291,8 +290,7 @@ async fn a_second_producer_leaves() {
     first.wait_for("snapshot complete");
     // On the same host the lock tells who is there.
     let ended = world.run("cdc-producer", &[]);
-    assert_eq!(ended.code, 1);
-    assert!(ended.err.contains(&format!("a producer is at work here (process {}", first.pid())), "{}", ended.err);
+    ended.assert_error(Code::AnotherProducer, &[&format!("a producer is at work here (process {}", first.pid())]);
     // On another host the second one fences the first. One of the two sees that it has been replaced, and leaves.
     let other = world.folder.join("other_host");
     fs::create_dir_all(&other).unwrap();
@@ -307,8 +305,7 @@ async fn a_second_producer_leaves() {
     });
     let (left, stayed) = if first_left { (first, second) } else { (second, first) };
     let ended = left.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("another producer with the transactional id"), "{}", ended.err);
+    ended.assert_error(Code::AnotherProducer, &["another producer with the transactional id"]);
     assert_once(&wait_for_records(&world, 1));
     execute(&mut conn, &["INSERT INTO product VALUES (2,'a','b',1,NULL)"]).await;
     assert_once(&wait_for_records(&world, 2));

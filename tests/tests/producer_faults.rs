@@ -9,6 +9,7 @@ use cdc_producer::history;
 use cdc_producer::probe::snapshot_start;
 use cdc_producer::server::Server;
 use kafka::{TopicSpec, ensure_topics};
+use model::error::Code;
 use model::position::Position;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Program};
@@ -16,13 +17,10 @@ use testbed::{Product, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the producer, which must stop without a signal with this exit code and say all of this.
-fn assert_stops(world: &TestBed, code: i32, wanted: &[&str]) {
+/// Runs the producer, which must stop without a signal with this error and say all of this.
+fn assert_stops(world: &TestBed, code: Code, wanted: &[&str]) {
     let ended = world.run("cdc-producer", &[]);
-    assert_eq!(ended.code, code, "{}", ended.err);
-    for want in wanted.iter().chain(&["what to do: "]) {
-        assert!(ended.err.contains(want), "{want:?} is not in\n{}", ended.err);
-    }
+    ended.assert_error(code, &[wanted, &["what to do: "]].concat());
 }
 
 async fn wait_for_records(world: &TestBed, count: usize) {
@@ -42,13 +40,12 @@ async fn wrong_password_and_missing_rights() {
     world.set("DB_USER", &user);
     world.set("DB_PASSWORD", "wrong-password");
     let ended = world.run("cdc-producer", &[]);
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("Access denied") && ended.err.contains("DB_PASSWORD"), "{}", ended.err);
+    ended.assert_error(Code::LoginRefused, &["Access denied", "DB_PASSWORD"]);
     assert!(!ended.err.contains("wrong-password"), "a secret in {}", ended.err);
     world.set("DB_PASSWORD", "right-password");
-    assert_stops(&world, 1, &["REPLICATION CLIENT", "GRANT REPLICATION CLIENT ON *.*"]);
+    assert_stops(&world, Code::RightMissing, &["REPLICATION CLIENT", "GRANT REPLICATION CLIENT ON *.*"]);
     conn.query_drop(format!("GRANT REPLICATION CLIENT ON *.* TO {user}")).await.unwrap();
-    assert_stops(&world, 1, &["REPLICATION SLAVE", "GRANT REPLICATION SLAVE ON *.*"]);
+    assert_stops(&world, Code::RightMissing, &["REPLICATION SLAVE", "GRANT REPLICATION SLAVE ON *.*"]);
     conn.query_drop(format!("GRANT REPLICATION SLAVE ON *.* TO {user}")).await.unwrap();
     // That is all it needs on a server with GTIDs.
     let mut producer = world.start("cdc-producer", &[]);
@@ -77,7 +74,7 @@ async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
     let mut conn = world.table().await;
     assert_stops(
         &world,
-        1,
+        Code::ServerSettings,
         &[
             "SET GLOBAL binlog_format = ROW",
             "SET GLOBAL binlog_row_image = FULL",
@@ -112,7 +109,11 @@ async fn kafka_and_registry_that_do_not_fit() {
     let kafka = world.kafka();
     let three = TopicSpec { partitions: 3, ..TopicSpec::products(&kafka) };
     ensure_topics(&kafka, &[three]).await.unwrap();
-    assert_stops(&world, 1, &["has 3 partitions, but 10 are wanted", "set kafka.partitions to its number"]);
+    assert_stops(
+        &world,
+        Code::PartitionCount,
+        &["has 3 partitions, but 10 are wanted", "set kafka.partitions to its number"],
+    );
     world.set("KAFKA_PARTITIONS", "3");
     reads(&world, "three");
     world.set("KAFKA_PARTITIONS", "10");
@@ -133,7 +134,7 @@ async fn kafka_and_registry_that_do_not_fit() {
     schema_registry_converter::async_impl::schema_registry::post_schema(&settings, subject.clone(), supplied)
         .await
         .unwrap();
-    assert_stops(&world, 1, &[&subject, "not compatible", "schema_registry.subject"]);
+    assert_stops(&world, Code::SchemaRefused, &[&subject, "not compatible", "schema_registry.subject"]);
     world.set("SCHEMA_REGISTRY_SUBJECT", format!("{subject}-2"));
     reads(&world, "other_subject");
 
@@ -174,7 +175,11 @@ async fn another_server_than_the_position_belongs_to() {
     assert_eq!(producer.stop().code, 0);
     let _mysql = world.own_mysql(&[]);
     let _conn = world.table().await;
-    assert_stops(&world, 1, &["has not executed everything up to the position", "connect to the right server"]);
+    assert_stops(
+        &world,
+        Code::HistoryDiffers,
+        &["has not executed everything up to the position", "connect to the right server"],
+    );
     assert_eq!(read_topic(&world.kafka()).len(), 1);
 }
 
@@ -185,7 +190,7 @@ async fn a_checkpoint_folder_that_can_not_be_written() {
     let file = world.folder.join("a_file");
     fs::write(&file, "").unwrap();
     world.set("PRODUCER_TIME_TRACK", file.join("time_track").to_str().unwrap());
-    assert_stops(&world, 1, &["a_file/time_track", "producer.time_track"]);
+    assert_stops(&world, Code::FileAccess, &["a_file/time_track", "producer.time_track"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,9 +236,9 @@ async fn a_server_without_gtids_and_a_server_that_dies() {
     let files: Vec<mysql_async::Row> = conn.query("SHOW BINARY LOGS").await.unwrap();
     let last: String = files.last().unwrap().get(0).unwrap();
     conn.query_drop(format!("PURGE BINARY LOGS TO '{last}'")).await.unwrap();
-    assert_stops(&world, 1, &["is no longer on the server", "checkpoint reset"]);
+    assert_stops(&world, Code::PositionPurged, &["is no longer on the server", "checkpoint reset"]);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "set", "2020-01-01 00:00:00"]).code, 0);
-    assert_stops(&world, 1, &["the binlogs reach back to", "checkpoint set 20"]);
+    assert_stops(&world, Code::TimeOutOfRange, &["the binlogs reach back to", "checkpoint set 20"]);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let mut producer = world.start_as("cdc-producer", "after_reset", &[]);
     producer.wait_for("snapshot complete");
@@ -268,30 +273,40 @@ async fn other_tables_are_carried_exactly_or_refused() {
     // A value that does not fit stops it, with the transaction, the row and the column.
     conn.query_drop("UPDATE product SET price = 0.123").await.unwrap();
     let ended = producer.wait();
-    assert_eq!(ended.code, 1);
-    for want in ["transaction ", "row 5, column price: 0.123 does not fit decimal(10,2)", "what to do: "] {
-        assert!(ended.err.contains(want), "{want} in {}", ended.err);
-    }
+    ended.assert_error(
+        Code::RowRefused,
+        &["transaction ", "row 5, column price: 0.123 does not fit decimal(10,2)", "what to do: "],
+    );
 
     let refused = TestBed::new("refused");
     let mut conn = refused.mysql().await;
-    for (table, want) in [
-        ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", "primary key"),
+    for (table, code, want) in [
+        ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", Code::TableWithoutKey, "primary key"),
         (
             "id VARCHAR(9) PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated DATE",
+            Code::ColumnRefused,
             "product.id is varchar(9): it does not hold an integer",
         ),
         (
             "id INT PRIMARY KEY, name TEXT, category TEXT, price DECIMAL(12,3), last_updated DATE",
+            Code::ColumnRefused,
             "product.price is decimal(12,3)",
         ),
-        ("id INT PRIMARY KEY, name BLOB, category TEXT, price INT, last_updated DATE", "product.name is blob"),
-        ("id INT PRIMARY KEY, name TEXT CHARACTER SET gbk, category TEXT, price INT, last_updated DATE", "gbk"),
-        ("id INT PRIMARY KEY, name TEXT, price INT, last_updated DATE", "has no column category"),
+        (
+            "id INT PRIMARY KEY, name BLOB, category TEXT, price INT, last_updated DATE",
+            Code::ColumnRefused,
+            "product.name is blob",
+        ),
+        (
+            "id INT PRIMARY KEY, name TEXT CHARACTER SET gbk, category TEXT, price INT, last_updated DATE",
+            Code::ColumnRefused,
+            "gbk",
+        ),
+        ("id INT PRIMARY KEY, name TEXT, price INT, last_updated DATE", Code::ColumnMissing, "has no column category"),
     ] {
         conn.query_drop("DROP TABLE IF EXISTS product").await.unwrap();
         conn.query_drop(format!("CREATE TABLE product ({table})")).await.unwrap();
-        assert_stops(&refused, 1, &[want]);
+        assert_stops(&refused, code, &[want]);
     }
 }
 
@@ -305,6 +320,5 @@ async fn a_writer_that_leaves_columns_out_stops_it() {
     conn.query_drop("SET SESSION binlog_row_image = MINIMAL").await.unwrap();
     conn.query_drop("UPDATE product SET price = 2").await.unwrap();
     let ended = producer.wait();
-    assert_eq!(ended.code, 1);
-    assert!(ended.err.contains("leaves out column") && ended.err.contains("binlog_row_image=FULL"), "{}", ended.err);
+    ended.assert_error(Code::ServerSettings, &["leaves out column", "binlog_row_image=FULL"]);
 }

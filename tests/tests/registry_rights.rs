@@ -1,6 +1,7 @@
 //! What the programs need at the schema registry: nothing is written that is in force, and a refusal names the call.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use model::error::Code;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -221,7 +222,7 @@ async fn a_user_who_may_only_read() {
     door.refuse(vec![forbidden("GET /schemas/")]);
     let refused = world.run("verify", &["--wait", "60s"]);
     let call = format!("answers 403 Forbidden to GET {}/schemas/ids/", door.url);
-    assert!(refused.code == 1 && refused.err.contains(&call), "{}", refused.err);
+    refused.assert_error(Code::RightMissing, &[&call]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,8 @@ use mysql_async::binlog::EventType;
 use runtime::config::PINNED_SCHEMA;
 use testbed::{Price, Product};
 
+use super::wide;
+
 /// The number of rows.
 pub const ROWS: usize = 1_000;
 
@@ -55,6 +57,8 @@ pub struct Rows {
     pub records: Vec<(Vec<u8>, Vec<u8>)>,
     /// Converts the table's rows.
     pub encoder: Encoder,
+    /// The rows of a table with many columns.
+    pub wide: wide::Rows,
 }
 
 impl Rows {
@@ -87,7 +91,14 @@ impl Rows {
         };
         let (records, table_map) =
             (products.iter().map(record).collect(), event(EventType::TABLE_MAP_EVENT, &table_map())?);
-        Ok(Self { products, table_map, events, records, encoder: Encoder::new(table()?, SCHEMA_ID) })
+        Ok(Self {
+            products,
+            table_map,
+            events,
+            records,
+            encoder: Encoder::new(table()?, SCHEMA_ID),
+            wide: wide::Rows::make()?,
+        })
     }
 }
 
@@ -180,7 +191,7 @@ fn image(product: &Product<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn event(kind: EventType, body: &[u8]) -> Result<Event> {
+pub(super) fn event(kind: EventType, body: &[u8]) -> Result<Event> {
     const HEADER: usize = 19;
     let seconds = (COMMITTED_AT.0 / 1_000_000) as u32;
     let mut bytes = seconds.to_le_bytes().to_vec();

@@ -181,7 +181,7 @@ impl Reader {
         let mut events =
             EventStream::scan(&self.endpoint, "reading the rows of an XA transaction", file, *offset, None)
                 .await
-                .map_err(|e| e.at(&what))?;
+                .map_err(|e| rows_purged(e).at(&what))?;
         events.set_max_event(self.stream.options().max_event);
         let mut is_found = false;
         while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
@@ -338,4 +338,9 @@ fn is_rows(kind: u8) -> bool {
     ]
     .into_iter()
     .any(|rows| rows as u8 == kind)
+}
+
+/// The error of a place that the server has purged, with the code of an XA transaction's rows.
+fn rows_purged(error: Error) -> Error {
+    if error.code() == Code::PositionPurged { error.with_code(Code::XaRowsPurged) } else { error }
 }

@@ -30,6 +30,7 @@ pub struct Ended {
 
 impl Ended {
     /// Requires that the program ended with an error of this code, and that its log and its error have these texts.
+    #[track_caller]
     pub fn assert_error(&self, code: Code, texts: &[&str]) {
         let name = format!("error[{}]: ", code.name());
         for text in texts.iter().copied().chain([name.as_str()]) {

@@ -1,5 +1,6 @@
 //! A consumer's log that is torn, cut, moved, or another topic's.
 
+use model::error::Code;
 use std::fs;
 
 use testbed::{Feed, TestBed, eventually};
@@ -41,13 +42,11 @@ async fn a_log_that_lost_committed_lines_is_refused_until_it_is_accepted() {
     fs::write(&path, &text[..kept + 5]).unwrap();
 
     let refused = start(&world, 2).wait();
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    for part in [
+    let parts = [
         format!("has {} bytes, but {} were committed: {} bytes are gone", kept + 5, text.len(), text.len() - kept - 5),
         "what to do: put the file back as it was (is this the folder that its consumers used before? consumer.logs); or, to continue without the lines that are gone, run: consumer accept-log consumer_1".to_owned(),
-    ] {
-        assert!(refused.err.contains(&part), "{part}\n{}", refused.err);
-    }
+    ];
+    refused.assert_error(Code::LogTruncated, &parts.each_ref().map(String::as_str));
     assert_eq!(fs::read(&path).unwrap().len(), kept + 5);
 
     let accepted = world.run("consumer", &["accept-log", "consumer_1"]);
@@ -73,9 +72,7 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
     // With nothing to do.
     fs::rename(&path, &aside).unwrap();
     let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("there is no such file any more"), "{}", ended.err);
-    assert!(ended.err.contains("put the file back as it was"), "{}", ended.err);
+    ended.assert_error(Code::LogTruncated, &["there is no such file any more", "put the file back as it was"]);
     fs::rename(&aside, &path).unwrap();
     // With another file in its place, as a rotation leaves it; records come meanwhile.
     let consumer = start(&world, 2);
@@ -85,8 +82,7 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
     fs::write(&path, "").unwrap();
     feed.update(1..=20, 2);
     let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("there is another file in its place"), "{}", ended.err);
+    ended.assert_error(Code::LogTruncated, &["there is another file in its place"]);
     fs::rename(&aside, &path).unwrap();
     // Emptied where it is.
     let consumer = start(&world, 3);
@@ -94,8 +90,7 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
     let text = fs::read(&path).unwrap();
     fs::write(&path, "").unwrap();
     let ended = consumer.wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains(&format!("has 0 bytes, but {} were committed", text.len())), "{}", ended.err);
+    ended.assert_error(Code::LogTruncated, &[&format!("has 0 bytes, but {} were committed", text.len())]);
     fs::write(&path, text).unwrap();
     let _consumer = start(&world, 4);
     feed.update(1..=20, 3);
@@ -113,9 +108,7 @@ async fn a_log_of_another_topic_is_left_alone_until_it_is_accepted() {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "{\"id\":1}\n").unwrap();
     let refused = start(&world, 1).wait();
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    assert!(refused.err.contains("has 9 bytes, but topic"), "{}", refused.err);
-    assert!(refused.err.contains("knows of no consumer that wrote them"), "{}", refused.err);
+    refused.assert_error(Code::LogUnknown, &["has 9 bytes, but topic", "knows of no consumer that wrote them"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), "{\"id\":1}\n");
     assert_eq!(world.run("consumer", &["accept-log", "consumer_1"]).code, 0);
     let _consumer = start(&world, 2);
@@ -132,9 +125,7 @@ async fn accept_log_leaves_a_running_consumers_slot_alone() {
     let mut consumer = start(&world, 1);
     consumer.wait_for("slot claimed");
     let refused = world.run("consumer", &["accept-log", "consumer_1"]);
-    assert_eq!(refused.code, 1);
-    assert!(refused.err.contains("consumer_1 is held by a running consumer"), "{}", refused.err);
+    refused.assert_error(Code::AnotherConsumer, &["consumer_1 is held by a running consumer"]);
     let unknown = world.run("consumer", &["accept-log", "five"]);
-    assert_eq!(unknown.code, 2);
-    assert!(unknown.err.contains("\"five\" is no slot"), "{}", unknown.err);
+    unknown.assert_error(Code::CommandLine, &["\"five\" is no slot"]);
 }

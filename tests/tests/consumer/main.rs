@@ -16,6 +16,7 @@ use consumer_world::{
     wait_until_committed,
 };
 use model::change::Op;
+use model::error::Code;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use testbed::{Feed, Running, TestBed, eventually};
 
@@ -169,10 +170,8 @@ async fn offsets_that_expired_are_not_a_beginning() {
     }
     feed.update(1..=20, 1);
     let ended = start(&world, 2).wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    for part in [format!("the offsets of group {} are gone", world.name), "`consumer restore-offsets`".to_owned()] {
-        assert!(ended.err.contains(&part), "{part}: {}", ended.err);
-    }
+    let gone = format!("the offsets of group {} are gone", world.name);
+    ended.assert_error(Code::OffsetsGone, &[&gone, "`consumer restore-offsets`"]);
     let restored = eventually("nobody is in the group any more", PATIENCE, || {
         let ended = world.run("consumer", &["restore-offsets"]);
         (ended.code == 0).then_some(ended.out)
@@ -197,8 +196,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     assert_eq!(consumer.stop().code, 0);
     world.set("KAFKA_GROUP_ID", format!("{}_2", world.name));
     let ended = start(&world, 2).wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
+    ended.assert_error(Code::LogUnknown, &["knows of no consumer that wrote them for group"]);
     let first = (world.name.clone(), world.get("CONSUMER_LOGS").to_owned());
     let second = (format!("{}_2", world.name), world.folder.join("other_logs").to_str().unwrap().to_owned());
     let use_group = |world: &mut TestBed, (group, logs): &(String, String)| {
@@ -237,8 +235,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     assert_eq!((one.stop().code, two.stop().code), (0, 0));
     world.set("CONSUMER_LOGS", &first.1);
     let ended = start(&world, 6).wait();
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains("knows of no consumer that wrote them for group"), "{}", ended.err);
+    ended.assert_error(Code::LogUnknown, &["knows of no consumer that wrote them for group"]);
     use_group(&mut world, &first);
     assert_once(&world);
 }
@@ -311,13 +308,9 @@ async fn a_folder_that_cannot_be_written_to_is_named() {
     fs::File::create(&file).unwrap().write_all(b"not a folder").unwrap();
     world.set("CONSUMER_LOGS", file.join("logs").to_str().unwrap());
     let ended = world.run("consumer", &[]);
-    assert_eq!(ended.code, 1);
-    for part in [
-        format!("cannot write to {}/logs: Not a directory", file.display()),
-        "what to do: give the user that runs the consumer write access to this folder, or name another one (consumer.logs)".to_owned(),
-    ] {
-        assert!(ended.err.contains(&part), "{part}\n{}", ended.err);
-    }
+    let reason = format!("cannot write to {}/logs: Not a directory", file.display());
+    let remedy = "what to do: give the user that runs the consumer write access to this folder, or name another one (consumer.logs)";
+    ended.assert_error(Code::FileAccess, &[&reason, remedy]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,8 +319,7 @@ async fn a_topic_with_another_number_of_partitions_is_refused() {
     let _feed = Feed::new(&world).await;
     world.set("KAFKA_PARTITIONS", "3");
     let ended = world.run("consumer", &[]);
-    assert_eq!(ended.code, 1, "{}", ended.err);
-    assert!(ended.err.contains(&format!("topic {} has 10 partitions", world.name)), "{}", ended.err);
+    ended.assert_error(Code::PartitionCount, &[&format!("topic {} has 10 partitions", world.name)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -345,8 +337,7 @@ async fn a_registry_that_is_down_is_waited_for_and_nothing_is_passed_over() {
     // What answers there is no registry.
     world.set("SCHEMA_REGISTRY_URL", url.replace("/apis/ccompat/v7", "/wrong"));
     let refused = start(&world, 2).wait();
-    assert_eq!(refused.code, 1, "{}", refused.err);
-    assert!(refused.err.contains("not as a schema registry does"), "{}", refused.err);
+    refused.assert_error(Code::NoRegistry, &["not as a schema registry does"]);
     world.set("SCHEMA_REGISTRY_URL", url);
     let _consumer = start(&world, 3);
     wait_until_committed(&world);

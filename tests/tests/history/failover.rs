@@ -1,5 +1,6 @@
 //! From a server to its replica.
 
+use model::error::Code;
 use mysql_async::Conn;
 use testbed::servers::MySql;
 use testbed::{TestBed, eventually, read_topic};
@@ -64,7 +65,7 @@ async fn a_failover_to_another_history_with_the_same_gtids_is_refused() {
     .await;
     catch_up(&world, &mut conn, copy.port).await;
     fail_over(&mut world, &mut source, copy.port).await;
-    assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
+    assert_refused_until_reset(&world, Code::HistoryDiffers, &["its GTIDs are used a second time"]);
 }
 
 /// The position belongs to a replica. Its source is reset, and another replica is filled from the new history.
@@ -86,7 +87,7 @@ async fn a_failover_between_replicas_of_a_source_that_was_reset_is_refused() {
     }
     catch_up(&world, &mut conn, second.port).await;
     world.set("DB_PORT", second.port.to_string());
-    assert_refused_until_reset(&world, &["its GTIDs are used a second time"]);
+    assert_refused_until_reset(&world, Code::HistoryDiffers, &["its GTIDs are used a second time"]);
 }
 
 /// A server with the table's products 1 and 2, which it has not from its source, that follows the source from its first

@@ -1,5 +1,6 @@
 //! GTIDs switched off and on, turned on later, named by a person.
 
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use testbed::read_topic;
 
@@ -42,7 +43,7 @@ async fn gtids_switched_off_before_everything_was_read() {
     run(&mut conn, &OFF).await;
     run(&mut conn, &["UPDATE product SET price = 62 WHERE id = 2"]).await;
     let ended = world.run("cdc-producer", &[]);
-    assert!(ended.code == 1 && ended.err.contains("SET GLOBAL gtid_mode = OFF_PERMISSIVE"), "{}", ended.err);
+    ended.assert_error(Code::GtidModeSwitched, &["SET GLOBAL gtid_mode = OFF_PERMISSIVE"]);
     run(&mut conn, &["SET GLOBAL gtid_mode = OFF_PERMISSIVE"]).await;
     let producer = start(&world);
     world.wait_until_read();
@@ -178,5 +179,5 @@ async fn a_purge_of_what_had_no_gtids_is_refused() {
     let last: String = files.last().unwrap().get(0).unwrap();
     run(&mut conn, &[&format!("PURGE BINARY LOGS TO '{last}'"), "UPDATE product SET price = 222.22 WHERE id = 10"])
         .await;
-    assert_refused_until_reset(&world, &["is no longer on the server; its first one is"]);
+    assert_refused_until_reset(&world, Code::PositionPurged, &["is no longer on the server; its first one is"]);
 }

@@ -1,5 +1,6 @@
 //! `--table`: files of any table, by its columns and its primary key.
 
+use model::error::Code;
 use std::fs;
 
 use mysql_async::Conn;
@@ -130,7 +131,7 @@ async fn what_the_table_would_change_or_refuse_is_put_aside() {
     }
     // The row before the bad one is in its chunk.
     let ended = apply(&world, "id,n\n9,1\nx,1\n", &["--table", "t", "--strict"]);
-    assert!(ended.code == 1 && ended.err.contains("line 3, column id"), "{}", ended.err);
+    ended.assert_error(Code::CsvRefused, &["line 3, column id"]);
     assert_eq!(rows(&mut conn, "SELECT COUNT(*) FROM t").await, ["3"]);
 }
 

@@ -2,6 +2,7 @@
 //! changes.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
+use model::error::Code;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -200,8 +201,7 @@ async fn a_header_that_cant_be_used_is_named_and_other_files_go_on() {
         assert_eq!(counts(&ended, "a.csv"), [1, 0, 0, 0, 0, 0, 1]);
         assert_eq!(counts(&ended, "b.csv")[0], 1);
         let strict = update(&world, &data, &["--strict"]);
-        assert_eq!(strict.code, 1);
-        assert!(strict.err.contains("what to do: correct it and run again, or leave --strict out"), "{}", strict.err);
+        strict.assert_error(Code::CsvRefused, &["what to do: correct it and run again, or leave --strict out"]);
     }
     // A header alone is fine: there is nothing to do.
     let data = write_data(
