@@ -7,7 +7,7 @@
 //! |---|---|
 //! | integers, decimals | digits; a decimal has all places of its scale |
 //! | float, double | the shortest digits that read back as the same number, without an exponent |
-//! | text | as it is |
+//! | text, JSON | as it is |
 //! | bytes, geometry | lower-case hex; a geometry as EWKB |
 //! | date, times | `2026-11-21`, `2026-11-21T04:00:00.000000`, with `Z` for an instant, `-838:59:59.000000` |
 //! | vector | `[1,-2.5]` |
@@ -70,7 +70,7 @@ pub(crate) fn of_mysql(kind: FieldType, stored: &str, bytes: &[u8]) -> Result<St
             let text = shortest(stored == "float", text()?)?;
             if let FieldType::Decimal { precision, scale } = kind { decimal(&text, precision, scale) } else { Ok(text) }
         }
-        FieldType::Text => Ok(text()?.to_owned()),
+        FieldType::Text | FieldType::Json => Ok(text()?.to_owned()),
         FieldType::Decimal { precision, scale } => decimal(text()?, precision, scale),
         FieldType::Int => in_range(text()?, i128::from(i32::MIN)..=i128::from(i32::MAX)),
         FieldType::Long => in_range(text()?, i128::from(i64::MIN)..=i128::from(i64::MAX)),
@@ -106,6 +106,13 @@ pub(crate) fn of_avro(kind: FieldType, value: &Value) -> Result<Option<String>, 
             of_unscaled(&bytes, precision, scale)?
         }
         (FieldType::Text, Value::String(text)) => text.clone(),
+        (FieldType::Json, Value::String(text)) => {
+            let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+            if !is_json || text.contains(['\n', '\r']) {
+                return Err("the text is not one line of JSON".to_owned());
+            }
+            text.clone()
+        }
         (FieldType::Bytes, Value::Bytes(bytes)) => hex(bytes),
         (FieldType::Uuid, Value::Uuid(uuid)) => uuid.to_string(),
         (FieldType::Date, Value::Date(days)) => at(i64::from(*days).saturating_mul(86_400_000_000))?.date().to_string(),
@@ -165,7 +172,7 @@ pub(crate) fn recast(from: FieldType, to: FieldType, text: String) -> String {
 /// The JSON text of a value in a log line.
 pub(crate) fn json(kind: FieldType, text: &str) -> String {
     match kind {
-        FieldType::Vector => text.to_owned(),
+        FieldType::Vector | FieldType::Json => text.to_owned(),
         kind if is_number(kind) => text.to_owned(),
         FieldType::Bytes => format!("\"{}\"", base64(&unhex(text))),
         _ => quoted(text),

@@ -32,7 +32,8 @@ pub(crate) struct Texts {
 impl Texts {
     /// A row's texts fit into a record together.
     pub(crate) fn new(settings: &KafkaSettings, contract: &Contract) -> Self {
-        let may_be_long = |column: &&Column| matches!(column.kind, FieldType::Text | FieldType::Bytes);
+        let may_be_long =
+            |column: &&Column| matches!(column.kind, FieldType::Text | FieldType::Json | FieldType::Bytes);
         let long = contract.columns.iter().filter(may_be_long).count();
         Self { longest: settings.largest_record() / (16 * long.max(2)) }
     }

@@ -106,19 +106,24 @@ pub(crate) fn parse(line: &[u8], floats: &HashSet<String>) -> Option<Parsed> {
     };
     let (partition, offset) = (number("partition")?.try_into().ok()?, number("offset")?);
     let mut hasher = DefaultHasher::new();
-    hash(&members, floats, &mut hasher)?;
+    hash(&members, floats, true, &mut hasher)?;
     Some(Parsed { table, partition, offset, hash: hasher.finish() })
 }
 
-fn hash(members: &[(Cow<'_, str>, &RawValue)], floats: &HashSet<String>, hasher: &mut DefaultHasher) -> Option<()> {
+fn hash(
+    members: &[(Cow<'_, str>, &RawValue)],
+    floats: &HashSet<String>,
+    is_outermost: bool,
+    hasher: &mut DefaultHasher,
+) -> Option<()> {
     for (name, value) in members {
         let raw = value.get();
         write_text(b'm', name, hasher);
         match raw.as_bytes().first()? {
             b'"' => write_text(b's', &serde_json::from_str::<Cow<'_, str>>(raw).ok()?, hasher),
-            b'{' if name == "row" => {
+            b'{' if name == "row" && is_outermost => {
                 let Members(inner) = serde_json::from_str(raw).ok()?;
-                hash(&inner, floats, hasher)?;
+                hash(&inner, floats, false, hasher)?;
             }
             b'-' | b'0'..=b'9' if floats.contains(&**name) => {
                 write_text(b'f', &raw.parse::<f64>().ok()?.to_string(), hasher);

@@ -105,7 +105,7 @@ fn plain(record: &RecordSchema) -> serde_json::Value {
             FieldType::Decimal { precision, scale } => {
                 json!({"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale})
             }
-            FieldType::Text => json!("string"),
+            FieldType::Text | FieldType::Json => json!("string"),
             FieldType::Bytes => json!("bytes"),
             FieldType::Uuid => json!({"type": "string", "logicalType": "uuid"}),
             FieldType::Date => json!({"type": "int", "logicalType": "date"}),
@@ -151,7 +151,7 @@ impl Walk<'_> {
             FieldType::Boolean => self.skip(1),
             FieldType::Float => self.skip(4),
             FieldType::Double => self.skip(8),
-            FieldType::Text | FieldType::Bytes | FieldType::Uuid | FieldType::Decimal { .. } => {
+            FieldType::Text | FieldType::Json | FieldType::Bytes | FieldType::Uuid | FieldType::Decimal { .. } => {
                 let length = self.long()?;
                 self.skip(length)
             }

@@ -20,7 +20,9 @@ pub(super) enum Fit {
 /// Compares a column, by its type as `format_type` writes it and its modifier, with the field that it is written from.
 pub(super) fn fit(found: &str, modifier: i32, wanted: FieldType) -> Fit {
     match (wanted, found) {
-        (FieldType::Text, _) if found == "text" || found.starts_with("character varying") => Fit::Keep,
+        (FieldType::Text | FieldType::Json, _) if found == "text" || found.starts_with("character varying") => {
+            Fit::Keep
+        }
         (FieldType::Decimal { precision, scale }, _) => fit_decimal(found, modifier, precision.into(), scale.into()),
         (FieldType::Int, "bigint") | (FieldType::Float, "double precision") => Fit::Wider,
         (FieldType::Int | FieldType::Long, "smallint") | (FieldType::Long, "integer") | (FieldType::Double, "real") => {

@@ -36,7 +36,9 @@ impl Limits {
             if let Some(Limit::Unfit(reason)) = limit {
                 return refusal("42804", format!("the column {reason}"));
             }
-            let text = std::str::from_utf8(value?).ok().filter(|_| column.kind == FieldType::Text)?;
+            let text = std::str::from_utf8(value?)
+                .ok()
+                .filter(|_| matches!(column.kind, FieldType::Text | FieldType::Json))?;
             if text.contains('\0') {
                 return refusal("22021", "the text has a NUL character, which PostgreSQL can't hold".to_owned());
             }

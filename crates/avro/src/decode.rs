@@ -59,6 +59,7 @@ enum Kind {
         precision: u8,
     },
     Text,
+    Json,
     Bytes,
     Uuid,
     Date,
@@ -128,6 +129,7 @@ impl Decoder {
             Fault::NotUtf8(error) => format!("field {name}: text is not UTF-8: {error}"),
             Fault::Time(micros) => format!("{name} is {micros}, outside the years 1 to 9999"),
             Fault::DoesNotFit => format!("{name} does not fit {kind}"),
+            Fault::NotJson => format!("field {name}: text is not one line of JSON"),
             Fault::Blocks => format!("field {name}: more than one block of items"),
         })
     }
@@ -152,6 +154,7 @@ fn step(field: &Field) -> Result<Step, String> {
             ));
         }
         FieldType::Text => Kind::Text,
+        FieldType::Json => Kind::Json,
         FieldType::Bytes => Kind::Bytes,
         FieldType::Uuid => Kind::Uuid,
         FieldType::Date => Kind::Date,
@@ -175,6 +178,7 @@ enum Fault {
     Time(Micros),
     DoesNotFit,
     Blocks,
+    NotJson,
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -238,6 +242,7 @@ impl<'a> Reader<'a> {
                 }
                 Datum::Double(number)
             }
+            Kind::Json => Datum::Json(self.json()?),
             Kind::Bytes => Datum::Bytes(self.bytes()?),
             Kind::Uuid => {
                 let text = self.text()?;
@@ -306,6 +311,13 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Fault::Ends)
+    }
+
+    /// A JSON text of one line, as it becomes a part of a log's line.
+    fn json(&mut self) -> Result<&'a str, Fault> {
+        let text = self.text()?;
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        if is_json && !text.contains(['\n', '\r']) { Ok(text) } else { Err(Fault::NotJson) }
     }
 
     fn int(&mut self) -> Result<i32, Fault> {

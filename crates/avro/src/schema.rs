@@ -16,6 +16,8 @@ const NAME: &str = "mysql.name";
 const KEY: &str = "mysql.key";
 /// Property of a field: the column's type.
 const TYPE: &str = "mysql.type";
+/// The type of a column of JSON.
+const JSON: &str = "json";
 /// Property of a `long` that is a length of time.
 const UNIT: &str = "unit";
 const MICROSECONDS: &str = "microseconds";
@@ -29,8 +31,8 @@ pub fn parse(text: &str) -> Result<RecordSchema, String> {
     record(&json)
 }
 
-/// The JSON text of a schema. `types` are the columns' types as MySQL writes them, in the order of the fields; a reader
-/// ignores them. The text is the same for the same fields in each version of this program, so that an upgrade registers
+/// The JSON text of a schema. `types` are the columns' types as MySQL writes them, in the order of the fields; of them
+/// a reader needs only `json`. The text is the same for the same fields in each version of this program, so that an upgrade registers
 /// nothing.
 pub fn write(schema: &RecordSchema, types: &[String]) -> String {
     let (namespace, name) = schema.name.rsplit_once('.').unwrap_or(("", &schema.name));
@@ -64,7 +66,7 @@ fn declared(field: &Field) -> Value {
         FieldType::Long => json!("long"),
         FieldType::Float => json!("float"),
         FieldType::Double => json!("double"),
-        FieldType::Text => json!("string"),
+        FieldType::Text | FieldType::Json => json!("string"),
         FieldType::Bytes => json!("bytes"),
         FieldType::Decimal { precision, scale } => {
             json!({ "type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale })
@@ -187,6 +189,7 @@ fn type_of(declared: &Value, field: &Map<String, Value>) -> Option<FieldType> {
         ("bytes", Some("decimal")) => return decimal(attributes?),
         ("bytes", _) => FieldType::Bytes,
         ("string", Some("uuid")) => FieldType::Uuid,
+        ("string", _) if text(field, TYPE) == Some(JSON) => FieldType::Json,
         ("string", _) => FieldType::Text,
         ("array", _) if attributes?.get("items")?.as_str() == Some("float") => FieldType::Vector,
         ("record", _) if is_geometry(attributes?) => FieldType::Geometry,
@@ -258,6 +261,8 @@ mod tests {
             (r#"["double","null"]"#, "double?"),
             (r#"{"type":"bytes","logicalType":"decimal","precision":20}"#, "decimal(20,0)"),
             (r#"{"type":"string","logicalType":"uuid"}"#, "uuid"),
+            (r#"["null","string"],"mysql.type":"json""#, "json?"),
+            (r#""string","mysql.type":"varchar(9)""#, "string"),
             (r#"{"type":"int","logicalType":"date"}"#, "date"),
             (r#"{"type":"long","logicalType":"local-timestamp-micros"}"#, "local-timestamp-micros"),
             (r#"{"type":"long","logicalType":"time-micros"}"#, "time-micros"),

@@ -41,6 +41,8 @@ pub enum Datum<'a> {
     },
     /// Text.
     Text(&'a str),
+    /// A JSON text of one line.
+    Json(&'a str),
     /// Bytes.
     Bytes(&'a [u8]),
     /// Days since 1970-01-01, in the years 1 to 9999.

@@ -87,7 +87,7 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
 fn write_value(datum: Datum<'_>, out: &mut Vec<u8>) {
     match datum {
         Datum::Int(number) => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-        Datum::Text(text) => out.extend_from_slice(text.as_bytes()),
+        Datum::Text(text) | Datum::Json(text) => out.extend_from_slice(text.as_bytes()),
         Datum::Boolean(is_true) => out.push(b'0' + u8::from(is_true)),
         Datum::Float(number) => write_float(number, out),
         Datum::Double(number) => write_double(number, out),
@@ -185,7 +185,7 @@ fn read_value<'a>(field: &Field, text: Cow<'a, str>) -> Option<KeyValue<'a>> {
         FieldType::Timestamp => Datum::Timestamp(Micros::parse(&text)?),
         FieldType::TimeOfDay => Datum::TimeOfDay(read_duration(&text)?),
         FieldType::Duration => Datum::Duration(read_duration(&text)?),
-        FieldType::Geometry | FieldType::Vector => return None,
+        FieldType::Json | FieldType::Geometry | FieldType::Vector => return None,
     }))
 }
 

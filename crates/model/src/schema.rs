@@ -56,6 +56,8 @@ pub enum FieldType {
     },
     /// `string`
     Text,
+    /// `string` with the property `"mysql.type": "json"`: a JSON text as MySQL prints it.
+    Json,
     /// `bytes`
     Bytes,
     /// `string` with logical type `uuid`.
@@ -87,6 +89,7 @@ impl fmt::Display for FieldType {
             Self::Double => "double",
             Self::Decimal { precision, scale } => return write!(f, "decimal({precision},{scale})"),
             Self::Text => "string",
+            Self::Json => "json",
             Self::Bytes => "bytes",
             Self::Uuid => "uuid",
             Self::Date => "date",

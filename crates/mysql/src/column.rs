@@ -163,7 +163,8 @@ impl ColumnType {
             }
             Self::Bit { width: 1 } => FieldType::Boolean,
             Self::Bit { .. } | Self::Bytes | Self::Binary { .. } => FieldType::Bytes,
-            Self::Text | Self::Enum | Self::Set | Self::Json => FieldType::Text,
+            Self::Text | Self::Enum | Self::Set => FieldType::Text,
+            Self::Json => FieldType::Json,
             Self::Date => FieldType::Date,
             Self::DateTime { .. } => FieldType::LocalTimestamp,
             Self::Timestamp { .. } => FieldType::Timestamp,
@@ -194,6 +195,7 @@ impl ColumnType {
                 _ => matches!(self, Self::Int { .. } | Self::Float | Self::Double),
             },
             FieldType::Text => matches!(self, Self::Text | Self::Enum | Self::Set | Self::Json),
+            FieldType::Json => matches!(self, Self::Json),
             FieldType::Bytes => matches!(self, Self::Bytes | Self::Binary { .. } | Self::Bit { .. }),
             FieldType::Uuid => matches!(self, Self::Text | Self::Binary { length: 16 }),
             FieldType::Date => matches!(self, Self::Date),
@@ -230,6 +232,7 @@ fn wanted(field: FieldType) -> (&'static str, Cow<'static, str>) {
         }
         FieldType::Double => ("a floating-point number", "change the column to DOUBLE"),
         FieldType::Text => ("text", "change the column to VARCHAR, or rename it and add one"),
+        FieldType::Json => ("JSON", "change the column to JSON, or rename it and add one"),
         FieldType::Bytes => ("bytes", "change the column to VARBINARY, or rename it and add one"),
         FieldType::Uuid => ("a UUID", "change the column to CHAR(36) or BINARY(16)"),
         FieldType::Date => ("a date", "change the column to DATE"),

@@ -150,7 +150,8 @@ impl Letters {
 /// Characters of a value that are kept, so that the whole row fits: a number or a time takes few, and two texts may be
 /// long at least.
 fn longest(largest_record: usize, table: &SourceTable) -> usize {
-    let may_be_long = |field: &&model::schema::Field| matches!(field.kind, FieldType::Text | FieldType::Bytes);
+    let may_be_long =
+        |field: &&model::schema::Field| matches!(field.kind, FieldType::Text | FieldType::Json | FieldType::Bytes);
     largest_record / (16 * table.schema.fields.iter().filter(may_be_long).count().max(2))
 }
 

@@ -207,6 +207,7 @@ fn write_rarer(datum: Datum<'_>, out: &mut Vec<u8>) {
         Datum::Float(value) => write_float(value, out),
         Datum::Double(value) => write_double(value, out),
         Datum::LargeDecimal { unscaled, scale } => write_large_decimal(unscaled, scale, out),
+        Datum::Json(text) => out.extend_from_slice(text.as_bytes()),
         Datum::Bytes(bytes) => quoted(out, |out| write_base64(bytes, out)),
         Datum::Date(days) => quoted(out, |out| write_date(days, out)),
         Datum::LocalTimestamp(micros) => quoted(out, |out| write_local_timestamp(micros, out)),

@@ -151,6 +151,7 @@ fn lines_have_json_texts() {
         (DECIMAL, "12.30", "12.30"),
         (FieldType::Boolean, "true", "true"),
         (FieldType::Text, "a\"ü\n", r#""a\"ü\n""#),
+        (FieldType::Json, r#"{"a": [1.0, null]}"#, r#"{"a": [1.0, null]}"#),
         (FieldType::Bytes, "", r#""""#),
         (FieldType::Bytes, "00", r#""AA==""#),
         (FieldType::Bytes, "00ff", r#""AP8=""#),

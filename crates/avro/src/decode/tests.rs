@@ -253,6 +253,7 @@ fn read(kind: &str, x: &[u8]) -> String {
 }
 
 const TEXT: &str = r#""string""#;
+const JSON: &str = r#""string","mysql.type":"json""#;
 const VECTOR: &str = r#"{"type":"array","items":"float"}"#;
 const MONEY: &str = r#"{"type":"bytes","logicalType":"decimal","precision":10,"scale":2}"#;
 const UNSIGNED: &str = r#"{"type":"bytes","logicalType":"decimal","precision":20,"scale":0}"#;
@@ -271,6 +272,8 @@ fn what_no_column_holds_is_refused_with_the_field() {
         (TEXT, long(500_000_000), "field x: a field of 500000000 bytes, but 0 are left"),
         (TEXT, long(-1), "field x: a field of -1 bytes, but 0 are left"),
         (TEXT, vec![4, 0xc3, 0x28], "field x: text is not UTF-8: invalid utf-8 sequence of 1 bytes from index 0"),
+        (JSON, text("{\"a\": 1"), "field x: text is not one line of JSON"),
+        (JSON, text("[1,\n2]"), "field x: text is not one line of JSON"),
         (r#"["null","string"]"#, long(7), "field x: branch 7 of a union of two"),
         (r#"["null","string"]"#, vec![], "field x: an integer ends too early or is too long"),
         (r#""long""#, vec![0xff; 11], "field x: an integer ends too early or is too long"),
@@ -295,6 +298,8 @@ fn what_no_column_holds_is_refused_with_the_field() {
     ] {
         assert_eq!(read(kind, &x), want, "{kind}");
     }
+    let deep = ["[".repeat(100), "]".repeat(100)].concat();
+    assert_eq!(read(JSON, &text(&deep)), format!("Json({deep:?})"));
     // A negative count is followed by the block's size.
     let block = [long(-1), long(4), 1.5_f32.to_le_bytes().to_vec(), long(0)].concat();
     assert_eq!(read(VECTOR, &block), "Vector([0, 0, 192, 63])");

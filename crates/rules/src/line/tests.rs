@@ -121,6 +121,7 @@ fn each_type_has_its_form() {
         (Datum::LargeDecimal { unscaled: &large, scale: 30 }, "0.000000000018446744073709551615"),
         (Datum::Text(all), r#""\u0000\u001f\"\\/ü🐈""#),
         (Datum::Text(""), "\"\""),
+        (Datum::Json(r#"{"a": [1, "x\n"]}"#), r#"{"a": [1, "x\n"]}"#),
         (Datum::Bytes(&[0, 0xff]), "\"AP8=\""),
         (Datum::Bytes(&[]), "\"\""),
         (Datum::Date(-719_162), "\"0001-01-01\""),
