@@ -1,12 +1,10 @@
 //! Records of any table, written by another program: lines and PostgreSQL's rows have each value exactly.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-
+use crate::consumer_world::{dead_letters, logs, start, wait_until_committed};
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
-use consumer_world::{dead_letters, logs, start, wait_until_committed};
 use model::change::Op;
 use runtime::config::PINNED_SCHEMA;
 use serde_json::json;

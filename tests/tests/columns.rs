@@ -1,15 +1,13 @@
 //! Columns that come, go or change while the programs run: each line of the table in docs/operations.md.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod postgres_world;
-
 use std::time::Duration;
 
+use crate::postgres_world::{connect, wait_for_count};
 use model::error::Code;
 use model::schema::RecordSchema;
 use model::table_name::TableName;
 use mysql_async::Conn;
-use postgres_world::{connect, wait_for_count};
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
 use serde_json::json;
 use testbed::{Running, TestBed, eventually, execute, read_topic};

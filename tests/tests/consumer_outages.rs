@@ -1,11 +1,9 @@
 //! Servers that die and come back while the consumer works: it continues without help, each record once.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-
 use std::time::Duration;
 
-use consumer_world::{assert_once, line_count, start, wait_until_committed};
+use crate::consumer_world::{assert_once, line_count, start, wait_until_committed};
 use testbed::servers::{Kafka, KafkaOptions, Postgres};
 use testbed::{Feed, TestBed, eventually};
 

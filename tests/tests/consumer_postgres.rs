@@ -2,13 +2,11 @@
 //! be.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-
 use model::error::Code;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
+use crate::consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
 use integration_tests::product_line;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};

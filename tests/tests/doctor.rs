@@ -2,18 +2,15 @@
 //! printed, and makes the check green.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-mod postgres_world;
-
 use model::error::Code;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use consumer_world::{log_path, wait_until_committed};
+use crate::consumer_world::{log_path, wait_until_committed};
+use crate::postgres_world::{PATIENCE, connect, run};
 use mysql_async::prelude::Queryable;
-use postgres_world::{PATIENCE, connect, run};
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -209,7 +206,7 @@ async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
     assert_eq!(is_green(&world, "consumer"), told, "nothing was made");
     // One that nobody may make.
     let (server, _) = world.get("POSTGRES_URL").rsplit_once('/').map(|(s, d)| (s.to_owned(), d.to_owned())).unwrap();
-    let admin = postgres_world::connect_to(&format!("{server}/postgres")).await;
+    let admin = crate::postgres_world::connect_to(&format!("{server}/postgres")).await;
     let role = format!("r{}", world.name);
     run(&admin, &format!("CREATE ROLE {role} LOGIN PASSWORD 'p'")).await;
     let (_, host) = server.rsplit_once('@').unwrap();
@@ -219,7 +216,7 @@ async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
     run(&admin, statement).await;
     // In PostgreSQL 15 only the owner may make tables in the schema public.
     let remedy = finds(&world, "PostgreSQL", &["lacks product, product_offsets, product_parked"]);
-    let owner = postgres_world::connect_to(&format!("{server}/{}", world.name)).await;
+    let owner = crate::postgres_world::connect_to(&format!("{server}/{}", world.name)).await;
     run(&owner, remedy.split_once("; or make").unwrap().0).await;
     assert!(is_green(&world, "consumer").contains("to be created in schema public: product"));
     // A server that is not there, as each of the others.

@@ -1,12 +1,9 @@
 //! A table of PostgreSQL whose records have several schema versions: columns become wider, whatever the order.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-mod postgres_world;
-
-use consumer_world::{line_count, logs, start, wait_until_committed};
+use crate::consumer_world::{line_count, logs, start, wait_until_committed};
+use crate::postgres_world::{connect, run};
 use model::change::Op;
-use postgres_world::{connect, run};
 use serde_json::json;
 use testbed::{Feed, TestBed, execute};
 use tokio_postgres::Client;
@@ -135,7 +132,7 @@ async fn old_and_new_records_are_stored_in_any_order() {
     assert_eq!(consumer.stop().code, 0);
     run(&client, "TRUNCATE stock; DELETE FROM product_offsets").await;
     let consumer = start(&world, 1);
-    postgres_world::wait_for_count(world.get("POSTGRES_URL"), rows, all);
+    crate::postgres_world::wait_for_count(world.get("POSTGRES_URL"), rows, all);
     assert_eq!(columns(&client).await, new_types);
     assert_eq!(consumer.stop().code, 0);
 }

@@ -2,13 +2,12 @@
 //! key replaces it. What is not the record's fault is not parked.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-mod postgres_world;
-
-use consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed, wait_until_ends_committed};
+use crate::consumer_world::{
+    DeadLetter, assert_once, dead_letters, start, wait_until_committed, wait_until_ends_committed,
+};
+use crate::postgres_world::{PATIENCE, TABLES, connect, create, names, parked, run, wait_for_count};
 use model::error::Code;
 use mysql_async::prelude::Queryable;
-use postgres_world::{PATIENCE, TABLES, connect, create, names, parked, run, wait_for_count};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 use testbed::{Feed, Running, TestBed, eventually};

@@ -2,13 +2,10 @@
 //! suit other programs.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-mod postgres_world;
-
-use consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
+use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
+use crate::postgres_world::{PATIENCE, TABLES, connect, connect_to, create, names, parked, run, wait_for_count};
 use model::error::Code;
 use mysql_async::prelude::Queryable;
-use postgres_world::{PATIENCE, TABLES, connect, connect_to, create, names, parked, run, wait_for_count};
 use testbed::servers::PgBouncer;
 use testbed::{Feed, TestBed, eventually};
 use tokio_postgres::Client;

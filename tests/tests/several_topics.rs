@@ -1,20 +1,17 @@
 //! Consumers that read the topics of two tables in one group: a table appears while they run, and one of them is killed.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-mod consumer_world;
-mod postgres_world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::consumer_world::{assert_once_in, line_count, log_checkpoint, logs, owned, place, wait_until_committed};
+use crate::postgres_world::{connect, names};
 use avro::registry::Registry;
-use consumer_world::{assert_once_in, line_count, log_checkpoint, logs, owned, place, wait_until_committed};
 use kafka::{Partition, Record, TopicSpec, TransactionalProducer, ensure_topics};
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::position::{Position, Progress, TableProgress};
 use model::table_name::TableName;
 use model::time::Micros;
-use postgres_world::{connect, names};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};

@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use testbed::{Feed, Running, TestBed, eventually};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{
     committed_everything, forge, line_count, log_checkpoint, log_path, owned, start, wait_until_committed,
 };

@@ -5,7 +5,7 @@ use std::fs;
 
 use testbed::{Feed, TestBed, eventually};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{append, assert_once, line_count, log_path, start, wait_until_committed};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use mysql_async::{Conn, Row};
 use testbed::servers::MySql;
 use testbed::{Running, TestBed, eventually, execute, expire};
 
-use crate::{PATIENCE, insert, refuses, reset, start, stop, topic_has};
+use super::{PATIENCE, insert, refuses, reset, start, stop, topic_has};
 
 /// The products that PostgreSQL has; an error while it has no such table or database.
 async fn ids_of_postgres(world: &TestBed) -> Result<BTreeSet<i64>, tokio_postgres::Error> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use testbed::{Feed, Running, TestBed, eventually};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{assert_once, line_count, start, wait_until_committed};
 
 /// Connections at a time, and the time of each: `runtime::telemetry`.

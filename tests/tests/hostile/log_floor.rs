@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use kafka::slots::LogCheckpoint;
 use testbed::{Ended, Feed, TestBed, eventually};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, log_path, start, wait_until_committed};
 
 /// A world whose one consumer wrote 600 lines and ended, and the path of its log.

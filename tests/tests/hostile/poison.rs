@@ -7,7 +7,7 @@ use runtime::config::PINNED_SCHEMA;
 use serde_json::{Value, json};
 use testbed::{Feed, TestBed, eventually, peak_memory};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{DeadLetter, assert_once, dead_letters, start, wait_until_committed};
 
 /// Zigzag, seven bits a byte.

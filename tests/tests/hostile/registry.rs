@@ -2,9 +2,9 @@
 
 use testbed::{Feed, TestBed, eventually, peak_memory};
 
-use crate::PATIENCE;
+use super::PATIENCE;
+use super::fakes::{FakeRegistry, Mode};
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
-use crate::fakes::{FakeRegistry, Mode};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
 

@@ -3,9 +3,9 @@
 use model::change::Op;
 use testbed::{Feed, TestBed, eventually};
 
-use crate::PATIENCE;
+use super::PATIENCE;
+use super::fakes::{FakeRegistry, Mode, NASTY, assert_harmless, mysql, postgres};
 use crate::consumer_world::{dead_letters, start, wait_until_committed};
-use crate::fakes::{FakeRegistry, Mode, NASTY, assert_harmless, mysql, postgres};
 
 /// A MySQL server before login, a PostgreSQL server, and a registry.
 #[test]

@@ -8,8 +8,8 @@ use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use testbed::{Feed, TestBed, eventually};
 
+use super::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, logs, start, wait_until_committed};
-use crate::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
 
 /// Twenty records in the log, and the consumer stopped.
 async fn world(test: &str) -> (TestBed, Feed) {

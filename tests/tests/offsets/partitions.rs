@@ -8,8 +8,8 @@ use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use testbed::{Feed, Running, TestBed, eventually, read_topic};
 
+use super::{PATIENCE, admin, assert_refused};
 use crate::consumer_world::{assert_once, start, wait_until_committed};
-use crate::{PATIENCE, admin, assert_refused};
 
 async fn raise(world: &TestBed, topic: &str, count: usize) {
     let raised = admin(world).create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::servers::Registry;
 use testbed::{Feed, Running, TestBed, eventually, read_topic};
 
-use crate::PATIENCE;
+use super::PATIENCE;
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 
 /// A registry of the test's own, which has nothing when it is started again.

@@ -10,10 +10,10 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use testbed::servers::{Kafka, KafkaOptions};
 use testbed::{Feed, TestBed, eventually, read_topic};
 
+use super::{PATIENCE, admin, assert_refused, bounds, delete_before, offsets, repair};
 use crate::consumer_world::{
     assert_once, line_count, logs, owned, start, wait_until_committed, wait_until_ends_committed,
 };
-use crate::{PATIENCE, admin, assert_refused, bounds, delete_before, offsets, repair};
 
 /// Everything has left the topic.
 fn is_empty(world: &TestBed) -> bool {

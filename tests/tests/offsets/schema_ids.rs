@@ -8,9 +8,9 @@ use mysql_async::prelude::Queryable;
 use testbed::servers::Registry;
 use testbed::{Feed, TestBed, commit_progress, eventually};
 
+use super::registry::{empty, own_registry, register_others};
+use super::{PATIENCE, admin};
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
-use crate::registry::{empty, own_registry, register_others};
-use crate::{PATIENCE, admin};
 
 /// A value of product 7 that fits our schema, with an id that no registry has.
 const FITS: [u8; 10] = [0, 0x7f, 0, 0, 1, 14, 0, 0, 0, 0];

@@ -4,8 +4,8 @@ use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use testbed::TestBed;
 use testbed::servers::Kafka;
 
-use crate::refusals::filled;
-use crate::servers::{KAFKA, LACKING, LACKING_USERS, SECURED, login};
+use super::refusals::filled;
+use super::servers::{KAFKA, LACKING, LACKING_USERS, SECURED, login};
 
 /// A right: operations on a resource.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::fs;
 
 use testbed::TestBed;
 
-use crate::servers::{KAFKA, POSTGRES, SECURED, WRONG};
+use super::servers::{KAFKA, POSTGRES, SECURED, WRONG};
 
 /// What every error about a certificate says.
 const CERTIFICATE: &str = "certificate verify failed";

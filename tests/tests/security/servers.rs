@@ -17,7 +17,7 @@ use testbed::servers::{
 };
 use testbed::{Running, TestBed};
 
-use crate::certificates::{Certificate, Certificates};
+use super::certificates::{Certificate, Certificates};
 
 /// The user and password at the registry.
 pub(crate) const REGISTRY: (&str, &str) = ("pipeline", "registry-secret-1");

@@ -7,12 +7,12 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use testbed::{Running, TestBed, eventually};
 
+use super::{Machine, PATIENCE, share, stop};
 use crate::consumer_world::{forge, log_checkpoint, wait_until_committed};
-use crate::{Machine, PATIENCE, share, stop};
 
 /// 40 products, and machine A, whose log has their inserts.
 async fn written(test: &str) -> (TestBed, Conn, Running, Machine) {
-    let world = crate::world(test);
+    let world = super::world(test);
     let mut conn = world.table().await;
     let rows: Vec<String> = (1..=40).map(|id| format!("({id}, 'a', 'b', 1, NULL)")).collect();
     conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();

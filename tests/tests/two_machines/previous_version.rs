@@ -9,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use testbed::{Feed, TestBed, eventually};
 
+use super::{Machine, PATIENCE, assert_once, cp, share, stop, world};
 use crate::consumer_world::wait_until_committed;
-use crate::{Machine, PATIENCE, assert_once, cp, share, stop, world};
 
 /// Puts the state that the version before left into the topic and into `machine`'s folder: two consumers that were
 /// killed between the fsync of their logs and the Kafka transaction, which had committed the 40 records of an earlier

@@ -8,7 +8,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 use testbed::{Product, TestBed, eventually, read_topic};
 
-use crate::scene::postgres;
+use super::scene::postgres;
 
 /// Takes the records of these partitions, as retention does; all but the last one of the topic with `keep`.
 async fn expire(settings: &KafkaSettings, keep: Option<&str>) {

@@ -1,6 +1,6 @@
 //! Faults of the logs and of PostgreSQL.
 
-use crate::scene::*;
+use super::scene::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_the_logs() {

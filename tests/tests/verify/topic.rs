@@ -3,7 +3,7 @@
 use kafka::{Record, TopicSpec, TransactionalProducer};
 use testbed::read_topic;
 
-use crate::scene::*;
+use super::scene::*;
 
 /// Changes what is sent, sends it, writes the logs that belong to it, and checks.
 async fn topic_fault(name: &str, fault: impl FnOnce(&mut Vec<Sent>), texts: &[&str]) {

@@ -10,7 +10,7 @@ use mysql_async::prelude::Queryable;
 use serde_json::json;
 use testbed::{TestBed, read_topic};
 
-use crate::scene::*;
+use super::scene::*;
 
 /// A column, and one value of it in every place.
 struct Column {

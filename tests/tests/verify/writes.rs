@@ -13,7 +13,7 @@ use testbed::servers::{MySql, MySqlOptions};
 use testbed::{Ended, Running, TestBed, eventually};
 use tokio::task::JoinHandle;
 
-use crate::scene::*;
+use super::scene::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

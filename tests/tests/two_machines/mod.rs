@@ -3,8 +3,6 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accepted;
-#[path = "../consumer_world/mod.rs"]
-mod consumer_world;
 mod previous_version;
 
 use std::collections::BTreeMap;
@@ -12,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
+use crate::consumer_world::{append, assert_once_in, committed_everything, logs_in, owned, wait_until_committed};
 use kafka::slots::Folder;
 use model::error::Code;
 use mysql_async::prelude::Queryable;

@@ -2,8 +2,6 @@
 //! its descriptors or reaches a terminal raw.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-#[path = "../consumer_world/mod.rs"]
-mod consumer_world;
 mod fakes;
 mod listener;
 mod log_floor;

@@ -2,8 +2,6 @@
 //! read everything is never stopped.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
-#[path = "../consumer_world/mod.rs"]
-mod consumer_world;
 mod moved;
 mod partitions;
 mod registry;

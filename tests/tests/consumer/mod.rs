@@ -3,15 +3,13 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accept_log;
-#[path = "../consumer_world/mod.rs"]
-mod consumer_world;
 mod log_file;
 
 use std::fs;
 use std::io::Write as _;
 use std::time::Duration;
 
-use consumer_world::{
+use crate::consumer_world::{
     append, assert_once, committed_everything, dead_letters, expected_lines, line_count, log_path, logs, owned, start,
     wait_until_committed,
 };
@@ -46,7 +44,8 @@ async fn five_consumers_hold_two_partitions_each_and_write_each_record_once() {
     let logs = logs(&world);
     assert_eq!(logs.keys().collect::<Vec<_>>(), ["consumer_1", "consumer_2", "consumer_3", "consumer_4", "consumer_5"]);
     for (slot, lines) in &logs {
-        let partitions: std::collections::BTreeSet<i64> = lines.iter().map(|l| consumer_world::place(l).0).collect();
+        let partitions: std::collections::BTreeSet<i64> =
+            lines.iter().map(|l| crate::consumer_world::place(l).0).collect();
         assert_eq!(partitions.len(), 2, "{slot}: {partitions:?}");
     }
     for consumer in consumers {
