@@ -227,8 +227,9 @@ pub struct TableProgress {
     /// The topic; empty for the main table, whose topic is `kafka.topic`.
     #[serde(skip_serializing_if = "String::is_empty", default)]
     pub topic: String,
-    /// The identity of the last request for a snapshot of this table alone that was carried out.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    /// The identity of the last request for a snapshot of this table alone that was carried out. The main table's part is
+    /// flat in the progress, which has a `request` of its own.
+    #[serde(rename = "snapshot_request", skip_serializing_if = "Option::is_none", default)]
     pub request: Option<String>,
     /// Where the table's stream begins, if the stream has not reached it: the running snapshot reads everything before it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -457,6 +458,22 @@ mod tests {
     }
 
     const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+
+    #[test]
+    fn a_request_for_the_main_tables_snapshot_is_beside_that_for_the_epoch() {
+        let position = Position {
+            server_uuid: A.to_owned(),
+            gtid_set: None,
+            file: "b.000001".to_owned(),
+            offset: 4,
+            committed_at: Micros(0),
+            anchor: None,
+        };
+        let mut progress = Progress { request: "epoch".to_owned(), ..Progress::new(1, position) };
+        progress.main.request = Some("snapshot".to_owned());
+        let text = serde_json::to_string(&progress).expect("JSON");
+        assert_eq!(serde_json::from_str::<Progress>(&text).expect(&text), progress);
+    }
 
     #[test]
     fn a_key_is_written_as_it_is_read() {
