@@ -3,7 +3,8 @@
 //! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then
 //! registers our schema under another id, and the registry does not know the ids of the existing records, or assigns
 //! them to schemas of other subjects. The producer's progress lists the ids that it wrote under
-//! ([`TableProgress::schema_ids`]) and the offsets from which this list is complete. An id that is neither in the registry
+//! ([`TableProgress::schema_ids`]); such a value is read by the topic's pinned schema, or by the one that the producer has
+//! registered last. The progress also has the offsets from which this list is complete. An id that is neither in the registry
 //! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
 //! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
 //! wrote there. Such a value is decoded by the topic's pinned schema, the only one that those versions wrote with. If
@@ -122,18 +123,27 @@ impl<D: Clone> WriterSchemas<D> {
         {
             return Ok(found.unwrap_or_else(|| Err(String::new())));
         }
-        if let (true, Some(ours)) = (self.decoders.noted().has(id), self.decoders.ours()) {
+        let is_noted = self.decoders.noted().has(id);
+        if is_noted && let Some(ours) = self.newest()? {
             tracing::warn!(
                 id,
                 "the schema registry has lost this id; the producer's progress says that it was our schema's"
             );
-            return Ok(Ok(ours.clone()));
+            return Ok(Ok(ours));
         }
         match found {
-            None if self.decoders.noted().has(id) => Err(self.registry.has_lost(id)),
             Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
+            _ if is_noted => Err(self.registry.has_lost(id)),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
             None => Ok(Err(format!("the registry has no schema {id}"))),
+        }
+    }
+
+    /// The decoder of the topic's pinned schema, or of the one that the producer has registered last.
+    fn newest(&self) -> Result<Option<D>> {
+        match self.decoders.ours() {
+            Some(ours) => Ok(Some(ours.clone())),
+            None => Ok(self.latest()?.and_then(Result::ok)),
         }
     }
 }

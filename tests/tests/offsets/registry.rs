@@ -90,8 +90,14 @@ fn noted(world: &TestBed) -> Vec<u32> {
 /// Twenty rows in the topic and in no log, while the registry has so many schemas of others before ours; then the
 /// registry is emptied, gets others again, and the producer registers our schema under another id and writes twenty
 /// changes.
-async fn renumbered(test: &str, before: usize, after: usize) -> (TestBed, mysql_async::Conn, Registry, Running) {
+async fn renumbered(
+    test: &str,
+    pinned: &str,
+    before: usize,
+    after: usize,
+) -> (TestBed, mysql_async::Conn, Registry, Running) {
     let mut world = TestBed::new(test);
+    world.set("SCHEMA_REGISTRY_PINNED", pinned);
     world.set("METRICS_LISTEN", "127.0.0.1:0");
     world.set("KAFKA_SESSION_TIMEOUT", "6s");
     let mut registry = own_registry(&mut world);
@@ -138,7 +144,7 @@ async fn assert_readable((mut world, mut conn, _registry, producer): (TestBed, m
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_with_an_id_that_the_registry_no_longer_has_are_read() {
-    let world = renumbered("ids_gone", 4, 1).await;
+    let world = renumbered("ids_gone", "product", 4, 1).await;
     assert_eq!(noted(&world.0), [2, 5]);
     assert_readable(world).await;
 }
@@ -146,7 +152,15 @@ async fn records_with_an_id_that_the_registry_no_longer_has_are_read() {
 /// Read with that schema, name and category would change places in silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_with_an_id_that_belongs_to_another_subject_now_are_read() {
-    let world = renumbered("ids_taken", 0, 3).await;
+    let world = renumbered("ids_taken", "product", 0, 3).await;
+    assert_eq!(noted(&world.0), [1, 4]);
+    assert_readable(world).await;
+}
+
+/// As they are of any table but the product table.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_without_a_pinned_schema_are_read_by_the_newest_one() {
+    let world = renumbered("ids_unpinned", "none", 0, 3).await;
     assert_eq!(noted(&world.0), [1, 4]);
     assert_readable(world).await;
 }
