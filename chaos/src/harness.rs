@@ -1,16 +1,17 @@
 //! A test bed with separate servers and the running programs.
 
+mod arrival;
+mod epochs;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use model::position::Progress;
-use model::time::Micros;
+use anyhow::{Context, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use testbed::downloads;
 use testbed::programs::CONSUMERS;
 use testbed::servers::server::{bound_to_us, free_port, joined};
@@ -18,14 +19,11 @@ use testbed::servers::{ADMIN, Kafka, KafkaOptions, MySql, MySqlOptions, Postgres
 use tokio::runtime::Runtime;
 
 use super::load::{Load, Writer, connect};
-use super::probe::Tail;
-use super::token::{PROBES, Token};
+use super::table::{LINE_PARTITIONS, LINES};
 use testbed::{Ended, Link, Proxy, Running, TestBed};
 
 /// How long a change may take from its commit to a log while all expected programs are running.
 const ARRIVAL: Duration = Duration::from_secs(90);
-/// The positions of the probes' keys, one for each partition from 0.
-const PLACES: [usize; 10] = [6, 22, 37, 0, 10, 2, 14, 7, 9, 8];
 
 /// The servers of a whole run: MySQL, Kafka, registry, PostgreSQL, each behind a proxy.
 pub struct Servers {
@@ -47,7 +45,7 @@ pub struct Servers {
     pub to_postgres: Proxy,
 }
 
-/// A topic, a table, logs and the programs that use them.
+/// Tables with their topics, logs, and the programs that use them.
 pub struct Harness {
     /// The servers.
     pub servers: Servers,
@@ -133,11 +131,11 @@ impl Servers {
 }
 
 impl Harness {
-    /// Creates a fresh test bed on these servers, with the table and PostgreSQL. No program is running yet, and the
+    /// Creates a fresh test bed on these servers, with the tables and PostgreSQL. No program is running yet, and the
     /// load is paused.
     ///
     /// # Errors
-    /// When MySQL does not create the table.
+    /// When MySQL does not create the tables.
     pub fn new(servers: Servers, name: &str, seed: u64) -> Result<Self> {
         let mut bed = TestBed::on(name, |variable| servers.variable(variable));
         let (server, _) =
@@ -149,6 +147,11 @@ impl Harness {
         bed.set("KAFKA_SESSION_TIMEOUT", "6s");
         bed.set("KAFKA_TRANSACTION_TIMEOUT", "10s");
         bed.set("PRODUCER_SNAPSHOT_CHUNK", "500");
+        bed.set("TABLES", format!("[{0}.product, \"{0}.{LINES}\"]", bed.name));
+        let config = bed.folder.join("config.yaml");
+        let partitions = format!("table: {{\"{}.{LINES}\": {{kafka: {{partitions: {LINE_PARTITIONS}}}}}}}\n", bed.name);
+        std::fs::write(&config, partitions)?;
+        bed.set("CONFIG", config.to_string_lossy());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let port = servers.mysql.port;
         runtime.block_on(async {
@@ -165,7 +168,7 @@ impl Harness {
     /// # Errors
     /// When one of these takes too long.
     pub fn begin(&mut self) -> Result<()> {
-        self.collapse_from_the_beginning();
+        self.begin_main_topic();
         self.start_all();
         self.resume_load();
         self.epoch_after(0)?;
@@ -235,26 +238,6 @@ impl Harness {
         outcome
     }
 
-    /// Commits a change and waits until its line is in a log; returns the time that this took.
-    ///
-    /// # Errors
-    /// When it does not arrive within 90 s; the error has the ends of the programs' logs.
-    pub fn probe(&mut self) -> Result<Duration> {
-        let place = self.rng.random_range(0..PLACES.len());
-        self.arrive(&[PLACES[place]])
-    }
-
-    /// Pauses the load and waits until all committed changes are in the topic and in the logs. The load stays paused.
-    ///
-    /// # Errors
-    /// When a change does not arrive within 90 s.
-    pub fn settle(&mut self) -> Result<()> {
-        self.pause_load()?;
-        // The producer keeps MySQL's order, and a partition keeps its own: a change that is last in each partition has
-        // all others before it.
-        self.arrive(&PLACES).map(drop)
-    }
-
     /// The logs folder of the second machine, which some faults use.
     pub(crate) fn second_logs(&self) -> PathBuf {
         PathBuf::from(format!("{}_second", self.bed.get("CONSUMER_LOGS")))
@@ -273,114 +256,10 @@ impl Harness {
         self.bed.run("verify", &[&["--wait", "90s", "--logs", &logs.join(",")], arguments].concat())
     }
 
-    fn arrive(&mut self, places: &[usize]) -> Result<Duration> {
-        let started = Instant::now();
-        let deadline = started + ARRIVAL;
-        let mut tail = Tail::new(self.logs());
-        let number = self.runtime.block_on(self.prober.probe(places, deadline))?;
-        let token = |row| format!("\"name\":\"{}", Token::new(PROBES, number, row).text());
-        let mut missing: Vec<String> = (0..places.len() as u32).map(token).collect();
-        loop {
-            tail.read(|line| missing.retain(|token| !line.contains(token)))?;
-            if missing.is_empty() {
-                return Ok(started.elapsed());
-            }
-            self.check_running()?;
-            if Instant::now() > deadline {
-                bail!("{} of {} changes are in no log after {ARRIVAL:?}\n{}", missing.len(), places.len(), self.ends());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
     /// The ends of the programs' logs.
     fn ends(&self) -> String {
         let running = self.consumers.iter().chain([&self.producer]).flatten();
         running.map(|r| format!("--- {}\n{}\n", r.name(), r.log_end())).collect()
-    }
-
-    /// Until [`Harness::collapse_until_here`], changes committed from now on may be in the topic only as the state of a
-    /// snapshot.
-    ///
-    /// # Errors
-    /// When a writer does not end its transaction.
-    pub fn collapse_from_here(&mut self) -> Result<()> {
-        self.between_transactions(|harness| {
-            let mut ledger = harness.load.ledger();
-            let next = ledger.transactions();
-            ledger.collapse_from(next);
-            Ok(())
-        })
-    }
-
-    /// All changes up to now may also be in the topic only as a snapshot's state: the topic is created again.
-    pub fn collapse_from_the_beginning(&mut self) {
-        self.load.ledger().begin_topic();
-    }
-
-    /// Every change committed from now on must be streamed. The snapshot must be complete.
-    ///
-    /// # Errors
-    /// When a writer does not end its transaction.
-    pub fn collapse_until_here(&mut self) -> Result<()> {
-        self.between_transactions(|harness| {
-            harness.load.ledger().collapse_until_here();
-            Ok(())
-        })
-    }
-
-    /// Every change committed from now on must be in the next epoch, which replays from the returned time.
-    ///
-    /// # Errors
-    /// When MySQL or Kafka does not answer, or nothing has been committed to Kafka yet.
-    pub fn replay_from_here(&mut self) -> Result<Micros> {
-        self.between_transactions(|harness| {
-            let epoch = harness.progress()?.context("no progress in Kafka yet")?.epoch + 1;
-            let mut conn = harness.mysql()?;
-            let now = async {
-                // Earlier commits have an earlier time than this, and later commits a later one.
-                conn.query_drop("DO SLEEP(0.01)").await?;
-                let now: Option<String> = conn.query_first("SELECT CAST(UTC_TIMESTAMP(6) AS CHAR)").await?;
-                conn.query_drop("DO SLEEP(0.01)").await?;
-                anyhow::Ok(now)
-            };
-            let now = harness.block_on(now)?.context("MySQL gives no time")?;
-            harness.load.ledger().replay_from_here(epoch);
-            Micros::parse(&now).with_context(|| format!("MySQL gives a time of another form: {now}"))
-        })
-    }
-
-    /// The producer's progress in Kafka.
-    ///
-    /// # Errors
-    /// When Kafka does not answer.
-    pub fn progress(&self) -> Result<Option<Progress>> {
-        self.bed.find_progress()
-    }
-
-    /// The epoch committed to Kafka; 0 when there is none.
-    ///
-    /// # Errors
-    /// When Kafka does not answer.
-    pub fn epoch(&self) -> Result<u64> {
-        Ok(self.progress()?.map_or(0, |progress| progress.epoch))
-    }
-
-    /// Waits until the producer is in a later epoch than this one, with its snapshot, if any, complete.
-    ///
-    /// # Errors
-    /// When it takes longer than 90 s.
-    pub fn epoch_after(&mut self, epoch: u64) -> Result<u64> {
-        let deadline = Instant::now() + ARRIVAL;
-        loop {
-            let now = self.progress()?.filter(|progress| progress.epoch > epoch && progress.main.snapshot.is_none());
-            if let Some(progress) = now {
-                return Ok(progress.epoch);
-            }
-            self.check_running()?;
-            ensure!(Instant::now() < deadline, "no epoch after {epoch} within {ARRIVAL:?}\n{}", self.ends());
-            std::thread::sleep(Duration::from_millis(50));
-        }
     }
 
     /// Starts the producer, which must be stopped.

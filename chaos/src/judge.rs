@@ -1,21 +1,24 @@
-//! Checks that the topic has every change of the ledger exactly once and in order.
+//! Checks that the topics of all tables have every change of the ledger exactly once and in order.
 //!
 //! Within an epoch each key has a cursor into its list of changes. A streamed record must be exactly the next change;
 //! when the epoch began with a snapshot, the first record may be any change. A snapshot's record must be the state at
 //! the cursor. A record of a delete has no token, so after an epoch's beginning it may be any delete; the next record
 //! shows which. At the end each key's cursor must be behind its last change, and each change must have been streamed
 //! once in an epoch, unless it was committed while only a snapshot could show it.
+//!
+//! All changes of a transaction have one position in the source, whatever table and topic they are of.
 
 use std::collections::{BTreeMap, HashMap};
+
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::position::RecordPosition;
 use rdkafka::Message;
-use runtime::config::KafkaSettings;
-use testbed::Product;
+use testbed::TestBed;
 
-use super::ledger::{Change, Kind, Ledger};
-use super::token::Token;
+use super::ledger::{Change, Kind, Ledger, Row};
+use super::table::{Table, token_of};
 
 /// The number of findings with a description.
 const DESCRIBED: usize = 20;
@@ -31,6 +34,8 @@ pub struct Verdict {
     pub out_of_order: u64,
     /// Records that are no committed change, or have other values.
     pub wrong: u64,
+    /// Changes with another position than others of their transaction, in the same topic or in another.
+    pub torn: u64,
     /// Records that were checked.
     pub records: u64,
     /// Descriptions of the first findings.
@@ -40,26 +45,28 @@ pub struct Verdict {
 impl Verdict {
     /// Whether nothing was found.
     pub fn is_clean(&self) -> bool {
-        (self.lost, self.doubled, self.out_of_order, self.wrong) == (0, 0, 0, 0)
+        [self.lost, self.doubled, self.out_of_order, self.wrong, self.torn] == [0; 5]
     }
 }
 
-/// Compares the committed records of the topic with the ledger.
+/// Compares the committed records of the topics with the ledger.
 ///
 /// # Errors
 /// When Kafka can't be read.
-pub fn judge(ledger: &Ledger, settings: &KafkaSettings) -> anyhow::Result<Verdict> {
+pub fn judge(ledger: &Ledger, bed: &TestBed) -> anyhow::Result<Verdict> {
     let mut judge = Judge::new(ledger);
-    kafka::scan(settings, &settings.topic, &mut |message| {
-        let place = format!("partition {}, offset {}", message.partition(), message.offset());
-        // Records of a foreign producer have no header; `verify` checks them.
-        let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
-        let id = message.key().and_then(|key| std::str::from_utf8(key).ok()?.parse().ok());
-        if let (Some(source), Some(id)) = (source, id) {
-            judge.record(id, &source, message.payload(), &place);
-        }
-        Ok(())
-    })?;
+    for (number, table) in ledger.tables.iter().enumerate() {
+        let settings = bed.kafka_of(&table.name);
+        kafka::scan(&settings, &settings.topic, &mut |message| {
+            let place = format!("{}, partition {}, offset {}", table.name, message.partition(), message.offset());
+            // Records of a foreign producer have no header; `verify` checks them.
+            let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
+            if let (Some(source), Some(key)) = (source, message.key()) {
+                judge.record(number, key, &source, message.payload(), &place);
+            }
+            Ok(())
+        })?;
+    }
     Ok(judge.conclude())
 }
 
@@ -74,24 +81,39 @@ enum Cursor {
     SomeDelete { streamed: bool },
 }
 
+/// What the ledger has noted about an epoch of a table.
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    /// It repeats everything from this transaction on.
+    replay: Option<u32>,
+    /// The snapshots within it, beside the one that it may begin with.
+    more_snapshots: u32,
+}
+
 struct Key {
     epoch: u64,
     cursor: Cursor,
     /// The first change of the key in this epoch.
     first: usize,
-    /// The last epoch with a snapshot's record of the key.
-    snapshot_of: u64,
+    /// The number of snapshots' records of the key in this epoch.
+    snapshots: u32,
     /// Changes that this epoch has skipped.
     holes: Vec<usize>,
     /// Changes that any epoch has streamed.
     streamed: Vec<bool>,
     /// Changes that an epoch has skipped for good.
     passed: Vec<usize>,
+    /// Streamed deletes at the end of epochs, of which nothing before is in the topic, so that they may be any.
+    unknown_deletes: usize,
 }
 
 struct Judge<'a> {
     ledger: &'a Ledger,
-    keys: HashMap<i64, Key>,
+    /// By table, the ids of the rows by their keys in the topic.
+    ids: Vec<HashMap<String, i64>>,
+    keys: HashMap<Row, Key>,
+    /// The position of each transaction in each epoch, as a hash.
+    positions: HashMap<(u64, u64), u64>,
     verdict: Verdict,
     last_epoch: u64,
 }
@@ -100,41 +122,58 @@ struct Judge<'a> {
 enum Fault {
     Doubled,
     OutOfOrder,
+    Torn,
     Wrong(&'static str),
 }
 
 impl<'a> Judge<'a> {
     fn new(ledger: &'a Ledger) -> Self {
-        Self { ledger, keys: HashMap::new(), verdict: Verdict::default(), last_epoch: 0 }
+        let mut ids = vec![HashMap::new(); ledger.tables.len()];
+        for row in ledger.rows.keys() {
+            ids[row.table].insert(ledger.tables[row.table].key_text(row.id), row.id);
+        }
+        let (keys, positions) = (HashMap::new(), HashMap::new());
+        Self { ledger, ids, keys, positions, verdict: Verdict::default(), last_epoch: 0 }
     }
 
-    fn record(&mut self, id: i64, source: &Source<'_>, value: Option<&[u8]>, place: &str) {
-        // Faults use ids below zero.
-        if id < 0 {
+    fn record(&mut self, table: usize, key: &[u8], source: &Source<'_>, value: Option<&[u8]>, place: &str) {
+        if self.ledger.tables[table].is_of_faults(key) {
             return;
         }
         self.verdict.records += 1;
         self.last_epoch = self.last_epoch.max(source.epoch);
-        if source.op == Op::Delete && self.ledger.emptied.contains(&source.epoch) {
+        if source.op == Op::Delete && self.ledger.emptied.contains(&(table, source.epoch)) {
             return;
         }
-        let outcome = match self.ledger.keys.get(&id) {
+        let id = std::str::from_utf8(key).ok().and_then(|key| self.ids[table].get(key));
+        let outcome = match id {
             None => Err(Fault::Wrong("nobody wrote this key")),
-            Some(changes) => {
-                let replay = self.ledger.replays.get(&source.epoch).copied();
-                let key = self.keys.entry(id).or_insert_with(|| Key::new(changes.len()));
-                key.take(changes, replay, source, value)
-            }
+            Some(id) => self.of_row(Row { table, id: *id }, source, value),
         };
         let (count, what) = match outcome {
             Ok(()) => return,
             Err(Fault::Doubled) => (&mut self.verdict.doubled, "doubled"),
             Err(Fault::OutOfOrder) => (&mut self.verdict.out_of_order, "out of order"),
+            Err(Fault::Torn) => (&mut self.verdict.torn, "its transaction has another position"),
             Err(Fault::Wrong(why)) => (&mut self.verdict.wrong, why),
         };
         *count += 1;
-        let op = source.op.letter();
-        self.describe(|| format!("key {id}, {place}, op {op}, epoch {}, {}: {what}", source.epoch, source.pos));
+        let (op, key) = (source.op.letter(), String::from_utf8_lossy(key));
+        self.describe(|| format!("key {key}, {place}, op {op}, epoch {}, {}: {what}", source.epoch, source.pos));
+    }
+
+    fn of_row(&mut self, row: Row, source: &Source<'_>, value: Option<&[u8]>) -> Result<(), Fault> {
+        let changes = &self.ledger.rows[&row];
+        let epoch = Epoch {
+            replay: self.ledger.replays.get(&source.epoch).copied(),
+            more_snapshots: self.ledger.snapshots.get(&(row.table, source.epoch)).copied().unwrap_or(0),
+        };
+        let key = self.keys.entry(row).or_insert_with(|| Key::new(changes.len()));
+        let streamed = key.take((&self.ledger.tables[row.table], row.id), changes, epoch, source, value)?;
+        let Some(index) = streamed else { return Ok(()) };
+        let position = BuildHasherDefault::<DefaultHasher>::default().hash_one(&source.pos);
+        let transaction = (source.epoch, changes[index].token.transaction());
+        if *self.positions.entry(transaction).or_insert(position) == position { Ok(()) } else { Err(Fault::Torn) }
     }
 
     fn describe(&mut self, text: impl FnOnce() -> String) {
@@ -144,22 +183,27 @@ impl<'a> Judge<'a> {
     }
 
     fn conclude(mut self) -> Verdict {
-        let ids: BTreeMap<i64, &Vec<Change>> = self.ledger.keys.iter().map(|(id, changes)| (*id, changes)).collect();
+        let rows: BTreeMap<Row, &Vec<Change>> = self.ledger.rows.iter().map(|(row, changes)| (*row, changes)).collect();
         let replay = self.ledger.replays.get(&self.last_epoch).copied();
-        for (id, changes) in ids {
-            let key = self.keys.remove(&id).unwrap_or_else(|| Key::new(changes.len()));
-            let last_expired = changes.last().is_some_and(|change| self.ledger.may_have_expired(id, change));
+        for (row, changes) in rows {
+            let key = self.keys.remove(&row).unwrap_or_else(|| Key::new(changes.len()));
+            let last_expired = changes.last().is_some_and(|change| self.ledger.may_have_expired(row, change));
             if key.epoch == 0 && last_expired {
                 continue;
             }
-            let lost = key.lost(id, changes, self.ledger, replay.filter(|_| key.epoch < self.last_epoch));
+            let lost = key.lost(row, changes, self.ledger, replay.filter(|_| key.epoch < self.last_epoch));
             self.verdict.lost += lost.len() as u64;
             if let Some(first) = lost.first() {
                 let change = &changes[*first];
                 let (text, kind, many) = (change.token.text(), change.kind, lost.len());
                 let (index, all, epoch, cursor) = (first, changes.len(), key.epoch, key.cursor);
+                let table = &self.ledger.tables[row.table];
+                let (name, id) = (table.name.clone(), table.key_text(row.id));
                 self.describe(|| {
-                    format!("key {id}: {many} lost, the first is {text} ({kind:?}, {index} of {all}); epoch {epoch} ends at {cursor:?}")
+                    format!(
+                        "{name}, key {id}: {many} lost, the first is {text} ({kind:?}, {index} of {all}); \
+                         epoch {epoch} ends at {cursor:?}"
+                    )
                 });
             }
         }
@@ -173,27 +217,32 @@ impl Key {
             epoch: 0,
             cursor: Cursor::Next(0),
             first: 0,
-            snapshot_of: 0,
+            snapshots: 0,
             holes: Vec::new(),
             streamed: vec![false; changes],
             passed: Vec::new(),
+            unknown_deletes: 0,
         }
     }
 
+    /// Processes the next record of the key; returns the change that it streams, if that is known.
     fn take(
         &mut self,
+        (table, id): (&Table, i64),
         changes: &[Change],
-        replay: Option<u32>,
+        epoch: Epoch,
         source: &Source<'_>,
         value: Option<&[u8]>,
-    ) -> Result<(), Fault> {
+    ) -> Result<Option<usize>, Fault> {
         if source.epoch < self.epoch {
             return Err(Fault::OutOfOrder);
         }
         if source.epoch > self.epoch {
             self.passed.append(&mut self.holes);
+            self.unknown_deletes += usize::from(self.cursor == Cursor::SomeDelete { streamed: true });
             self.epoch = source.epoch;
-            (self.cursor, self.first) = match replay {
+            self.snapshots = 0;
+            (self.cursor, self.first) = match epoch.replay {
                 Some(from) => {
                     let first = changes.partition_point(|change| change.at < from);
                     (Cursor::Next(first), first)
@@ -205,15 +254,15 @@ impl Key {
             (Op::Delete, None) => {
                 let snapshot = matches!(RecordPosition::parse(&source.pos, true), Some(RecordPosition::Contains(_)))
                     && RecordPosition::parse(&source.pos, false).is_none_or(|p| !matches!(p, RecordPosition::Gtid(..)));
-                self.delete(changes, snapshot)
+                self.delete(changes, snapshot, epoch)
             }
             (Op::Delete, Some(_)) => Err(Fault::Wrong("a delete with a value")),
             (_, None) => Err(Fault::Wrong("no value")),
             (op, Some(value)) => {
-                let index = find(changes, value)?;
+                let index = find(table, id, changes, value)?;
                 match op {
-                    Op::Snapshot => self.snapshot(index),
-                    _ => self.stream(changes, index, op),
+                    Op::Snapshot => self.snapshot(index, epoch).map(|()| None),
+                    _ => self.stream(changes, index, op).map(|()| Some(index)),
                 }
             }
         }
@@ -231,11 +280,11 @@ impl Key {
     }
 
     /// Processes a snapshot's record with the state after change `index`.
-    fn snapshot(&mut self, index: usize) -> Result<(), Fault> {
-        if self.snapshot_of == self.epoch {
+    fn snapshot(&mut self, index: usize, epoch: Epoch) -> Result<(), Fault> {
+        self.snapshots += 1;
+        if self.snapshots > 1 + epoch.more_snapshots {
             return Err(Fault::Doubled);
         }
-        self.snapshot_of = self.epoch;
         match self.cursor {
             Cursor::Unset => (self.cursor, self.first) = (Cursor::Next(index + 1), index + 1),
             Cursor::Next(next) if next > index + 1 => return Err(Fault::OutOfOrder),
@@ -278,7 +327,8 @@ impl Key {
         Ok(())
     }
 
-    fn delete(&mut self, changes: &[Change], snapshot: bool) -> Result<(), Fault> {
+    /// Processes a delete; returns which one it is, if that is known already.
+    fn delete(&mut self, changes: &[Change], snapshot: bool, epoch: Epoch) -> Result<Option<usize>, Fault> {
         let is_delete = |index: usize| changes.get(index).is_some_and(|change| change.kind == Kind::Delete);
         match self.cursor {
             Cursor::SomeDelete { .. } => return Err(Fault::Doubled),
@@ -286,6 +336,10 @@ impl Key {
                 return Err(Fault::Wrong("it was never deleted"));
             }
             Cursor::Unset => self.cursor = Cursor::SomeDelete { streamed: !snapshot },
+            // The stream of a table that is read again omits what was committed before that.
+            Cursor::Next(next) if snapshot && epoch.more_snapshots > 0 && (next..changes.len()).any(is_delete) => {
+                self.cursor = Cursor::SomeDelete { streamed: false };
+            }
             Cursor::Next(next) if snapshot => {
                 if !next.checked_sub(1).is_some_and(is_delete) {
                     return Err(Fault::Wrong("it was not deleted at that time"));
@@ -299,16 +353,18 @@ impl Key {
                 self.holes.extend(next..index);
                 self.streamed[index] = true;
                 self.cursor = Cursor::Next(index + 1);
+                return Ok(Some(index));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The changes that the topic does not have. `replay` is set when the last epoch should have this key's changes
     /// from that transaction on, and does not have them.
-    fn lost(&self, id: i64, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
-        let collapsed =
-            |index: &usize| ledger.may_collapse(&changes[*index]) || ledger.may_have_expired(id, &changes[*index]);
+    fn lost(&self, row: Row, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
+        let collapsed = |index: &usize| {
+            ledger.may_collapse(row, &changes[*index]) || ledger.may_have_expired(row, &changes[*index])
+        };
         let mut streamed = self.streamed.clone();
         let last_is = |kind| changes.last().is_some_and(|change| change.kind == kind);
         // The topic must have the last state in any form; a delete of a key that it never had needs no record.
@@ -335,17 +391,24 @@ impl Key {
         }
         lost.sort_unstable();
         lost.dedup();
+        let mut unknown = self.unknown_deletes;
+        lost.retain(|index| {
+            let is_known = changes[*index].kind != Kind::Delete || unknown == 0;
+            unknown -= usize::from(!is_known);
+            is_known
+        });
         lost
     }
 }
 
 /// The change that produced this value.
-fn find(changes: &[Change], value: &[u8]) -> Result<usize, Fault> {
-    let product = Product::decode(value).map_err(|_| Fault::Wrong("a value of another form"))?;
-    let token = product.name.and_then(Token::of_name).ok_or(Fault::Wrong("a name without a token"))?;
+fn find(table: &Table, id: i64, changes: &[Change], value: &[u8]) -> Result<usize, Fault> {
+    let (_, value) = avro::split(value).map_err(|_| Fault::Wrong("a value of another form"))?;
+    let token = token_of(value).ok_or(Fault::Wrong("a row without a token"))?;
     let index = changes.binary_search_by_key(&token, |change| change.token);
     let index = index.map_err(|_| Fault::Wrong("this change of it was never committed"))?;
-    if token.state().is(&product) { Ok(index) } else { Err(Fault::Wrong("other values than what was committed")) }
+    let is_right = table.is(value, id, token, changes[index].extras);
+    if is_right { Ok(index) } else { Err(Fault::Wrong("other values than what was committed")) }
 }
 
 #[cfg(test)]

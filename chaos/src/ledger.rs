@@ -1,16 +1,13 @@
-//! The load's own record of its commits: per key, the changes in order.
+//! The load's own record of its commits: per row, the changes in order.
 //!
 //! Nothing in it comes from the binlog. A change takes 16 bytes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
-use kafka::partition_of;
-
+use super::table::{Table, Tables};
 use super::token::Token;
-
-/// Partitions of the topic.
-const PARTITIONS: i32 = 10;
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,48 +20,99 @@ pub(crate) enum Kind {
     Delete,
 }
 
-/// One committed change of a key.
+/// A row of the load: the table's number, and the row's id in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Row {
+    pub(crate) table: usize,
+    pub(crate) id: i64,
+}
+
+/// A change that a transaction makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Planned {
+    pub(crate) row: Row,
+    pub(crate) kind: Kind,
+    pub(crate) token: Token,
+    /// The number of added columns that it writes.
+    pub(crate) extras: u8,
+}
+
+/// One committed change of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) token: Token,
     /// The number of its transaction in the ledger.
     pub(crate) at: u32,
     pub(crate) kind: Kind,
+    pub(crate) extras: u8,
+}
+
+/// Transactions whose changes may be in a topic only as the state of a snapshot.
+#[derive(Clone, Debug)]
+struct Collapsed {
+    /// Only that table's; of all tables without one.
+    table: Option<usize>,
+    transactions: Range<u32>,
 }
 
 /// The committed changes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
-    pub(crate) keys: HashMap<i64, Vec<Change>>,
+    /// The tables; the main one first.
+    pub(crate) tables: Tables,
+    pub(crate) rows: HashMap<Row, Vec<Change>>,
     /// The number of the next transaction.
     next: u32,
-    changes: u64,
-    /// Transactions whose changes may be in the topic only as the state of a snapshot.
-    collapsed: Vec<Range<u32>>,
+    changes: BTreeMap<String, u64>,
+    collapsed: Vec<Collapsed>,
     /// Epochs that replay everything from this transaction on.
     pub(crate) replays: HashMap<u64, u32>,
-    /// Epochs in which the table does not exist: they delete every key.
-    pub(crate) emptied: HashSet<u64>,
-    /// Records of the topic have expired.
-    pub(crate) expired: bool,
-    /// By partition, the first transaction whose records can't have expired; those of earlier ones may have.
-    kept: HashMap<i32, u32>,
+    /// The number of snapshots of a table within an epoch, beside the one that it may begin with.
+    pub(crate) snapshots: HashMap<(usize, u64), u32>,
+    /// Epochs in which a table does not exist: they delete every key.
+    pub(crate) emptied: HashSet<(usize, u64)>,
+    /// The tables of which records in the topic have expired.
+    pub(crate) expired: HashSet<usize>,
+    /// By table and partition, the first transaction whose records can't have expired; those of earlier ones may have.
+    kept: HashMap<(usize, i32), u32>,
 }
 
 impl Ledger {
+    /// No change of these tables.
+    pub(crate) fn new(tables: Tables) -> Self {
+        Self {
+            tables,
+            rows: HashMap::new(),
+            next: 0,
+            changes: BTreeMap::new(),
+            collapsed: Vec::new(),
+            replays: HashMap::new(),
+            snapshots: HashMap::new(),
+            emptied: HashSet::new(),
+            expired: HashSet::new(),
+            kept: HashMap::new(),
+        }
+    }
+
     /// Adds a committed transaction.
-    pub(crate) fn commit(&mut self, changes: &[(i64, Kind, Token)]) {
+    pub(crate) fn commit(&mut self, changes: &[Planned]) {
         let at = self.next;
         self.next += 1;
-        self.changes += changes.len() as u64;
-        for &(id, kind, token) in changes {
-            self.keys.entry(id).or_default().push(Change { token, at, kind });
+        for &Planned { row, kind, token, extras } in changes {
+            let of_table = self.changes.entry(self.tables[row.table].name.clone()).or_default();
+            *of_table += 1;
+            self.rows.entry(row).or_default().push(Change { token, at, kind, extras });
         }
     }
 
     /// The total number of changes.
     pub fn changes(&self) -> u64 {
-        self.changes
+        self.changes.values().sum()
+    }
+
+    /// The number of changes of each table.
+    pub fn changes_by_table(&self) -> &BTreeMap<String, u64> {
+        &self.changes
     }
 
     /// The total number of transactions.
@@ -72,25 +120,47 @@ impl Ledger {
         self.next
     }
 
-    /// Until [`Ledger::collapse_until_here`], changes from the transaction `from` on may be in the topic only as a
-    /// snapshot's state.
-    pub(crate) fn collapse_from(&mut self, from: u32) {
-        self.collapsed.push(from..u32::MAX);
+    /// Adds a table, whose first changes may be in its topic only as a snapshot's state, until
+    /// [`Ledger::collapse_until_here`].
+    pub(crate) fn add_table(&mut self, table: Table) {
+        self.collapsed.push(Collapsed { table: Some(self.tables.len()), transactions: 0..u32::MAX });
+        self.tables.push(Arc::new(table));
     }
 
-    /// The topic is created again, or another one is used: the recorded epochs and partitions do not apply to it, and
-    /// all changes up to now may be in it only as a snapshot's state.
-    pub(crate) fn begin_topic(&mut self) {
-        self.replays.clear();
-        self.emptied.clear();
-        self.kept.clear();
-        self.collapse_from(0);
+    /// The table is read again within this epoch: until [`Ledger::collapse_until_here`], its changes may be in its topic only
+    /// as the state of that snapshot.
+    pub(crate) fn read_again(&mut self, table: usize, epoch: u64) {
+        *self.snapshots.entry((table, epoch)).or_default() += 1;
+        self.collapsed.push(Collapsed { table: Some(table), transactions: self.next..u32::MAX });
+    }
+
+    /// The table has one column more, which later transactions write.
+    pub(crate) fn add_column(&mut self, table: usize) {
+        self.tables[table] = Arc::new(self.tables[table].with_column());
+    }
+
+    /// Until [`Ledger::collapse_until_here`], changes of any table from the transaction `from` on may be in the topics
+    /// only as a snapshot's state.
+    pub(crate) fn collapse_from(&mut self, from: u32) {
+        self.collapsed.push(Collapsed { table: None, transactions: from..u32::MAX });
+    }
+
+    /// The main topic is created again, or another one is used: what was recorded about its epochs and partitions does not
+    /// apply to it, and all changes up to now may be in it only as a snapshot's state. Those of the other tables may be so
+    /// from now on.
+    pub(crate) fn begin_main_topic(&mut self) {
+        self.snapshots.retain(|(table, _), _| *table > 0);
+        self.emptied.retain(|(table, _)| *table > 0);
+        self.kept.retain(|(table, _), _| *table > 0);
+        self.collapsed.push(Collapsed { table: Some(0), transactions: 0..u32::MAX });
+        self.collapse_from(self.next);
     }
 
     /// The next change must be streamed again.
     pub(crate) fn collapse_until_here(&mut self) {
-        let next = self.next;
-        self.collapsed.iter_mut().filter(|range| range.end == u32::MAX).for_each(|range| range.end = next);
+        for collapsed in self.collapsed.iter_mut().filter(|collapsed| collapsed.transactions.end == u32::MAX) {
+            collapsed.transactions.end = self.next;
+        }
     }
 
     /// The epoch contains every change from here on.
@@ -99,19 +169,22 @@ impl Ledger {
     }
 
     /// Whether the change may be in the topic only as a snapshot's state.
-    pub(crate) fn may_collapse(&self, change: &Change) -> bool {
-        self.collapsed.iter().any(|range| range.contains(&change.at))
+    pub(crate) fn may_collapse(&self, row: Row, change: &Change) -> bool {
+        let holds = |collapsed: &Collapsed| {
+            collapsed.table.is_none_or(|table| table == row.table) && collapsed.transactions.contains(&change.at)
+        };
+        self.collapsed.iter().any(holds)
     }
 
     /// All present records of the partition may expire.
-    pub(crate) fn expire(&mut self, partition: i32) {
-        self.expired = true;
-        self.kept.insert(partition, self.next);
+    pub(crate) fn expire(&mut self, table: usize, partition: i32) {
+        self.expired.insert(table);
+        self.kept.insert((table, partition), self.next);
     }
 
-    /// Whether the record of this change of the key may have expired.
-    pub(crate) fn may_have_expired(&self, id: i64, change: &Change) -> bool {
-        let kept = || self.kept.get(&partition_of(id.to_string().as_bytes(), PARTITIONS));
+    /// Whether the record of this change of the row may have expired.
+    pub(crate) fn may_have_expired(&self, row: Row, change: &Change) -> bool {
+        let kept = || self.kept.get(&(row.table, self.tables[row.table].partition(row.id)));
         !self.kept.is_empty() && kept().is_some_and(|kept| change.at < *kept)
     }
 }

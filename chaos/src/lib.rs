@@ -15,6 +15,7 @@ mod probe;
 mod replica;
 mod report;
 mod run;
+mod table;
 mod token;
 
 pub use faults::{FAULTS, Fault};

@@ -18,7 +18,8 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 use tokio::task::JoinHandle;
 
 use super::ledger::Ledger;
-use super::plan::{Plan, Rows};
+use super::plan::{Place, Plan, Rows};
+use super::table::{Table, at_first};
 use super::token::PROBES;
 
 /// The side table with the number of each writer's last transaction; in the database of the table.
@@ -51,13 +52,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Creates the side table and the writers, which wait for [`Load::resume`].
+    /// Creates the side table, the tables beside the product table, and the writers, which wait for [`Load::resume`].
     pub(crate) fn new(runtime: &Runtime, database: &str, port: u16, seed: u64) -> Result<Self> {
         let shared = Arc::new(Shared {
             database: database.to_owned(),
             port: AtomicU16::new(port),
             rate: AtomicU32::new(0),
-            ledger: Mutex::default(),
+            ledger: Mutex::new(Ledger::new(at_first())),
             failures: AtomicU64::new(0),
             last_failure: Mutex::default(),
             turn: Arc::default(),
@@ -67,6 +68,10 @@ impl Load {
         load.pause(runtime)?;
         runtime.block_on(async {
             let mut conn = load.shared.connect().await?;
+            let tables = load.ledger().tables.clone();
+            for statement in tables.iter().filter_map(|table| table.create()) {
+                conn.query_drop(statement).await?;
+            }
             conn.query_drop(format!("CREATE TABLE {MARKS} (writer INT PRIMARY KEY, txn BIGINT NOT NULL)")).await?;
             for lane in 0..=PROBES {
                 conn.query_drop(format!("INSERT INTO {MARKS} VALUES ({lane}, -1)")).await?;
@@ -115,6 +120,24 @@ impl Load {
     /// The commits so far; for the complete list, pause the load first.
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.shared.ledger()
+    }
+
+    /// Creates a table while the writers run, which then write to it; returns its number.
+    pub(crate) async fn add_table(&self, name: &str) -> Result<usize> {
+        let table = Table::lines(name);
+        self.shared.connect().await?.query_drop(table.create().unwrap_or_default()).await?;
+        let mut ledger = self.ledger();
+        ledger.add_table(table);
+        Ok(ledger.tables.len() - 1)
+    }
+
+    /// Adds a column to the table while the writers run, which then write it too; returns its name.
+    pub(crate) async fn add_column(&self, table: usize) -> Result<String> {
+        let statement = self.ledger().tables[table].add_column();
+        self.shared.connect().await?.query_drop(statement).await?;
+        let mut ledger = self.ledger();
+        ledger.add_column(table);
+        Ok(ledger.tables[table].columns().pop().unwrap_or_default())
     }
 
     /// The number of transactions that ended before COMMIT, and the last error.
@@ -190,7 +213,8 @@ impl Writer {
         loop {
             let turn = Arc::clone(&self.shared.turn).read_owned().await;
             let number = self.number();
-            let plan = Plan::draw(number, &self.rows, &mut rng);
+            let tables = self.shared.ledger().tables.clone();
+            let plan = Plan::draw(number, &self.rows, &tables, &mut rng);
             let changes = plan.changes.len() as u32;
             let committed = self.transact(plan).await;
             drop(turn);
@@ -212,7 +236,7 @@ impl Writer {
     }
 
     /// Runs the transaction once; returns whether it committed. Updates the ledger and the rows.
-    pub(crate) async fn transact(&mut self, plan: Plan) -> bool {
+    pub(crate) async fn transact(&mut self, plan: Plan<'_>) -> bool {
         let committed = match self.send(&plan).await {
             Ok(Ended::Committed) => true,
             Ok(Ended::RolledBack) => false,
@@ -241,7 +265,7 @@ impl Writer {
     }
 
     /// Sends the transaction. An error means that it certainly did not commit.
-    async fn send(&mut self, plan: &Plan) -> Result<Ended> {
+    async fn send(&mut self, plan: &Plan<'_>) -> Result<Ended> {
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.connect().await?,
@@ -285,10 +309,11 @@ impl Writer {
     }
 
     /// Commits a change of each of these places, retrying until the deadline; returns its number.
-    pub(crate) async fn probe(&mut self, places: &[usize], deadline: Instant) -> Result<u32> {
+    pub(crate) async fn probe(&mut self, places: &[Place], deadline: Instant) -> Result<u32> {
         loop {
             let number = self.number();
-            let plan = Plan::touch(number, &self.rows, places.iter().copied());
+            let tables = self.shared.ledger().tables.clone();
+            let plan = Plan::touch(number, &self.rows, &tables, places);
             if self.transact(plan).await {
                 return Ok(number);
             }

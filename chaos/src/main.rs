@@ -172,8 +172,11 @@ impl Live {
             Event::Judged(round) => {
                 let faults: usize = round.recoveries.values().map(Vec::len).sum();
                 let line = format!(
-                    "seed {}: {faults} faults, {} changes, {} records: each exactly once, in order",
-                    round.seed, round.changes, round.records
+                    "seed {}: {faults} faults, {} changes in {} tables, {} records: each exactly once, in order",
+                    round.seed,
+                    round.changes.values().sum::<u64>(),
+                    round.changes.len(),
+                    round.records
                 );
                 if self.0.is_hidden() { eprintln!("{line}") } else { self.0.println(line) }
             }

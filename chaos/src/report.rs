@@ -18,13 +18,16 @@ pub struct Report {
     pub doubled: u64,
     /// Changes that arrived after a later one of their key.
     pub out_of_order: u64,
-    /// Lines of logs that were cut off.
+    /// Lines of logs that were cut off, and changes with another position than others of their transaction.
     pub torn: u64,
     /// For each run, the milliseconds until a change committed after the fault was in a log: from the fault's
     /// beginning, and from its end.
     pub recovery_ms: BTreeMap<String, Vec<[u64; 2]>>,
-    /// Changes that the load committed.
+    /// Changes that the load committed, in all tables.
     pub changes: u64,
+    /// By table, the changes that the load committed.
+    #[serde(default)]
+    pub changes_by_table: BTreeMap<String, u64>,
     /// Transactions that it committed.
     pub transactions: u64,
     /// Records of the load's keys in the topics.
@@ -47,8 +50,8 @@ pub struct Round {
     pub seed: u64,
     /// As in [`Report`].
     pub recoveries: BTreeMap<String, Vec<[u64; 2]>>,
-    /// As in [`Report`].
-    pub changes: u64,
+    /// By table, the changes that the load committed.
+    pub changes: BTreeMap<String, u64>,
     /// As in [`Report`].
     pub transactions: u32,
     /// As in [`Report`].
@@ -79,7 +82,8 @@ impl Report {
             *self.faults.entry(name.clone()).or_default() += times.len() as u64;
             self.recovery_ms.entry(name).or_default().extend(times);
         }
-        self.changes += round.changes;
+        self.changes += round.changes.values().sum::<u64>();
+        sum_up(&mut self.changes_by_table, round.changes);
         self.transactions += u64::from(round.transactions);
         self.records += round.records;
         self.lost += round.lost;
@@ -98,9 +102,8 @@ impl Report {
         for text in texts {
             let one: Self = serde_json::from_str(text)?;
             sum.seeds.extend(one.seeds);
-            for (name, count) in one.faults {
-                *sum.faults.entry(name).or_default() += count;
-            }
+            sum_up(&mut sum.faults, one.faults);
+            sum_up(&mut sum.changes_by_table, one.changes_by_table);
             for (name, times) in one.recovery_ms {
                 sum.recovery_ms.entry(name).or_default().extend(times);
             }
@@ -142,6 +145,12 @@ impl Report {
         )
     }
 
+    /// The changes of each table, as a part of a sentence; empty for a report that does not have them.
+    fn tables(&self) -> String {
+        let tables: Vec<String> = self.changes_by_table.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        if tables.is_empty() { String::new() } else { format!(" (by table: {})", tables.join(", ")) }
+    }
+
     /// The table of faults, in Markdown, and the verdict.
     pub fn render(&self) -> String {
         let mut text = String::from(
@@ -163,18 +172,25 @@ impl Report {
             text.push('\n');
         }
         text.push_str(&format!(
-            "\n{} faults of {} kinds in {:.1} minutes, {} changes in {} transactions: {} lost, {} doubled, {} out of order, {} torn\n",
+            "\n{} faults of {} kinds in {:.1} minutes, {} changes in {} transactions{}: {} lost, {} doubled, {} out of order, {} torn\n",
             self.faults_done(),
             self.faults.len(),
             self.minutes,
             self.changes,
             self.transactions,
+            self.tables(),
             self.lost,
             self.doubled,
             self.out_of_order,
             self.torn,
         ));
         text
+    }
+}
+
+fn sum_up(sums: &mut BTreeMap<String, u64>, counts: BTreeMap<String, u64>) {
+    for (name, count) in counts {
+        *sums.entry(name).or_default() += count;
     }
 }
 
@@ -187,13 +203,15 @@ mod tests {
         let mut report = Report::begin(1);
         let recoveries = (1..=100).map(|n| [n * 1000, n * 100]).collect();
         let recoveries = BTreeMap::from([("kill-all".to_owned(), recoveries)]);
-        report.add(Round { seed: 7, recoveries, changes: 40, transactions: 9, records: 39, ..Round::default() }, 1.26);
+        let changes = |counts: [(&str, u64); 2]| counts.map(|(name, count)| (name.to_owned(), count)).into();
+        let of_first = changes([("product", 30), ("line_item", 10)]);
+        let round = Round { seed: 7, recoveries, changes: of_first, transactions: 9, records: 39, ..Round::default() };
+        report.add(round, 1.26);
         let mut other = Report::begin(3);
         let recoveries = BTreeMap::from([("link-cut".to_owned(), vec![[2500, 600]])]);
-        other.add(
-            Round { seed: 8, recoveries, changes: 2, transactions: 1, records: 2, torn: 1, ..Round::default() },
-            0.5,
-        );
+        let of_second = changes([("product", 1), ("line_2", 1)]);
+        let second = Round { seed: 8, recoveries, transactions: 1, records: 2, torn: 1, ..Round::default() };
+        other.add(Round { changes: of_second, ..second }, 0.5);
         let texts = [&report, &other].map(|report| serde_json::to_string(report).unwrap());
         let sum = Report::merge(&texts).unwrap();
         assert_eq!(
@@ -204,7 +222,7 @@ mod tests {
         for line in [
             "| kill-all | 100 | 50.0 s | 99.0 s | 100.0 s | 5.0 s | 9.9 s | 10.0 s |",
             "| link-cut | 1 | 2.5 s | 2.5 s | 2.5 s | 0.6 s | 0.6 s | 0.6 s |",
-            "101 faults of 2 kinds in 1.8 minutes, 42 changes in 10 transactions: 0 lost, 0 doubled, 0 out of order, 1 torn",
+            "101 faults of 2 kinds in 1.8 minutes, 42 changes in 10 transactions (by table: line_2 1, line_item 10, product 31): 0 lost, 0 doubled, 0 out of order, 1 torn",
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }

@@ -219,19 +219,21 @@ fn round(
     let round = Round {
         seed,
         recoveries,
-        changes: ledger.changes(),
+        changes: ledger.changes_by_table().clone(),
         transactions: ledger.transactions(),
         records: verdict.records,
-        lost: verified.lost.max(verdict.lost),
-        doubled: verified.doubled.max(verdict.doubled),
-        out_of_order: verified.out_of_order.max(verdict.out_of_order),
-        torn: verified.torn,
+        lost: verified.sum(|table| table.lost).max(verdict.lost),
+        doubled: verified.sum(|table| table.doubled).max(verdict.doubled),
+        out_of_order: verified.sum(|table| table.out_of_order).max(verdict.out_of_order),
+        torn: verified.sum(|table| table.torn) + verdict.torn,
     };
     // Lines of expired records can't be compared with the topic any more; everything else must agree.
-    let agrees = verified.agree || (ledger.expired && verified.verdict == "agree_as_far_as_compared");
-    let finding = (!agrees || !verdict.is_clean()).then(|| {
-        let differences = serde_json::to_string_pretty(&verified.differences).unwrap_or_default();
-        anyhow!("verify: {} {:?} {differences}\nledger: {verdict:#?}", verified.verdict, verified.counts)
+    let expired = |table: &VerifiedTable| ledger.expired.iter().any(|n| table.is(&ledger.tables[*n].name));
+    let agrees = |table: &VerifiedTable| table.agree || (table.verdict == "agree_as_far_as_compared" && expired(table));
+    let has_all = ledger.tables.iter().all(|table| verified.tables.iter().any(|verified| verified.is(&table.name)));
+    let finding = (!has_all || !verified.tables.iter().all(agrees) || !verdict.is_clean()).then(|| {
+        let tables: String = verified.tables.iter().map(VerifiedTable::describe).collect();
+        anyhow!("verify: {}\n{tables}ledger: {verdict:#?}", verified.verdict)
     });
     if finding.is_none() {
         watch(Event::Judged(&round));
@@ -239,9 +241,17 @@ fn round(
     Ok((round, finding))
 }
 
-/// The needed fields of `verify --json`.
+/// The needed fields of `verify --json` for several tables.
 #[derive(Deserialize)]
 struct Verified {
+    verdict: String,
+    tables: Vec<VerifiedTable>,
+}
+
+#[derive(Deserialize)]
+struct VerifiedTable {
+    /// `database.table`
+    table: String,
     verdict: String,
     agree: bool,
     lost: u64,
@@ -252,6 +262,23 @@ struct Verified {
     differences: Vec<serde_json::Value>,
 }
 
+impl Verified {
+    fn sum(&self, count: impl Fn(&VerifiedTable) -> u64) -> u64 {
+        self.tables.iter().map(count).sum()
+    }
+}
+
+impl VerifiedTable {
+    fn is(&self, name: &str) -> bool {
+        self.table.split_once('.').is_some_and(|(_, own)| own == name)
+    }
+
+    fn describe(&self) -> String {
+        let differences = serde_json::to_string_pretty(&self.differences).unwrap_or_default();
+        format!("{}: {} {:?} {differences}\n", self.table, self.verdict, self.counts)
+    }
+}
+
 /// Waits until everything has arrived, and asks both judges.
 fn conclude(harness: &mut Harness) -> Result<(Verified, Verdict)> {
     harness.servers.heal_links();
@@ -259,7 +286,7 @@ fn conclude(harness: &mut Harness) -> Result<(Verified, Verdict)> {
     let ended = harness.verify(&["--json"]);
     let verified: Verified = serde_json::from_str(&ended.out)
         .with_context(|| format!("verify ended with {} and prints no report:\n{}", ended.code, ended.err))?;
-    let verdict = judge(&harness.load.ledger(), &harness.bed.kafka())?;
+    let verdict = judge(&harness.load.ledger(), &harness.bed)?;
     Ok((verified, verdict))
 }
 

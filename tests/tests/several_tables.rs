@@ -5,23 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::change::Op;
-use model::table_name::TableName;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use runtime::config::{KafkaSettings, Program};
 use testbed::{Running, TestBed, TopicRecord, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn kafka(bed: &TestBed, table: &str) -> KafkaSettings {
-    let name = TableName::new(&bed.name, table);
-    KafkaSettings::from(&bed.settings(Program::CdcProducer).of_table(&name)).unwrap()
-}
-
 /// The keys that are alive in the table's topic.
 fn alive(bed: &TestBed, table: &str) -> Vec<String> {
     let mut last = BTreeMap::new();
-    for record in read_topic(&kafka(bed, table)) {
+    for record in read_topic(&bed.kafka_of(table)) {
         last.insert(record.key, record.value.is_some());
     }
     last.into_iter().filter(|(_, is_alive)| *is_alive).map(|(key, _)| key).collect()
@@ -36,13 +29,13 @@ fn wait_for(bed: &TestBed, table: &str, keys: &[&str]) {
 
 /// The records that came from the binlog.
 fn streamed(bed: &TestBed, table: &str) -> Vec<TopicRecord> {
-    read_topic(&kafka(bed, table)).into_iter().filter(|record| record.source.op != Op::Snapshot).collect()
+    read_topic(&bed.kafka_of(table)).into_iter().filter(|record| record.source.op != Op::Snapshot).collect()
 }
 
 /// Each transaction's records in a topic are numbered from 0, and no number comes twice in an epoch.
 fn assert_numbered(bed: &TestBed, table: &str) {
     let mut rows: BTreeMap<(u64, bool, String), Vec<u64>> = BTreeMap::new();
-    for record in read_topic(&kafka(bed, table)) {
+    for record in read_topic(&bed.kafka_of(table)) {
         let source = record.source;
         let pos = if source.op == Op::Snapshot { String::new() } else { source.pos.to_string() };
         rows.entry((source.epoch, source.op == Op::Snapshot, pos)).or_default().push(source.row);
@@ -177,7 +170,7 @@ async fn a_table_that_comes_back_is_read_again_and_its_gone_rows_are_deleted() {
     let mut producer = run(&bed);
     wait_for(&bed, "line_item", &[r#"["a b",2]"#, r#"["new",9]"#]);
     producer.wait_for("snapshot complete");
-    let products = read_topic(&kafka(&bed, "product"));
+    let products = read_topic(&bed.kafka_of("product"));
     assert_eq!(products.len(), 2, "the products were read once");
     assert_eq!(producer.stop().code, 0);
     let count: Option<u64> = conn.query_first("SELECT COUNT(*) FROM line_item").await.unwrap();
@@ -213,15 +206,15 @@ async fn a_truncated_table_is_read_again_alone() {
     wait_for(&bed, "line_item", &[r#"["kept",4]"#, r#"["later",4]"#]);
     wait_for(&bed, "product", &["1", "5"]);
     // A running producer follows a request, and no other table is read again.
-    let before = read_topic(&kafka(&bed, "line_item")).len();
+    let before = read_topic(&bed.kafka_of("line_item")).len();
     assert_eq!(bed.run("cdc-producer", &["snapshot", &name]).code, 0);
     eventually("both rows once more", PATIENCE, || {
-        (read_topic(&kafka(&bed, "line_item")).len() == before + 2).then_some(())
+        (read_topic(&bed.kafka_of("line_item")).len() == before + 2).then_some(())
     });
     execute(&mut conn, &["DELETE FROM line_item WHERE sku = 'kept'"]).await;
     wait_for(&bed, "line_item", &[r#"["later",4]"#]);
     assert_eq!(producer.stop().code, 0);
-    assert_eq!((read_topic(&kafka(&bed, "product")).len(), bed.progress().epoch), (2, 1));
+    assert_eq!((read_topic(&bed.kafka_of("product")).len(), bed.progress().epoch), (2, 1));
     for (table, want) in [("nodot", "is no name of a table"), ("x.y", "tables does not take x.y")] {
         let refused = bed.run("cdc-producer", &["snapshot", table]);
         assert!(refused.code == 2 && refused.err.contains(want), "{table}: {}", refused.err);

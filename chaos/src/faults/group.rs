@@ -9,6 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::config::KafkaSettings;
 
 use super::Fault;
 use super::people::{Who, ask, refuses, refuses_to_start};
@@ -54,9 +55,15 @@ fn client(harness: &Harness) -> Result<BaseConsumer> {
     Ok(kafka::consumer_config(&settings, &settings.group_id).create()?)
 }
 
-/// The group's offset of each partition that has one.
-fn offsets(harness: &Harness) -> Result<BTreeMap<i32, i64>> {
-    let settings = harness.bed.kafka();
+/// A random table: its number, and the settings of its topic.
+fn some_topic(harness: &mut Harness) -> (usize, KafkaSettings) {
+    let tables = harness.load.ledger().tables.clone();
+    let table = harness.rng.random_range(0..tables.len());
+    (table, harness.bed.kafka_of(&tables[table].name))
+}
+
+/// The group's offset of each partition of the topic that has one.
+fn offsets(harness: &Harness, settings: &KafkaSettings) -> Result<BTreeMap<i32, i64>> {
     let mut list = TopicPartitionList::new();
     list.add_partition_range(&settings.topic, 0, settings.partitions - 1);
     let list = client(harness)?.committed_offsets(list, SOON)?;
@@ -73,7 +80,8 @@ fn offsets_moved(harness: &mut Harness) -> Result<()> {
         ensure!(ended.code == 0, "a consumer stops with {}: {}", ended.code, ended.err);
     }
     harness.resume_load();
-    let before = offsets(harness)?;
+    let settings = harness.bed.kafka();
+    let before = offsets(harness, &settings)?;
     let back = harness.rng.random_bool(0.5);
     let many = harness.rng.random_range(1..=before.len());
     let mut list = TopicPartitionList::new();
@@ -81,7 +89,7 @@ fn offsets_moved(harness: &mut Harness) -> Result<()> {
     for (partition, offset) in before.iter().take(many) {
         let by = harness.rng.random_range(1..=100);
         let moved = if back { (offset - by).max(0) } else { offset + by };
-        list.add_partition_offset(&harness.bed.kafka().topic, *partition, Offset::Offset(moved))?;
+        list.add_partition_offset(&settings.topic, *partition, Offset::Offset(moved))?;
         places.push(format!("partition {partition}: the group's offset is {moved}, the logs have it up to {offset}"));
     }
     let client = client(harness)?;
@@ -93,14 +101,17 @@ fn offsets_moved(harness: &mut Harness) -> Result<()> {
     wait_for("`consumer restore-offsets`", SOON, || {
         (harness.bed.run("consumer", &["restore-offsets"]).code == 0).then_some(())
     })?;
-    ensure!(offsets(harness)? == before, "the offsets are {:?} and not {before:?}", offsets(harness)?);
+    let after = offsets(harness, &settings)?;
+    ensure!(after == before, "the offsets are {after:?} and not {before:?}");
     harness.start_all();
     harness.all_ready()
 }
 
 fn partitions_raised(harness: &mut Harness) -> Result<()> {
-    harness.resume_load();
+    harness.settle()?;
     let (settings, epoch) = (harness.bed.kafka(), harness.epoch()?);
+    harness.begin_main_topic();
+    harness.resume_load();
     let more = settings.partitions as usize + harness.rng.random_range(1..=settings.partitions as usize);
     let raise = NewPartitions::new(&settings.topic, more);
     let raised = harness.block_on(admin(harness)?.create_partitions([&raise], &AdminOptions::new()))?;
@@ -118,25 +129,27 @@ fn partitions_raised(harness: &mut Harness) -> Result<()> {
         let (_, end) = reader.fetch_watermarks(&settings.topic, partition, SOON)?;
         ensure!(end == 0, "a record went to partition {partition}");
     }
-    // The remedy.
-    for name in ["KAFKA_TOPIC", "CONSUMER_LOGS"] {
+    // The remedy. With a new logs folder, the topics of the other tables are read from their beginning too.
+    for name in ["KAFKA_TOPIC", "KAFKA_GROUP_ID", "CONSUMER_LOGS"] {
         let new = format!("{}_{epoch}", harness.bed.get(name));
         harness.bed.set(name, new);
     }
     harness.block_on(async {
         let client = testbed::postgres(harness.bed.get("POSTGRES_URL")).await?;
-        client.batch_execute("TRUNCATE product, product_offsets").await
+        let all =
+            client.query_one("SELECT string_agg(tablename, ', ') FROM pg_tables WHERE schemaname = 'public'", &[]);
+        let all: String = all.await?.get(0);
+        client.batch_execute(&format!("TRUNCATE {all}")).await
     })?;
-    harness.collapse_from_the_beginning();
     ask(harness, &["reset"])?;
     harness.start_all();
-    harness.epoch_after(0)?;
+    harness.epoch_after(epoch)?;
     harness.collapse_until_here()
 }
 
 fn retention_empties_a_partition(harness: &mut Harness) -> Result<()> {
     harness.settle()?;
-    let settings = harness.bed.kafka();
+    let (table, settings) = some_topic(harness);
     let partition = harness.rng.random_range(0..settings.partitions);
     let (_, end) = client(harness)?.fetch_watermarks(&settings.topic, partition, SOON)?;
     // The last offset is that of a transaction marker. A consumer commits the offset behind it when no record follows
@@ -144,7 +157,7 @@ fn retention_empties_a_partition(harness: &mut Harness) -> Result<()> {
     let kill = harness.rng.random_bool(0.5);
     let wanted = if kill { end } else { end - 1 };
     let read = wait_for("the partition is read", SOON, || {
-        offsets(harness).ok()?.get(&partition).copied().filter(|offset| *offset >= wanted)
+        offsets(harness, &settings).ok()?.get(&partition).copied().filter(|offset| *offset >= wanted)
     })?;
     let emptied = harness.rng.random_bool(0.7);
     let before = if emptied { Offset::End } else { Offset::Offset(harness.rng.random_range(0..=read)) };
@@ -152,7 +165,7 @@ fn retention_empties_a_partition(harness: &mut Harness) -> Result<()> {
     list.add_partition_offset(&settings.topic, partition, before)?;
     let deleted = harness.block_on(admin(harness)?.delete_records(&list, &AdminOptions::new()))?;
     ensure!(deleted.elements().iter().all(|e| e.error().is_ok()), "{deleted:?}");
-    harness.load.ledger().expire(partition);
+    harness.load.ledger().expire(table, partition);
     // The running consumers, and those that get the partition.
     harness.all_ready()?;
     for consumer in harness.consumers.iter_mut() {

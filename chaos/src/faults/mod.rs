@@ -13,6 +13,7 @@ mod servers;
 mod sinks;
 mod statements;
 mod stopped;
+mod tables;
 mod two_machines;
 
 use anyhow::Result;
@@ -55,4 +56,5 @@ pub static FAULTS: &[&[Fault]] = &[
     epochs::FAULTS,
     group::FAULTS,
     statements::FAULTS,
+    tables::FAULTS,
 ];

@@ -199,12 +199,12 @@ fn topic_deleted(harness: &mut Harness) -> Result<()> {
     let admin: AdminClient<_> = kafka::client_config(&settings).create()?;
     let deleted = harness.block_on(admin.delete_topics(&[&settings.topic], &AdminOptions::new()))?;
     ensure!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    harness.begin_main_topic();
     harness.resume_load();
     let producer = harness.producer.as_mut().context("it runs")?;
     // A record waits for its topic for three quarters of the transaction timeout.
     wait_for("the producer stops", SOON * 3, || (!producer.is_running()).then_some(()))?;
     refuses(harness, Who::Producer, &["is gone, but the position in", "checkpoint reset"], |_| Ok(()))?;
-    harness.collapse_from_the_beginning();
     ask(harness, &["reset"])?;
     harness.start_producer();
     for number in 0..harness.consumers.len() {

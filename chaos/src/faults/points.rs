@@ -14,7 +14,7 @@ use testbed::Running;
 use testbed::programs::CONSUMERS;
 
 /// The time limit for reaching a point, including the program's start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// The harness's transaction timeout is 10 s, and a broker checks every 10 s for transactions that exceed theirs.
 const PAST_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(22);
 
@@ -191,21 +191,21 @@ pub(super) const FAULTS: &[Fault] = &[
 ];
 
 /// The value of `FAILPOINTS` for an action at `point`, after a random number of passes below `passes`.
-fn after_passes(harness: &mut Harness, point: &str, passes: u32, deed: &str) -> String {
+pub(super) fn after_passes(harness: &mut Harness, point: &str, passes: u32, deed: &str) -> String {
     let off = harness.rng.random_range(0..=passes);
     let off = if off == 0 { String::new() } else { format!("{off}*off->") };
     format!("{point}={off}1*return({deed})")
 }
 
 /// The number of times that a log reports the point.
-fn visits(log: &str, point: &str) -> usize {
+pub(super) fn visits(log: &str, point: &str) -> usize {
     let here = format!("point=\"{point}\"");
     log.lines().filter(|line| line.contains("failpoint") && line.contains(&here)).count()
 }
 
 /// Waits until the program, whose log had `before` visits at its start, has killed itself at the point; returns its
 /// log.
-fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
+pub(super) fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
     wait_for(&format!("{} ends at {point}", running.name()), PATIENCE, || (!running.is_running()).then_some(()))
         .with_context(|| running.log_end())?;
     let ended = running.wait();
@@ -215,7 +215,7 @@ fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
 }
 
 /// Kills the producer; returns its log so far.
-fn end_producer(harness: &mut Harness) -> String {
+pub(super) fn end_producer(harness: &mut Harness) -> String {
     harness.producer.take().map_or_else(String::new, |producer| {
         let log = producer.log();
         producer.kill();
@@ -232,9 +232,9 @@ fn kill_producer(harness: &mut Harness, point: &str, passes: u32) -> Result<()> 
     Ok(())
 }
 
-/// Requests a new snapshot in small chunks, and kills the producer during it.
+/// Requests a new snapshot, in small chunks for a point that is passed several times, and kills the producer during it.
 fn kill_in_snapshot(harness: &mut Harness, point: &str, passes: u32) -> Result<()> {
-    const SMALL_CHUNKS: (&str, &str) = ("PRODUCER_SNAPSHOT_CHUNK", "20");
+    let chunk = ("PRODUCER_SNAPSHOT_CHUNK", if passes > 0 { "20" } else { "500" });
     // Earlier commits belong to the stream of this epoch.
     harness.settle()?;
     let epoch = harness.epoch()?;
@@ -248,7 +248,7 @@ fn kill_in_snapshot(harness: &mut Harness, point: &str, passes: u32) -> Result<(
     // The rows that they delete are missing when the epoch begins.
     wait_for("the load's transactions", PATIENCE, || (committed(harness) >= transactions).then_some(()))?;
     let failpoints = after_passes(harness, point, passes, "kill");
-    harness.start_producer_with(&[("FAILPOINTS", &failpoints), SMALL_CHUNKS]);
+    harness.start_producer_with(&[("FAILPOINTS", &failpoints), chunk]);
     dies_at(harness.producer.take().context("it was started")?, point, before)?;
     harness.start_producer();
     let now = harness.epoch_after(epoch)?;
@@ -257,7 +257,7 @@ fn kill_in_snapshot(harness: &mut Harness, point: &str, passes: u32) -> Result<(
 }
 
 /// Kills a random consumer; returns its number and its log so far.
-fn end_consumer(harness: &mut Harness) -> Result<(usize, String)> {
+pub(super) fn end_consumer(harness: &mut Harness) -> Result<(usize, String)> {
     let number = harness.rng.random_range(0..harness.consumers.len());
     let consumer = harness.consumers[number].take().context("every consumer runs between two faults")?;
     let log = consumer.log();
@@ -318,13 +318,16 @@ fn is_running(harness: &mut Harness, number: usize) -> bool {
 }
 
 /// Adds consumers one by one until a random one must revoke a partition, and kills it there. Its successor gets the
-/// remaining partitions from the broker without a rebalance, so no member is assigned the revoked partition.
+/// remaining partitions from the broker without a rebalance, so no member is assigned the revoked partition, unless
+/// another member revokes one for the newcomer too and joins again.
 fn kill_revoking(harness: &mut Harness) -> Result<()> {
     const POINT: &str = "consumer.revoking";
     let (number, log) = end_consumer(harness)?;
     harness.start_consumer_with(number, &[("FAILPOINTS", &format!("{POINT}=1*return(kill)"))]);
     wait_for("it has its partitions again", PATIENCE, || has_partitions(harness, number).then_some(()))?;
+    let mut revoked = 0;
     for newcomer in CONSUMERS..2 * CONSUMERS {
+        revoked = revocations(harness);
         harness.start_consumer(newcomer);
         wait_for("the newcomer has a partition, or the one that should give it up is dead", PATIENCE, || {
             (has_partitions(harness, newcomer) || !is_running(harness, number)).then_some(())
@@ -337,10 +340,16 @@ fn kill_revoking(harness: &mut Harness) -> Result<()> {
     harness.start_consumer(number);
     harness.settle()?;
     harness.resume_load();
-    // Every partition was read to its end, for this reason.
+    // Every partition was read to its end, for one of these reasons.
     let dealt = |consumer: &Running| consumer.said().contains("nobody in the group owns these partitions");
-    ensure!(harness.consumers.iter().flatten().any(dealt), "no consumer saw a partition without an owner");
+    let is_dealt = harness.consumers.iter().flatten().any(dealt) || revocations(harness) > revoked;
+    ensure!(is_dealt, "no consumer saw a partition without an owner, and none revoked another one");
     harness.scale_back()
+}
+
+/// The number of times that the running consumers have revoked partitions.
+fn revocations(harness: &Harness) -> usize {
+    harness.consumers.iter().flatten().map(|consumer| consumer.said().matches("partitions revoked").count()).sum()
 }
 
 /// Waits until the program is stopped at the point.

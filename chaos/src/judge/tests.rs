@@ -1,23 +1,38 @@
 //! The judge finds each kind of error in manipulated records.
 
+use super::super::ledger::Planned;
+use super::super::table::at_first;
+use super::super::token::Token;
 use super::*;
 
 const GTID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 
-/// A record of the topic.
+/// A record of a topic.
 #[derive(Clone)]
 struct Record {
+    table: usize,
     id: i64,
     epoch: u64,
     op: Op,
     token: Option<Token>,
+    extras: u8,
+    /// The transaction in its position.
+    pos: u32,
     in_snapshot: bool,
 }
 
-/// Key 0: create, update, delete, create, update. Key 5: create, update, delete. The ledger's transactions are the
-/// changes.
+fn planned(table: usize, id: i64, kind: Kind, token: Token) -> Planned {
+    Planned { row: Row { table, id }, kind, token, extras: 0 }
+}
+
+/// Of the product table, key 0: create, update, delete, create, update. Key 5: create, update, delete. The ledger's
+/// transactions are the changes.
 fn ledger() -> Ledger {
-    let mut ledger = Ledger::default();
+    ledger_of(0)
+}
+
+fn ledger_of(table: usize) -> Ledger {
+    let mut ledger = Ledger::new(at_first());
     let mut number = 0;
     for (id, kinds) in [(0, "cudcu"), (5, "cud")] {
         for kind in kinds.chars() {
@@ -26,7 +41,7 @@ fn ledger() -> Ledger {
                 'u' => Kind::Update,
                 _ => Kind::Delete,
             };
-            ledger.commit(&[(id, kind, Token::new(0, number, 0))]);
+            ledger.commit(&[planned(table, id, kind, Token::new(0, number, 0))]);
             number += 1;
         }
     }
@@ -35,9 +50,9 @@ fn ledger() -> Ledger {
 
 /// All changes of the ledger as epoch 1 streams them.
 fn streamed(ledger: &Ledger) -> Vec<Record> {
-    let mut keys: Vec<_> = ledger.keys.iter().collect();
-    keys.sort_by_key(|(id, _)| **id);
-    let records = keys.into_iter().flat_map(|(id, changes)| {
+    let mut rows: Vec<_> = ledger.rows.iter().collect();
+    rows.sort_by_key(|(row, _)| **row);
+    let records = rows.into_iter().flat_map(|(row, changes)| {
         changes.iter().map(|change| {
             let op = match change.kind {
                 Kind::Create => Op::Create,
@@ -45,43 +60,37 @@ fn streamed(ledger: &Ledger) -> Vec<Record> {
                 Kind::Delete => Op::Delete,
             };
             let token = (op != Op::Delete).then_some(change.token);
-            Record { id: *id, epoch: 1, op, token, in_snapshot: false }
+            let (table, id, extras, pos) = (row.table, row.id, change.extras, change.at);
+            Record { table, id, epoch: 1, op, token, extras, pos, in_snapshot: false }
         })
     });
     records.collect()
 }
 
 fn snapshot(id: i64, epoch: u64, token: u32) -> Record {
-    Record { id, epoch, op: Op::Snapshot, token: Some(Token::new(0, token, 0)), in_snapshot: true }
+    let token = Some(Token::new(0, token, 0));
+    Record { table: 0, id, epoch, op: Op::Snapshot, token, extras: 0, pos: 7, in_snapshot: true }
 }
 
 fn gone(id: i64, epoch: u64) -> Record {
-    Record { id, epoch, op: Op::Delete, token: None, in_snapshot: true }
+    Record { op: Op::Delete, token: None, ..snapshot(id, epoch, 0) }
 }
 
 fn judged(ledger: &Ledger, records: &[Record]) -> [u64; 4] {
     let mut judge = Judge::new(ledger);
     for record in records {
-        let pos = if record.in_snapshot { format!("{GTID}:1-7") } else { format!("{GTID}:7") };
+        let pos = record.pos;
+        let pos = if record.in_snapshot { format!("{GTID}:1-{pos}") } else { format!("{GTID}:{}", pos + 1) };
         let source = Source { op: record.op, ts_us: 0, pos: pos.into(), row: 0, epoch: record.epoch };
-        let value = record.token.map(|token| {
-            let state = token.state();
-            let product = Product {
-                id: record.id,
-                name: Some(&state.name),
-                category: state.category,
-                price: state.price,
-                last_updated: state.last_updated,
-            };
-            let mut value = Vec::new();
-            product.encode(1, &mut value);
-            value
-        });
-        judge.record(record.id, &source, value.as_deref(), "here");
+        let table = &ledger.tables[record.table];
+        let prefix = [0, 0, 0, 0, 1];
+        let value = |token| [&prefix, table.avro(record.id, token, record.extras).as_slice()].concat();
+        let value = record.token.map(value);
+        judge.record(record.table, table.key_text(record.id).as_bytes(), &source, value.as_deref(), "here");
     }
     let verdict = judge.conclude();
     assert_eq!(verdict.is_clean(), verdict.findings.is_empty());
-    [verdict.lost, verdict.doubled, verdict.out_of_order, verdict.wrong]
+    [verdict.lost, verdict.doubled, verdict.out_of_order, verdict.wrong + verdict.torn]
 }
 
 const CLEAN: [u64; 4] = [0; 4];
@@ -197,22 +206,38 @@ fn the_last_epoch_ends_at_the_last_change() {
 
 #[test]
 fn records_may_expire_up_to_a_moment_in_their_partition() {
-    use kafka::partition_of;
-    let partition = |id: &str| partition_of(id.as_bytes(), 10);
-    assert_ne!(partition("0"), partition("5"));
     let mut ledger = ledger();
     let all = streamed(&ledger);
-    ledger.expire(partition("5"));
+    let product = ledger.tables[0].clone();
+    assert_ne!(product.partition(0), product.partition(5));
+    ledger.expire(0, product.partition(5));
     assert_eq!(judged(&ledger, &all), CLEAN);
     assert_eq!(judged(&ledger, &[&all[..5], &all[6..]].concat()), CLEAN, "the first of key 5");
     assert_eq!(judged(&ledger, &all[..6]), [1, 0, 0, 0], "what comes first expires first");
     assert_eq!(judged(&ledger, &all[..5]), CLEAN, "all of key 5");
     assert_eq!(judged(&ledger, &all[1..]), [1, 0, 0, 0], "of key 0 nothing may");
     // A later change must exist, and a later snapshot must be correct.
-    ledger.commit(&[(5, Kind::Create, Token::new(0, 8, 0))]);
+    ledger.commit(&[planned(0, 5, Kind::Create, Token::new(0, 8, 0))]);
     assert_eq!(judged(&ledger, &all[..5]), [1, 0, 0, 0]);
     assert_eq!(judged(&ledger, &[&all[..5], &streamed(&ledger)[8..]].concat()), CLEAN);
     assert_eq!(judged(&ledger, &[&all[..5], &[snapshot(5, 2, 6)]].concat()), [1, 0, 0, 0]);
+}
+
+#[test]
+fn a_delete_after_expired_records_counts_though_an_epoch_ends_with_it() {
+    let mut ledger = ledger();
+    let all = streamed(&ledger);
+    ledger.expire(0, ledger.tables[0].partition(5));
+    ledger.commit(&[planned(0, 5, Kind::Create, Token::new(0, 8, 0))]);
+    ledger.expire(0, ledger.tables[0].partition(5));
+    for (kind, number) in [(Kind::Delete, 9), (Kind::Create, 10)] {
+        ledger.commit(&[planned(0, 5, kind, Token::new(0, number, 0))]);
+    }
+    let later = streamed(&ledger).split_off(9);
+    let ends_with = |records: &[Record]| judged(&ledger, &[&all[..5], records].concat());
+    let again = later[1].clone().in_epoch(2);
+    assert_eq!(ends_with(&[later[0].clone(), again.clone()]), CLEAN);
+    assert_eq!(ends_with(&[again]), [1, 0, 0, 0], "without the delete");
 }
 
 #[test]
@@ -233,6 +258,98 @@ fn a_replay_has_everything_since_its_beginning() {
     back[4].epoch = 2;
     back.push(all[4].clone());
     assert_eq!(judged(&ledger, &back)[2], 1, "back to an epoch that is over");
+}
+
+#[test]
+fn each_table_is_judged_by_its_own_topic() {
+    let ledger = ledger_of(1);
+    let all = streamed(&ledger);
+    assert_eq!(judged(&ledger, &all), CLEAN);
+    for missing in 0..all.len() {
+        let without = [&all[..missing], &all[missing + 1..]].concat();
+        assert_eq!(judged(&ledger, &without), [1, 0, 0, 0], "without record {missing}");
+        let twice = [&all[..=missing], &all[missing..]].concat();
+        assert!(judged(&ledger, &twice)[1] >= 1, "record {missing} twice");
+    }
+    let mut elsewhere = all.clone();
+    elsewhere[0].table = 0;
+    assert_eq!(judged(&ledger, &elsewhere), [1, 0, 0, 1], "in the other topic");
+    // Records of the other table may expire, and its snapshot may collapse.
+    let mut ledger = ledger;
+    ledger.expire(0, 0);
+    ledger.add_table(Table::lines("line_2"));
+    assert_eq!(judged(&ledger, &all[1..]), [1, 0, 0, 0]);
+    ledger.expire(1, ledger.tables[1].partition(0));
+    assert_eq!(judged(&ledger, &all[1..]), CLEAN);
+}
+
+#[test]
+fn a_table_that_is_added_begins_with_a_snapshot() {
+    let mut ledger = ledger();
+    let before = streamed(&ledger);
+    ledger.add_table(Table::lines("line_2"));
+    let change = |kind, number| planned(2, 4, kind, Token::new(0, number, 0));
+    ledger.commit(&[change(Kind::Create, 8)]);
+    ledger.commit(&[change(Kind::Update, 9)]);
+    ledger.collapse_until_here();
+    ledger.commit(&[change(Kind::Update, 10)]);
+    let own = streamed(&ledger).split_off(8);
+    let state = Record { table: 2, ..snapshot(4, 1, 9) };
+    let with = |records: &[Record]| judged(&ledger, &[&before, records].concat());
+    assert_eq!(with(&own), CLEAN, "all streamed");
+    assert_eq!(with(&[state.clone(), own[2].clone()]), CLEAN, "a snapshot first");
+    assert_eq!(with(&own[2..]), CLEAN, "its row was changed while the snapshot was read");
+    assert_eq!(with(std::slice::from_ref(&state)), [1, 0, 0, 0], "the change after it");
+    assert_eq!(with(&[]), [1, 0, 0, 0]);
+    assert_eq!(with(&[state, own[1].clone(), own[2].clone()]), [0, 0, 1, 0], "what the snapshot has");
+}
+
+#[test]
+fn a_table_that_is_read_again_shows_what_its_stream_omits() {
+    let mut ledger = ledger();
+    let all = streamed(&ledger);
+    let again = |records: &[Record]| [&all, records].concat();
+    assert_eq!(judged(&ledger, &again(&[snapshot(0, 1, 4)])), CLEAN);
+    assert_eq!(judged(&ledger, &again(&[snapshot(0, 1, 4), snapshot(0, 1, 4)])), [0, 1, 0, 0]);
+    ledger.read_again(0, 1);
+    let omitted = [(0, Kind::Delete, 8), (5, Kind::Create, 9), (5, Kind::Update, 10)];
+    for (id, kind, number) in omitted {
+        ledger.commit(&[planned(0, id, kind, Token::new(0, number, 0))]);
+    }
+    ledger.collapse_until_here();
+    let judged = |records: &[Record]| judged(&ledger, &again(records));
+    assert_eq!(judged(&[gone(0, 1), snapshot(5, 1, 10)]), CLEAN);
+    assert_eq!(judged(&[snapshot(0, 1, 4), gone(0, 1), snapshot(5, 1, 9), snapshot(5, 1, 10)]), CLEAN);
+    assert_eq!(judged(&[gone(0, 1)]), [1, 0, 0, 0], "the last state of key 5");
+    assert_eq!(judged(&[snapshot(5, 1, 10)]), [1, 0, 0, 0], "the last state of key 0");
+    assert_eq!(judged(&[gone(0, 1), gone(0, 1), snapshot(5, 1, 10)]), [0, 1, 0, 0]);
+    assert_eq!(judged(&[gone(0, 1), snapshot(5, 1, 10), snapshot(5, 1, 10), snapshot(5, 1, 10)]), [0, 1, 0, 0]);
+}
+
+#[test]
+fn an_added_column_counts_from_the_first_change_that_writes_it() {
+    let mut ledger = ledger_of(1);
+    ledger.add_column(1);
+    let token = (100..).map(|number| Token::new(0, number, 0));
+    let token = token.clone().find(|token| ledger.tables[1].avro(5, *token, 1).last() != Some(&0)).unwrap();
+    ledger.commit(&[Planned { extras: 1, ..planned(1, 5, Kind::Create, token) }]);
+    let mut all = streamed(&ledger);
+    assert_eq!(judged(&ledger, &all), CLEAN);
+    all[8].extras = 0;
+    assert_eq!(judged(&ledger, &all), [1, 0, 0, 1], "it is missing");
+}
+
+#[test]
+fn a_transaction_has_one_position_in_all_topics() {
+    let mut ledger = ledger();
+    let of = |table, row| planned(table, 10, Kind::Create, Token::new(1, 0, row));
+    ledger.commit(&[of(0, 0), of(1, 1)]);
+    let mut all = streamed(&ledger);
+    let places: Vec<_> = all[8..].iter().map(|record| (record.table, record.pos)).collect();
+    assert_eq!(places, [(0, 8), (1, 8)]);
+    assert_eq!(judged(&ledger, &all), CLEAN);
+    all[9].pos += 1;
+    assert_eq!(judged(&ledger, &all), [0, 0, 0, 1]);
 }
 
 impl Record {

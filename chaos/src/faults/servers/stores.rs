@@ -106,6 +106,10 @@ fn waits_for_registry(consumer: &testbed::Running) -> bool {
 }
 
 fn registry_emptied(harness: &mut Harness) -> Result<()> {
+    if harness.load.ledger().tables.iter().any(|table| table.extras > 0) {
+        // Nobody but the registry has the schemas from before a column was added.
+        return registry_away(harness, Duration::ZERO);
+    }
     let before = dead_letters(harness)?;
     leave_records_unread(harness)?;
     harness.servers.registry.server.kill()?;
@@ -133,12 +137,17 @@ fn registry_emptied(harness: &mut Harness) -> Result<()> {
     Ok(())
 }
 
+/// The number of dead letters of all tables.
 fn dead_letters(harness: &Harness) -> Result<usize> {
-    let (settings, mut count) = (harness.bed.kafka(), 0);
-    kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |_| {
-        count += 1;
-        Ok(())
-    })?;
+    let mut count = 0;
+    let tables = harness.load.ledger().tables.clone();
+    for table in &tables {
+        let settings = harness.bed.kafka_of(&table.name);
+        kafka::scan(&settings, &format!("{}.dlq", settings.topic), &mut |_| {
+            count += 1;
+            Ok(())
+        })?;
+    }
     Ok(count)
 }
 

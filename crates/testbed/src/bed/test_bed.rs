@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::servers::{CDC, MySql, MySqlOptions, UPDATER, VERIFY};
 use model::position::Progress;
+use model::table_name::TableName;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
@@ -126,6 +127,12 @@ impl TestBed {
     /// The Kafka settings of this test bed.
     pub fn kafka(&self) -> KafkaSettings {
         KafkaSettings::from(&self.settings(Program::CdcProducer)).expect("Kafka settings")
+    }
+
+    /// The Kafka settings of a table in this test bed's database.
+    pub fn kafka_of(&self, table: &str) -> KafkaSettings {
+        let name = TableName::new(&self.name, table);
+        KafkaSettings::from(&self.settings(Program::CdcProducer).of_table(&name)).expect("Kafka settings")
     }
 
     /// A program with this test bed's environment; its working folder is the test bed's, so it finds no configuration
