@@ -359,3 +359,42 @@ async fn a_column_that_the_consumers_need_stops_them_when_it_goes() {
         assert_eq!(ended.code, 0, "{}", ended.err);
     }
 }
+
+/// A column of the given schema, and one of a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_the_records_need_stops_the_producer_until_it_is_back() {
+    let bed = world("columns_given");
+    let mut conn = bed.table().await;
+    let create = "CREATE TABLE pairs (a INT, b INT, n INT, PRIMARY KEY (a, b))";
+    let rows = ["INSERT INTO product VALUES (1, 'a', 'b', 1, NULL)", "INSERT INTO pairs VALUES (1, 1, 1), (2, 2, 2)"];
+    execute(&mut conn, &[create, rows[0], rows[1]]).await;
+    let mut producer = bed.start("cdc-producer", &[]);
+    let consumer = bed.start("consumer", &[]);
+    wait_for_records(&bed, "product", 1);
+    wait_for_records(&bed, "pairs", 2);
+    for (table, column, code, want, again) in [
+        ("product", "category", Code::ColumnMissing, "has no column category", "ADD COLUMN category VARCHAR(500)"),
+        (
+            "pairs",
+            "b",
+            Code::KeyChanged,
+            "the key is (a, b) in version 1, and would be (a)",
+            "ADD COLUMN b INT NOT NULL DEFAULT 7, DROP PRIMARY KEY, ADD PRIMARY KEY (a, b)",
+        ),
+    ] {
+        execute(&mut conn, &[format!("ALTER TABLE {table} DROP COLUMN {column}")]).await;
+        let drops = format!("drops the column {column}");
+        producer.wait().assert_error(Code::StatementChangesRows, &[&drops, "add the column again"]);
+        bed.run("cdc-producer", &[]).assert_error(code, &[want, "what to do: "]);
+        execute(&mut conn, &[format!("ALTER TABLE {table} {again}")]).await;
+        assert_eq!(bed.run("cdc-producer", &["snapshot", &format!("{}.{table}", bed.name)]).code, 0);
+        producer = bed.start_as("cdc-producer", &format!("after-{table}"), &[]);
+        wait_for_records(&bed, table, 2);
+    }
+    wait_for_records(&bed, "pairs", 4);
+    assert!(bed.verify().contains("logs and PostgreSQL agree"));
+    for program in [producer, consumer] {
+        let ended = program.stop();
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+}
