@@ -4,6 +4,7 @@
 use kafka::Bounds;
 use model::error::{Code, Error, Result};
 use model::position::{SnapshotProgress, TableProgress, TableState};
+use model::schema::RecordSchema;
 use mysql::table::{ColumnPlan, SourceTable};
 
 /// Refuses a topic with another id than the one that was written to, or one that ends before the known end of the
@@ -134,11 +135,13 @@ pub(crate) fn check_key(committed: Option<&TableProgress>, table: &SourceTable, 
     ))
 }
 
-/// Notes the schema id that the producer writes with from now on. Without a note of the offsets from which the list of
+/// Notes the schema that the producer writes with from now on, and its id. Without a note of the offsets from which the list of
 /// ids is complete, it is complete from the topic's present ends: earlier records may be from a version that did not
 /// note ids.
-pub(crate) fn note_schema_id(progress: &mut TableProgress, id: u32, bounds: &[Bounds]) {
+pub(crate) fn note_schema_id(progress: &mut TableProgress, id: u32, schema: &RecordSchema, bounds: &[Bounds]) {
     progress.schema_ids.get_or_insert_default().insert(id);
+    progress.schema_fields.retain(|(noted, _)| *noted != id);
+    progress.schema_fields.insert((id, avro::schema::fingerprint(schema)));
     progress.schema_ids_from.get_or_insert_with(|| bounds.iter().map(|b| b.end).collect());
 }
 
@@ -266,13 +269,17 @@ mod tests {
 
     #[test]
     fn schema_ids_are_complete_from_the_first_note() {
+        let contract = Contract::new(runtime::config::PINNED_SCHEMA, false).expect("the product's schema");
+        let schema = &contract.schema;
         let mut noting = progress(None);
-        note_schema_id(&mut noting, 4, &bounds(&[(0, 5), (8, 8)]));
-        note_schema_id(&mut noting, 6, &bounds(&[(0, 9), (8, 9)]));
+        note_schema_id(&mut noting, 4, schema, &bounds(&[(0, 5), (8, 8)]));
+        note_schema_id(&mut noting, 6, schema, &bounds(&[(0, 9), (8, 9)]));
         assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4, 6].into()), Some(vec![5, 8])));
+        let fields = avro::schema::fingerprint(schema);
+        assert_eq!(noting.schema_fields, [(4, fields), (6, fields)].into());
         // A version that noted ids, but not from which offsets.
         let mut noting = TableProgress { schema_ids: Some([4].into()), ..progress(None) };
-        note_schema_id(&mut noting, 4, &bounds(&[(0, 5)]));
+        note_schema_id(&mut noting, 4, schema, &bounds(&[(0, 5)]));
         assert_eq!((noting.schema_ids, noting.schema_ids_from), (Some([4].into()), Some(vec![5])));
     }
 }

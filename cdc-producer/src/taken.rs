@@ -34,14 +34,6 @@ pub(crate) struct FoundTable {
     pub(crate) schema_id: u32,
 }
 
-impl FoundTable {
-    /// Whether the progress notes the ids of its schemas: consumers take a noted id that the registry has lost for that
-    /// of the topic's pinned schema, if it has one.
-    pub(crate) fn notes_ids(&self) -> bool {
-        !self.table.is_derived || self.table.schema.name != self.table.contract.schema.name
-    }
-}
-
 /// What is known of a topic when a session starts.
 #[derive(Debug)]
 pub(crate) struct TopicFacts {
@@ -256,9 +248,7 @@ pub(crate) fn note(noted: &mut TableProgress, found: &FoundTable, facts: &TopicF
     if !is_main {
         noted.topic.clone_from(&found.target.topic);
     }
-    if found.notes_ids() {
-        table_progress::note_schema_id(noted, found.schema_id, &facts.bounds);
-    }
+    table_progress::note_schema_id(noted, found.schema_id, &found.table.schema, &facts.bounds);
     table_progress::note_columns(&mut noted.state, &found.table);
     if facts.id.is_some() {
         noted.topic_id.clone_from(&facts.id);

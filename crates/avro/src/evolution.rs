@@ -14,6 +14,8 @@ pub struct Version {
     pub number: u64,
     /// Its fields.
     pub schema: RecordSchema,
+    /// Its JSON text.
+    pub text: String,
 }
 
 /// A schema that may not follow.
@@ -108,7 +110,7 @@ mod tests {
     }
 
     fn versions(schemas: Vec<RecordSchema>) -> Vec<Version> {
-        (1..).zip(schemas).map(|(number, schema)| Version { number, schema }).collect()
+        (1..).zip(schemas).map(|(number, schema)| Version { number, schema, text: String::new() }).collect()
     }
 
     fn decimal(precision: u32, scale: u32) -> FieldType {

@@ -178,8 +178,7 @@ impl Registry {
         }
     }
 
-    /// The subject's versions, the first one first; empty if it has this schema, so that nothing needs to be compared. A
-    /// schema that is no table's is left out.
+    /// [`Self::versions`]; empty if the subject has this schema, so that nothing needs to be compared.
     ///
     /// # Errors
     /// As [`Registry::has_subject`].
@@ -187,15 +186,19 @@ impl Registry {
         if self.look_up(schema).await?.is_some() { Ok(Vec::new()) } else { self.versions().await }
     }
 
-    async fn versions(&self) -> Result<Vec<Version>> {
+    /// The subject's versions, the first one first. A schema that is no table's is left out.
+    ///
+    /// # Errors
+    /// As [`Registry::has_subject`].
+    pub async fn versions(&self) -> Result<Vec<Version>> {
         let path = format!("subjects/{}/versions", self.settings.subject);
         let Some(numbers) = self.call(Method::GET, &path, None).await? else { return Ok(Vec::new()) };
         let mut versions = Vec::new();
         for number in numbers.as_array().into_iter().flatten().filter_map(Value::as_u64) {
             let found = self.call(Method::GET, &format!("{path}/{number}"), None).await?;
             let text = found.as_ref().and_then(|found| found.get("schema")).and_then(Value::as_str);
-            if let Some(Ok(schema)) = text.map(schema::parse) {
-                versions.push(Version { number, schema });
+            if let Some((text, Ok(schema))) = text.map(|text| (text.to_owned(), schema::parse(text))) {
+                versions.push(Version { number, schema, text });
             }
         }
         Ok(versions)
@@ -375,6 +378,16 @@ impl Registry {
             "restart the producer, which registers its schema, or restore the registry's data, or correct schema_registry.url; \
              the consumers wait",
         )
+    }
+
+    /// The registry has lost a schema, and the subject has no other one with its fields.
+    pub fn has_lost_fields(&self, id: u32) -> Error {
+        let RegistrySettings { url, subject, .. } = &self.settings;
+        Error::new(Code::SchemaMissing, format!(
+            "the schema registry at {url} has lost schema {id}, with which the producer wrote records, and subject {subject} has \
+             no schema with the same fields"
+        ))
+        .with_remedy("restore the registry's data, or register that schema for the subject again; the consumers wait")
     }
 
     /// The registry has lost the topic's schemas, as the producer registers one before its first record.

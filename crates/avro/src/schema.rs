@@ -107,6 +107,16 @@ pub fn adjusted(name: &str) -> String {
     adjusted
 }
 
+/// CRC-32 of what decides how values are read: names, types and nulls of the fields, in their order.
+pub fn fingerprint(schema: &RecordSchema) -> u32 {
+    let mut text = String::new();
+    for Field { name, kind, null, .. } in &schema.fields {
+        let kind = if *kind == FieldType::Json { FieldType::Text } else { *kind };
+        text.push_str(&format!("{name} {kind} {null:?}\n"));
+    }
+    crc32fast::hash(text.as_bytes())
+}
+
 /// Whether a schema says which of its fields are the key; otherwise they are those that are never null.
 pub fn names_key(text: &str) -> bool {
     serde_json::from_str::<Value>(text).is_ok_and(|json| json.get(KEY).is_some())
@@ -314,6 +324,26 @@ mod tests {
         assert!(names_key(&text) && !names_key(runtime::config::PINNED_SCHEMA));
         apache_avro::Schema::parse_str(&text).expect("another implementation reads it");
         assert!(text.contains(r#"{"mysql.type":"bit(1)","name":"f0","type":"boolean"}"#), "{text}");
+    }
+
+    #[test]
+    fn fingerprints_differ_when_values_are_read_in_another_way() {
+        let of = |fields: &str| {
+            let text = format!(r#"{{"type":"record","name":"T","fields":[{{"name":"k","type":"int"}},{fields}]}}"#);
+            fingerprint(&parse(&text).expect("a schema"))
+        };
+        let text = of(r#"{"name":"a","type":["null","string"]}"#);
+        assert_eq!(text, 0x33c9_88ba, "it is in the progress of running producers");
+        assert_eq!(of(r#"{"name":"a","type":["null","string"],"default":null,"mysql.type":"json"}"#), text);
+        for other in [
+            r#"{"name":"b","type":["null","string"]}"#,
+            r#"{"name":"a","type":["string","null"]}"#,
+            r#"{"name":"a","type":"string"}"#,
+            r#"{"name":"a","type":["null","bytes"]}"#,
+            r#"{"name":"a","type":["null","string"]},{"name":"b","type":["null","string"]}"#,
+        ] {
+            assert_ne!(of(other), text, "{other}");
+        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! A registry can lose its schemas: its storage was in memory, or it was restored from a backup. The producer then
 //! registers our schema under another id, and the registry does not know the ids of the existing records, or assigns
 //! them to schemas of other subjects. The producer's progress lists the ids that it wrote under
-//! ([`TableProgress::schema_ids`]); such a value is read by the topic's pinned schema, or by the one that the producer has
-//! registered last. The progress also has the offsets from which this list is complete. An id that is neither in the registry
+//! ([`TableProgress::schema_ids`]), each with a fingerprint of its fields. Such a value is read by a schema with the same
+//! fields: the topic's pinned one, or a version of the subject. While there is none, the consumers wait, as with another
+//! schema a value could be read wrongly. The progress also has the offsets from which this list is complete. An id that is neither in the registry
 //! nor in the list proves that our producer did not write the record, if the list is complete at the record's offset.
 //! Before that offset, and without a progress, it proves nothing: versions of the producer that did not record ids
 //! wrote there. Such a value is decoded by the topic's pinned schema, the only one that those versions wrote with. If
@@ -25,6 +26,7 @@ pub use self::decoders::Decoders;
 use self::decoders::Noted;
 use crate::Decoder;
 use crate::registry::Registry;
+use crate::schema::fingerprint;
 use kafka::committed_progress;
 use model::error::{Error, Result};
 use runtime::config::{KafkaSettings, RegistrySettings};
@@ -124,7 +126,7 @@ impl<D: Clone> WriterSchemas<D> {
             return Ok(found.unwrap_or_else(|| Err(String::new())));
         }
         let is_noted = self.decoders.noted().has(id);
-        if is_noted && let Some(ours) = self.newest()? {
+        if is_noted && let Some(ours) = self.same_fields(id)? {
             tracing::warn!(
                 id,
                 "the schema registry has lost this id; the producer's progress says that it was our schema's"
@@ -133,18 +135,24 @@ impl<D: Clone> WriterSchemas<D> {
         }
         match found {
             Some(found) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(found),
-            _ if is_noted => Err(self.registry.has_lost(id)),
+            _ if is_noted => Err(self.registry.has_lost_fields(id)),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
             None => Ok(Err(format!("the registry has no schema {id}"))),
         }
     }
 
-    /// The decoder of the topic's pinned schema, or of the one that the producer has registered last.
-    fn newest(&self) -> Result<Option<D>> {
-        match self.decoders.ours() {
-            Some(ours) => Ok(Some(ours.clone())),
-            None => Ok(self.latest()?.and_then(Result::ok)),
+    /// The decoder of a schema with the fields that a noted id stood for.
+    fn same_fields(&self, id: u32) -> Result<Option<D>> {
+        let ours = self.decoders.ours();
+        let Some(noted) = self.decoders.noted().fingerprint(id) else { return Ok(ours.cloned()) };
+        if let (Some(ours), Some(pinned)) = (ours, &self.pinned)
+            && fingerprint(pinned.schema()) == noted
+        {
+            return Ok(Some(ours.clone()));
         }
+        let versions = self.runtime.block_on(self.registry.versions())?;
+        let same = versions.iter().rev().find(|version| fingerprint(&version.schema) == noted);
+        Ok(same.and_then(|version| (self.make)(&version.text).ok()))
     }
 }
 

@@ -249,6 +249,10 @@ pub struct TableProgress {
     /// assign these ids to other schemas. `None` when an earlier version of the program wrote this.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub schema_ids: Option<BTreeSet<u32>>,
+    /// Of these ids, the fingerprint of the fields that each stands for (`avro::schema::fingerprint`): a table's fields
+    /// change. Ids that an earlier version of the program noted are not listed; they stand for the pinned schema.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty", default)]
+    pub schema_fields: BTreeSet<(u32, u32)>,
     /// By partition, the offset from which each record of the producer has one of `schema_ids`; 0 for a partition that
     /// is not listed. Before it, versions of the program that did not record ids may have used others. `None` when such
     /// a version wrote this.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use model::position::Progress;
+use model::position::{Progress, TableProgress};
 
 /// Maximum number of ids that are kept; any writer to the topic can invent ids.
 const MOST_IDS: usize = 1_000;
@@ -19,6 +19,8 @@ pub struct Decoders<D> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Noted {
     ids: BTreeSet<u32>,
+    /// As [`TableProgress::schema_fields`](model::position::TableProgress::schema_fields).
+    fields: BTreeSet<(u32, u32)>,
     /// As [`TableProgress::schema_ids_from`](model::position::TableProgress::schema_ids_from).
     from: Option<Vec<i64>>,
     /// By partition, the end of the committed records when the progress was read; the progress covers the records
@@ -29,8 +31,9 @@ pub(super) struct Noted {
 impl Noted {
     /// From a progress that covers each record before these ends.
     pub(super) fn new(progress: Option<Progress>, ends: Vec<i64>) -> Self {
-        let (ids, from) = progress.map_or((None, None), |p| (p.main.schema_ids, p.main.schema_ids_from));
-        Self { ids: ids.unwrap_or_default(), from, ends }
+        let TableProgress { schema_ids, schema_fields, schema_ids_from, .. } =
+            progress.map(|p| p.main).unwrap_or_default();
+        Self { ids: schema_ids.unwrap_or_default(), fields: schema_fields, from: schema_ids_from, ends }
     }
 
     /// Whether the progress covers the record at this place.
@@ -41,6 +44,11 @@ impl Noted {
     /// Whether the producer wrote with this id.
     pub(super) fn has(&self, id: u32) -> bool {
         self.ids.contains(&id)
+    }
+
+    /// The fingerprint of the fields that an id stood for, unless an earlier version of the producer noted the id.
+    pub(super) fn fingerprint(&self, id: u32) -> Option<u32> {
+        self.fields.iter().find(|(noted, _)| *noted == id).map(|(_, fingerprint)| *fingerprint)
     }
 
     /// Whether our producer can't have written a record at this place with an id that is not in the list.
@@ -68,7 +76,7 @@ pub struct Found<'a, D> {
 impl<D> Decoders<D> {
     /// No schema was looked up, and the progress covers no record; `ours` is the decoder of the topic's pinned schema.
     pub fn new(ours: Option<D>) -> Self {
-        let noted = Noted { ids: BTreeSet::new(), from: Some(Vec::new()), ends: Vec::new() };
+        let noted = Noted { ids: BTreeSet::new(), fields: BTreeSet::new(), from: Some(Vec::new()), ends: Vec::new() };
         Self { by_id: HashMap::new(), noted, ours }
     }
 
@@ -138,7 +146,7 @@ mod tests {
     }
 
     fn noted(from: Option<Vec<i64>>) -> Noted {
-        Noted { ids: [1].into(), from, ends: vec![9, 9] }
+        Noted { ids: [1].into(), fields: BTreeSet::new(), from, ends: vec![9, 9] }
     }
 
     fn unknown(noted: Noted) -> Decoders<char> {
