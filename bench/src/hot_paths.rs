@@ -38,6 +38,24 @@ pub enum HotPath {
     WideLine,
 }
 
+/// The rows of all paths.
+pub struct Input {
+    /// Products.
+    pub product: Rows,
+    /// Rows of 50 columns.
+    pub wide: wide::Rows,
+}
+
+impl Input {
+    /// Creates them.
+    ///
+    /// # Errors
+    /// When an event is not valid.
+    pub fn make() -> Result<Self> {
+        Ok(Self { product: Rows::make()?, wide: wide::Rows::make()? })
+    }
+}
+
 /// Passes all rows over a path once, and returns their number.
 pub type Pass<'a> = Box<dyn FnMut() -> Result<usize> + 'a>;
 
@@ -62,7 +80,8 @@ impl HotPath {
     ///
     /// # Errors
     /// When the rows can't be prepared, or when a pass does not carry a row.
-    pub fn pass(self, rows: &Rows) -> Result<Pass<'_>> {
+    pub fn pass(self, input: &Input) -> Result<Pass<'_>> {
+        let Input { product: rows, wide } = input;
         Ok(match self {
             Self::Decode => decode(&rows.table_map, &rows.events, &rows.encoder)?,
             Self::Encode => {
@@ -119,8 +138,8 @@ impl HotPath {
                     Ok(transformed.len())
                 })
             }
-            Self::WideDecode => decode(&rows.wide.table_map, &rows.wide.events, &rows.wide.encoder)?,
-            Self::WideLine => wide_line(&rows.wide)?,
+            Self::WideDecode => decode(&wide.table_map, &wide.events, &wide.encoder)?,
+            Self::WideLine => wide_line(wide)?,
         })
     }
 }
@@ -192,8 +211,8 @@ fn encode(rows: &Rows, batch: &mut Batch) {
 /// # Errors
 /// When a row did not.
 pub fn run(path: HotPath, passes: usize) -> Result<()> {
-    let rows = Rows::make()?;
-    let mut pass = path.pass(&rows)?;
+    let input = Input::make()?;
+    let mut pass = path.pass(&input)?;
     for _ in 0..passes {
         let count = pass()?;
         ensure!(count == ROWS, "{} of {ROWS} rows came through {}", count, path.name());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use model::time::Micros;
 
-use super::token::Token;
+use super::token::{Draws, Token};
 
 /// Partitions of the product table's topic.
 const PRODUCT_PARTITIONS: i32 = 10;
@@ -164,7 +164,7 @@ impl Table {
                     2 => price(-i128::from(draw.below(100_000))),
                     _ => price(i128::from(draw.below(1_000_000))),
                 });
-                cells.push(draw.time());
+                cells.push(time(&mut draw));
             }
             Shape::Lines => {
                 let quantity = |unscaled| Cell::Decimal { unscaled, scale: 3 };
@@ -174,7 +174,7 @@ impl Table {
                     2 => quantity(-(i128::from(draw.below(u64::MAX)) << 20)),
                     _ => quantity(i128::from(draw.below(1_000_000))),
                 });
-                cells.push(draw.time());
+                cells.push(time(&mut draw));
                 cells.push(DETAILS[draw.below(DETAILS.len() as u64) as usize].map_or(Cell::Null, text));
                 let seal = |length| (0..length).map(|n| (n * 37 + length) as u8).collect();
                 cells.push(if draw.below(8) == 0 { Cell::Null } else { Cell::Bytes(seal(draw.below(40))) });
@@ -211,6 +211,14 @@ impl Table {
         let rest = value.strip_prefix(self.avro(id, token, extras).as_slice());
         rest.is_some_and(|rest| rest.len() <= later && rest.iter().all(|byte| *byte == 0))
     }
+}
+
+/// A time, or none.
+fn time(draw: &mut Draws) -> Cell {
+    if draw.below(8) == 0 {
+        return Cell::Null;
+    }
+    Cell::Time(Micros(1_600_000_000_000_000 + draw.below(400_000_000_000_000) as i64))
 }
 
 /// The first token in an Avro value.

@@ -1,9 +1,5 @@
 //! Identifies the change that made a row; the row's columns follow from it (`table.rs`).
 
-use model::time::Micros;
-
-use super::table::Cell;
-
 /// The number of lanes: a writer owns the ids whose remainder is its number; the last number is that of the probes.
 pub(crate) const LANES: u64 = 5;
 /// The lane of the probes.
@@ -52,14 +48,6 @@ impl Draws {
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = (self.0 ^ self.0 >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         (self.0 >> 16) % n
-    }
-
-    /// A time, or none.
-    pub(crate) fn time(&mut self) -> Cell {
-        if self.below(8) == 0 {
-            return Cell::Null;
-        }
-        Cell::Time(Micros(1_600_000_000_000_000 + self.below(400_000_000_000_000) as i64))
     }
 }
 

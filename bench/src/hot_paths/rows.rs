@@ -13,8 +13,6 @@ use mysql_async::binlog::EventType;
 use runtime::config::PINNED_SCHEMA;
 use testbed::{Price, Product};
 
-use super::wide;
-
 /// The number of rows.
 pub const ROWS: usize = 1_000;
 
@@ -57,8 +55,6 @@ pub struct Rows {
     pub records: Vec<(Vec<u8>, Vec<u8>)>,
     /// Converts the table's rows.
     pub encoder: Encoder,
-    /// The rows of a table with many columns.
-    pub wide: wide::Rows,
 }
 
 impl Rows {
@@ -91,14 +87,7 @@ impl Rows {
         };
         let (records, table_map) =
             (products.iter().map(record).collect(), event(EventType::TABLE_MAP_EVENT, &table_map())?);
-        Ok(Self {
-            products,
-            table_map,
-            events,
-            records,
-            encoder: Encoder::new(table()?, SCHEMA_ID),
-            wide: wide::Rows::make()?,
-        })
+        Ok(Self { products, table_map, events, records, encoder: Encoder::new(table()?, SCHEMA_ID) })
     }
 }
 
