@@ -1,5 +1,4 @@
 //! Records of any table, written by another program: lines and PostgreSQL's rows have each value exactly.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use crate::consumer_world::{dead_letters, logs, start, wait_until_committed};
 use apache_avro::Schema;

@@ -1,5 +1,4 @@
 //! Any table: every type of column, from a snapshot and from the binlog, as another implementation of Avro reads it.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! Every fault that takes seconds, and a short run of random faults: nothing is lost, doubled, or out of order.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,6 +1,5 @@
 //! A checkpoint file that can't be followed: it ends no producer that streams, a start refuses it, and `checkpoint
 //! restore` writes it from the position in Kafka.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::path::PathBuf;

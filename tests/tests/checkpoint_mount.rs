@@ -1,5 +1,4 @@
 //! The checkpoint file as a separate mount, as `volumes: [./last_read_timestamp.json:/app/time_track/…]` makes it.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::fs;

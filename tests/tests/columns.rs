@@ -1,5 +1,4 @@
 //! Columns that come, go or change while the programs run: each line of the table in docs/operations.md.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! What the binlog client holds in memory does not follow from what a transaction, an event or a packet says about its
 //! size; and what it cannot read it does not pass over.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! Servers that die and come back while the consumer works: it continues without help, each record once.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! The consumer's PostgreSQL sink on a real server: equal to the topic, caught up when behind, refused when it can't
 //! be.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::collections::BTreeMap;

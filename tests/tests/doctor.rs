@@ -1,6 +1,5 @@
 //! `doctor` of producer and consumer on real servers: each fault is named with what to do, which is then done, as it is
 //! printed, and makes the check green.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::collections::BTreeMap;

@@ -1,5 +1,4 @@
 //! The examples, run as their pages say.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::io::Write as _;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! Golden files: what people and other programs see, byte for byte. `BLESS=1` writes them.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fmt::Write;
 use std::fs;

@@ -1,5 +1,4 @@
 //! What can be seen of the programs from outside while a server does not answer: `/ready`, `/health` and the metrics.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The whole pipeline under load, its programs killed at random moments: `verify` finds everything exactly once.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::{Duration, Instant};
 

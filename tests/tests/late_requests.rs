@@ -4,7 +4,6 @@
 //! EndTxn or a TxnOffsetCommit that the client gave up, and sent again over another connection, may still be on its
 //! way, and then ends, or sets back, a later transaction. So a producer whose connection broke within a transaction is
 //! not used for another one; its successor's epoch fences what is late.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

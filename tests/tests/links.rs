@@ -1,5 +1,4 @@
 //! Links that die without a word at a moment that random faults rarely find.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::thread::sleep;
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! Look-ups in the binlog that take long: each byte that comes is a sign of life, and the log says how far they are.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::Duration;
 

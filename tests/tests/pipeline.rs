@@ -1,4 +1,5 @@
 //! Tests of all programs together. One program of many files links once, and runs them side by side.
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod chaos;
 mod consumer_world;

@@ -1,5 +1,4 @@
 //! Clocks, disks and files under the programs.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::fs;

@@ -1,5 +1,4 @@
 //! A table of PostgreSQL whose records have several schema versions: columns become wider, whatever the order.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use crate::consumer_world::{line_count, logs, start, wait_until_committed};
 use crate::postgres_world::{connect, run};

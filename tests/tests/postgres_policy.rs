@@ -1,6 +1,5 @@
 //! A record that PostgreSQL refuses takes nothing down: it is parked once, the rest continues, and a later state of its
 //! key replaces it. What is not the record's fault is not parked.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use crate::consumer_world::{
     DeadLetter, assert_once, dead_letters, start, wait_until_committed, wait_until_ends_committed,

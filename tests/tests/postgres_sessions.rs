@@ -1,6 +1,5 @@
 //! PostgreSQL as it is run: behind a pooler, with other people's tables, and with defaults of role and database that
 //! suit other programs.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use crate::consumer_world::{assert_once, dead_letters, line_count, start, wait_until_committed};
 use crate::postgres_world::{PATIENCE, TABLES, connect, connect_to, create, names, parked, run, wait_for_count};

@@ -1,5 +1,4 @@
 //! The producer on real servers: snapshot and stream, each row of the checkpoint's table, kills, changes of the table.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

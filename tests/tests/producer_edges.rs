@@ -2,7 +2,6 @@
 //!
 //! The load raises the price of each product by one hundredth at a time, so a key's prices say at once what is lost,
 //! doubled or out of order.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

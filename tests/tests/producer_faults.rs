@@ -1,5 +1,4 @@
 //! What the producer says and does when something is wrong: each a clear error with a remedy, nothing skipped.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! What the binlog can't say stops the producer with words; what came before the stop is delivered, and nothing else
 //! stops.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::time::Duration;

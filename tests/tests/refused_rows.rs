@@ -1,6 +1,5 @@
 //! A row with a value that a record can't carry takes nothing down: it is parked once, in the Kafka transaction of its
 //! neighbours, and a correction arrives as any change.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::time::Duration;
 

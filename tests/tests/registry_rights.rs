@@ -1,5 +1,4 @@
 //! What the programs need at the schema registry: nothing is written that is in force, and a refusal names the call.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
 //! Each remedy that a program prints, followed: a real fault, what the program says to do, and then `verify` agrees.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,4 @@
 //! Settings that a server gives every new session change nothing in what the programs read and write.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::collections::BTreeMap;

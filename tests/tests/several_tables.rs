@@ -1,5 +1,4 @@
 //! Several tables through one connection to the binlog, each into its own topic.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

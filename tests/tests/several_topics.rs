@@ -1,5 +1,4 @@
 //! Consumers that read the topics of two tables in one group: a table appears while they run, and one of them is killed.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The source table on a real server: every kind of column is read exactly, or refused by name.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::sync::Arc;
 

@@ -1,6 +1,5 @@
 //! Changes of the table that no row event shows: the producer stops behind what came before, says which statement it
 //! was and where, and its remedy makes all whole; what provably leaves the table alone is passed over.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

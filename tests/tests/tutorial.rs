@@ -1,5 +1,4 @@
 //! The commands of `docs/tutorial.md`, run in their order on a pipeline with one consumer.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,6 +1,5 @@
 //! product-updater: rows that the file format, the contract or the table refuses are put aside with file, line, column
 //! and reason; nothing else is touched, and the rest is applied.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::fs;

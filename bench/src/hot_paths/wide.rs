@@ -58,7 +58,7 @@ fn kinds() -> [Kind; 10] {
             avro: r#"{"type":"bytes","logicalType":"decimal","precision":12,"scale":4}"#,
             // Eight digits in four bytes, four in two; the highest bit of a non-negative number is set.
             write: |n, out| {
-                out.extend((n as u32 * 911 % 100_000_000 | 1 << 31).to_be_bytes());
+                out.extend(((n as u32 * 911 % 100_000_000) | (1 << 31)).to_be_bytes());
                 out.extend((n as u16 % 10_000).to_be_bytes());
             },
         },
@@ -70,7 +70,7 @@ fn kinds() -> [Kind; 10] {
             // Year and month, day, hour, minute and second in five bytes, microseconds in three.
             write: |n, out| {
                 let (date, time) =
-                    ((2026 * 13 + 1 + n % 12) << 5 | (1 + n % 28), (n % 24) << 12 | (n % 60) << 6 | n % 60);
+                    ((2026 * 13 + 1 + n % 12) << 5 | (1 + n % 28), (n % 24) << 12 | (n % 60) << 6 | (n % 60));
                 out.extend(&((date << 17 | time) as u64 | 1 << 39).to_be_bytes()[3..]);
                 out.extend(&(n as u32 * 977 % 1_000_000).to_be_bytes()[1..]);
             },

@@ -1,6 +1,5 @@
 //! The consumer on real servers: partitions shared, each record once in exactly one log, kills, torn tails, dead
 //! letters.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accept_log;
 mod log_file;

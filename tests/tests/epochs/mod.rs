@@ -1,7 +1,6 @@
 //! A new epoch: every key that was ever published and is not in the table any more is deleted in the topic, whatever
 //! happened to the checkpoint topic, the number of the epoch, the table or the topic; and the producer names what the
 //! topic can't tell.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod foreign;
 mod postgres;

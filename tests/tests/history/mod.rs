@@ -1,6 +1,5 @@
 //! The server's history is what the position says, or the producer stops: GTIDs switched off and on, used a second
 //! time, turned on later; restored copies; an address with two servers; a replica that does not log what it receives.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Broken and hostile peers, records and clients: nothing that comes from outside stops a program, fills its memory, uses up
 //! its descriptors or reaches a terminal raw.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod fakes;
 mod listener;

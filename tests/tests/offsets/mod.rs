@@ -1,6 +1,5 @@
 //! Offsets, retention and partitions on the consumers' side: nothing is lost or read twice without a word, and who has
 //! read everything is never stopped.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod moved;
 mod partitions;

@@ -1,6 +1,5 @@
 //! Servers that let in only whom they know, over TLS with verified certificates, and programs with no more rights than
 //! they need. Each way of being refused is a definite error that names the remedy, and no output holds a secret.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod acls;
 mod certificates;

@@ -1,6 +1,5 @@
 //! Consumers of one group on several machines, a logs folder each: every record is once in the logs of all of them,
 //! whatever is scaled, killed, copied, moved or deleted.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod accepted;
 mod previous_version;

@@ -1,6 +1,5 @@
 //! product-updater on a real server: the shipped data, each fault of a CSV file by its text, running again, random
 //! changes.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::fs;

@@ -1,5 +1,4 @@
 //! The reconciler on real servers: what agrees agrees, and each single fault is found and named.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod expired;
 mod places;

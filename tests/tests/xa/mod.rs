@@ -1,6 +1,5 @@
 //! Two-phase commit (XA): rows count when, and where, their transaction is committed. On a server with GTIDs nobody who
 //! prepares one stops the producer; without GTIDs a snapshot waits for it, and says so.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use model::error::Code;
 use std::collections::BTreeMap;
