@@ -269,12 +269,19 @@ pub fn failed(what: &str, error: mysql_async::Error) -> Error {
             // Only the server's text distinguishes permanent errors from transient ones (a second reader with the same
             // id).
             let text = e.message.to_lowercase();
-            if text.contains("purged") || text.contains("could not find") || text.contains("impossible position") {
+            if text.contains("purged") || text.contains("could not find") {
                 return Error::new(
                     Code::PositionPurged,
                     format!("cannot {what}: the server no longer has that part of its binlog: {}", e.message),
                 )
                 .with_remedy(format!("{reset}; and keep binlogs longer (binlog_expire_logs_seconds)"));
+            }
+            if text.contains("impossible position") || text.contains("position > file size") {
+                return Error::new(
+                    Code::HistoryDiffers,
+                    format!("cannot {what}: the binlog ends before: the binlogs were reset or restored: {}", e.message),
+                )
+                .with_remedy(reset);
             }
             if gtid_mode_refuses(&e.message) {
                 let mode = if text.contains("anonymous") { "ON" } else { "OFF" };

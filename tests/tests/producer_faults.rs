@@ -133,7 +133,11 @@ async fn kafka_and_registry_that_do_not_fit() {
     schema_registry_converter::async_impl::schema_registry::post_schema(&settings, subject.clone(), supplied)
         .await
         .unwrap();
-    assert_stops(&world, Code::SchemaRefused, &[&subject, "not compatible", "schema_registry.subject"]);
+    assert_stops(
+        &world,
+        Code::SchemaRefused,
+        &[&subject, "column id is string in version 1", "schema_registry.subject"],
+    );
     world.set("SCHEMA_REGISTRY_SUBJECT", format!("{subject}-2"));
     reads(&world, "other_subject");
 
@@ -280,7 +284,11 @@ async fn other_tables_are_carried_exactly_or_refused() {
     let refused = TestBed::new("refused");
     let mut conn = refused.mysql().await;
     for (table, code, want) in [
-        ("id INT, name TEXT, category TEXT, price INT, last_updated DATE", Code::TableWithoutKey, "primary key"),
+        (
+            "id INT NOT NULL, name TEXT, category TEXT, price INT, last_updated DATE",
+            Code::TableWithoutKey,
+            "primary key",
+        ),
         (
             "id VARCHAR(9) PRIMARY KEY, name TEXT, category TEXT, price INT, last_updated DATE",
             Code::ColumnRefused,

@@ -184,7 +184,7 @@ impl Reader {
                 .map_err(|e| rows_purged(e).at(&what))?;
         events.set_max_event(self.stream.options().max_event);
         let mut is_found = false;
-        while let Some(event) = events.next_or_end().await.map_err(|e| e.at(&what))? {
+        while let Some(event) = events.next_or_end().await.map_err(|e| rows_purged(e).at(&what))? {
             if events.place().0 != file {
                 break;
             }

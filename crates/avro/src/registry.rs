@@ -457,7 +457,8 @@ fn may_not_follow(subject: &str, found: Incompatible) -> Error {
         ),
     };
     Error::new(code, format!("subject {subject}: {reason}"))
-        .with_remedy(format!("{former}; then `cdc-producer snapshot` of the table, start"))
+        .with_remedy(format!("{former}; then `cdc-producer snapshot` of the table, start. Or, if the subject has the schemas of something else, set \
+             schema_registry.subject to another one"))
 }
 
 fn too_large(method: &Method, url: &str) -> Error {

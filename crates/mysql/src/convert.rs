@@ -130,6 +130,7 @@ fn write_other(value: &Value<'_>, kind: FieldType, out: &mut Vec<u8>) -> Result<
         (FieldType::Double, Value::Double(n)) => out.extend_from_slice(&n.to_le_bytes()),
         (FieldType::Text, Value::Enum { label, .. }) => encode::bytes(label.as_bytes(), out),
         (FieldType::Text | FieldType::Json, Value::Json(text)) => encode::bytes(text.as_bytes(), out),
+        (FieldType::Json, Value::Text(text)) => encode::bytes(text.as_bytes(), out),
         (FieldType::Text, Value::Set { bits, labels }) => write_set(*bits, labels, out),
         (FieldType::Bytes, Value::Bytes(bytes)) => encode::bytes(bytes, out),
         (FieldType::Bytes, Value::Bit { bits, width }) => encode::bytes(bit_bytes(&bits.to_be_bytes(), *width), out),
