@@ -98,9 +98,11 @@ impl Before<'_> {
 
     /// What a new epoch keeps of the table's progress, and notes.
     fn kept(&self, table: &FoundTable, topic: &TopicFacts) -> TableProgress {
+        let before = self.of_table(table);
         let mut noted = TableProgress {
             ends: Some(topic.ends()),
-            schema_ids: self.of_table(table).and_then(|noted| noted.schema_ids.clone()),
+            schema_ids: before.and_then(|noted| noted.schema_ids.clone()),
+            schema_fields: before.map(|noted| noted.schema_fields.clone()).unwrap_or_default(),
             // The offsets of another topic do not apply to this one.
             schema_ids_from: self.of_this_topic(table, topic).and_then(|noted| noted.schema_ids_from.clone()),
             ..TableProgress::default()
