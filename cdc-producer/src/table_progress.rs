@@ -135,9 +135,9 @@ pub(crate) fn check_key(committed: Option<&TableProgress>, table: &SourceTable, 
     ))
 }
 
-/// Notes the schema that the producer writes with from now on, and its id. Without a note of the offsets from which the list of
-/// ids is complete, it is complete from the topic's present ends: earlier records may be from a version that did not
-/// note ids.
+/// Notes the schema that the producer writes with from now on, and its id. Without a note of the offsets from which the
+/// list of ids is complete, it is complete from the topic's present ends: earlier records may be from a version that
+/// did not note ids.
 pub(crate) fn note_schema_id(progress: &mut TableProgress, id: u32, schema: &RecordSchema, bounds: &[Bounds]) {
     progress.schema_ids.get_or_insert_default().insert(id);
     progress.schema_fields.retain(|(noted, _)| *noted != id);

@@ -1,10 +1,10 @@
 //! The checkpoint file as a separate mount, as `volumes: [./last_read_timestamp.json:/app/time_track/…]` makes it.
 
-use model::error::Code;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use nix::unistd::geteuid;
 use testbed::{TestBed, run};

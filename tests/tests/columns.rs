@@ -112,6 +112,13 @@ async fn set_rule(bed: &TestBed, table: &str, rule: &str) {
     assert!(answer.status().is_success(), "{answer:?}");
 }
 
+fn stop(programs: [Running; 2]) {
+    for program in programs {
+        let ended = program.stop();
+        assert_eq!(ended.code, 0, "{}", ended.err);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_columns_that_changes_no_value_continues() {
     let bed = world("columns");
@@ -155,10 +162,7 @@ async fn a_change_of_columns_that_changes_no_value_continues() {
     let rows = client.query("SELECT id, b FROM dropped ORDER BY id", &[]).await.unwrap();
     let rows: Vec<(i32, Option<String>)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(rows, [(1, Some("x".to_owned())), (2, Some("y".to_owned())), (3, None)]);
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }
 
 /// Stops at the change with a statement that changes rows; follows the remedy.
@@ -248,10 +252,7 @@ async fn a_change_of_columns_that_may_change_values_stops_until_a_snapshot_of_th
     let want = "adds the column b, of which earlier records have other values";
     let producer = follow_snapshot(&bed, producer, "late", want).await;
     assert!(bed.verify().contains("logs and PostgreSQL agree"));
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }
 
 /// The registry takes any schema here: our own comparison decides.
@@ -293,10 +294,7 @@ async fn a_type_that_readers_would_misread_is_refused_whatever_the_registry_take
         wait_for_records(&bed, table, 6);
     }
     assert!(bed.verify().contains("logs and PostgreSQL agree"));
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }
 
 /// The statement falls between the inspection of the table and the place where its epoch begins: the stream never has it.
@@ -316,10 +314,7 @@ async fn a_column_that_comes_while_the_producer_starts_is_not_missed() {
     assert!(bed.verify().contains("logs and PostgreSQL agree"));
     assert_eq!(shown(&schema(&bed, "early").await), "id int, a int?, c int?");
     assert!(producer.is_running());
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }
 
 /// A table with one column that PostgreSQL and a rule require.
@@ -353,10 +348,7 @@ async fn a_column_that_the_consumers_need_stops_them_when_it_goes() {
     bed.set("RULES_CAPITALISE", "[]");
     let consumer = bed.start_as("consumer", "without-rule", &[]);
     wait_for_count(bed.get("POSTGRES_URL"), "SELECT count(*) FROM product WHERE a = 6 AND note = upper(note)", 2);
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }
 
 /// A column of the given schema, and one of a key.
@@ -392,8 +384,5 @@ async fn a_column_that_the_records_need_stops_the_producer_until_it_is_back() {
     }
     wait_for_records(&bed, "pairs", 4);
     assert!(bed.verify().contains("logs and PostgreSQL agree"));
-    for program in [producer, consumer] {
-        let ended = program.stop();
-        assert_eq!(ended.code, 0, "{}", ended.err);
-    }
+    stop([producer, consumer]);
 }

@@ -1,12 +1,12 @@
 //! The consumer's PostgreSQL sink on a real server: equal to the topic, caught up when behind, refused when it can't
 //! be.
 
-use model::error::Code;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::consumer_world::{assert_once, line_count, owned, start, wait_until_committed};
 use integration_tests::product_line;
+use model::error::Code;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::{Program, rules};

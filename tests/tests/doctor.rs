@@ -1,7 +1,6 @@
 //! `doctor` of producer and consumer on real servers: each fault is named with what to do, which is then done, as it is
 //! printed, and makes the check green.
 
-use model::error::Code;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use crate::consumer_world::{log_path, wait_until_committed};
 use crate::postgres_world::{PATIENCE, connect, run};
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};

@@ -1,10 +1,10 @@
 //! Clocks, disks and files under the programs.
 
-use model::error::Code;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use kafka::{TopicSpec, ensure_topics};
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::{Clock, Running, TestBed, eventually, read_topic};

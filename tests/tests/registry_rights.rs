@@ -1,6 +1,5 @@
 //! What the programs need at the schema registry: nothing is written that is in force, and a refusal names the call.
 
-use model::error::Code;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use serde_json::{Value, json};
 use testbed::servers::Registry;

@@ -1,10 +1,10 @@
 //! Settings that a server gives every new session change nothing in what the programs read and write.
 
-use model::error::Code;
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use model::error::Code;
 use mysql::table;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};

@@ -1,10 +1,10 @@
 //! product-updater: rows that the file format, the contract or the table refuses are put aside with file, line, column
 //! and reason; nothing else is touched, and the rest is applied.
 
-use model::error::Code;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::{Ended, TestBed};

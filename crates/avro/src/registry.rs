@@ -456,9 +456,10 @@ fn may_not_follow(subject: &str, found: Incompatible) -> Error {
             "give the column its former type again (ALTER TABLE), and add one of the new type under another name if needed",
         ),
     };
-    Error::new(code, format!("subject {subject}: {reason}"))
-        .with_remedy(format!("{former}; then `cdc-producer snapshot` of the table, start. Or, if the subject has the schemas of something else, set \
-             schema_registry.subject to another one"))
+    Error::new(code, format!("subject {subject}: {reason}")).with_remedy(format!(
+        "{former}; then `cdc-producer snapshot` of the table, start. Or, if the subject has the schemas of something else, \
+         set schema_registry.subject to another one"
+    ))
 }
 
 fn too_large(method: &Method, url: &str) -> Error {

@@ -32,8 +32,8 @@ pub fn parse(text: &str) -> Result<RecordSchema, String> {
 }
 
 /// The JSON text of a schema. `types` are the columns' types as MySQL writes them, in the order of the fields; of them
-/// a reader needs only `json`. The text is the same for the same fields in each version of this program, so that an upgrade registers
-/// nothing.
+/// a reader needs only `json`. The text is the same for the same fields in each version of this program, so that an
+/// upgrade registers nothing.
 pub fn write(schema: &RecordSchema, types: &[String]) -> String {
     let (namespace, name) = schema.name.rsplit_once('.').unwrap_or(("", &schema.name));
     let fields = schema.fields.iter().enumerate().map(|(index, field)| {

@@ -1,11 +1,11 @@
 //! `consumer accept-log` after a kill at a named point, with a log checkpoint that is not the last one: no line is lost
 //! or doubled.
 
-use model::error::Code;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use kafka::slots::{self, LogCheckpoint};
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use rdkafka::admin::{AdminClient, AdminOptions};

@@ -1,8 +1,8 @@
 //! A consumer's log that is torn, cut, moved, or another topic's.
 
-use model::error::Code;
 use std::fs;
 
+use model::error::Code;
 use testbed::{Feed, TestBed, eventually};
 
 use super::PATIENCE;

@@ -1,10 +1,10 @@
 //! Whoever may write to the log checkpoints' topic, and an older state of it: committed lines are not cut off a log.
 
-use model::error::Code;
 use std::fs;
 use std::path::PathBuf;
 
 use kafka::slots::LogCheckpoint;
+use model::error::Code;
 use testbed::{Ended, Feed, TestBed, eventually};
 
 use super::PATIENCE;

@@ -1,8 +1,8 @@
 //! `--table`: files of any table, by its columns and its primary key.
 
-use model::error::Code;
 use std::fs;
 
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::{Ended, TestBed};

@@ -1,11 +1,11 @@
 //! product-updater on a real server: the shipped data, each fault of a CSV file by its text, running again, random
 //! changes.
 
-use model::error::Code;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use model::error::Code;
 use mysql_async::prelude::Queryable;
 use testbed::{Ended, TestBed};
 

@@ -1,10 +1,10 @@
 //! Two-phase commit (XA): rows count when, and where, their transaction is committed. On a server with GTIDs nobody who
 //! prepares one stops the producer; without GTIDs a snapshot waits for it, and says so.
 
-use model::error::Code;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::servers::MySql;
