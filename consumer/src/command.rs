@@ -9,7 +9,8 @@ use crate::kept_lines::Kept;
 use crate::log_checkpoint::{self, Accepted};
 use crate::repair::{self, Set};
 use crate::sink::{Sink, SinkTable};
-use crate::slot::{SlotId, Slots};
+use crate::slot::Slots;
+use crate::slot_name::SlotId;
 use crate::tables::{self, Taken};
 use crate::topics::Topics;
 

@@ -10,9 +10,10 @@ use kafka::{LastRecords, Resource, Right, TopicSpec};
 use model::error::Result;
 use runtime::config::{KafkaSettings, PostgresSettings, RegistrySettings, Settings};
 
+use crate::folder::unwritable;
 use crate::schemas;
 use crate::sink::check as postgres;
-use crate::slot::{Slots, unwritable};
+use crate::slot::Slots;
 use crate::topics::Topics;
 use crate::{log_checkpoint, repair, tables};
 

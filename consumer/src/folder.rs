@@ -1,17 +1,23 @@
-//! The identity of a logs folder: a file `.folder` in it, written once.
+//! A logs folder: its identity, the slots that it has, and how its small files are written.
 //!
 //! Consumers of one group may run on several machines with a folder each. All of them have a `consumer_1`; the folder's
-//! identity tells these apart in Kafka. A folder that has none yet gets one under its `.claim` lock, before the first
-//! slot is taken.
+//! identity tells these apart in Kafka: a file `.folder`, written once. A folder that has none yet gets one under its
+//! `.claim` lock, before the first slot is taken.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::Path;
 
 use kafka::slots::{FOLDER_FILE, Folder, FolderId, VERSION};
 use model::error::{Code, Error, Result};
 
-use crate::slot::{self, LOG_NAME, unwritable};
+use crate::lineage::Owner;
+use crate::slot_name::SlotId;
+
+/// The log's name within a slot's folder.
+pub(crate) const LOG_NAME: &str = "consumer_log.json";
+/// The name of the file beside it that says whose lines the log has.
+pub(crate) const OWNER_NAME: &str = ".owner";
 
 /// The folder's identity; `None` when it has none yet.
 ///
@@ -35,10 +41,10 @@ pub(crate) fn identify(root: &Path) -> Result<Folder> {
         return Ok(identity);
     }
     let mut legacy = false;
-    for id in slot::ids(root)? {
+    for id in ids(root)? {
         let folder = root.join(id.to_string());
         let length = fs::metadata(folder.join(LOG_NAME)).map_or(0, |log| log.len());
-        let owner = slot::read_owner(&folder).map_err(|e| {
+        let owner = read_owner(&folder).map_err(|e| {
             Error::new(Code::FileAccess, format!("cannot read folder {}", folder.display())).with_source(e)
         })?;
         legacy |= owner.is_of_the_version_before(length);
@@ -50,6 +56,32 @@ pub(crate) fn identify(root: &Path) -> Result<Folder> {
     write_durably(&path, &text).map_err(|e| unwritable(&path, e))?;
     tracing::info!(folder = %identity.id, legacy, path = %root.display(), "the logs folder has an identity from now on");
     Ok(identity)
+}
+
+/// The slots that a logs folder has, in order.
+///
+/// # Errors
+/// Definite when the folder can't be read.
+pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
+    let unreadable = |e| Error::new(Code::FileAccess, format!("cannot read folder {}", root.display())).with_source(e);
+    let mut ids = Vec::new();
+    for entry in fs::read_dir(root).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name();
+        ids.extend(name.to_str().and_then(SlotId::parse));
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Reads the file `.owner` of a slot's folder.
+///
+/// # Errors
+/// Any error of the file system.
+pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
+    match fs::read_to_string(folder.join(OWNER_NAME)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Owner::None),
+        text => Ok(Owner::parse(&text?)),
+    }
 }
 
 /// 8 random characters.
@@ -75,6 +107,18 @@ pub(crate) fn write_durably(path: &Path, text: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+/// The error for a path that this process can't write to, with a remedy: transient for a full disk.
+pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
+    let text = format!("cannot write to {}", path.display());
+    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {
+        let full = Error::new(Code::DiskFull, text).with_source(error);
+        return full.with_remedy("make room on the disk; the consumer continues without a restart");
+    }
+    Error::new(Code::FileAccess, text).with_source(error).with_remedy(
+        "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
+    )
 }
 
 #[cfg(test)]
@@ -115,5 +159,12 @@ mod tests {
         fs::write(dir.path().join(FOLDER_FILE), "{").expect("written");
         let text = format!("{:?}", Slots::open(dir.path(), 1).expect_err("broken"));
         assert!(text.contains(".folder") && text.contains("or delete it"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_heals_and_a_forbidden_one_does_not() {
+        let heals = |kind: ErrorKind| unwritable(Path::new("log"), kind.into()).is_transient();
+        assert!([ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Interrupted].map(heals) == [true; 3]);
+        assert!(!heals(ErrorKind::PermissionDenied));
     }
 }

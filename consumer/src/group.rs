@@ -37,8 +37,8 @@ use runtime::step::ConsumerStep;
 
 use crate::assignment;
 use crate::group_state::{Seen, State};
-use crate::lineage::Name;
 use crate::offsets;
+use crate::slot_name::Name;
 use crate::start_offset::{Facts, Start, judge, refusal};
 use crate::topics::Topics;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use model::error::{Code, Error, Result};
 
-use crate::slot::{LOG_NAME, unwritable};
+use crate::folder::{LOG_NAME, unwritable};
 
 /// The bytes kept from a log.
 #[derive(Debug)]

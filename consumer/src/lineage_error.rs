@@ -3,8 +3,9 @@
 use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
-use crate::lineage::{Key, LineageError};
+use crate::lineage::LineageError;
 use crate::slot::Slot;
+use crate::slot_name::Key;
 
 /// The text and the remedy of a lineage error.
 pub(crate) fn of(settings: &KafkaSettings, slot: &Slot, error: &LineageError) -> Error {

@@ -22,11 +22,12 @@ use runtime::config::KafkaSettings;
 use runtime::failpoint;
 use runtime::step::ConsumerStep;
 
-use crate::folder;
-use crate::lineage::{self, Key, Log, Note, Owner, Step};
+use crate::folder::{self, LOG_NAME};
+use crate::lineage::{self, Log, Note, Owner, Step};
 use crate::lineage_error;
 use crate::log_file;
-use crate::slot::{LOG_NAME, Slot};
+use crate::slot::Slot;
+use crate::slot_name::{Key, PARTITIONS};
 use crate::start_offset;
 use crate::topics::Topics;
 pub(crate) use accept::{Accepted, accept};
@@ -53,7 +54,7 @@ impl From<&LogCheckpoint> for Committed {
 
 /// The topic of the log checkpoints.
 pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
-    TopicSpec::compacted(slots::topic(settings), lineage::PARTITIONS as i32)
+    TopicSpec::compacted(slots::topic(settings), PARTITIONS as i32)
 }
 
 /// An open log's log checkpoint, without the committed state.

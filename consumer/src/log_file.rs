@@ -20,8 +20,9 @@ use model::error::{Code, Error, Result};
 use runtime::failpoint;
 use runtime::step::ConsumerStep;
 
+use crate::folder::unwritable;
 use crate::log_floor::{self, LogFloor};
-use crate::slot::{SlotId, unwritable};
+use crate::slot_name::SlotId;
 
 /// An open log, cut to its committed length.
 #[derive(Debug)]

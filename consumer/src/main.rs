@@ -31,6 +31,7 @@ mod run;
 mod schemas;
 mod sink;
 mod slot;
+mod slot_name;
 mod sql_value;
 mod stale_rows;
 mod start_offset;

@@ -12,8 +12,8 @@ use model::time::Micros;
 use runtime::telemetry::{Counter, Gauge, Metrics};
 
 use crate::batch::Outcome;
-use crate::lineage::Name;
 use crate::sink::Parked;
+use crate::slot_name::Name;
 
 /// The labels sink, table, column and partition are known only when a record is refused.
 const PARKED: (&str, &str) =

@@ -16,7 +16,7 @@ use kafka::Partition;
 
 use crate::group::Group;
 use crate::metrics::ConsumerMetrics;
-use crate::slot::SlotId;
+use crate::slot_name::SlotId;
 
 /// Between the checks of a new member; a running rebalance is over by then.
 const SOON: Duration = Duration::from_secs(2);

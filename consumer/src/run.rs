@@ -46,10 +46,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{BatchContext, Outcome};
 use crate::batch_error::{Backoff, BatchError, Fences};
-use crate::command;
 use crate::commit::Commit;
 use crate::dead_letter::Letters;
-use crate::doctor;
+use crate::folder::unwritable;
 use crate::group::Group;
 use crate::log_checkpoint::{self, Committed, OpenLogCheckpoint, Opened};
 use crate::log_file::LogFile;
@@ -57,11 +56,12 @@ use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::{self, Parking};
 use crate::readiness::Readiness;
-use crate::recover;
 use crate::sink::Sink;
-use crate::slot::{Slot, SlotId, Slots, unwritable};
+use crate::slot::{Slot, Slots};
+use crate::slot_name::SlotId;
 use crate::tables::Taken;
 use crate::topics::Topics;
+use crate::{command, doctor, recover};
 use ends::Ends;
 use table::{Table, polled};
 

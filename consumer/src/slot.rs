@@ -13,7 +13,6 @@
 //! ([`crate::log_checkpoint`]).
 
 use std::cell::RefCell;
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -23,38 +22,17 @@ use fs2::FileExt;
 use kafka::slots::Folder;
 use model::error::{Code, Error, Result};
 
-use crate::folder;
-use crate::lineage::{Name, Note, Owner};
+use crate::folder::{self, LOG_NAME, OWNER_NAME, unwritable};
+use crate::lineage::{Note, Owner};
+use crate::slot_name::{Name, SlotId};
 
-/// The log's name within a slot's folder.
-pub(crate) const LOG_NAME: &str = "consumer_log.json";
 const LOCK_NAME: &str = ".lock";
 const CLAIM_NAME: &str = ".claim";
-const OWNER_NAME: &str = ".owner";
 
 /// A neighbour recovers a slot within a second; a suspended neighbour is not waited for.
 const RECOVERING_LIMIT: Duration = Duration::from_secs(30);
 /// How long to wait for the lock under which slots are claimed.
 const CLAIM_LIMIT: Duration = Duration::from_secs(10);
-
-/// The number of a slot, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SlotId(pub u32);
-
-impl SlotId {
-    /// Reads `consumer_N`.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
-        let digits = name.strip_prefix("consumer_")?;
-        let id = Self(digits.parse().ok()?);
-        (id.0 > 0 && id.to_string() == name).then_some(id)
-    }
-}
-
-impl fmt::Display for SlotId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "consumer_{}", self.0)
-    }
-}
 
 /// The present or last holder of a slot, according to its `.lock` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,7 +118,7 @@ impl Slot {
     /// Definite when the file can't be read, or when another process wrote it although this one holds the lock.
     pub(crate) fn owner(&self) -> Result<Owner> {
         let path = self.folder.join(OWNER_NAME);
-        let owner = read_owner(&self.folder)
+        let owner = folder::read_owner(&self.folder)
             .map_err(|e| Error::new(Code::FileAccess, format!("cannot read {}", path.display())).with_source(e))?;
         match &*self.written.borrow() {
             Some(written) if owner != Owner::None && owner != *written => Err(Error::new(Code::AnotherConsumer, format!(
@@ -335,7 +313,7 @@ impl Slots {
     /// # Errors
     /// Definite when the folder can't be read.
     pub(crate) fn ids(&self) -> Result<Vec<SlotId>> {
-        ids(&self.root)
+        folder::ids(&self.root)
     }
 
     /// The names in Kafka of the slots beside `own`, with the paths of their logs.
@@ -388,32 +366,6 @@ impl Slots {
     }
 }
 
-/// The slots that a logs folder has, in order.
-///
-/// # Errors
-/// Definite when the folder can't be read.
-pub(crate) fn ids(root: &Path) -> Result<Vec<SlotId>> {
-    let unreadable = |e| Error::new(Code::FileAccess, format!("cannot read folder {}", root.display())).with_source(e);
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(root).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name();
-        ids.extend(name.to_str().and_then(SlotId::parse));
-    }
-    ids.sort_unstable();
-    Ok(ids)
-}
-
-/// Reads the file `.owner` of a slot's folder.
-///
-/// # Errors
-/// Any error of the file system.
-pub(crate) fn read_owner(folder: &Path) -> io::Result<Owner> {
-    match fs::read_to_string(folder.join(OWNER_NAME)) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Owner::None),
-        text => Ok(Owner::parse(&text?)),
-    }
-}
-
 /// Takes the lock under which slots are claimed; a process holds it for an instant only, unless it is suspended there.
 fn claim_lock(root: &Path) -> Result<File> {
     let path = root.join(CLAIM_NAME);
@@ -446,18 +398,6 @@ fn unlockable(path: &Path, error: io::Error) -> Error {
     Error::new(Code::FileAccess, format!("cannot lock {}", path.display()))
         .with_source(error)
         .with_remedy("put consumer.logs on a file system that has locks (flock)")
-}
-
-/// The error for a path that this process can't write to, with a remedy: transient for a full disk.
-pub(crate) fn unwritable(path: &Path, error: io::Error) -> Error {
-    let text = format!("cannot write to {}", path.display());
-    if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted) {
-        let full = Error::new(Code::DiskFull, text).with_source(error);
-        return full.with_remedy("make room on the disk; the consumer continues without a restart");
-    }
-    Error::new(Code::FileAccess, text).with_source(error).with_remedy(
-        "give the user that runs the consumer write access to this folder, or name another one (consumer.logs)",
-    )
 }
 
 #[cfg(test)]

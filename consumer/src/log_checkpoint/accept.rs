@@ -24,12 +24,13 @@ use serde::Deserialize;
 
 use super::{Committed, Found, OpenLogCheckpoint, begin_session, furthest, last, log};
 use crate::kept_lines::{self, Kept};
-use crate::lineage::{Key, LineageError, Owner, Step};
+use crate::lineage::{LineageError, Owner, Step};
 use crate::lineage_error;
 use crate::log_file;
 use crate::log_floor;
 use crate::offsets;
 use crate::slot::{Slot, Slots};
+use crate::slot_name::Key;
 use crate::topics::Topics;
 
 /// A limit above the number of lines of a batch.

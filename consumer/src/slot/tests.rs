@@ -80,18 +80,3 @@ fn a_look_makes_no_file_and_keeps_nobody_from_a_slot() {
     let held = slots.claim().expect("a slot");
     assert!(slots.look(held.id()).expect("no error").is_none());
 }
-
-#[test]
-fn a_full_disk_heals_and_a_forbidden_one_does_not() {
-    let heals = |kind: ErrorKind| unwritable(Path::new("log"), kind.into()).is_transient();
-    assert!([ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::Interrupted].map(heals) == [true; 3]);
-    assert!(!heals(ErrorKind::PermissionDenied));
-}
-
-#[test]
-fn names_read_back() {
-    assert_eq!(SlotId::parse("consumer_12"), Some(SlotId(12)));
-    for name in ["consumer_0", "consumer_01", "consumer_", "consumer_x", "other", "consumer_-1"] {
-        assert_eq!(SlotId::parse(name), None, "{name}");
-    }
-}
