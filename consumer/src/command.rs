@@ -6,7 +6,9 @@ use model::error::{Code, Error, Result};
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 
 use crate::kept_lines::Kept;
-use crate::log_checkpoint::{self, Accepted};
+use crate::log_checkpoint;
+use crate::log_checkpoint::accept::{Accepted, accept};
+use crate::log_checkpoint::forget::forget;
 use crate::repair::{self, Set};
 use crate::sink::{Sink, SinkTable};
 use crate::slot::Slots;
@@ -74,7 +76,7 @@ fn skip_deleted(kafka: &KafkaSettings, topics: &Topics) -> Result<()> {
 /// Declares a logs folder of the group lost.
 ///
 /// # Errors
-/// Usage when the text is no identity or this folder's own, and those of [`log_checkpoint::forget`].
+/// Usage when the text is no identity or this folder's own, and those of [`forget`].
 fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
     let unknown = || {
         Error::new(Code::CommandLine, format!("{id:?} is no identity of a logs folder"))
@@ -88,7 +90,7 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
         )
         .with_remedy("name the folder that is gone"));
     }
-    let forgotten = tokio::task::block_in_place(|| log_checkpoint::forget(kafka, &folder, slots.place()))?;
+    let forgotten = tokio::task::block_in_place(|| forget(kafka, &folder, slots.place()))?;
     for (slot, bytes) in &forgotten {
         println!("{slot} of folder {folder}: {bytes} committed bytes");
     }
@@ -130,7 +132,7 @@ async fn accept_log(kafka: &KafkaSettings, topics: &Topics, slots: &Slots, name:
     };
     let slot = slots.take(id)?.ok_or_else(held)?;
     kafka::ensure_topics(kafka, &[log_checkpoint::topic(kafka)]).await?;
-    let accepted = tokio::task::block_in_place(|| log_checkpoint::accept(kafka, topics, slots, &slot))?;
+    let accepted = tokio::task::block_in_place(|| accept(kafka, topics, slots, &slot))?;
     slot.mark_recovered()?;
     let Accepted { before, after, cut, is_new_group } = accepted;
     match before {

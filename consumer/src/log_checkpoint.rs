@@ -10,7 +10,8 @@
 //! had no member for a week; without them the consumers would read the topic from its beginning and write every line
 //! twice.
 
-mod accept;
+pub(crate) mod accept;
+pub(crate) mod forget;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +31,6 @@ use crate::slot::Slot;
 use crate::slot_name::{Key, PARTITIONS};
 use crate::start_offset;
 use crate::topics::Topics;
-pub(crate) use accept::{Accepted, accept};
 
 /// How long the first read of a log checkpoint waits for open transactions: those of a running neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
@@ -374,43 +374,4 @@ fn begin_session(
         tracing::info!(slot = %slot.name(), from = key.0, bytes = committed.length, "took the log over");
     }
     Ok(checkpoint)
-}
-
-/// Declares the logs of a lost folder: their bytes no longer count for the group. Returns the committed bytes of each.
-/// Blocks.
-///
-/// # Errors
-/// Definite when a consumer of that folder is in the group, or no log checkpoint names the folder; transient when Kafka
-/// can't be reached.
-pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -> Result<BTreeMap<String, u64>> {
-    let of_folder = |checkpoint: &LogCheckpoint| checkpoint.folder == folder.as_str() && checkpoint.moved.is_none();
-    let keys: Vec<Key> =
-        slots::log_checkpoints(settings)?.into_iter().filter(|(_, m)| of_folder(m)).map(|(key, _)| Key(key)).collect();
-    if keys.is_empty() {
-        let text = format!("no log of folder {folder} is known to group {}", settings.group_id);
-        return Err(Error::new(Code::CommandLine, text)
-            .with_remedy("take the folder's identity from the message that names it"));
-    }
-    let part = format!("-{folder}-");
-    if let Some(member) = crate::group::members(settings)?.into_iter().find(|member| member.contains(&part)) {
-        return Err(Error::new(
-            Code::AnotherConsumer,
-            format!("{member} of folder {folder} is in the group {}", settings.group_id),
-        )
-        .with_remedy("stop its consumers, and wait until their session (kafka.session_timeout) is over"));
-    }
-    let mut forgotten = BTreeMap::new();
-    for key in keys {
-        let producer = TransactionalProducer::new(settings, &key.transactional_id(&settings.topic))?;
-        let Some(checkpoint) = last(settings, &key)?.filter(of_folder) else { continue };
-        let commit = || {
-            producer.begin()?;
-            send(&producer, &slots::topic(settings), &key, &checkpoint.moved_to(&settings.group_id, "", place))?;
-            producer.commit()
-        };
-        commit()
-            .map_err(|e: Failure| e.into_error(&format!("cannot write the log checkpoint of {}", key.describe())))?;
-        forgotten.insert(checkpoint.slot, checkpoint.length);
-    }
-    Ok(forgotten)
 }
