@@ -22,6 +22,7 @@
 //! PostgreSQL's offset and writes those records only to PostgreSQL until it has caught up.
 
 mod catch_up;
+mod commit_ends;
 mod ends;
 mod rows;
 mod table;
@@ -39,8 +40,7 @@ use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::message::Message as _;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
-use runtime::program::Context;
-use runtime::{failpoint, step::ConsumerStep};
+use runtime::{failpoint, program::Context, step::ConsumerStep};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
