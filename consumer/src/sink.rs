@@ -19,12 +19,14 @@
 //!
 //! Not here: retries ([`crate::run`]).
 
+mod applied;
 mod careful;
 pub(crate) mod check;
 mod evolve;
 mod fit;
 mod layout;
 mod limits;
+mod rows;
 mod session;
 mod statements;
 mod store_error;
@@ -32,22 +34,20 @@ pub(crate) mod tables;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kafka::{Partition, Topic};
 use model::error::{Code, Error, Result};
-use model::row::Datum;
-use model::row_key::KeyValue;
 use runtime::config::{OnRefused, PostgresSettings};
 use sinks::postgres::{Target, failed};
 
-pub(crate) use layout::{Layout, array_of, quoted};
-
-use crate::sql_value::Fields;
-use session::Session;
+pub(crate) use applied::{Applied, Parked};
+pub(crate) use layout::{Layout, SinkTable, array_of, quoted};
+pub(crate) use rows::{Rows, State};
+#[cfg(test)]
 pub(crate) use store_error::StoreError;
+
+use session::Session;
 
 /// The time limit of a batch; after it, the server counts as lost.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,157 +55,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 /// The time limit of a trivial query.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The last state of one row in a batch, and the record that gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LastState {
-    /// The number of its partition.
-    partition: i32,
-    pub(crate) offset: i64,
-    /// Index of its layout among those of the batch.
-    layout: usize,
-    /// Where the values of its key are in the batch's data.
-    key: Range<usize>,
-    /// Where its values are; `None` when it was deleted or filtered out.
-    row: Option<Range<usize>>,
-}
-
-#[cfg(test)]
-impl LastState {
-    /// Whether the row is there after it.
-    pub(crate) fn is_row(&self) -> bool {
-        self.row.is_some()
-    }
-}
-
-/// A state of a row.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum State<'a> {
-    /// Its values.
-    Row(&'a [Datum<'a>]),
-    /// It is filtered out; its values before any rule.
-    Filtered(&'a [Datum<'a>]),
-    /// The values of its key.
-    Deleted(&'a [KeyValue<'a>]),
-}
-
-/// The changes that a batch makes to one table.
-#[derive(Clone, Debug, Default)]
-struct TableRows {
-    /// By the key's text.
-    last: HashMap<Vec<u8>, LastState>,
-    /// The offset after the batch's last record, by the partition's number.
-    next: BTreeMap<i32, i64>,
-    layouts: Vec<Arc<Layout>>,
-    /// The values of all rows and keys, as [`crate::sql_value`] encodes them.
-    data: Vec<u8>,
-}
-
-impl TableRows {
-    /// Sets the last state of the row with this key, from the record at this place.
-    fn set(&mut self, key: &[u8], place: (i32, i64), layout: &Arc<Layout>, state: State<'_>) {
-        let known = self.layouts.iter().position(|known| Arc::ptr_eq(known, layout));
-        let number = known.unwrap_or_else(|| {
-            self.layouts.push(Arc::clone(layout));
-            self.layouts.len() - 1
-        });
-        let start = self.data.len();
-        match state {
-            State::Row(row) => layout.put_key_of(row, &mut self.data),
-            State::Filtered(row) => layout.put_key_before(row, &mut self.data),
-            State::Deleted(key) => layout.put_key(key, &mut self.data),
-        }
-        let end = self.data.len();
-        let row = if let State::Row(row) = state {
-            layout.put_row(row, &mut self.data);
-            Some(end..self.data.len())
-        } else {
-            None
-        };
-        let (partition, offset) = place;
-        let last = LastState { partition, offset, layout: number, key: start..end, row };
-        match self.last.get_mut(key) {
-            Some(state) => *state = last,
-            None => drop(self.last.insert(key.to_vec(), last)),
-        }
-    }
-
-    fn fields(&self, range: &Range<usize>) -> Fields<'_> {
-        Fields(&self.data[range.clone()])
-    }
-}
-
-/// The changes that a batch makes to the tables, by topic.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Rows(BTreeMap<Topic, TableRows>);
-
-impl Rows {
-    /// Sets the last state of the row with this key, from the record at this place.
-    pub(crate) fn set(&mut self, key: &[u8], place: (Partition, i64), layout: &Arc<Layout>, state: State<'_>) {
-        let (Partition { topic, number }, offset) = place;
-        self.0.entry(topic).or_default().set(key, (number, offset), layout, state);
-    }
-
-    /// The batch reaches this offset of a partition.
-    pub(crate) fn reach(&mut self, partition: Partition, next: i64) {
-        self.0.entry(partition.topic).or_default().next.insert(partition.number, next);
-    }
-
-    /// By partition, the offset after the batch's last record.
-    pub(crate) fn next(&self) -> impl Iterator<Item = (Partition, i64)> {
-        self.0.iter().flat_map(|(topic, rows)| {
-            rows.next.iter().map(|(number, next)| (Partition { topic: *topic, number: *number }, *next))
-        })
-    }
-
-    /// Whether the batch has no record.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The last state of a row.
-    #[cfg(test)]
-    pub(crate) fn last(&self, topic: Topic, key: &[u8]) -> Option<&LastState> {
-        self.0.get(&topic)?.last.get(key)
-    }
-
-    /// The number of rows.
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> usize {
-        self.0.values().map(|rows| rows.last.len()).sum()
-    }
-}
-
-/// A record that PostgreSQL does not store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Parked {
-    pub(crate) partition: Partition,
-    pub(crate) offset: i64,
-    /// The text of its key.
-    pub(crate) key: String,
-    pub(crate) refusal: StoreError,
-}
-
-/// The result of applying a batch.
-#[derive(Debug)]
-pub(crate) enum Applied {
-    /// The tables have the batch; these records, from it or from before it, are parked and owe a dead letter.
-    Done(Vec<Parked>),
-    /// Nothing was written: read the batch again in parts that are small enough to find each refused record, and keep
-    /// the records' bytes for their dead letters.
-    WithCare,
-    /// Nothing was written: the table's offset of this partition is lower than before.
-    MovedBack(Partition),
-}
-
-/// A table of PostgreSQL and the topic of its records.
-#[derive(Clone, Debug)]
-pub(crate) struct SinkTable {
-    pub(crate) topic: String,
-    pub(crate) table: String,
-    /// The layout of the topic's pinned schema, if it has one.
-    pub(crate) pinned: Option<Arc<Layout>>,
-}
 
 /// The sink. It connects on first use, and again after an error.
 pub(crate) struct Sink {
@@ -347,21 +196,6 @@ impl Sink {
 }
 
 const UNREAD: &str = "cannot read product_offsets";
-
-/// The error for a record that PostgreSQL refuses while the policy is to stop.
-fn refused(of: &SinkTable, parked: &Parked) -> Error {
-    let SinkTable { topic, table, .. } = of;
-    let Parked { partition: Partition { number, .. }, offset, key, refusal: StoreError { sqlstate, column, reason } } =
-        parked;
-    let column = column.as_deref().map_or_else(String::new, |c| format!(", column {c}"));
-    Error::new(Code::PostgresRow, format!(
-        "PostgreSQL refuses the record at partition {number}, offset {offset} of topic {topic} (table {table}, key \
-         {key}{column}): {reason} (SQLSTATE {sqlstate})"
-    ))
-    .with_remedy(
-        "change the table in PostgreSQL so that it takes the record, or set postgres.on_refused to dead_letter, which parks it",
-    )
-}
 
 /// The error for records that the table lacks and the topic no longer has.
 pub(crate) fn lacks(topic: &str, partition: i32, next: i64, low: i64) -> Error {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use kafka::Partition;
 use sinks::postgres::refuses_rows;
 
+use super::applied::{Applied, Parked};
+use super::rows::{LastState, TableRows};
 use super::session::{Careful, Keyed, Outcome, States, Writer};
-use super::{Applied, LastState, Parked, StoreError, TableRows};
+use super::store_error::StoreError;
 
 /// When halving takes longer than this, the batch is read again with fewer records.
 const CARE_LIMIT: Duration = Duration::from_secs(10);

@@ -20,6 +20,15 @@ pub(crate) struct Layout {
     key_before: Vec<usize>,
 }
 
+/// A table of PostgreSQL and the topic of its records.
+#[derive(Clone, Debug)]
+pub(crate) struct SinkTable {
+    pub(crate) topic: String,
+    pub(crate) table: String,
+    /// The layout of the topic's pinned schema, if it has one.
+    pub(crate) pinned: Option<Arc<Layout>>,
+}
+
 /// The columns with a row's source.
 pub(crate) const SOURCE: [&str; 2] = ["source_partition", "source_offset"];
 

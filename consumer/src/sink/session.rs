@@ -15,14 +15,16 @@ use sinks::postgres::{Access, Target, failed, has_other_form, is_prepared_alread
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::applied::{Applied, Parked, refused};
 use super::evolve::prepare_layout;
-use super::layout::{Layout, Statements};
+use super::layout::{Layout, SinkTable, Statements};
 use super::limits::Limits;
+use super::rows::{LastState, Rows, TableRows};
 use super::statements::{
     ADVANCE, BEGIN_PARTITIONS, COUNT_ALL_PARKED, COUNT_PARKED, LOCK, NEXT, NOTE_LETTERS, OWED, RETRY, park,
 };
+use super::store_error::StoreError;
 use super::tables::{self, Look};
-use super::{Applied, LastState, Parked, Rows, SinkTable, StoreError, TableRows, refused};
 
 /// With fewer rows than this, the round trips dominate, and an upsert needs only one.
 const FEW: usize = 32;

@@ -8,9 +8,10 @@ use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::layout::Layout;
+use super::rows::TableRows;
 use super::session::{Keyed, Outcome, Prepared, States, Writer};
 use super::statements::replace;
-use super::{StoreError, TableRows};
+use super::store_error::StoreError;
 use crate::sql_value::{Array, Raw, sent_as};
 
 impl<'w> Writer<'w> {
