@@ -5,7 +5,7 @@ use std::path::Path;
 use model::error::{Code, Error, Result};
 use model::position::Progress;
 
-use super::{Request, State, Written};
+use super::content::{Request, State, Written};
 
 /// The decision of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ mod tests {
     use model::position::Position;
     use model::time::Micros;
 
-    use super::super::parse;
+    use super::super::content::parse;
     use super::*;
 
     const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
