@@ -1,29 +1,17 @@
 //! How far Kafka is behind the server, and how long the server keeps the binlogs that are not in Kafka yet.
 //!
-//! [`watch`] asks the server for the end of its binlog every two seconds, on a separate connection; [`Lag`] compares
-//! the end with the committed position. All values are computed when a metric is read, so the lag grows while MySQL or
-//! Kafka does not answer. Times are those of the server's clock.
+//! [`Lag`] compares the end of the server's binlog, as [`crate::lag_watch`] asks for it, with the committed position.
+//! All values are computed when a metric is read, so the lag grows while MySQL or Kafka does not answer. Times are those
+//! of the server's clock.
 //!
 //! Not here: anything that progress depends on.
 
-use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use model::error::{Error, Result};
 use model::position::{BinlogOffset, Progress, compare_files};
 use model::time::Micros;
-use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
 
-use crate::endpoint::Endpoint;
-use crate::server::{self, BinlogFile};
-use crate::status::Status;
-use crate::stream::failed;
-
-const EVERY: Duration = Duration::from_secs(2);
-/// Longer than a connection may take: the server counts aborted handshakes and blocks the host after too many
-/// (max_connect_errors).
-const PATIENCE: Duration = Duration::from_secs(15);
+use crate::server::BinlogFile;
 
 /// The server's answers.
 #[derive(Clone, Debug)]
@@ -151,51 +139,6 @@ impl Lag {
         let earliest = prepared.chain([next]).min_by(f64::total_cmp)?;
         Some(earliest - self.server_time().0 as f64 / 1e6)
     }
-}
-
-/// Samples the server repeatedly; after a failure on a new connection. It does not log a server that does not answer,
-/// as the session does.
-pub(crate) async fn watch(endpoint: &Endpoint, status: &Status) -> Infallible {
-    let mut conn = None;
-    loop {
-        let asked = tokio::time::timeout(PATIENCE, ask(endpoint, &mut conn)).await;
-        match asked.unwrap_or_else(|_| Err(Error::transient("the server does not answer"))) {
-            Ok(sample) => status.sampled(sample),
-            Err(error) => {
-                tracing::debug!(%error, "cannot ask how far the server is");
-                conn = None;
-            }
-        }
-        tokio::time::sleep(EVERY).await;
-    }
-}
-
-async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<Sample> {
-    let (conn, uuid) = match conn {
-        Some(conn) => conn,
-        None => conn.insert(endpoint.identified().await?),
-    };
-    if !endpoint.is_session(uuid) {
-        return Err(Error::transient(format!("server {uuid} is not the one that is read")));
-    }
-    sample(conn).await
-}
-
-/// The server's present answers.
-///
-/// # Errors
-/// Transient when the link breaks; definite when the user may not ask.
-pub(crate) async fn sample(conn: &mut Conn) -> Result<Sample> {
-    let at = Instant::now();
-    let server_time = server::now(conn).await?;
-    let variables: Vec<(String, String)> = conn
-        .query("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('binlog_expire_logs_seconds', 'binlog_expire_logs_auto_purge')")
-        .await
-        .map_err(|e| failed("ask how long binlogs are kept", e))?;
-    let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-    let seconds = value("binlog_expire_logs_seconds").and_then(|s| s.parse().ok()).filter(|s| *s > 0);
-    let kept_for = seconds.filter(|_| value("binlog_expire_logs_auto_purge") != Some("OFF")).map(Duration::from_secs);
-    Ok(Sample { server_time, at, files: server::binlog_files(conn).await?, kept_for })
 }
 
 #[cfg(test)]

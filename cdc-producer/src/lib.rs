@@ -16,6 +16,7 @@ mod fuzz;
 pub mod history;
 pub mod known;
 mod lag;
+mod lag_watch;
 mod list_tables;
 pub mod locate;
 pub mod plan;

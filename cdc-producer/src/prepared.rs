@@ -7,7 +7,8 @@ use model::position::{PreparedAt, Progress, compare_files};
 use model::time::Micros;
 use mysql_async::Conn;
 
-use crate::lag::{self, Sample};
+use crate::lag::Sample;
+use crate::lag_watch::sample;
 
 const NAME: &str = "prepared XA";
 
@@ -16,7 +17,7 @@ const NAME: &str = "prepared XA";
 /// # Errors
 /// Transient when the link breaks; definite when the user may not ask.
 pub(crate) async fn check(conn: &mut Conn, progress: &Progress) -> Result<Check> {
-    Ok(judge(progress, &lag::sample(conn).await?))
+    Ok(judge(progress, &sample(conn).await?))
 }
 
 fn judge(progress: &Progress, sample: &Sample) -> Check {

@@ -20,7 +20,7 @@ use crate::checkpoint_sync::Watched;
 use crate::endpoint::{Endpoint, Reached};
 use crate::fencing::Memory;
 use crate::history;
-use crate::lag;
+use crate::lag_watch;
 use crate::publish::{Publisher, Stopped};
 use crate::reader::{CapturedTable, Reader};
 use crate::replica;
@@ -51,7 +51,7 @@ pub async fn run(settings: ProducerSettings, status: Status, shutdown: Cancellat
     let endpoint = Arc::new(Endpoint::new(settings.mysql.clone()).observed_by(Arc::new(status.clone())));
     tokio::select! {
         outcome = sessions(&settings, &endpoint, &status, &shutdown) => outcome,
-        never = lag::watch(&endpoint, &status) => match never {},
+        never = lag_watch::watch(&endpoint, &status) => match never {},
     }
 }
 
