@@ -19,6 +19,7 @@ mod lag;
 mod lag_watch;
 mod list_tables;
 pub mod locate;
+mod parked_rows;
 pub mod plan;
 pub mod preflight;
 mod prepared;

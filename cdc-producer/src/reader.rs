@@ -5,6 +5,7 @@
 //! it reaches.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +33,12 @@ use crate::taken;
 use crate::transaction::{EventKind, GtidMark, TableEffect, body_counts, classify};
 
 mod chunks;
+mod kept;
 mod place;
-pub(crate) mod rows;
+mod rows;
 mod xa;
 
-use xa::{Kept, Prepared};
+use kept::{Kept, Prepared};
 
 /// Number of events.
 const LOOK_EVERY: u32 = 1_024;
@@ -140,6 +142,14 @@ fn is_read_behind(progress: &TableProgress, stream: &EventStream) -> bool {
     progress.from.as_ref().is_some_and(|from| !stream.has_reached(&from.file, from.offset + 1))
 }
 
+/// Returns when the sweep has a next step; see [`crate::sweep::Sweep::ready`].
+async fn sweep_ready(tables: &[CapturedTable]) {
+    match tables.iter().find(|table| table.sweep.is_running()) {
+        Some(table) => table.sweep.ready().await,
+        None => pending().await,
+    }
+}
+
 impl Reader {
     /// Reads until it is cancelled, then hands over the complete transactions.
     ///
@@ -214,7 +224,7 @@ impl Reader {
                 () = self.batches.closed() => return Err(Error::transient("the publisher has stopped")),
                 event = self.stream.next() => return event.map(Some),
                 () = tokio::time::sleep_until(due), if wait_for_due => self.flush(state, true).await?,
-                () = chunks::sweep_ready(&self.tables), if state.group.is_none() => self.snapshot(state, shutdown).await?,
+                () = sweep_ready(&self.tables), if state.group.is_none() => self.snapshot(state, shutdown).await?,
             }
         }
     }

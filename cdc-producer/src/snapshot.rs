@@ -17,8 +17,8 @@ use mysql::select;
 use mysql_async::Conn;
 
 use crate::batch::{Batch, Change};
+use crate::parked_rows::warn_of_first;
 use crate::plan::Encoder;
-use crate::reader::rows::warn_of_first;
 use crate::server;
 
 /// The rows of one key range, until they are emitted.

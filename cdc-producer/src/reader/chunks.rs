@@ -1,7 +1,5 @@
 //! Between two transactions: the snapshot's chunks, then the sweep, one table after the other.
 
-use std::future::pending;
-
 use model::change::{Op, Source};
 use model::error::Result;
 use model::position::Progress;
@@ -104,14 +102,6 @@ impl Reader {
         }
         state.moved = true;
         self.flush(state, true).await
-    }
-}
-
-/// Returns when the sweep has a next step; see [`crate::sweep::Sweep::ready`].
-pub(super) async fn sweep_ready(tables: &[CapturedTable]) {
-    match tables.iter().find(|table| table.sweep.is_running()) {
-        Some(table) => table.sweep.ready().await,
-        None => pending().await,
     }
 }
 

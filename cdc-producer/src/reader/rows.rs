@@ -1,32 +1,14 @@
 //! Table maps and rows: finds the captured table of each, and appends the rows' records to the batch.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use model::change::{Op, Source};
 use model::error::{Code, Error, Result};
-use model::time::Micros;
-use mysql::refused_row::{Letters, RefusedRow};
 use mysql::table::SourceTable;
 
 use super::{CapturedTable, Reader, State, is_read_behind};
-use crate::batch::{Batch, Change};
+use crate::batch::Change;
 use crate::dump::Event;
+use crate::parked_rows::warn_of_first;
 use crate::plan::{Plan, RowChange};
-
-/// Logs a parked row, at most once a second: the metric counts them all.
-pub(crate) fn warn_of_first(batch: &Batch, letters: &Letters, row: &RefusedRow) {
-    static LAST: AtomicI64 = AtomicI64::new(0);
-    let now = Micros::now().0 / 1_000_000;
-    if batch.parked() == 1 && LAST.swap(now, Ordering::Relaxed) != now {
-        tracing::warn!(
-            row = %row.key(),
-            column = letters.field(row.field),
-            reason = row.refusal.reason,
-            what_to_do = &*row.refusal.remedy,
-            "a row can't be carried: it is parked in the dead letters"
-        );
-    }
-}
 
 /// The table id of a table map, and the number of the captured table that it names, if it is one.
 pub(super) fn captured(event: &Event, tables: &[CapturedTable]) -> Result<(u64, Option<usize>)> {

@@ -6,9 +6,8 @@
 //!
 //! Source: MySQL manual "XA Transactions", WL#6860 (`XA PREPARE` in the binlog).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use bytes::Bytes;
 use model::error::{Code, Error, Result};
 use model::position::PreparedAt;
 use model::time::Micros;
@@ -24,63 +23,6 @@ use crate::server;
 use crate::statement::{self, Xa};
 use crate::stream::{EventStream, damaged};
 use crate::transaction::gtid_mark;
-
-/// Maximum bytes that are kept of one transaction, and of all prepared ones.
-const ONE: usize = 256 * 1024;
-const ALL: usize = 4 * 1024 * 1024;
-
-/// Table maps and rows of the table in one transaction.
-#[derive(Debug, Default)]
-pub(super) struct Kept {
-    events: Vec<Event>,
-    bytes: usize,
-    /// There is more than may be kept.
-    is_cut: bool,
-}
-
-impl Kept {
-    pub(super) fn push(&mut self, event: &Event) {
-        self.bytes += event.header().event_size() as usize;
-        self.is_cut |= self.bytes > ONE || !event.is_whole();
-        if self.is_cut {
-            self.events.clear();
-        } else {
-            // Copied, to release the connection's buffer.
-            self.events.push(Event::new(event.header(), Bytes::copy_from_slice(event.data()), 0));
-        }
-    }
-
-    /// Whether the transaction has rows of the table.
-    fn has_rows(&self) -> bool {
-        self.bytes > 0
-    }
-
-    fn events(self) -> Option<Vec<Event>> {
-        (!self.is_cut).then_some(self.events)
-    }
-}
-
-/// Prepared transactions, by identity.
-#[derive(Debug, Default)]
-pub(super) struct Prepared {
-    transactions: HashMap<String, Kept>,
-    bytes: usize,
-}
-
-impl Prepared {
-    fn insert(&mut self, xa: String, kept: Kept) {
-        if !kept.is_cut && self.bytes + kept.bytes <= ALL {
-            self.bytes += kept.bytes;
-            self.transactions.insert(xa, kept);
-        }
-    }
-
-    fn remove(&mut self, xa: &str) -> Option<Vec<Event>> {
-        let kept = self.transactions.remove(xa)?;
-        self.bytes -= kept.bytes;
-        kept.events()
-    }
-}
 
 impl Reader {
     /// `XA PREPARE`, the first phase.
