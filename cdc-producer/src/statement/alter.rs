@@ -3,8 +3,10 @@
 //! Any other clause stops the stream.
 
 use super::column::{self, Definition};
+use super::names::{Names, same};
+use super::session::Session;
+use super::subject::{Effect, Reason, Redefinition, Subject, changes, may_change};
 use super::words::{Kind, Word};
-use super::{Effect, Names, Reason, Redefinition, Session, Subject, changes, may_change, same};
 
 /// The effect of a foreign key that changes rows on a server that does not log those rows.
 pub(super) fn unlogged_cascade() -> Effect {

@@ -8,102 +8,22 @@
 
 mod alter;
 mod column;
+mod names;
 mod session;
+mod subject;
 mod text;
 mod words;
 
 pub use session::{Session, Written};
+pub use subject::{Effect, Reason, Redefinition, Subject};
 pub use words::{Mode, Words, digest};
 
-use std::collections::BTreeSet;
-
+use names::{Name, Names, same};
+use subject::{changes, may_change};
 use words::{Kind, Word};
 
 /// Maximum words of a definition; a longer one stops the stream. The longest known ones have some thousands.
 const LONGEST: usize = 100_000;
-
-/// The table that is read, and the known facts about it at this place of the binlog.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// Its database.
-    pub database: &'a str,
-    /// Its name.
-    pub table: &'a str,
-    /// The names of the carried columns.
-    pub carried: &'a [String],
-    /// The definitions of these columns, in the form of [`mysql::table::ColumnPlan::definition`]; empty when
-    /// unknown.
-    pub columns: &'a [String],
-    /// By place in `carried`, whether the records need the column: a pinned schema or the key has it.
-    pub needed: &'a [bool],
-    /// Whether each column of the table is carried, also a new one.
-    pub takes_all: bool,
-    /// Columns that the table no longer has, and of which the topic's records have values.
-    pub gone: &'a BTreeSet<String>,
-    /// Whether a carried column is computed from others.
-    pub is_generated: bool,
-    /// The server logs the rows that a foreign key changes.
-    pub logs_cascades: bool,
-    /// Whether a snapshot reads the table behind this place, so that only a transaction's begin and end matter.
-    pub is_read_behind: bool,
-    /// Tables, `database.table`, about which the producer asked the server after its binlog had reached this place.
-    pub asked: Option<&'a BTreeSet<String>>,
-}
-
-/// The effect of a QUERY event on a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Begins a transaction; with XA, its identity.
-    Begin(Option<String>),
-    /// Commits it.
-    Commit,
-    /// Rolls it back.
-    Rollback,
-    /// Commits an XA transaction that was prepared before; the text is its identity.
-    XaCommit(String),
-    /// Rolls such a transaction back.
-    XaRollback(String),
-    /// Rolls back to a savepoint: earlier rows of the transaction may be void.
-    RollbackToSavepoint,
-    /// No effect on the rows of the table.
-    None,
-    /// The table is created.
-    Created,
-    /// No value changes, but the columns do.
-    Redefined(Redefinition),
-    /// Writes to this other table only: database and table. Its triggers may write to our table.
-    Writes(String, String),
-    /// The rows change, or may change, without row events.
-    Unreadable(Reason),
-}
-
-/// The carried columns after a statement.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Redefinition {
-    /// Their definitions, as in [`Subject::columns`]; an empty one is unknown.
-    pub columns: Vec<String>,
-    /// Those that the statement drops, in small letters.
-    pub gone: Vec<String>,
-}
-
-/// Why the rows change without row events.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
-    /// The cause of the change.
-    pub what: String,
-    /// True if the rows change for certain; false if they may change.
-    pub is_certain: bool,
-    /// How to prevent this; empty when that is obvious.
-    pub prevent: &'static str,
-}
-
-fn changes(what: impl Into<String>) -> Effect {
-    Effect::Unreadable(Reason { what: what.into(), is_certain: true, prevent: "" })
-}
-
-fn may_change(what: impl Into<String>) -> Effect {
-    Effect::Unreadable(Reason { what: what.into(), is_certain: false, prevent: "" })
-}
 
 /// Classifies a statement of this session.
 pub fn effect(statement: &[u8], session: &Session<'_>, subject: &Subject<'_>) -> Effect {
@@ -233,76 +153,6 @@ pub fn xa(statement: &[u8]) -> Option<Xa> {
         "COMMIT" => Some(Xa::Commit(identity)),
         "ROLLBACK" => Some(Xa::Rollback(identity)),
         _ => None,
-    }
-}
-
-/// Whether the names are equal, ignoring case: only some servers distinguish case, and a doubtful name must stop the
-/// stream.
-fn same(a: &str, b: &str) -> bool {
-    a == b || a.to_lowercase() == b.to_lowercase()
-}
-
-/// The name of a table in a statement.
-#[derive(Clone, Copy, Debug)]
-struct Name<'a> {
-    database: &'a str,
-    table: &'a str,
-    /// The index after it.
-    end: usize,
-}
-
-impl Name<'_> {
-    fn is(&self, database: &str, table: &str) -> bool {
-        same(self.database, database) && same(self.table, table)
-    }
-}
-
-/// The words of a statement, and the default database for names without one.
-struct Names<'a, 'w> {
-    words: &'a [Word<'w>],
-    current: &'a str,
-}
-
-impl<'a> Names<'a, '_> {
-    /// The table name that begins at this word: `table`, `database.table` or `.table`.
-    fn at(&self, i: usize) -> Option<Name<'a>> {
-        let name = |i: usize| self.words.get(i).filter(|w| w.is_name()).map(|w| &*w.text);
-        let point = |i: usize| self.words.get(i).is_some_and(|w| w.symbol('.'));
-        if point(i) {
-            return Some(Name { database: self.current, table: name(i + 1)?, end: i + 2 });
-        }
-        let first = name(i)?;
-        match point(i + 1).then(|| name(i + 2)).flatten() {
-            Some(table) => Some(Name { database: first, table, end: i + 3 }),
-            None => Some(Name { database: self.current, table: first, end: i + 1 }),
-        }
-    }
-
-    /// Whether the statement names the table: without a database when ours may be the default one, or with its
-    /// database.
-    fn mention(&self, database: &str, table: &str) -> bool {
-        let words = self.words;
-        words.iter().enumerate().any(|(i, word)| {
-            let after = i >= 2 && words[i - 1].symbol('.') && words[i - 2].is_name();
-            let qualified = after && same(&words[i - 2].text, database);
-            // A `.table` may follow any keyword.
-            let alone = !after || words[i - 1].spaced;
-            word.is_name() && same(&word.text, table) && (qualified || alone && same(self.current, database))
-        })
-    }
-
-    /// Whether the statement drops a trigger of one of these tables, or changes which table has its name.
-    fn undoes(&self, asked: &BTreeSet<String>) -> bool {
-        let is = |i: usize, keyword: &str| self.words.get(i).is_some_and(|w| w.is(keyword));
-        let object = (2..self.words.len()).find(|i| !is(*i, "IF") && !is(*i, "EXISTS")).and_then(|i| self.at(i));
-        asked.iter().filter_map(|name| name.split_once('.')).any(|(database, table)| match () {
-            () if is(0, "DROP") && is(1, "TRIGGER") => object.is_some_and(|o| same(o.database, database)),
-            () if is(0, "DROP") && (is(1, "DATABASE") || is(1, "SCHEMA")) => {
-                object.is_some_and(|o| same(o.table, database))
-            }
-            () if is(0, "DROP") || is(0, "RENAME") || is(0, "CREATE") => self.mention(database, table),
-            () => false,
-        })
     }
 }
 

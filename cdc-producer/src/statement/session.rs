@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::same;
+use super::names::same;
 use super::words::Mode;
 
 /// A session.

@@ -4,8 +4,10 @@
 //! among them, only a simple statement is accepted, such as a heartbeat tool's: it writes to one table by its name,
 //! reads no other table and calls no stored function.
 
+use super::names::same;
+use super::session::{Session, Written};
+use super::subject::{Effect, Reason, Subject};
 use super::words::{Kind, Word, Words};
-use super::{Effect, Reason, Session, Subject, Written, same};
 
 /// Words that may precede a bracket, with space or without, and are not the name of a function.
 const KEYWORDS: [&str; 26] = [
