@@ -10,8 +10,8 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::MySqlSettings;
 
+use crate::binlog_error::failed;
 use crate::dump::{DumpConnection, Observer};
-use crate::stream::failed;
 
 const SERVER_UUID: &str = "SELECT @@server_uuid";
 

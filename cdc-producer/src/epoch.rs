@@ -12,6 +12,7 @@ use runtime::config::{KafkaSettings, MySqlSettings};
 use runtime::failpoint;
 use runtime::step::ProducerStep;
 
+use crate::binlog_error::failed;
 use crate::checkpoint::{CheckpointFile, Request};
 use crate::endpoint::Endpoint;
 use crate::locate;
@@ -21,7 +22,7 @@ use crate::server::Server;
 use crate::settings::ProducerSettings;
 use crate::snapshot_requests::Requests;
 use crate::status::Status;
-use crate::stream::{SAY_EVERY, failed};
+use crate::stream::SAY_EVERY;
 use crate::table_progress;
 use crate::taken::{self, FoundTable, TopicFacts, blocking};
 

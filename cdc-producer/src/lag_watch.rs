@@ -7,11 +7,11 @@ use model::error::{Error, Result};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+use crate::binlog_error::failed;
 use crate::endpoint::Endpoint;
 use crate::lag::Sample;
 use crate::server;
 use crate::status::Status;
-use crate::stream::failed;
 
 const EVERY: Duration = Duration::from_secs(2);
 /// Longer than a connection may take: the server counts aborted handshakes and blocks the host after too many

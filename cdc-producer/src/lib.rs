@@ -4,6 +4,7 @@
 //! invariants and the crash windows are in `docs/architecture/`.
 
 pub mod batch;
+mod binlog_error;
 pub mod checkpoint;
 mod checkpoint_sync;
 pub mod command;

@@ -9,8 +9,9 @@ use model::position::{Anchor, Position};
 use model::time::Micros;
 use mysql_async::Conn;
 
+use crate::dump::HEAD;
 use crate::endpoint::Endpoint;
-use crate::probe::{HEAD, created, previous_gtids_of};
+use crate::probe::{created, previous_gtids_of};
 use crate::server::{self, BinlogFile, Server};
 use crate::stream::EventStream;
 use crate::transaction::gtid_mark;

@@ -199,7 +199,7 @@ impl Plan {
     /// Definite when the event is damaged.
     pub fn table_id(event: &Event) -> Result<u64> {
         let Some(bytes) = event.data().first_chunk::<6>() else {
-            return Err(crate::stream::damaged("rows", &"shorter than its head"));
+            return Err(crate::binlog_error::damaged("rows", &"shorter than its head"));
         };
         Ok(bytes.iter().rev().fold(0, |id, b| id << 8 | u64::from(*b)))
     }

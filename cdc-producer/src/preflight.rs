@@ -10,13 +10,14 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use runtime::config::MySqlSettings;
 
+use crate::binlog_error::failed;
+use crate::dump::HEAD;
 use crate::endpoint::Endpoint;
-use crate::probe::HEAD;
 use crate::reach;
 use crate::replica;
 use crate::server::Server;
 use crate::settings::ProducerSettings;
-use crate::stream::{EventStream, failed};
+use crate::stream::EventStream;
 
 /// The result of the checks of MySQL: settings, rights, the tables.
 pub struct MySqlReport {

@@ -13,14 +13,12 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use uuid::Uuid;
 
-use crate::dump::Event;
+use crate::binlog_error::{damaged, failed};
+use crate::dump::{Event, HEAD};
 use crate::endpoint::Endpoint;
 use crate::server::{self, BinlogFile, Server};
-use crate::stream::{EventStream, damaged, failed};
+use crate::stream::EventStream;
 use crate::transaction::{GtidMark, gtid_mark};
-
-/// Offset of the first event of a file.
-pub(crate) const HEAD: u64 = 4;
 
 /// The result of looking at a place of a binlog file.
 #[derive(Clone, Debug, PartialEq, Eq)]

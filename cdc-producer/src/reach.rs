@@ -10,8 +10,8 @@ use mysql::table::answered;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
+use crate::binlog_error::failed;
 use crate::statement::{Mode, Words};
-use crate::stream::failed;
 
 /// The server's facts about a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

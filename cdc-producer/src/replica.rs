@@ -9,7 +9,7 @@ use mysql::table::answered;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row, Value};
 
-use crate::stream::failed;
+use crate::binlog_error::failed;
 
 const NAME: &str = "replica";
 

@@ -10,7 +10,7 @@ use mysql::table::{self, answered};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 
-use crate::stream::failed;
+use crate::binlog_error::failed;
 
 /// A server and its history.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,10 @@
-//! The binlog from a position on, and the classes of the server's errors about it.
+//! The binlog from a position on.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::error::{Code, Error, Result};
+use model::error::{Error, Result};
 use model::gtid::GtidSet;
 use model::position::{Position, compare_files};
 use mysql_async::Sid;
@@ -12,12 +12,9 @@ use mysql_async::binlog::EventType;
 use mysql_common::packets::BinlogDumpFlags;
 use mysql_common::packets::binlog_request::BinlogRequest;
 
-use crate::dump::{Event, Events, Observer};
+use crate::binlog_error::gtid_mode_refuses;
+use crate::dump::{Event, Events, HEAD, Observer};
 use crate::endpoint::Endpoint;
-use crate::probe::HEAD;
-
-/// HEARTBEAT_LOG_EVENT_V2, which mysql_common does not define.
-pub const HEARTBEAT_V2: u8 = 41;
 
 /// The server ends an earlier dump with the same id, except with this one.
 const NOBODY: u32 = 0;
@@ -201,17 +198,6 @@ impl EventStream {
     }
 }
 
-/// The offset after an event, from the lower 32 bits in its header; 0 means that it has none (artificial events, and
-/// those within a compressed transaction).
-pub fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
-    if log_pos == 0 {
-        return before;
-    }
-    let low = u64::from(log_pos);
-    let near = (before & !u64::from(u32::MAX)) | low;
-    if near >= before { near } else { near + (1 << 32) }
-}
-
 /// The offset to request in order to read the event at `offset`: COM_BINLOG_DUMP has 32 bits for it, so an event beyond
 /// 4 GiB is reached from the head of the file. COM_BINLOG_DUMP_GTID has 64 bits, but works only while `gtid_mode` is
 /// ON.
@@ -247,84 +233,12 @@ fn sids(set: &GtidSet) -> Result<Vec<Sid<'static>>> {
         .collect()
 }
 
-/// The error for an event that can't be parsed.
-pub fn damaged(kind: &str, error: &dyn std::fmt::Display) -> Error {
-    Error::new(Code::EventUnreadable, format!("a {kind} event of the binlog can't be read: {error}"))
-        .with_remedy("report it with the server's version; to continue after it: `cdc-producer checkpoint reset`")
-}
-
-/// Whether the server refuses to send a transaction, because its `gtid_mode` is ON and the transaction has no GTID, or
-/// it is OFF and the transaction has one.
-fn gtid_mode_refuses(message: &str) -> bool {
-    let text = message.to_lowercase();
-    text.contains("cannot replicate") && text.contains("gtid_mode")
-}
-
-/// Classifies an error of the server or the link.
-pub fn failed(what: &str, error: mysql_async::Error) -> Error {
-    const MASTER_FATAL_ERROR_READING_BINLOG: u16 = 1236;
-    let reset = "ask for a new snapshot: `cdc-producer checkpoint reset`";
-    match error {
-        mysql_async::Error::Server(e) if e.code == MASTER_FATAL_ERROR_READING_BINLOG => {
-            // Only the server's text distinguishes permanent errors from transient ones (a second reader with the same
-            // id).
-            let text = e.message.to_lowercase();
-            if text.contains("purged") || text.contains("could not find") {
-                return Error::new(
-                    Code::PositionPurged,
-                    format!("cannot {what}: the server no longer has that part of its binlog: {}", e.message),
-                )
-                .with_remedy(format!("{reset}; and keep binlogs longer (binlog_expire_logs_seconds)"));
-            }
-            if text.contains("impossible position") || text.contains("position > file size") {
-                return Error::new(
-                    Code::HistoryDiffers,
-                    format!("cannot {what}: the binlog ends before: the binlogs were reset or restored: {}", e.message),
-                )
-                .with_remedy(reset);
-            }
-            if gtid_mode_refuses(&e.message) {
-                let mode = if text.contains("anonymous") { "ON" } else { "OFF" };
-                let found = format!("cannot {what} while gtid_mode is {mode}: {}", e.message);
-                return Error::new(Code::GtidModeSwitched, found).with_remedy(format!(
-                    "SET GLOBAL gtid_mode = {mode}_PERMISSIVE, start the producer, and SET GLOBAL gtid_mode = {mode} when it has \
-                     read everything, as `verify --wait 60s` shows; nothing is lost by that. Or {reset}"
-                ));
-            }
-            if text.contains("same server_uuid") || text.contains("same server_id") {
-                return Error::new(
-                    Code::ServerIdTaken,
-                    format!("cannot {what}: another reader uses this server_id: {}", e.message),
-                )
-                .with_remedy("give each reader its own producer.server_id");
-            }
-            Error::definite(format!("cannot {what}: {}", e.message)).with_remedy(reset)
-        }
-        error => mysql::table::failed(what, error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use model::position::{Anchor, LastTransaction};
     use model::time::Micros;
 
     use super::*;
-
-    #[test]
-    fn offsets_go_on_beyond_4_gib() {
-        const GIB4: u64 = 1 << 32;
-        for (before, log_pos, want) in [
-            (4, 126, 126),
-            (126, 0, 126),
-            (GIB4 - 10, 20, GIB4 + 20),
-            (GIB4 + 20, 50, GIB4 + 50),
-            (3 * GIB4 - 1, 5, 3 * GIB4 + 5),
-            (500, 500, 500),
-        ] {
-            assert_eq!(beyond_4_gib(before, log_pos), want, "{before} {log_pos}");
-        }
-    }
 
     #[test]
     fn a_place_beyond_4_gib_is_reached_from_an_earlier_one() {

@@ -12,11 +12,11 @@ use mysql_async::prelude::Queryable;
 use runtime::config::{KafkaSettings, require_own_topic};
 use tokio::runtime::Handle;
 
+use crate::binlog_error::failed;
 use crate::endpoint::Endpoint;
 use crate::publish::Target;
 use crate::settings::{ProducerSettings, panicked};
 use crate::snapshot_requests::Requests;
-use crate::stream::failed;
 use crate::table_progress;
 
 /// Databases of the server itself, which no pattern takes.

@@ -11,9 +11,9 @@ use mysql_async::binlog::{EventFlags, EventType};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use crate::dump::Event;
+use crate::binlog_error::damaged;
+use crate::dump::{Event, HEARTBEAT_V2};
 use crate::statement::{self, Effect, Reason, Redefinition, Session, Subject};
-use crate::stream::{HEARTBEAT_V2, damaged};
 
 /// The content of a GTID event.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,12 @@ use mysql_common::proto::MyDeserialize;
 /// Bytes of a header.
 pub(super) const HEADER: usize = BinlogEventHeader::LEN;
 
+/// Offset of the first event of a file.
+pub(crate) const HEAD: u64 = 4;
+
+/// HEARTBEAT_LOG_EVENT_V2, which mysql_common does not define.
+pub(crate) const HEARTBEAT_V2: u8 = 41;
+
 /// An event, without its checksum.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -79,6 +85,17 @@ pub(super) fn header(bytes: &[u8]) -> Option<BinlogEventHeader> {
     BinlogEventHeader::deserialize((), &mut ParseBuf(bytes.get(..HEADER)?)).ok()
 }
 
+/// The offset after an event, from the lower 32 bits in its header; 0 means that it has none (artificial events, and
+/// those within a compressed transaction).
+pub(super) fn beyond_4_gib(before: u64, log_pos: u32) -> u64 {
+    if log_pos == 0 {
+        return before;
+    }
+    let low = u64::from(log_pos);
+    let near = (before & !u64::from(u32::MAX)) | low;
+    if near >= before { near } else { near + (1 << 32) }
+}
+
 /// CRC32 of header and body. The flag of a file in use is left out: the server changes it when it closes the file.
 pub(super) fn checksum(covered: &[u8], is_format: bool) -> u32 {
     const FLAGS: usize = 17;
@@ -127,6 +144,21 @@ pub(super) mod tests {
         }
         let part = Event::new(event.header(), Bytes::from_static(b"\x04\0\0\0\0\0\0\0"), 13);
         assert!(part.read_event::<RotateEvent<'_>>().is_err());
+    }
+
+    #[test]
+    fn offsets_go_on_beyond_4_gib() {
+        const GIB4: u64 = 1 << 32;
+        for (before, log_pos, want) in [
+            (4, 126, 126),
+            (126, 0, 126),
+            (GIB4 - 10, 20, GIB4 + 20),
+            (GIB4 + 20, 50, GIB4 + 50),
+            (3 * GIB4 - 1, 5, 3 * GIB4 + 5),
+            (500, 500, 500),
+        ] {
+            assert_eq!(beyond_4_gib(before, log_pos), want, "{before} {log_pos}");
+        }
     }
 
     proptest! {

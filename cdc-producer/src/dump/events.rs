@@ -17,12 +17,11 @@ use mysql_async::ServerError;
 use mysql_common::binlog::consts::EventType;
 use mysql_common::binlog::events::{BinlogEventHeader, RotateEvent};
 
-use super::event::{Event, HEADER, checksum, header};
+use super::event::{Event, HEADER, HEARTBEAT_V2, beyond_4_gib, checksum, header};
 use super::fault::Fault;
 use super::login::{is_end, server_error};
 use super::payload::Payload;
 use super::wire::Wire;
-use crate::stream::{HEARTBEAT_V2, beyond_4_gib};
 
 mod compressed;
 

@@ -6,7 +6,7 @@ use model::error::{Code, Error};
 use mysql_async::ServerError;
 
 use super::payload::Damage;
-use crate::stream::failed;
+use crate::binlog_error::failed;
 
 /// Why there is no next event.
 #[derive(Debug)]

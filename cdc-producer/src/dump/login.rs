@@ -19,8 +19,7 @@ use openssl::rsa::{Padding, Rsa};
 use runtime::config::MySqlSettings;
 use tokio::net::TcpStream;
 
-use super::Observer;
-use super::wire::Wire;
+use super::wire::{Observer, Wire};
 
 /// The longest wait for a connection, and for an answer of the login and of a statement.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);

@@ -11,17 +11,9 @@ mod payload;
 mod request;
 mod wire;
 
-use std::fmt::Debug;
-
 pub use event::Event;
 pub use events::Events;
 pub use login::DumpConnection;
+pub use wire::Observer;
 
-/// Observes the work on the binlog.
-pub trait Observer: Debug + Send + Sync {
-    /// Bytes of the binlog were received; called ten times a second at most.
-    fn received(&self);
-
-    /// A search takes long; `state` describes its purpose and its place.
-    fn working(&self, state: &str);
-}
+pub(crate) use event::{HEAD, HEARTBEAT_V2};

@@ -10,7 +10,7 @@ use mysql_common::proto::MySerialize;
 
 use super::events::Events;
 use super::login::DumpConnection;
-use crate::stream::failed;
+use crate::binlog_error::failed;
 
 impl DumpConnection {
     /// Requests the binlog. The server sends a heartbeat after each `heartbeat` without an event; when three are

@@ -4,6 +4,7 @@
 //!
 //! Source: MySQL's internals documentation, "MySQL Packets" (`page_protocol_basic_packets`).
 
+use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,6 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
-
-use super::Observer;
 
 /// Bytes of one read request.
 const READ: usize = 128 * 1024;
@@ -22,6 +21,15 @@ const FULL_CHUNK: usize = 0xff_ffff;
 
 /// The shortest time between two reports of received bytes to an observer.
 const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// Observes the work on the binlog.
+pub trait Observer: Debug + Send + Sync {
+    /// Bytes of the binlog were received; called ten times a second at most.
+    fn received(&self);
+
+    /// A search takes long; `state` describes its purpose and its place.
+    fn working(&self, state: &str);
+}
 
 /// A connection, with TLS or without.
 pub(super) trait Link: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -6,10 +6,9 @@ use model::position::{Anchor, BinlogOffset};
 use mysql_async::binlog::EventType;
 
 use super::{Group, Reader, State};
-use crate::dump::Event;
+use crate::dump::{Event, HEARTBEAT_V2};
 use crate::history;
 use crate::probe;
-use crate::stream::HEARTBEAT_V2;
 use crate::transaction::GtidMark;
 
 impl Reader {

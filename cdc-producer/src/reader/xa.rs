@@ -16,12 +16,12 @@ use mysql_async::binlog::events::QueryEvent;
 
 use super::rows::captured;
 use super::{CapturedTable, Reader, State};
-use crate::dump::Event;
+use crate::binlog_error::damaged;
+use crate::dump::{Event, HEAD};
 use crate::plan::Plan;
-use crate::probe::HEAD;
 use crate::server;
 use crate::statement::{self, Xa};
-use crate::stream::{EventStream, damaged};
+use crate::stream::EventStream;
 use crate::transaction::gtid_mark;
 
 impl Reader {

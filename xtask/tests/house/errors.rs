@@ -8,7 +8,7 @@ use crate::rust_source::{parts, without_tests, words};
 
 /// The files that classify the errors of servers and clients: some differ in their text only.
 const CLASSIFY: [&str; 5] = [
-    "cdc-producer/src/stream.rs",
+    "cdc-producer/src/binlog_error.rs",
     "crates/kafka/src/client.rs",
     "crates/model/src/error.rs",
     "crates/sinks/src/postgres.rs",
