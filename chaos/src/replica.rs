@@ -9,7 +9,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use testbed::servers::{ADMIN, MySql, MySqlOptions};
 
-use super::Harness;
+use super::harness::Harness;
 use super::load::connect;
 
 /// The time limit for catching up with the primary.

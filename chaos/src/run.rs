@@ -13,9 +13,10 @@ use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 use testbed::interrupt;
 
+use super::faults::{FAULTS, Fault};
+use super::harness::{Harness, Servers};
 use super::judge::{Verdict, judge};
 use super::report::{Report, Round};
-use super::{FAULTS, Fault, Harness, Servers};
 
 /// The options of a run.
 #[derive(Clone, Debug)]

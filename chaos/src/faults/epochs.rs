@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::{Who, ask, refuses, refuses_to_start, stop_producer};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[

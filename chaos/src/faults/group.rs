@@ -11,9 +11,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::{Who, ask, refuses, refuses_to_start};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 use testbed::programs::CONSUMERS;
 
 /// The faults of this family.

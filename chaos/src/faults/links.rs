@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
-use super::Fault;
+use super::fault::Fault;
 use crate::cluster::Cluster;
-use crate::{Harness, Servers, wait_for};
+use crate::harness::{Harness, Servers, wait_for};
 use testbed::{Direction, Link, Proxy, Running};
 
 /// The time limit for a program to report a broken link: the longest request deadline and some more.

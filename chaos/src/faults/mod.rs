@@ -2,6 +2,7 @@
 
 mod compressed;
 mod epochs;
+mod fault;
 mod group;
 mod links;
 mod people;
@@ -16,24 +17,7 @@ mod stopped;
 mod tables;
 mod two_machines;
 
-use anyhow::Result;
-
-use super::Harness;
-
-/// One kind of fault.
-pub struct Fault {
-    /// Its name, as `--only` takes it: kebab-case.
-    pub name: &'static str,
-    /// The fault and the required result, in a sentence.
-    pub expects: &'static str,
-    /// The relative frequency of a random choice; 0 if it is only run by its name.
-    pub weight: u32,
-    /// It takes a few seconds, so it is part of `cargo xtask test`.
-    pub quick: bool,
-    /// Runs the fault, asserts its visible effects, and repairs it. An error names the expected and the observed
-    /// result. On return every expected program has been started again; the caller checks that changes arrive.
-    pub run: fn(&mut Harness) -> Result<()>,
-}
+pub use fault::Fault;
 
 /// All faults.
 pub static FAULTS: &[&[Fault]] = &[

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use rdkafka::admin::{AdminClient, AdminOptions};
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::{Who, ask, refuses, some_consumer, stop_producer};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 use testbed::{Clock, Running, SmallDisk};
 
 /// The faults of this family.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
-use super::Fault;
-use crate::{Harness, wait_for};
+use super::fault::Fault;
+use crate::harness::{Harness, wait_for};
 use testbed::Running;
 use testbed::programs::CONSUMERS;
 

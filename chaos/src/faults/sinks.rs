@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::Client;
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::some_consumer;
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[

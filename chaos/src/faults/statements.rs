@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::stopping;
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 const SOON: Duration = Duration::from_secs(60);
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
-use super::Fault;
-use crate::{Harness, wait_for};
+use super::fault::Fault;
+use crate::harness::{Harness, wait_for};
 use testbed::{Running, TestBed};
 
 /// Longer than `kafka.transaction_timeout` of an harness, after which the broker aborts (it checks every 10 s).

@@ -9,10 +9,10 @@ use model::table_name::TableName;
 use rand::Rng;
 use runtime::config::{Program, RegistrySettings};
 
-use super::Fault;
+use super::fault::Fault;
 use super::people::{Who, refuses, stop_producer};
 use super::points::{after_passes, dies_at, end_consumer, end_producer, visits};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[

@@ -5,8 +5,8 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 
-use super::Fault;
-use crate::{Harness, wait_for};
+use super::fault::Fault;
+use crate::harness::{Harness, wait_for};
 use testbed::Running;
 use testbed::programs::CONSUMERS;
 

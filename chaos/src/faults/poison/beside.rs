@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use rand::Rng;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::letters::{SOON, withstands};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 use testbed::{Running, peak_memory};
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[

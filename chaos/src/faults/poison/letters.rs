@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::Message;
 use serde::Deserialize;
 
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 pub(super) const SOON: Duration = Duration::from_secs(60);
 

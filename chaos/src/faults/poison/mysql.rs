@@ -7,10 +7,10 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rdkafka::Message;
 
-use super::super::Fault;
 use super::super::compressed::check_memory;
+use super::super::fault::Fault;
 use super::letters::withstands;
-use crate::Harness;
+use crate::harness::Harness;
 use crate::load::connect_as;
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[

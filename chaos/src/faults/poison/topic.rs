@@ -11,9 +11,9 @@ use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_sc
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use testbed::Product;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::letters::{SOON, withstands};
-use crate::Harness;
+use crate::harness::Harness;
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[
     Fault {

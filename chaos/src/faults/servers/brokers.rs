@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use rand::Rng;
 use testbed::servers::Kafka;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::effects::{SEEN, wait_all_ready, wait_unready};
 use crate::cluster::{Cluster, GROUPS, TRANSACTIONS};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[
     Fault {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 use testbed::Running;
 
 /// The time limit for visible effects, unless a timeout determines it.

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use mysql_async::prelude::Queryable;
 use rand::Rng;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::effects::{wait_all_ready, wait_stopped};
+use crate::harness::{Harness, wait_for};
 use crate::replica::Replica;
-use crate::{Harness, wait_for};
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[
     Fault {

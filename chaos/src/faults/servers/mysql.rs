@@ -8,10 +8,10 @@ use mysql_async::prelude::Queryable;
 use nix::sys::signal::Signal;
 use rand::Rng;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::effects::{SEEN, reset_checkpoint, wait_all_ready, wait_stopped, wait_unready};
+use crate::harness::{Harness, wait_for};
 use crate::replica::Replica;
-use crate::{Harness, wait_for};
 
 pub(in crate::faults) const FAULTS: &[Fault] = &[
     Fault {

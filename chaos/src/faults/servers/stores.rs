@@ -8,9 +8,9 @@ use schema_registry_converter::async_impl::schema_registry::{SrSettings, post_sc
 use schema_registry_converter::schema_registry_common::{SchemaType, SuppliedSchema};
 use testbed::servers::Kafka;
 
-use super::super::Fault;
+use super::super::fault::Fault;
 use super::effects::{SEEN, wait_all_ready, wait_unready};
-use crate::{Harness, wait_for};
+use crate::harness::{Harness, wait_for};
 use testbed::Running;
 use testbed::programs::CONSUMERS;
 
