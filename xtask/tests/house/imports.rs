@@ -53,15 +53,15 @@ impl Crate {
     }
 }
 
-/// The absolute paths that the code of a module names: after `crate::`, `self::`, `super::`, and in `use` from a child.
+/// The absolute paths that the code of a module names: after `crate::`, `self::`, `super::`, and from a child.
 fn paths(module: &str, code: &str) -> Vec<String> {
     let mut found = Vec::new();
     let code: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let children = children(&code);
     for statement in code.split(';') {
-        let Some((_, tree)) = statement.rsplit_once("use ").filter(|(before, _)| ends_an_item(before)) else {
-            absolute_paths(module, statement, &mut found);
-            continue;
-        };
+        let used = statement.rsplit_once("use ").filter(|(before, _)| ends_an_item(before));
+        absolute_paths(module, used.map_or(statement, |(before, _)| before), &children, &mut found);
+        let Some((_, tree)) = used else { continue };
         let mut leaves = Vec::new();
         expand("", tree.trim(), &mut leaves);
         for leaf in leaves {
@@ -72,7 +72,14 @@ fn paths(module: &str, code: &str) -> Vec<String> {
     found
 }
 
-/// Whether an item, and so a `use`, can begin behind this code.
+/// The names of the modules that the code declares as files.
+fn children(code: &str) -> Vec<&str> {
+    let declared = code.split(';').filter_map(|statement| statement.rsplit_once("mod "));
+    let declared = declared.filter(|(before, _)| ends_an_item(before)).map(|(_, name)| name.trim());
+    declared.filter(|name| name.chars().all(|c| c.is_alphanumeric() || c == '_')).collect()
+}
+
+/// Whether an item, a `use` or a `mod`, can begin behind this code.
 fn ends_an_item(before: &str) -> bool {
     let before =
         before.trim_end().trim_end_matches("pub").trim_end_matches("pub(crate)").trim_end_matches("pub(super)");
@@ -105,16 +112,19 @@ fn expand(prefix: &str, tree: &str, leaves: &mut Vec<String>) {
     }
 }
 
-/// The paths within code that begin with `crate::` or `super::`.
-fn absolute_paths(module: &str, code: &str, found: &mut Vec<String>) {
-    for begin in ["crate::", "super::"] {
-        for (at, _) in code.match_indices(begin) {
-            if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+/// The paths within code that begin with `crate::`, `super::` or the name of a child.
+fn absolute_paths(module: &str, code: &str, children: &[&str], found: &mut Vec<String>) {
+    for begin in ["crate", "super"].iter().chain(children) {
+        for (at, _) in code.match_indices(&format!("{begin}::")) {
+            // A visibility imports nothing.
+            let before = &code[..at];
+            if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') || before.ends_with("pub(in ") {
                 continue;
             }
             let end =
                 code[at..].find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(code.len() - at);
-            found.extend(absolute(module, code[at..at + end].trim_end_matches(':')));
+            let path = code[at..at + end].trim_end_matches(':');
+            found.push(absolute(module, path).unwrap_or_else(|| format!("{module}::{path}")));
         }
     }
 }
@@ -158,8 +168,8 @@ fn a_circle_is_found_through_nested_uses_and_paths() {
     let files = [
         ("crate", "mod a; mod b; mod c; pub use a::A;"),
         ("crate::a", "use crate::{b::{self, B}, c::C as D};"),
-        ("crate::b", "fn f() -> super::c::C { g() }"),
-        ("crate::c", "pub(crate) use crate::b::B; fn h() {} #[derive(Clone)] use x::y;"),
+        ("crate::b", "pub(in crate::a) fn f() -> super::c::C { g() }"),
+        ("crate::c", "pub(crate) mod d; pub(crate) use crate::b::B; fn h() { d::f() } #[derive(Clone)] use x::y;"),
         ("crate::c::d", "use super::C;"),
     ];
     let files = files.map(|(module, text)| (module.to_owned(), text.to_owned())).into();
@@ -173,12 +183,13 @@ fn a_circle_is_found_through_nested_uses_and_paths() {
             "crate::a crate::c",
             "crate::b crate::c",
             "crate::c crate::b",
+            "crate::c crate::c::d",
             "crate::c::d crate::c"
         ]
     );
     let circle = circular(&imports);
-    assert_eq!(circle.len(), 2, "{circle:?}");
-    assert!(circle.iter().all(|(a, _)| a == "crate::b" || a == "crate::c"));
+    assert_eq!(circle.len(), 4, "{circle:?}");
+    assert!(circle.iter().all(|(a, _)| ["crate::b", "crate::c", "crate::c::d"].contains(&a.as_str())));
     assert_eq!(module("run/rows.rs").as_deref(), Some("crate::run::rows"));
     assert_eq!(module("kafka/mod.rs").as_deref(), Some("crate::kafka"));
     assert_eq!(module("main.rs").as_deref(), Some("crate"));
