@@ -3,7 +3,7 @@
 //! Pure. Invariant: each record of the batch is in exactly one of lines, filtered out, or dead letters, unless the log
 //! has it already (PostgreSQL may be behind the log and then gets it alone).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
 use avro::writer_schema::Decoders;
@@ -49,8 +49,8 @@ impl Scratch {
 pub(crate) struct BatchContext<'a> {
     pub(crate) letters: Letters<'a>,
     pub(crate) decoders: &'a Decoders<Arc<Plan>>,
-    /// By partition, the first offset that the log does not have yet.
-    pub(crate) log_from: &'a BTreeMap<Partition, i64>,
+    /// The first offset of the record's partition that the log does not have yet.
+    pub(crate) log_from: i64,
     /// Whether there is a table to be written.
     pub(crate) with_rows: bool,
     /// Whether to keep the records' bytes, for the dead letters of records that a sink may refuse.
@@ -80,11 +80,10 @@ impl Outcome {
     /// # Errors
     /// Definite when the rules do not fit the record's table.
     pub(crate) fn take(&mut self, record: &Polled<'_>, context: BatchContext<'_>, scratch: &mut Scratch) -> Result<()> {
-        self.rows.reach(record.partition, record.offset + 1);
         if context.keep {
             self.kept.insert((record.partition, record.offset), Kept::of(record));
         }
-        let new_to_the_log = context.log_from.get(&record.partition).is_none_or(|from| record.offset >= *from);
+        let new_to_the_log = record.offset >= context.log_from;
         let Scratch { row: buffer, key, capitals, latest, .. } = scratch;
         let mut row = recycle(std::mem::take(buffer));
         let mut seen = None;
@@ -189,9 +188,7 @@ mod tests {
         let plan = Planner::new(rules, LineForm::Flat, Some(PINNED_SCHEMA)).plan(PINNED_SCHEMA).expect("our schema");
         let mut decoders = Decoders::new(Some(plan.clone()));
         decoders.insert(1, Ok(plan.clone()));
-        let log_from = BTreeMap::from([(PARTITION, log_from)]);
-        let context =
-            BatchContext { letters: LETTERS, decoders: &decoders, log_from: &log_from, with_rows: true, keep: true };
+        let context = BatchContext { letters: LETTERS, decoders: &decoders, log_from, with_rows: true, keep: true };
         let (mut outcome, mut scratch) = (Outcome::default(), Scratch::new(Some(plan), Latest::default()));
         for record in records {
             outcome.take(record, context, &mut scratch).expect("rules that fit");
@@ -214,7 +211,6 @@ mod tests {
         assert_eq!((outcome.written, outcome.filtered, outcome.dead.len()), (4, 1, 1));
         assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
         assert_eq!((outcome.dead[0].key.as_slice(), outcome.dead[0].value.as_deref()), (&b"3"[..], Some(&b"junk"[..])));
-        assert_eq!(outcome.rows.next().collect::<Vec<_>>(), [(PARTITION, 17)]);
         let state = |key: &str| outcome.rows.last(PARTITION.topic, key.as_bytes()).map(|s| (s.offset, s.is_row()));
         assert_eq!((state("1"), state("2"), state("3")), (Some((12, false)), Some((16, true)), None));
     }

@@ -24,11 +24,12 @@
 mod catch_up;
 mod commit_ends;
 mod ends;
+mod poll;
 mod rows;
 mod table;
 mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,16 +39,14 @@ use kafka::{Failure, Partition, Topic, TransactionalProducer};
 use model::error::{Error, Result};
 use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
-use rdkafka::message::Message as _;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use runtime::{failpoint, program::Context, step::ConsumerStep};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{BatchContext, Outcome};
+use crate::batch::Outcome;
 use crate::batch_error::{Backoff, BatchError, Fences};
 use crate::commit::Commit;
-use crate::dead_letter::Letters;
 use crate::folder::unwritable;
 use crate::group::Group;
 use crate::log_checkpoint::{self, Committed, OpenLogCheckpoint, Opened};
@@ -63,7 +62,7 @@ use crate::tables::Taken;
 use crate::topics::Topics;
 use crate::{command, doctor, recover};
 use ends::Ends;
-use table::{Table, polled};
+use table::Table;
 
 /// After a signal, the next start rolls back a batch that takes longer than this.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(25);
@@ -414,55 +413,6 @@ impl Worker {
         self.finished = Instant::now();
         self.metrics.show_lag(&group.lag(), group.last_answer());
         Ok(true)
-    }
-
-    /// Polls until there are enough records, or until the time is over and no more have arrived. A rebalance meanwhile
-    /// discards the batch.
-    fn poll_batch(&mut self, group: &Group) -> Result<Batch, BatchError> {
-        let changes = group.changes();
-        let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
-        let (mut bytes, mut deadline) = (0, None);
-        let most = self.parking.part().map_or(self.batch_rows, |part| part.min(self.batch_rows));
-        while batch.records < most && bytes < BATCH_BYTES {
-            let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
-            let message = group.poll(wait)?;
-            if group.changes() != changes {
-                return self.put_back(group, &batch);
-            }
-            let Some(message) = message else { break };
-            deadline.get_or_insert_with(|| self.finished + self.batch_linger);
-            bytes += message.key_len() + message.payload_len();
-            let record = polled(&message, &self.kafka.topic);
-            let Some(table) = self.tables.get_mut(&record.partition.topic) else { continue };
-            if !batch.committed.contains_key(&record.partition) {
-                continue;
-            }
-            batch.records += 1;
-            self.readiness.registry.during(|| table.look_up_schema(&record))?;
-            let context = BatchContext {
-                letters: Letters { topic: &table.kafka.topic, table: &table.name, room: table.room },
-                decoders: table.schemas.decoders(),
-                log_from: &batch.committed,
-                with_rows: self.sink.is_some(),
-                keep: self.parking.part().is_some(),
-            };
-            batch.outcome.take(&record, context, &mut table.scratch)?;
-            if let Some(written) = message.timestamp().to_millis() {
-                batch.newest.insert(record.partition, Micros(written * 1_000));
-            }
-        }
-        self.tables.values_mut().for_each(|table| table.schemas.forget_unknown());
-        Ok(batch)
-    }
-
-    fn put_back(&self, group: &Group, batch: &Batch) -> Result<Batch, BatchError> {
-        let mut again: BTreeSet<Partition> = batch.outcome.rows.next().map(|(partition, _)| partition).collect();
-        self.metrics.dropped.add(u64::from(!again.is_empty()));
-        again.extend(group.take_moved());
-        let mut starts = self.starts(&group.committed());
-        starts.retain(|partition, _| again.contains(partition));
-        group.seek(&starts).map_err(BatchError::at_start)?;
-        Ok(Batch::default())
     }
 
     fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), BatchError> {

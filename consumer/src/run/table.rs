@@ -26,18 +26,24 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Whether [`Table::look_up_schema`] has nothing to do.
+    #[inline]
+    pub(super) fn knows(&self, record: &Polled<'_>) -> bool {
+        (record.value.is_some() || self.scratch.latest.is_some())
+            && self.schemas.knows(record.value, record.partition.number, record.offset)
+    }
+
     /// Looks up the schema of a record, and that of the table for its first delete. Blocks.
     ///
     /// # Errors
     /// As [`avro::writer_schema::WriterSchemas::look_up`].
     pub(super) fn look_up_schema(&mut self, record: &Polled<'_>) -> Result<()> {
-        let (value, number, offset) = (record.value, record.partition.number, record.offset);
-        if value.is_none() && self.scratch.latest.is_none() {
+        if record.value.is_none() && self.scratch.latest.is_none() {
             // A delete has no schema, but a line with the table's columns.
             let latest = self.schemas.latest()?;
             self.scratch.see(latest.and_then(Result::ok));
         }
-        if self.schemas.knows(value, number, offset) { Ok(()) } else { self.schemas.look_up(value, number, offset) }
+        self.schemas.look_up(record.value, record.partition.number, record.offset)
     }
 }
 

@@ -38,11 +38,13 @@ impl Micros {
             // The time is outside the years 1 to 9999; writing to memory can't fail.
             return drop(write!(out, "{self}"));
         }
-        let (year, month, day) = civil_from_days((self.0.div_euclid(DAY) + 719_468) as u32);
-        let of_day = self.0.rem_euclid(DAY) as u64;
+        let since_first = (self.0 - FIRST) as u64;
+        // 0000-03-01 is 306 days before 0001-01-01.
+        let (year, month, day) = civil_from_days((since_first / DAY as u64) as u32 + 306);
+        let of_day = since_first % DAY as u64;
         let (seconds, micros) = ((of_day / 1_000_000) as u32, (of_day % 1_000_000) as u32);
         let mut text = *b"0000-00-00T00:00:00.000000Z";
-        let mut two = |at: usize, number: u32| text[at..at + 2].copy_from_slice(&TWO_DIGITS[number as usize]);
+        let mut two = |at: usize, number: u32| text[at..at + 2].copy_from_slice(&TWO_DIGITS[number as usize % 128]);
         two(0, year / 100);
         two(2, year % 100);
         two(5, month);
@@ -68,9 +70,9 @@ impl Micros {
 /// does, and many shops write `9999-12-31` for "never".
 const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
 
-/// `00` to `99`.
-const TWO_DIGITS: [[u8; 2]; 100] = {
-    let mut pairs = [[b'0'; 2]; 100];
+/// `00` to `99`; the rest is there so that an index below 128 needs no check.
+const TWO_DIGITS: [[u8; 2]; 128] = {
+    let mut pairs = [[b'0'; 2]; 128];
     let mut n = 0;
     while n < 100 {
         pairs[n] = [b'0' + n as u8 / 10, b'0' + n as u8 % 10];

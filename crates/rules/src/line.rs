@@ -173,9 +173,12 @@ impl Line {
 
 #[inline]
 fn tail(out: &mut Vec<u8>, origin: Origin) {
-    out.extend_from_slice(b",\"op\":\"");
-    out.extend_from_slice(origin.op.letter().as_bytes());
-    out.extend_from_slice(b"\",\"partition\":");
+    out.extend_from_slice(match origin.op {
+        Op::Snapshot => b",\"op\":\"r\",\"partition\":",
+        Op::Create => b",\"op\":\"c\",\"partition\":",
+        Op::Update => b",\"op\":\"u\",\"partition\":",
+        Op::Delete => b",\"op\":\"d\",\"partition\":",
+    });
     number(out, i64::from(origin.partition));
     out.extend_from_slice(b",\"offset\":");
     number(out, origin.offset);
@@ -186,6 +189,9 @@ fn tail(out: &mut Vec<u8>, origin: Origin) {
 
 #[inline]
 fn number(out: &mut Vec<u8>, number: i64) {
+    if let 0..=9 = number {
+        return out.push(b'0' + number as u8);
+    }
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
