@@ -99,11 +99,9 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
         };
         let (mut behind, mut records, mut reads) = (Vec::new(), 0, false);
         for element in committed.elements() {
-            // The end of a partition counts transaction markers, so compare with the last record.
             let partition = element.partition() as usize;
-            let offsets = &topic.partitions[partition].offsets;
             next[partition] = if let Offset::Offset(offset) = element.offset() { Some(offset) } else { None };
-            let left = offsets.len() - offsets.partition_point(|offset| next[partition].is_some_and(|n| *offset < n));
+            let left = topic.unread(partition, next[partition]);
             if left > 0 {
                 behind.push(format!("{} ({left})", element.partition()));
                 records += left;
@@ -120,7 +118,7 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
 
 /// Checks until nothing is missing or the time is over. The flag says whether the missing changes are on their way.
 fn until(patience: Patience, mut missing: impl FnMut() -> Result<Option<(String, bool)>>) -> Result<Option<String>> {
-    let mut status = Status::new("");
+    let mut status = Status::new("", "");
     loop {
         let Some((text, on_its_way)) = missing()? else { return Ok(None) };
         if Instant::now() >= patience.until || !(patience.asked || on_its_way) {

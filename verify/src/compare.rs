@@ -1,4 +1,4 @@
-//! Compares the table with the topic's states, and PostgreSQL with the table, in one pass over the table.
+//! Compares the table with the topic's states, and PostgreSQL with the table: a pass's share of the keys.
 //!
 //! PostgreSQL is read after the table's snapshot was taken, so [`crate::rechecks`] compares its rows of keys that were
 //! written to meanwhile.
@@ -13,7 +13,8 @@ use crate::cut::Cut;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
 use crate::letters::Texts;
-use crate::postgres::{Stored, StoredRow};
+use crate::pass::KeyMap;
+use crate::postgres::StoredRow;
 use crate::recent::Match;
 use crate::rechecks::Rechecks;
 use crate::source::Source;
@@ -44,44 +45,63 @@ pub(crate) struct Comparison<'a> {
 }
 
 impl Comparison<'_> {
-    /// Compares; returns the number of the table's rows.
+    /// Compares the pass's rows; returns the number of them.
     ///
     /// # Errors
-    /// As [`Source::each_row`].
-    pub(crate) async fn run(&mut self, conn: &mut Conn, source: &Source, stored: Option<&mut Stored>) -> Result<u64> {
-        let (mut count, mut status) = (0, Status::new("rows compared"));
-        let contract = self.contract;
+    /// As [`Source::each_row`] and [`Pass::check`].
+    ///
+    /// [`Pass::check`]: crate::pass::Pass::check
+    pub(crate) async fn run(
+        &mut self,
+        conn: &mut Conn,
+        source: &Source,
+        mut stored: Option<KeyMap<StoredRow>>,
+    ) -> Result<u64> {
+        let (pass, contract) = (self.topic.pass.clone(), self.contract);
+        let (mut count, mut seen, mut status) = (0, 0, Status::new(&pass.label, "rows compared"));
         let columns = contract.columns.iter().map(|column| &column.of_table);
-        let mut rows = stored.map(|stored| &mut stored.rows);
         source
             .each_row(conn, columns, |texts| {
-                count += 1;
+                seen += 1;
                 status.one_more();
-                let row = contract.row(texts);
-                let key = KeyHash::of(&row.key);
-                let values = match row.values {
-                    Ok(values) => values,
-                    Err((column, reason)) => return self.not_carried(key, &row.key, texts, &column, &reason),
-                };
-                self.with_topic(key, &row.key, &values, texts);
-                if let Some(rows) = rows.as_deref_mut() {
-                    let expected = contract.plan.apply(&values);
-                    let stored = rows.remove(&key);
-                    self.with_postgres(key, &row.key, expected.as_deref(), stored);
+                let text = contract.key(texts);
+                let key = KeyHash::of(&text);
+                if pass.has_key(key) {
+                    count += 1;
+                    self.row(key, &text, texts, stored.as_mut());
                 }
+                let rows = || stored.as_ref().map_or(0, KeyMap::bytes);
+                pass.look(seen, || self.topic.bytes() + self.rechecks.bytes() + rows())
             })
             .await?;
-        if let Some(rows) = rows {
-            let mut left: Vec<(KeyHash, StoredRow)> = rows.drain().collect();
-            left.sort_unstable_by_key(|(key, row)| (row.place, *key));
-            for (key, row) in left {
-                self.take(key, row, false);
+        if let Some(rows) = stored {
+            for table in rows.into_tables() {
+                let mut left: Vec<(KeyHash, StoredRow)> = table.into_iter().collect();
+                left.sort_unstable_by_key(|(key, row)| (row.place(), *key));
+                for (key, row) in left {
+                    self.take(key, row, false);
+                }
+                pass.check(self.topic.bytes() + self.rechecks.bytes())?;
             }
             self.without_row();
             self.gaps.add(Gap::Parked, self.parked.len() as u64);
         }
         self.left_over();
         Ok(count)
+    }
+
+    /// Compares a row of the table with the topic and PostgreSQL.
+    fn row(&mut self, key: KeyHash, text: &str, texts: &[Option<Vec<u8>>], stored: Option<&mut KeyMap<StoredRow>>) {
+        let values = match self.contract.row(texts) {
+            Ok(values) => values,
+            Err((column, reason)) => return self.not_carried(key, text, texts, &column, &reason),
+        };
+        self.with_topic(key, text, &values, texts);
+        if let Some(rows) = stored {
+            let expected = self.contract.plan.apply(&values);
+            let stored = rows.remove(&key);
+            self.with_postgres(key, text, expected.as_deref(), stored);
+        }
     }
 
     fn with_topic(&mut self, key: KeyHash, text: &str, row: &[Option<String>], raw: &[Option<Vec<u8>>]) {
@@ -180,11 +200,11 @@ impl Comparison<'_> {
         if self.is_behind(key) || self.refused.contains(&key) {
             return false;
         }
-        if row.place.is_some() && self.topic.is_parked(key, row.place) {
+        if row.place().is_some() && self.topic.is_parked(key, row.place()) {
             self.parked.insert(key);
             return false;
         }
-        let later = row.place.filter(|(p, o)| self.is_moving(key) || self.span.is_later(*p, *o));
+        let later = row.place().filter(|(p, o)| self.is_moving(key) || self.span.is_later(*p, *o));
         if let Some(place) = later {
             self.rechecks.row(key, row.hash, place, self.topic.keys.get(&key), self.findings);
             return false;

@@ -49,13 +49,6 @@ pub(crate) fn parse(text: &str) -> Result<RecordSchema> {
     })
 }
 
-/// A row of the table.
-pub(crate) struct TableRow {
-    pub(crate) key: String,
-    /// The canonical texts in the contract's columns, or the column that a record can't carry with the reason.
-    pub(crate) values: std::result::Result<Vec<Option<String>>, (String, String)>,
-}
-
 impl Contract {
     /// The columns of the table that this schema names. A field without a column is an error in a schema of the
     /// name `pinned`; elsewhere the column has been dropped.
@@ -101,18 +94,30 @@ impl Contract {
         self.key.iter().map(|i| self.columns[*i].name.as_str())
     }
 
-    /// A row of the table from the server's texts of the contract's columns.
-    pub(crate) fn row(&self, texts: &[Option<Vec<u8>>]) -> TableRow {
-        let cell = |(column, text): (&Column, &Option<Vec<u8>>)| {
-            let text = text.as_ref().map(|text| canonical::of_mysql(column.kind, &column.of_table.stored, text));
-            text.transpose().map_err(|reason| (column.name.clone(), reason))
-        };
-        let cells: Vec<_> = self.columns.iter().zip(texts).map(cell).collect();
+    /// The key of a row, from the server's texts of the contract's columns.
+    pub(crate) fn key(&self, texts: &[Option<Vec<u8>>]) -> String {
         let raw = |i: usize| texts[i].as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
-        let part = |i: &usize| (self.columns[*i].kind, cells[*i].clone().ok().flatten().unwrap_or_else(|| raw(*i)));
+        let part = |i: &usize| {
+            let text = self.cell(*i, texts).ok().flatten();
+            (self.columns[*i].kind, text.unwrap_or_else(|| raw(*i)))
+        };
         let key: Vec<(FieldType, String)> = self.key.iter().map(part).collect();
         let key: Vec<(FieldType, &str)> = key.iter().map(|(kind, text)| (*kind, text.as_str())).collect();
-        TableRow { key: key_text(&key), values: cells.into_iter().collect() }
+        key_text(&key)
+    }
+
+    /// The canonical texts of a row, from those of the server.
+    ///
+    /// # Errors
+    /// The column that a record can't carry, and the reason.
+    pub(crate) fn row(&self, texts: &[Option<Vec<u8>>]) -> std::result::Result<Vec<Option<String>>, (String, String)> {
+        (0..texts.len()).map(|i| self.cell(i, texts)).collect()
+    }
+
+    fn cell(&self, i: usize, texts: &[Option<Vec<u8>>]) -> std::result::Result<Option<String>, (String, String)> {
+        let column = &self.columns[i];
+        let text = texts[i].as_ref().map(|text| canonical::of_mysql(column.kind, &column.of_table.stored, text));
+        text.transpose().map_err(|reason| (column.name.clone(), reason))
     }
 
     /// A row as text for a person.
@@ -207,6 +212,14 @@ impl KeyHash {
         };
         Self(half(0), half(1))
     }
+
+    pub(crate) fn low(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn high(self) -> u64 {
+        self.1
+    }
 }
 
 /// The hash of a row's texts.
@@ -254,15 +267,16 @@ pub(crate) mod tests {
         let names: Vec<&str> = contract.columns.iter().map(|column| column.name.as_str()).collect();
         assert_eq!(names, ["id", "code", "seen"]);
         let text = |text: &str| Some(text.as_bytes().to_vec());
-        let row = contract.row(&[text("7"), text("a\"ü"), None]);
-        assert_eq!(row.key, r#"[7,"a\"ü"]"#);
-        assert_eq!(row.values, Ok(vec![Some("7".to_owned()), Some("a\"ü".to_owned()), None]));
-        assert_eq!(contract.describe(&row.values.unwrap_or_default()), "seen null");
+        let texts = [text("7"), text("a\"ü"), None];
+        assert_eq!(contract.key(&texts), r#"[7,"a\"ü"]"#);
+        let row = contract.row(&texts);
+        assert_eq!(row, Ok(vec![Some("7".to_owned()), Some("a\"ü".to_owned()), None]));
+        assert_eq!(contract.describe(&row.unwrap_or_default()), "seen null");
         // A row that no record can carry has its key all the same.
-        let row = contract.row(&[text("9223372036854775808"), text("x"), text("0000-00-00 00:00:00")]);
-        assert_eq!(row.key, r#"[9223372036854775808,"x"]"#);
+        let texts = [text("9223372036854775808"), text("x"), text("0000-00-00 00:00:00")];
+        assert_eq!(contract.key(&texts), r#"[9223372036854775808,"x"]"#);
         let reason = "9223372036854775808 is beyond 9223372036854775807";
-        assert_eq!(row.values, Err(("id".to_owned(), reason.to_owned())));
+        assert_eq!(contract.row(&texts), Err(("id".to_owned(), reason.to_owned())));
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(crate) struct Cut {
     low: BinlogEnd,
     /// It contains nothing after here.
     high: BinlogEnd,
-    /// The server's executed transactions after the topic was read.
+    /// The server's executed transactions after the topic's end was fixed.
     last: BinlogEnd,
 }
 
@@ -176,7 +176,7 @@ impl Cut {
         &self.high
     }
 
-    /// After the topic was read: asks which transactions the server has executed by now.
+    /// After the topic's end was fixed: asks which transactions the server has executed by now.
     ///
     /// # Errors
     /// As [`table::failed`].

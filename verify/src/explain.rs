@@ -10,7 +10,7 @@ use runtime::config::KafkaSettings;
 use crate::findings::{Check, Finding, Findings};
 use crate::reading::Reader;
 use crate::span::Span;
-use crate::topic::position_hash;
+use crate::topic::source_hash;
 
 /// Reads the topic again for the details of the differences: keys, expected lines, and the records that share a place
 /// of the source. Blocks.
@@ -36,7 +36,7 @@ pub(crate) fn explain(
             return Ok(());
         }
         let Ok(change) = reader.read(message)? else { return Ok(()) };
-        if repeated.binary_search(&position_hash(&change)).is_ok() {
+        if repeated.binary_search(&source_hash(&change.source)).is_ok() {
             let source = &change.source;
             let place = (source.epoch, source.pos.clone().into_owned(), source.row);
             if let Some((p, o)) = seen.get(&place).copied() {

@@ -152,6 +152,25 @@ impl Findings {
         }
     }
 
+    /// Counts differences without their details.
+    pub(crate) fn count_further(&mut self, check: Check, count: u64) {
+        if count > 0 {
+            *self.counts.entry(check).or_default() += count;
+        }
+    }
+
+    /// Adds those of a pass.
+    pub(crate) fn add_all(&mut self, other: Self) {
+        for (check, count) in other.counts {
+            *self.counts.entry(check).or_default() += count;
+        }
+        for (check, findings) in other.first {
+            let first = self.first.entry(check).or_default();
+            first.extend(findings);
+            first.truncate(Self::FIRST);
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }

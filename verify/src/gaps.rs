@@ -67,6 +67,11 @@ impl Gaps {
         }
     }
 
+    /// Adds those of a pass.
+    pub(crate) fn add_all(&mut self, other: &Self) {
+        other.0.iter().for_each(|(gap, count)| self.add(*gap, *count));
+    }
+
     pub(crate) fn count(&self, gap: Gap) -> u64 {
         self.0.get(&gap).copied().unwrap_or(0)
     }

@@ -14,14 +14,23 @@ use crate::canonical::hex;
 use crate::contract::{Column, Contract, KeyHash, row_hash};
 use crate::cut::Cut;
 use crate::findings::{Check, Finding, Findings};
-use crate::reading::DeadLetter;
-use crate::span::Bounds;
+use crate::reading::{DeadLetter, dead_letters};
+use crate::span::{Bounds, Span};
 use crate::topic::{FILTERED, PARKED, RowLetter, Topic, UNSEEN, source_hash};
 
 /// The end of the reason of a row whose text is longer than a record may be.
 const TOO_LARGE: &str = "too large for a record";
 /// The text of a value that is invalid in its character set.
 const DAMAGED: &str = "(damaged text)";
+
+/// The dead letters up to now; `None` when there is no topic for them. Blocks.
+///
+/// # Errors
+/// Transient when Kafka can't be reached.
+pub(crate) fn settled(settings: &KafkaSettings, deadline: Instant) -> Result<Option<Span>> {
+    let bounds = Bounds::of(settings, &dead_letters(settings))?;
+    bounds.map(|bounds| bounds.settled(deadline).map(|(span, _)| span)).transpose()
+}
 
 /// The texts of rows as the producer's dead letters have them.
 pub(crate) struct Texts {
@@ -88,22 +97,27 @@ fn letter_hash(contract: &Contract, value: &[u8]) -> u64 {
 }
 
 impl Topic {
-    /// Reads the dead letters. Blocks.
+    /// Reads the pass's share of the dead letters within the span. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka can't be reached; definite when a dead letter has no readable origin.
+    /// Transient when Kafka can't be reached; definite when a dead letter has no readable origin; as [`Pass::check`].
+    ///
+    /// [`Pass::check`]: crate::pass::Pass::check
     pub(crate) fn read_dead_letters(
         &mut self,
         settings: &KafkaSettings,
         contract: &Contract,
-        deadline: Instant,
+        span: &Span,
         findings: &mut Findings,
     ) -> Result<()> {
-        let topic = format!("{}.dlq", settings.topic);
-        let Some(bounds) = Bounds::of(settings, &topic)? else { return Ok(()) };
-        let (span, _) = bounds.settled(deadline)?;
         self.letters_expired = span.first.iter().any(|first| *first > 0);
-        kafka::scan(settings, &topic, &mut |message| {
+        let mut letters = 0;
+        kafka::scan(settings, &dead_letters(settings), &mut |message| {
+            if span.is_later(message.partition(), message.offset()) {
+                return Ok(());
+            }
+            letters += 1;
+            self.pass.look(letters, || self.bytes())?;
             let letter = DeadLetter::read(message)?;
             if letter.topic != settings.topic {
                 return Ok(());
@@ -116,13 +130,19 @@ impl Topic {
                 self.take_unreadable(&letter, findings);
                 return Ok(());
             };
-            let place = self.places.place(&source.pos, source.op);
-            let texts = letter_hash(contract, message.payload().unwrap_or_default());
-            let is_large = letter.reason.ends_with(TOO_LARGE);
-            let row = RowLetter { epoch: source.epoch, place, row: source.row, texts, is_large };
-            self.refused.insert(KeyHash::of(key), row);
+            if self.pass.has_key(KeyHash::of(key)) {
+                let place = self.places.place(&source.pos, source.op);
+                let texts = letter_hash(contract, message.payload().unwrap_or_default());
+                let is_large = letter.reason.ends_with(TOO_LARGE);
+                let row = RowLetter { epoch: source.epoch, place, row: source.row, texts, is_large };
+                self.refused.insert(KeyHash::of(key), row);
+            }
+            let hash = source_hash(&source);
+            if !self.pass.has_change(hash) {
+                return Ok(());
+            }
             self.refused_rows += 1;
-            if !self.refused_at.insert(source_hash(&source)) {
+            if !self.refused_at.insert(hash) {
                 findings.add(Check::Doubled, || {
                     let text = format!(
                         "the change {} row {} of epoch {} of the row {key} is parked twice",
@@ -161,14 +181,17 @@ impl Topic {
     /// Counts a dead letter of a record that PostgreSQL does not store; the record's line is in a log all the same.
     fn take_parked(&mut self, letter: &DeadLetter, findings: &mut Findings) {
         let place = (letter.partition, letter.offset);
-        if !self.parked.insert(place) {
+        if self.pass.has_record(place.0, place.1) && !self.parked.insert(place) {
             findings.add(Check::Doubled, || {
                 let text = "the record is parked for PostgreSQL twice";
                 Finding::new(Check::Doubled, text).key(letter.key()).at(letter.partition, letter.offset)
             });
         }
-        let last = self.last_parked.entry(KeyHash::of(&letter.key())).or_insert(place);
-        *last = place.max(*last);
+        let key = KeyHash::of(&letter.key());
+        if self.pass.has_key(key) {
+            let last = self.last_parked.entry(key).or_insert(place);
+            *last = place.max(*last);
+        }
     }
 
     /// Whether the key's last state or a later one is parked, so that PostgreSQL has an older row or none: `stored` is

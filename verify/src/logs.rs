@@ -36,8 +36,9 @@ pub(crate) struct Logs {
 pub(crate) struct Log {
     /// The slot, `consumer_1`.
     pub(crate) name: String,
+    /// The pass's lines.
     pub(crate) lines: u64,
-    /// Lines of each partition.
+    /// The pass's lines of each partition.
     pub(crate) partitions: Vec<u64>,
 }
 
@@ -92,7 +93,7 @@ impl Others {
 /// The state of reading one log.
 struct Reading {
     log: Log,
-    /// Lines, of all tables.
+    /// Lines, of all tables and passes.
     lines: u64,
     /// The number that the log's records get as their [`Fate`].
     number: Fate,
@@ -120,7 +121,7 @@ impl Logs {
     /// Definite when a file can't be read; errors of `judge.ask`.
     pub(crate) fn read(folders: &[PathBuf], judge: &mut Judge<'_>) -> Result<Self> {
         let mut all = Self::default();
-        let mut status = Status::new("lines read");
+        let mut status = Status::new(&judge.topic.pass.label, "lines read");
         let partitions = judge.topic.partitions.len();
         for (name, path) in files(folders)? {
             let number = all.logs.len() as Fate + 1;
@@ -154,7 +155,7 @@ impl Logs {
                 match tail(&mut reader, &mut line, reading.read).map_err(|e| unreadable(path, e))? {
                     Tail::Whole => {}
                     Tail::Cut => return Ok(reading.log),
-                    Tail::Torn if judge.others.is_some_and(|others| !others.reports_unknown) => return Ok(reading.log),
+                    Tail::Torn if !judge.reports_unknown() => return Ok(reading.log),
                     Tail::Torn => {
                         judge.findings.add(Check::Torn, || {
                             let place = format!("{} line {}", reading.log.name, reading.lines + 1);
@@ -181,19 +182,19 @@ impl Logs {
         judge: &mut Judge<'_>,
         length: impl Fn() -> Result<u64>,
     ) -> Result<()> {
-        let place = format!("{} line {}", reading.log.name, reading.lines);
-        let is_reported = judge.others.is_none_or(|others| others.reports_unknown);
+        let place = || format!("{} line {}", reading.log.name, reading.lines);
+        let is_reported = judge.reports_unknown();
         let Some(parsed) = line::parse(line, judge.floats) else {
             if is_reported {
                 reading.log.lines += 1;
-                judge.unknown(&place, "is not a line of a consumer: it names no partition and offset", line, None);
+                judge.unknown(&place(), "is not a line of a consumer: it names no partition and offset", line, None);
             }
             return Ok(());
         };
         match judge.others.map_or(Whose::Own, |others| others.whose(parsed.table.as_deref())) {
-            Whose::Own => reading.log.lines += 1,
+            Whose::Own => {}
             Whose::Nobodys if is_reported => {
-                judge.unknown(&place, "is of a table that tables does not take", line, None);
+                judge.unknown(&place(), "is of a table that tables does not take", line, None);
                 return Ok(());
             }
             Whose::Other | Whose::Nobodys => return Ok(()),
@@ -201,19 +202,30 @@ impl Logs {
         let Parsed { partition, offset, .. } = parsed;
         let at = Some((partition, offset));
         let index = usize::try_from(partition).unwrap_or(usize::MAX);
+        let is_later = judge.span.is_later(partition, offset);
+        // The order of lines concerns the lines of all passes.
+        let mut before = -1;
+        if let Some(last) = reading.last.get_mut(index).filter(|_| !is_later) {
+            before = std::mem::replace(last, offset.max(*last));
+        }
+        if !judge.topic.pass.has_record(partition, offset) {
+            return Ok(());
+        }
+        reading.log.lines += 1;
+        let place = format!("{} line {}", reading.log.name, reading.lines);
         let Some(records) = judge.topic.partitions.get(index) else {
             judge.unknown(&place, "is of a partition that the topic has not", line, None);
             return Ok(());
         };
         reading.log.partitions[index] += 1;
         if let Ok(i) = records.offsets.binary_search(&offset) {
-            self.of_record(&place, line, &parsed, i, reading, judge);
+            self.of_record(&place, line, (&parsed, before), i, reading.number, judge);
             return Ok(());
         }
-        let end = records.offsets.last().copied().unwrap_or(-1);
+        let end = records.last.unwrap_or(-1);
         if offset < judge.span.first[index] || (judge.compacted && offset < end) {
             self.expired += 1;
-        } else if judge.span.is_later(partition, offset) && reading.has_come(judge, partition, offset, length)? {
+        } else if is_later && reading.has_come(judge, partition, offset, length)? {
             self.later += 1;
         } else {
             judge.unknown(&place, "is of an offset where the topic has no record", line, at);
@@ -221,24 +233,22 @@ impl Logs {
         Ok(())
     }
 
-    /// Checks the line of record `i` of its partition.
+    /// Checks the line of record `i` of its partition; `last` is the last offset of the partition in the log before it.
     fn of_record(
         &self,
         place: &str,
         line: &[u8],
-        parsed: &Parsed,
+        (parsed, last): (&Parsed, i64),
         i: usize,
-        reading: &mut Reading,
+        number: Fate,
         judge: &mut Judge<'_>,
     ) {
         let Parsed { partition, offset, hash, .. } = *parsed;
-        let index = partition as usize;
-        let records = &mut judge.topic.partitions[index];
-        let last = &mut reading.last[index];
+        let records = &mut judge.topic.partitions[partition as usize];
         match records.fates[i] {
             UNSEEN => {
-                records.fates[i] = reading.number;
-                if offset < *last {
+                records.fates[i] = number;
+                if offset < last {
                     judge.findings.add(Check::LineOrder, || {
                         let text = format!("{place} comes after the line of offset {last}");
                         Finding::new(Check::LineOrder, text).at(partition, offset)
@@ -253,19 +263,17 @@ impl Logs {
                     "is of a record that can't be read"
                 };
                 judge.unknown(place, reason, line, Some((partition, offset)));
-                *last = (*last).max(offset);
                 return;
             }
             fate => judge.findings.add(Check::Doubled, || {
                 let before = match self.logs.get(usize::from(fate) - 1) {
                     Some(other) => format!("is in {} already", other.name),
-                    None if fate == reading.number => "is in this log already".to_owned(),
+                    None if fate == number => "is in this log already".to_owned(),
                     None => "is a dead letter too".to_owned(),
                 };
                 Finding::new(Check::Doubled, format!("{place}: the record {before}")).at(partition, offset)
             }),
         }
-        *last = (*last).max(offset);
         if records.fates[i] <= LAST_LOG && records.lines[i] != hash {
             judge.findings.add(Check::Wrong, || {
                 let text = format!("{place} differs from what its record gives");
@@ -276,6 +284,11 @@ impl Logs {
 }
 
 impl Judge<'_> {
+    /// Whether this pass of this run reports what belongs to no table or record.
+    fn reports_unknown(&self) -> bool {
+        self.topic.pass.is_first() && self.others.is_none_or(|others| others.reports_unknown)
+    }
+
     /// Reports a line that belongs to no record.
     fn unknown(&mut self, place: &str, reason: &str, line: &[u8], at: Option<(i32, i64)>) {
         self.findings.add(Check::Stranger, || {

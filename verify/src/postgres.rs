@@ -1,4 +1,4 @@
-//! Reads PostgreSQL's table: by the hash of each key, the hash of its row and the record that it names.
+//! Reads PostgreSQL's table in one snapshot: by the hash of each key, the hash of its row and the record that it names.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,15 +12,29 @@ use tokio_postgres::{Client, Row};
 use crate::canonical;
 use crate::contract::{Contract, KeyHash, key_text, row_hash};
 use crate::findings::{Check, Findings};
+use crate::pass::{KeyMap, Pass};
+use crate::status::Status;
 
-/// The rows of the table, from one snapshot of it.
+/// One snapshot of the table.
 pub(crate) struct Stored {
     client: Client,
     table: String,
     query: String,
-    pub(crate) rows: HashMap<KeyHash, StoredRow>,
+}
+
+/// The rows of a pass.
+#[derive(Default)]
+pub(crate) struct StoredRows {
+    pub(crate) rows: KeyMap<StoredRow>,
     /// Number of rows that were read.
     pub(crate) count: u64,
+}
+
+impl StoredRows {
+    /// An estimate of the bytes for so many rows.
+    pub(crate) fn bytes_of(rows: u64) -> u64 {
+        KeyMap::<StoredRow>::bytes_for(rows)
+    }
 }
 
 /// One row.
@@ -28,8 +42,15 @@ pub(crate) struct Stored {
 pub(crate) struct StoredRow {
     /// Hash of its texts in the columns after the rules.
     pub(crate) hash: u64,
+    /// Partition and offset of its record; negative without one.
+    place: (i32, i64),
+}
+
+impl StoredRow {
     /// Partition and offset of its record.
-    pub(crate) place: Option<(i32, i64)>,
+    pub(crate) fn place(&self) -> Option<(i32, i64)> {
+        Some(self.place).filter(|(_, offset)| *offset >= 0)
+    }
 }
 
 /// Settings that decide how the server prints values; the time zone is set with the transaction.
@@ -44,11 +65,11 @@ fn unread(table: &str) -> String {
 }
 
 impl Stored {
-    /// Connects and reads the rows. A missing database or table counts as an empty one.
+    /// Connects and begins the snapshot; `None` when there is no such database or table.
     ///
     /// # Errors
     /// Usage when the URL can't be read; transient when the server can't be reached; definite when it refuses.
-    pub(crate) async fn read(settings: &PostgresSettings, contract: &Contract) -> Result<Option<Self>> {
+    pub(crate) async fn open(settings: &PostgresSettings, contract: &Contract) -> Result<Option<Self>> {
         let (target, table) = (Target::from(settings, "verify")?, settings.table.as_str());
         let client = match answered(&target.what(), target.connect()).await? {
             Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(None),
@@ -60,34 +81,47 @@ impl Stored {
         let begin = format!("{}; {FORMATS}", target.begin(Access::Read));
         let unread = unread(table);
         answered(&unread, client.batch_execute(&begin)).await?.map_err(|e| failed(&unread, e))?;
-        let mut stored = Self { client, table: table.to_owned(), query, rows: HashMap::new(), count: 0 };
-        let mut rows = HashMap::new();
-        let ended = stored.each(contract, |key, row, place| {
-            rows.insert(KeyHash::of(&key), StoredRow { hash: row_hash(&row), place });
-        });
-        match ended.await? {
-            None => return Ok(None),
-            Some(count) => stored.count = count,
-        }
-        stored.rows = rows;
-        Ok(Some(stored))
-    }
-
-    /// Passes the key, the texts and the record of each row; returns the number of rows, or `None` without a table.
-    async fn each(
-        &self,
-        contract: &Contract,
-        mut each: impl FnMut(String, Vec<Option<String>>, Option<(i32, i64)>),
-    ) -> Result<Option<u64>> {
-        let (unread, table) = (unread(&self.table), self.table.as_str());
-        let declare = format!("DECLARE rows NO SCROLL CURSOR FOR {}", self.query);
-        match answered(&unread, self.client.batch_execute(&declare)).await? {
+        match answered(&unread, client.batch_execute(&format!("{query} LIMIT 0"))).await? {
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(None),
             Err(e) if e.code() == Some(&SqlState::UNDEFINED_COLUMN) => return Err(other_columns(table, e)),
             other => other.map_err(|e| failed(&unread, e))?,
         }
-        let mut count = 0;
-        loop {
+        Ok(Some(Self { client, table: table.to_owned(), query }))
+    }
+
+    /// Reads the rows of a pass; `before` is the memory that it has already, in bytes.
+    ///
+    /// # Errors
+    /// As [`Stored::open`] and [`Pass::check`].
+    pub(crate) async fn read(&self, contract: &Contract, pass: &Pass, before: usize) -> Result<StoredRows> {
+        let mut read = StoredRows::default();
+        let (mut seen, mut status) = (0, Status::new(&pass.label, "rows of PostgreSQL read"));
+        self.each(contract, |key, row, place| {
+            seen += 1;
+            status.one_more();
+            let key = KeyHash::of(&key);
+            if pass.has_key(key) {
+                read.count += 1;
+                read.rows.insert(key, StoredRow { hash: row_hash(&row), place: place.unwrap_or((-1, -1)) });
+            }
+            pass.look(seen, || before + read.rows.bytes())
+        })
+        .await?;
+        pass.check(before + read.rows.bytes())?;
+        Ok(read)
+    }
+
+    /// Passes the key, the texts and the record of each row.
+    async fn each(
+        &self,
+        contract: &Contract,
+        mut each: impl FnMut(String, Vec<Option<String>>, Option<(i32, i64)>) -> Result<()>,
+    ) -> Result<()> {
+        let (unread, table) = (unread(&self.table), self.table.as_str());
+        let declare = format!("DECLARE rows NO SCROLL CURSOR FOR {}", self.query);
+        answered(&unread, self.client.batch_execute(&declare)).await?.map_err(|e| failed(&unread, e))?;
+        let mut result = Ok(());
+        while result.is_ok() {
             let block = self.client.query_typed(BLOCK, &[]);
             let block = answered(&unread, block).await?.map_err(|e| failed(&unread, e))?;
             if block.is_empty() {
@@ -95,18 +129,20 @@ impl Stored {
             }
             for row in &block {
                 let (row, place) = texts(contract, row).map_err(|e| other_columns(table, e))?;
-                each(key(contract, &row), row, place);
-                count += 1;
+                result = each(key(contract, &row), row, place);
+                if result.is_err() {
+                    break;
+                }
             }
         }
         answered(&unread, self.client.batch_execute("CLOSE rows")).await?.map_err(|e| failed(&unread, e))?;
-        Ok(Some(count))
+        result
     }
 
     /// Reads the rows again that the findings name, and adds them as text.
     ///
     /// # Errors
-    /// As [`Stored::read`].
+    /// As [`Stored::open`].
     pub(crate) async fn describe(&self, contract: &Contract, findings: &mut Findings) -> Result<()> {
         let mut wanted: HashMap<KeyHash, Option<(String, String)>> = HashMap::new();
         let is_open = |finding: &&mut crate::findings::Finding| {
@@ -120,6 +156,7 @@ impl Stored {
             if let Some(found) = wanted.get_mut(&KeyHash::of(&key)) {
                 *found = Some((key, contract.describe_stored(&row)));
             }
+            Ok(())
         })
         .await?;
         for finding in findings.first_mut().filter(is_open) {

@@ -13,7 +13,6 @@ use crate::canonical;
 use crate::contract::{self, Contract, KeyHash};
 use crate::line::{self, Head};
 use crate::schemas::{Reading, Schemas};
-use crate::span::Bounds;
 use crate::writer::Writer;
 
 /// Reads records; looks each schema up once. Use it on a blocking thread.
@@ -52,11 +51,7 @@ impl Reader {
     /// # Errors
     /// As [`DeadLetter::read`], and when Kafka can't be reached.
     pub(crate) fn look_at_dead_letters(&mut self, settings: &KafkaSettings) -> Result<()> {
-        let topic = format!("{}.dlq", settings.topic);
-        if Bounds::of(settings, &topic)?.is_none() {
-            return Ok(());
-        }
-        kafka::scan(settings, &topic, &mut |message| {
+        kafka::scan(settings, &dead_letters(settings), &mut |message| {
             let letter = DeadLetter::read(message)?;
             if letter.topic == settings.topic && letter.sink.is_empty() {
                 self.dead_letters.insert((letter.partition, letter.offset));
@@ -161,6 +156,11 @@ impl Change<'_> {
     pub(crate) fn describe(&self, contract: &Contract) -> String {
         self.row(contract).map_or_else(|| "deleted".to_owned(), |row| contract.describe(&row))
     }
+}
+
+/// The topic of the dead letters.
+pub(crate) fn dead_letters(settings: &KafkaSettings) -> String {
+    format!("{}.dlq", settings.topic)
 }
 
 /// The origin of a dead letter: its header `origin`.

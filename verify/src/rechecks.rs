@@ -13,6 +13,7 @@ use runtime::config::KafkaSettings;
 use crate::contract::{KeyHash, row_hash};
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
+use crate::pass::bytes_of;
 use crate::reading::Reader;
 use crate::span::Span;
 use crate::topic::Key;
@@ -72,14 +73,20 @@ impl Rechecks {
         self.keys.contains_key(&key) || self.wrong.contains(&key)
     }
 
-    /// Reads the records and reports the keys whose row is wrong or missing. Blocks.
+    /// The bytes of the keys.
+    pub(crate) fn bytes(&self) -> usize {
+        bytes_of(&self.keys)
+    }
+
+    /// Reads the records up to `ends`, which are not before PostgreSQL's snapshot, and reports the keys whose row is wrong
+    /// or missing. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka or the registry can't be reached.
     pub(crate) fn read(
         &mut self,
         settings: &KafkaSettings,
-        span: &Span,
+        (span, ends): (&Span, &Span),
         reader: &mut Reader,
         findings: &mut Findings,
         gaps: &mut Gaps,
@@ -100,6 +107,9 @@ impl Rechecks {
         let start = |partition: i32| starts.get(&partition).map_or(Offset::End, |offset| Offset::Offset(*offset));
         kafka::scan_from(settings, &settings.topic, &start, &mut |message| {
             let at = (message.partition(), message.offset());
+            if ends.is_later(at.0, at.1) {
+                return Ok(());
+            }
             let Ok(change) = reader.read(message)? else { return Ok(()) };
             let Some(key) = self.keys.get(&change.hash).filter(|key| key.place.0 == at.0 && key.place.1 <= at.1) else {
                 return Ok(());

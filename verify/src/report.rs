@@ -1,5 +1,7 @@
 //! The result: tables for a person, one JSON object for a program.
 
+use std::collections::BTreeSet;
+
 use model::escape;
 use serde::Serialize;
 
@@ -15,6 +17,15 @@ pub(crate) struct Counts(Vec<(String, u64)>);
 impl Serialize for Counts {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, count)| (name, count)))
+    }
+}
+
+impl Counts {
+    fn add(&mut self, name: &str, count: u64) {
+        match self.0.iter_mut().find(|(found, _)| found == name) {
+            Some((_, sum)) => *sum += count,
+            None => self.0.push((name.to_owned(), count)),
+        }
     }
 }
 
@@ -59,6 +70,8 @@ pub(crate) struct Report {
     pub(crate) table: String,
     /// The position up to which verify compared: a GTID set, or file and offset on a server without GTIDs.
     pub(crate) position: String,
+    /// The passes over all places, by `verify.memory`.
+    pub(crate) passes: u64,
     /// The items that could not be compared, with the reason.
     pub(crate) not_compared: Vec<NotCompared>,
     pub(crate) records: u64,
@@ -102,7 +115,7 @@ pub(crate) struct Report {
 }
 
 /// Records of one partition.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct PartitionReport {
     pub(crate) partition: usize,
     pub(crate) records: u64,
@@ -122,40 +135,40 @@ pub(crate) struct Ops {
 }
 
 impl Report {
-    /// Copies the counts of the topic and the logs.
-    pub(crate) fn count(&mut self, topic: &Topic, logs: &Logs) {
-        self.records = topic.records() as u64;
-        self.per_partition = topic
-            .partitions
-            .iter()
-            .enumerate()
-            .map(|(partition, records)| {
-                let of = |log: &crate::logs::Log| log.partitions.get(partition).copied().unwrap_or(0);
-                let holders = logs.logs.iter().filter(|log| of(log) > 0).map(|log| (log.name.clone(), of(log)));
-                PartitionReport {
-                    partition,
-                    records: records.offsets.len() as u64,
-                    last_offset: records.offsets.last().copied(),
-                    logs: holders.collect(),
-                }
-            })
-            .collect();
-        self.epochs = topic.epochs.iter().copied().collect();
+    /// Adds the counts of a pass over the topic and the logs.
+    pub(crate) fn add(&mut self, topic: &Topic, logs: &Logs) {
+        self.passes += 1;
+        self.per_partition.resize_with(topic.partitions.len(), PartitionReport::default);
+        for (partition, (report, records)) in self.per_partition.iter_mut().zip(&topic.partitions).enumerate() {
+            report.partition = partition;
+            report.records += records.count;
+            report.last_offset = records.last;
+            logs.logs.iter().for_each(|log| report.logs.add(&log.name, log.partitions[partition]));
+            self.records += records.count;
+        }
+        let epochs: BTreeSet<u64> = self.epochs.iter().chain(&topic.epochs).copied().collect();
+        self.epochs = epochs.into_iter().collect();
         let [r, c, u, d] = topic.ops;
-        self.ops = Ops { r, c, u, d };
-        self.keys = topic.keys.values().filter(|k| k.state.is_some()).count() as u64;
-        self.logs = logs.logs.iter().map(|log| (log.name.clone(), log.lines)).collect();
-        self.lines = logs.logs.iter().map(|log| log.lines).sum();
-        self.dead_letters = topic.dead_letters;
-        self.parked_records = topic.parked.len() as u64;
-        self.refused_rows = topic.refused_rows;
-        self.filtered = topic.filtered;
-        self.expired_lines = logs.expired;
-        self.later_lines = logs.later;
+        let ops = &self.ops;
+        self.ops = Ops { r: ops.r + r, c: ops.c + c, u: ops.u + u, d: ops.d + d };
+        self.keys += topic.keys.iter().filter(|(_, key)| key.state.is_some()).count() as u64;
+        for log in &logs.logs {
+            self.logs.add(&log.name, log.lines);
+            self.lines += log.lines;
+        }
+        self.dead_letters += topic.dead_letters;
+        self.parked_records += topic.parked.len() as u64;
+        self.refused_rows += topic.refused_rows;
+        self.filtered += topic.filtered;
+        self.expired_lines += logs.expired;
+        self.later_lines += logs.later;
     }
 
     /// Copies the differences and the items that could not be compared.
     pub(crate) fn conclude(&mut self, findings: &Findings, gaps: &Gaps) {
+        for partition in &mut self.per_partition {
+            partition.logs.0.retain(|(_, lines)| *lines > 0);
+        }
         self.verdict = self.judge(findings, gaps);
         self.agree = self.verdict == Verdict::Agree;
         self.not_compared = gaps.list();

@@ -1,5 +1,5 @@
-//! Runs the steps in order: fix a position, wait, read the topic, the dead letters, the logs, and the table with
-//! PostgreSQL; then collect the details of the differences.
+//! Runs the steps in order: fix a position and wait; in one pass or several read the topic, the dead letters, the logs,
+//! and the table with PostgreSQL; then collect the details of the differences.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use model::table_name::TableName;
 use mysql::table;
 use mysql_async::Conn;
 use runtime::config::{KafkaSettings, MySqlSettings, PINNED_SCHEMA, PostgresSettings, RegistrySettings, Settings};
+use tokio::sync::Mutex;
+use tracing::info;
 
 use crate::arrival::{self, Patience};
 use crate::compare::Comparison;
@@ -20,10 +22,11 @@ use crate::elsewhere::Elsewhere;
 use crate::explain;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
-use crate::letters::Texts;
+use crate::letters::{self, Texts};
 use crate::line::{self, Form};
 use crate::logs::{Judge, Logs, Others};
-use crate::postgres::Stored;
+use crate::pass::{Pass, Share};
+use crate::postgres::{Stored, StoredRows};
 use crate::reading::Reader;
 use crate::rechecks::Rechecks;
 use crate::report::Report;
@@ -48,6 +51,8 @@ pub(crate) struct Parts {
     source: String,
     /// The tables that are compared in other runs, if there are any.
     others: Option<Others>,
+    /// Bytes that a pass may keep.
+    memory: usize,
 }
 
 impl Parts {
@@ -66,6 +71,7 @@ impl Parts {
             logs: folders(settings.text("consumer.logs")),
             source: settings.main_table().to_string(),
             others: None,
+            memory: memory(settings)?,
         })
     }
 }
@@ -94,6 +100,15 @@ impl Parts {
     }
 }
 
+fn memory(settings: &Settings) -> Result<usize> {
+    let memory = settings.bytes("verify.memory")?;
+    if memory >= LEAST_MEMORY {
+        return Ok(memory);
+    }
+    let reason = format!("is less than {} KiB", LEAST_MEMORY >> 10);
+    Err(settings.wrong("verify.memory", &reason).with_remedy("set it to 64KiB or more; leave it out for 256 MiB"))
+}
+
 /// The full name of the records of a table whose schema is made from it.
 fn record_name(table: &TableName) -> String {
     format!("{}.{}", avro::schema::adjusted(&table.database), avro::schema::adjusted(&table.table))
@@ -104,6 +119,10 @@ fn folders(text: &str) -> Vec<PathBuf> {
     if Path::new(text).is_dir() { vec![text.into()] } else { text.split(',').map(|p| p.trim().into()).collect() }
 }
 
+/// Bytes that a pass may keep, at least.
+const LEAST_MEMORY: usize = 64 << 10;
+/// Changes that are in the topic more than once, and are looked at one by one.
+const MOST_REPEATED: usize = 10_000;
 /// The wait for changes on their way, without `--wait`.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The wait for open transactions, at least.
@@ -128,15 +147,13 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
         schemas::contract(registry, &contract::parse(PINNED_SCHEMA)?, &source, rules.clone(), *form).await?
     };
     let contract = Arc::new(contract);
-    let mut read = run.read_topic(&cut, &contract).await?;
+    let read = run.open_topic(&contract).await?;
     cut.close(&mut conn).await?;
-    let logs;
-    (read, logs) = run.read_logs(read).await?;
-    let (rechecks, stored) = run.compare(&mut conn, &source, &cut, &mut read).await?;
-    run.report.count(&read.topic, &logs);
-    run.explain(read, rechecks).await?;
-    if let Some(stored) = &stored {
-        stored.describe(&contract, &mut run.findings).await?;
+    let mut sides = Sides { conn, source, cut, contract, read: Arc::new(Mutex::new(read)), postgres: None };
+    run.passes(&mut sides).await?;
+    run.explain(&sides.read).await?;
+    if let Some(Postgres { stored: Some(stored), .. }) = &sides.postgres {
+        stored.describe(&sides.contract, &mut run.findings).await?;
     }
     if let Some(producer) = producer.filter(|_| run.findings.count(Check::Table) > 0) {
         run.report.notes.push(format!("{producer}: rows that are not published yet differ from the topic"));
@@ -152,16 +169,55 @@ struct Run {
     report: Report,
     findings: Findings,
     gaps: Gaps,
+    /// Records that the consumers have not read yet.
+    behind: u64,
+    /// Changes that are in the topic more than once.
+    repeated: Vec<u64>,
 }
 
-/// The topic, and its reader.
+/// What all passes compare, each side in one state.
+struct Sides {
+    /// Has the table's snapshot.
+    conn: Conn,
+    source: Source,
+    cut: Cut,
+    contract: Arc<Contract>,
+    read: Arc<Mutex<Read>>,
+    /// The first pass opens it, after it has read the logs.
+    postgres: Option<Postgres>,
+}
+
+/// The topic's part to compare, and its reader.
 struct Read {
-    topic: Topic,
-    /// The part of the topic to compare.
     span: Span,
     bounds: Bounds,
     reader: Reader,
-    consumed: Consumed,
+    /// Known when the first pass has waited for the consumers.
+    consumed: Option<Consumed>,
+    /// The dead letters to compare, if there are any.
+    letters: Option<Span>,
+}
+
+/// PostgreSQL's snapshot.
+struct Postgres {
+    /// `None` when there is no such table, or PostgreSQL is off.
+    stored: Option<Stored>,
+    /// The topic's ends after the snapshot was taken.
+    ends: Span,
+}
+
+/// The results of one pass.
+struct Outcome {
+    topic: Topic,
+    logs: Logs,
+    rechecks: Rechecks,
+    findings: Findings,
+    gaps: Gaps,
+    repeated: Vec<u64>,
+    behind: u64,
+    rows: u64,
+    stored: u64,
+    note: Option<String>,
 }
 
 impl Run {
@@ -169,7 +225,7 @@ impl Run {
         let table = format!("{}.{}", parts.mysql.database, parts.mysql.table);
         let report = Report { topic: parts.kafka.topic.clone(), table, ..Report::default() };
         let (findings, gaps) = (Findings::default(), Gaps::default());
-        Self { parts, begun: Instant::now(), wait, report, findings, gaps }
+        Self { parts, begun: Instant::now(), wait, report, findings, gaps, behind: 0, repeated: Vec::new() }
     }
 
     fn patience(&self, least: Duration) -> Patience {
@@ -201,45 +257,127 @@ impl Run {
         })
     }
 
-    async fn read_topic(&mut self, cut: &Cut, contract: &Arc<Contract>) -> Result<Read> {
+    async fn open_topic(&mut self, contract: &Arc<Contract>) -> Result<Read> {
         let (registry, kafka) = (self.parts.registry.clone(), self.parts.kafka.clone());
-        let schemas = Schemas::new(registry, kafka, Arc::clone(contract))?;
-        let contract = Arc::clone(contract);
-        let (parts, cut, deadline) = (self.parts.clone(), cut.clone(), self.patience(SETTLING).until);
-        let mut findings = std::mem::take(&mut self.findings);
-        let (read, findings) = blocking(move || {
+        let schemas = Schemas::new(registry, kafka.clone(), Arc::clone(contract))?;
+        let (contract, deadline) = (Arc::clone(contract), self.patience(SETTLING).until);
+        let (read, open) = blocking(move || {
             let mut reader = Reader::new(schemas, contract);
-            let bounds = Bounds::required(&parts.kafka)?;
-            let (mut span, open) = bounds.settled(deadline)?;
-            if let Some(open) = open {
-                findings.add(Check::Waiting, || Finding::new(Check::Waiting, open));
-            }
-            reader.look_at_dead_letters(&parts.kafka)?;
-            let topic = Topic::read(&parts.kafka, &span, &cut, &mut reader, &mut findings)?;
-            // Records may have expired while the topic was read.
-            span.first = bounds.now()?.first;
-            Ok((Read { topic, span, bounds, reader, consumed: Consumed::default() }, findings))
+            let bounds = Bounds::required(&kafka)?;
+            let (span, open) = bounds.settled(deadline)?;
+            reader.look_at_dead_letters(&kafka)?;
+            Ok((Read { span, bounds, reader, consumed: None, letters: None }, open))
         })
         .await?;
-        self.findings = findings;
+        if let Some(open) = open {
+            self.findings.add(Check::Waiting, || Finding::new(Check::Waiting, open));
+        }
         Ok(read)
     }
 
-    /// Waits for the consumers; then reads the dead letters and the logs.
-    async fn read_logs(&mut self, mut read: Read) -> Result<(Read, Logs)> {
+    /// Compares everything, in as many passes as the memory requires.
+    async fn passes(&mut self, sides: &mut Sides) -> Result<()> {
+        let records = sides.read.lock().await.span.records();
+        let rows = sides.source.rows_about(&mut sides.conn).await?.min(records);
+        let with_postgres = if self.parts.postgres.is_some() { StoredRows::bytes_of(rows) } else { 0 };
+        let need = Topic::bytes_of(records, rows).max(Topic::bytes_of(0, rows) + with_postgres);
+        let mut shares = Share::all(need, self.parts.memory as u64);
+        while let Some(share) = shares.pop() {
+            let (number, of) = (self.report.passes + 1, self.report.passes + 1 + shares.len() as u64);
+            let label = if of > 1 { format!("pass {number} of {of}: ") } else { String::new() };
+            if of > 1 {
+                info!(pass = number, of, table = self.report.table, "comparing a share of the keys");
+            }
+            let pass = Pass::new(share, self.parts.memory, label);
+            match self.pass(sides, &pass).await {
+                Ok(outcome) => self.add(outcome),
+                Err(_) if pass.is_exceeded() => {
+                    info!(pass = number, "the pass needs more than verify.memory: two passes instead");
+                    shares.extend(pass.halves());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let read = sides.read.lock().await;
+        self.gaps.add(Gap::Partitions, read.span.first.iter().filter(|first| **first > 0).count() as u64);
+        let missing = read.consumed.as_ref().and_then(|consumed| consumed.missing.as_ref());
+        if let Some(missing) = missing.filter(|_| self.behind > 0 || self.wait.is_some()) {
+            self.findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
+        }
+        if let Some(settings) = &self.parts.postgres
+            && sides.postgres.as_ref().is_some_and(|postgres| postgres.stored.is_none())
+            && self.report.table_rows > 0
+        {
+            self.findings.add(Check::Postgres, || {
+                Finding::new(Check::Postgres, format!("PostgreSQL has no table {}", settings.table))
+            });
+        }
+        Ok(())
+    }
+
+    /// One pass over all places.
+    async fn pass(&self, sides: &mut Sides, pass: &Pass) -> Result<Outcome> {
+        let outcome = self.read_topic_and_logs(sides, pass).await?;
+        let mut outcome = self.compare(sides, outcome).await?;
+        let (kafka, read) = (self.parts.kafka.clone(), Arc::clone(&sides.read));
+        let ends = sides.postgres.as_ref().map(|postgres| postgres.ends.clone()).unwrap_or_default();
+        blocking(move || {
+            let mut read = read.blocking_lock();
+            let Read { span, reader, .. } = &mut *read;
+            let Outcome { rechecks, findings, gaps, .. } = &mut outcome;
+            rechecks.read(&kafka, (span, &ends), reader, findings, gaps)?;
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Adds the results of a pass.
+    fn add(&mut self, outcome: Outcome) {
+        self.report.add(&outcome.topic, &outcome.logs);
+        self.report.table_rows += outcome.rows;
+        if self.parts.postgres.is_some() {
+            *self.report.postgres_rows.get_or_insert_default() += outcome.stored;
+        }
+        self.findings.add_all(outcome.findings);
+        self.gaps.add_all(&outcome.gaps);
+        self.behind += outcome.behind;
+        let room = MOST_REPEATED.saturating_sub(self.repeated.len()).min(outcome.repeated.len());
+        self.repeated.extend_from_slice(&outcome.repeated[..room]);
+        self.findings.count_further(Check::Repeated, (outcome.repeated.len() - room) as u64);
+        self.report.notes.extend(outcome.note.filter(|note| !self.report.notes.contains(note)));
+    }
+
+    /// Reads the topic, the dead letters and the logs; the first pass waits for the consumers in between.
+    async fn read_topic_and_logs(&self, sides: &Sides, pass: &Pass) -> Result<Outcome> {
         let (parts, patience, settling) =
             (self.parts.clone(), self.patience(ON_ITS_WAY), self.patience(SETTLING).until);
-        let mut findings = std::mem::take(&mut self.findings);
-        let (read, logs, note, findings) = blocking(move || {
-            let Read { topic, span, bounds, consumed, reader } = &mut read;
-            *consumed = arrival::of_consumers(&parts.kafka, topic, patience)?;
-            topic.read_dead_letters(&parts.kafka, &reader.contract, settling, &mut findings)?;
-            let compacted = parts.kafka.cleanup_policy.contains("compact");
-            let ask = &mut || bounds.now();
-            let floats = &reader.floats;
+        let (read, cut, pass) = (Arc::clone(&sides.read), sides.cut.clone(), pass.clone());
+        blocking(move || {
+            let mut read = read.blocking_lock();
+            let Read { span, bounds, reader, consumed, letters } = &mut *read;
+            let mut findings = Findings::default();
+            let mut topic = Topic::read(&parts.kafka, span, &cut, reader, &pass, &mut findings)?;
+            let repeated = topic.repeated();
+            // Records may have expired while the topic was read.
+            span.first = bounds.now()?.first;
+            if consumed.is_none() {
+                *consumed = Some(arrival::of_consumers(&parts.kafka, &topic, patience)?);
+                *letters = letters::settled(&parts.kafka, settling)?;
+            }
+            let consumed = consumed.as_ref();
+            if let Some(letters) = letters {
+                topic.read_dead_letters(&parts.kafka, &reader.contract, letters, &mut findings)?;
+            }
             let others = own_name(&parts, &reader.contract);
-            let others = others.as_ref();
-            let mut judge = Judge { topic, span, floats, compacted, others, ask, findings: &mut findings };
+            let mut judge = Judge {
+                topic: &mut topic,
+                span,
+                floats: &reader.floats,
+                compacted: parts.kafka.cleanup_policy.contains("compact"),
+                others: others.as_ref(),
+                ask: &mut || bounds.now(),
+                findings: &mut findings,
+            };
             let logs = Logs::read(&parts.logs, &mut judge)?;
             let (elsewhere, note) = match topic.misses_lines().then(|| Elsewhere::look(&parts.kafka, &parts.logs)) {
                 None => Default::default(),
@@ -249,75 +387,65 @@ impl Run {
                     (Elsewhere::default(), Some(format!("lines may be in other logs folders: {error}")))
                 }
             };
-            let behind = topic.report_missing(consumed, &elsewhere, &mut findings);
-            if let Some(missing) = consumed.missing.as_ref().filter(|_| behind > 0 || patience.asked) {
-                findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing));
-            }
-            Ok((read, logs, note, findings))
+            let behind = consumed.map_or(0, |c| topic.report_missing(c, &elsewhere, &mut findings));
+            topic.drop_records();
+            let mut gaps = Gaps::default();
+            gaps.add(Gap::Lines, logs.expired);
+            let rechecks = Rechecks::default();
+            Ok(Outcome { topic, logs, rechecks, findings, gaps, repeated, behind, rows: 0, stored: 0, note })
         })
-        .await?;
-        self.findings = findings;
-        self.report.notes.extend(note);
-        self.gaps.add(Gap::Partitions, read.span.first.iter().filter(|first| **first > 0).count() as u64);
-        self.gaps.add(Gap::Lines, logs.expired);
-        Ok((read, logs))
+        .await
     }
 
-    /// Compares the table with the topic and PostgreSQL. Returns the rows of PostgreSQL that must still be compared
-    /// with their records, and the connection that reads them.
-    async fn compare(
-        &mut self,
-        conn: &mut Conn,
-        source: &Source,
-        cut: &Cut,
-        read: &mut Read,
-    ) -> Result<(Rechecks, Option<Stored>)> {
-        let contract = Arc::clone(&read.reader.contract);
-        let mut stored = match &self.parts.postgres {
-            Some(settings) => Stored::read(settings, &contract).await?,
-            None => None,
+    /// Compares the table with the topic and PostgreSQL.
+    async fn compare(&self, sides: &mut Sides, mut outcome: Outcome) -> Result<Outcome> {
+        let read = sides.read.lock().await;
+        let contract = &sides.contract;
+        if sides.postgres.is_none() {
+            let stored = match &self.parts.postgres {
+                Some(settings) => Stored::open(settings, contract).await?,
+                None => None,
+            };
+            let ends = tokio::task::block_in_place(|| read.bounds.now())?;
+            sides.postgres = Some(Postgres { stored, ends });
+        }
+        let Some(Postgres { stored, ends }) = &sides.postgres else { return Ok(outcome) };
+        let rows = match stored {
+            Some(stored) => stored.read(contract, &outcome.topic.pass, outcome.topic.bytes()).await?,
+            None => StoredRows::default(),
         };
-        let ends = tokio::task::block_in_place(|| read.bounds.now())?;
-        let mut rechecks = Rechecks::default();
+        outcome.stored = rows.count;
+        let nothing = Consumed::default();
         let mut comparison = Comparison {
-            topic: &mut read.topic,
+            topic: &mut outcome.topic,
             span: &read.span,
-            cut,
-            consumed: &read.consumed,
-            contract: &contract,
-            ends: &ends,
-            findings: &mut self.findings,
-            gaps: &mut self.gaps,
-            rechecks: &mut rechecks,
+            cut: &sides.cut,
+            consumed: read.consumed.as_ref().unwrap_or(&nothing),
+            contract,
+            ends,
+            findings: &mut outcome.findings,
+            gaps: &mut outcome.gaps,
+            rechecks: &mut outcome.rechecks,
             parked: HashSet::new(),
             refused: HashSet::new(),
-            letters: &Texts::new(&self.parts.kafka, &contract),
+            letters: &Texts::new(&self.parts.kafka, contract),
         };
-        let rows = comparison.run(conn, source, stored.as_mut()).await?;
-        self.report.table_rows = rows;
-        if self.parts.postgres.is_some() {
-            self.report.postgres_rows = Some(stored.as_ref().map_or(0, |rows| rows.count));
-            if stored.is_none() && rows > 0 {
-                self.findings.add(Check::Postgres, || {
-                    let table = self.parts.postgres.as_ref().map_or("", |settings| &settings.table);
-                    Finding::new(Check::Postgres, format!("PostgreSQL has no table {table}"))
-                });
-            }
-        }
-        Ok((rechecks, stored))
+        let rows = stored.is_some().then_some(rows.rows);
+        outcome.rows = comparison.run(&mut sides.conn, &sides.source, rows).await?;
+        Ok(outcome)
     }
 
     /// Reads the topic once more for the details of the differences.
-    async fn explain(&mut self, mut read: Read, mut rechecks: Rechecks) -> Result<()> {
-        let repeated = read.topic.repeated();
-        let Read { span, mut reader, topic, .. } = read;
-        drop(topic);
-        let (parts, mut findings) = (self.parts.clone(), std::mem::take(&mut self.findings));
-        let mut gaps = std::mem::take(&mut self.gaps);
-        (self.findings, self.gaps) = blocking(move || {
-            rechecks.read(&parts.kafka, &span, &mut reader, &mut findings, &mut gaps)?;
-            explain::explain(&parts.kafka, &span, &mut reader, &repeated, &mut findings)?;
-            Ok((findings, gaps))
+    async fn explain(&mut self, read: &Arc<Mutex<Read>>) -> Result<()> {
+        let (kafka, read) = (self.parts.kafka.clone(), Arc::clone(read));
+        let mut repeated = std::mem::take(&mut self.repeated);
+        let mut findings = std::mem::take(&mut self.findings);
+        self.findings = blocking(move || {
+            repeated.sort_unstable();
+            let mut read = read.blocking_lock();
+            let Read { span, reader, .. } = &mut *read;
+            explain::explain(&kafka, span, reader, &repeated, &mut findings)?;
+            Ok(findings)
         })
         .await?;
         Ok(())

@@ -53,23 +53,40 @@ impl Source {
     /// Passes each row to `each`: the texts of these columns. The rows are streamed; memory holds one at a time.
     ///
     /// # Errors
-    /// As [`failed`].
+    /// As [`failed`]; the first error of `each`.
     pub(crate) async fn each_row(
         &self,
         conn: &mut Conn,
         columns: impl Iterator<Item = &TableColumn>,
-        mut each: impl FnMut(&[Option<Vec<u8>>]),
+        mut each: impl FnMut(&[Option<Vec<u8>>]) -> Result<()>,
     ) -> Result<()> {
         let failed = |e| failed(&format!("read the table {}.{}", self.database, self.table), e);
         let columns: Vec<String> = columns.map(expression).collect();
         let from = format!("{}.{}", quoted(&self.database), quoted(&self.table));
         let query = format!("SELECT {} FROM {from}", columns.join(", "));
         let mut rows = answered(conn.query_iter(query)).await.map_err(failed)?;
+        let mut result = Ok(());
         while let Some(row) = answered(rows.next()).await.map_err(failed)? {
-            let texts: Vec<Option<Vec<u8>>> = row.unwrap().into_iter().map(text).collect();
-            each(&texts);
+            // After an error the rest is read too, as the connection keeps the snapshot.
+            if result.is_ok() {
+                let texts: Vec<Option<Vec<u8>>> = row.unwrap().into_iter().map(text).collect();
+                result = each(&texts);
+            }
         }
-        answered(rows.drop_result()).await.map_err(failed)
+        answered(rows.drop_result()).await.map_err(failed)?;
+        result
+    }
+
+    /// The server's estimate of the number of rows.
+    ///
+    /// # Errors
+    /// As [`failed`].
+    pub(crate) async fn rows_about(&self, conn: &mut Conn) -> Result<u64> {
+        let failed = |e| failed(&format!("ask how large the table {}.{} is", self.database, self.table), e);
+        let query = "SELECT table_rows FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
+        let rows: Option<Option<u64>> =
+            answered(conn.exec_first(query, (&self.database, &self.table))).await.map_err(failed)?;
+        Ok(rows.flatten().unwrap_or(0))
     }
 }
 

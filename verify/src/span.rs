@@ -26,6 +26,11 @@ impl Span {
         usize::try_from(partition).ok().and_then(|i| self.end.get(i)).is_none_or(|end| offset >= *end)
     }
 
+    /// The number of offsets, of which some may be no records.
+    pub(crate) fn records(&self) -> u64 {
+        self.first.iter().zip(&self.end).map(|(first, end)| (end - first).max(0).cast_unsigned()).sum()
+    }
+
     /// Whether a record of this partition may have expired: the partition no longer begins at 0.
     pub(crate) fn has_expired(&self, partition: usize) -> bool {
         self.first.get(partition).is_some_and(|first| *first > 0)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 /// Shows a counter or a text on standard error while it lives.
 pub(crate) struct Status {
+    label: String,
     what: &'static str,
     count: u64,
     shown: Option<Instant>,
@@ -12,16 +13,16 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// For a step that counts items named `what`.
-    pub(crate) fn new(what: &'static str) -> Self {
-        Self { what, count: 0, shown: None, on_terminal: stderr().is_terminal() }
+    /// For a step that counts items named `what`; `label` is shown before them.
+    pub(crate) fn new(label: &str, what: &'static str) -> Self {
+        Self { label: label.to_owned(), what, count: 0, shown: None, on_terminal: stderr().is_terminal() }
     }
 
     /// Counts one.
     pub(crate) fn one_more(&mut self) {
         self.count += 1;
         if self.on_terminal && self.count.is_multiple_of(10_000) {
-            self.show(&format!("{} {}", self.count, self.what));
+            self.show(&format!("{}{} {}", self.label, self.count, self.what));
         }
     }
 

@@ -3,18 +3,19 @@
 //! Records after the span's end are left to the next run. For a key that was written to after the cut, each of these
 //! records adds a hash.
 //!
-//! Memory: 26 bytes a record (offset, hash of its line, hash of its place in the source, and the number of its log) and
-//! about 110 a key, whatever the rows hold, up to twice that while the tables have room to grow. Keys are known by hashes
-//! of 128 bits, rows and lines by hashes of 64, which are only compared with those of the same key or record.
+//! A pass keeps its share of the records (by their offsets), of the keys, and of the changes (by their places in the
+//! source), 26 bytes a record and change and 90 to 170 a key, whatever the rows hold. Keys are known by hashes of 128 bits, rows and
+//! lines by hashes of 64, which are only compared with those of the same key or record.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
-use model::change::{Op, Source};
+use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::Result;
 use rdkafka::Message as _;
+use rdkafka::message::BorrowedMessage;
 use runtime::config::KafkaSettings;
 
 use crate::contract::{Contract, KeyHash};
@@ -23,6 +24,7 @@ use crate::elsewhere::Elsewhere;
 use crate::findings::{Check, Finding, Findings};
 use crate::line;
 use crate::partitioner::partition_of;
+use crate::pass::{KeyMap, Pass, bytes_of};
 use crate::place::{Place, Places};
 use crate::reading::{Change, Reader};
 use crate::recent::{Match, Recent};
@@ -42,14 +44,21 @@ pub(crate) const PARKED: Fate = Fate::MAX - 2;
 /// Values from 1 to this one are the number of a log.
 pub(crate) const LAST_LOG: Fate = Fate::MAX - 3;
 
-/// The records of one partition, in the order of their offsets.
+/// The pass's records of one partition, in the order of their offsets.
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
     pub(crate) offsets: Vec<i64>,
     /// Hashes of the records' expected lines.
     pub(crate) lines: Vec<u64>,
     pub(crate) fates: Vec<Fate>,
+    /// The number of records.
+    pub(crate) count: u64,
+    /// The last offset of all records.
+    pub(crate) last: Option<i64>,
 }
+
+/// Bytes of a record in [`Partition`].
+const RECORD: usize = size_of::<i64>() + size_of::<u64>() + size_of::<Fate>();
 
 /// The last state of one key.
 #[derive(Debug)]
@@ -77,11 +86,12 @@ pub(crate) struct RowLetter {
     pub(crate) is_large: bool,
 }
 
-/// The contents of the topic.
-#[derive(Debug, Default)]
+/// The contents of the topic: a pass's share of them.
+#[derive(Debug)]
 pub(crate) struct Topic {
+    pub(crate) pass: Pass,
     pub(crate) partitions: Vec<Partition>,
-    pub(crate) keys: HashMap<KeyHash, Key>,
+    pub(crate) keys: KeyMap<Key>,
     pub(crate) epochs: BTreeSet<u64>,
     /// Snapshot, create, update, delete.
     pub(crate) ops: [u64; 4],
@@ -110,8 +120,30 @@ pub(crate) struct Topic {
     pub(crate) places: Places,
 }
 
+/// The share of a pass that a record belongs to.
+struct Takes {
+    record: bool,
+    key: bool,
+    change: bool,
+}
+
+impl Takes {
+    fn of(pass: &Pass, message: &BorrowedMessage<'_>) -> Self {
+        if pass.is_only() {
+            return Self { record: true, key: true, change: true };
+        }
+        let key = message.key().and_then(|key| std::str::from_utf8(key).ok());
+        let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
+        Self {
+            record: pass.has_record(message.partition(), message.offset()),
+            key: key.is_some_and(|key| pass.has_key(KeyHash::of(key))),
+            change: source.is_some_and(|source| pass.has_change(source_hash(&source))),
+        }
+    }
+}
+
 /// The progress of the consumers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Consumed {
     /// The records that they have not read yet, as text; `None` when there are none.
     pub(crate) missing: Option<String>,
@@ -126,10 +158,7 @@ impl Consumed {
     }
 }
 
-pub(crate) fn position_hash(change: &Change<'_>) -> u64 {
-    source_hash(&change.source)
-}
-
+/// The hash of a change's place in the source.
 pub(crate) fn source_hash(source: &Source<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
     (source.epoch, &*source.pos, source.row).hash(&mut hasher);
@@ -137,55 +166,135 @@ pub(crate) fn source_hash(source: &Source<'_>) -> u64 {
 }
 
 impl Topic {
-    /// Reads the topic within the span. Blocks.
+    fn new(pass: &Pass, settings: &KafkaSettings, partitions: usize) -> Self {
+        let mut topic = Self {
+            pass: pass.clone(),
+            partitions: Vec::new(),
+            keys: KeyMap::default(),
+            epochs: BTreeSet::new(),
+            ops: [0; 4],
+            filtered: 0,
+            dead_letters: 0,
+            refused_rows: 0,
+            parked: HashSet::new(),
+            last_parked: HashMap::new(),
+            refused: HashMap::new(),
+            refused_at: HashSet::new(),
+            letters_expired: false,
+            recent: HashMap::new(),
+            compacted: settings.cleanup_policy.contains("compact"),
+            unreadable: HashMap::new(),
+            positions: Vec::new(),
+            places: Places::default(),
+        };
+        topic.partitions.resize_with(partitions, Partition::default);
+        topic
+    }
+
+    /// Reads the pass's share of the topic within the span. Blocks.
     ///
     /// # Errors
-    /// Transient when Kafka or the registry can't be reached; definite when one of them refuses.
+    /// Transient when Kafka or the registry can't be reached; definite when one of them refuses; as [`Pass::check`].
     pub(crate) fn read(
         settings: &KafkaSettings,
         span: &Span,
         cut: &Cut,
         reader: &mut Reader,
+        pass: &Pass,
         findings: &mut Findings,
     ) -> Result<Self> {
-        let mut topic = Self { compacted: settings.cleanup_policy.contains("compact"), ..Self::default() };
-        topic.partitions.resize_with(span.end.len(), Partition::default);
-        let contract = Arc::clone(&reader.contract);
-        let mut status = Status::new("records read");
+        let mut topic = Self::new(pass, settings, span.end.len());
+        let mut status = Status::new(&pass.label, "records read");
+        let mut records = 0;
         kafka::scan(settings, &settings.topic, &mut |message| {
-            let (partition, offset) = (message.partition(), message.offset());
-            if span.is_later(partition, offset) {
+            if span.is_later(message.partition(), message.offset()) {
                 return Ok(());
             }
-            let index = partition as usize;
-            let mut hash = 0;
-            let fate = match reader.read(message)? {
-                Ok(change) => {
-                    topic.note(&change, (partition, offset), &contract, cut, findings);
-                    match change.line(&contract, partition, offset) {
-                        Some(line) => {
-                            hash = line::parse(line.as_bytes(), &reader.floats).map_or(0, |line| line.hash);
-                            UNSEEN
-                        }
-                        None => FILTERED,
-                    }
-                }
-                Err(reason) => {
-                    if topic.unreadable.len() < 1000 {
-                        topic.unreadable.insert((partition, offset), reason);
-                    }
-                    UNREADABLE
-                }
-            };
-            topic.filtered += u64::from(fate == FILTERED);
-            let records = &mut topic.partitions[index];
-            records.offsets.push(offset);
-            records.lines.push(hash);
-            records.fates.push(fate);
             status.one_more();
-            Ok(())
+            records += 1;
+            pass.look(records, || topic.bytes())?;
+            topic.take(message, cut, reader, findings)
         })?;
+        pass.check(topic.bytes())?;
         Ok(topic)
+    }
+
+    /// Takes what the pass has of a record.
+    fn take(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        cut: &Cut,
+        reader: &mut Reader,
+        findings: &mut Findings,
+    ) -> Result<()> {
+        let (partition, offset) = (message.partition(), message.offset());
+        self.partitions[partition as usize].last = Some(offset);
+        let takes = Takes::of(&self.pass, message);
+        if !(takes.record || takes.key || takes.change) {
+            return Ok(());
+        }
+        let mut hash = 0;
+        let contract = Arc::clone(&reader.contract);
+        let fate = match reader.read(message)? {
+            Ok(change) => {
+                if takes.change {
+                    self.positions.push(source_hash(&change.source));
+                }
+                if takes.key {
+                    self.note(&change, (partition, offset), &contract, cut, findings);
+                }
+                match takes.record.then(|| change.line(&contract, partition, offset)).flatten() {
+                    Some(line) => {
+                        hash = line::parse(line.as_bytes(), &reader.floats).map_or(0, |line| line.hash);
+                        UNSEEN
+                    }
+                    None => FILTERED,
+                }
+            }
+            Err(reason) => {
+                if takes.record && self.unreadable.len() < 1000 {
+                    self.unreadable.insert((partition, offset), reason);
+                }
+                UNREADABLE
+            }
+        };
+        if !takes.record {
+            return Ok(());
+        }
+        self.filtered += u64::from(fate == FILTERED);
+        let records = &mut self.partitions[partition as usize];
+        records.offsets.push(offset);
+        records.lines.push(hash);
+        records.fates.push(fate);
+        records.count += 1;
+        Ok(())
+    }
+
+    /// An estimate of the bytes for so many records and keys.
+    pub(crate) fn bytes_of(records: u64, keys: u64) -> u64 {
+        records * (RECORD + size_of::<u64>()) as u64 + KeyMap::<Key>::bytes_for(keys)
+    }
+
+    /// The bytes of everything that grows with the topic.
+    pub(crate) fn bytes(&self) -> usize {
+        // With the text of a key and some states of it.
+        const RECENT: usize = 80;
+        let records: usize = self.partitions.iter().map(|records| records.offsets.len()).sum();
+        records * RECORD
+            + self.positions.len() * size_of::<u64>()
+            + self.keys.bytes()
+            + bytes_of(&self.recent)
+            + self.recent.len() * RECENT
+            + bytes_of(&self.last_parked)
+            + bytes_of(&self.refused)
+            + (self.parked.len() + self.refused_at.len()) * 2 * size_of::<(i32, i64)>()
+    }
+
+    /// Frees the memory of the records, when their lines have been compared.
+    pub(crate) fn drop_records(&mut self) {
+        for records in &mut self.partitions {
+            (records.offsets, records.lines, records.fates) = Default::default();
+        }
     }
 
     fn note(
@@ -212,7 +321,6 @@ impl Topic {
             Op::Update => 2,
             Op::Delete => 3,
         }] += 1;
-        self.positions.push(position_hash(change));
         let place = self.places.place(&source.pos, source.op);
         if place.is_none() {
             findings.add(Check::Order, || {
@@ -287,9 +395,15 @@ impl Topic {
         partition_of(key.as_bytes(), self.partitions.len())
     }
 
-    /// Number of records.
-    pub(crate) fn records(&self) -> usize {
-        self.partitions.iter().map(|p| p.offsets.len()).sum()
+    /// The number of records of a partition from `next` on; an estimate by the pass's share of them.
+    pub(crate) fn unread(&self, partition: usize, next: Option<i64>) -> u64 {
+        // The end of a partition counts transaction markers, so compare with the last record.
+        let records = &self.partitions[partition];
+        if next.zip(records.last).is_some_and(|(next, last)| next > last) || records.last.is_none() {
+            return 0;
+        }
+        let read = records.offsets.partition_point(|offset| next.is_some_and(|next| *offset < next));
+        self.pass.of_all((records.offsets.len() - read) as u64).max(1)
     }
 
     /// Whether some record is in no log.
@@ -327,12 +441,10 @@ impl Topic {
         behind
     }
 
-    /// Finds places of the source that are in the topic twice, and frees the memory of the hashes.
+    /// Finds the changes that are in the topic more than once: their hashes, in order. Frees the memory of the others.
     pub(crate) fn repeated(&mut self) -> Vec<u64> {
         let mut positions = std::mem::take(&mut self.positions);
         positions.sort_unstable();
-        let mut repeated: Vec<u64> = positions.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect();
-        repeated.dedup();
-        repeated
+        positions.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! The reconciler on real servers: what agrees agrees, and each single fault is found and named.
 
 mod expired;
+mod passes;
 mod places;
 mod scene;
 mod topic;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use avro::registry::Registry;
 use integration_tests::product_line;
@@ -11,7 +12,7 @@ use model::time::Micros;
 use mysql_async::prelude::Queryable;
 use rules::line::Origin;
 use runtime::config::{KafkaSettings, PINNED_SCHEMA, Program, RegistrySettings};
-use testbed::{Price, Product, TestBed, read_topic};
+use testbed::{Price, Product, TestBed, eventually, read_topic};
 
 pub(crate) const UUID: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
 pub(crate) const TS: i64 = 1_763_697_600_000_000;
@@ -28,6 +29,7 @@ pub(crate) struct Sent {
 /// Ten products, of which one is updated and another deleted: the state is in MySQL and PostgreSQL too.
 pub(crate) struct Scene {
     pub(crate) world: TestBed,
+    products: i64,
     pub(crate) sent: Vec<Sent>,
 }
 
@@ -44,11 +46,16 @@ pub(crate) fn product(id: i64, hundredths: i64) -> Product<'static> {
 impl Scene {
     /// Everything but the topic and the logs.
     pub(crate) async fn new(name: &str) -> Self {
+        Self::of(name, 10).await
+    }
+
+    /// As [`Scene::new`], with so many products.
+    pub(crate) async fn of(name: &str, products: i64) -> Self {
         let world = TestBed::new(name).with_postgres();
         let registry = Registry::new(RegistrySettings::from(&world.settings(Program::Verify)).unwrap()).unwrap();
         let schema = registry.register(PINNED_SCHEMA).await.unwrap();
         kafka::ensure_topics(&world.kafka(), &[TopicSpec::products(&world.kafka())]).await.unwrap();
-        let mut scene = Self { world, sent: Vec::new() };
+        let mut scene = Self { world, products, sent: Vec::new() };
         let change = |op, id: i64, product: Option<Product<'_>>, number: u64, row| Sent {
             key: id.to_string(),
             value: product.map(|p| {
@@ -59,7 +66,7 @@ impl Scene {
             source: Source { op, ts_us: TS, pos: format!("{UUID}:{number}").into(), row, epoch: 1 },
             partition: None,
         };
-        for id in 1..=10 {
+        for id in 1..=products {
             scene.sent.push(change(Op::Create, id, Some(product(id, 1000 + id)), 1, id as u64 - 1));
         }
         scene.sent.push(change(Op::Update, 4, Some(product(4, 555)), 2, 0));
@@ -76,17 +83,17 @@ impl Scene {
         scene
     }
 
-    pub(crate) fn alive() -> impl Iterator<Item = Product<'static>> {
-        (1..=10).filter(|id| *id != 9).map(|id| product(id, if id == 4 { 555 } else { 1000 + id }))
+    fn alive(&self) -> impl Iterator<Item = Product<'static>> + use<> {
+        (1..=self.products).filter(|id| *id != 9).map(|id| product(id, if id == 4 { 555 } else { 1000 + id }))
     }
 
     pub(crate) async fn fill_table(&self) {
         let mut conn = self.world.table().await;
-        for p in Self::alive() {
+        let rows = self.alive().map(|p| {
             let time = p.last_updated.unwrap().to_string().replace('T', " ").replace('Z', "");
-            let row = (p.id, p.name.unwrap(), p.category.unwrap(), p.price.unwrap().to_string(), time);
-            conn.exec_drop("INSERT INTO product VALUES (?, ?, ?, ?, ?)", row).await.unwrap();
-        }
+            (p.id, p.name.unwrap(), p.category.unwrap(), p.price.unwrap().to_string(), time)
+        });
+        conn.exec_batch("INSERT INTO product VALUES (?, ?, ?, ?, ?)", rows).await.unwrap();
     }
 
     pub(crate) async fn fill_postgres(&self) {
@@ -96,7 +103,7 @@ impl Scene {
             "CREATE TABLE product (id bigint PRIMARY KEY, name text, category text, price numeric(10,2), \
                               discount_price numeric(10,2), last_updated timestamptz(6), source_partition int, source_offset bigint);"
                 .to_owned();
-        for p in Self::alive() {
+        for p in self.alive() {
             let t = product_line::transform(&integration_tests::product_rules(), &p).unwrap();
             let discount = t.discount_price.map_or_else(|| "NULL".to_owned(), |d| d.to_string());
             statements.push_str(&format!(
@@ -112,7 +119,12 @@ impl Scene {
     }
 
     pub(crate) fn send(&self) {
-        send(&self.world.kafka(), &self.sent);
+        let settings = self.world.kafka();
+        send(&settings, &self.sent);
+        // A commit is answered before its markers are in all partitions.
+        eventually("all partitions show the records", Duration::from_secs(20), || {
+            (read_topic(&settings).len() == self.sent.len()).then_some(())
+        });
     }
 
     /// Writes two logs from what the topic holds: even partitions in one, odd ones in the other.

@@ -23,12 +23,20 @@ struct Live {
     _programs: Vec<Running>,
     stop: Arc<AtomicBool>,
     writer: Option<JoinHandle<u64>>,
+    /// The setting `verify.memory`.
+    memory: &'static str,
 }
 
 impl Live {
     async fn start(world: TestBed) -> Self {
+        Self::start_with(world, 0, "256MiB").await
+    }
+
+    /// With so many rows besides, which are left alone.
+    async fn start_with(world: TestBed, rows: i64, memory: &'static str) -> Self {
         let mut conn = world.table().await;
-        let rows: Vec<String> = (1..=20).map(|id| format!("({id},'n','cat_{}',{id},NULL)", id % 6)).collect();
+        let ids = (1..=20).chain(1001..=1000 + rows);
+        let rows: Vec<String> = ids.map(|id| format!("({id},'n','cat_{}',{id},NULL)", id % 6)).collect();
         conn.query_drop(format!("INSERT INTO product VALUES {}", rows.join(","))).await.unwrap();
         let mut producer = world.start("cdc-producer", &[]);
         producer.wait_for("snapshot complete");
@@ -54,13 +62,13 @@ impl Live {
             }
             round
         });
-        Self { world, _programs: programs, stop, writer: Some(writer) }
+        Self { world, _programs: programs, stop, writer: Some(writer), memory }
     }
 
     fn verify(&self) -> Ended {
         let running = self.writer.as_ref().is_some_and(|writer| !writer.is_finished());
         assert!(running, "the writer has ended");
-        self.world.run("verify", &["--wait", "20s"])
+        self.world.run("verify", &["--wait", "20s", "--memory", self.memory])
     }
 
     fn agrees(&self, times: usize) {
@@ -106,7 +114,20 @@ async fn a_table_that_is_written_to_agrees_each_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_a_table_that_is_written_to_are_found() {
-    let live = Live::start(TestBed::new("verify_faults").with_postgres()).await;
+    faults_are_found(Live::start(TestBed::new("verify_faults").with_postgres()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_passes_over_a_table_that_is_written_to_find_the_same() {
+    let world = TestBed::new("verify_writes_passes").with_postgres();
+    let live = Live::start_with(world, 2000, "64KiB").await;
+    let ended = live.verify();
+    assert!(ended.code == 0 && ended.err.contains("comparing a share of the keys"), "{}\n{}", ended.out, ended.err);
+    live.agrees(3);
+    faults_are_found(live).await;
+}
+
+async fn faults_are_found(live: Live) {
     let mut hidden = live.world.mysql().await;
     hidden.query_drop("SET sql_log_bin = 0").await.unwrap();
 

@@ -87,7 +87,7 @@ pub(super) static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
         let key = setting.key;
         let env = key.to_uppercase().replace('.', "_");
         let long_flag = key.to_lowercase().replace(['.', '_'], "-");
-        let own = ["updater-", "producer-", "consumer-"].iter().find_map(|p| long_flag.strip_prefix(p));
+        let own = ["updater-", "producer-", "consumer-", "verify-"].iter().find_map(|p| long_flag.strip_prefix(p));
         let flag = own.unwrap_or(&long_flag).to_owned();
         let key_file = format!("{key}{}", if key == env { "_FILE" } else { "_file" });
         Names {
@@ -115,6 +115,7 @@ pub(super) const SINKS: &[Program] = &[Program::Consumer, Program::Verify];
 const UPDATER: &[Program] = &[Program::ProductUpdater];
 const PRODUCER: &[Program] = &[Program::CdcProducer];
 const CONSUMER: &[Program] = &[Program::Consumer];
+const VERIFY: &[Program] = &[Program::Verify];
 const SERVICES: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer];
 
 const fn common(
@@ -220,6 +221,8 @@ static TABLE: &[Setting] = &[
     more("rules.discount", Map, Text("{from: price, by: category, column: discount_price}"), SINKS, "New column: the amount of a column less the discount by another one; {} is off"),
     more("rules.discounts", Map, Text("{CAT_5: 20}"), SINKS, "Discounts in percent by the text of the column rules.discount.by"),
     more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
+
+    common("verify.memory", Size, Text("256MiB"), VERIFY, "Bytes that one pass of a comparison may keep, at least 64KiB; larger tables take several passes"),
 
     more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health, /ready; of several ports the first free one; unset is off"),
     common("log.level", Kind::LogFilter, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),
