@@ -173,7 +173,7 @@ impl Status {
 
     /// A session ended with an error.
     pub fn failed(&self, error: &Error) {
-        self.health.not_ready(error.to_string());
+        self.health.not_ready(format!("{}: {error}", error.code().name()));
         self.failures[usize::from(error.class() != Class::Transient)].add(1);
     }
 

@@ -81,7 +81,7 @@ impl Readiness {
     pub(crate) fn failed(&mut self, error: &Error) {
         self.failing = true;
         self.idle_since = None;
-        self.health.not_ready(error.to_string());
+        self.health.not_ready(format!("{}: {error}", error.code().name()));
     }
 
     /// Whether the last failure has had no success since.

@@ -134,7 +134,9 @@ async fn widen(client: &Client, schema: &str, table: &str, columns: &[Widening])
         if error.is_transient() {
             return error;
         }
-        error.with_remedy(format!("run as the owner of the table, after dropping what depends on its type: {sql}"))
+        let code = if error.code() == Code::Fault { Code::PostgresTables } else { error.code() };
+        let remedy = format!("run as the owner of the table, after dropping what depends on its type: {sql}");
+        error.with_code(code).with_remedy(remedy)
     })
 }
 
