@@ -21,7 +21,7 @@ const FENCING_WINDOW: Duration = Duration::from_secs(60);
 
 /// Why a batch was not committed, and what follows.
 #[derive(Debug)]
-pub(crate) enum BatchError {
+pub enum BatchError {
     /// The group rebalanced during the batch: roll back and poll, which brings the new assignment.
     Rebalanced,
     /// Roll back and read it again with the same clients.
@@ -59,8 +59,15 @@ impl BatchError {
         if error.is_transient() { Self::Reconnect { error, fenced: false } } else { Self::Fatal(error) }
     }
 
-    /// The reaction to an aborted transaction.
-    pub(crate) fn of_abort(reason: KafkaError) -> Self {
+    /// The reaction to a failure of the transaction, which has been aborted if it can be.
+    pub fn of(failure: Failure) -> Self {
+        match failure {
+            Failure::Abortable(reason) => Self::of_abort(reason),
+            failure => Self::broken(failure),
+        }
+    }
+
+    fn of_abort(reason: KafkaError) -> Self {
         use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
         match reason.rdkafka_error_code() {
             Some(IllegalGeneration | RebalanceInProgress | UnknownMemberId) => Self::Rebalanced,

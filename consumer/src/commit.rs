@@ -4,22 +4,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka::{Failure, Partition, Record, Topic, TopicSpec, TransactionalProducer};
+use kafka::{Failure, Partition, Record, TopicSpec, TransactionalProducer};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
 use runtime::step::ConsumerStep;
 
+use crate::cycle::Part;
 use crate::dead_letter::DeadLetter;
-use crate::log_checkpoint::{Committed, OpenLogCheckpoint};
+use crate::log_checkpoint::OpenLogCheckpoint;
 use crate::offsets;
+use crate::opening::Committed;
+use crate::topics::Topics;
 
 /// The contents of the transaction.
 pub(crate) struct Commit<'a> {
     pub(crate) settings: &'a KafkaSettings,
-    /// The dead letters' topics.
-    pub(crate) letters_of: &'a BTreeMap<Topic, KafkaSettings>,
+    pub(crate) topics: &'a Topics,
     /// The slot's log checkpoint.
     pub(crate) checkpoint: &'a OpenLogCheckpoint,
     /// The slot's state with this batch.
@@ -33,29 +35,43 @@ pub(crate) struct Commit<'a> {
 }
 
 impl Commit<'_> {
-    /// Runs the transaction; the batch is complete when it returns `Ok`.
+    /// Carries out a part of the transaction; returns the step that is done.
     ///
     /// # Errors
     /// See [`Failure`]; the caller must still abort the transaction.
-    pub(crate) fn run(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
-        producer.begin()?;
-        self.send_dead_letters(producer)?;
-        self.checkpoint.send(producer, self.committed)?;
-        failpoint::at(ConsumerStep::Marked);
+    pub(crate) fn run(&self, producer: &TransactionalProducer, part: Part) -> Result<ConsumerStep, Failure> {
+        let step = match part {
+            Part::SendLength => {
+                producer.begin()?;
+                self.send_dead_letters(producer)?;
+                self.checkpoint.send(producer, self.committed)?;
+                ConsumerStep::Marked
+            }
+            Part::SendOffsets => {
+                producer.send_offsets(&self.offsets()?, self.metadata)?;
+                ConsumerStep::OffsetsSent
+            }
+            Part::Commit => {
+                producer.commit()?;
+                ConsumerStep::Committed
+            }
+        };
+        failpoint::at(step);
+        Ok(step)
+    }
+
+    fn offsets(&self) -> Result<TopicPartitionList, Failure> {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in self.offsets {
             offsets::add(&mut list, &self.settings.topic, *partition, *offset).map_err(Failure::of)?;
         }
-        producer.send_offsets(&list, self.metadata)?;
-        failpoint::at(ConsumerStep::OffsetsSent);
-        producer.commit()?;
-        failpoint::at(ConsumerStep::Committed);
-        Ok(())
+        Ok(list)
     }
 
     fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {
+        let settings_of = self.topics.all();
         for letter in self.letters.into_iter().flatten() {
-            let topic = TopicSpec::dead_letters(self.letters_of.get(&letter.topic).unwrap_or(self.settings)).name;
+            let topic = TopicSpec::dead_letters(settings_of.get(&letter.topic).unwrap_or(self.settings)).name;
             let header = Some(("origin", &letter.origin[..]));
             let (key, value) = (&letter.key, letter.value.as_deref());
             producer.send(&Record { topic: &topic, partition: Some(0), key, value, header })?;

@@ -17,7 +17,7 @@ use crate::slot_name::{Key, Name};
 
 /// What the file `.owner` of a slot says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
+pub enum Owner {
     /// There is no file.
     None,
     /// The text of the previous version: the topic and group of the log's lines.
@@ -28,16 +28,18 @@ pub(crate) enum Owner {
 
 /// The file `.owner` as this version writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Note {
-    pub(crate) topic: String,
-    pub(crate) group: String,
+pub struct Note {
+    /// The main topic of the lines.
+    pub topic: String,
+    /// The group that they were written for.
+    pub group: String,
     /// The log checkpoint that says how much of the log is committed.
     #[serde(rename = "marker")]
-    pub(crate) checkpoint: Key,
+    pub checkpoint: Key,
     /// That log checkpoint's session when this was written.
-    pub(crate) session: String,
+    pub session: String,
     /// The session that is being written to the log checkpoint.
-    pub(crate) next: String,
+    pub next: String,
 }
 
 impl Owner {
@@ -62,21 +64,24 @@ pub(crate) fn owner_text(topic: &str, group: &str) -> String {
 
 /// A log before it is opened.
 #[derive(Clone, Debug)]
-pub(crate) struct Log<'a> {
+pub struct Log<'a> {
     /// Bytes in the file.
-    pub(crate) length: u64,
-    pub(crate) topic: &'a str,
-    pub(crate) group: &'a str,
+    pub length: u64,
+    /// The main topic that is read.
+    pub topic: &'a str,
+    /// The group that reads it.
+    pub group: &'a str,
     /// Its place.
-    pub(crate) name: &'a Name,
-    pub(crate) owner: &'a Owner,
+    pub name: &'a Name,
+    /// What the file `.owner` says.
+    pub owner: &'a Owner,
     /// The previous version used its folder.
-    pub(crate) legacy: bool,
+    pub legacy: bool,
 }
 
 impl Log<'_> {
     /// The keys of other log checkpoints from which the log may have to be taken over; the first existing one counts.
-    pub(crate) fn former_keys(&self) -> Vec<Key> {
+    pub fn former_keys(&self) -> Vec<Key> {
         let plain = Name { folder: None, ..self.name.clone() };
         let legacy = || {
             let mut keys = vec![plain.key(self.group), Key(plain.to_string())];
@@ -100,7 +105,7 @@ impl Log<'_> {
 
 /// The step of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step {
     /// The slot has no lines: its log checkpoint says 0.
     Begin,
     /// Its own log checkpoint counts.
@@ -111,7 +116,7 @@ pub(crate) enum Step {
 
 /// Why a log must not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum LineageError {
+pub enum LineageError {
     /// It has lines, but no log checkpoint of the group counts them.
     Foreign,
     /// Another copy of this log checkpoint's log was opened later, at the given place.
@@ -129,7 +134,7 @@ pub(crate) enum LineageError {
 ///
 /// # Errors
 /// See [`LineageError`].
-pub(crate) fn decide(
+pub fn decide(
     log: &Log<'_>,
     own: Option<&LogCheckpoint>,
     former: Option<&LogCheckpoint>,

@@ -24,9 +24,10 @@ use runtime::failpoint;
 use runtime::step::ConsumerStep;
 
 use crate::folder::{self, LOG_NAME};
-use crate::lineage::{self, Log, Note, Owner, Step};
+use crate::lineage::{Log, Note, Owner, Step};
 use crate::lineage_error;
 use crate::log_file;
+use crate::opening::{Committed, Found, furthest};
 use crate::slot::Slot;
 use crate::slot_name::{Key, PARTITIONS};
 use crate::start_offset;
@@ -34,23 +35,6 @@ use crate::topics::Topics;
 
 /// How long the first read of a log checkpoint waits for open transactions: those of a running neighbour are shorter.
 const GLANCE: Duration = Duration::from_millis(300);
-
-/// The committed state of a slot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Committed {
-    /// Length of the log, bytes.
-    pub(crate) length: u64,
-    /// [`log_file::tail`] at that length; `None` in log checkpoints of the previous version.
-    pub(crate) tail: Option<u64>,
-    /// The offset after the last record that this slot processed, by partition; another slot may be further.
-    pub(crate) offsets: BTreeMap<Partition, i64>,
-}
-
-impl From<&LogCheckpoint> for Committed {
-    fn from(checkpoint: &LogCheckpoint) -> Self {
-        Self { length: checkpoint.length, tail: checkpoint.tail, offsets: checkpoint.offsets.clone() }
-    }
-}
 
 /// The topic of the log checkpoints.
 pub(crate) fn topic(settings: &KafkaSettings) -> TopicSpec {
@@ -144,34 +128,7 @@ fn check_topics(settings: &KafkaSettings, checkpoint: &LogCheckpoint, now: &BTre
     Ok(())
 }
 
-fn furthest(offsets: &mut BTreeMap<Partition, i64>, others: &BTreeMap<Partition, i64>) {
-    for (partition, next) in others {
-        let known = offsets.entry(*partition).or_insert(*next);
-        *known = (*known).max(*next);
-    }
-}
-
-/// The log checkpoints that concern a log.
-#[derive(Debug, Default)]
-struct Found {
-    own: Option<LogCheckpoint>,
-    former: Option<(Key, LogCheckpoint)>,
-}
-
 impl Found {
-    fn decide(&self, log: &Log<'_>) -> Result<Step, lineage::LineageError> {
-        lineage::decide(log, self.own.as_ref(), self.former.as_ref().map(|(_, checkpoint)| checkpoint))
-    }
-
-    /// The log checkpoint whose committed state the step takes.
-    fn base(&self, step: Step) -> Option<&LogCheckpoint> {
-        match step {
-            Step::Begin => None,
-            Step::Continue => self.own.as_ref(),
-            Step::TakeOver => self.former.as_ref().map(|(_, checkpoint)| checkpoint),
-        }
-    }
-
     /// Reads them through `read`, which gives the value of a key.
     fn read(
         settings: &KafkaSettings,
@@ -233,15 +190,14 @@ pub(crate) fn open(settings: &KafkaSettings, topics: &Topics, slot: &Slot, point
     if found.own.is_none() && step == Step::Begin {
         look_around(settings, slot)?;
     }
-    let mut committed = found.base(step).map(Committed::from).unwrap_or_default();
-    furthest(&mut committed.offsets, &found.own.as_ref().map(|m| m.offsets.clone()).unwrap_or_default());
+    let committed = found.committed(step);
     // Offsets of a topic that is not read any more stay.
     let known = found.base(step).map(|base| base.topic_ids.clone()).unwrap_or_default();
     for (name, id) in known {
         ids.entry(Topic::of(&name, &settings.topic)).or_insert(id);
     }
     let checkpoint = OpenLogCheckpoint::new(settings, slot, ids);
-    let checkpoint = begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
+    let checkpoint = begin_session(slot, &log, &producer, &found, step, &committed, checkpoint)?;
     Ok(Opened { producer, checkpoint, committed })
 }
 
@@ -344,26 +300,23 @@ fn look_around(settings: &KafkaSettings, slot: &Slot) -> Result<()> {
 /// Writes a new session into `.owner` and then, with the committed state, into the log checkpoint. For a log that is
 /// taken over, the same transaction marks its former log checkpoint as moved.
 fn begin_session(
-    settings: &KafkaSettings,
     slot: &Slot,
+    log: &Log<'_>,
     producer: &TransactionalProducer,
     found: &Found,
     step: Step,
     committed: &Committed,
     checkpoint: OpenLogCheckpoint,
 ) -> Result<OpenLogCheckpoint> {
-    let own = slot.name().key(&settings.group_id);
+    let own = log.name.key(log.group);
     let former = found.former.as_ref().filter(|_| step == Step::TakeOver);
-    let session = found.base(step).map_or("", |checkpoint| &checkpoint.session).to_owned();
-    let next = checkpoint.checkpoint.session.clone();
-    let (topic, group) = (settings.topic.clone(), settings.group_id.clone());
-    let note = Note { topic, group, checkpoint: former.map_or(&own, |(key, _)| key).clone(), session, next };
+    let note = found.note(log, step, &checkpoint.checkpoint.session);
     slot.note_owner(note.clone())?;
     let commit = || {
         producer.begin()?;
         checkpoint.send(producer, committed)?;
         if let Some((key, former)) = former {
-            let moved = former.moved_to(&settings.group_id, &own.0, slot.place());
+            let moved = former.moved_to(log.group, &own.0, slot.place());
             send(producer, &checkpoint.topic, key, &moved)?;
         }
         producer.commit()

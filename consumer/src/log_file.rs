@@ -22,6 +22,7 @@ use runtime::step::ConsumerStep;
 
 use crate::folder::unwritable;
 use crate::log_floor::{self, LogFloor};
+use crate::opening::Settlement;
 use crate::slot_name::SlotId;
 
 /// An open log, cut to its committed length.
@@ -32,26 +33,6 @@ pub(crate) struct LogFile {
     file: File,
     committed: u64,
     floor: LogFloor,
-}
-
-/// What makes the file hold exactly the committed bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Settlement {
-    Keep,
-    /// Cut off so many bytes.
-    Cut(u64),
-    /// So many committed bytes are missing.
-    Lost(u64),
-}
-
-impl Settlement {
-    fn of(length: u64, committed: u64) -> Self {
-        match length.checked_sub(committed) {
-            Some(0) => Self::Keep,
-            Some(surplus) => Self::Cut(surplus),
-            None => Self::Lost(committed - length),
-        }
-    }
 }
 
 impl LogFile {
@@ -330,18 +311,6 @@ mod tests {
     use super::*;
 
     const SLOT: SlotId = SlotId(1);
-
-    #[test]
-    fn what_lies_behind_the_committed_length_goes() {
-        for (length, committed, want) in [
-            (0, 0, Settlement::Keep),
-            (10, 10, Settlement::Keep),
-            (13, 10, Settlement::Cut(3)),
-            (7, 10, Settlement::Lost(3)),
-        ] {
-            assert_eq!(Settlement::of(length, committed), want, "{length} {committed}");
-        }
-    }
 
     #[test]
     fn a_batch_counts_only_after_its_commit() {

@@ -1,77 +1,11 @@
-//! `consumer`: transforms each change of the topic and writes it exactly once to a log and to PostgreSQL.
-//!
-//! The head of [`run`] explains how exactly once holds.
-
-mod assignment;
-mod batch;
-mod batch_error;
-mod change;
-mod command;
-mod commit;
-mod dead_letter;
-mod doctor;
-mod folder;
-mod group;
-mod group_state;
-mod kept_lines;
-mod lineage;
-mod lineage_error;
-mod log_checkpoint;
-mod log_file;
-mod log_floor;
-mod metrics;
-mod offsets;
-mod orphaned_partitions;
-mod parking;
-mod plan;
-mod readiness;
-mod recover;
-mod repair;
-mod run;
-mod schemas;
-mod sink;
-mod slot;
-mod slot_name;
-mod sql_value;
-mod stale_rows;
-mod start_offset;
-mod tables;
-mod topics;
+//! See [`consumer`].
 
 use std::process::ExitCode;
 
-use clap::{Arg, Command};
-use runtime::config::Program;
-use runtime::program;
-
-/// The C client library uses it too, which saves a third of its CPU time.
+// librdkafka uses it too, which saves a third of its CPU time.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    let accept_log = Command::new("accept-log")
-        .about("Take a slot's log as it is now for what is committed, after the log or its checkpoint was changed, lost or replaced")
-        .arg(Arg::new("slot").required(true).value_name("SLOT").help("the slot, e.g. consumer_1"));
-    let restore_offsets = Command::new("restore-offsets").about(
-        "Set the group's offsets to what the logs have, after Kafka has dropped them or somebody has moved them",
-    );
-    let skip_deleted = Command::new("skip-deleted")
-        .about("Set the group behind records that the topic no longer has and that nobody has read");
-    let forget_folder = Command::new("forget-folder")
-        .about("Declare a logs folder of the group lost, after its disk or machine is gone for good")
-        .arg(Arg::new("folder").required(true).value_name("ID").help("the folder's identity, e.g. k7x2m9qa"));
-    let retry_parked = Command::new("retry-parked")
-        .about("Write what is parked for PostgreSQL to it again, after its table was changed so that it takes it");
-    let command = Command::new("consumer")
-        .about("Transforms each change of the topic and writes it exactly once to a log and to PostgreSQL")
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommand(
-            Command::new("doctor").about("Check Kafka, the logs, the registry and PostgreSQL, and say what to do"),
-        )
-        .subcommand(accept_log)
-        .subcommand(restore_offsets)
-        .subcommand(skip_deleted)
-        .subcommand(forget_folder)
-        .subcommand(retry_parked);
-    program::start(Program::Consumer, command, run::run)
+    consumer::start()
 }

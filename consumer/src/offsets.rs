@@ -129,10 +129,9 @@ fn facts(
     let all_noted = committed.values().all(|c| c.is_some_and(|c| c.noted));
     let written = if all_noted { BTreeMap::new() } else { log_checkpoint::offsets(settings, topics)? };
     let of = |(partition, committed): (&Partition, &Option<Committed>)| {
-        let noted = committed.filter(|c| c.noted).map(|c| c.next);
-        let logs = noted.or(written.get(partition).copied()).max(done.get(partition).copied());
+        let group = (committed.map(|c| c.next), committed.is_some_and(|c| c.noted));
         let bounds = bounds.get(partition).copied().unwrap_or((0, i64::MAX));
-        (*partition, Facts { group: committed.map(|c| c.next), logs, bounds })
+        (*partition, Facts::new(group, written.get(partition).copied(), done.get(partition).copied(), bounds))
     };
     Ok(committed.iter().map(of).collect())
 }

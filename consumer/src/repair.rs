@@ -125,8 +125,8 @@ impl Group {
     /// The facts of each partition.
     fn facts(&self) -> impl Iterator<Item = (Partition, Facts)> {
         self.committed.iter().map(|(partition, committed)| {
-            let logs = noted(*committed).or(self.written.get(partition).copied());
-            (*partition, Facts { group: committed.map(|c| c.next), logs, bounds: self.bounds[partition] })
+            let group = (committed.map(|c| c.next), committed.is_some_and(|c| c.noted));
+            (*partition, Facts::new(group, self.written.get(partition).copied(), None, self.bounds[partition]))
         })
     }
 }

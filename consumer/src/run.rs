@@ -28,6 +28,7 @@ mod poll;
 mod rows;
 mod table;
 mod tables;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use kafka::{Failure, Partition, Topic, TransactionalProducer};
+use kafka::{Partition, Topic, TransactionalProducer};
 use model::error::{Error, Result};
 use model::time::Micros;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -46,14 +47,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::Outcome;
 use crate::batch_error::{Backoff, BatchError, Fences};
-use crate::commit::Commit;
-use crate::folder::unwritable;
+use crate::cycle::GroupView;
 use crate::group::Group;
-use crate::log_checkpoint::{self, Committed, OpenLogCheckpoint, Opened};
+use crate::log_checkpoint::{self, OpenLogCheckpoint, Opened};
 use crate::log_file::LogFile;
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
-use crate::parking::{self, Parking};
+use crate::parking::Parking;
 use crate::readiness::Readiness;
 use crate::sink::Sink;
 use crate::slot::{Slot, Slots};
@@ -172,10 +172,7 @@ struct Session {
 struct Batch {
     outcome: Outcome,
     records: usize,
-    /// The member and generation that it was polled under.
-    metadata: Option<Arc<ConsumerGroupMetadata>>,
-    /// The group's offsets of our partitions at that time.
-    committed: BTreeMap<Partition, i64>,
+    group: GroupView<Arc<ConsumerGroupMetadata>>,
     /// By partition, when the last record was written to Kafka.
     newest: BTreeMap<Partition, Micros>,
 }
@@ -351,84 +348,12 @@ impl Worker {
             session.ends.busy();
             self.metrics.polled();
             failpoint::at(ConsumerStep::Polled);
-            self.finish(session, batch)?;
+            self.finish(session, &batch)?;
         } else {
             self.idle(&session.group)?;
         }
         self.commit_ends(session)?;
         Ok(has_records)
-    }
-
-    /// Writes a batch to each output and commits it.
-    fn finish(&mut self, session: &mut Session, batch: Batch) -> Result<(), BatchError> {
-        self.in_hand.store(true, Ordering::Relaxed);
-        let written = self.write(session, batch);
-        self.in_hand.store(false, Ordering::Relaxed);
-        if written? { Ok(()) } else { self.roll_back(session) }
-    }
-
-    /// `false` when the batch must be read again in parts.
-    fn write(&mut self, session: &mut Session, batch: Batch) -> Result<bool, BatchError> {
-        let Session { producer, checkpoint, log, done, group, .. } = session;
-        let Batch { outcome, records, metadata, committed, newest } = batch;
-        self.readiness.busy();
-        let Some(owed) = self.write_rows(&outcome, records)? else { return Ok(false) };
-        // A person may have cut the file during the PostgreSQL transaction.
-        log.check()?;
-        let appended = self.readiness.disk.during(|| log.append(&outcome.lines));
-        let length = appended.map_err(|e| unwritable(log.path(), e))?;
-        let is_ahead = |(partition, next): &(Partition, i64)| committed.get(partition).is_none_or(|c| c < next);
-        let offsets: BTreeMap<Partition, i64> = outcome.rows.next().filter(is_ahead).collect();
-        failpoint::at(ConsumerStep::Synced);
-        let of = |topic| self.tables.get(&topic).map(|table| (&table.kafka, table.name.as_str()));
-        let letters = self.parking.letters(&of, &owed, &outcome, &committed)?;
-        if !offsets.is_empty() || !letters.is_empty() {
-            let tail = log.tail(length).map_err(|e| unwritable(log.path(), e))?;
-            let mut next = Committed { length, tail: Some(tail), offsets: done.clone() };
-            next.offsets.extend(&offsets);
-            let mut of_group = parking::stay(&owed, &offsets, &committed);
-            of_group.extend(&offsets);
-            let lost = || BatchError::Retry(Error::transient("the consumer is not a member of its group yet"));
-            self.commit(
-                producer,
-                &Commit {
-                    settings: &self.kafka,
-                    letters_of: &self.topics.all(),
-                    checkpoint,
-                    committed: &next,
-                    offsets: &of_group,
-                    metadata: metadata.as_ref().ok_or_else(lost)?,
-                    letters: [&outcome.dead, &letters],
-                },
-            )?;
-            *done = next.offsets;
-            log.note_committed(length);
-            group.note_committed(&offsets);
-            self.metrics.committed(length, &newest);
-            self.metrics.count(&outcome);
-        }
-        self.note_parked(&owed)?;
-        self.parking.done(records);
-        self.readiness.done();
-        self.finished = Instant::now();
-        self.metrics.show_lag(&group.lag(), group.last_answer());
-        Ok(true)
-    }
-
-    fn commit(&self, producer: &TransactionalProducer, commit: &Commit<'_>) -> Result<(), BatchError> {
-        match self.readiness.while_waiting("Kafka commits the batch", || commit.run(producer)) {
-            Ok(()) => Ok(()),
-            Err(Failure::Abortable(reason)) => {
-                self.metrics.aborts.add(1);
-                let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
-                aborted.map_err(BatchError::broken)?;
-                Err(BatchError::of_abort(reason))
-            }
-            Err(failure) => {
-                self.metrics.aborts.add(1);
-                Err(BatchError::broken(failure))
-            }
-        }
     }
 
     /// There is nothing to do: pings PostgreSQL when it is time to.

@@ -13,7 +13,7 @@ const DEFAULT_GROUP: &str = "product_consumers";
 
 /// The number of a slot, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SlotId(pub u32);
+pub struct SlotId(pub u32);
 
 impl SlotId {
     /// Reads `consumer_N`.
@@ -33,14 +33,16 @@ impl fmt::Display for SlotId {
 /// A slot's name in Kafka, without the group: `consumer_3-k7x2m9qa`. Without a folder it is a name of the previous
 /// version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Name {
-    pub(crate) slot: SlotId,
-    pub(crate) folder: Option<FolderId>,
+pub struct Name {
+    /// The slot.
+    pub slot: SlotId,
+    /// Its logs folder.
+    pub folder: Option<FolderId>,
 }
 
 impl Name {
     /// The key of its log checkpoints: the name, and the group unless it is the default one.
-    pub(crate) fn key(&self, group: &str) -> Key {
+    pub fn key(&self, group: &str) -> Key {
         let name = self.to_string();
         Key(if group == DEFAULT_GROUP { name } else { format!("{name}.{group}") })
     }
@@ -64,7 +66,7 @@ impl fmt::Display for Name {
 
 /// The key of a slot's log checkpoints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Key(pub(crate) String);
+pub struct Key(pub String);
 
 impl Key {
     /// The partition of its log checkpoints: slots of one number in two folders are seldom in the same.

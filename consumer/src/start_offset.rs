@@ -1,5 +1,5 @@
 //! Decides the start offset of a partition from the group's offset, the logs' offset and the partition's bounds. Pure;
-//! [`crate::offsets`] collects the facts.
+//! `offsets` collects the facts.
 //!
 //! The group's offset and the logs agree, since each Kafka transaction moves both. They differ only if a person or a
 //! tool moved the offsets, or if Kafka dropped them.
@@ -12,44 +12,81 @@ use runtime::config::KafkaSettings;
 
 /// The facts of one partition. Offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub struct Facts {
     /// The group's offset; `None` when it has none.
-    pub(crate) group: Option<i64>,
+    pub group: Option<i64>,
     /// The offset that the logs reach; `None` when they have no records of the partition.
-    pub(crate) logs: Option<i64>,
+    pub logs: Option<i64>,
     /// The first existing offset, and the one after the last committed record or marker.
-    pub(crate) bounds: (i64, i64),
+    pub bounds: (i64, i64),
+}
+
+impl Facts {
+    /// From the group's offset, `is_noted` if it has the note of our own commits, the offset that the log checkpoints
+    /// have, and the last one that this slot committed. The log checkpoints do not count beside a note.
+    pub fn new(
+        (group, is_noted): (Option<i64>, bool),
+        written: Option<i64>,
+        done: Option<i64>,
+        bounds: (i64, i64),
+    ) -> Self {
+        let noted = group.filter(|_| is_noted);
+        Self { group, logs: noted.or(written).max(done), bounds }
+    }
 }
 
 /// The start of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Start {
+pub struct Start {
     /// The offset to read from.
-    pub(crate) from: i64,
+    pub from: i64,
     /// The number of offsets that the topic no longer had when the group first read the partition.
-    pub(crate) missing: i64,
+    pub missing: i64,
 }
 
 /// Why a partition must not be read. The offsets are those of the next record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The topic ends before the group's or the logs' offset.
-    OtherTopic { read: i64, end: i64 },
+    OtherTopic {
+        /// The furthest of the two.
+        read: i64,
+        /// The topic's end.
+        end: i64,
+    },
     /// The group has no offset, but the logs have records.
-    Dropped { logs: i64 },
+    Dropped {
+        /// That of the logs.
+        logs: i64,
+    },
     /// The logs have records behind the group's offset, which would be read twice.
-    MovedBack { group: i64, logs: i64 },
+    MovedBack {
+        /// That of the group.
+        group: i64,
+        /// That of the logs.
+        logs: i64,
+    },
     /// The logs do not reach the group's offset: the records in between would be in no log.
-    MovedAhead { group: i64, logs: i64 },
+    MovedAhead {
+        /// That of the group.
+        group: i64,
+        /// That of the logs.
+        logs: i64,
+    },
     /// The topic no longer has the next records.
-    Deleted { next: i64, low: i64 },
+    Deleted {
+        /// That of the group.
+        next: i64,
+        /// The first one that is there.
+        low: i64,
+    },
 }
 
 /// Compares the facts.
 ///
 /// # Errors
 /// See [`Fault`].
-pub(crate) fn judge(facts: Facts) -> Result<Start, Fault> {
+pub fn judge(facts: Facts) -> Result<Start, Fault> {
     let Facts { group, logs, bounds: (low, end) } = facts;
     let written = logs.unwrap_or(0);
     if written > end {

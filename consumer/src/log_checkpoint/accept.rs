@@ -22,13 +22,14 @@ use rdkafka::consumer::BaseConsumer;
 use runtime::config::KafkaSettings;
 use serde::Deserialize;
 
-use super::{Committed, Found, OpenLogCheckpoint, begin_session, furthest, last, log};
+use super::{OpenLogCheckpoint, begin_session, last, log};
 use crate::kept_lines::{self, Kept};
 use crate::lineage::{LineageError, Owner, Step};
 use crate::lineage_error;
 use crate::log_file;
 use crate::log_floor;
 use crate::offsets;
+use crate::opening::{Committed, Found, furthest};
 use crate::slot::{Slot, Slots};
 use crate::slot_name::Key;
 use crate::topics::Topics;
@@ -104,7 +105,7 @@ pub(crate) fn accept(settings: &KafkaSettings, topics: &Topics, slots: &Slots, s
         ids.extend(others.map(|(name, id)| (Topic::of(name, &settings.topic), id.clone())));
     }
     let checkpoint = OpenLogCheckpoint::new(settings, slot, ids);
-    begin_session(settings, slot, &producer, &found, step, &committed, checkpoint)?;
+    begin_session(slot, &log, &producer, &found, step, &committed, checkpoint)?;
     log_file::note_accepted(&path, after)?;
     log_file::LogFile::open(slot.id(), &path, after)?;
     Ok(Accepted { before, after, cut, is_new_group: known.is_empty() })

@@ -13,6 +13,7 @@ use model::error::Result;
 
 use super::{Batch, Session, Worker};
 use crate::batch_error::BatchError;
+use crate::cycle::GroupView;
 
 impl Worker {
     /// After a quiet while, sets the group's offsets behind the markers that end its partitions.
@@ -48,9 +49,10 @@ impl Worker {
         if ends.is_empty() {
             return Ok(());
         }
-        let mut batch = Batch { metadata: session.group.metadata(), ..Batch::default() };
+        let view = GroupView { metadata: session.group.metadata(), ..GroupView::default() };
+        let mut batch = Batch { group: view, ..Batch::default() };
         ends.into_iter().for_each(|(partition, end)| batch.outcome.rows.reach(partition, end));
-        self.finish(session, batch)
+        self.finish(session, &batch)
     }
 
     /// The end of each of these partitions that has no record at or behind the given offset. Blocks.

@@ -11,6 +11,7 @@ use super::table::polled;
 use super::{BATCH_BYTES, Batch, POLL, Worker};
 use crate::batch::BatchContext;
 use crate::batch_error::BatchError;
+use crate::cycle::GroupView;
 use crate::dead_letter::Letters;
 use crate::group::Group;
 
@@ -40,14 +41,14 @@ impl Worker {
     /// Polls until there are enough records, or until the time is over and no more have arrived. A rebalance meanwhile
     /// discards the batch.
     pub(super) fn poll_batch(&mut self, group: &Group) -> Result<Batch, BatchError> {
-        let changes = group.changes();
-        let mut batch = Batch { metadata: group.metadata(), committed: group.committed(), ..Batch::default() };
+        let view = GroupView { changes: group.changes(), metadata: group.metadata(), committed: group.committed() };
+        let mut batch = Batch { group: view, ..Batch::default() };
         let (mut bytes, mut deadline, mut run) = (0, None, None::<Run>);
         let most = self.parking.part().map_or(self.batch_rows, |part| part.min(self.batch_rows));
         while batch.records < most && bytes < BATCH_BYTES {
             let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
             let message = group.poll(wait)?;
-            if group.changes() != changes {
+            if batch.group.is_overtaken(group.changes()) {
                 batch.add(run);
                 return self.put_back(group, &batch);
             }
@@ -72,7 +73,7 @@ impl Worker {
         let record = polled(message, &self.kafka.topic);
         let Some(table) = self.tables.get_mut(&record.partition.topic) else { return Ok(()) };
         if run.as_ref().is_none_or(|run| run.partition != record.partition) {
-            let Some(log_from) = batch.committed.get(&record.partition).copied() else { return Ok(()) };
+            let Some(log_from) = batch.group.committed.get(&record.partition).copied() else { return Ok(()) };
             let next = Run { partition: record.partition, log_from, next: log_from, written: None };
             batch.add(run.replace(next));
         }

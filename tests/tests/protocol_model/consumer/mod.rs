@@ -3,11 +3,16 @@
 //! Two processes, two slots, two partitions. Kafka's part is told as it is: the group's coordinator compares a commit's
 //! generation and member, never who owns a partition, and takes a commit without a generation while the group is empty;
 //! a commit is decided at once and shows later; a slot's identity keeps its place in the group until its session
-//! expires. A process that stands still is one whose next step comes late.
+//! expires. A process that stands still is one whose next step comes late. What the program decides, its own functions say:
+//! the order of a batch's steps ([`cycle::next`]), the offsets that it moves, what follows a failure, which committed length
+//! an opening takes and what it cuts off, and where a partition is read from.
 
 mod properties;
 mod world;
 
+use consumer::cycle::{self, Part};
+use kafka::Failure;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use runtime::step::ConsumerStep as Done;
 use stateright::{Model, Property};
 
@@ -54,12 +59,8 @@ enum Action {
     Assign(usize, usize),
     Revoke(usize, usize),
     Poll(usize, usize),
-    /// Into PostgreSQL, then into the log; a crash in between leaves less than one after both.
-    Write(usize),
-    /// The log is synced, and the log checkpoint goes into the transaction.
-    Send(usize),
-    SendOffsets(usize),
-    Commit(usize),
+    /// What the program's cycle of a batch does next.
+    Next(usize),
     CommitStalls(usize),
     /// Its connection breaks, it sends the same again over another one, and the first copy is on its way still.
     CommitTwice(usize),
@@ -90,11 +91,15 @@ impl Consumers {
             (Action::Join(_), Step::Beginning) => {
                 if without == Without::InitFirst {
                     process.epoch = state.slots[slot].init()?;
+                } else if let Some(length) = state.slots[slot].committed_length() {
+                    process.length = length;
                 } else {
-                    process.length = state.slots[slot].checkpoint;
+                    process.step = Step::Ended;
+                    return Some(());
                 }
-                if without != Without::Cut {
-                    state.slots[slot].cut(process.length);
+                if without != Without::Cut && state.slots[slot].cut(process.length).is_none() {
+                    process.step = Step::Ended;
+                    return Some(());
                 }
                 // Who comes back before the session expires has the place of before.
                 state.generation += u8::from(state.members[slot].is_none());
@@ -121,8 +126,8 @@ impl Consumers {
                 if !state.is_current(process) || process.owned[p].is_some() || !ours || !stable {
                     return None;
                 }
+                process.owned[p] = Some(state.start(process, p)?);
                 state.owners[p] = Some(slot);
-                process.owned[p] = Some(state.offsets[p]);
                 self.rebalanced(process);
             }
             (Action::Revoke(_, p), Step::Polling) => {
@@ -148,79 +153,33 @@ impl Consumers {
                 process.batch.push((p, next));
                 state.slots[slot].synced = state.slots[slot].lines.len();
             }
-            (Action::Write(_), Step::Polling) if !process.batch.is_empty() => {
-                for (p, offset) in &process.batch {
-                    if without == Without::CompareAndSet || *offset >= state.table[*p] {
-                        state.table_wrong |= *offset != state.table[*p];
-                        state.table[*p] = offset + 1;
+            (Action::Next(_) | Action::CommitTwice(_), _) => {
+                let arrives_twice = matches!(action, Action::CommitTwice(_));
+                match process.next()? {
+                    cycle::Action::StoreRows => {
+                        for (p, offset) in &process.batch {
+                            if without == Without::CompareAndSet || *offset >= state.table[*p] {
+                                state.table_wrong |= *offset != state.table[*p];
+                                state.table[*p] = offset + 1;
+                            }
+                        }
+                        process.step = Step::After(Done::RowsCommitted);
                     }
-                }
-                state.slots[slot].lines.extend(&process.batch);
-                process.step = Step::After(Done::Synced);
-            }
-            (Action::Send(_), Step::After(Done::Synced)) => {
-                if state.slots[slot].committing.is_some() {
-                    return None;
-                }
-                if without != Without::SyncFirst {
-                    state.slots[slot].synced = state.slots[slot].lines.len();
-                }
-                if process.epoch != state.slots[slot].epoch {
-                    process.part();
-                    return Some(());
-                }
-                let length = state.slots[slot].lines.len();
-                state.slots[slot].open = Some(Transaction { length: Some(length), offsets: [None; PARTITIONS] });
-                process.step = if without == Without::OffsetsInside {
-                    Step::After(Done::OffsetsSent)
-                } else {
-                    Step::After(Done::Marked)
-                };
-            }
-            (Action::SendOffsets(_), Step::After(Done::Marked)) => {
-                if state.slots[slot].committing.is_some() {
-                    return None;
-                }
-                if process.epoch != state.slots[slot].epoch {
-                    process.part();
-                    return Some(());
-                }
-                let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
-                let metadata = if late { process.generation } else { process.polled_under };
-                if !state.accepts(process, metadata) {
-                    // Aborted and rolled back.
-                    state.slots[slot].open = None;
-                    state.slots[slot].cut(process.length);
-                    (process.batch, process.step) = (Vec::new(), Step::Polling);
-                    return Some(());
-                }
-                state.slots[slot].open.get_or_insert_default().offsets = ends(&process.batch);
-                process.step = Step::After(Done::OffsetsSent);
-            }
-            (Action::Commit(_) | Action::CommitTwice(_), Step::After(Done::OffsetsSent)) => {
-                if process.epoch != state.slots[slot].epoch {
-                    process.part();
-                    return Some(());
-                }
-                process.length = state.slots[slot].lines.len();
-                state.slots[slot].committing = Some(state.slots[slot].open.take()?);
-                if matches!(action, Action::CommitTwice(_)) {
-                    state.left.stalls = state.left.stalls.checked_sub(1)?;
-                    state.late.push((slot, process.epoch));
-                    if without != Without::NewConnection {
-                        process.part();
-                        return Some(());
+                    cycle::Action::AppendLines => {
+                        let slot = &mut state.slots[slot];
+                        slot.lines.extend(&process.batch);
+                        if without != Without::SyncFirst {
+                            slot.synced = slot.lines.len();
+                        }
+                        process.step = Step::After(Done::Synced);
                     }
-                }
-                process.step = if without == Without::OffsetsInside { Step::Owing } else { Step::Polling };
-                if process.step == Step::Polling {
-                    self.done(process);
+                    cycle::Action::Transact(part) => self.transact(state, process, part, arrives_twice)?,
                 }
             }
             (Action::CommitStalls(_), Step::After(Done::OffsetsSent)) => {
                 state.left.stalls = state.left.stalls.checked_sub(1)?;
                 state.late.push((slot, process.epoch));
-                process.part();
+                state.fail(process, Failure::Broken(KafkaError::Canceled));
             }
             (Action::CommitOffsets(_), Step::Owing) => {
                 if state.accepts(process, process.polled_under) {
@@ -242,17 +201,65 @@ impl Consumers {
                 } else {
                     other.lock = Some(Lock::Recovering);
                 }
-                process.recovers = Some((1 - slot, other.checkpoint));
+                process.recovers = Some((1 - slot, other.committed_length()?));
             }
             (Action::RecoverEnd(_), _) => {
                 let (slot, checkpoint) = process.recovers.take()?;
-                state.slots[slot].cut(checkpoint);
+                state.slots[slot].cut(checkpoint)?;
                 state.slots[slot].unsettled = false;
                 if state.slots[slot].lock == Some(Lock::Recovering) {
                     state.slots[slot].lock = None;
                 }
             }
             _ => return None,
+        }
+        Some(())
+    }
+
+    /// A part of the Kafka transaction; the whole of it may arrive twice.
+    fn transact(&self, state: &mut State, process: &mut Process, part: Part, arrives_twice: bool) -> Option<()> {
+        let (without, number) = (self.without, process.slot?);
+        let slot = &mut state.slots[number];
+        if slot.committing.is_some() && part != Part::Commit {
+            return None;
+        }
+        if process.epoch != slot.epoch {
+            state.fail(process, Failure::Fenced(KafkaError::Canceled));
+            return Some(());
+        }
+        match part {
+            Part::SendLength => {
+                slot.open = Some(Transaction { length: Some(slot.lines.len()), offsets: [None; PARTITIONS] });
+                let sent = if without == Without::OffsetsInside { Done::OffsetsSent } else { Done::Marked };
+                process.step = Step::After(sent);
+            }
+            Part::SendOffsets => {
+                let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
+                let metadata = if late { process.generation } else { process.polled_under };
+                if !state.accepts(process, metadata) {
+                    let refused = KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId);
+                    state.fail(process, Failure::Abortable(refused));
+                    return Some(());
+                }
+                state.slots[number].open.get_or_insert_default().offsets = process.moves();
+                process.step = Step::After(Done::OffsetsSent);
+            }
+            Part::Commit => {
+                process.length = slot.lines.len();
+                slot.committing = Some(slot.open.take()?);
+                process.step = if without == Without::OffsetsInside { Step::Owing } else { Step::Polling };
+                if arrives_twice {
+                    state.left.stalls = state.left.stalls.checked_sub(1)?;
+                    state.late.push((number, process.epoch));
+                    if without != Without::NewConnection {
+                        state.fail(process, Failure::Stale);
+                        return Some(());
+                    }
+                }
+                if process.step == Step::Polling {
+                    self.done(process);
+                }
+            }
         }
         Some(())
     }
@@ -301,16 +308,15 @@ impl Model for Consumers {
                 Step::Apart => actions.push(A::Start(n)),
                 Step::Beginning => actions.push(A::Join(n)),
                 Step::Polling => {
-                    actions.extend([A::Heartbeat(n), A::Lost(n), A::Write(n)]);
+                    actions.extend([A::Heartbeat(n), A::Lost(n), A::Next(n)]);
                     actions.extend((0..PARTITIONS).flat_map(|p| [A::Assign(n, p), A::Revoke(n, p), A::Poll(n, p)]));
                 }
-                Step::After(Done::Synced) => actions.extend([A::Heartbeat(n), A::Send(n)]),
-                Step::After(Done::Marked) => actions.extend([A::Heartbeat(n), A::SendOffsets(n)]),
                 Step::After(Done::OffsetsSent) => {
-                    actions.extend([A::Heartbeat(n), A::Commit(n), A::CommitStalls(n), A::CommitTwice(n)]);
+                    actions.extend([A::Heartbeat(n), A::Next(n), A::CommitStalls(n), A::CommitTwice(n)]);
                 }
+                Step::After(_) => actions.extend([A::Heartbeat(n), A::Next(n)]),
                 Step::Owing => actions.extend([A::Heartbeat(n), A::CommitOffsets(n)]),
-                Step::After(_) => {}
+                Step::Ended => {}
             }
             match process.recovers {
                 Some(_) => actions.push(A::RecoverEnd(n)),
@@ -395,10 +401,7 @@ impl Model for Consumers {
             | Action::Assign(n, _)
             | Action::Revoke(n, _)
             | Action::Poll(n, _)
-            | Action::Write(n)
-            | Action::Send(n)
-            | Action::SendOffsets(n)
-            | Action::Commit(n)
+            | Action::Next(n)
             | Action::CommitTwice(n)
             | Action::CommitStalls(n)
             | Action::CommitOffsets(n)

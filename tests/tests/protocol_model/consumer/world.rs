@@ -1,5 +1,15 @@
 //! What there is: the group, the slots, the processes, PostgreSQL.
 
+use std::collections::BTreeMap;
+
+use consumer::batch_error::BatchError;
+use consumer::cycle::{self, GroupView};
+use consumer::lineage::{Log, Note, Owner};
+use consumer::opening::{Found, Settlement};
+use consumer::slot_name::{Name, SlotId};
+use consumer::start_offset::{Facts, judge};
+use kafka::slots::{FolderId, LogCheckpoint};
+use kafka::{Failure, Partition};
 use runtime::step::ConsumerStep;
 
 /// Records of each partition.
@@ -99,6 +109,8 @@ pub(super) enum Step {
     Polling,
     /// Behind this step of the program's.
     After(ConsumerStep),
+    /// With an error that only a person can repair.
+    Ended,
     /// Without the guard: the offsets are still to be committed.
     Owing,
 }
@@ -114,13 +126,64 @@ impl Slot {
         Some(self.epoch)
     }
 
-    pub(super) fn cut(&mut self, length: usize) {
-        self.lines.truncate(length);
+    /// The committed length that an opening of the log finds; `None` when the log is refused.
+    pub(super) fn committed_length(&self) -> Option<usize> {
+        let (topic, group, session) = ("t", "g", || "s".to_owned());
+        let name = Name { slot: SlotId(1), folder: FolderId::parse("aaaaaaaa") };
+        let checkpoint = name.key(group);
+        let owner = Owner::Note(Note {
+            topic: topic.to_owned(),
+            group: group.to_owned(),
+            checkpoint,
+            session: session(),
+            next: session(),
+        });
+        let log = Log { length: self.lines.len() as u64, topic, group, name: &name, owner: &owner, legacy: false };
+        let own = LogCheckpoint { length: self.checkpoint as u64, session: session(), ..LogCheckpoint::default() };
+        let found = Found { own: Some(own), former: None };
+        let step = found.decide(&log).ok()?;
+        Some(found.committed(step).length as usize)
+    }
+
+    /// Cuts off what is behind the committed length; `None` when committed lines are missing.
+    pub(super) fn cut(&mut self, committed: usize) -> Option<()> {
+        match Settlement::of(self.lines.len() as u64, committed as u64) {
+            Settlement::Keep => {}
+            Settlement::Cut(surplus) => self.lines.truncate(self.lines.len() - surplus as usize),
+            Settlement::Lost(_) => return None,
+        }
         self.synced = self.lines.len();
+        Some(())
+    }
+
+    /// Where the first lines of this number leave a partition; `None` without one of its records.
+    fn reaches(&self, lines: usize, partition: usize) -> Option<i64> {
+        let of_partition = self.lines.iter().take(lines).filter(|line| line.0 == partition);
+        of_partition.map(|line| i64::from(line.1) + 1).max()
     }
 }
 
 impl Process {
+    /// What the program's cycle does next.
+    pub(super) fn next(&self) -> Option<cycle::Action> {
+        match self.step {
+            Step::Polling if !self.batch.is_empty() => cycle::next(ConsumerStep::Polled),
+            Step::After(step) => cycle::next(step),
+            _ => None,
+        }
+    }
+
+    /// The offsets that the batch's transaction moves.
+    pub(super) fn moves(&self) -> [Option<u8>; PARTITIONS] {
+        let offsets = |of: [Option<u8>; PARTITIONS]| {
+            let known = of.into_iter().zip(0..).filter_map(|(next, number)| Some((number, next?)));
+            known.map(|(number, next)| (Partition::main(number), i64::from(next))).collect::<BTreeMap<_, _>>()
+        };
+        let view = GroupView { changes: 0, metadata: self.polled_under, committed: offsets(self.owned) };
+        let moved = view.moves(offsets(ends(&self.batch)).into_iter());
+        std::array::from_fn(|p| moved.get(&Partition::main(p as i32)).map(|next| *next as u8))
+    }
+
     /// Throws its clients away.
     pub(super) fn part(&mut self) {
         *self = Self { slot: self.slot, recovers: self.recovers, ..Self::default() };
@@ -145,6 +208,31 @@ impl State {
         match generation {
             Some(g) => self.is_member(process) && g == self.generation,
             None => self.members == [None, None],
+        }
+    }
+
+    /// Where the program reads a partition from; `None` when it does not.
+    pub(super) fn start(&self, process: &Process, partition: usize) -> Option<u8> {
+        let group = Some(i64::from(self.offsets[partition])).filter(|next| *next > 0);
+        let written = self.slots.iter().filter_map(|slot| slot.reaches(slot.checkpoint, partition)).max();
+        let done = self.slots[process.slot?].reaches(process.length, partition);
+        let bounds = (0, i64::from(RECORDS[partition]));
+        judge(Facts::new((group, group.is_some()), written, done, bounds)).ok().map(|start| start.from as u8)
+    }
+
+    /// What the program does after a failure of its transaction.
+    pub(super) fn fail(&mut self, process: &mut Process, failure: Failure) {
+        let Some(slot) = process.slot else { return };
+        match BatchError::of(failure) {
+            BatchError::Rebalanced | BatchError::Retry(_) => {
+                // Aborted and rolled back.
+                self.slots[slot].open = None;
+                let is_whole = self.slots[slot].cut(process.length).is_some();
+                process.batch.clear();
+                process.step = if is_whole { Step::Polling } else { Step::Ended };
+            }
+            BatchError::Reconnect { .. } => process.part(),
+            BatchError::Fatal(_) => process.step = Step::Ended,
         }
     }
 

@@ -1,0 +1,151 @@
+//! A batch on its way through its durable steps, in the order of [`cycle::next`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use kafka::{Failure, Partition, TransactionalProducer};
+use model::error::Error;
+use runtime::failpoint;
+use runtime::step::ConsumerStep;
+
+use super::{Batch, Session, Worker};
+use crate::batch_error::BatchError;
+use crate::commit::Commit;
+use crate::cycle::{self, Action, Part};
+use crate::dead_letter::DeadLetter;
+use crate::folder::unwritable;
+use crate::opening::Committed;
+use crate::parking;
+use crate::sink::Parked;
+
+/// The contents of a batch's Kafka transaction.
+#[derive(Default)]
+struct Prepared {
+    /// The slot's state with this batch.
+    committed: Committed,
+    /// The offsets that it moves.
+    offsets: BTreeMap<Partition, i64>,
+    /// These, and offsets that stay where they are.
+    of_group: BTreeMap<Partition, i64>,
+    /// The dead letters of records that PostgreSQL does not store.
+    letters: Vec<DeadLetter>,
+}
+
+impl Worker {
+    /// Writes a batch to each output and commits it.
+    pub(super) fn finish(&mut self, session: &mut Session, batch: &Batch) -> Result<(), BatchError> {
+        self.in_hand.store(true, Ordering::Relaxed);
+        let written = self.write(session, batch);
+        self.in_hand.store(false, Ordering::Relaxed);
+        if written? { Ok(()) } else { self.roll_back(session) }
+    }
+
+    /// `false` when the batch must be read again in parts.
+    fn write(&mut self, session: &mut Session, batch: &Batch) -> Result<bool, BatchError> {
+        let (mut owed, mut prepared) = (Vec::new(), Prepared::default());
+        self.readiness.busy();
+        let mut step = ConsumerStep::Polled;
+        while let Some(action) = cycle::next(step) {
+            step = match action {
+                Action::StoreRows => {
+                    let Some(parked) = self.write_rows(&batch.outcome, batch.records)? else { return Ok(false) };
+                    owed = parked;
+                    ConsumerStep::RowsCommitted
+                }
+                Action::AppendLines => {
+                    let length = self.append(session, &batch.outcome.lines)?;
+                    failpoint::at(ConsumerStep::Synced);
+                    let Some(transaction) = self.prepare(session, batch, &owed, length)? else { break };
+                    prepared = transaction;
+                    ConsumerStep::Synced
+                }
+                Action::Transact(part) => self.transact(session, batch, &prepared, part)?,
+            };
+        }
+        if step == ConsumerStep::Committed {
+            self.note_committed(session, batch, prepared);
+        }
+        self.note_parked(&owed)?;
+        self.parking.done(batch.records);
+        self.readiness.done();
+        self.finished = Instant::now();
+        self.metrics.show_lag(&session.group.lag(), session.group.last_answer());
+        Ok(true)
+    }
+
+    /// Appends the lines durably; returns the log's new length.
+    fn append(&mut self, session: &mut Session, lines: &[u8]) -> Result<u64, BatchError> {
+        let log = &mut session.log;
+        // A person may have cut the file during the PostgreSQL transaction.
+        log.check()?;
+        let appended = self.readiness.disk.during(|| log.append(lines));
+        Ok(appended.map_err(|e| unwritable(log.path(), e))?)
+    }
+
+    /// The Kafka transaction of the batch; `None` when it needs none.
+    fn prepare(
+        &mut self,
+        session: &Session,
+        batch: &Batch,
+        owed: &[Parked],
+        length: u64,
+    ) -> Result<Option<Prepared>, BatchError> {
+        let Batch { outcome, group, .. } = batch;
+        let of = |topic| self.tables.get(&topic).map(|table| (&table.kafka, table.name.as_str()));
+        let letters = self.parking.letters(&of, owed, outcome, &group.committed)?;
+        let offsets = group.moves(outcome.rows.next());
+        if offsets.is_empty() && letters.is_empty() {
+            return Ok(None);
+        }
+        let tail = session.log.tail(length).map_err(|e| unwritable(session.log.path(), e))?;
+        let mut committed = Committed { length, tail: Some(tail), offsets: session.done.clone() };
+        committed.offsets.extend(&offsets);
+        let mut of_group = parking::stay(owed, &offsets, &group.committed);
+        of_group.extend(&offsets);
+        Ok(Some(Prepared { committed, offsets, of_group, letters }))
+    }
+
+    /// Carries out a part of the transaction; returns the step that is done.
+    fn transact(
+        &self,
+        session: &Session,
+        batch: &Batch,
+        prepared: &Prepared,
+        part: Part,
+    ) -> Result<ConsumerStep, BatchError> {
+        let lost = || BatchError::Retry(Error::transient("the consumer is not a member of its group yet"));
+        let commit = Commit {
+            settings: &self.kafka,
+            topics: &self.topics,
+            checkpoint: &session.checkpoint,
+            committed: &prepared.committed,
+            offsets: &prepared.of_group,
+            metadata: batch.group.metadata.as_ref().ok_or_else(lost)?,
+            letters: [&batch.outcome.dead, &prepared.letters],
+        };
+        let outcome = self.readiness.while_waiting("Kafka commits the batch", || commit.run(&session.producer, part));
+        outcome.map_err(|failure| self.abort(&session.producer, failure))
+    }
+
+    /// Aborts the transaction after a failure, if it can be aborted.
+    fn abort(&self, producer: &TransactionalProducer, failure: Failure) -> BatchError {
+        self.metrics.aborts.add(1);
+        if matches!(failure, Failure::Abortable(_)) {
+            let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
+            if let Err(failure) = aborted {
+                return BatchError::broken(failure);
+            }
+        }
+        BatchError::of(failure)
+    }
+
+    fn note_committed(&mut self, session: &mut Session, batch: &Batch, prepared: Prepared) {
+        let length = prepared.committed.length;
+        session.done = prepared.committed.offsets;
+        session.log.note_committed(length);
+        session.group.note_committed(&prepared.offsets);
+        self.metrics.committed(length, &batch.newest);
+        self.metrics.count(&batch.outcome);
+    }
+}
