@@ -11,7 +11,7 @@ pub mod command;
 pub mod dump;
 pub mod endpoint;
 mod epoch;
-mod fencing;
+pub mod fencing;
 #[cfg(test)]
 mod fuzz;
 pub mod history;
@@ -20,6 +20,8 @@ mod lag;
 mod lag_watch;
 mod list_tables;
 pub mod locate;
+mod memory;
+pub mod open_transaction;
 mod parked_rows;
 pub mod plan;
 pub mod preflight;

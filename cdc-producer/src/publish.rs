@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::batch::Batch;
+use crate::open_transaction::OpenTransaction;
 use crate::settings::{Limits, ProducerSettings};
 use crate::status::Status;
 
@@ -121,12 +122,7 @@ pub struct Stopped {
 
 struct Open {
     since: Instant,
-    rows: usize,
-    /// Dead letters among them.
-    parked: usize,
-    bytes: usize,
-    /// The progress to commit; `None` within a transaction of the source.
-    end: Option<Progress>,
+    transaction: OpenTransaction<Progress>,
 }
 
 impl Publisher {
@@ -155,14 +151,12 @@ impl Publisher {
             }
             // At the end of a source transaction the wait is at most the linger; within one there is nothing to commit
             // yet.
-            let to_commit = open.as_ref().filter(|o| o.end.is_some());
+            let to_commit = open.as_ref().and_then(|o| o.transaction.end());
             let wait = to_commit.map_or(ASK_KAFKA_EVERY, |_| self.limits.linger.saturating_sub(committed_at.elapsed()));
             let batch = runtime.block_on(async { tokio::time::timeout(wait, self.batches.recv()).await.ok() });
             match batch {
                 Some(Some(batch)) => {
-                    // A source transaction that is longer than a batch gets a separate Kafka transaction, so that
-                    // earlier complete transactions are committed even if this one never ends.
-                    if batch.end.is_none() && open.as_ref().is_some_and(|o| o.end.is_some()) {
+                    if open.as_ref().is_some_and(|o| o.transaction.comes_before(batch.end.as_ref())) {
                         self.commit_open(open)?;
                         committed_at = Instant::now();
                     }
@@ -181,8 +175,9 @@ impl Publisher {
                 true => committed_at.elapsed() >= self.limits.linger,
                 false => o.since.elapsed() >= LONGEST,
             };
-            let full = |o: &Open| o.rows >= self.limits.rows || o.bytes >= self.limits.bytes || in_time(o);
-            if open.as_ref().is_some_and(|o| o.end.is_some() && full(o)) {
+            let Limits { rows, bytes, .. } = self.limits;
+            let full = |o: &Open| o.transaction.rows >= rows || o.transaction.bytes >= bytes || in_time(o);
+            if open.as_ref().is_some_and(|o| o.transaction.end().is_some() && full(o)) {
                 self.commit_open(open)?;
                 committed_at = Instant::now();
             }
@@ -194,7 +189,7 @@ impl Publisher {
             self.producer.begin()?;
             failpoint::at(ProducerStep::Begun);
         }
-        let open = open.get_or_insert_with(|| Open { since: Instant::now(), rows: 0, parked: 0, bytes: 0, end: None });
+        let open = open.get_or_insert_with(|| Open { since: Instant::now(), transaction: OpenTransaction::default() });
         let snapshot = batch.end.as_ref().and_then(|end| end.snapshots().flatten().next());
         let point = match snapshot {
             None => ProducerStep::Sending,
@@ -220,10 +215,7 @@ impl Publisher {
         if self.producer.in_flight() + 1 < sent {
             self.status.kafka_answered();
         }
-        open.rows += batch.len();
-        open.parked += batch.parked();
-        open.bytes += batch.bytes();
-        open.end = batch.end.take();
+        open.transaction.add(batch.len(), batch.parked(), batch.bytes(), batch.end.take());
         batch.clear();
         // When the reader is gone, nobody needs the memory.
         drop(self.recycled.send(batch));
@@ -231,8 +223,10 @@ impl Publisher {
     }
 
     fn commit_open(&self, open: &mut Option<Open>) -> Result<(), Failure> {
-        if let Some(Open { rows, parked, end: Some(end), .. }) = open {
-            self.commit(*rows - *parked, *parked, end.clone())?;
+        if let Some(Open { transaction, .. }) = open
+            && let Some(end) = transaction.end()
+        {
+            self.commit(transaction.rows - transaction.parked, transaction.parked, end.clone())?;
             *open = None;
         }
         Ok(())

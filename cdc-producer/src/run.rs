@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::CheckpointFile;
 use crate::checkpoint_sync::Watched;
 use crate::endpoint::{Endpoint, Reached};
-use crate::fencing::Memory;
 use crate::history;
 use crate::lag_watch;
+use crate::memory::Memory;
 use crate::publish::{Publisher, Stopped};
 use crate::reader::{CapturedTable, Reader};
 use crate::replica;
@@ -214,28 +214,17 @@ async fn stream(
     let asked = watching_requests.await.map_err(|e| panicked("following requests for snapshots", &e))?;
     let history = watching_history.await.map_err(|e| panicked("asking for the server's history", &e))?;
 
-    let committed = committed_view.borrow().clone();
-    if committed.as_ref() != memory.ours.first() {
-        memory.fenced = 0;
-        memory.advanced = true;
-        memory.ours.clear();
-    }
-    // The progress that was committed before this session stays in the list: the session's own first progress may
-    // differ.
-    memory.ours.splice(0..0, committed);
-    memory.ours.extend(attempted_view.borrow().clone());
+    memory.advanced |= memory.fencing.end(committed_view.borrow().clone(), attempted_view.borrow().clone());
     match published {
         Ok(()) => {}
         Err(Stopped { failure, open_for }) => {
-            memory.outlived = open_for.is_some_and(|t| t >= settings.kafka.transaction_timeout);
+            let is_fence = matches!(failure, Failure::Fenced(_));
+            memory.fencing.fail(is_fence, open_for.is_some_and(|t| t >= settings.kafka.transaction_timeout));
             if open_for.is_some() {
                 status.aborted();
             }
-            if matches!(failure, Failure::Fenced(_)) {
+            if is_fence {
                 status.fenced();
-            }
-            if matches!(failure, Failure::Fenced(_)) || memory.outlived {
-                memory.fenced += 1;
             }
             let topic = &settings.kafka.topic;
             let what = format!("publishing to Kafka topic {topic} or its topics .checkpoint and .dlq");

@@ -22,9 +22,9 @@ use crate::checkpoint::{CheckpointFile, Start, Written};
 use crate::checkpoint_sync::Watched;
 use crate::endpoint::Endpoint;
 use crate::epoch::{self, Before};
-use crate::fencing::Memory;
 use crate::history::{self, Continuity};
 use crate::known::Known;
+use crate::memory::Memory;
 use crate::plan::Encoder;
 use crate::preflight;
 use crate::publish::Target;
@@ -112,7 +112,7 @@ pub(crate) async fn prepare(
         requests => requests?,
     };
     let target = Target::new(settings);
-    if memory.fenced > 0 {
+    if memory.fencing.fences() > 0 {
         // A producer that must exit does so before it fences the other one once more.
         let (kafka, target) = (settings.kafka.clone(), target.clone());
         let committed = blocking(move || target.progress(LastRecords::new(&kafka)?)).await?;
@@ -172,7 +172,7 @@ pub(crate) async fn prepare(
         snapshot = progress.is_in_snapshot(),
         "reading {}", names.join(", ")
     );
-    memory.ours = [progress.clone()].into_iter().chain(committed).collect();
+    memory.fencing.begin(progress.clone(), committed);
     memory.has_run = true;
 
     done("the position is settled");

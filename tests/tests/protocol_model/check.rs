@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Explores every state and asserts that each `always` property holds and each `sometimes` property is reached.
+/// Explores every state, up to one that is wrong, and asserts that each `always` property holds and each `sometimes` property is reached.
 pub(crate) fn holds<M>(name: &str, model: M)
 where
     M: Model + Send + Sync + 'static,
@@ -15,7 +15,7 @@ where
     M::Action: Clone + Debug + PartialEq,
 {
     let started = Instant::now();
-    let checker = model.checker().threads(2).spawn_bfs().join();
+    let checker = model.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     println!(
         "{name}: {} states, {} steps, depth {}, {:.1} s",
         checker.unique_state_count(),

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use cdc_producer::checkpoint::{self, Request, Start, Written, decide};
-use model::position::{Position, Progress as Committed};
-use model::time::Micros;
+use model::position::Progress as Committed;
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds, is_quiet};
+use crate::progress::{SOURCE, committed};
 
 /// Reset requests of a person, the first start not counted; crashes; and commits of each epoch.
 const REQUESTS: u8 = 2;
@@ -53,8 +53,9 @@ enum Process {
     Down,
     /// It has read the file and the progress.
     Looked(File),
-    /// The reset request has its identity, and the file says so; without the guards not always.
-    Identified(File),
+    /// The reset request has its identity, and the file says so; without the guards not always. The number is that of the
+    /// epoch that begins.
+    Identified(File, u8),
     /// The new epoch is in Kafka, or the old one continues.
     Begun(File),
     /// The file says what it wrote last.
@@ -90,21 +91,10 @@ enum Action {
     Crash,
 }
 
-const SOURCE: &str = "db.product";
-
 impl Progress {
     /// As the producer commits it.
     fn committed(self) -> Committed {
-        let position = Position {
-            server_uuid: "server".to_owned(),
-            gtid_set: None,
-            file: "binlog.000001".to_owned(),
-            offset: u64::from(self.position),
-            committed_at: Micros(0),
-            anchor: None,
-        };
-        let request = self.identity.map_or_else(String::new, |identity| identity.to_string());
-        Committed { request, ..Committed::new(u64::from(self.epoch), position) }
+        committed(self.epoch, self.identity, self.position)
     }
 }
 
@@ -144,13 +134,14 @@ impl Without {
                 }
                 state.process = Process::Begun(seen);
             }
-            (Start::Begin { request: Request { id, .. }, .. }, File::Request(request, _)) => {
+            (Start::Begin { epoch, request: Request { id, .. } }, File::Request(request, _)) => {
+                let epoch = epoch as u8;
                 let id = id.and_then(|id| id.parse().ok()).unwrap_or(state.identities + 1);
                 let with_id = File::Request(request, (self != Self::Identity).then_some(id));
                 if self == Self::IdentityFirst {
-                    state.process = Process::Identified(with_id);
+                    state.process = Process::Identified(with_id, epoch);
                 } else if self.replace(state, seen, with_id) {
-                    state.process = Process::Identified(with_id);
+                    state.process = Process::Identified(with_id, epoch);
                     state.identities = state.identities.max(id);
                 }
             }
@@ -162,8 +153,7 @@ impl Without {
     fn prepare(self, state: &mut State) -> Option<()> {
         match state.process {
             Process::Looked(seen) => self.begin(state, seen)?,
-            Process::Identified(File::Request(request, id)) => {
-                let epoch = state.kafka.map_or(1, |k| k.epoch + 1);
+            Process::Identified(File::Request(request, id), epoch) => {
                 state.kafka = Some(Progress { epoch, identity: id, position: 0 });
                 state.reads_from = None;
                 state.begun.push(request);
@@ -263,7 +253,7 @@ impl Model for Without {
                     && s.kafka.is_some_and(|k| s.file == File::View(k.epoch, 0) && k.position > 0)
             }),
             Property::sometimes("a reset request comes while the one before it is carried out", |_, s: &State| {
-                s.requests == 2 && matches!(s.process, Process::Identified(File::Request(1, _)))
+                s.requests == 2 && matches!(s.process, Process::Identified(File::Request(1, _), _))
             }),
             Property::sometimes("each reset request has an epoch", |_, s: &State| s.begun == [0, 1, 2]),
         ]

@@ -15,4 +15,5 @@ mod check;
 mod checkpoint;
 mod consumer;
 mod producer;
+mod progress;
 mod snapshot;

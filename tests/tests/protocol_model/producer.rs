@@ -1,13 +1,20 @@
-//! Producers, Kafka's transactions, and the progress.
+//! Producers, Kafka's transactions, and the progress. When a producer commits, where it continues, and whether it leaves to
+//! another one, the producer's own functions say: [`OpenTransaction`], [`decide`] and [`Fencing`].
 //!
 //! The source is a binlog of [`ROWS`] rows in transactions that end at [`ENDS`]. Two hosts may run a producer with the same
 //! transactional id. Kafka's part is told as it is: `init_transactions` raises the epoch, aborts what is open and waits for
 //! what is being committed; a commit is decided at once and shows in each partition later; a request may arrive late, even
 //! after its sender has given it up, and counts if its epoch is still the newest.
 
+use std::path::Path;
+
+use cdc_producer::checkpoint::{self, Start, Written, decide};
+use cdc_producer::fencing::Fencing;
+use cdc_producer::open_transaction::OpenTransaction;
 use stateright::{Model, Property};
 
 use crate::check::{breaks, holds, is_quiet};
+use crate::progress::{SOURCE, committed};
 
 /// Rows of the source.
 const ROWS: u8 = 3;
@@ -31,6 +38,8 @@ enum Without {
     NewProducer,
     /// After a commit that was sent again over another connection, the same producer continues.
     NewConnection,
+    /// A fenced producer never leaves.
+    Leaving,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -72,14 +81,18 @@ enum Request {
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 enum Host {
     Down,
+    /// It has left, as another producer is at work.
+    Left,
+    /// Its session has ended, and it begins another one.
+    Between(Fencing<u8>),
     /// Its first step is done: `init_transactions`, with the epoch it gave.
-    Initialised(u8),
+    Initialised(u8, Fencing<u8>),
     /// The same without the guard: the progress that was read.
-    Looked(u8),
+    Looked(u8, Fencing<u8>),
     Running(Running),
 }
 
-#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
 struct Running {
     epoch: u8,
     /// Rows that its commits have covered, as it believes.
@@ -88,6 +101,29 @@ struct Running {
     sent: u8,
     /// Without the guard: the progress that waits for a separate transaction.
     owed: Option<u8>,
+    memory: Fencing<u8>,
+}
+
+impl Running {
+    /// Its open transaction: each row is a batch.
+    fn open(&self) -> OpenTransaction<u8> {
+        let mut open = OpenTransaction::default();
+        (self.done..self.sent).for_each(|row| open.add(1, 0, 1, end_behind(row)));
+        open
+    }
+
+    /// Its session ends with a failure.
+    fn ended(self, attempted: Option<u8>, is_fence: bool) -> Host {
+        let mut memory = self.memory;
+        memory.end(Some(self.done), attempted);
+        memory.fail(is_fence, false);
+        Host::Between(memory)
+    }
+}
+
+/// The progress behind a row, if it is the last one of a transaction of the source.
+fn end_behind(row: u8) -> Option<u8> {
+    Some(row + 1).filter(|end| ENDS.contains(end))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +164,24 @@ impl State {
         self.committing = self.open.take();
     }
 
+    /// The same state with other names: only whether an epoch is the newest counts. There are fewer states to explore then.
+    fn normalized(mut self) -> Self {
+        let newest = std::mem::replace(&mut self.epoch, 1);
+        let of_hosts = self.hosts.iter_mut().filter_map(|host| match host {
+            Host::Initialised(epoch, _) => Some(epoch),
+            Host::Running(running) => Some(&mut running.epoch),
+            _ => None,
+        });
+        for epoch in of_hosts.chain(self.late.iter_mut().map(|(epoch, _)| epoch)) {
+            *epoch = u8::from(*epoch == newest);
+        }
+        self
+    }
+
+    fn is_alive(&self, n: usize) -> bool {
+        !matches!(self.hosts[n], Host::Down | Host::Left)
+    }
+
     fn shown(&mut self) {
         if self.committing.as_ref().is_some_and(|c| c.records.is_empty() && c.progress.is_none()) {
             self.committing = None;
@@ -142,12 +196,29 @@ impl Without {
         if state.committing.is_some() {
             return None;
         }
-        let open = host.sent > host.done;
-        let complete = ENDS.contains(&host.sent) || self == Self::WholeTransactions;
+        let open = host.open();
         match action {
-            Action::Send(_) | Action::SendStalls(_) => (host.owed.is_none() && host.sent < ROWS).then_some(None),
+            Action::Send(_) | Action::SendStalls(_) => {
+                let waits = open.comes_before(end_behind(host.sent).as_ref());
+                (host.owed.is_none() && host.sent < ROWS && !waits).then_some(None)
+            }
             _ if host.owed.is_some() => Some(host.owed),
-            _ if open && complete => Some(ENDS.into_iter().find(|end| *end >= host.sent)),
+            _ if self == Self::WholeTransactions && open.rows > 0 => {
+                Some(ENDS.into_iter().find(|end| *end >= host.sent))
+            }
+            _ => open.end().map(|end| Some(*end)),
+        }
+    }
+
+    /// Where a producer continues that finds this progress; `None` when it leaves.
+    fn start(self, memory: &Fencing<u8>, progress: u8) -> Option<u8> {
+        if self != Self::Leaving && memory.may_go_on(Some(&progress)).is_err() {
+            return None;
+        }
+        let progress = committed(1, None, progress);
+        let file = checkpoint::State::Written(Box::new(Written::of(&progress, SOURCE)));
+        match decide(file, Some(progress), SOURCE, Path::new("file")) {
+            Ok(Start::Resume(progress)) => Some(progress.position.offset as u8),
             _ => None,
         }
     }
@@ -161,7 +232,7 @@ impl Model for Without {
         vec![State {
             topic: Vec::new(),
             progress: 0,
-            epoch: 0,
+            epoch: 1,
             open: None,
             committing: None,
             late: Vec::new(),
@@ -175,8 +246,8 @@ impl Model for Without {
         use Action as A;
         for (n, host) in state.hosts.iter().enumerate() {
             match host {
-                Host::Down => actions.push(A::Start(n)),
-                Host::Initialised(_) | Host::Looked(_) => actions.push(A::Ready(n)),
+                Host::Down | Host::Left | Host::Between(_) => actions.push(A::Start(n)),
+                Host::Initialised(..) | Host::Looked(..) => actions.push(A::Ready(n)),
                 Host::Running(_) => {
                     actions.extend([A::Send(n), A::SendStalls(n), A::Commit(n), A::CommitStalls(n), A::CommitTwice(n)]);
                 }
@@ -196,27 +267,36 @@ impl Model for Without {
         let mut state = before.clone();
         match action {
             Action::Start(n) => {
-                if state.hosts[n] != Host::Down {
-                    return None;
-                }
-                if state.hosts[1 - n] != Host::Down {
+                let memory = match &state.hosts[n] {
+                    Host::Between(memory) => memory.clone(),
+                    _ => Fencing::default(),
+                };
+                if !state.is_alive(n) && state.is_alive(1 - n) {
                     state.left.seconds = state.left.seconds.checked_sub(1)?;
                 }
                 state.hosts[n] = match self {
-                    Self::InitFirst => Host::Looked(state.progress),
-                    _ => Host::Initialised(state.init()?),
+                    // One that must leave does so before it fences the other one once more.
+                    _ if memory.fences() > 0 && self.start(&memory, state.progress).is_none() => Host::Left,
+                    Self::InitFirst => Host::Looked(state.progress, memory),
+                    _ => Host::Initialised(state.init()?, memory),
                 };
             }
             Action::Ready(n) => {
-                let (epoch, done) = match state.hosts[n] {
-                    Host::Initialised(epoch) => (epoch, state.progress),
-                    Host::Looked(progress) => (state.init()?, progress),
+                let (epoch, progress, mut memory) = match state.hosts[n].clone() {
+                    Host::Initialised(epoch, memory) => (epoch, state.progress, memory),
+                    Host::Looked(progress, memory) => (state.init()?, progress, memory),
                     _ => return None,
                 };
-                state.hosts[n] = Host::Running(Running { epoch, done, sent: done, owed: None });
+                state.hosts[n] = match self.start(&memory, progress) {
+                    None => Host::Left,
+                    Some(done) => {
+                        memory.begin(done, Some(progress));
+                        Host::Running(Running { epoch, done, sent: done, owed: None, memory })
+                    }
+                };
             }
             Action::Crash(n) => {
-                if state.hosts[n] == Host::Down {
+                if !state.is_alive(n) {
                     return None;
                 }
                 state.left.crashes = state.left.crashes.checked_sub(1)?;
@@ -227,12 +307,11 @@ impl Model for Without {
             | Action::Commit(n)
             | Action::CommitStalls(n)
             | Action::CommitTwice(n) => {
-                let Host::Running(mut host) = state.hosts[n] else { return None };
+                let Host::Running(mut host) = state.hosts[n].clone() else { return None };
                 let progress = self.request(&state, &host, action)?;
                 if host.epoch != state.epoch {
-                    // Fenced: it makes a new producer, or leaves.
-                    state.hosts[n] = Host::Down;
-                    return Some(state);
+                    state.hosts[n] = host.ended(progress, true);
+                    return Some(state.normalized());
                 }
                 match action {
                     Action::Send(_) => {
@@ -253,8 +332,8 @@ impl Model for Without {
                             state.left.stalls = state.left.stalls.checked_sub(1)?;
                             state.late.push((host.epoch, Request::Commit));
                             if *self != Self::NewConnection {
-                                state.hosts[n] = Host::Down;
-                                return Some(state);
+                                state.hosts[n] = host.ended(None, false);
+                                return Some(state.normalized());
                             }
                         }
                     }
@@ -269,8 +348,8 @@ impl Model for Without {
                         };
                         state.late.push((host.epoch, request));
                         if *self != Self::NewProducer {
-                            state.hosts[n] = Host::Down;
-                            return Some(state);
+                            state.hosts[n] = host.ended(progress, false);
+                            return Some(state.normalized());
                         }
                         state.open = None;
                         host.sent = host.done;
@@ -303,7 +382,7 @@ impl Model for Without {
                 state.epoch += 1;
             }
         }
-        Some(state)
+        Some(state.normalized())
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -314,6 +393,13 @@ impl Model for Without {
             Property::always(ONCE, |_, s: &State| s.topic.iter().copied().eq(0..s.topic.len() as u8)),
             Property::always("the progress is that of the records", |_, s: &State| {
                 s.committing.is_some() || s.progress == s.topic.len() as u8
+            }),
+            Property::always(DUEL, |_, s: &State| {
+                let fenced_again = |host: &Host| matches!(host, Host::Running(r) if r.memory.fences() > 1);
+                !s.hosts.iter().any(fenced_again)
+            }),
+            Property::always("not both leave, unless a transaction outlives its timeout", |_, s: &State| {
+                s.hosts != [Host::Left, Host::Left] || s.left.timeouts < FAULTS.timeouts
             }),
             Property::always("in the end all is there", |model, s: &State| {
                 (s.topic.len() as u8 == ROWS && s.progress == ROWS) || !is_quiet(model, s)
@@ -335,6 +421,7 @@ impl Model for Without {
     }
 }
 
+const DUEL: &str = "a producer that was fenced twice without a commit fences nobody";
 const ONCE: &str = "each record once and in order";
 
 #[test]
@@ -349,4 +436,5 @@ fn each_guard_of_the_producer_is_needed() {
     breaks("a commit within a transaction of the source", Without::WholeTransactions, ONCE);
     breaks("the same producer after a timeout", Without::NewProducer, ONCE);
     breaks("the same producer after a broken connection", Without::NewConnection, ONCE);
+    breaks("a fenced producer that never leaves", Without::Leaving, DUEL);
 }
