@@ -8,6 +8,7 @@ use model::schema::RecordSchema;
 use model::table_name::TableName;
 use mysql_async::Conn;
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
+use runtime::step::{DurableStep as _, ProducerStep};
 use serde_json::json;
 use testbed::{Running, TestBed, eventually, execute, read_topic};
 
@@ -303,7 +304,7 @@ async fn a_column_that_comes_while_the_producer_starts_is_not_missed() {
     let mut bed = world("columns_start");
     let mut conn = bed.mysql().await;
     create(&mut conn, &("early", "a INT, b INT", "(1, 1, 1), (2, 2, 2)", "", "", "")).await;
-    bed.set("FAILPOINTS", "producer.initialised=1*return(stop)");
+    bed.set("FAILPOINTS", ProducerStep::Initialised.failpoint("1*return(stop)"));
     let mut producer = bed.start("cdc-producer", &[]);
     producer.wait_for("failpoint");
     execute(&mut conn, &["ALTER TABLE early ADD COLUMN c INT NOT NULL DEFAULT 7, DROP COLUMN b"]).await;

@@ -12,6 +12,7 @@ use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use runtime::config::{MySqlSettings, Program, Secret, SslMode};
+use runtime::step::{DurableStep as _, ProducerStep};
 use testbed::servers::CDC;
 use testbed::{Running, TestBed, eventually, execute, peak_memory, read_topic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -203,7 +204,7 @@ async fn a_producer_that_dies_within_a_compressed_transaction_reads_it_again() {
     producer.kill();
     execute(&mut conn, &[COMPRESS, &insert(1, ROWS)]).await;
     for passes in [3, 9] {
-        world.set("FAILPOINTS", format!("producer.sending={passes}*off->1*return(kill)"));
+        world.set("FAILPOINTS", ProducerStep::Sending.failpoint(&format!("{passes}*off->1*return(kill)")));
         let ended = world.start("cdc-producer", &[]).wait();
         assert_eq!(ended.code, -1, "{}", ended.err);
     }

@@ -9,6 +9,7 @@ use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::{Feed, Running, TestBed, eventually};
 
 /// Dead letters of this sink, by key.
@@ -26,9 +27,10 @@ fn keys(letters: &[(i64, DeadLetter)]) -> Vec<i64> {
     letters.iter().map(|(key, _)| *key).collect()
 }
 
-fn with_failpoint(world: &TestBed, point: &str) -> Running {
+/// A consumer that is killed at this step.
+fn killed_at(world: &TestBed, step: ConsumerStep) -> Running {
     let mut command = world.command("consumer", &[]);
-    command.env("FAILPOINTS", point);
+    command.env("FAILPOINTS", step.failpoint("return(kill)"));
     Running::start(command, "consumer", world.folder.join("failing.log"))
 }
 
@@ -278,16 +280,12 @@ fn nul(id: i64) -> (i64, String, String, i64) {
 /// written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_between_postgresql_and_kafka_writes_one_dead_letter() {
-    for point in [
-        "consumer.rows-committed=return(kill)",
-        "consumer.offsets-sent=return(kill)",
-        "consumer.committed=return(kill)",
-    ] {
+    for point in [ConsumerStep::RowsCommitted, ConsumerStep::OffsetsSent, ConsumerStep::Committed] {
         let world = TestBed::new("parked_crash").with_postgres();
         let mut feed = Feed::new(&world).await;
         feed.update(1..=50, 0);
         feed.products([nul(9), nul(10)]);
-        assert_eq!(with_failpoint(&world, point).wait().code, -1, "{point}");
+        assert_eq!(killed_at(&world, point).wait().code, -1, "{point}");
         // The key has a good state now, in the batch that is read again.
         feed.update([10], 1);
         let consumer = start(&world, 1);
@@ -323,11 +321,11 @@ async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
 
     world.set("POSTGRES_URL", &url);
     // With its rows in PostgreSQL, and no dead letter.
-    assert_eq!(with_failpoint(&world, "consumer.rows-committed=return(kill)").wait().code, -1);
+    assert_eq!(killed_at(&world, ConsumerStep::RowsCommitted).wait().code, -1);
     let open = "SELECT count(*) FROM product_parked WHERE NOT dead_letter";
     wait_for_count(&url, open, 2);
     // With its dead letters, and PostgreSQL does not know of them.
-    assert_eq!(with_failpoint(&world, "consumer.committed=return(kill)").wait().code, -1);
+    assert_eq!(killed_at(&world, ConsumerStep::Committed).wait().code, -1);
     wait_for_count(&url, open, 2);
     let consumer = start(&world, 2);
     wait_for_count(&url, open, 0);

@@ -9,6 +9,7 @@ use model::error::Code;
 use mysql_async::Conn;
 use rdkafka::Message as _;
 use rdkafka::admin::{AdminClient, AdminOptions};
+use runtime::step::{DurableStep as _, ProducerStep};
 use testbed::{Running, TestBed, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -194,7 +195,7 @@ async fn a_snapshot_parks_rows_and_passes_ids_that_no_record_holds() {
     // meets changes of its rows.
     execute(&mut conn, &[&format!("UPDATE product SET last_updated = '{ZERO}' WHERE id = 1")]).await;
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
-    world.set("FAILPOINTS", "producer.chunk-read=1*return(stop)");
+    world.set("FAILPOINTS", ProducerStep::ChunkRead.failpoint("1*return(stop)"));
     let mut producer = world.start_as("cdc-producer", "second", &[]);
     producer.wait_for("failpoint");
     execute(
@@ -223,10 +224,10 @@ async fn a_snapshot_parks_rows_and_passes_ids_that_no_record_holds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_neither_loses_nor_doubles_a_dead_letter() {
     for (name, point) in [
-        ("refused_sending", "producer.sending=return(kill)"),
-        ("refused_sent", "producer.sent=1*off->return(kill)"),
-        ("refused_committed", "producer.committed=return(kill)"),
-        ("refused_chunk", "producer.chunk-sending=return(kill)"),
+        ("refused_sending", ProducerStep::Sending.failpoint("return(kill)")),
+        ("refused_sent", ProducerStep::Sent.failpoint("1*off->return(kill)")),
+        ("refused_committed", ProducerStep::Committed.failpoint("return(kill)")),
+        ("refused_chunk", ProducerStep::ChunkSending.failpoint("return(kill)")),
     ] {
         let mut world = TestBed::new(name);
         world.set("PRODUCER_SNAPSHOT_CHUNK", "2");

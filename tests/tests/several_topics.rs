@@ -15,6 +15,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use runtime::config::{KafkaSettings, Program, RegistrySettings};
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::{Feed, Running, TestBed, commit_progress, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -166,9 +167,10 @@ async fn two_tables_arrive_exactly_once_though_one_appears_later_and_consumers_a
     let mut products = 200;
 
     // A kill at each step of a batch, while both topics have records.
-    for (round, point) in (1..).zip(["rows-committed", "appended", "synced", "marked", "offsets-sent", "committed"]) {
+    use ConsumerStep::{Appended, Committed, Marked, OffsetsSent, RowsCommitted, Synced};
+    for (round, point) in (1..).zip([RowsCommitted, Appended, Synced, Marked, OffsetsSent, Committed]) {
         consumers.swap_remove(0).kill();
-        consumers.push(start(&world, 5 + round as usize, &format!("consumer.{point}=return(kill)")));
+        consumers.push(start(&world, 5 + round as usize, &point.failpoint("return(kill)")));
         feed.update(1..=200, round);
         orders.write(1..=200, Some(round));
         orders.write([round, 100 + round], None);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
+use runtime::step::{DurableStep as _, ProducerStep};
 
 use super::fault::Fault;
 use crate::harness::{Harness, wait_for};
@@ -35,7 +36,8 @@ fn compressed_transaction(harness: &mut Harness) -> Result<()> {
     harness.commit_direct(&[compress, &insert])?;
     // Each part of a transaction that is larger than a batch reaches this failpoint once.
     let passes = harness.rng.random_range(5..60);
-    harness.start_producer_with(&[("FAILPOINTS", &format!("producer.sending={passes}*off->1*return(kill)"))]);
+    let failpoints = ProducerStep::Sending.failpoint(&format!("{passes}*off->1*return(kill)"));
+    harness.start_producer_with(&[("FAILPOINTS", &failpoints)]);
     let mut first = harness.producer.take().context("it was started")?;
     wait_for("it is killed in the middle", Duration::from_secs(90), || (!first.is_running()).then_some(()))
         .with_context(|| first.log_end())?;

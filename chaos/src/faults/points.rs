@@ -3,10 +3,12 @@
 //! Each point is a call `runtime::failpoint::at(…)` in the program. The harness starts the program again with the
 //! variable `FAILPOINTS`, so that it ends itself there after a few passes: only the point decides the moment.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
+use runtime::step::{ConsumerStep, DurableStep, ProducerStep};
 
 use super::fault::Fault;
 use crate::harness::{Harness, wait_for};
@@ -18,194 +20,221 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The harness's transaction timeout is 10 s, and a broker checks every 10 s for transactions that exceed theirs.
 const PAST_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(22);
 
-const fn killed(name: &'static str, expects: &'static str, run: fn(&mut Harness) -> Result<()>) -> Fault {
-    Fault { name, expects, weight: 2, quick: true, run }
+/// A fault that kills a program at a step.
+macro_rules! kill {
+    ($step:expr, $expects:literal, $run:ident $(, $passes:literal)?) => {
+        Fault {
+            name: $step.kill(),
+            expects: $expects,
+            weight: 2,
+            quick: true,
+            run: |harness| $run(harness, $step $(, $passes)?),
+        }
+    };
 }
 
-const fn stopped(name: &'static str, expects: &'static str, run: fn(&mut Harness) -> Result<()>) -> Fault {
-    Fault { name, expects, weight: 1, quick: false, run }
+/// A fault that stops a program at a step.
+macro_rules! stop {
+    ($step:expr, $expects:literal, $run:ident) => {
+        Fault { name: $step.stop(), expects: $expects, weight: 1, quick: false, run: |harness| $run(harness, $step) }
+    };
 }
 
 /// The faults of this family.
 pub(super) const FAULTS: &[Fault] = &[
-    killed(
-        "kill-producer-initialised",
+    kill!(
+        ProducerStep::Initialised,
         "killed after init_transactions, before the position is read back: the next start reads it",
-        |harness| kill_producer(harness, "producer.initialised", 0),
+        kill_producer,
+        0
     ),
-    killed(
-        "kill-producer-begun",
+    kill!(
+        ProducerStep::Begun,
         "killed when a Kafka transaction has begun: it leaves nothing, the binlog is read again",
-        |harness| kill_producer(harness, "producer.begun", 20),
+        kill_producer,
+        20
     ),
-    killed(
-        "kill-producer-sending",
+    kill!(
+        ProducerStep::Sending,
         "killed in the middle of a batch: the half that was sent is aborted by the next start and sent again",
-        |harness| kill_producer(harness, "producer.sending", 20),
+        kill_producer,
+        20
     ),
-    killed(
-        "kill-producer-sent",
+    kill!(
+        ProducerStep::Sent,
         "killed with records and position sent, before the commit: both are aborted and sent again",
-        |harness| kill_producer(harness, "producer.sent", 20),
+        kill_producer,
+        20
     ),
-    killed(
-        "kill-producer-committed",
+    kill!(
+        ProducerStep::Committed,
         "killed after the commit, before the checkpoint file says so: the file is behind, Kafka's position counts",
-        |harness| kill_producer(harness, "producer.committed", 20),
+        kill_producer,
+        20
     ),
-    killed(
-        "kill-producer-file-synced",
+    kill!(
+        ProducerStep::FileSynced,
         "killed between the new checkpoint file's fsync and its rename: the old one is valid, Kafka's position counts",
-        |harness| kill_producer(harness, "producer.file-synced", 4),
+        kill_producer,
+        4
     ),
-    killed(
-        "kill-producer-file-renamed",
+    kill!(
+        ProducerStep::FileRenamed,
         "killed after the rename, before the folder's fsync: either file is valid",
-        |harness| kill_producer(harness, "producer.file-renamed", 4),
+        kill_producer,
+        4
     ),
-    killed(
-        "kill-producer-identified",
+    kill!(
+        ProducerStep::Identified,
         "killed when a reset has its identity in the file, before the new epoch is committed: begun once, by the next start",
-        |harness| kill_in_snapshot(harness, "producer.identified", 0),
+        kill_in_snapshot,
+        0
     ),
-    killed(
-        "kill-producer-epoch-committed",
+    kill!(
+        ProducerStep::EpochCommitted,
         "killed when the new epoch is committed, before the file says so: its identity is in Kafka, it is not begun twice",
-        |harness| kill_in_snapshot(harness, "producer.epoch-committed", 0),
+        kill_in_snapshot,
+        0
     ),
-    killed(
-        "kill-producer-chunk-read",
+    kill!(
+        ProducerStep::ChunkRead,
         "killed with a chunk read and not sent: the snapshot continues after the last committed chunk",
-        |harness| kill_in_snapshot(harness, "producer.chunk-read", 4),
+        kill_in_snapshot,
+        4
     ),
-    killed(
-        "kill-producer-chunk-sending",
+    kill!(
+        ProducerStep::ChunkSending,
         "killed in the middle of a chunk's records: they are aborted, the chunk is read again",
-        |harness| kill_in_snapshot(harness, "producer.chunk-sending", 4),
+        kill_in_snapshot,
+        4
     ),
-    killed(
-        "kill-producer-sweep-collected",
+    kill!(
+        ProducerStep::SweepCollected,
         "killed when the keys that may be gone are known: the pass is made again after the last committed one",
-        |harness| kill_in_snapshot(harness, "producer.sweep-collected", 0),
+        kill_in_snapshot,
+        0
     ),
-    killed(
-        "kill-producer-sweep-compared",
+    kill!(
+        ProducerStep::SweepCompared,
         "killed when the keys that are gone are known, before a tombstone: the pass is made again",
-        |harness| kill_in_snapshot(harness, "producer.sweep-compared", 0),
+        kill_in_snapshot,
+        0
     ),
-    killed(
-        "kill-producer-sweep-sending",
+    kill!(
+        ProducerStep::SweepSending,
         "killed in the middle of the tombstones of what is gone: they are aborted, or found when the pass is made again",
-        |harness| kill_in_snapshot(harness, "producer.sweep-sending", 0),
+        kill_in_snapshot,
+        0
     ),
-    killed(
-        "kill-consumer-initialised",
+    kill!(
+        ConsumerStep::Initialised,
         "killed after init_transactions, before the log's committed length is read: the next start reads it",
-        |harness| kill_consumer(harness, "consumer.initialised", 0),
+        kill_consumer,
+        0
     ),
-    killed("kill-consumer-polled", "killed with a batch in memory: it is polled again", |harness| {
-        kill_consumer(harness, "consumer.polled", 10)
-    }),
-    killed(
-        "kill-consumer-rows-committed",
+    kill!(ConsumerStep::Polled, "killed with a batch in memory: it is polled again", kill_consumer, 10),
+    kill!(
+        ConsumerStep::RowsCommitted,
         "killed after PostgreSQL's commit, before the log: PostgreSQL passes by what it has when the batch is read again",
-        |harness| kill_consumer(harness, "consumer.rows-committed", 10),
+        kill_consumer,
+        10
     ),
-    killed(
-        "kill-consumer-appending",
+    kill!(
+        ConsumerStep::Appending,
         "killed in the middle of a line: the next start cuts off the torn line and what is before it of the batch",
-        |harness| kill_with_lines(harness, "consumer.appending"),
+        kill_with_lines
     ),
-    killed(
-        "kill-consumer-appended",
+    kill!(
+        ConsumerStep::Appended,
         "killed after the append, before its fsync: whole lines behind the committed length are cut off",
-        |harness| kill_with_lines(harness, "consumer.appended"),
+        kill_with_lines
     ),
-    killed(
-        "kill-consumer-synced",
+    kill!(
+        ConsumerStep::Synced,
         "killed after the fsync, before the Kafka transaction: durable lines that no transaction committed are cut off",
-        |harness| kill_with_lines(harness, "consumer.synced"),
+        kill_with_lines
     ),
-    killed(
-        "kill-consumer-marked",
+    kill!(
+        ConsumerStep::Marked,
         "killed with the log's length sent, before the offsets: the transaction is aborted, the lines are cut off",
-        |harness| kill_with_lines(harness, "consumer.marked"),
+        kill_with_lines
     ),
-    killed(
-        "kill-consumer-offsets-sent",
+    kill!(
+        ConsumerStep::OffsetsSent,
         "killed with length and offsets sent, before the commit: the transaction is aborted, the lines are cut off",
-        |harness| kill_with_lines(harness, "consumer.offsets-sent"),
+        kill_with_lines
     ),
-    killed(
-        "kill-consumer-committed",
+    kill!(
+        ConsumerStep::Committed,
         "killed after the commit: nothing is open, the next start continues after it",
-        |harness| kill_consumer(harness, "consumer.committed", 10),
+        kill_consumer,
+        10
     ),
-    killed(
-        "kill-consumer-recovering",
+    kill!(
+        ConsumerStep::Recovering,
         "killed while it recovers a gone neighbour's slot, before the cut: the next consumer cuts the log",
-        |harness| kill_recovering(harness, "consumer.recovering"),
+        kill_recovering
     ),
-    killed(
-        "kill-consumer-recovered",
+    kill!(
+        ConsumerStep::Recovered,
         "killed when a gone neighbour's log is cut, before the slot says so: the next consumer finds nothing to cut",
-        |harness| kill_recovering(harness, "consumer.recovered"),
+        kill_recovering
     ),
     Fault {
-        name: "kill-consumer-revoking",
+        name: ConsumerStep::Revoking.kill(),
         expects: "killed while a partition is taken from it, which then belongs to nobody: the group deals it out again",
         weight: 1,
         quick: true,
         run: kill_revoking,
     },
-    stopped(
-        "stop-producer-sent",
+    stop!(
+        ProducerStep::Sent,
         "stopped before a commit past the transaction timeout: fenced when it wakes, it restarts from Kafka's position",
-        |harness| stop_producer(harness, "producer.sent"),
+        stop_producer
     ),
-    stopped(
-        "stop-producer-sending",
+    stop!(
+        ProducerStep::Sending,
         "stopped with half a batch sent, past the transaction timeout: the half is aborted, and it restarts",
-        |harness| stop_producer(harness, "producer.sending"),
+        stop_producer
     ),
-    stopped(
-        "stop-consumer-rows-committed",
+    stop!(
+        ConsumerStep::RowsCommitted,
         "stopped after PostgreSQL's commit past the session timeout: others take over; its batch is refused when it wakes",
-        |harness| stop_consumer(harness, "consumer.rows-committed"),
+        stop_consumer
     ),
-    stopped(
-        "stop-consumer-synced",
+    stop!(
+        ConsumerStep::Synced,
         "stopped after the fsync past the session timeout: others take over; when it wakes it cuts its lines off",
-        |harness| stop_consumer(harness, "consumer.synced"),
+        stop_consumer
     ),
-    stopped(
-        "stop-consumer-marked",
+    stop!(
+        ConsumerStep::Marked,
         "stopped within a Kafka transaction past both timeouts: it is aborted, others take over, it cuts its lines off",
-        |harness| stop_consumer(harness, "consumer.marked"),
+        stop_consumer
     ),
-    stopped(
-        "stop-consumer-offsets-sent",
+    stop!(
+        ConsumerStep::OffsetsSent,
         "stopped before its commit past both timeouts: others wait for the transaction's end; when it wakes it is fenced",
-        |harness| stop_consumer(harness, "consumer.offsets-sent"),
+        stop_consumer
     ),
 ];
 
 /// The value of `FAILPOINTS` for an action at `point`, after a random number of passes below `passes`.
-pub(super) fn after_passes(harness: &mut Harness, point: &str, passes: u32, deed: &str) -> String {
+pub(super) fn after_passes(harness: &mut Harness, point: impl DurableStep, passes: u32, deed: &str) -> String {
     let off = harness.rng.random_range(0..=passes);
     let off = if off == 0 { String::new() } else { format!("{off}*off->") };
-    format!("{point}={off}1*return({deed})")
+    point.failpoint(&format!("{off}1*return({deed})"))
 }
 
 /// The number of times that a log reports the point.
-pub(super) fn visits(log: &str, point: &str) -> usize {
-    let here = format!("point=\"{point}\"");
+pub(super) fn visits(log: &str, point: impl DurableStep) -> usize {
+    let here = format!("point=\"{}\"", point.name());
     log.lines().filter(|line| line.contains("failpoint") && line.contains(&here)).count()
 }
 
 /// Waits until the program, whose log had `before` visits at its start, has killed itself at the point; returns its
 /// log.
-pub(super) fn dies_at(mut running: Running, point: &str, before: usize) -> Result<String> {
+pub(super) fn dies_at(mut running: Running, point: impl DurableStep + Display, before: usize) -> Result<String> {
     wait_for(&format!("{} ends at {point}", running.name()), PATIENCE, || (!running.is_running()).then_some(()))
         .with_context(|| running.log_end())?;
     let ended = running.wait();
@@ -223,7 +252,7 @@ pub(super) fn end_producer(harness: &mut Harness) -> String {
     })
 }
 
-fn kill_producer(harness: &mut Harness, point: &str, passes: u32) -> Result<()> {
+fn kill_producer(harness: &mut Harness, point: ProducerStep, passes: u32) -> Result<()> {
     let before = visits(&end_producer(harness), point);
     let failpoints = after_passes(harness, point, passes, "kill");
     harness.start_producer_with(&[("FAILPOINTS", &failpoints)]);
@@ -233,7 +262,7 @@ fn kill_producer(harness: &mut Harness, point: &str, passes: u32) -> Result<()> 
 }
 
 /// Requests a new snapshot, in small chunks for a point that is passed several times, and kills the producer during it.
-fn kill_in_snapshot(harness: &mut Harness, point: &str, passes: u32) -> Result<()> {
+fn kill_in_snapshot(harness: &mut Harness, point: ProducerStep, passes: u32) -> Result<()> {
     let chunk = ("PRODUCER_SNAPSHOT_CHUNK", if passes > 0 { "20" } else { "500" });
     // Earlier commits belong to the stream of this epoch.
     harness.settle()?;
@@ -266,7 +295,7 @@ pub(super) fn end_consumer(harness: &mut Harness) -> Result<(usize, String)> {
 }
 
 /// Kills a random consumer at the point and starts it again.
-fn kill_consumer(harness: &mut Harness, point: &str, passes: u32) -> Result<()> {
+fn kill_consumer(harness: &mut Harness, point: ConsumerStep, passes: u32) -> Result<()> {
     let (number, log) = end_consumer(harness)?;
     let failpoints = after_passes(harness, point, passes, "kill");
     harness.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
@@ -277,7 +306,7 @@ fn kill_consumer(harness: &mut Harness, point: &str, passes: u32) -> Result<()> 
 
 /// Kills a consumer at a point that leaves lines behind the committed length. The next process that opens the log, the
 /// consumer or a neighbour that recovers it, must cut them off and log it.
-fn kill_with_lines(harness: &mut Harness, point: &str) -> Result<()> {
+fn kill_with_lines(harness: &mut Harness, point: ConsumerStep) -> Result<()> {
     const CUT: &str = "cut off what no transaction committed";
     let cuts = |harness: &Harness| -> usize {
         let logs = harness.consumers.iter().flatten().map(Running::log);
@@ -296,11 +325,11 @@ fn kill_with_lines(harness: &mut Harness, point: &str) -> Result<()> {
 }
 
 /// Kills all consumers; the first one to restart finds the other slots abandoned, and dies while it recovers one.
-fn kill_recovering(harness: &mut Harness, point: &str) -> Result<()> {
+fn kill_recovering(harness: &mut Harness, point: ConsumerStep) -> Result<()> {
     let number = harness.rng.random_range(0..harness.consumers.len());
     let before = harness.consumers[number].as_ref().map_or(0, |consumer| visits(&consumer.log(), point));
     harness.consumers.iter_mut().filter_map(Option::take).for_each(Running::kill);
-    harness.start_consumer_with(number, &[("FAILPOINTS", &format!("{point}=1*return(kill)"))]);
+    harness.start_consumer_with(number, &[("FAILPOINTS", &point.failpoint("1*return(kill)"))]);
     dies_at(harness.consumers[number].take().context("it was started")?, point, before)?;
     harness.start_all();
     Ok(())
@@ -321,9 +350,9 @@ fn is_running(harness: &mut Harness, number: usize) -> bool {
 /// remaining partitions from the broker without a rebalance, so no member is assigned the revoked partition, unless
 /// another member revokes one for the newcomer too and joins again.
 fn kill_revoking(harness: &mut Harness) -> Result<()> {
-    const POINT: &str = "consumer.revoking";
+    const POINT: ConsumerStep = ConsumerStep::Revoking;
     let (number, log) = end_consumer(harness)?;
-    harness.start_consumer_with(number, &[("FAILPOINTS", &format!("{POINT}=1*return(kill)"))]);
+    harness.start_consumer_with(number, &[("FAILPOINTS", &POINT.failpoint("1*return(kill)"))]);
     wait_for("it has its partitions again", PATIENCE, || has_partitions(harness, number).then_some(()))?;
     let mut revoked = 0;
     for newcomer in CONSUMERS..2 * CONSUMERS {
@@ -353,7 +382,7 @@ fn revocations(harness: &Harness) -> usize {
 }
 
 /// Waits until the program is stopped at the point.
-fn stops_at(running: &Running, point: &str, before: usize) -> Result<()> {
+fn stops_at(running: &Running, point: impl DurableStep + Display, before: usize) -> Result<()> {
     let state = format!("/proc/{}/stat", running.pid());
     wait_for(&format!("{} stops at {point}", running.name()), PATIENCE, || {
         let stat = std::fs::read_to_string(&state).unwrap_or_default();
@@ -373,7 +402,7 @@ fn says(running: &Running, since: usize, one_of: &[&str]) -> Result<()> {
     .with_context(|| running.log_end())
 }
 
-fn stop_producer(harness: &mut Harness, point: &str) -> Result<()> {
+fn stop_producer(harness: &mut Harness, point: ProducerStep) -> Result<()> {
     let before = visits(&end_producer(harness), point);
     let failpoints = after_passes(harness, point, 20, "stop");
     harness.start_producer_with(&[("FAILPOINTS", &failpoints)]);
@@ -389,7 +418,7 @@ fn stop_producer(harness: &mut Harness, point: &str) -> Result<()> {
     harness.check_running()
 }
 
-fn stop_consumer(harness: &mut Harness, point: &str) -> Result<()> {
+fn stop_consumer(harness: &mut Harness, point: ConsumerStep) -> Result<()> {
     let (number, log) = end_consumer(harness)?;
     let failpoints = after_passes(harness, point, 10, "stop");
     harness.start_consumer_with(number, &[("FAILPOINTS", &failpoints)]);
@@ -405,4 +434,18 @@ fn stop_consumer(harness: &mut Harness, point: &str) -> Result<()> {
     says(consumer, since, &["a rebalance overtook the batch", "trying again"])?;
     says(consumer, since, &["partitions assigned"])?;
     harness.check_running()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_durable_step_has_a_fault() {
+        let has_fault = |name: &str| FAULTS.iter().any(|fault| fault.name == name);
+        let producer = ProducerStep::ALL.iter().map(|step| step.kill());
+        let missing: Vec<&str> =
+            producer.chain(ConsumerStep::ALL.iter().map(|step| step.kill())).filter(|name| !has_fault(name)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

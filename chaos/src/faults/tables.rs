@@ -8,6 +8,7 @@ use avro::registry::Registry;
 use model::table_name::TableName;
 use rand::Rng;
 use runtime::config::{Program, RegistrySettings};
+use runtime::step::ProducerStep;
 
 use super::fault::Fault;
 use super::people::{Who, refuses, stop_producer};
@@ -72,7 +73,7 @@ fn table_added(harness: &mut Harness) -> Result<()> {
         end_producer(harness);
         table
     } else {
-        let points = ["producer.chunk-read", "producer.chunk-sending"];
+        let points = [ProducerStep::ChunkRead, ProducerStep::ChunkSending];
         let point = points[harness.rng.random_range(0..points.len())];
         let before = visits(&end_producer(harness), point);
         let table = harness.add_table()?;

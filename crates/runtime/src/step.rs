@@ -9,6 +9,11 @@ use std::fmt;
 pub trait DurableStep: Copy {
     /// Its name: `producer.sent`.
     fn name(self) -> &'static str;
+
+    /// A value of `FAILPOINTS` with these actions at the step: `producer.sent=1*return(kill)`.
+    fn failpoint(self, actions: &str) -> String {
+        format!("{}={actions}", self.name())
+    }
 }
 
 macro_rules! steps {
@@ -22,6 +27,20 @@ macro_rules! steps {
         impl $program {
             /// All steps.
             pub const ALL: &[Self] = &[$(Self::$step,)*];
+
+            /// The fault of the harness that kills the program there: `kill-producer-sent`.
+            pub const fn kill(self) -> &'static str {
+                match self {
+                    $(Self::$step => concat!("kill-", $prefix, "-", $name),)*
+                }
+            }
+
+            /// The fault that stops it there past a timeout: `stop-producer-sent`.
+            pub const fn stop(self) -> &'static str {
+                match self {
+                    $(Self::$step => concat!("stop-", $prefix, "-", $name),)*
+                }
+            }
         }
 
         impl DurableStep for $program {

@@ -12,6 +12,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::{Feed, Running, TestBed, eventually};
 
 use super::PATIENCE;
@@ -22,7 +23,7 @@ use crate::consumer_world::{
 const SLOTS: [&str; 2] = ["consumer_1", "consumer_2"];
 
 /// Before the Kafka transaction of a batch, and after it, before the file `.committed` notes its end.
-const POINTS: [&str; 2] = ["consumer.appended", "consumer.committed"];
+const POINTS: [ConsumerStep; 2] = [ConsumerStep::Appended, ConsumerStep::Committed];
 
 /// A consumer reads what there is, and everything is in a log once.
 fn verify(world: &TestBed) {
@@ -49,15 +50,19 @@ async fn change(conn: &mut Conn, world: &TestBed) {
 }
 
 /// Starts a consumer that is killed at this point.
-fn start_until(world: &TestBed, log: &str, point: &str) -> Running {
+fn start_until(world: &TestBed, log: &str, point: ConsumerStep) -> Running {
+    start_with(world, log, &point.failpoint("1*return(kill)"))
+}
+
+fn start_with(world: &TestBed, log: &str, failpoints: &str) -> Running {
     let mut command = world.command("consumer", &[]);
-    command.env("FAILPOINTS", format!("{point}=1*return(kill)"));
+    command.env("FAILPOINTS", failpoints);
     Running::start(command, "consumer", world.folder.join(format!("{log}.log")))
 }
 
-fn killed_at(consumer: Running, point: &str) {
+fn killed_at(consumer: Running, point: ConsumerStep) {
     let ended = consumer.wait();
-    assert!(ended.code == -1 && ended.err.contains(point), "{}", ended.err);
+    assert!(ended.code == -1 && ended.err.contains(point.name()), "{}", ended.err);
 }
 
 /// Puts a log checkpoint of half the lines, a broken one or none in the place of the slot's last log checkpoint.
@@ -192,7 +197,9 @@ async fn several_slots_are_accepted_one_after_the_other() {
     for [first_point, second_point] in [POINTS, [POINTS[1], POINTS[0]]] {
         change(&mut conn, &world).await;
         // It holds the first slot while the other one takes its records.
-        let mut first = start_until(&world, "first", &format!("consumer.initialised=1*return(stop);{first_point}"));
+        let failpoints =
+            [ConsumerStep::Initialised.failpoint("1*return(stop)"), first_point.failpoint("1*return(kill)")];
+        let mut first = start_with(&world, "first", &failpoints.join(";"));
         first.wait_for("failpoint");
         killed_at(start_until(&world, "second", second_point), second_point);
         change(&mut conn, &world).await;

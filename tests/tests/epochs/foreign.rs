@@ -3,6 +3,7 @@
 
 use kafka::partition_of;
 use rdkafka::Message as _;
+use runtime::step::{DurableStep as _, ProducerStep};
 
 use super::*;
 
@@ -33,7 +34,7 @@ async fn they_hide_nothing_from_a_new_epoch() {
     execute(&mut conn, &["SET sql_log_bin = 0", gone, "SET sql_log_bin = 1"]).await;
     write(&world, &[("5", None), ("06", None), ("9", None), ("7", Some(b"nonsense"))]);
     reset(&world);
-    world.set("FAILPOINTS", "producer.sweep-collected=1*return(stop)");
+    world.set("FAILPOINTS", ProducerStep::SweepCollected.failpoint("1*return(stop)"));
     let mut producer = world.start_as("cdc-producer", "second", &[]);
     producer.wait_for("failpoint");
     write(&world, &[("8", Some(b"nonsense")), ("7", None), ("5", Some(b""))]);

@@ -14,6 +14,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use runtime::config::KafkaSettings;
+use runtime::step::{DurableStep as _, ProducerStep};
 use testbed::{Ended, Feed, Running, TestBed, eventually, execute, peak_memory, read_topic};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -291,7 +292,7 @@ async fn a_replay_from_a_time_interrupts_a_snapshot() {
     let now: Option<String> = conn.query_first("SELECT DATE_FORMAT(SYSDATE(6), '%Y-%m-%d %H:%i:%s.%f')").await.unwrap();
     execute(&mut conn, &["DELETE FROM product WHERE id = 9", &insert(100..600)]).await;
     reset(&world);
-    world.set("FAILPOINTS", "producer.committed=1*off->1*return(kill)");
+    world.set("FAILPOINTS", ProducerStep::Committed.failpoint("1*off->1*return(kill)"));
     let killed = world.start_as("cdc-producer", "killed", &["--snapshot-chunk", "4"]).wait();
     assert_eq!(killed.code, -1, "{}", killed.err);
     world.set("FAILPOINTS", "");
@@ -351,15 +352,15 @@ async fn many_passes_under_load_and_kills() {
         }
     });
     let points = [
-        "producer.epoch-committed",
-        "producer.sweep-collected",
-        "producer.sweep-compared",
-        "producer.sweep-sending",
-        "producer.committed",
+        ProducerStep::EpochCommitted,
+        ProducerStep::SweepCollected,
+        ProducerStep::SweepCompared,
+        ProducerStep::SweepSending,
+        ProducerStep::Committed,
     ];
     for (run, point) in points.into_iter().enumerate() {
         let off = if run < 2 { String::new() } else { format!("{}*off->", run * 2) };
-        world.set("FAILPOINTS", format!("{point}={off}1*return(kill)"));
+        world.set("FAILPOINTS", point.failpoint(&format!("{off}1*return(kill)")));
         let killed = world.start_as("cdc-producer", &format!("killed{run}"), &[]).wait();
         assert_eq!(killed.code, -1, "{point}: {}", killed.err);
     }

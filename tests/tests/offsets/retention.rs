@@ -7,6 +7,7 @@ use model::error::Code;
 use mysql_async::prelude::Queryable;
 use rdkafka::Offset;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::servers::{Kafka, KafkaOptions};
 use testbed::{Feed, TestBed, eventually, read_topic};
 
@@ -231,7 +232,7 @@ async fn unread_records_that_are_deleted_under_a_running_consumer_stop_it() {
         let ids = part * (RECORDS / 40) + 1..=(part + 1) * (RECORDS / 40);
         feed.products(ids.map(|id| (id, (0..64).map(|_| noise()).collect::<String>(), "cat_1".to_owned(), id)));
     }
-    world.set("FAILPOINTS", "consumer.polled=1*off->1*sleep(20000)->off");
+    world.set("FAILPOINTS", ConsumerStep::Polled.failpoint("1*off->1*sleep(20000)->off"));
     let consumer = start(&world, 1);
     eventually("the first batch is in the log", PATIENCE, || (line_count(&world) > 0).then_some(()));
     // It has some thousand records in its queues, and not all of a partition.

@@ -5,6 +5,7 @@ use std::fs;
 use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::{Running, TestBed, eventually};
 
 use super::{Machine, PATIENCE, share, stop};
@@ -30,9 +31,9 @@ async fn change(conn: &mut Conn, world: &TestBed) {
     world.wait_until_read();
 }
 
-fn killed_at(a: &Machine, world: &TestBed, point: &str) {
-    let ended = a.start_with(world, 2, &[("FAILPOINTS", &format!("{point}=1*return(kill)"))]).wait();
-    assert!(ended.code == -1 && ended.err.contains(point), "{}", ended.err);
+fn killed_at(a: &Machine, world: &TestBed, point: ConsumerStep) {
+    let ended = a.start_with(world, 2, &[("FAILPOINTS", &point.failpoint("1*return(kill)"))]).wait();
+    assert!(ended.code == -1 && ended.err.contains(point.name()), "{}", ended.err);
 }
 
 fn accept(a: &Machine, world: &TestBed) -> String {
@@ -54,7 +55,7 @@ async fn a_folder_that_was_declared_lost_comes_back_without_what_another_wrote_a
     let b = Machine::new(&world, "b");
     let committed = fs::metadata(a.log("consumer_1")).unwrap().len();
     change(&mut conn, &world).await;
-    killed_at(&a, &world, "consumer.appended");
+    killed_at(&a, &world, ConsumerStep::Appended);
     assert!(fs::metadata(a.log("consumer_1")).unwrap().len() > committed);
     let id = a.id();
     eventually("its session is over", PATIENCE, || (b.run(&world, &["forget-folder", &id]).code == 0).then_some(()));
@@ -80,7 +81,7 @@ async fn a_batch_stays_whose_log_checkpoint_was_set_back_by_it() {
     let b = Machine::new(&world, "b");
     let (key, partition, before) = log_checkpoint(&world, "consumer_1");
     change(&mut conn, &world).await;
-    killed_at(&a, &world, "consumer.committed");
+    killed_at(&a, &world, ConsumerStep::Committed);
     let written = fs::metadata(a.log("consumer_1")).unwrap().len();
     assert!(written > before.length);
     forge(&world, &key, partition, Some(&before.encode())).await;

@@ -13,6 +13,7 @@ use crate::consumer_world::{append, assert_once_in, committed_everything, logs_i
 use kafka::slots::Folder;
 use model::error::Code;
 use mysql_async::prelude::Queryable;
+use runtime::step::{ConsumerStep, DurableStep as _};
 use testbed::{Ended, Feed, Running, TestBed, eventually};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,7 +158,8 @@ async fn a_machine_that_dies_in_mid_transaction_is_made_up_for_and_cuts_its_log_
     let world = world("dies");
     let mut feed = Feed::new(&world).await;
     let (a, b) = (Machine::new(&world, "a"), Machine::new(&world, "b"));
-    let first = a.start_with(&world, 1, &[("FAILPOINTS", "consumer.offsets-sent=3*off->return(kill)")]);
+    let failpoints = ConsumerStep::OffsetsSent.failpoint("3*off->return(kill)");
+    let first = a.start_with(&world, 1, &[("FAILPOINTS", &failpoints)]);
     let second = b.start(&world, 1);
     share([&first, &second]);
     for round in 0..6 {

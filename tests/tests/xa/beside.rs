@@ -3,6 +3,7 @@
 use model::time::Micros;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use runtime::step::{DurableStep as _, ProducerStep};
 use testbed::eventually;
 
 use super::{PATIENCE, insert, prepare, records, run, scene, start, start_with_snapshot, wait_for};
@@ -27,8 +28,8 @@ async fn roll_back_unlogged(conn: &mut Conn, xa: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_beside_a_chunk_of_a_snapshot() {
     for (name, point) in [
-        ("xa_at_begin", "producer.epoch-committed=return(stop)"),
-        ("xa_at_chunk", "producer.chunk-read=1*off->1*return(stop)"),
+        ("xa_at_begin", ProducerStep::EpochCommitted.failpoint("return(stop)")),
+        ("xa_at_chunk", ProducerStep::ChunkRead.failpoint("1*off->1*return(stop)")),
     ] {
         let (mut world, _mysql, mut conn) = scene(name, &[]).await;
         let rows: Vec<String> = (1..=20).map(insert).collect();
