@@ -2,6 +2,9 @@
 //!
 //! Each step is a [failpoint](crate::failpoint), a fault of the harness (`kill-producer-sent`), and is named in a crash
 //! table of `docs/architecture/exactly-once.md`.
+//!
+//! `product-updater` has none: its only durable step is the commit of a chunk in MySQL. It keeps no position, since a
+//! file that is applied again has the effect of one.
 
 use std::fmt;
 
