@@ -1,6 +1,7 @@
 //! The sections of code that each change passes, each over the same thousand rows: `cargo bench -p bench` times
 //! them and `cargo xtask instructions` counts them. They call the programs' own functions; nothing is copied here.
 
+mod binlog_table;
 pub mod rows;
 pub mod wide;
 

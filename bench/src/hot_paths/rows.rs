@@ -1,26 +1,22 @@
 //! A fixed set of a thousand rows of `product` like a shop's: names in several scripts and with quotes, categories with
 //! and without a discount, a NULL in one row of ten; and the binlog events that MySQL writes for them.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use cdc_producer::dump::Event;
 use cdc_producer::plan::Encoder;
 use model::time::Micros;
 use mysql::column::ColumnType;
-use mysql::table::{ColumnPlan, Contract, SourceTable};
-use mysql_async::binlog::EventType;
 use runtime::config::PINNED_SCHEMA;
 use testbed::{Price, Product};
+
+pub use super::binlog_table::COMMITTED_AT;
+use super::binlog_table::{Column, Table};
 
 /// The number of rows.
 pub const ROWS: usize = 1_000;
 
 /// MySQL closes an event at 8 KiB (`binlog_row_event_max_size`), which is about this number of rows.
 const ROWS_IN_EVENT: usize = 50;
-
-/// The commit time of all rows: 2026-11-21T04:00:00.123456Z.
-pub const COMMITTED_AT: Micros = Micros(1_795_233_600_123_456);
 
 const NAMES: [&str; 16] = [
     "Espresso cup",
@@ -64,30 +60,19 @@ impl Rows {
     /// When an event is not valid.
     pub fn make() -> Result<Self> {
         let products: Vec<_> = (0..ROWS).map(product).collect();
-        let mut events = Vec::new();
-        for (number, chunk) in products.chunks(ROWS_IN_EVENT).enumerate() {
-            let update = number % 2 == 1;
-            // Table number, flags (the statement ends), no extra data, columns, and one bit for each in each image.
-            let mut body = [&TABLE_ID[..], &[1, 0, 2, 0, 5, ALL_COLUMNS]].concat();
-            body.extend(update.then_some(ALL_COLUMNS));
-            for product in chunk {
-                if update {
-                    let dearer = product.price.and_then(|p| Price::from_hundredths(p.hundredths() + 250));
-                    image(&Product { price: dearer, ..*product }, &mut body);
-                }
-                image(product, &mut body);
-            }
-            let kind = if update { EventType::UPDATE_ROWS_EVENT } else { EventType::WRITE_ROWS_EVENT };
-            events.push(event(kind, &body)?);
-        }
+        let table = table();
+        let events = table.events(&products, ROWS_IN_EVENT, |product, is_before, out| {
+            let dearer = product.price.and_then(|p| Price::from_hundredths(p.hundredths() + 250));
+            image(&Product { price: if is_before { dearer } else { product.price }, ..*product }, out);
+        })?;
         let record = |product: &Product<'_>| {
             let mut value = Vec::new();
             product.encode(SCHEMA_ID, &mut value);
             (product.id.to_string().into_bytes(), value)
         };
-        let (records, table_map) =
-            (products.iter().map(record).collect(), event(EventType::TABLE_MAP_EVENT, &table_map())?);
-        Ok(Self { products, table_map, events, records, encoder: Encoder::new(table()?, SCHEMA_ID) })
+        let (records, table_map) = (products.iter().map(record).collect(), table.map()?);
+        let encoder = Encoder::new(table.source(PINNED_SCHEMA, false)?, SCHEMA_ID);
+        Ok(Self { products, table_map, events, records, encoder })
     }
 }
 
@@ -107,55 +92,22 @@ fn product(n: usize) -> Product<'static> {
 /// The schema id of all values.
 pub const SCHEMA_ID: u32 = 1;
 
-const TABLE_ID: [u8; 6] = [108, 1, 0, 0, 0, 0];
-const ALL_COLUMNS: u8 = 0b1_1111;
-
-const NAMES_OF_COLUMNS: [&str; 5] = ["id", "name", "category", "price", "last_updated"];
-
-fn table() -> Result<SourceTable> {
-    let kinds = [
-        ColumnType::Int { bytes: 4, unsigned: false },
-        ColumnType::Text,
-        ColumnType::Text,
-        ColumnType::Decimal { precision: 10, scale: 2 },
-        ColumnType::Timestamp { fsp: 6 },
-    ];
-    let columns = NAMES_OF_COLUMNS.iter().zip(kinds).enumerate().map(|(place, (name, kind))| ColumnPlan {
-        name: (*name).to_owned(),
-        place,
+/// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)`.
+fn table() -> Table {
+    let column = |name: &str, kind, number, metadata: &[u8]| Column {
+        name: name.to_owned(),
         kind,
-        full_type: String::new(),
-        extra: String::new(),
-    });
-    let contract = Contract::new(PINNED_SCHEMA, false)?;
-    Ok(SourceTable {
-        database: "shop".to_owned(),
-        table: "product".to_owned(),
-        schema: Arc::clone(&contract.schema),
-        schema_text: Arc::clone(&contract.text),
-        contract,
-        is_derived: false,
-        columns: columns.collect(),
-        longest_value: 1_000_000,
-    })
-}
-
-/// `id INT PRIMARY KEY, name VARCHAR(300), category VARCHAR(500), price DECIMAL(10,2), last_updated TIMESTAMP(6)` in
-/// utf8mb4, with `binlog_row_metadata=FULL`.
-fn table_map() -> Vec<u8> {
-    let mut body = [&TABLE_ID[..], &[1, 0]].concat();
-    body.extend(b"\x04shop\0\x07product\0");
-    body.extend([5, 3, 15, 15, 246, 17]);
-    body.extend([&[7][..], &1200_u16.to_le_bytes(), &2000_u16.to_le_bytes(), &[10, 2, 6]].concat());
-    body.push(0b1_1110);
-    let names: Vec<u8> =
-        NAMES_OF_COLUMNS.iter().flat_map(|name| [&[name.len() as u8], name.as_bytes()].concat()).collect();
-    // Nothing is unsigned; collation 255 everywhere; names; the key is the first column.
-    for (field, value) in [(1, &[0][..]), (2, &[252, 255, 0]), (4, &names), (8, &[0])] {
-        body.extend([field, value.len() as u8]);
-        body.extend(value);
-    }
-    body
+        number,
+        metadata: metadata.to_vec(),
+    };
+    let columns = vec![
+        column("id", ColumnType::Int { bytes: 4, unsigned: false }, 3, &[]),
+        column("name", ColumnType::Text, 15, &1200_u16.to_le_bytes()),
+        column("category", ColumnType::Text, 15, &2000_u16.to_le_bytes()),
+        column("price", ColumnType::Decimal { precision: 10, scale: 2 }, 246, &[10, 2]),
+        column("last_updated", ColumnType::Timestamp { fsp: 6 }, 17, &[6]),
+    ];
+    Table { name: "product", id: 108, columns }
 }
 
 /// A row in the binlog's format: one bit for each NULL, then the other values.
@@ -178,18 +130,4 @@ fn image(product: &Product<'_>, out: &mut Vec<u8>) {
         out.extend(((micros / 1_000_000) as u32).to_be_bytes());
         out.extend(&((micros % 1_000_000) as u32).to_be_bytes()[1..]);
     }
-}
-
-pub(super) fn event(kind: EventType, body: &[u8]) -> Result<Event> {
-    const HEADER: usize = 19;
-    let seconds = (COMMITTED_AT.0 / 1_000_000) as u32;
-    let mut bytes = seconds.to_le_bytes().to_vec();
-    bytes.push(kind as u8);
-    // Server, size, position, flags.
-    for number in [1, (HEADER + body.len()) as u32, 4] {
-        bytes.extend(number.to_le_bytes());
-    }
-    bytes.extend([0, 0]);
-    bytes.extend(body);
-    Ok(Event::parse(bytes.into())?)
 }

@@ -5,16 +5,14 @@ use anyhow::Result;
 use cdc_producer::dump::Event;
 use cdc_producer::plan::Encoder;
 use mysql::column::ColumnType;
-use mysql::table::{ColumnPlan, Contract, SourceTable};
-use mysql_async::binlog::EventType;
 
-use super::rows::{ROWS, SCHEMA_ID, event};
+use super::binlog_table::{Column, Table};
+use super::rows::{ROWS, SCHEMA_ID};
 
 /// The number of columns; the first one is the key.
 const COLUMNS: usize = 50;
 /// MySQL closes an event at 8 KiB, which is about this number of rows.
 const ROWS_IN_EVENT: usize = 10;
-const TABLE_ID: [u8; 6] = [109, 1, 0, 0, 0, 0];
 
 /// A type of columns.
 struct Kind {
@@ -144,23 +142,13 @@ impl Rows {
     /// When an event is not valid.
     pub fn make() -> Result<Self> {
         let kinds = kinds();
-        let all = [0xff; COLUMNS.div_ceil(8)];
-        let mut events = Vec::new();
-        for (number, chunk) in (0..ROWS).collect::<Vec<_>>().chunks(ROWS_IN_EVENT).enumerate() {
-            let update = number % 2 == 1;
-            let mut body = [&TABLE_ID[..], &[1, 0, 2, 0, COLUMNS as u8], &all].concat();
-            body.extend(update.then_some(all).into_iter().flatten());
-            for row in chunk {
-                if update {
-                    image(&kinds, *row, 1, &mut body);
-                }
-                image(&kinds, *row, 0, &mut body);
-            }
-            let kind = if update { EventType::UPDATE_ROWS_EVENT } else { EventType::WRITE_ROWS_EVENT };
-            events.push(event(kind, &body)?);
-        }
-        let (schema, table_map) = (schema(&kinds), event(EventType::TABLE_MAP_EVENT, &table_map(&kinds))?);
-        Ok(Self { table_map, events, encoder: Encoder::new(table(&kinds, &schema)?, SCHEMA_ID), schema })
+        let (table, schema) = (table(&kinds), schema(&kinds));
+        let rows: Vec<usize> = (0..ROWS).collect();
+        let events = table.events(&rows, ROWS_IN_EVENT, |row, is_before, out| {
+            image(&kinds, *row, usize::from(is_before), out);
+        })?;
+        let encoder = Encoder::new(table.source(&schema, true)?, SCHEMA_ID);
+        Ok(Self { table_map: table.map()?, events, encoder, schema })
     }
 }
 
@@ -188,57 +176,15 @@ fn schema(kinds: &[Kind]) -> String {
     format!(r#"{{"type":"record","name":"shop.wide","mysql.key":["column_0"],"fields":[{}]}}"#, fields.join(","))
 }
 
-fn table(kinds: &[Kind], schema: &str) -> Result<SourceTable> {
-    let contract = Contract::new(schema, false)?;
-    let column = |place: usize| ColumnPlan {
-        name: format!("column_{place}"),
-        place,
-        kind: kinds[place % kinds.len()].kind.clone(),
-        full_type: String::new(),
-        extra: String::new(),
-    };
-    Ok(SourceTable {
-        database: "shop".to_owned(),
-        table: "wide".to_owned(),
-        schema: contract.schema.clone(),
-        schema_text: contract.text.clone(),
-        contract,
-        is_derived: true,
-        columns: (0..COLUMNS).map(column).collect(),
-        longest_value: 1_000_000,
-    })
-}
-
-/// In utf8mb4, with `binlog_row_metadata=FULL`.
-fn table_map(kinds: &[Kind]) -> Vec<u8> {
-    let of_columns = || (0..COLUMNS).map(|column| &kinds[column % kinds.len()]);
-    let mut body = [&TABLE_ID[..], &[1, 0]].concat();
-    body.extend(b"\x04shop\0\x04wide\0");
-    body.push(COLUMNS as u8);
-    body.extend(of_columns().map(|kind| kind.number));
-    let metadata: Vec<u8> = of_columns().flat_map(|kind| kind.metadata).copied().collect();
-    body.push(metadata.len() as u8);
-    body.extend(metadata);
-    // All but the key may be NULL.
-    let mut nullable = [0xff; COLUMNS.div_ceil(8)];
-    nullable[0] = 0xfe;
-    body.extend(nullable);
-    let mut names = Vec::new();
-    for column in 0..COLUMNS {
-        let name = format!("column_{column}");
-        names.push(name.len() as u8);
-        names.extend(name.as_bytes());
-    }
-    let numeric = of_columns().filter(|kind| [2, 3, 5, 8, 246].contains(&kind.number)).count();
-    let signed = vec![0; numeric.div_ceil(8)];
-    for (field, value) in [(1, &signed[..]), (2, &[252, 255, 0]), (4, &names), (8, &[0])] {
-        body.push(field);
-        // A length of up to 250 is one byte, a longer one has two bytes behind 252.
-        match value.len() {
-            length @ 0..=250 => body.push(length as u8),
-            length => body.extend([252, length as u8, (length >> 8) as u8]),
+fn table(kinds: &[Kind]) -> Table {
+    let column = |number: usize| {
+        let kind = &kinds[number % kinds.len()];
+        Column {
+            name: format!("column_{number}"),
+            kind: kind.kind.clone(),
+            number: kind.number,
+            metadata: kind.metadata.to_vec(),
         }
-        body.extend(value);
-    }
-    body
+    };
+    Table { name: "wide", id: 109, columns: (0..COLUMNS).map(column).collect() }
 }
