@@ -1,6 +1,6 @@
 //! Records of any table, written by another program: lines and PostgreSQL's rows have each value exactly.
 
-use crate::consumer_world::{dead_letters, logs, start, wait_until_committed};
+use crate::consumer_world::{dead_letters, logs, register, start, wait_until_committed};
 use apache_avro::Schema;
 use apache_avro::types::Value;
 use apache_avro::writer::datum::GenericDatumWriter;
@@ -8,21 +8,6 @@ use model::change::Op;
 use runtime::config::PINNED_SCHEMA;
 use serde_json::json;
 use testbed::{Feed, TestBed, postgres};
-
-/// Registers a schema under the world's subject, which takes any.
-async fn register(world: &TestBed, schema: &str) -> u32 {
-    let (url, name) = (world.get("SCHEMA_REGISTRY_URL"), &world.name);
-    let http = reqwest::Client::new();
-    let send = |request: reqwest::RequestBuilder, body: serde_json::Value| {
-        request.header("content-type", "application/vnd.schemaregistry.v1+json").body(body.to_string()).send()
-    };
-    let rule = send(http.put(format!("{url}/config/{name}-value")), json!({"compatibility": "NONE"})).await.unwrap();
-    assert!(rule.status().is_success());
-    let answer = send(http.post(format!("{url}/subjects/{name}-value/versions")), json!({ "schema": schema })).await;
-    let text = answer.unwrap().text().await.unwrap();
-    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-    answer["id"].as_u64().unwrap_or_else(|| panic!("{text}")) as u32
-}
 
 const TYPES: [(&str, &str); 16] = [
     ("b", r#""boolean""#),

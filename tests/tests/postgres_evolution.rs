@@ -1,10 +1,9 @@
 //! A table of PostgreSQL whose records have several schema versions: columns become wider, whatever the order.
 
-use crate::consumer_world::{line_count, logs, start, wait_until_committed};
+use crate::consumer_world::{line_count, logs, long, register, start, wait_until_committed};
 use crate::postgres_world::{connect, run};
 use model::change::Op;
 use model::code::Code;
-use serde_json::json;
 use testbed::{Feed, TestBed, execute};
 use tokio_postgres::Client;
 
@@ -35,21 +34,6 @@ async fn count(client: &Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// Registers a schema under the world's subject, which takes any.
-async fn register(world: &TestBed, schema: &str) -> u32 {
-    let (url, name) = (world.get("SCHEMA_REGISTRY_URL"), &world.name);
-    let http = reqwest::Client::new();
-    let send = |request: reqwest::RequestBuilder, body: serde_json::Value| {
-        request.header("content-type", "application/vnd.schemaregistry.v1+json").body(body.to_string()).send()
-    };
-    let rule = send(http.put(format!("{url}/config/{name}-value")), json!({"compatibility": "NONE"})).await.unwrap();
-    assert!(rule.status().is_success());
-    let answer = send(http.post(format!("{url}/subjects/{name}-value/versions")), json!({ "schema": schema })).await;
-    let text = answer.unwrap().text().await.unwrap();
-    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
-    answer["id"].as_u64().unwrap_or_else(|| panic!("{text}")) as u32
-}
-
 fn schema(n: &str, digits: u32, ratio: &str) -> String {
     let amount = format!(r#"{{"type":"bytes","logicalType":"decimal","precision":{digits},"scale":2}}"#);
     format!(
@@ -57,16 +41,6 @@ fn schema(n: &str, digits: u32, ratio: &str) -> String {
             {{"name":"n","type":["null",{n}]}},{{"name":"amount","type":["null",{amount}]}},
             {{"name":"ratio","type":["null","{ratio}"]}}]}}"#
     )
-}
-
-/// An int or a long of Avro.
-fn long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = (value << 1 ^ value >> 63) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
 }
 
 /// A row; `ratio` has the bytes of its type.

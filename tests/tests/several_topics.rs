@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::consumer_world::{assert_once_in, line_count, log_checkpoint, logs, owned, place, wait_until_committed};
+use crate::consumer_world::{
+    assert_once_in, line_count, log_checkpoint, logs, long, owned, place, wait_until_committed,
+};
 use crate::postgres_world::{connect, names};
 use avro::registry::Registry;
 use kafka::{Partition, Record, TopicSpec, TransactionalProducer, ensure_topics};
@@ -81,16 +83,6 @@ impl Orders {
         long(amount, &mut out);
         out
     }
-}
-
-/// An int or a long of Avro.
-fn long(value: i64, out: &mut Vec<u8>) {
-    let mut rest = (value << 1 ^ value >> 63) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
 }
 
 /// The progress of a producer that has the main table, and others with these topics.

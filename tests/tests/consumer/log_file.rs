@@ -6,7 +6,7 @@ use model::error::Code;
 use testbed::{Feed, TestBed, eventually};
 
 use super::PATIENCE;
-use crate::consumer_world::{append, assert_once, line_count, log_path, start, wait_until_committed};
+use crate::consumer_world::{append, assert_once, assert_read, log_path, start, wait_until_committed};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_tail_is_cut_at_the_next_start() {
@@ -94,9 +94,7 @@ async fn a_log_that_is_moved_away_under_a_running_consumer_is_noticed_at_once() 
     fs::write(&path, text).unwrap();
     let _consumer = start(&world, 4);
     feed.update(1..=20, 3);
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 80);
+    assert_read(&world, 80);
 }
 
 #[tokio::test(flavor = "multi_thread")]

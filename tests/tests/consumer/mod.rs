@@ -9,8 +9,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use crate::consumer_world::{
-    append, assert_once, committed_everything, dead_letters, expected_lines, line_count, log_path, logs, owned, start,
-    wait_until_committed,
+    append, assert_once, assert_read, committed_everything, dead_letters, expected_lines, line_count, log_path, logs,
+    owned, start, wait_until_committed, with_lines,
 };
 use model::change::Op;
 use model::error::Code;
@@ -147,13 +147,7 @@ async fn consumers_that_come_and_go_leave_each_record_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_expired_are_not_a_beginning() {
-    let mut world = TestBed::new("expired");
-    world.set("KAFKA_SESSION_TIMEOUT", "6s");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    assert_eq!(consumer.stop().code, 0);
+    let (world, mut feed) = with_lines("expired").await;
     // As Kafka does when nobody was in the group for a week.
     let settings = world.kafka();
     let admin: AdminClient<_> = kafka::client_config(&settings).create().unwrap();
@@ -179,9 +173,7 @@ async fn offsets_that_expired_are_not_a_beginning() {
         "{restored}"
     );
     let _consumer = start(&world, 3);
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 40);
+    assert_read(&world, 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,9 +195,7 @@ async fn another_group_begins_in_a_folder_of_its_own() {
     };
     use_group(&mut world, &second);
     let consumer = start(&world, 3);
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 20);
+    assert_read(&world, 20);
     consumer.kill();
     // Back to the first one, which finds its own log checkpoint; a torn tail is cut by it.
     use_group(&mut world, &first);

@@ -16,11 +16,24 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use rules::line::Origin;
 use runtime::config::{Program, rules};
-use testbed::{Product, Running, TestBed, eventually};
+use serde_json::json;
+use testbed::{Feed, Product, Running, TestBed, eventually};
 
 /// Starts a consumer with a separate log file.
 pub(crate) fn start(world: &TestBed, number: usize) -> Running {
     world.start_as("consumer", &format!("consumer-{number}"), &[])
+}
+
+/// Twenty records in the log, and the consumer stopped; a session is short.
+pub(crate) async fn with_lines(test: &str) -> (TestBed, Feed) {
+    let mut world = TestBed::new(test);
+    world.set("KAFKA_SESSION_TIMEOUT", "6s");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=20, 0);
+    let consumer = start(&world, 1);
+    wait_until_committed(&world);
+    assert_eq!(consumer.stop().code, 0);
+    (world, feed)
 }
 
 pub(crate) fn log_path(world: &TestBed, slot: &str) -> PathBuf {
@@ -156,6 +169,13 @@ pub(crate) fn assert_once(world: &TestBed) {
     assert_once_in(world, logs(world));
 }
 
+/// Waits until everything is read; it is in the logs once, as so many lines.
+pub(crate) fn assert_read(world: &TestBed, lines: usize) {
+    wait_until_committed(world);
+    assert_once(world);
+    assert_eq!(line_count(world), lines);
+}
+
 /// The same of the given logs.
 pub(crate) fn assert_once_in(world: &TestBed, logs: BTreeMap<String, Vec<String>>) {
     let mut found: Vec<String> = logs.values().flatten().cloned().collect();
@@ -235,4 +255,29 @@ pub(crate) fn dead_letters(world: &TestBed) -> Vec<DeadLetter> {
     })
     .expect("to read the dead letters");
     letters
+}
+
+/// Registers a schema under the world's subject, which takes any.
+pub(crate) async fn register(world: &TestBed, schema: &str) -> u32 {
+    let (url, name) = (world.get("SCHEMA_REGISTRY_URL"), &world.name);
+    let http = reqwest::Client::new();
+    let send = |request: reqwest::RequestBuilder, body: serde_json::Value| {
+        request.header("content-type", "application/vnd.schemaregistry.v1+json").body(body.to_string()).send()
+    };
+    let rule = send(http.put(format!("{url}/config/{name}-value")), json!({"compatibility": "NONE"})).await.unwrap();
+    assert!(rule.status().is_success());
+    let answer = send(http.post(format!("{url}/subjects/{name}-value/versions")), json!({ "schema": schema })).await;
+    let text = answer.unwrap().text().await.unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    answer["id"].as_u64().unwrap_or_else(|| panic!("{text}")) as u32
+}
+
+/// Appends an int or a long of Avro.
+pub(crate) fn long(value: i64, out: &mut Vec<u8>) {
+    let mut rest = (value << 1 ^ value >> 63) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
 }

@@ -9,19 +9,9 @@ use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
 use testbed::{Feed, TestBed, eventually};
 
 use super::{PATIENCE, admin, assert_refused, bounds, offsets, repair, set_offsets};
-use crate::consumer_world::{assert_once, forge, line_count, log_checkpoint, logs, start, wait_until_committed};
-
-/// Twenty records in the log, and the consumer stopped.
-async fn world(test: &str) -> (TestBed, Feed) {
-    let mut world = TestBed::new(test);
-    world.set("KAFKA_SESSION_TIMEOUT", "6s");
-    let mut feed = Feed::new(&world).await;
-    feed.update(1..=20, 0);
-    let consumer = start(&world, 1);
-    wait_until_committed(&world);
-    assert_eq!(consumer.stop().code, 0);
-    (world, feed)
-}
+use crate::consumer_world::{
+    assert_once, assert_read, forge, line_count, log_checkpoint, logs, start, wait_until_committed, with_lines,
+};
 
 /// The remedy, then everything once, and new records too.
 fn restored(world: &TestBed, feed: &mut Feed, says: &str) {
@@ -29,15 +19,13 @@ fn restored(world: &TestBed, feed: &mut Feed, says: &str) {
     assert!(said.contains(says), "{said}");
     feed.update(1..=20, 1);
     let consumer = start(world, 9);
-    wait_until_committed(world);
-    assert_once(world);
-    assert_eq!(line_count(world), 40);
+    assert_read(world, 40);
     assert_eq!(consumer.stop().code, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_kafkas_tool_moved_back_are_refused_and_restored() {
-    let (world, mut feed) = world("back").await;
+    let (world, mut feed) = with_lines("back").await;
     let before = offsets(&world);
     // The tool wants an offset in each partition that it is to move.
     let partitions: Vec<String> = before.keys().map(ToString::to_string).collect();
@@ -60,7 +48,7 @@ async fn offsets_that_kafkas_tool_moved_back_are_refused_and_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_partition_moved_to_its_beginning_is_refused_and_restored() {
-    let (world, mut feed) = world("begin").await;
+    let (world, mut feed) = with_lines("begin").await;
     let (partition, logs_have) = offsets(&world).pop_last().unwrap();
     set_offsets(&world, &BTreeMap::from([(partition, 0)]));
     let place = format!("partition {partition}: the group's offset is 0, the logs have it up to {logs_have}");
@@ -70,7 +58,7 @@ async fn one_partition_moved_to_its_beginning_is_refused_and_restored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_were_moved_ahead_are_refused_and_restored() {
-    let (world, mut feed) = world("ahead").await;
+    let (world, mut feed) = with_lines("ahead").await;
     let before = offsets(&world);
     feed.update(1..=20, 1);
     // Into the new records, and behind the end of the topic.
@@ -85,9 +73,7 @@ async fn offsets_that_were_moved_ahead_are_refused_and_restored() {
     assert!(said.contains(&format!("{} were set to what the logs have", before.len())), "{said}");
     assert_eq!(offsets(&world), before);
     let _consumer = start(&world, 3);
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 40);
+    assert_read(&world, 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +97,7 @@ async fn offsets_that_were_set_before_the_first_start_are_refused() {
 /// No log checkpoint has any offset. Those with our note are right, and only the one that was moved is set.
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_that_no_log_checkpoint_has_are_left_alone() {
-    let (world, _feed) = world("unmarked").await;
+    let (world, _feed) = with_lines("unmarked").await;
     let (key, of_checkpoint, real) = log_checkpoint(&world, "consumer_1");
     forge(&world, &key, of_checkpoint, Some(&LogCheckpoint { offsets: BTreeMap::new(), ..real }.encode())).await;
     let mut before = offsets(&world);
@@ -127,14 +113,12 @@ async fn offsets_that_no_log_checkpoint_has_are_left_alone() {
 /// As the previous version wrote them: the right offsets, without our note.
 #[tokio::test(flavor = "multi_thread")]
 async fn offsets_without_a_note_that_agree_with_the_logs_go_on() {
-    let (world, mut feed) = world("plain").await;
+    let (world, mut feed) = with_lines("plain").await;
     let before = offsets(&world);
     set_offsets(&world, &before);
     feed.update(1..=20, 1);
     let consumers = [start(&world, 2), start(&world, 3)];
-    wait_until_committed(&world);
-    assert_once(&world);
-    assert_eq!(line_count(&world), 40);
+    assert_read(&world, 40);
     consumers.into_iter().for_each(|c| assert_eq!(c.stop().code, 0));
 }
 
@@ -154,7 +138,7 @@ async fn create_again(world: &TestBed) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_was_made_again_is_another_one() {
-    let (mut world, _) = world("again").await;
+    let (mut world, _) = with_lines("again").await;
     create_again(&world).await;
     let says = format!("topic {} was deleted and created again: its id is ", world.name);
     assert_refused(start(&world, 2), Code::TopicRecreated, &[&says, "kafka.group_id", "consumer.logs"]);
