@@ -377,3 +377,20 @@ async fn tables_in_the_schema_of_the_roles_search_path_are_named() {
     assert_eq!(consumer.stop().code, 0);
     assert!(connect(&world).await.query("SELECT FROM public.product", &[]).await.is_err());
 }
+
+/// A missing schema is named, and the tables are not created elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_that_is_missing_is_named_and_used_once_it_is_there() {
+    let mut world = TestBed::new("no_schema").with_postgres();
+    let client = create(&world).await;
+    world.set("POSTGRES_SCHEMA", "stock");
+    let mut feed = Feed::new(&world).await;
+    feed.update(1..=10, 0);
+    let ended = start(&world, 1).wait();
+    ended.assert_error(Code::PostgresDatabase, &["create the schema that postgres.schema names"]);
+    run(&client, "CREATE SCHEMA stock").await;
+    let consumer = start(&world, 2);
+    wait_until_committed(&world);
+    wait_for_count(world.get("POSTGRES_URL"), "SELECT count(*) FROM stock.product", 10);
+    assert_eq!(consumer.stop().code, 0);
+}

@@ -208,22 +208,16 @@ pub(super) async fn prepare(client: &Client, target: &Target, table: &str, layou
 
 pub(super) async fn make(client: &Client, target: &Target, table: &str, layout: Option<&Layout>) -> Result<()> {
     let failed = |e| failed(&format!("cannot create the tables {table}, product_offsets and product_parked"), e);
-    let mut locked = false;
-    loop {
-        let missing = missing(client, target, table).await?;
-        let rows = layout.filter(|_| missing.contains(&table)).map(|layout| layout.create(table));
-        let beside = TABLES.iter().filter(|(name, _)| missing.contains(name)).map(|(_, sql)| (*sql).to_owned());
-        let wanted: Vec<String> = rows.into_iter().chain(beside).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        // Do not require the right to create tables when all of them exist. Repeat the check under the lock.
-        client
-            .batch_execute(if locked { wanted.join("; ") } else { LOCK.to_owned() }.as_str())
-            .await
-            .map_err(failed)?;
-        locked = true;
+    // The right to create tables is not needed when all of them exist. Under the lock they are looked for again.
+    if missing(client, target, table).await?.is_empty() {
+        return Ok(());
     }
+    client.batch_execute(LOCK).await.map_err(failed)?;
+    let missing = missing(client, target, table).await?;
+    let rows = layout.filter(|_| missing.contains(&table)).map(|layout| layout.create(table));
+    let beside = TABLES.iter().filter(|(name, _)| missing.contains(name)).map(|(_, sql)| (*sql).to_owned());
+    let begin = [target.creation_path()].into_iter().chain(rows).chain(beside).chain([target.search_path()]);
+    client.batch_execute(&begin.collect::<Vec<_>>().join("; ")).await.map_err(failed)
 }
 
 /// The tables that must be created, in the open transaction.

@@ -101,7 +101,16 @@ impl Target {
     /// The statement that limits a transaction to our schema, so that no temporary table of a pooled connection hides
     /// one of ours.
     pub fn search_path(&self) -> String {
-        format!("SET LOCAL search_path = \"{}\", pg_temp", self.schema.replace('"', "\"\""))
+        format!("SET LOCAL search_path = {}, pg_temp", self.quoted_schema())
+    }
+
+    /// The same for statements that create tables: without our schema, they would create temporary ones.
+    pub fn creation_path(&self) -> String {
+        format!("SET LOCAL search_path = {}", self.quoted_schema())
+    }
+
+    fn quoted_schema(&self) -> String {
+        format!("\"{}\"", self.schema.replace('"', "\"\""))
     }
 
     /// The statements that begin a transaction, separated by `;`, with all the settings that it depends on:
