@@ -25,7 +25,7 @@ pub fn rights(settings: &KafkaSettings, wanted: &[(Resource, &[Right])], untold:
         let lacking = lacking.join(", ");
         let remedy = format!("allow the user of kafka.sasl_username: ACL {lacking}");
         checks.push(Check::bad(NAME, format!("Kafka does not allow this user {lacking}"), remedy));
-    } else if checks.is_empty() && unknown.is_empty() {
+    } else if checks.is_empty() && unknown.is_empty() && !wanted.is_empty() {
         let resources: Vec<String> = wanted.iter().map(|(resource, _)| resource.to_string()).collect();
         checks.push(Check::good(NAME, format!("Kafka allows what is needed on {}", resources.join(", "))));
     }
