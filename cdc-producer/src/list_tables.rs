@@ -46,6 +46,9 @@ pub(crate) async fn print(settings: &ProducerSettings) -> Result<()> {
         listed.push(Listed { name: name.to_string(), pattern, found });
     }
     print!("{}", text(&listed));
+    if listed.iter().all(|table| table.found == Found::NotTaken) {
+        return Err(taken::nothing_taken(settings));
+    }
     let refused = listed.iter().filter(|table| matches!(table.found, Found::Refused(_))).count();
     if refused > 0 {
         return Err(Error::new(Code::ChecksFailed, format!("{refused} of the tables that tables takes can't be read"))

@@ -2,7 +2,8 @@
 //!
 //! The order of the steps is part of exactly once: first the new transactional producer is initialised, which fences an
 //! earlier one and completes or aborts its transaction in flight; only then is the position read back. A checkpoint
-//! file that is refused is found before that, so that such a start fences nobody.
+//! file that is refused is found before that, so that such a start fences nobody. Nothing is written, neither a schema
+//! nor a topic, before MySQL has passed all checks.
 
 use std::time::Instant;
 
@@ -71,12 +72,11 @@ pub(crate) async fn prepare(
     let begun = Instant::now();
     let done = |what| tracing::debug!(after_ms = begun.elapsed().as_millis() as u64, "start: {what}");
     let taken = taken::tables(settings, endpoint).await?;
-    let targets: Vec<Target> = taken.iter().map(Target::new).collect();
     let report = preflight::mysql(endpoint, &taken);
-    let (report, ids, missing, (producer, records)) = tokio::try_join!(
+    let (report, ids, mut missing, (producer, records)) = tokio::try_join!(
         async { report.await.inspect(|_| done("MySQL is checked")) },
-        async { register_pinned(&taken).await.inspect(|_| done("the schemas are registered")) },
-        async { taken::look_up_topics(&taken, &targets).await.inspect(|_| done("the topics are looked up")) },
+        async { registered(&taken).await.inspect(|_| done("the schemas are looked up")) },
+        async { taken::missing_topics(&taken).await.inspect(|_| done("the topics are looked up")) },
         async { connect(settings).await.inspect(|_| done("Kafka's clients are connected")) },
     )?;
     for check in report.checks.iter().filter(|c| c.outcome == Outcome::Warning) {
@@ -88,14 +88,19 @@ pub(crate) async fn prepare(
         return Err(Error::transient("the server's checks did not come to an end"));
     };
     let mut tables = Vec::new();
-    for (((settings, target), found), id) in taken.into_iter().zip(targets).zip(report.tables).zip(ids) {
+    for ((settings, found), id) in taken.iter().zip(report.tables).zip(ids) {
         let Some(mut table) = found.table else {
             return Err(Error::transient("the checks of the tables did not come to an end"));
         };
         table.longest_value = settings.kafka.longest_value();
-        tables.push(FoundTable { settings, target, table, exists: found.exists, schema_id: id.unwrap_or(0) });
+        let schema_id = match id {
+            Some(id) => id,
+            None => register(settings, &mut table).await?,
+        };
+        let (settings, target) = (settings.clone(), Target::new(settings));
+        tables.push(FoundTable { settings, target, table, exists: found.exists, schema_id });
     }
-    register_derived(&mut tables).await?;
+    taken::create_what_is_new(&taken, &mut missing).await?;
     // The file is checked first: a refused one must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),
@@ -222,30 +227,29 @@ async fn make_ready(found: FoundTable, topic: &TopicFacts, conn: &mut Conn, logs
     Ok(ReadyTable { settings, target, encoder, known, cut_partitions })
 }
 
-/// Registers the schemas that do not depend on the table; `None` for the others. Separate tasks, as a TLS handshake keeps
-/// a core busy for a while, here and at MySQL.
-async fn register_pinned(tables: &[ProducerSettings]) -> Result<Vec<Option<u32>>> {
+/// By table, the id of a schema that does not depend on the table, if it is registered. Separate tasks, as a TLS
+/// handshake keeps a core busy for a while, here and at MySQL.
+async fn registered(tables: &[ProducerSettings]) -> Result<Vec<Option<u32>>> {
     try_join_all(tables.iter().map(|table| {
         let (registry, contract) = (table.registry.clone(), table.contract.clone());
-        let registering = tokio::spawn(async move {
-            if contract.all { Ok(None) } else { Registry::new(registry)?.register(&contract.text).await.map(Some) }
+        let looking = tokio::spawn(async move {
+            if contract.all { Ok(None) } else { Registry::new(registry)?.registered(&contract.text).await }
         });
-        async { registering.await.map_err(|e| panicked("registering the schema", &e))? }
+        async { looking.await.map_err(|e| panicked("looking up the schema", &e))? }
     }))
     .await
 }
 
-/// Registers the schemas that were made from the tables.
-async fn register_derived(tables: &mut [FoundTable]) -> Result<()> {
-    for found in tables.iter_mut().filter(|found| found.table.is_derived) {
-        let registry = Registry::new(found.settings.registry.clone())?;
-        let earlier = registry.earlier(&found.table.schema_text).await?;
+/// Registers the schema of a table.
+async fn register(settings: &ProducerSettings, table: &mut SourceTable) -> Result<u32> {
+    let registry = Registry::new(settings.registry.clone())?;
+    if table.is_derived {
+        let earlier = registry.earlier(&table.schema_text).await?;
         let schemas = earlier.iter().map(|version| &version.schema);
-        found.table.require_given(schemas.clone())?;
-        found.table.keep_spelling(schemas);
-        found.schema_id = registry.register(&found.table.schema_text).await?;
+        table.require_given(schemas.clone())?;
+        table.keep_spelling(schemas);
     }
-    Ok(())
+    registry.register(&table.schema_text).await
 }
 
 /// Connects the clients in parallel with other steps; this fences nobody yet.

@@ -87,10 +87,7 @@ pub(crate) async fn tables(settings: &ProducerSettings, endpoint: &Endpoint) -> 
         names.extend(matching(settings, &mut endpoint.begin().await?).await?);
     }
     if names.is_empty() {
-        let patterns: Vec<&str> = settings.tables.patterns().iter().map(|pattern| pattern.text()).collect();
-        let text = format!("no table of the server matches tables: {}", patterns.join(", "));
-        return Err(Error::new(Code::TableMissing, text)
-            .with_remedy("correct the patterns, create a table, or grant SELECT to the user of DB_USER; `cdc-producer tables` lists all"));
+        return Err(nothing_taken(settings));
     }
     if names.len() > MOST {
         return Err(Error::new(Code::Setting, format!("tables takes {} tables, more than {MOST}", names.len()))
@@ -107,35 +104,57 @@ pub(crate) async fn tables(settings: &ProducerSettings, endpoint: &Endpoint) -> 
     Ok(tables)
 }
 
+/// The error when no table matches.
+pub(crate) fn nothing_taken(settings: &ProducerSettings) -> Error {
+    let patterns: Vec<&str> = settings.tables.patterns().iter().map(|pattern| pattern.text()).collect();
+    let text = format!("no table of the server matches tables: {}", patterns.join(", "));
+    Error::new(Code::TableMissing, text).with_remedy(
+        "correct the patterns, create a table, or grant SELECT to the user of DB_USER; `cdc-producer tables` lists all",
+    )
+}
+
 /// The topics that a table's rows need.
 fn specs(table: &ProducerSettings, target: &Target) -> Vec<TopicSpec> {
     target.topics(&table.kafka)
 }
 
-/// Checks the topics of all tables and creates what a start may create. Returns the names of those that are missing.
+/// The topics of all tables, each once.
+fn wanted(tables: &[ProducerSettings]) -> Vec<TopicSpec> {
+    let mut wanted: BTreeMap<String, TopicSpec> = BTreeMap::new();
+    for table in tables {
+        wanted.extend(specs(table, &Target::new(table)).into_iter().map(|spec| (spec.name.clone(), spec)));
+    }
+    wanted.into_values().collect()
+}
+
+/// Checks the topics of all tables. Returns the names of those that are missing.
 ///
 /// # Errors
 /// As [`kafka::check_topics`].
-pub(crate) async fn look_up_topics(tables: &[ProducerSettings], targets: &[Target]) -> Result<Vec<String>> {
+pub(crate) async fn missing_topics(tables: &[ProducerSettings]) -> Result<Vec<String>> {
     let Some(first) = tables.first() else { return Ok(Vec::new()) };
-    let mut wanted: BTreeMap<String, TopicSpec> = BTreeMap::new();
-    for (table, target) in tables.iter().zip(targets) {
-        wanted.extend(specs(table, target).into_iter().map(|spec| (spec.name.clone(), spec)));
-    }
-    let (kafka, topics) = (first.kafka.clone(), wanted.values().cloned().collect::<Vec<_>>());
-    let missing = blocking(move || kafka::check_topics(&kafka, &topics)).await?;
+    let (kafka, topics) = (first.kafka.clone(), wanted(tables));
+    blocking(move || kafka::check_topics(&kafka, &topics)).await
+}
+
+/// Creates what a start may create of the topics that are missing; the rest stays in `missing`.
+///
+/// # Errors
+/// Errors of the creation.
+pub(crate) async fn create_what_is_new(tables: &[ProducerSettings], missing: &mut Vec<String>) -> Result<()> {
+    let Some(first) = tables.first().filter(|_| !missing.is_empty()) else { return Ok(()) };
     // Without progress nothing was written yet: create the topics, so that none is missing.
-    if missing.contains(&first.kafka.checkpoint_topic) {
-        ensure_topics(&first.kafka, wanted.into_values().collect()).await?;
-        return Ok(Vec::new());
+    let is_first_start = missing.contains(&first.kafka.checkpoint_topic);
+    let parked: Vec<String> = tables.iter().filter_map(|table| Target::new(table).parked_topic).collect();
+    let mut create = wanted(tables);
+    create.retain(|spec| is_first_start || missing.contains(&spec.name) && parked.contains(&spec.name));
+    if !create.is_empty() {
+        ensure_topics(&first.kafka, create).await?;
     }
-    let is_parked = |name: &String| targets.iter().any(|target| target.parked_topic.as_ref() == Some(name));
-    let parked: Vec<TopicSpec> =
-        wanted.into_values().filter(|spec| missing.contains(&spec.name) && is_parked(&spec.name)).collect();
-    if !parked.is_empty() {
-        ensure_topics(&first.kafka, parked).await?;
+    if is_first_start {
+        missing.clear();
     }
-    Ok(missing)
+    Ok(())
 }
 
 /// Reads what is known of each topic. Blocks.

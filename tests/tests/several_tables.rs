@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::change::Op;
+use model::code::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use testbed::{Running, TestBed, TopicRecord, eventually, execute, read_topic};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -274,6 +276,16 @@ async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
         assert_eq!(ended.code, code, "{patterns:?}: {}", ended.err);
         assert!(ended.err.contains(want), "{patterns:?}: {}", ended.err);
     }
+    take(&mut bed, &["@.absent_*"]);
+    let consumer: BaseConsumer = kafka::client_config(&bed.kafka()).create().unwrap();
+    let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
+    let written: Vec<&str> =
+        metadata.topics().iter().map(|topic| topic.name()).filter(|topic| topic.contains(&bed.name)).collect();
+    assert!(written.is_empty(), "topics {written:?}");
+    let subjects = reqwest::get(format!("{}/subjects", bed.get("SCHEMA_REGISTRY_URL"))).await.unwrap();
+    let subjects: Vec<String> = subjects.json().await.unwrap();
+    assert!(!subjects.iter().any(|subject| subject.contains(&bed.name)), "{subjects:?}");
+    bed.run("cdc-producer", &["tables"]).assert_error(Code::TableMissing, &["no table of the server matches"]);
     take(&mut bed, &["@.product", "@.line_*"]);
     let listed = bed.run("cdc-producer", &["tables"]);
     assert_eq!(listed.code, 1, "{}", listed.err);

@@ -127,6 +127,15 @@ impl Registry {
         })
     }
 
+    /// The id of our schema, if [`Registry::register`] has nothing to write.
+    ///
+    /// # Errors
+    /// As [`Registry::has_subject`].
+    pub async fn registered(&self, schema: &str) -> Result<Option<u32>> {
+        let known = self.look_up(schema).await?;
+        Ok(if known.is_some() && matches!(self.rule().await?, Rule::InForce(_)) { known } else { None })
+    }
+
     /// Registers the schema, a JSON text, under the configured subject, if needed, and returns its id; a repeated call gives the same
     /// id.
     ///

@@ -70,7 +70,7 @@ impl SourceTable {
         .map_err(asking)?;
         let Some((database, table, kind)) = found else {
             return Err(Error::new(Code::TableMissing, Self::missing(conn, database, table).await?).with_remedy(
-                "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
+                "create it (product-updater creates `product`), correct `tables` or DB_NAME and db.table, or grant SELECT to the user of DB_USER",
             ));
         };
         if kind != "BASE TABLE" {
