@@ -106,9 +106,19 @@ fn main() -> ExitCode {
     if different.into_inner() { ExitCode::FAILURE } else { code }
 }
 
+fn stopped() -> Error {
+    Error::transient("stopped before the comparison was done")
+}
+
 async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
     let wait = context.arguments.get_one::<Duration>("wait").copied();
     let only = context.arguments.get_one::<String>("table").map(String::as_str);
+    if let Some(wait) = wait {
+        tokio::select! {
+            waited = run::wait_for_tables(&context.settings, wait) => waited?,
+            () = context.shutdown.cancelled() => return Err(stopped()),
+        }
+    }
     let tables = tokio::task::block_in_place(|| tables::taken(&context.settings))?;
     let mut parts = run::Parts::of_tables(&context.settings, &tables)?;
     if let Some(only) = only {
@@ -119,7 +129,7 @@ async fn verify(context: Context, different: &AtomicBool) -> Result<()> {
     for parts in parts {
         let (report, findings) = tokio::select! {
             result = run::run(parts, wait) => result?,
-            () = context.shutdown.cancelled() => return Err(Error::transient("stopped before the comparison was done")),
+            () = context.shutdown.cancelled() => return Err(stopped()),
         };
         if !is_json {
             if !is_single {

@@ -128,6 +128,22 @@ const ON_ITS_WAY: Duration = Duration::from_secs(5);
 /// The wait for open transactions, at least.
 const SETTLING: Duration = Duration::from_secs(10);
 
+/// Where patterns select the tables, waits until the producer has read the binlog so far, and so has taken each table
+/// that matches.
+///
+/// # Errors
+/// Errors of MySQL and Kafka.
+pub(crate) async fn wait_for_tables(settings: &Settings, wait: Duration) -> Result<()> {
+    if !settings.tables()?.has_patterns() {
+        return Ok(());
+    }
+    let Parts { mysql, kafka, source, .. } = Parts::from(settings)?;
+    let end = BinlogEnd::ask(&mut table::connect(&mysql).await?).await?;
+    let patience = Patience { until: Instant::now() + wait, asked: true };
+    // What is missing then is reported for each table.
+    blocking(move || arrival::of_producer(&kafka, &source, &end, patience)).await.map(drop)
+}
+
 /// Compares everything up to one position of the source, which it fixes; with `wait` it first waits until everything
 /// has arrived, at most so long.
 ///

@@ -36,7 +36,7 @@ impl Source {
             answered(conn.exec(query, (database, table))).await.map_err(asking)?;
         let Some((database, table, ..)) = rows.first().cloned() else {
             return Err(Error::new(Code::TableMissing, SourceTable::missing(conn, database, table).await?).with_remedy(
-                "create it (product-updater does), correct DB_NAME or db.table, or grant SELECT to the user of DB_USER",
+                "create it (product-updater creates `product`), correct `tables` or DB_NAME and db.table, or grant SELECT to the user of DB_USER",
             ));
         };
         let query = "SELECT column_name FROM information_schema.statistics WHERE table_schema = ? AND table_name = ? \
