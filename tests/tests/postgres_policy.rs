@@ -320,10 +320,16 @@ async fn a_record_that_postgresql_meets_again_has_one_dead_letter() {
     assert!(letters(&world).is_empty());
 
     world.set("POSTGRES_URL", &url);
-    // With its rows in PostgreSQL, and no dead letter.
-    assert_eq!(killed_at(&world, ConsumerStep::RowsCommitted).wait().code, -1);
+    // With its rows in PostgreSQL, and no dead letter. A batch may have the records of some partitions only.
     let open = "SELECT count(*) FROM product_parked WHERE NOT dead_letter";
-    wait_for_count(&url, open, 2);
+    for attempt in 1.. {
+        assert_eq!(killed_at(&world, ConsumerStep::RowsCommitted).wait().code, -1);
+        let parked: i64 = connect(&world).await.query_one(open, &[]).await.unwrap().get(0);
+        if parked == 2 {
+            break;
+        }
+        assert!(attempt < 10, "{parked} records are parked after {attempt} batches of ten partitions");
+    }
     // With its dead letters, and PostgreSQL does not know of them.
     assert_eq!(killed_at(&world, ConsumerStep::Committed).wait().code, -1);
     wait_for_count(&url, open, 2);
