@@ -103,8 +103,7 @@ impl Registry {
     /// As [`Registry::register`], as far as it can be seen without writing.
     pub async fn check(&self, schema: &str) -> Result<Found> {
         let subject = &self.settings.subject;
-        let id = self.look_up(schema).await?;
-        let rule = self.rule().await?;
+        let (id, rule) = (self.look_up(schema).await?, self.rule().await?);
         if id.is_none() {
             self.require_compatible(schema).await?;
         }
@@ -496,8 +495,6 @@ fn id_of(answer: Option<&Value>) -> Option<u32> {
 /// The innermost cause of an error has the reason; the outer ones repeat the URL. The reason why a certificate is
 /// invalid is in the cause before the last.
 fn innermost(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string);
-    let causes: Vec<String> = causes.collect();
-    let certificate = causes.iter().find(|text| blames_certificate(text));
-    certificate.or(causes.last()).cloned().unwrap_or_default()
+    let causes: Vec<String> = std::iter::successors(Some(error), |e| e.source()).map(ToString::to_string).collect();
+    causes.iter().find(|text| blames_certificate(text)).or(causes.last()).cloned().unwrap_or_default()
 }
