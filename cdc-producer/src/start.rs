@@ -100,7 +100,7 @@ pub(crate) async fn prepare(
         let (settings, target) = (settings.clone(), Target::new(settings));
         tables.push(FoundTable { settings, target, table, exists: found.exists, schema_id });
     }
-    taken::create_what_is_new(&taken, &mut missing).await?;
+    taken::create_allowed_topics(&taken, &mut missing).await?;
     // The file is checked first: a refused one must not fence anybody.
     let text = match file.text() {
         Err(error) if !memory.has_run => return Err(error),

@@ -113,16 +113,11 @@ pub(crate) fn nothing_taken(settings: &ProducerSettings) -> Error {
     )
 }
 
-/// The topics that a table's rows need.
-fn specs(table: &ProducerSettings, target: &Target) -> Vec<TopicSpec> {
-    target.topics(&table.kafka)
-}
-
 /// The topics of all tables, each once.
 fn wanted(tables: &[ProducerSettings]) -> Vec<TopicSpec> {
     let mut wanted: BTreeMap<String, TopicSpec> = BTreeMap::new();
     for table in tables {
-        wanted.extend(specs(table, &Target::new(table)).into_iter().map(|spec| (spec.name.clone(), spec)));
+        wanted.extend(Target::new(table).topics(&table.kafka).into_iter().map(|spec| (spec.name.clone(), spec)));
     }
     wanted.into_values().collect()
 }
@@ -137,11 +132,12 @@ pub(crate) async fn missing_topics(tables: &[ProducerSettings]) -> Result<Vec<St
     blocking(move || kafka::check_topics(&kafka, &topics)).await
 }
 
-/// Creates what a start may create of the topics that are missing; the rest stays in `missing`.
+/// Creates the missing topics that a start may create: at the first start all, later those of the dead letters. After a
+/// first start `missing` is empty.
 ///
 /// # Errors
 /// Errors of the creation.
-pub(crate) async fn create_what_is_new(tables: &[ProducerSettings], missing: &mut Vec<String>) -> Result<()> {
+pub(crate) async fn create_allowed_topics(tables: &[ProducerSettings], missing: &mut Vec<String>) -> Result<()> {
     let Some(first) = tables.first().filter(|_| !missing.is_empty()) else { return Ok(()) };
     // Without progress nothing was written yet: create the topics, so that none is missing.
     let is_first_start = missing.contains(&first.kafka.checkpoint_topic);
@@ -192,7 +188,7 @@ async fn create_topic(table: &FoundTable, facts: &mut TopicFacts) -> Result<()> 
         return Ok(());
     }
     let kafka = table.settings.kafka.clone();
-    ensure_topics(&kafka, specs(&table.settings, &table.target)).await?;
+    ensure_topics(&kafka, table.target.topics(&table.settings.kafka)).await?;
     let topic = table.target.topic.clone();
     facts.id = blocking(move || kafka::topic_id(&kafka, &topic)).await?;
     facts.is_missing = false;

@@ -216,8 +216,8 @@ pub(super) async fn make(client: &Client, target: &Target, table: &str, layout: 
     let missing = missing(client, target, table).await?;
     let rows = layout.filter(|_| missing.contains(&table)).map(|layout| layout.create(table));
     let beside = TABLES.iter().filter(|(name, _)| missing.contains(name)).map(|(_, sql)| (*sql).to_owned());
-    let begin = [target.creation_path()].into_iter().chain(rows).chain(beside).chain([target.search_path()]);
-    client.batch_execute(&begin.collect::<Vec<_>>().join("; ")).await.map_err(failed)
+    let statements = [target.creation_path()].into_iter().chain(rows).chain(beside).chain([target.search_path()]);
+    client.batch_execute(&statements.collect::<Vec<_>>().join("; ")).await.map_err(failed)
 }
 
 /// The tables that must be created, in the open transaction.
