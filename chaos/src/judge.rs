@@ -77,8 +77,9 @@ enum Cursor {
     Unset,
     /// This change comes next.
     Next(usize),
-    /// After a delete, which the next record identifies.
-    SomeDelete { streamed: bool },
+    /// After a delete, which is this change or a later one; the next record identifies it. A streamed one has the
+    /// hash of its position.
+    SomeDelete { from: usize, streamed: Option<u64> },
 }
 
 /// What the ledger has noted about an epoch of a table.
@@ -103,7 +104,7 @@ struct Key {
     streamed: Vec<bool>,
     /// Changes that an epoch has skipped for good.
     passed: Vec<usize>,
-    /// Streamed deletes at the end of epochs, of which nothing before is in the topic, so that they may be any.
+    /// Streamed deletes that no record identifies.
     unknown_deletes: usize,
 }
 
@@ -169,9 +170,9 @@ impl<'a> Judge<'a> {
             more_snapshots: self.ledger.snapshots.get(&(row.table, source.epoch)).copied().unwrap_or(0),
         };
         let key = self.keys.entry(row).or_insert_with(|| Key::new(changes.len()));
-        let streamed = key.take((&self.ledger.tables[row.table], row.id), changes, epoch, source, value)?;
-        let Some(index) = streamed else { return Ok(()) };
         let position = BuildHasherDefault::<DefaultHasher>::default().hash_one(&source.pos);
+        let streamed = key.take((&self.ledger.tables[row.table], row.id), changes, epoch, (source, position), value)?;
+        let Some(index) = streamed else { return Ok(()) };
         let transaction = (source.epoch, changes[index].token.transaction());
         if *self.positions.entry(transaction).or_insert(position) == position { Ok(()) } else { Err(Fault::Torn) }
     }
@@ -225,13 +226,14 @@ impl Key {
         }
     }
 
-    /// Processes the next record of the key; returns the change that it streams, if that is known.
+    /// Processes the next record of the key, whose position has this hash; returns the change that it streams, if that
+    /// is known.
     fn take(
         &mut self,
         (table, id): (&Table, i64),
         changes: &[Change],
         epoch: Epoch,
-        source: &Source<'_>,
+        (source, position): (&Source<'_>, u64),
         value: Option<&[u8]>,
     ) -> Result<Option<usize>, Fault> {
         if source.epoch < self.epoch {
@@ -239,7 +241,7 @@ impl Key {
         }
         if source.epoch > self.epoch {
             self.passed.append(&mut self.holes);
-            self.unknown_deletes += usize::from(self.cursor == Cursor::SomeDelete { streamed: true });
+            self.leave_unknown();
             self.epoch = source.epoch;
             self.snapshots = 0;
             (self.cursor, self.first) = match epoch.replay {
@@ -254,7 +256,7 @@ impl Key {
             (Op::Delete, None) => {
                 let snapshot = matches!(RecordPosition::parse(&source.pos, true), Some(RecordPosition::Contains(_)))
                     && RecordPosition::parse(&source.pos, false).is_none_or(|p| !matches!(p, RecordPosition::Gtid(..)));
-                self.delete(changes, snapshot, epoch)
+                if snapshot { self.sweep(changes, epoch).map(|()| None) } else { self.delete(changes, position, epoch) }
             }
             (Op::Delete, Some(_)) => Err(Fault::Wrong("a delete with a value")),
             (_, None) => Err(Fault::Wrong("no value")),
@@ -293,7 +295,9 @@ impl Key {
                 self.holes.extend(next..=index);
                 self.cursor = Cursor::Next(index + 1);
             }
+            Cursor::SomeDelete { from, .. } if index < from => return Err(Fault::OutOfOrder),
             Cursor::SomeDelete { .. } => {
+                self.leave_unknown();
                 self.holes.push(index);
                 self.cursor = Cursor::Next(index + 1);
             }
@@ -315,11 +319,10 @@ impl Key {
                 return Err(Fault::OutOfOrder);
             }
             Cursor::Next(next) => self.holes.extend(next..index),
-            Cursor::SomeDelete { streamed } => {
-                let Some(delete) = changes[..index].iter().rposition(|change| change.kind == Kind::Delete) else {
-                    return Err(Fault::OutOfOrder);
-                };
-                self.streamed[delete] |= streamed;
+            Cursor::SomeDelete { from, streamed } => {
+                let delete = (from..index).rfind(|earlier| changes[*earlier].kind == Kind::Delete);
+                let delete = delete.ok_or(Fault::OutOfOrder)?;
+                self.streamed[delete] |= streamed.is_some();
                 self.holes.extend(delete + 1..index);
             }
         }
@@ -327,36 +330,63 @@ impl Key {
         Ok(())
     }
 
-    /// Processes a delete; returns which one it is, if that is known already.
-    fn delete(&mut self, changes: &[Change], snapshot: bool, epoch: Epoch) -> Result<Option<usize>, Fault> {
-        let is_delete = |index: usize| changes.get(index).is_some_and(|change| change.kind == Kind::Delete);
-        match self.cursor {
-            Cursor::SomeDelete { .. } => return Err(Fault::Doubled),
-            Cursor::Unset if !changes.iter().any(|change| change.kind == Kind::Delete) => {
-                return Err(Fault::Wrong("it was never deleted"));
-            }
-            Cursor::Unset => self.cursor = Cursor::SomeDelete { streamed: !snapshot },
-            // The stream of a table that is read again omits what was committed before that.
-            Cursor::Next(next) if snapshot && epoch.more_snapshots > 0 && (next..changes.len()).any(is_delete) => {
-                self.cursor = Cursor::SomeDelete { streamed: false };
-            }
-            Cursor::Next(next) if snapshot => {
-                if !next.checked_sub(1).is_some_and(is_delete) {
-                    return Err(Fault::Wrong("it was not deleted at that time"));
-                }
+    /// Processes a streamed delete; returns which one it is, if that is known already.
+    fn delete(&mut self, changes: &[Change], position: u64, epoch: Epoch) -> Result<Option<usize>, Fault> {
+        let mut deletes = (0..changes.len()).filter(|index| changes[*index].kind == Kind::Delete);
+        // The stream of a table that is read again omits what was committed before that, also the row's creation
+        // between two deletes.
+        let omits = epoch.more_snapshots > 0;
+        let from = match self.cursor {
+            Cursor::Unset => deletes.next().ok_or(Fault::Wrong("it was never deleted"))?,
+            Cursor::SomeDelete { streamed, .. } if !omits || streamed == Some(position) => return Err(Fault::Doubled),
+            Cursor::SomeDelete { from, streamed } => {
+                let mut later = deletes.skip_while(|index| *index < from).skip(usize::from(streamed.is_some()));
+                let from = later.next().ok_or(Fault::Doubled)?;
+                self.leave_unknown();
+                from
             }
             Cursor::Next(next) => {
-                let Some(index) = (next..changes.len()).find(|index| is_delete(*index)) else {
-                    let seen = next.checked_sub(1).is_some_and(is_delete);
-                    return Err(if seen { Fault::Doubled } else { Fault::Wrong("it was not deleted after that") });
-                };
-                self.holes.extend(next..index);
-                self.streamed[index] = true;
-                self.cursor = Cursor::Next(index + 1);
-                return Ok(Some(index));
+                let seen = next.checked_sub(1).is_some_and(|last| changes[last].kind == Kind::Delete);
+                let mut later = deletes.skip_while(|index| *index < next);
+                let none = if seen { Fault::Doubled } else { Fault::Wrong("it was not deleted after that") };
+                let index = later.next().ok_or(none)?;
+                if !omits || later.next().is_none() {
+                    self.holes.extend(next..index);
+                    self.streamed[index] = true;
+                    self.cursor = Cursor::Next(index + 1);
+                    return Ok(Some(index));
+                }
+                index
             }
-        }
+        };
+        self.cursor = Cursor::SomeDelete { from, streamed: Some(position) };
         Ok(None)
+    }
+
+    /// Processes a delete of a snapshot: the table does not have a row that the topic has.
+    fn sweep(&mut self, changes: &[Change], epoch: Epoch) -> Result<(), Fault> {
+        let is_delete = |index: usize| changes.get(index).is_some_and(|change| change.kind == Kind::Delete);
+        let from = match self.cursor {
+            Cursor::SomeDelete { .. } => return Err(Fault::Doubled),
+            Cursor::Unset => {
+                (0..changes.len()).find(|index| is_delete(*index)).ok_or(Fault::Wrong("it was never deleted"))?
+            }
+            Cursor::Next(next) => {
+                let omitted = (next..changes.len()).find(|index| is_delete(*index) && epoch.more_snapshots > 0);
+                match omitted {
+                    Some(delete) => delete,
+                    None if next.checked_sub(1).is_some_and(is_delete) => return Ok(()),
+                    None => return Err(Fault::Wrong("it was not deleted at that time")),
+                }
+            }
+        };
+        self.cursor = Cursor::SomeDelete { from, streamed: None };
+        Ok(())
+    }
+
+    /// Leaves a delete that nothing identifies, so that it may be any.
+    fn leave_unknown(&mut self) {
+        self.unknown_deletes += usize::from(matches!(self.cursor, Cursor::SomeDelete { streamed: Some(_), .. }));
     }
 
     /// The changes that the topic does not have. `replay` is set when the last epoch should have this key's changes
@@ -370,8 +400,8 @@ impl Key {
         // The topic must have the last state in any form; a delete of a key that it never had needs no record.
         let next = match self.cursor {
             Cursor::Next(next) => next,
-            Cursor::SomeDelete { streamed: by_stream } if last_is(Kind::Delete) => {
-                streamed[changes.len() - 1] |= by_stream;
+            Cursor::SomeDelete { streamed: by_stream, .. } if last_is(Kind::Delete) => {
+                streamed[changes.len() - 1] |= by_stream.is_some();
                 changes.len()
             }
             Cursor::SomeDelete { .. } => {

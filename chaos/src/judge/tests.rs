@@ -327,6 +327,26 @@ fn a_table_that_is_read_again_shows_what_its_stream_omits() {
 }
 
 #[test]
+fn two_deletes_around_an_omitted_creation_are_told_apart_by_their_positions() {
+    let mut ledger = ledger();
+    ledger.read_again(0, 1);
+    for (kind, number) in [(Kind::Delete, 8), (Kind::Create, 9), (Kind::Delete, 10), (Kind::Create, 11)] {
+        ledger.commit(&[planned(0, 0, kind, Token::new(0, number, 0))]);
+    }
+    ledger.collapse_until_here();
+    let deleted = |pos| Record { pos, in_snapshot: false, ..gone(0, 1) };
+    let last = snapshot(0, 1, 11);
+    let judged =
+        |records: &[Record]| judged(&ledger, &[&streamed(&ledger)[..5], &streamed(&ledger)[9..], records].concat());
+    assert_eq!(judged(&[deleted(8), deleted(10), last.clone()]), CLEAN);
+    assert_eq!(judged(&[gone(0, 1), deleted(10), last.clone()]), CLEAN, "the sweep of a snapshot saw the first");
+    assert_eq!(judged(&[deleted(10), last.clone()]), CLEAN);
+    assert_eq!(judged(&[deleted(8), deleted(8), last.clone()]), [0, 1, 0, 0], "the same delete");
+    assert_eq!(judged(&[deleted(8), deleted(10), deleted(12), last.clone()]), [0, 1, 0, 0], "a third delete");
+    assert_eq!(judged(&[deleted(8), deleted(10), snapshot(0, 1, 4), last]), [0, 0, 1, 0], "a row from before both");
+}
+
+#[test]
 fn an_added_column_counts_from_the_first_change_that_writes_it() {
     let mut ledger = ledger_of(1);
     ledger.add_column(1);
