@@ -1,17 +1,13 @@
 //! Every fault that takes seconds, and a short run of random faults: nothing is lost, doubled, or out of order.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use chaos::{Event, Fault, Options, Servers};
+use testbed::scratch;
 
 /// One after the other: each starts separate servers.
 static TURN: Mutex<()> = Mutex::new(());
-
-fn folder(name: &str) -> PathBuf {
-    std::env::temp_dir().join("product-stream-tests").join(format!("{name}_{}", std::process::id()))
-}
 
 fn tell(event: &Event<'_>) {
     match event {
@@ -24,7 +20,7 @@ fn tell(event: &Event<'_>) {
 #[test]
 fn every_quick_fault_once() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = folder("quick");
+    let folder = scratch::folder("quick");
     let servers = Servers::start(&folder, 1).unwrap();
     let quick: Vec<&Fault> = chaos::all().filter(|fault| fault.quick).collect();
     let servers = chaos::each(servers, &quick, 1, &mut |event| tell(&event)).unwrap();
@@ -35,7 +31,7 @@ fn every_quick_fault_once() {
 #[test]
 fn random_faults() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = folder("random");
+    let folder = scratch::folder("random");
     let options = Options {
         seed: 20,
         faults: 8,

@@ -56,7 +56,7 @@ fn are_documented(programs: &[&Running]) {
 
 #[test]
 fn a_silent_server_is_named_and_the_lag_grows() {
-    let folder = std::env::temp_dir().join("product-stream-tests").join(format!("health_{}", std::process::id()));
+    let folder = testbed::scratch::folder("health");
     let servers = Servers::start(&folder, 1).unwrap();
     let mut harness = Harness::new(servers, "health", 1).unwrap();
     harness.begin().unwrap();

@@ -7,16 +7,18 @@ use anyhow::Result;
 
 use testbed::machine::Need;
 use testbed::servers::{Ports, Stack, StackOptions, needs};
-use testbed::{background, cargo, downloads, machine, progress};
+use testbed::{background, cargo, downloads, machine, progress, scratch};
 
 /// Starts a fresh stack, runs `cargo test` with `arguments` on it and stops the stack.
 ///
 /// # Errors
-/// When the stack does not start or the programs don't compile. Failed tests are a status, not an error.
+/// When the disk has too little room, the stack does not start or the programs don't compile. Failed tests are a status, not an error.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let dir = cargo::target().join("test-stack");
     background::clean(&dir)?;
+    scratch::clean()?;
+    scratch::need_room(&dir)?;
     let mut stack = Stack::start(&StackOptions { dir, ports: Ports::default(), ..StackOptions::default() })?;
     progress::note("building the programs");
     let programs = cargo::build_programs(cargo::Build::Test)?;
@@ -33,6 +35,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     }
     let status = cargo::run_through(&mut command)?;
     stack.kill()?;
+    if status.success() {
+        scratch::clean()?;
+    }
     Ok(status)
 }
 

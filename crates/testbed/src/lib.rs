@@ -18,6 +18,7 @@ pub mod programs;
 pub mod progress;
 #[cfg(feature = "clients")]
 mod proxy;
+pub mod scratch;
 pub mod servers;
 mod small_disk;
 mod usage;

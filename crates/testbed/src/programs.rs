@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_program_that_ends_is_shown_once_and_may_be_started_again() {
-        let folder = std::env::temp_dir().join("product-stream-tests").join(format!("programs_{}", std::process::id()));
+        let folder = crate::scratch::folder("programs");
         fs::create_dir_all(&folder).expect("a folder");
         let command =
             ["sh", "-c", "echo 'what to do: this'; test -e works && exec sleep 60; exit 1"].map(str::to_owned);

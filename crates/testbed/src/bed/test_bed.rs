@@ -14,6 +14,7 @@ use mysql_async::prelude::Queryable;
 use runtime::config::{Environment, KafkaSettings, MySqlSettings, Program, Secret, Settings};
 
 use crate::process::{Ended, Running, eventually, run};
+use crate::scratch;
 
 /// The names and folders of one test, and the environment of its programs.
 pub struct TestBed {
@@ -41,8 +42,8 @@ impl TestBed {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis() % 100_000_000;
-        let name = format!("{test}_{now}_{}_{count}", std::process::id());
-        let folder = std::env::temp_dir().join("product-stream-tests").join(&name);
+        let name = format!("{test}_{now}_{count}_{}", std::process::id());
+        let folder = scratch::folder(&format!("{test}_{now}_{count}"));
         fs::create_dir_all(&folder).expect("a temporary folder");
         let needed = |variable: &str| {
             server(variable).unwrap_or_else(|| {
