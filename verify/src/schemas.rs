@@ -86,8 +86,8 @@ pub(crate) async fn contract(
     let latest = Registry::new(registry.clone())?.latest().await?;
     let latest = latest.filter(|latest| contract::parse(latest).is_ok_and(|latest| has_all(&latest)));
     match latest {
-        Some(latest) => Contract::new(source, &latest, &pinned.name, rules, form),
-        None => Contract::new(source, PINNED_SCHEMA, &pinned.name, rules, form),
+        Some(latest) => Contract::new(source, &latest, pinned, rules, form),
+        None => Contract::new(source, PINNED_SCHEMA, pinned, rules, form),
     }
 }
 
