@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use model::error::{Code, Error, Result};
 use model::escape;
-use model::schema::{Field, FieldType, RecordSchema};
+use model::schema::{FieldType, RecordSchema};
 
 use crate::canonical;
 use crate::line::Form;
@@ -50,17 +50,14 @@ pub(crate) fn parse(text: &str) -> Result<RecordSchema> {
 }
 
 impl Contract {
-    /// The columns of the table that this schema names. The table must have those of the pinned schema, when this one
-    /// has its name. Another field without a column is one that was dropped, or of a schema that somebody else has
-    /// registered.
+    /// The columns of the table that this schema names. A field without a column is an error in a schema of the
+    /// name `pinned`; elsewhere the column has been dropped.
     ///
     /// # Errors
     /// Definite when a column or a field of the key is missing.
-    pub(crate) fn new(source: &Source, text: &str, pinned: &RecordSchema, rules: Rules, form: Form) -> Result<Self> {
+    pub(crate) fn new(source: &Source, text: &str, pinned: &str, rules: Rules, form: Form) -> Result<Self> {
         let schema = parse(text)?;
-        let is_needed = |field: &Field| {
-            schema.name == pinned.name && pinned.fields.iter().any(|needed| needed.column == field.column)
-        };
+        let strict = schema.name == pinned;
         let table = format!("{}.{}", source.database, source.table);
         let mut columns = Vec::new();
         for field in &schema.fields {
@@ -69,7 +66,7 @@ impl Contract {
                     let (name, of_table) = (field.column.clone(), of_table.clone());
                     columns.push(Column { name, field: field.name.clone(), kind: field.kind, of_table });
                 }
-                None if is_needed(field) => {
+                None if strict => {
                     let name = &field.column;
                     return Err(Error::new(Code::ColumnMissing, format!("{table} has no column {name}"))
                         .with_remedy(format!("add the column {name}, or name another table in db.table")));
@@ -256,12 +253,9 @@ pub(crate) mod tests {
             columns: columns.iter().map(column).collect(),
             key: key.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let pinned = parse(PINNED).expect("a schema");
-        Contract::new(&source, schema, &pinned, Rules::default(), Form::Nested)
+        Contract::new(&source, schema, "pinned", Rules::default(), Form::Nested)
     }
 
-    const PINNED: &str = r#"{"type":"record","name":"pinned","fields":[{"name":"id","type":"long"},
-        {"name":"seen","type":["null","string"]}]}"#;
     const COLUMNS: [(&str, &str); 4] = [("extra", "int"), ("Code", "varchar"), ("id", "bigint"), ("seen", "datetime")];
     const SCHEMA: &str = r#"{"type":"record","name":"things","mysql.key":["id","code_"],"fields":[{"name":"id","type":"long"},
         {"name":"code_","mysql.name":"code","type":"string"},{"name":"gone","type":["null","int"]},
@@ -283,16 +277,6 @@ pub(crate) mod tests {
         assert_eq!(contract.key(&texts), r#"[9223372036854775808,"x"]"#);
         let reason = "9223372036854775808 is beyond 9223372036854775807";
         assert_eq!(contract.row(&texts), Err(("id".to_owned(), reason.to_owned())));
-    }
-
-    #[test]
-    fn the_table_must_have_the_pinned_columns_and_no_others() {
-        let of = |fields: &str| contract(&COLUMNS, &["id"], &PINNED.replacen("[{", &format!("[{fields}{{"), 1));
-        let foreign = of(r#"{"name":"x1","type":["null","int"]},"#).expect("a contract");
-        assert_eq!(foreign.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["id", "seen"]);
-        let columns = [COLUMNS[0], COLUMNS[2]];
-        let error = contract(&columns, &["id"], PINNED).expect_err("a column is missing");
-        assert_eq!((error.code(), error.to_string().as_str()), (Code::ColumnMissing, "shop.things has no column seen"));
     }
 
     #[test]

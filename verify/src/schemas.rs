@@ -68,7 +68,7 @@ fn at(offsets: &[i64], partition: i32) -> Option<i64> {
     offsets.get(usize::try_from(partition).ok()?).copied()
 }
 
-/// The contract of the topic's records: the subject's latest schema, or the pinned one where that has other fields.
+/// The contract of the topic's records: the subject's latest schema when it is the producer's, else the pinned one.
 ///
 /// # Errors
 /// As [`Registry::latest`] and [`Contract::new`].
@@ -79,16 +79,18 @@ pub(crate) async fn contract(
     rules: Rules,
     form: Form,
 ) -> Result<Contract> {
-    let has_all = |latest: &RecordSchema| {
-        let has = |field: &Field| latest.fields.iter().any(|f| (&f.column, f.kind) == (&field.column, field.kind));
-        latest.name != pinned.name || pinned.fields.iter().all(has)
-    };
     let latest = Registry::new(registry.clone())?.latest().await?;
-    let latest = latest.filter(|latest| contract::parse(latest).is_ok_and(|latest| has_all(&latest)));
-    match latest {
-        Some(latest) => Contract::new(source, &latest, pinned, rules, form),
-        None => Contract::new(source, PINNED_SCHEMA, pinned, rules, form),
-    }
+    let is_ours = |text: &String| contract::parse(text).is_ok_and(|latest| is_producers(&latest, pinned, source));
+    let text = latest.filter(is_ours).unwrap_or_else(|| PINNED_SCHEMA.to_owned());
+    Contract::new(source, &text, &pinned.name, rules, form)
+}
+
+/// Whether the producer may have registered this schema. One of the pinned name has all pinned fields, and others only
+/// for columns of the table; a person may have registered any that is compatible.
+fn is_producers(latest: &RecordSchema, pinned: &RecordSchema, source: &Source) -> bool {
+    let has = |field: &Field| latest.fields.iter().any(|f| (&f.column, f.kind) == (&field.column, field.kind));
+    let is_column = |field: &Field| source.columns.iter().any(|c| c.name.eq_ignore_ascii_case(&field.column));
+    latest.name != pinned.name || (pinned.fields.iter().all(has) && latest.fields.iter().all(is_column))
 }
 
 impl Schemas {
@@ -160,6 +162,34 @@ impl Schemas {
             Some(Err(reason)) if self.runtime.block_on(self.registry.subject_has(id))? => Ok(Err(reason)),
             Some(_) => Ok(Err(format!("schema {id} is one of another subject"))),
             None => Ok(Err(format!("the registry has no schema {id}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::TableColumn;
+
+    #[test]
+    fn a_schema_with_a_field_that_is_no_column_is_not_the_producers() {
+        let schema = |name: &str, columns: &[&str]| {
+            let fields: Vec<String> = columns.iter().map(|c| format!(r#"{{"name":"{c}","type":"long"}}"#)).collect();
+            contract::parse(&format!(r#"{{"type":"record","name":"{name}","fields":[{}]}}"#, fields.join(",")))
+                .expect("a schema")
+        };
+        let column = |name: &str| TableColumn { name: name.to_owned(), stored: "bigint".to_owned() };
+        let columns = ["id", "Stock", "price"].map(column).into();
+        let source = Source { database: "shop".to_owned(), table: "product".to_owned(), columns, key: Vec::new() };
+        let pinned = schema("Product", &["id", "price"]);
+        for (name, columns, want) in [
+            ("Product", &["id", "price"][..], true),
+            ("Product", &["id", "price", "stock"], true),
+            ("Product", &["x1", "id", "price"], false),
+            ("Product", &["id", "stock"], false),
+            ("other", &["gone", "id"], true),
+        ] {
+            assert_eq!(is_producers(&schema(name, columns), &pinned, &source), want, "{name} {columns:?}");
         }
     }
 }

@@ -430,8 +430,9 @@ impl Topic {
                         Finding::new(Check::Lost, "the record is in no log").at(partition, *offset)
                     }),
                     UNREADABLE => findings.add(Check::Unreadable, || {
-                        let reason = self.unreadable.get(&(partition, *offset)).map_or("", String::as_str);
-                        let text = format!("the record can't be read and is no dead letter: {reason}");
+                        let reason = self.unreadable.get(&(partition, *offset));
+                        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+                        let text = format!("the record can't be read and is no dead letter{reason}");
                         Finding::new(Check::Unreadable, text).at(partition, *offset)
                     }),
                     _ => {}
