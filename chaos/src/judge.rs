@@ -77,9 +77,9 @@ enum Cursor {
     Unset,
     /// This change comes next.
     Next(usize),
-    /// After a delete, which is this change or a later one; the next record identifies it. A streamed one has the
-    /// hash of its position.
-    SomeDelete { from: usize, streamed: Option<u64> },
+    /// After a delete, which is this change or a later one: the last one before the next record, unless the stream
+    /// `omits` changes. A streamed one has the hash of its position.
+    SomeDelete { from: usize, streamed: Option<u64>, omits: bool },
 }
 
 /// What the ledger has noted about an epoch of a table.
@@ -187,7 +187,7 @@ impl<'a> Judge<'a> {
         let rows: BTreeMap<Row, &Vec<Change>> = self.ledger.rows.iter().map(|(row, changes)| (*row, changes)).collect();
         let replay = self.ledger.replays.get(&self.last_epoch).copied();
         for (row, changes) in rows {
-            let key = self.keys.remove(&row).unwrap_or_else(|| Key::new(changes.len()));
+            let mut key = self.keys.remove(&row).unwrap_or_else(|| Key::new(changes.len()));
             let last_expired = changes.last().is_some_and(|change| self.ledger.may_have_expired(row, change));
             if key.epoch == 0 && last_expired {
                 continue;
@@ -319,11 +319,10 @@ impl Key {
                 return Err(Fault::OutOfOrder);
             }
             Cursor::Next(next) => self.holes.extend(next..index),
-            Cursor::SomeDelete { from, streamed } => {
+            Cursor::SomeDelete { from, .. } => {
                 let delete = (from..index).rfind(|earlier| changes[*earlier].kind == Kind::Delete);
-                let delete = delete.ok_or(Fault::OutOfOrder)?;
-                self.streamed[delete] |= streamed.is_some();
-                self.holes.extend(delete + 1..index);
+                self.holes.extend(delete.ok_or(Fault::OutOfOrder)? + 1..index);
+                self.identify(changes, index);
             }
         }
         self.cursor = Cursor::Next(index + 1);
@@ -339,7 +338,7 @@ impl Key {
         let from = match self.cursor {
             Cursor::Unset => deletes.next().ok_or(Fault::Wrong("it was never deleted"))?,
             Cursor::SomeDelete { streamed, .. } if !omits || streamed == Some(position) => return Err(Fault::Doubled),
-            Cursor::SomeDelete { from, streamed } => {
+            Cursor::SomeDelete { from, streamed, .. } => {
                 let mut later = deletes.skip_while(|index| *index < from).skip(usize::from(streamed.is_some()));
                 let from = later.next().ok_or(Fault::Doubled)?;
                 self.leave_unknown();
@@ -359,7 +358,7 @@ impl Key {
                 index
             }
         };
-        self.cursor = Cursor::SomeDelete { from, streamed: Some(position) };
+        self.cursor = Cursor::SomeDelete { from, streamed: Some(position), omits };
         Ok(None)
     }
 
@@ -380,8 +379,19 @@ impl Key {
                 }
             }
         };
-        self.cursor = Cursor::SomeDelete { from, streamed: None };
+        self.cursor = Cursor::SomeDelete { from, streamed: None, omits: epoch.more_snapshots > 0 };
         Ok(())
+    }
+
+    /// Notes the delete that the cursor is behind, which is before change `end`.
+    fn identify(&mut self, changes: &[Change], end: usize) {
+        let Cursor::SomeDelete { from, streamed: Some(_), omits } = self.cursor else { return };
+        let mut deletes = (from..end).rev().filter(|index| changes[*index].kind == Kind::Delete);
+        match (deletes.next(), deletes.next()) {
+            (Some(_), Some(_)) if omits => self.unknown_deletes += 1,
+            (Some(delete), _) => self.streamed[delete] = true,
+            (None, _) => {}
+        }
     }
 
     /// Leaves a delete that nothing identifies, so that it may be any.
@@ -391,17 +401,16 @@ impl Key {
 
     /// The changes that the topic does not have. `replay` is set when the last epoch should have this key's changes
     /// from that transaction on, and does not have them.
-    fn lost(&self, row: Row, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
+    fn lost(&mut self, row: Row, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
         let collapsed = |index: &usize| {
             ledger.may_collapse(row, &changes[*index]) || ledger.may_have_expired(row, &changes[*index])
         };
-        let mut streamed = self.streamed.clone();
         let last_is = |kind| changes.last().is_some_and(|change| change.kind == kind);
         // The topic must have the last state in any form; a delete of a key that it never had needs no record.
         let next = match self.cursor {
             Cursor::Next(next) => next,
-            Cursor::SomeDelete { streamed: by_stream, .. } if last_is(Kind::Delete) => {
-                streamed[changes.len() - 1] |= by_stream.is_some();
+            Cursor::SomeDelete { .. } if last_is(Kind::Delete) => {
+                self.identify(changes, changes.len());
                 changes.len()
             }
             Cursor::SomeDelete { .. } => {
@@ -412,7 +421,7 @@ impl Key {
         let gone = next == 0 || changes[next - 1].kind == Kind::Delete;
         let end_is_known = next == changes.len() || (gone && last_is(Kind::Delete));
         let mut lost: Vec<usize> = self.holes.iter().chain(&self.passed).copied().filter(|i| !collapsed(i)).collect();
-        lost.extend((0..changes.len()).filter(|index| !streamed[*index] && !collapsed(index)));
+        lost.extend((0..changes.len()).filter(|index| !self.streamed[*index] && !collapsed(index)));
         if !end_is_known {
             lost.push(changes.len() - 1);
         }

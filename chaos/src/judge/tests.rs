@@ -347,6 +347,25 @@ fn two_deletes_around_an_omitted_creation_are_told_apart_by_their_positions() {
 }
 
 #[test]
+fn a_streamed_delete_before_an_omitted_one_is_not_lost() {
+    let mut ledger = ledger();
+    ledger.commit(&[planned(0, 0, Kind::Delete, Token::new(0, 8, 0))]);
+    ledger.read_again(0, 1);
+    for (kind, number) in [(Kind::Create, 9), (Kind::Delete, 10)] {
+        ledger.commit(&[planned(0, 0, kind, Token::new(0, number, 0))]);
+    }
+    ledger.collapse_until_here();
+    ledger.commit(&[planned(0, 0, Kind::Create, Token::new(0, 11, 0))]);
+    let all = streamed(&ledger);
+    // The changes of key 0, but for those that were committed before the table was read again; then those of key 5.
+    let records = [&all[..6], &all[8..]].concat();
+    assert_eq!(judged(&ledger, &records), CLEAN);
+    let end = |end: &[Record]| judged(&ledger, &[&records[..5], end, &records[7..]].concat());
+    assert_eq!(end(&[records[6].clone()]), [1, 0, 0, 0], "the delete is missing");
+    assert_eq!(end(&[records[5].clone(), records[5].clone(), records[6].clone()]), [0, 1, 0, 0], "it comes twice");
+}
+
+#[test]
 fn an_added_column_counts_from_the_first_change_that_writes_it() {
     let mut ledger = ledger_of(1);
     ledger.add_column(1);
