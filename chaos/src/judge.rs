@@ -9,8 +9,8 @@
 //! All changes of a transaction have one position in the source, whatever table and topic they are of.
 
 use std::collections::{BTreeMap, HashMap};
-
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+use std::ops::Range;
 
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::position::RecordPosition;
@@ -106,6 +106,8 @@ struct Key {
     passed: Vec<usize>,
     /// Streamed deletes that no record identifies.
     unknown_deletes: usize,
+    /// Streamed deletes that are one of these changes: the epoch and the hash of the position of each.
+    ambiguous: Vec<(u64, u64, Range<usize>)>,
 }
 
 struct Judge<'a> {
@@ -188,6 +190,10 @@ impl<'a> Judge<'a> {
         let replay = self.ledger.replays.get(&self.last_epoch).copied();
         for (row, changes) in rows {
             let mut key = self.keys.remove(&row).unwrap_or_else(|| Key::new(changes.len()));
+            if changes.last().is_some_and(|change| change.kind == Kind::Delete) {
+                key.identify(changes, changes.len());
+            }
+            key.identify_by_positions(changes, &self.positions);
             let last_expired = changes.last().is_some_and(|change| self.ledger.may_have_expired(row, change));
             if key.epoch == 0 && last_expired {
                 continue;
@@ -223,6 +229,7 @@ impl Key {
             streamed: vec![false; changes],
             passed: Vec::new(),
             unknown_deletes: 0,
+            ambiguous: Vec::new(),
         }
     }
 
@@ -385,12 +392,30 @@ impl Key {
 
     /// Notes the delete that the cursor is behind, which is before change `end`.
     fn identify(&mut self, changes: &[Change], end: usize) {
-        let Cursor::SomeDelete { from, streamed: Some(_), omits } = self.cursor else { return };
+        let Cursor::SomeDelete { from, streamed: Some(position), omits } = self.cursor else { return };
         let mut deletes = (from..end).rev().filter(|index| changes[*index].kind == Kind::Delete);
         match (deletes.next(), deletes.next()) {
-            (Some(_), Some(_)) if omits => self.unknown_deletes += 1,
+            (Some(_), Some(_)) if omits => self.ambiguous.push((self.epoch, position, from..end)),
             (Some(delete), _) => self.streamed[delete] = true,
             (None, _) => {}
+        }
+    }
+
+    /// Identifies the ambiguous deletes by the positions of their transactions, which other rows show.
+    fn identify_by_positions(&mut self, changes: &[Change], positions: &HashMap<(u64, u64), u64>) {
+        for (epoch, position, range) in std::mem::take(&mut self.ambiguous) {
+            let position_of = |index: &usize| positions.get(&(epoch, changes[*index].token.transaction()));
+            let may_be = |index: &usize| {
+                changes[*index].kind == Kind::Delete && position_of(index).is_none_or(|known| *known == position)
+            };
+            let mut left: Vec<usize> = range.filter(may_be).collect();
+            if left.iter().any(|index| position_of(index).is_some()) {
+                left.retain(|index| position_of(index).is_some());
+            }
+            match left[..] {
+                [delete] => self.streamed[delete] = true,
+                _ => self.unknown_deletes += 1,
+            }
         }
     }
 
@@ -401,7 +426,7 @@ impl Key {
 
     /// The changes that the topic does not have. `replay` is set when the last epoch should have this key's changes
     /// from that transaction on, and does not have them.
-    fn lost(&mut self, row: Row, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
+    fn lost(&self, row: Row, changes: &[Change], ledger: &Ledger, replay: Option<u32>) -> Vec<usize> {
         let collapsed = |index: &usize| {
             ledger.may_collapse(row, &changes[*index]) || ledger.may_have_expired(row, &changes[*index])
         };
@@ -409,10 +434,7 @@ impl Key {
         // The topic must have the last state in any form; a delete of a key that it never had needs no record.
         let next = match self.cursor {
             Cursor::Next(next) => next,
-            Cursor::SomeDelete { .. } if last_is(Kind::Delete) => {
-                self.identify(changes, changes.len());
-                changes.len()
-            }
+            Cursor::SomeDelete { .. } if last_is(Kind::Delete) => changes.len(),
             Cursor::SomeDelete { .. } => {
                 changes.iter().rposition(|change| change.kind == Kind::Delete).unwrap_or(0) + 1
             }

@@ -348,6 +348,7 @@ fn two_deletes_around_an_omitted_creation_are_told_apart_by_their_positions() {
 
 #[test]
 fn a_streamed_delete_before_an_omitted_one_is_not_lost() {
+    let row = Row { table: 0, id: 0 };
     let mut ledger = ledger();
     ledger.commit(&[planned(0, 0, Kind::Delete, Token::new(0, 8, 0))]);
     ledger.read_again(0, 1);
@@ -363,6 +364,15 @@ fn a_streamed_delete_before_an_omitted_one_is_not_lost() {
     let end = |end: &[Record]| judged(&ledger, &[&records[..5], end, &records[7..]].concat());
     assert_eq!(end(&[records[6].clone()]), [1, 0, 0, 0], "the delete is missing");
     assert_eq!(end(&[records[5].clone(), records[5].clone(), records[6].clone()]), [0, 1, 0, 0], "it comes twice");
+    // Another row of its transaction shows the position: it is the omitted one that was streamed, and the first is lost.
+    let mut with_other = ledger.clone();
+    with_other.rows.insert(Row { table: 1, id: 5 }, vec![Change { kind: Kind::Create, ..ledger.rows[&row][7] }]);
+    let other = Record { table: 1, op: Op::Create, id: 5, token: Some(Token::new(0, 10, 0)), ..all[7].clone() };
+    let judged = |delete: &Record| {
+        self::judged(&with_other, &[&records[..5], &[other.clone(), delete.clone()], &records[6..]].concat())
+    };
+    assert_eq!(judged(&all[7]), [1, 0, 0, 0]);
+    assert_eq!(judged(&records[5]), CLEAN);
 }
 
 #[test]
