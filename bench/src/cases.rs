@@ -12,7 +12,7 @@ use crate::report::{Better, Figure, median};
 use crate::size::Size;
 use crate::snapshot::Table;
 use crate::start::Start;
-use crate::{busy_snapshot, drain, drain_postgres, growth, latency, limits, memory, updater};
+use crate::{busy_snapshot, commit, drain, drain_postgres, growth, latency, limits, memory, updater};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
@@ -40,6 +40,8 @@ pub enum Case {
     Memory,
     /// Ours with ever more changes, columns and partitions
     Growth,
+    /// The Kafka client alone: the time of a transaction and the CPU of a record, beside librdkafka
+    Commit,
 }
 
 impl Case {
@@ -69,6 +71,7 @@ impl Case {
             Self::BusySnapshot => size.each(|size| busy_snapshot::case(lab, size, say)),
             Self::Memory => memory::case(lab, size, say),
             Self::Growth => growth::case(lab, size, say),
+            Self::Commit => commit::case(lab, size, say),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod backlog;
 pub mod busy_snapshot;
 pub mod cases;
+mod commit;
 mod complete;
 pub mod debezium;
 pub mod drain;

@@ -16,6 +16,7 @@ mod keeping;
 mod monotonic_cond;
 mod partition;
 mod partitioner;
+pub mod producer;
 mod ranges;
 mod read_back;
 mod rights;
@@ -23,6 +24,7 @@ pub mod slots;
 mod topic_id;
 mod topics;
 mod transactions;
+pub mod wire;
 
 pub use client::{Logging, client_config, consumer_config, header, unreachable};
 pub use ends::{after_gap, ends_without_records};

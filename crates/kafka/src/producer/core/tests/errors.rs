@@ -1,0 +1,133 @@
+//! What becomes of a transaction after each error of each request.
+
+use super::cluster::{Cluster, Reply};
+use super::{V1, V2, member};
+use crate::producer::failure::Failure;
+use crate::wire::codes::KafkaCode as K;
+use crate::wire::requests::Api;
+
+/// What becomes of a transaction in which the first answer of a kind has an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Committed,
+    Aborted,
+    Fenced,
+    Broken,
+    Refused,
+}
+
+fn fate(version: i16, api: Api, code: K) -> Fate {
+    let mut cluster = Cluster::new(2, version);
+    cluster.once(api, Reply::Code(code));
+    cluster.core.initialise();
+    cluster.run();
+    if cluster.core.failure().is_none() {
+        cluster.core.begin();
+        (0..3).for_each(|partition| cluster.send("t", partition, "v"));
+        cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7))]);
+        cluster.core.commit().expect("batches");
+        cluster.run();
+    }
+    let outcome = cluster.outcome();
+    let is_committed = cluster.asked(Api::EndTxn).last().is_some_and(|end| end.starts_with("commit"));
+    match outcome {
+        Ok(()) if is_committed => Fate::Committed,
+        Ok(()) => panic!("nothing was committed"),
+        Err(Failure::Abortable(_)) => {
+            cluster.core.abort();
+            cluster.run();
+            assert_eq!(cluster.outcome(), Ok(()), "{api:?} {code}");
+            assert!(cluster.asked(Api::EndTxn).last().is_some_and(|end| end.starts_with("abort")));
+            Fate::Aborted
+        }
+        Err(Failure::Fenced(_)) => Fate::Fenced,
+        Err(Failure::Broken(_)) => Fate::Broken,
+        Err(Failure::Refused { reason, remedy, .. }) => {
+            assert!(reason.contains(&code.to_string()) && !remedy.is_empty(), "{reason}: {remedy}");
+            Fate::Refused
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Every row of the table of errors.
+#[test]
+fn each_error_of_each_request_has_its_fate() {
+    use Api::{AddOffsetsToTxn, AddPartitionsToTxn, EndTxn, FindCoordinator, InitProducerId, Produce, TxnOffsetCommit};
+    use Fate::{Aborted, Broken, Committed, Fenced, Refused};
+    let leaders = [
+        K::LEADER_NOT_AVAILABLE,
+        K::NOT_LEADER_OR_FOLLOWER,
+        K::REPLICA_NOT_AVAILABLE,
+        K::NETWORK_EXCEPTION,
+        K::KAFKA_STORAGE_ERROR,
+        K::LISTENER_NOT_FOUND,
+        K::FENCED_LEADER_EPOCH,
+        K::UNKNOWN_TOPIC_ID,
+    ];
+    let rights = [
+        K::INVALID_TOPIC_EXCEPTION,
+        K::TOPIC_AUTHORIZATION_FAILED,
+        K::TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        K::CLUSTER_AUTHORIZATION_FAILED,
+        K::GROUP_AUTHORIZATION_FAILED,
+    ];
+    let coordinators = [K::COORDINATOR_NOT_AVAILABLE, K::NOT_COORDINATOR, K::COORDINATOR_LOAD_IN_PROGRESS];
+    let all = [InitProducerId, AddPartitionsToTxn, AddOffsetsToTxn, Produce, TxnOffsetCommit, EndTxn];
+    let mut table: Vec<(Api, &[K], Fate)> = vec![
+        (InitProducerId, &[K::REQUEST_TIMED_OUT, K::CONCURRENT_TRANSACTIONS], Committed),
+        (InitProducerId, &[K::INVALID_PRODUCER_ID_MAPPING], Fenced),
+        (InitProducerId, &[K::INVALID_TRANSACTION_TIMEOUT], Refused),
+        (InitProducerId, &[K::UNKNOWN_PRODUCER_ID, K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR], Broken),
+        (AddPartitionsToTxn, &[K::UNKNOWN_TOPIC_OR_PARTITION, K::REQUEST_TIMED_OUT], Committed),
+        (AddPartitionsToTxn, &[K::CONCURRENT_TRANSACTIONS], Committed),
+        (AddPartitionsToTxn, &leaders, Committed),
+        (AddPartitionsToTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
+        (AddPartitionsToTxn, &[K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR], Aborted),
+        (AddOffsetsToTxn, &[K::CONCURRENT_TRANSACTIONS], Committed),
+        (AddOffsetsToTxn, &[K::INVALID_TXN_STATE], Broken),
+        (AddOffsetsToTxn, &[K::TRANSACTION_ABORTABLE], Aborted),
+        (Produce, &leaders, Committed),
+        (Produce, &[K::CORRUPT_MESSAGE, K::UNKNOWN_TOPIC_OR_PARTITION, K::REQUEST_TIMED_OUT], Committed),
+        (Produce, &[K::NOT_ENOUGH_REPLICAS, K::NOT_ENOUGH_REPLICAS_AFTER_APPEND], Committed),
+        (Produce, &[K::CONCURRENT_TRANSACTIONS, K::DUPLICATE_SEQUENCE_NUMBER], Committed),
+        (Produce, &[K::MESSAGE_TOO_LARGE, K::RECORD_LIST_TOO_LARGE, K::INVALID_TIMESTAMP, K::INVALID_RECORD], Refused),
+        (Produce, &[K::UNSUPPORTED_COMPRESSION_TYPE], Refused),
+        (Produce, &[K::INVALID_TXN_STATE, K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR], Aborted),
+        (Produce, &[K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
+        (TxnOffsetCommit, &[K::UNKNOWN_TOPIC_OR_PARTITION, K::REQUEST_TIMED_OUT, K::UNSTABLE_OFFSET_COMMIT], Committed),
+        (TxnOffsetCommit, &[K::CONCURRENT_TRANSACTIONS], Committed),
+        (TxnOffsetCommit, &[K::ILLEGAL_GENERATION, K::UNKNOWN_MEMBER_ID, K::FENCED_INSTANCE_ID], Aborted),
+        (TxnOffsetCommit, &[K::FENCED_MEMBER_EPOCH, K::STALE_MEMBER_EPOCH, K::REBALANCE_IN_PROGRESS], Aborted),
+        (TxnOffsetCommit, &[K::TRANSACTION_ABORTABLE], Aborted),
+        (TxnOffsetCommit, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),
+        (EndTxn, &[K::REQUEST_TIMED_OUT, K::CONCURRENT_TRANSACTIONS], Committed),
+        (EndTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),
+        (EndTxn, &[K::TRANSACTION_ABORTABLE], Aborted),
+        (FindCoordinator, &[K::COORDINATOR_NOT_AVAILABLE, K::COORDINATOR_LOAD_IN_PROGRESS], Committed),
+        (FindCoordinator, &rights, Refused),
+    ];
+    for api in all {
+        table.push((api, &rights, Refused));
+        table.push((api, &[K::PRODUCER_FENCED, K::INVALID_PRODUCER_EPOCH], Fenced));
+        table.push((api, &[K::UNSUPPORTED_VERSION], Broken));
+        table.push((api, &[K::THROTTLING_QUOTA_EXCEEDED], Committed));
+        if api != Produce {
+            table.push((api, &coordinators, Committed));
+        }
+    }
+    for (api, codes, wanted) in table {
+        for version in [V1, V2] {
+            // Only V1 adds offsets.
+            if (api, version) == (AddOffsetsToTxn, V2) {
+                continue;
+            }
+            for code in codes {
+                assert_eq!(fate(version, api, *code), wanted, "{api:?} {code} on V{version}");
+            }
+        }
+    }
+    // Lost records: only V2 has another epoch to continue with.
+    assert_eq!(fate(V1, Produce, K::OUT_OF_ORDER_SEQUENCE_NUMBER), Broken);
+    assert_eq!(fate(V2, Produce, K::OUT_OF_ORDER_SEQUENCE_NUMBER), Aborted);
+}
