@@ -301,6 +301,8 @@ async fn a_stream_that_breaks_now_and_then_is_taken_up_at_once_each_time() {
     let retries = |producer: &Running, end: &str| {
         producer.log().lines().filter(|l| l.contains("trying again") && l.ends_with(end)).count()
     };
+    // A new topic may need a second look.
+    let at_start = retries(&producer, "retry_in_ms=100");
     for id in 1..=TIMES {
         conn.query_drop(format!("INSERT INTO product VALUES ({id}, 'a', 'b', 1, NULL)")).await.unwrap();
         eventually("the row is in the topic", PATIENCE, || (read_topic(&world.kafka()).len() == id).then_some(()));
@@ -311,6 +313,6 @@ async fn a_stream_that_breaks_now_and_then_is_taken_up_at_once_each_time() {
     }
     // What was committed in between ends the growing of the pauses.
     let first = retries(&producer, "retry_in_ms=100");
-    assert_eq!(first, TIMES, "{}", producer.log());
+    assert_eq!(first - at_start, TIMES, "{}", producer.log());
     assert_eq!(producer.stop().code, 0);
 }

@@ -161,7 +161,8 @@ async fn a_position_after_what_the_server_was_asked_is_its_own() {
     conn.query_drop("INSERT INTO product VALUES (1,'a','b',1,NULL)").await.unwrap();
     let now = Server::ask(&mut conn).await.unwrap();
     let position = snapshot_start(&endpoint, &mut conn_of_producer, &now).await.unwrap();
-    assert_eq!(position.gtid_set, Some(now.executed));
+    // Other tests write to the server, too.
+    assert!(position.gtid_set.as_ref().is_some_and(|set| set.contains_all(&now.executed)), "{position:?}");
     history::resume(&endpoint, &before, &position).await.unwrap();
     // So may be a position that an earlier version wrote.
     history::resume(&endpoint, &before, &Position { anchor: None, ..position }).await.unwrap();
