@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 /// Free bytes that a run of all tests needs.
-const ROOM: u64 = 12 << 30;
+const ROOM: u64 = 20 << 30;
 
 fn root() -> PathBuf {
     std::env::temp_dir().join("product-stream-tests")
