@@ -101,9 +101,6 @@ codes! {
         CertificateRefused, Definite, "certificate-refused",
             "A server's certificate is not valid for this connection, or the server offers no TLS.",
             "Compare the CA in the settings with that of the certificate, its end, and the host that it names.";
-        ServerTooOld, Definite, "server-too-old",
-            "A server does not speak what these programs need.",
-            "Upgrade the server to the version that the message names.";
         RightMissing, Definite, "right-missing",
             "A server does not allow this user what the program must do.",
             "Grant the right that the message names. [security.md](security.md) has all rights.";

@@ -84,7 +84,7 @@ impl Core {
                 "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they \
                  name the hosts of kafka.bootstrap_servers",
             ),
-            Closed::TooOld(why) => self.refuse(Code::ServerTooOld, why, "use brokers of Kafka 2.8 or later"),
+            Closed::TooOld(why) => self.refuse(Code::Fault, why, "use brokers of Kafka 2.8 or later"),
         }
         for subject in link.unanswered() {
             self.lost(subject, now);
@@ -133,7 +133,7 @@ impl Core {
 
     pub(super) fn was_asked(&mut self, outcome: Result<(), Closed>) -> bool {
         let Err(why) = outcome else { return true };
-        self.refuse(Code::ServerTooOld, &why.to_string(), "use brokers of one version, of Kafka 2.8 or later");
+        self.refuse(Code::Fault, &why.to_string(), "use brokers of one version, of Kafka 2.8 or later");
         false
     }
 
