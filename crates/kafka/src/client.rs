@@ -10,6 +10,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
+use super::producer::policy::refusal;
+use super::wire::codes::KafkaCode;
 use model::error::{Code, Error};
 use runtime::config::KafkaSettings;
 
@@ -182,18 +184,15 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
 
 /// The remedy when Kafka denies this user an operation.
 pub(crate) fn missing_right(code: Option<RDKafkaErrorCode>) -> Option<&'static str> {
-    use RDKafkaErrorCode as E;
-    Some(match code? {
-        E::TopicAuthorizationFailed => "allow the user of kafka.sasl_username to read this topic: ACL READ",
-        E::GroupAuthorizationFailed => {
-            "allow the user of kafka.sasl_username to use its consumer group: ACL READ on the group"
+    match code? {
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            Some("allow the user of kafka.sasl_username to read this topic: ACL READ")
         }
-        E::TransactionalIdAuthorizationFailed => {
-            "allow the user of kafka.sasl_username to use its transactional id: ACL WRITE on the transactional id"
-        }
-        E::ClusterAuthorizationFailed => "allow the user of kafka.sasl_username this on the cluster (ACL)",
-        _ => return None,
-    })
+        code => match refusal(KafkaCode(i16::try_from(code as i32).ok()?))? {
+            (Code::RightMissing, remedy) => Some(remedy),
+            _ => None,
+        },
+    }
 }
 
 pub(crate) fn misconfigured(error: &KafkaError) -> Error {

@@ -8,7 +8,7 @@ mod driver;
 mod failure;
 mod link;
 mod pause;
-mod policy;
+pub(crate) mod policy;
 mod settings;
 mod slots;
 

@@ -11,11 +11,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::client::{
-    CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, missing_right, unreachable,
-};
+use super::client::{CONNECTING, Logging, REQUEST_TIMEOUT, client_config, connect, misconfigured, unreachable};
 use super::partitioner::partition_of;
+use super::producer::policy;
 use super::topics::OTHER_COUNT;
+use super::wire::codes::KafkaCode;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
@@ -99,26 +99,7 @@ fn is_fence(code: Option<RDKafkaErrorCode>) -> bool {
 
 /// The code and the remedy for an error that a retry can't heal.
 fn refusal(code: Option<RDKafkaErrorCode>) -> Option<(Code, &'static str)> {
-    use RDKafkaErrorCode as E;
-    Some(match code? {
-        E::MessageSizeTooLarge => (
-            Code::RecordRefused,
-            "allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka",
-        ),
-        E::TopicAuthorizationFailed => {
-            (Code::RightMissing, "allow the user of kafka.sasl_username to write to its topics: ACL WRITE")
-        }
-        E::InvalidTimestamp => (
-            Code::RecordRefused,
-            "this machine's clock is wrong: set it, or let the broker stamp the records (topic configuration \
-             message.timestamp.type=LogAppendTime, as in the topics that these programs create)",
-        ),
-        E::InvalidTransactionTimeout => (
-            Code::TransactionTimeout,
-            "lower kafka.transaction_timeout, or raise the broker's transaction.max.timeout.ms",
-        ),
-        _ => (Code::RightMissing, missing_right(code)?),
-    })
+    policy::refusal(KafkaCode(i16::try_from(code? as i32).ok()?))
 }
 
 /// One record to be sent.

@@ -127,7 +127,7 @@ pub(crate) fn refusal(code: KafkaCode) -> Option<(Code, &'static str)> {
     Some(match code {
         K::MESSAGE_TOO_LARGE | K::RECORD_LIST_TOO_LARGE => (
             Code::RecordRefused,
-            "allow larger records: max.message.bytes of the topic, message.max.bytes of the brokers",
+            "allow larger records: max.message.bytes of the topic and message.max.bytes in kafka.librdkafka",
         ),
         K::TOPIC_AUTHORIZATION_FAILED => {
             (Code::RightMissing, "allow the user of kafka.sasl_username to write to its topics: ACL WRITE")
