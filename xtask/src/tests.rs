@@ -12,7 +12,8 @@ use testbed::{background, cargo, downloads, machine, progress, scratch};
 /// Starts a fresh stack, runs `cargo test` with `arguments` on it and stops the stack.
 ///
 /// # Errors
-/// When the disk has too little room, the stack does not start or the programs don't compile. Failed tests are a status, not an error.
+/// When the disk has too little room, the stack does not start or the programs don't compile. Failed tests are a status,
+/// not an error.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let dir = cargo::target().join("test-stack");
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         command.env("RUST_TEST_THREADS", (cores + 2).to_string());
     }
-    let status = cargo::run_through(&mut command)?;
+    let status = cargo::run_tests(&mut command)?;
     stack.kill()?;
     if status.success() {
         scratch::clean()?;

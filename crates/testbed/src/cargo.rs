@@ -1,11 +1,12 @@
 //! Runs cargo on this workspace and passes its output through unaltered.
 
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -34,8 +35,44 @@ pub fn target() -> PathBuf {
 /// # Errors
 /// When the command cannot be started or we are interrupted.
 pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
+    wait(&mut spawn(command)?)
+}
+
+/// As [`run_through`], and repeats at the end what failed tests said: a long run hides it among thousands of lines.
+///
+/// # Errors
+/// As [`run_through`], and when the output cannot be read or written.
+pub fn run_tests(command: &mut Command) -> Result<ExitStatus> {
+    let mut child = spawn(command.stdout(Stdio::piped()))?;
+    let output = child.stdout.take().context("the tests have no output")?;
+    let reader = std::thread::spawn(move || -> io::Result<String> {
+        let (mut failed, mut failing, mut tracing) = (String::new(), false, false);
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            writeln!(io::stdout(), "{line}")?;
+            failing = line == "failures:" || failing && !line.starts_with("test result:");
+            tracing = line == "stack backtrace:" || tracing && !line.is_empty();
+            if failing && !tracing {
+                failed += &line;
+                failed.push('\n');
+            }
+        }
+        Ok(failed)
+    });
+    let status = wait(&mut child)?;
+    let failed = reader.join().map_err(|_| anyhow!("the tests' output was not read to its end"))??;
+    if !failed.is_empty() {
+        writeln!(io::stdout(), "\nagain, what failed\n{failed}")?;
+    }
+    Ok(status)
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
     let shown = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
-    let mut child = command.process_group(0).spawn().with_context(|| format!("cannot run {shown}"))?;
+    command.process_group(0).spawn().with_context(|| format!("cannot run {shown}"))
+}
+
+fn wait(child: &mut Child) -> Result<ExitStatus> {
     let group = Pid::from_raw(child.id().cast_signed());
     let mut told = false;
     loop {
