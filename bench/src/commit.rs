@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
-use kafka::producer::Producer;
-use kafka::{Record, TopicSpec};
+use kafka::{Record, TopicSpec, TransactionalProducer};
 use model::change::SOURCE_HEADER;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -49,7 +48,7 @@ trait Client {
     fn commit(&self) -> Result<()>;
 }
 
-impl Client for Producer {
+impl Client for TransactionalProducer {
     fn begin(&self) -> Result<()> {
         Ok(self.begin()?)
     }
@@ -168,7 +167,7 @@ fn run(lab: &mut Lab, shape: Shape, is_ours: bool) -> Result<Reached> {
     let progress = TopicSpec::compacted(format!("{name}.checkpoint"), 1);
     lab.runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings), progress.clone()]))?;
     let client: Box<dyn Client> = match is_ours {
-        true => Box::new(Producer::new(&settings, &name)?),
+        true => Box::new(TransactionalProducer::new(&settings, &name)?),
         false => Box::new(Librdkafka::new(&settings, &name)?),
     };
     let mut rows = Rows::default();

@@ -210,9 +210,8 @@ impl Publisher {
             }
         }
         let sent = self.producer.in_flight();
-        self.producer.poll();
-        // The poll takes one event, which may be of any kind; acknowledgements arrive for whole batches of records.
-        if self.producer.in_flight() + 1 < sent {
+        self.producer.poll()?;
+        if self.producer.in_flight() < sent {
             self.status.kafka_answered();
         }
         open.transaction.add(batch.len(), batch.parked(), batch.bytes(), batch.end.take());
@@ -233,10 +232,8 @@ impl Publisher {
     }
 
     fn commit(&self, rows: usize, parked: usize, end: Progress) -> Result<(), Failure> {
-        let value = serde_json::to_vec(&end).map_err(|e| {
-            tracing::error!(error = %e, "the progress can't be written as JSON");
-            Failure::Broken(rdkafka::error::KafkaError::Canceled)
-        })?;
+        let value = serde_json::to_vec(&end)
+            .map_err(|e| Failure::Broken(format!("the progress can't be written as JSON: {e}")))?;
         self.producer.send(&Record {
             topic: &self.targets[0].checkpoint_topic,
             partition: Some(0),
@@ -244,6 +241,7 @@ impl Publisher {
             value: Some(&value),
             header: None,
         })?;
+        self.status.while_waiting("Kafka takes the records", || self.producer.flush())?;
         self.attempted.send_replace(Some(end.clone()));
         failpoint::at(ProducerStep::Sent);
         self.status.while_waiting("Kafka commits", || self.producer.commit())?;

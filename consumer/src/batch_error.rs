@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use kafka::Failure;
 use model::error::{Code, Error, Result};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,16 +61,9 @@ impl BatchError {
     /// The reaction to a failure of the transaction, which has been aborted if it can be.
     pub fn of(failure: Failure) -> Self {
         match failure {
-            Failure::Abortable(reason) => Self::of_abort(reason),
+            Failure::Rebalanced(_) => Self::Rebalanced,
+            Failure::Abortable(_) => Self::Retry(Error::transient("the batch was rolled back").with_source(failure)),
             failure => Self::broken(failure),
-        }
-    }
-
-    fn of_abort(reason: KafkaError) -> Self {
-        use RDKafkaErrorCode::{IllegalGeneration, RebalanceInProgress, UnknownMemberId};
-        match reason.rdkafka_error_code() {
-            Some(IllegalGeneration | RebalanceInProgress | UnknownMemberId) => Self::Rebalanced,
-            _ => Self::Retry(Error::transient("the batch was rolled back").with_source(reason)),
         }
     }
 
@@ -84,7 +76,7 @@ impl BatchError {
         }
         let fenced = matches!(failure, Failure::Fenced(_));
         // The transaction itself was committed or aborted.
-        let what = if matches!(failure, Failure::Stale) {
+        let what = if matches!(failure, Failure::Stale(_)) {
             "the clients are created again"
         } else {
             "the batch was not committed"

@@ -2,11 +2,8 @@
 //! the group's offsets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use kafka::{Failure, Partition, Record, TopicSpec, TransactionalProducer};
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::ConsumerGroupMetadata;
+use kafka::{Failure, GroupMember, GroupOffset, Partition, Record, TopicSpec, TransactionalProducer};
 use runtime::config::KafkaSettings;
 use runtime::failpoint;
 use runtime::step::ConsumerStep;
@@ -29,7 +26,7 @@ pub(crate) struct Commit<'a> {
     /// By partition, the offset after the batch's last record.
     pub(crate) offsets: &'a BTreeMap<Partition, i64>,
     /// The member and generation that the batch was polled under.
-    pub(crate) metadata: &'a Arc<ConsumerGroupMetadata>,
+    pub(crate) member: &'a GroupMember,
     /// Records that can't be decoded, and records that a sink does not store.
     pub(crate) letters: [&'a [DeadLetter]; 2],
 }
@@ -48,7 +45,7 @@ impl Commit<'_> {
                 ConsumerStep::Marked
             }
             Part::SendOffsets => {
-                producer.send_offsets(&self.offsets()?, self.metadata)?;
+                producer.send_offsets(self.member, self.offsets())?;
                 ConsumerStep::OffsetsSent
             }
             Part::Commit => {
@@ -60,12 +57,9 @@ impl Commit<'_> {
         Ok(step)
     }
 
-    fn offsets(&self) -> Result<TopicPartitionList, Failure> {
-        let mut list = TopicPartitionList::new();
-        for (partition, offset) in self.offsets {
-            offsets::add(&mut list, &self.settings.topic, *partition, *offset).map_err(Failure::of)?;
-        }
-        Ok(list)
+    fn offsets(&self) -> Vec<GroupOffset> {
+        let noted = |(partition, next): (&Partition, &i64)| offsets::noted(&self.settings.topic, *partition, *next);
+        self.offsets.iter().map(noted).collect()
     }
 
     fn send_dead_letters(&self, producer: &TransactionalProducer) -> Result<(), Failure> {

@@ -22,10 +22,11 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use kafka::{Failure, Logging, Partition, Topic};
+use kafka::{Failure, GroupMember, Logging, Partition, Topic};
 use model::error::{Error, Result};
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::statistics::Statistics;
@@ -61,6 +62,12 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        kafka::oauth_token(file)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.logging.log(level, facility, message);
     }
@@ -94,7 +101,7 @@ impl ConsumerContext for Context {
         self.changed.send(()).unwrap_or_default();
         // Take the metadata before the offsets are looked up: if the group rebalances in between, the broker refuses
         // commits.
-        let metadata = consumer.group_metadata().map(Arc::new);
+        let metadata = kafka::group_member(consumer).map(Arc::new);
         let partitions = &mut offsets::of_topics(&self.settings, &self.topics, partitions);
         let outcome = if self.state().closing {
             self.let_go(consumer, kind, partitions)
@@ -235,6 +242,7 @@ pub(crate) fn members(settings: &KafkaSettings) -> Result<Vec<String>> {
     let failed = |e: KafkaError| kafka::unreachable(settings, &what, &e, &logging);
     let config = kafka::consumer_config(settings, &settings.group_id);
     let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
+    kafka::give_token(settings, consumer.client())?;
     let groups = consumer.fetch_group_list(Some(&settings.group_id), REQUEST_TIMEOUT).map_err(failed)?;
     Ok(groups.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect())
 }
@@ -292,6 +300,7 @@ impl Group {
             .set("statistics.interval.ms", "2000")
             .create_with_context(context)
             .map_err(refused)?;
+        kafka::give_token(settings, consumer.client())?;
         let group = Self { topics, consumer };
         group.subscribe().map_err(refused)?;
         Ok(group)
@@ -348,7 +357,7 @@ impl Group {
     }
 
     /// The generation and member that the next batch is polled under.
-    pub(crate) fn metadata(&self) -> Option<Arc<ConsumerGroupMetadata>> {
+    pub(crate) fn metadata(&self) -> Option<Arc<GroupMember>> {
         self.consumer.context().state().metadata.clone()
     }
 

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kafka::Partition;
+use kafka::{GroupMember, Partition};
 use model::error::Error;
-use rdkafka::consumer::ConsumerGroupMetadata;
 
 /// What the rebalance callbacks pass to the loop.
 #[derive(Default)]
@@ -24,7 +23,7 @@ pub(crate) struct State {
     /// offsets.
     pub(crate) moved: BTreeSet<Partition>,
     /// Our member and generation as of the last change.
-    pub(crate) metadata: Option<Arc<ConsumerGroupMetadata>>,
+    pub(crate) metadata: Option<Arc<GroupMember>>,
     pub(crate) failed: Option<Error>,
     /// The client is closing: it no longer looks for its coordinator, so offsets can't be looked up.
     pub(crate) closing: bool,

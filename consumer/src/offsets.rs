@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use kafka::Partition;
+use kafka::{GroupOffset, Partition};
 use model::error::{Code, Error, Result};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -38,6 +38,12 @@ pub(crate) struct Committed {
     pub(crate) noted: bool,
 }
 
+/// An offset with our note for a commit; `main` is the name of the main topic.
+pub(crate) fn noted(main: &str, partition: Partition, next: i64) -> GroupOffset {
+    let (topic, note) = (partition.topic.name(main).to_owned(), format!("{NOTE}{next}"));
+    GroupOffset { topic, partition: partition.number, next, note }
+}
+
 /// Adds an offset with our note to a list for a commit; `main` is the name of the main topic.
 ///
 /// # Errors
@@ -49,7 +55,7 @@ pub(crate) fn add(
     next: i64,
 ) -> Result<(), KafkaError> {
     let mut element = list.add_partition(partition.topic.name(main), partition.number);
-    element.set_metadata(format!("{NOTE}{next}"));
+    element.set_metadata(noted(main, partition, next).note);
     element.set_offset(Offset::Offset(next))
 }
 

@@ -113,6 +113,7 @@ impl Group {
         let failed = |e| unreachable(settings, &logging, e);
         let config = kafka::consumer_config(settings, &settings.group_id);
         let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
+        kafka::give_token(settings, consumer.client())?;
         // Report here why the client can't connect, not from the later calls.
         consumer.fetch_metadata(Some(&settings.topic), CONNECTING).map_err(failed)?;
         let partitions = topics.partitions();

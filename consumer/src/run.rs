@@ -36,10 +36,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use kafka::{Partition, Topic, TransactionalProducer};
+use kafka::{GroupMember, Partition, Topic, TransactionalProducer};
 use model::error::{Error, Result};
 use model::time::Micros;
-use rdkafka::consumer::ConsumerGroupMetadata;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use runtime::{failpoint, program::Context, step::ConsumerStep};
 use tokio::runtime::Handle;
@@ -172,7 +171,7 @@ struct Session {
 struct Batch {
     outcome: Outcome,
     records: usize,
-    group: GroupView<Arc<ConsumerGroupMetadata>>,
+    group: GroupView<Arc<GroupMember>>,
     /// By partition, when the last record was written to Kafka.
     newest: BTreeMap<Partition, Micros>,
 }

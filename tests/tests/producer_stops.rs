@@ -7,7 +7,6 @@ use std::time::Duration;
 use kafka::{Record, TopicSpec, TransactionalProducer, ensure_topics};
 use model::error::Code;
 use mysql_async::prelude::Queryable;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use testbed::servers::{Kafka, KafkaOptions};
 use testbed::{TestBed, eventually, execute, read_topic};
 
@@ -352,18 +351,10 @@ async fn the_progress_is_read_behind_a_neighbours_open_transaction() {
         producer.begin().unwrap();
         let record = Record { topic: &topic, partition: Some(0), key, value: Some(b"progress"), header: None };
         producer.send(&record).unwrap();
+        producer.flush().unwrap();
         producer
     };
     let neighbour = write(&format!("{}.neighbour", world.name), b"theirs");
-    let watch: BaseConsumer = kafka::client_config(&settings)
-        .set("group.id", &world.name)
-        .set("isolation.level", "read_uncommitted")
-        .create()
-        .unwrap();
-    eventually("the neighbour's record is in the topic", PATIENCE, || {
-        let (_, high) = watch.fetch_watermarks(&topic, 0, PATIENCE).unwrap();
-        (high > 0).then_some(())
-    });
     write(&format!("{}.ours", world.name), b"ours").commit().unwrap();
     let read = {
         let (settings, topic) = (settings.clone(), topic.clone());

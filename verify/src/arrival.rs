@@ -67,6 +67,7 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
     let failed = |e| kafka::unreachable(settings, &what, &e, &logging);
     let consumer: BaseConsumer<Logging> =
         kafka::consumer_config(settings, &settings.group_id).create_with_context(logging.clone()).map_err(failed)?;
+    kafka::give_token(settings, consumer.client())?;
     // The client reports a missing right on the group through `poll`; the call itself only times out.
     let group_denied = || {
         let said = std::iter::from_fn(|| consumer.poll(Duration::from_millis(10)));

@@ -58,10 +58,12 @@ impl Bounds {
         let logging = Logging::default();
         let what = format!("cannot look up topic {topic}");
         let client = |isolation: &str| {
-            kafka::consumer_config(settings, &format!("{topic}.reader"))
+            let consumer: BaseConsumer<Logging> = kafka::consumer_config(settings, &format!("{topic}.reader"))
                 .set("isolation.level", isolation)
                 .create_with_context(logging.clone())
-                .map_err(|e| kafka::unreachable(settings, &what, &e, &logging))
+                .map_err(|e| kafka::unreachable(settings, &what, &e, &logging))?;
+            kafka::give_token(settings, consumer.client())?;
+            Ok::<_, Error>(consumer)
         };
         let (committed, written) = (client("read_committed")?, client("read_uncommitted")?);
         let Some(partitions) = kafka::partition_count(settings, &committed, &logging, topic)? else { return Ok(None) };

@@ -18,7 +18,7 @@ use kafka::slots::{self, LogCheckpoint};
 use kafka::{Partition, Topic, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use rdkafka::Message as _;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use runtime::config::KafkaSettings;
 use serde::Deserialize;
 
@@ -294,6 +294,7 @@ impl Known {
     fn look_up(settings: &KafkaSettings, topics: &Topics) -> Result<Self> {
         let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
         let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
+        kafka::give_token(settings, consumer.client())?;
         let committed = offsets::committed(settings, &consumer, &topics.partitions())?;
         let group = committed.into_iter().filter_map(|(p, c)| Some((p, c?))).collect();
         Ok(Self { group, checkpoints: log_checkpoints(settings)? })

@@ -121,7 +121,7 @@ impl Worker {
             checkpoint: &session.checkpoint,
             committed: &prepared.committed,
             offsets: &prepared.of_group,
-            metadata: batch.group.metadata.as_ref().ok_or_else(lost)?,
+            member: batch.group.metadata.as_deref().ok_or_else(lost)?,
             letters: [&batch.outcome.dead, &prepared.letters],
         };
         let outcome = self.readiness.while_waiting("Kafka commits the batch", || commit.run(&session.producer, part));
@@ -131,7 +131,7 @@ impl Worker {
     /// Aborts the transaction after a failure, if it can be aborted.
     fn abort(&self, producer: &TransactionalProducer, failure: Failure) -> BatchError {
         self.metrics.aborts.add(1);
-        if matches!(failure, Failure::Abortable(_)) {
+        if failure.is_abortable() {
             let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
             if let Err(failure) = aborted {
                 return BatchError::broken(failure);

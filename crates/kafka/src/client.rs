@@ -1,9 +1,11 @@
 //! What all clients share: their configuration, their log, and the errors of failed calls.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::client::{Client, ClientContext};
+use rdkafka::admin::AdminClient;
+use rdkafka::client::{Client, ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -11,8 +13,9 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
 use super::producer::policy::refusal;
+use super::token::{self, oauth_token};
 use super::wire::codes::KafkaCode;
-use model::error::{Code, Error};
+use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 /// Timeout of one request, after which the program reports that Kafka can't be reached.
@@ -29,8 +32,6 @@ pub struct Logging(Arc<Mutex<Last>>);
 struct Last {
     error: Option<String>,
     refused: Option<(Code, String)>,
-    undelivered: Option<(KafkaError, String)>,
-    broken_connections: u64,
 }
 
 impl Logging {
@@ -44,26 +45,6 @@ impl Logging {
     pub fn refused(&self) -> Option<(Code, String)> {
         self.0.lock().ok().and_then(|last| last.refused.clone())
     }
-
-    /// Why a record was last not delivered, and its topic; the calls after it report only that the producer is in the
-    /// wrong state.
-    pub(crate) fn undelivered(&self) -> Option<(KafkaError, String)> {
-        self.0.lock().ok().and_then(|last| last.undelivered.clone())
-    }
-
-    /// How many connections have broken so far; known only to a client with `debug=broker`.
-    pub(crate) fn broken_connections(&self) -> u64 {
-        self.0.lock().map_or(0, |last| last.broken_connections)
-    }
-}
-
-/// The message of librdkafka without the value of a setting: librdkafka repeats parts of a value that holds secrets.
-fn without_value(message: &str) -> &str {
-    if message.contains("sasl.oauthbearer.config") {
-        "the value of sasl.oauthbearer.config is refused"
-    } else {
-        message
-    }
 }
 
 /// Connects a client by requesting the topic's metadata, if a broker answers soon; an error is ignored, as the next
@@ -73,13 +54,13 @@ pub(crate) fn connect(client: &Client<Logging>, topic: &str) {
 }
 
 impl ClientContext for Logging {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        oauth_token(file)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if facility == "FAIL"
-            && let Ok(mut last) = self.0.lock()
-        {
-            last.broken_connections += 1;
-        }
-        let message = without_value(message);
         match level {
             RDKafkaLogLevel::Debug => tracing::trace!(facility, "{message}"),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => tracing::debug!(facility, "{message}"),
@@ -89,7 +70,6 @@ impl ClientContext for Logging {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let reason = without_value(reason);
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
             let refused = match error.rdkafka_error_code() {
@@ -112,14 +92,10 @@ impl ClientContext for Logging {
 }
 
 impl ConsumerContext for Logging {}
+/// Of clients that send nothing, and only ask for topics.
 impl ProducerContext for Logging {
     type DeliveryOpaque = ();
-    // A refused record makes the next send and the commit fail; this callback only keeps the reason.
-    fn delivery(&self, result: &rdkafka::producer::DeliveryResult<'_>, (): ()) {
-        if let (Err((error, message)), Ok(mut last)) = (result, self.0.lock()) {
-            last.undelivered = Some((error.clone(), message.topic().to_owned()));
-        }
-    }
+    fn delivery(&self, _: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
 }
 
 /// The configuration that all clients share.
@@ -137,6 +113,29 @@ pub fn client_config(settings: &KafkaSettings) -> ClientConfig {
         config.set(key, value);
     }
     config
+}
+
+/// A client that creates topics and reads their configuration.
+///
+/// # Errors
+/// Usage when a setting is wrong; as [`give_token`].
+pub(crate) fn administrator(settings: &KafkaSettings, logging: &Logging) -> Result<AdminClient<Logging>> {
+    let admin: AdminClient<Logging> =
+        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    give_token(settings, admin.inner())?;
+    Ok(admin)
+}
+
+/// Gives a new client the token of OAUTHBEARER, if that is how it logs in. It asks for the next one when it is polled.
+///
+/// # Errors
+/// Definite when the token can't be read, or has ended.
+pub fn give_token(settings: &KafkaSettings, client: &Client<impl ClientContext>) -> Result<()> {
+    let Some(file) = settings.client.get("sasl.oauthbearer.config") else { return Ok(()) };
+    token::give(client, Path::new(file)).map_err(|e| {
+        Error::new(Code::LoginRefused, format!("cannot log in to Kafka with kafka.sasl_token_file: {e}"))
+            .with_remedy("write a token that is valid now into the file, and let this user read it")
+    })
 }
 
 /// The configuration of a consumer that reads committed records; librdkafka neither stores nor commits offsets
@@ -170,7 +169,7 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
                 "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
                  hosts of kafka.bootstrap_servers"
             } else {
-                "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanisms"
+                "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file"
             },
         );
     }
@@ -199,7 +198,7 @@ pub(crate) fn misconfigured(error: &KafkaError) -> Error {
     let reason = match error {
         // The text of the error contains the value.
         KafkaError::ClientConfig(_, _, key, _) => format!("the value of {key}"),
-        error => without_value(&error.to_string()).to_owned(),
+        error => error.to_string(),
     };
     Error::usage(format!("the Kafka client refuses its configuration: {reason}"))
         .with_remedy("correct the kafka.* setting that it names; --check-config shows what is in force")

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::client::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, unreachable};
+use super::client::{Logging, REQUEST_TIMEOUT, administrator, unreachable};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
@@ -36,8 +36,7 @@ pub struct Keeping {
 /// Transient when Kafka can't be reached; definite when a right is missing.
 pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeMap<String, Keeping>> {
     let logging = Logging::default();
-    let admin: AdminClient<Logging> =
-        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    let admin = administrator(settings, &logging)?;
     let wanted: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
     let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
     let answer = admin.describe_configs(&wanted, &options).await;

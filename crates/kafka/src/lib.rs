@@ -3,7 +3,7 @@
 //! Invariant: readers in this module read committed records only, and writers write in a transaction. [`Failure`] alone
 //! decides how to react to each error of a transaction.
 //!
-//! Sources: KIP-98 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
+//! Sources: KIP-98 and KIP-890 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
 mod client;
 pub mod committed_progress;
@@ -16,24 +16,27 @@ mod keeping;
 mod monotonic_cond;
 mod partition;
 mod partitioner;
-pub mod producer;
+mod producer;
 mod ranges;
 mod read_back;
 mod rights;
 pub mod slots;
+mod token;
 mod topic_id;
 mod topics;
-mod transactions;
 pub mod wire;
 
-pub use client::{Logging, client_config, consumer_config, header, unreachable};
+pub use client::{Logging, client_config, consumer_config, give_token, header, unreachable};
 pub use ends::{after_gap, ends_without_records};
 pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partition::{Partition, Topic};
 pub use partitioner::partition_of;
+pub use producer::{
+    Failure, GroupMember, GroupOffset, Level, Record, TransactionalProducer, UninitializedProducer, group_member,
+};
 pub use ranges::Bounds;
 pub use read_back::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use rights::{Resource, Right, rights};
+pub use token::oauth_token;
 pub use topic_id::topic_id;
 pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
-pub use transactions::{Failure, Record, TransactionalProducer, UninitializedProducer};

@@ -6,6 +6,7 @@ mod core;
 mod dial;
 mod driver;
 mod failure;
+mod group_member;
 mod link;
 mod pause;
 pub(crate) mod policy;
@@ -21,16 +22,32 @@ use runtime::config::KafkaSettings;
 use self::core::{Core, Stage};
 use self::driver::Driver;
 pub use self::failure::Failure;
+pub use self::group_member::group_member;
+use crate::client::CONNECTING;
 use crate::partitioner::partition_of;
-use crate::transactions::Record;
 use crate::wire::record_batch;
-pub use crate::wire::requests::{GroupMember, Level};
+pub use crate::wire::requests::{GroupMember, GroupOffset, Level};
 
 /// Bytes of records without an acknowledgement, from which on a send waits.
 const BUFFER: usize = 8 << 20;
 
+/// One record to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Topic.
+    pub topic: &'a str,
+    /// Partition; `None` selects [`partition_of`] among `kafka.partitions`, whatever number the brokers report.
+    pub partition: Option<i32>,
+    /// Key.
+    pub key: &'a [u8],
+    /// Value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Name and value of its one header.
+    pub header: Option<(&'a str, &'a [u8])>,
+}
+
 /// A producer whose records are all part of transactions. Its calls block, and only they move bytes.
-pub struct Producer {
+pub struct TransactionalProducer {
     inner: RefCell<(Core, Driver)>,
     timeout: Duration,
     /// `kafka.partitions`.
@@ -42,9 +59,9 @@ pub struct Producer {
 }
 
 /// A producer before its initialisation: it has fenced no other producer.
-pub struct Uninitialised(Producer);
+pub struct UninitializedProducer(TransactionalProducer);
 
-impl Uninitialised {
+impl UninitializedProducer {
     /// Creates the producer.
     ///
     /// # Errors
@@ -52,7 +69,7 @@ impl Uninitialised {
     pub fn new(kafka: &KafkaSettings, transactional_id: &str) -> Result<Self> {
         let (options, dialer) = settings::of(kafka, transactional_id)?;
         let driver = Driver::new(dialer).map_err(|e| Error::transient(format!("the system has no socket: {e}")))?;
-        Ok(Self(Producer {
+        Ok(Self(TransactionalProducer {
             inner: RefCell::new((Core::new(options), driver)),
             timeout: kafka.transaction_timeout,
             partitions: kafka.partitions,
@@ -62,12 +79,20 @@ impl Uninitialised {
         }))
     }
 
+    /// Connects it to the broker that coordinates its transactions, and learns who leads the topic's partitions, if the
+    /// brokers answer soon; an error is ignored, as the initialisation reports it. Blocks.
+    pub fn connect(&self, topic: &str) {
+        let Self(producer) = self;
+        producer.inner.borrow_mut().0.connect(topic);
+        drop(producer.wait(Instant::now() + CONNECTING, Core::is_connected));
+    }
+
     /// Initialises its transactions, which fences every earlier producer with this id and completes or aborts their
     /// transactions in flight. Blocks.
     ///
     /// # Errors
     /// Transient when Kafka does not answer; definite when it refuses.
-    pub fn initialise(self) -> Result<Producer> {
+    pub fn initialise(self) -> Result<TransactionalProducer> {
         let Self(producer) = self;
         producer.inner.borrow_mut().0.initialise();
         let outcome = producer.wait(Instant::now() + producer.timeout, |core| core.stage() == Stage::Ready);
@@ -86,13 +111,13 @@ impl Uninitialised {
     }
 }
 
-impl Producer {
+impl TransactionalProducer {
     /// Creates the producer and initialises its transactions. Blocks.
     ///
     /// # Errors
-    /// As [`Uninitialised::new`] and [`Uninitialised::initialise`].
+    /// As [`UninitializedProducer::new`] and [`UninitializedProducer::initialise`].
     pub fn new(kafka: &KafkaSettings, transactional_id: &str) -> Result<Self> {
-        Uninitialised::new(kafka, transactional_id)?.initialise()
+        UninitializedProducer::new(kafka, transactional_id)?.initialise()
     }
 
     /// The kind of the cluster's transactions.
@@ -153,6 +178,8 @@ impl Producer {
     /// # Errors
     /// [`Failure::Stale`], or [`Failure::Broken`] when one is open.
     pub fn begin(&self) -> Result<(), Failure> {
+        // Connections that a broker has closed since the last transaction are noticed before a request depends on them.
+        self.poll()?;
         self.may_begin()?;
         let (core, _) = &mut *self.inner.borrow_mut();
         if core.stage() != Stage::Ready {
@@ -167,7 +194,7 @@ impl Producer {
 
     /// When everything of the transaction must be sent; its end has the time from then until the timeout.
     fn deadline(&self) -> Instant {
-        self.begun.get() + self.timeout * 3 / 4
+        self.begun.get() + self.timeout * 9 / 10
     }
 
     /// Adds a record to the transaction; waits while too much is not acknowledged.
@@ -178,30 +205,38 @@ impl Producer {
         let partition = record.partition.unwrap_or_else(|| partition_of(record.key, self.partitions));
         let Record { topic, key, value, header, .. } = *record;
         let record = record_batch::Record { timestamp: self.now_ms.get(), key: Some(key), value, header };
-        let is_enough = {
-            let (core, _) = &mut *self.inner.borrow_mut();
-            core.push(topic, partition, &record).map_err(|e| Failure::Broken(format!("compression: {e}")))?
-        };
-        if !is_enough {
+        let uncompressed = |e| Failure::Broken(format!("compression: {e}"));
+        if !self.inner.borrow_mut().0.push(topic, partition, &record).map_err(uncompressed)? {
             return Ok(());
         }
+        self.poll()?;
+        self.inner.borrow_mut().0.seal_enough().map_err(uncompressed)?;
         self.poll()?;
         if self.wait(self.deadline(), |core| core.buffered() <= BUFFER)? { Ok(()) } else { Err(self.too_late()) }
     }
 
-    fn too_late(&self) -> Failure {
-        Failure::Abortable(format!("not complete within three quarters of {:?}: {}", self.timeout, self.trouble()))
-    }
-
-    /// Adds the consumer group's offsets to the transaction (KIP-447: the member fences a zombie): the next record's, by
-    /// topic and partition.
+    /// Sends everything, and waits for the acknowledgements.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub fn send_offsets(&self, member: GroupMember, mut offsets: Vec<(String, (i32, i64))>) -> Result<(), Failure> {
+    pub fn flush(&self) -> Result<(), Failure> {
+        self.inner.borrow_mut().0.flush().map_err(|e| Failure::Broken(format!("compression: {e}")))?;
+        if self.wait(self.deadline(), Core::is_complete)? { Ok(()) } else { Err(self.too_late()) }
+    }
+
+    fn too_late(&self) -> Failure {
+        Failure::Abortable(format!("not complete within nine tenths of {:?}: {}", self.timeout, self.trouble()))
+    }
+
+    /// Adds the consumer group's offsets to the transaction (KIP-447: the member fences a zombie), and sends everything
+    /// else beside them.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn send_offsets(&self, member: &GroupMember, mut offsets: Vec<GroupOffset>) -> Result<(), Failure> {
         offsets.sort_unstable();
-        self.inner.borrow_mut().0.send_offsets(member, offsets);
-        if self.wait(self.deadline(), Core::has_offsets)? { Ok(()) } else { Err(self.too_late()) }
+        self.inner.borrow_mut().0.send_offsets(member.clone(), offsets);
+        self.flush()
     }
 
     /// Commits; when it returns `Ok`, everything that was sent is durable and visible.

@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{Logging, REQUEST_TIMEOUT, connect, consumer_config, misconfigured, unreachable};
+use super::client::{Logging, REQUEST_TIMEOUT, connect, consumer_config, give_token, misconfigured, unreachable};
 use super::topics::{self, LISTENING, LOOK_EVERY};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
@@ -26,12 +26,13 @@ pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>,
 fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<Logging>, Logging)> {
     let logging = Logging::default();
     // librdkafka requires a group id even for manually assigned partitions; nothing is ever committed to this group.
-    let consumer = consumer_config(settings, &format!("{}.reader", settings.topic))
+    let consumer: BaseConsumer<Logging> = consumer_config(settings, &format!("{}.reader", settings.topic))
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "10")
         .create_with_context(logging.clone())
         .map_err(|e| misconfigured(&e))?;
+    give_token(settings, consumer.client())?;
     Ok((consumer, logging))
 }
 

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::client::{Logging, REQUEST_TIMEOUT, client_config, misconfigured, missing_right, unreachable};
+use super::client::{
+    Logging, REQUEST_TIMEOUT, administrator, client_config, give_token, misconfigured, missing_right, unreachable,
+};
 use super::keeping::LEAST_KEEPING;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
@@ -81,8 +83,7 @@ pub async fn ensure_topics(settings: &KafkaSettings, topics: &[TopicSpec]) -> Re
     }
     let names = missing.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", ");
     let logging = Logging::default();
-    let admin: AdminClient<Logging> =
-        client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+    let admin = administrator(settings, &logging)?;
     let mut new = Vec::with_capacity(missing.len());
     for topic in &missing {
         let replication = TopicReplication::Fixed(settings.replication_factor);
@@ -199,7 +200,9 @@ struct Asking<'a> {
 impl<'a> Asking<'a> {
     fn new(settings: &'a KafkaSettings) -> Result<Self> {
         let logging = Logging::default();
-        let client = client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        let client: BaseProducer<Logging> =
+            client_config(settings).create_with_context(logging.clone()).map_err(|e| misconfigured(&e))?;
+        give_token(settings, client.client())?;
         Ok(Self { settings, client, logging })
     }
 

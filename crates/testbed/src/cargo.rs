@@ -38,7 +38,7 @@ pub fn run_through(command: &mut Command) -> Result<ExitStatus> {
     wait(&mut spawn(command)?)
 }
 
-/// As [`run_through`], and repeats at the end what failed tests said: a long run hides it among thousands of lines.
+/// As [`run_through`], and repeats the output of failed tests at the end: a long run hides it among thousands of lines.
 ///
 /// # Errors
 /// As [`run_through`], and when the output cannot be read or written.

@@ -40,7 +40,6 @@ fn options_that_are_right_are_hidden_where_the_settings_are_shown() {
         "ssl.key.password",
         "ssl.keystore.password",
         "ssl.key.pem",
-        "sasl.oauthbearer.config",
         "sasl.oauthbearer.client.secret",
         "sasl.oauthbearer.assertion.private.key.passphrase",
         "sasl.kerberos.kinit.cmd",
@@ -50,24 +49,6 @@ fn options_that_are_right_are_hidden_where_the_settings_are_shown() {
         // Some need another build of librdkafka.
         assert!([0, 2].contains(&code) && text.contains(option) && !text.contains(SECRET), "{option}: {code}\n{text}");
     }
-}
-
-/// librdkafka's own message repeats the value; also the log of everything has it not.
-#[test]
-fn what_librdkafka_repeats_of_a_value_is_left_out() {
-    let world = TestBed::new("oauth");
-    let variables = [
-        (
-            "KAFKA_LIBRDKAFKA",
-            format!("{{sasl.oauthbearer.config: {SECRET}, enable.sasl.oauthbearer.unsecure.jwt: 'true'}}"),
-        ),
-        ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT".to_owned()),
-        ("KAFKA_SASL_MECHANISMS", "OAUTHBEARER".to_owned()),
-        ("LOG_LEVEL", "trace".to_owned()),
-    ];
-    let (code, text) = said(&world, "consumer", &variables, &["doctor"]);
-    assert!(code != 0 && text.contains("the value of sasl.oauthbearer.config is refused"), "{code}\n{text}");
-    assert!(!text.contains(SECRET) && !text.contains("correct-horse"), "{text}");
 }
 
 #[test]

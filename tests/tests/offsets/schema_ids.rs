@@ -167,10 +167,7 @@ async fn what_an_open_transaction_notes_is_known_with_its_records() {
     let producer = TransactionalProducer::new(&kafka, &format!("{}.other", kafka.topic)).unwrap();
     producer.begin().unwrap();
     producer.send(&Record { topic: &kafka.topic, partition: None, key: b"7", value: Some(&FITS), header }).unwrap();
-    eventually("it is written", PATIENCE, || {
-        producer.poll();
-        (producer.in_flight() == 0).then_some(())
-    });
+    producer.flush().unwrap();
     let consumer = start(&world, 1);
     eventually("the first is a dead letter", PATIENCE, || (dead_letters(&world).len() == 1).then_some(()));
     let (partition, value) = (Some(0), Some(progress.as_slice()));

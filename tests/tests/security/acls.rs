@@ -153,8 +153,10 @@ async fn each_right_is_needed() {
 
     let producer = filled(&world, &own_producer).await;
     assert_eq!(producer.stop().code, 0);
-    let (checkpoint, id) =
-        (format!("cannot read topic {topic}.checkpoint "), format!("transactions of {topic}.producer: "));
+    let (checkpoint, id) = (
+        format!("cannot read topic {topic}.checkpoint "),
+        format!("cannot initialise transactions of {topic}.producer at "),
+    );
     let letters = format!("cannot look up topic {topic}.dlq ");
     for (user, texts) in lacking[0].iter().zip([
         ["publishing to ", "ACL WRITE"],

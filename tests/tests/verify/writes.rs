@@ -314,6 +314,7 @@ async fn an_open_transaction_is_not_passed_over() {
     let record =
         kafka::Record { topic: &settings.topic, partition: Some(3), key: b"1", value: Some(b"x"), header: None };
     producer.send(&record).unwrap();
+    producer.flush().unwrap();
     // Behind it in the partition, so that nobody sees it.
     let hidden = Sent { partition: Some(3), ..scene.sent[10].clone() };
     send(&settings, &[hidden]);

@@ -25,10 +25,14 @@ use super::slots::Slots;
 use crate::wire::answers::Address;
 use crate::wire::compression::Compression;
 use crate::wire::record_batch::Record;
-use crate::wire::requests::{Coordinates, GroupMember, Identity, Level};
+use crate::wire::requests::{Coordinates, GroupMember, GroupOffset, Identity, Level};
 
-/// Bytes of records at which batches are closed within a transaction, so that sending begins.
+/// Bytes of records at which batches are closed within a transaction when the brokers have nothing to do.
 const SEND_FROM: usize = 1 << 20;
+/// Bytes of records at which they are closed in any case.
+const SEND_AT: usize = 4 << 20;
+/// Bytes of records after which it is looked whether the brokers have something to do.
+const LOOK_AFTER: usize = 256 << 10;
 
 /// How a producer is set up.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub(crate) struct Options {
 pub(crate) enum Stage {
     /// It has fenced nobody.
     Uninitialised,
+    /// As before; it connects to its coordinator.
+    Connecting,
     /// It asks for an id and epoch.
     Initialising,
     /// A transaction may begin.
@@ -83,7 +89,7 @@ struct Seat {
 struct Offsets {
     member: GroupMember,
     /// By topic and partition, in this order.
-    of: Vec<(String, (i32, i64))>,
+    of: Vec<GroupOffset>,
     /// The group is part of the transaction: not needed on V2.
     is_added: bool,
     is_done: bool,
@@ -132,6 +138,8 @@ pub(crate) struct Core {
     failure: Option<Failure>,
     /// The last error that another try may heal.
     trouble: Option<String>,
+    /// Bytes of records at which [`Self::push`] says that it is time.
+    look_at: usize,
 }
 
 impl Core {
@@ -163,6 +171,7 @@ impl Core {
             stale: None,
             failure: None,
             trouble: None,
+            look_at: SEND_FROM,
         }
     }
 
@@ -195,6 +204,19 @@ impl Core {
         self.slots.buffered()
     }
 
+    /// Finds the coordinator, and the leaders of the topic's partitions.
+    pub(crate) fn connect(&mut self, topic: &str) {
+        self.stage = Stage::Connecting;
+        self.ask_for_leaders(topic);
+    }
+
+    /// Whether its coordinator takes requests, and leaders were answered.
+    pub(crate) fn is_connected(&self) -> bool {
+        let is_coordinator =
+            |link: &Link| link.node.is_some() && link.node == self.transactions_at.node && link.is_open();
+        self.leaders_answers > 0 && self.links.values().any(is_coordinator)
+    }
+
     /// Asks for an id and epoch.
     pub(crate) fn initialise(&mut self) {
         self.stage = Stage::Initialising;
@@ -207,24 +229,38 @@ impl Core {
         self.stage = Stage::Open;
         (self.is_known, self.is_ending, self.is_unanswered) = (false, false, false);
         (self.step, self.offsets, self.trouble) = (Task::default(), None, None);
+        self.look_at = SEND_FROM;
     }
 
-    /// Adds a record to the transaction; returns whether there is enough to be sent.
+    /// Adds a record to the transaction; returns whether it is time to read answers and to [`Self::seal_enough`].
     ///
     /// # Errors
     /// When records can't be compressed.
     pub(crate) fn push(&mut self, topic: &str, partition: i32, record: &Record<'_>) -> io::Result<bool> {
-        let compression = self.options.compression;
-        self.slots.push(topic, partition, record, compression)?;
-        if self.slots.open() < SEND_FROM {
-            return Ok(false);
+        self.slots.push(topic, partition, record, self.options.compression)?;
+        let is_due = self.slots.open() >= self.look_at;
+        if is_due {
+            self.look_at = self.slots.open() + LOOK_AFTER;
         }
-        self.slots.seal(compression)?;
-        Ok(true)
+        Ok(is_due)
+    }
+
+    /// Closes the batches of all records when the brokers have nothing to do, or when there are many: the longer a
+    /// broker takes, the larger its next batches.
+    ///
+    /// # Errors
+    /// When records can't be compressed.
+    pub(crate) fn seal_enough(&mut self) -> io::Result<()> {
+        let is_idle = self.slots.buffered() == self.slots.open();
+        if self.slots.open() >= SEND_AT || (is_idle && self.slots.open() >= SEND_FROM) {
+            self.slots.seal(self.options.compression)?;
+            self.look_at = SEND_FROM;
+        }
+        Ok(())
     }
 
     /// Adds a group's offsets to the transaction: the next record's, by topic and partition, in this order.
-    pub(crate) fn send_offsets(&mut self, member: GroupMember, of: Vec<(String, (i32, i64))>) {
+    pub(crate) fn send_offsets(&mut self, member: GroupMember, of: Vec<GroupOffset>) {
         if self.group != member.group {
             self.group.clone_from(&member.group);
             self.group_at = Seat::default();
@@ -237,21 +273,27 @@ impl Core {
         self.offsets.as_ref().is_none_or(|offsets| offsets.is_done)
     }
 
+    /// Sends everything.
+    ///
+    /// # Errors
+    /// When records can't be compressed.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.slots.seal(self.options.compression)
+    }
+
     /// Sends everything, and commits.
     ///
     /// # Errors
     /// When records can't be compressed.
     pub(crate) fn commit(&mut self) -> io::Result<()> {
-        self.slots.seal(self.options.compression)?;
+        self.flush()?;
         self.stage = Stage::Committing;
         Ok(())
     }
 
     /// Aborts, unless a commit was sent.
     pub(crate) fn abort(&mut self) {
-        if matches!(self.failure, Some(Failure::Abortable(_) | Failure::Refused { .. })) {
-            self.failure = None;
-        }
+        self.failure.take_if(|failure| failure.is_abortable());
         if self.is_ending {
             self.fail(Failure::Broken("a commit was sent, and its outcome is not known".to_owned()));
             return;
@@ -262,12 +304,12 @@ impl Core {
 
     /// The failure counts unless there is one that says more.
     fn fail(&mut self, failure: Failure) {
-        if self.stage == Stage::Aborting && matches!(failure, Failure::Abortable(_) | Failure::Refused { .. }) {
+        if self.stage == Stage::Aborting && failure.is_abortable() {
             // What is aborted may have failed.
             return;
         }
         let rank = |failure: &Failure| match failure {
-            Failure::Abortable(_) => 0,
+            Failure::Abortable(_) | Failure::Rebalanced(_) => 0,
             Failure::Refused { .. } | Failure::OtherCount { .. } => 1,
             Failure::Stale(_) | Failure::Broken(_) => 2,
             Failure::Fenced(_) => 3,
@@ -333,6 +375,7 @@ impl Core {
         }
         let is_usable = !matches!(self.failure, Some(Failure::Broken(_) | Failure::Fenced(_)));
         match self.stage {
+            Stage::Connecting => drop(self.coordinator_link(Coordinates::Transactions, now)),
             Stage::Initialising if self.failure.is_none() => self.ask_for_identity(now),
             Stage::Open | Stage::Committing if self.failure.is_none() => self.send(now),
             Stage::Aborting if is_usable => self.end_aborted(now),
@@ -349,7 +392,7 @@ impl Core {
 
     /// The next time at which [`Self::advance`] has something to do without a new answer.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let links = self.links.values().filter_map(Link::deadline);
+        let links = self.links.values().filter_map(|link| link.deadline(now));
         let tasks = [self.leaders, self.transactions_at.search, self.group_at.search, self.step];
         let tasks = tasks.into_iter().chain(self.offsets.as_ref().map(|offsets| offsets.task));
         let slots = self.slots.active.iter().filter_map(|slot| self.slots.all[*slot].pause.until(now));

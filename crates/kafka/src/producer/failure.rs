@@ -14,6 +14,9 @@ pub enum Failure {
     /// Nothing was committed; abort and retry.
     #[error("the transaction must be aborted: {0}")]
     Abortable(String),
+    /// The member that committed offsets has lost its partitions: abort, and poll for the new assignment.
+    #[error("the group has rebalanced: {0}")]
+    Rebalanced(String),
     /// The outcome is unknown or the producer is unusable: drop it; the initialisation of a new one completes or aborts
     /// the transaction in flight.
     #[error("the transactional producer is broken: {0}")]
@@ -46,6 +49,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether the transaction can be aborted, after which the producer can begin another.
+    pub fn is_abortable(&self) -> bool {
+        matches!(self, Self::Abortable(_) | Self::Rebalanced(_) | Self::Refused { .. })
+    }
+
     /// Converts it to an error of a program that could not do `what`: definite when a retry can't help.
     pub fn into_error(self, what: &str) -> Error {
         let message = format!("{what}: {self}");

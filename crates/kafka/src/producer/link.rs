@@ -17,6 +17,9 @@ use crate::wire::requests::{self, Api, Coordinates, Level};
 /// A request without an answer for so long breaks the connection.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
+/// A connection that is not made for so long is not waited for alone.
+const LATE_AFTER: Duration = Duration::from_secs(1);
+
 /// What a request is about, kept until its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -136,6 +139,8 @@ pub(crate) struct Link {
     pub(crate) address: Address,
     /// Its broker, when that is known.
     pub(crate) node: Option<i32>,
+    /// When it is late; `None` when it was ready once.
+    late_at: Option<Instant>,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
     pub(crate) versions: Versions,
@@ -147,10 +152,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(address: Address, node: Option<i32>) -> Self {
+    pub(crate) fn new(address: Address, node: Option<i32>, now: Instant) -> Self {
         Self {
             address,
             node,
+            late_at: Some(now + LATE_AFTER),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             versions: Versions::default(),
@@ -174,6 +180,16 @@ impl Link {
         matches!(self.phase, Phase::Ready) && self.quiet_until.is_none_or(|until| until <= now)
     }
 
+    /// Whether it is not ready for so long that another broker may be quicker.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.late_at.is_some_and(|late| late <= now)
+    }
+
+    /// Whether its handshake is complete.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
     /// The number of Produce requests without an answer.
     pub(crate) fn produces(&self) -> usize {
         self.asked.iter().filter(|asked| matches!(asked.subject, Subject::Produce(_))).count()
@@ -185,10 +201,11 @@ impl Link {
     }
 
     /// When something is due that no answer brings: the end of a throttle, of a login, of the wait for an answer.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let answer = self.asked.front().map(|asked| asked.at + ANSWER_WITHIN);
+        let late = self.late_at.filter(|late| *late > now);
         let login = self.login_again.filter(|_| matches!(self.phase, Phase::Ready) && self.asked.is_empty());
-        [answer, login, self.quiet_until].into_iter().flatten().min()
+        [answer, late, login, self.quiet_until].into_iter().flatten().min()
     }
 
     /// What time brings: a login that must be renewed.
@@ -313,6 +330,7 @@ impl Link {
                 }
             }
             if matches!(self.phase, Phase::Ready) {
+                self.late_at = None;
                 return Ok(Some(Arrived::Ready));
             }
         }
@@ -350,7 +368,8 @@ impl Link {
             )));
         }
         let nonce = nonce().map_err(|e| Closed::Login(format!("OpenSSL has no random numbers: {e}")))?;
-        let (exchange, first) = Exchange::begin(login, &nonce);
+        let begun = Exchange::begin(login, &nonce).map_err(|e| Closed::Login(format!("the login: {e}")))?;
+        let (exchange, first) = begun;
         self.phase = Phase::LoggingIn(Some(exchange));
         self.put(greeting, Subject::Login, now, |out| requests::sasl_authenticate(&first, out));
         Ok(())

@@ -23,6 +23,8 @@ pub(crate) enum Reaction {
     Halve,
     /// Nothing was committed: abort the transaction.
     Abort,
+    /// As before; the member that commits offsets has lost its partitions.
+    Rebalanced,
     /// Another producer has the transactional id, or the transaction has exceeded its timeout.
     Fenced,
     /// The outcome is unknown or the producer is unusable: drop it.
@@ -34,7 +36,7 @@ pub(crate) enum Reaction {
 /// The reaction to `code` in the answer to a request.
 pub(crate) fn reaction(api: Api, code: KafkaCode, level: Level) -> Reaction {
     use KafkaCode as K;
-    use Reaction::{Abort, Again, Broken, Coordinator, Done, Fenced, Halve, Leaders, Refused};
+    use Reaction::{Abort, Again, Broken, Coordinator, Done, Fenced, Halve, Leaders, Rebalanced, Refused};
     let is_refused = matches!(
         code,
         K::INVALID_TOPIC_EXCEPTION
@@ -85,14 +87,12 @@ pub(crate) fn reaction(api: Api, code: KafkaCode, level: Level) -> Reaction {
         Api::TxnOffsetCommit => match code {
             K::UNKNOWN_TOPIC_OR_PARTITION | K::UNSTABLE_OFFSET_COMMIT => Again(Length::Usual),
             K::REQUEST_TIMED_OUT => Coordinator,
-            // The member has lost its partitions.
             K::ILLEGAL_GENERATION
             | K::UNKNOWN_MEMBER_ID
-            | K::FENCED_INSTANCE_ID
             | K::FENCED_MEMBER_EPOCH
             | K::STALE_MEMBER_EPOCH
-            | K::REBALANCE_IN_PROGRESS
-            | K::TRANSACTION_ABORTABLE => Abort,
+            | K::REBALANCE_IN_PROGRESS => Rebalanced,
+            K::FENCED_INSTANCE_ID | K::TRANSACTION_ABORTABLE => Abort,
             _ => Broken,
         },
         Api::EndTxn => match code {

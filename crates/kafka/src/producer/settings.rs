@@ -49,6 +49,7 @@ fn login(settings: &KafkaSettings) -> Result<Option<Login>> {
         "PLAIN" => Login::Plain { user, password },
         "SCRAM-SHA-256" => scram(Digest::Sha256, user, password),
         "SCRAM-SHA-512" => scram(Digest::Sha512, user, password),
+        "OAUTHBEARER" => Login::Bearer { file: client("sasl.oauthbearer.config").into() },
         other => return Err(Error::usage(format!("kafka.sasl_mechanisms: {other} is not possible here"))),
     }))
 }

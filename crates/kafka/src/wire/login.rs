@@ -3,6 +3,7 @@
 //! Sources: RFC 4616 (PLAIN), RFC 5802 and 7677 (SCRAM), RFC 7628 (OAUTHBEARER).
 
 use std::fmt;
+use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -12,6 +13,8 @@ use openssl::memcmp;
 use openssl::pkcs5::pbkdf2_hmac;
 use openssl::pkey::PKey;
 use openssl::sign::Signer;
+
+use crate::token;
 
 /// More iterations than any server's: a bound for what an answer may cost.
 const MOST_ITERATIONS: usize = 10_000_000;
@@ -35,10 +38,10 @@ pub enum Login {
         /// Password.
         password: String,
     },
-    /// `OAUTHBEARER` with this token.
+    /// `OAUTHBEARER` with the token of a file.
     Bearer {
-        /// The token.
-        token: String,
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -123,10 +126,16 @@ impl fmt::Debug for State {
 
 impl Exchange {
     /// Begins a login; returns the first bytes to send. `nonce` is printable ASCII without commas, never used before.
-    pub fn begin(login: &Login, nonce: &str) -> (Self, Vec<u8>) {
-        match login {
+    ///
+    /// # Errors
+    /// When the token can't be read.
+    pub fn begin(login: &Login, nonce: &str) -> Result<(Self, Vec<u8>), LoginError> {
+        Ok(match login {
             Login::Plain { user, password } => (Self(State::Sent), format!("\0{user}\0{password}").into_bytes()),
-            Login::Bearer { token } => (Self(State::Sent), format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes()),
+            Login::Bearer { file } => {
+                let token = token::read(file).map_err(|e| LoginError(e.to_string()))?;
+                (Self(State::Sent), format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes())
+            }
             Login::Scram { digest, user, password } => {
                 let user = user.replace('=', "=3D").replace(',', "=2C");
                 let bare = format!("n={user},r={nonce}");
@@ -134,7 +143,7 @@ impl Exchange {
                 let (digest, password, nonce) = (*digest, password.clone(), nonce.to_owned());
                 (Self(State::First { digest, password, nonce, bare }), first)
             }
-        }
+        })
     }
 
     /// Takes the server's bytes.
@@ -218,6 +227,10 @@ fn decoded(text: Option<&str>, what: &str) -> Result<Vec<u8>, LoginError> {
 mod tests {
     use super::*;
 
+    fn begin(login: &Login, nonce: &str) -> (Exchange, Vec<u8>) {
+        Exchange::begin(login, nonce).expect("a first message")
+    }
+
     fn scram(digest: Digest) -> Login {
         Login::Scram { digest, user: "user".to_owned(), password: "pencil".to_owned() }
     }
@@ -228,7 +241,7 @@ mod tests {
 
     #[test]
     fn scram_goes_as_in_rfc_7677() {
-        let (mut exchange, first) = Exchange::begin(&scram(Digest::Sha256), NONCE);
+        let (mut exchange, first) = begin(&scram(Digest::Sha256), NONCE);
         assert_eq!(first, b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let Ok(Next::Send(proof)) = exchange.take(FIRST.as_bytes()) else { panic!("a proof is next") };
         let wanted = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
@@ -240,7 +253,7 @@ mod tests {
     #[test]
     fn a_server_without_the_password_is_refused() {
         for last in ["v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "v=", "", "e=invalid-proof", "v=AAAA"] {
-            let (mut exchange, _) = Exchange::begin(&scram(Digest::Sha256), NONCE);
+            let (mut exchange, _) = begin(&scram(Digest::Sha256), NONCE);
             exchange.take(FIRST.as_bytes()).expect("a proof");
             assert!(exchange.take(last.as_bytes()).is_err(), "{last}");
         }
@@ -249,7 +262,7 @@ mod tests {
         for first in
             ["", "r=x", &other_nonce, &no_nonce, &FIRST.replace("4096", "0"), &FIRST.replace("4096", "99999999999")]
         {
-            let (mut exchange, _) = Exchange::begin(&scram(Digest::Sha512), NONCE);
+            let (mut exchange, _) = begin(&scram(Digest::Sha512), NONCE);
             assert!(exchange.take(first.as_bytes()).is_err(), "{first}");
         }
     }
@@ -257,17 +270,19 @@ mod tests {
     #[test]
     fn names_may_have_commas() {
         let login = Login::Scram { digest: Digest::Sha512, user: "a=b,c".to_owned(), password: String::new() };
-        assert_eq!(Exchange::begin(&login, "x").1, b"n,,n=a=3Db=2Cc,r=x");
+        assert_eq!(begin(&login, "x").1, b"n,,n=a=3Db=2Cc,r=x");
     }
 
     #[test]
     fn one_message_is_enough_for_the_others() {
         let plain = Login::Plain { user: "me".to_owned(), password: "secret".to_owned() };
-        let (mut exchange, bytes) = Exchange::begin(&plain, "");
+        let (mut exchange, bytes) = begin(&plain, "");
         assert_eq!(bytes, b"\0me\0secret");
         assert_eq!(exchange.take(b""), Ok(Next::Done));
         assert_eq!(format!("{plain:?}"), "Login(\"PLAIN\")");
-        let (mut exchange, bytes) = Exchange::begin(&Login::Bearer { token: "t".to_owned() }, "");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "t\n").expect("to write");
+        let (mut exchange, bytes) = begin(&Login::Bearer { file: file.path().to_owned() }, "");
         assert_eq!(bytes, b"n,,\x01auth=Bearer t\x01\x01");
         assert_eq!(exchange.take(b"{\"status\":\"invalid_token\"}"), Ok(Next::Send(vec![1])));
     }

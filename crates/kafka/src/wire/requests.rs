@@ -111,6 +111,19 @@ pub struct GroupMember {
     pub instance: Option<String>,
 }
 
+/// A committed offset of a group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupOffset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset of the next record.
+    pub next: i64,
+    /// A text that is kept beside it.
+    pub note: String,
+}
+
 /// Appends the beginning of a frame: its length, which [`end`] writes, and the request's header.
 pub fn begin(api: Api, version: i16, correlation: i32, client_id: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&[0; 4]);
@@ -194,7 +207,7 @@ pub fn txn_offset_commit(
     transactional_id: &str,
     producer: Identity,
     member: &GroupMember,
-    offsets: &[(&str, (i32, i64))],
+    offsets: &[GroupOffset],
     out: &mut Vec<u8>,
 ) {
     put_compact(transactional_id.as_bytes(), out);
@@ -203,12 +216,13 @@ pub fn txn_offset_commit(
     out.extend_from_slice(&member.generation.to_be_bytes());
     put_compact(member.member.as_bytes(), out);
     put_compact_or_null(member.instance.as_deref().map(str::as_bytes), out);
-    by_topic(offsets, out, |(partition, offset), out| {
-        out.extend_from_slice(&partition.to_be_bytes());
-        out.extend_from_slice(&offset.to_be_bytes());
-        // No epoch of the leader, and no text beside the offset.
+    let offsets: Vec<(&str, &GroupOffset)> = offsets.iter().map(|offset| (offset.topic.as_str(), offset)).collect();
+    by_topic(&offsets, out, |offset, out| {
+        out.extend_from_slice(&offset.partition.to_be_bytes());
+        out.extend_from_slice(&offset.next.to_be_bytes());
+        // No epoch of the leader.
         out.extend_from_slice(&(-1_i32).to_be_bytes());
-        put_compact_or_null(None, out);
+        put_compact(offset.note.as_bytes(), out);
         put_no_tags(out);
     });
     put_no_tags(out);

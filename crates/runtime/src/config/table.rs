@@ -174,6 +174,7 @@ static TABLE: &[Setting] = &[
     more("kafka.sasl_mechanisms", MECHANISMS, None, KAFKA, "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"),
     more("kafka.sasl_username", Kind::Text, None, KAFKA, "SASL user"),
     more("kafka.sasl_password", Secret, None, KAFKA, "SASL password"),
+    more("kafka.sasl_token_file", Path, None, KAFKA, "File with the token of OAUTHBEARER; read at each login"),
     more("kafka.ssl_ca_location", Path, None, KAFKA, "CA certificate of the brokers (PEM)"),
     common("kafka.topic", Kind::Text, Text("product_updates"), KAFKA, "Topic of the changes"),
     more("kafka.group_id", Kind::Text, Text("product_consumers"), SINKS, "Consumer group"),

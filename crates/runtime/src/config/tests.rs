@@ -343,7 +343,7 @@ fn every_wrong_value_is_named_with_its_origin() {
         (
             "KAFKA_SSL_CA_LOCATION",
             "/nowhere",
-            "kafka.ssl_ca_location: \"/nowhere\" can't be read (environment KAFKA_SSL_CA_LOCATION): No such file or directory (os error 2)\nname a PEM file",
+            "kafka.ssl_ca_location: \"/nowhere\" can't be read (environment KAFKA_SSL_CA_LOCATION): No such file or directory (os error 2)\nname a file",
         ),
         (
             "DB_SSL_CA",

@@ -194,6 +194,7 @@ const OWN_OPTIONS: &[(&str, &str)] = &[
     ("sasl.mechanisms", "kafka.sasl_mechanisms"),
     ("sasl.username", "kafka.sasl_username"),
     ("sasl.password", "kafka.sasl_password"),
+    ("sasl.oauthbearer.config", "kafka.sasl_token_file"),
     ("ssl.ca.location", "kafka.ssl_ca_location"),
     ("group.id", "kafka.group_id"),
     ("session.timeout.ms", "kafka.session_timeout"),
@@ -305,7 +306,7 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
     let protocol = settings.text("kafka.security_protocol");
     let sasl = protocol.starts_with("SASL");
     let tls = protocol.ends_with("SSL");
-    for key in ["kafka.sasl_mechanisms", "kafka.sasl_username", "kafka.sasl_password"] {
+    for key in ["kafka.sasl_mechanisms", "kafka.sasl_username", "kafka.sasl_password", "kafka.sasl_token_file"] {
         if settings.optional(key).is_some() && !sasl {
             return Err(settings
                 .wrong(key, &format!("has no effect with kafka.security_protocol {protocol}"))
@@ -321,7 +322,17 @@ fn client_options(settings: &Settings) -> Result<ClientOptions> {
             })
         };
         let mechanism = needed("kafka.sasl_mechanisms")?;
-        if mechanism != "OAUTHBEARER" {
+        if mechanism == "OAUTHBEARER" {
+            needed("kafka.sasl_token_file")?;
+            let file = existing_file(settings, "kafka.sasl_token_file")?.unwrap_or_default();
+            // A text for the clients' own function that makes a token.
+            options.insert("sasl.oauthbearer.config".to_owned(), file.display().to_string());
+        } else {
+            if settings.optional("kafka.sasl_token_file").is_some() {
+                return Err(settings
+                    .wrong("kafka.sasl_token_file", &format!("has no effect with kafka.sasl_mechanisms {mechanism}"))
+                    .with_remedy("set kafka.sasl_mechanisms to OAUTHBEARER"));
+            }
             options.insert("sasl.username".to_owned(), needed("kafka.sasl_username")?);
             options.insert("sasl.password".to_owned(), needed("kafka.sasl_password")?);
         }
@@ -453,9 +464,8 @@ fn existing_file(settings: &Settings, key: &str) -> Result<Option<PathBuf>> {
     let Some(path) = settings.optional_path(key) else { return Ok(None) };
     match std::fs::File::open(&path) {
         Ok(_) => Ok(Some(path)),
-        Err(e) => Err(settings
-            .wrong(key, "can't be read")
-            .with_source(e)
-            .with_remedy("name a PEM file that this user may read")),
+        Err(e) => {
+            Err(settings.wrong(key, "can't be read").with_source(e).with_remedy("name a file that this user may read"))
+        }
     }
 }

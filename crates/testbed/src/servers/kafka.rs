@@ -40,6 +40,8 @@ pub struct KafkaOptions {
     pub advertised: Option<u16>,
     /// More configuration lines, which take precedence over ours.
     pub settings: Vec<String>,
+    /// The level of the feature `transaction.version`, Kafka's default by default.
+    pub transaction_version: Option<u8>,
 }
 
 impl Kafka {
@@ -104,6 +106,8 @@ impl Kafka {
             let mut format = vec!["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", &properties];
             let users = security.map(KafkaSecurity::scram_records).unwrap_or_default();
             format.extend(users.iter().flat_map(|user| ["--add-scram", user.as_str()]));
+            let level = options.transaction_version.map(|level| format!("transaction.version={level}"));
+            format.extend(level.iter().flat_map(|level| ["--feature", level.as_str()]));
             let java = java_call(&libraries, "-Xmx128m", &format)?;
             machine::run(Command::new(&java[0]).args(&java[1..]))?;
         }

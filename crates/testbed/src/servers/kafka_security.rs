@@ -38,7 +38,8 @@ pub struct KafkaUser {
     pub mechanism: Mechanism,
 }
 
-/// The options of a secured broker.
+/// The options of a secured broker. A user without a password logs in with a token that nobody has signed, which is for
+/// tests only.
 #[derive(Debug, Clone)]
 pub struct KafkaSecurity {
     /// PEM file with the private key (PKCS 8) and the certificate.
@@ -59,10 +60,12 @@ impl KafkaSecurity {
             "listener.security.protocol.map=CLIENTS:SASL_SSL,BROKERS:PLAINTEXT,CONTROLLER:PLAINTEXT
 listener.name.clients.ssl.keystore.type=PEM
 listener.name.clients.ssl.keystore.location={}
-listener.name.clients.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.clients.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 listener.name.clients.plain.sasl.jaas.config={module}.plain.PlainLoginModule required{plain};
 listener.name.clients.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;
 listener.name.clients.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;
+listener.name.clients.oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuthBearerLoginModule required \
+  unsecuredLoginStringClaim_sub=\"broker\";
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS;User:{}
 ",

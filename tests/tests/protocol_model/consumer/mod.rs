@@ -12,7 +12,6 @@ mod world;
 
 use consumer::cycle::{self, Part};
 use kafka::Failure;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use runtime::step::ConsumerStep as Done;
 use stateright::{Model, Property};
 
@@ -179,7 +178,7 @@ impl Consumers {
             (Action::CommitStalls(_), Step::After(Done::OffsetsSent)) => {
                 state.left.stalls = state.left.stalls.checked_sub(1)?;
                 state.late.push((slot, process.epoch));
-                state.fail(process, Failure::Broken(KafkaError::Canceled));
+                state.fail(process, Failure::Broken(String::new()));
             }
             (Action::CommitOffsets(_), Step::Owing) => {
                 if state.accepts(process, process.polled_under) {
@@ -224,7 +223,7 @@ impl Consumers {
             return None;
         }
         if process.epoch != slot.epoch {
-            state.fail(process, Failure::Fenced(KafkaError::Canceled));
+            state.fail(process, Failure::Fenced(String::new()));
             return Some(());
         }
         match part {
@@ -237,8 +236,7 @@ impl Consumers {
                 let late = matches!(without, Without::MetadataOfPoll | Without::PutBackAndMetadata);
                 let metadata = if late { process.generation } else { process.polled_under };
                 if !state.accepts(process, metadata) {
-                    let refused = KafkaError::ConsumerCommit(RDKafkaErrorCode::UnknownMemberId);
-                    state.fail(process, Failure::Abortable(refused));
+                    state.fail(process, Failure::Rebalanced(String::new()));
                     return Some(());
                 }
                 state.slots[number].open.get_or_insert_default().offsets = process.moves();
@@ -252,7 +250,7 @@ impl Consumers {
                     state.left.stalls = state.left.stalls.checked_sub(1)?;
                     state.late.push((number, process.epoch));
                     if without != Without::NewConnection {
-                        state.fail(process, Failure::Stale);
+                        state.fail(process, Failure::Stale(""));
                         return Some(());
                     }
                 }

@@ -50,7 +50,7 @@ impl Core {
                 self.lose_coordinator(of, now);
                 None
             }
-            Reaction::Abort | Reaction::Fenced | Reaction::Broken | Reaction::Refused => {
+            Reaction::Abort | Reaction::Rebalanced | Reaction::Fenced | Reaction::Broken | Reaction::Refused => {
                 self.fail_with(reaction, code, text());
                 None
             }
@@ -61,6 +61,7 @@ impl Core {
         self.fail(match reaction {
             Reaction::Fenced => Failure::Fenced(reason),
             Reaction::Abort => Failure::Abortable(reason),
+            Reaction::Rebalanced => Failure::Rebalanced(reason),
             Reaction::Refused | Reaction::Halve => {
                 let (code, remedy) = refusal(code).unwrap_or((Code::RecordRefused, "see Kafka's log for the reason"));
                 Failure::Refused { code, reason, remedy: remedy.into() }
@@ -249,7 +250,12 @@ impl Core {
                 Ok(false) => self.fail_with(Reaction::Refused, code, text),
                 Err(error) => self.fail(Failure::Broken(format!("{text}; halving the batch: {error}"))),
             },
-            Reaction::Coordinator | Reaction::Abort | Reaction::Fenced | Reaction::Broken | Reaction::Refused => {
+            Reaction::Coordinator
+            | Reaction::Abort
+            | Reaction::Rebalanced
+            | Reaction::Fenced
+            | Reaction::Broken
+            | Reaction::Refused => {
                 self.fail_with(reaction, code, text);
             }
         }

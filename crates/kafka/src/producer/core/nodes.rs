@@ -27,7 +27,7 @@ impl Core {
         if let Some((id, _)) = ready {
             return Some(*id);
         }
-        if self.links.is_empty() {
+        if self.links.values().all(|link| link.is_late(now)) {
             // Known brokers first, then those of the configuration: one after the other.
             let known = self.nodes.len();
             let number = self.bootstrap % (known + self.options.bootstrap.len());
@@ -46,7 +46,7 @@ impl Core {
         }
         let id = LinkId(self.next_link);
         self.next_link += 1;
-        self.links.insert(id, Link::new(address.clone(), node));
+        self.links.insert(id, Link::new(address.clone(), node, now));
         self.dials.push((id, address));
     }
 
@@ -71,12 +71,22 @@ impl Core {
         let Some(mut link) = self.links.remove(&id) else { return };
         self.dial_pauses.entry(link.address.clone()).or_default().again(Length::Connect, now);
         let address = &link.address;
+        tracing::debug!(%address, %why, "a connection to Kafka is closed");
+        // What the broker did may be another's task now.
+        if link.node.is_some() && link.node == self.transactions_at.node {
+            self.lose_coordinator(Coordinates::Transactions, now);
+        }
+        if link.node.is_some() && link.node == self.group_at.node {
+            self.lose_coordinator(Coordinates::Group, now);
+        }
+        let slots = &mut self.slots;
+        self.leaders_wanted |= slots.active.iter().any(|slot| slots.all[*slot].leader == link.node);
         match why {
             Closed::Lost(why) => self.trouble = Some(format!("{address}: {why}")),
             Closed::Login(why) => self.refuse(
                 Code::LoginRefused,
                 why,
-                "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanisms",
+                "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file",
             ),
             Closed::Certificate(why) => self.refuse(
                 Code::CertificateRefused,

@@ -3,6 +3,7 @@
 mod cluster;
 mod errors;
 mod requests;
+mod simulation;
 
 use self::cluster::{Cluster, PARTITIONS, Reply};
 use super::*;
@@ -90,6 +91,10 @@ fn v2_needs_the_feature_and_the_versions() {
     assert!(cluster.transactions()[1].starts_with("Produce 9 "), "{:?}", cluster.transactions());
 }
 
+fn offset(partition: i32, next: i64) -> GroupOffset {
+    GroupOffset { topic: "t".to_owned(), partition, next, note: format!("up to {next}") }
+}
+
 fn member() -> GroupMember {
     let text = |text: &str| text.to_owned();
     GroupMember { group: text("g"), generation: 5, member: text("m-1"), instance: Some(text("slot-1")) }
@@ -172,7 +177,7 @@ fn no_commit_is_sent_before_every_batch_and_offset_is_acknowledged() {
         cluster.script(move |seen| if seen.api == api { Reply::Code(code) } else { Reply::Good });
         cluster.core.begin();
         (0..PARTITIONS).for_each(|partition| cluster.send("t", partition, "v"));
-        cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7))]);
+        cluster.core.send_offsets(member(), vec![offset(0, 7)]);
         cluster.core.commit().expect("batches");
         cluster.run();
         assert_eq!((cluster.core.stage(), cluster.asked(Api::EndTxn).len()), (Stage::Committing, 0));
@@ -183,12 +188,18 @@ fn no_commit_is_sent_before_every_batch_and_offset_is_acknowledged() {
 #[test]
 fn offsets_go_with_the_members_generation() {
     for (version, wanted) in [
-        (V1, &["AddOffsetsToTxn 3 g epoch 1 at 1", "TxnOffsetCommit 3 g 5 m-1 slot-1 t-0=7 t-3=9 epoch 1 at 1"][..]),
-        (V2, &["TxnOffsetCommit 5 g 5 m-1 slot-1 t-0=7 t-3=9 epoch 1 at 1"][..]),
+        (
+            V1,
+            &[
+                "AddOffsetsToTxn 3 g epoch 1 at 1",
+                "TxnOffsetCommit 3 g 5 m-1 slot-1 t-0=7 (up to 7) t-3=9 (up to 9) epoch 1 at 1",
+            ][..],
+        ),
+        (V2, &["TxnOffsetCommit 5 g 5 m-1 slot-1 t-0=7 (up to 7) t-3=9 (up to 9) epoch 1 at 1"][..]),
     ] {
         let mut cluster = Cluster::ready(1, version);
         cluster.core.begin();
-        cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7)), ("t".to_owned(), (3, 9))]);
+        cluster.core.send_offsets(member(), vec![offset(0, 7), offset(3, 9)]);
         cluster.core.commit().expect("batches");
         cluster.run();
         assert_eq!(cluster.outcome(), Ok(()));
@@ -217,10 +228,10 @@ fn a_lost_answer_is_asked_for_again_and_makes_v1_stale() {
         for reply in [Reply::Break, Reply::Silence] {
             for version in [V1, V2] {
                 let mut cluster = Cluster::ready(2, version);
-                cluster.once(api, reply);
+                cluster.once(api, reply.clone());
                 cluster.core.begin();
                 (0..PARTITIONS).for_each(|partition| cluster.send("t", partition, "v"));
-                cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7))]);
+                cluster.core.send_offsets(member(), vec![offset(0, 7)]);
                 let begun = cluster.now;
                 cluster.core.commit().expect("batches");
                 cluster.run();
@@ -275,6 +286,37 @@ fn a_coordinator_that_has_moved_is_found() {
 }
 
 #[test]
+fn a_broker_that_is_gone_is_not_waited_for() {
+    // It led a partition; it coordinated the transactions.
+    for gone in [2, 1] {
+        let mut cluster = Cluster::ready(3, V2);
+        assert_eq!(cluster.commit(&[0, 1, 2]), Ok(()));
+        let links: Vec<(LinkId, Option<i32>)> = cluster.core.links.iter().map(|(id, link)| (*id, link.node)).collect();
+        for (id, _) in links.into_iter().filter(|(_, node)| *node == Some(gone)) {
+            cluster.core.closed(id, &Closed::Lost("gone".to_owned()), cluster.now);
+        }
+        cluster.gone = Some(gone);
+        cluster.moved.extend((0..PARTITIONS).map(|partition| (partition, 3)));
+        cluster.coordinator = 3;
+        let begun = cluster.now;
+        assert_eq!(cluster.commit(&[0, 1, 2]), Ok(()), "without broker {gone}");
+        assert!(cluster.now - begun < Duration::from_secs(1), "{:?}", cluster.now - begun);
+    }
+}
+
+#[test]
+fn an_address_that_does_not_answer_is_not_the_only_one_that_is_tried() {
+    let mut cluster = Cluster::new(2, V2);
+    cluster.core.options.bootstrap = vec![cluster::address(9), cluster::address(1)];
+    cluster.hangs = Some(9);
+    cluster.core.initialise();
+    let begun = cluster.now;
+    cluster.run();
+    assert_eq!(cluster.outcome(), Ok(()));
+    assert!(cluster.now - begun < Duration::from_secs(2), "{:?}", cluster.now - begun);
+}
+
+#[test]
 fn an_abort_forgets_what_was_not_sent_and_waits_for_what_was() {
     let mut cluster = Cluster::ready(2, V2);
     cluster.script(|seen| if seen.api == Api::Produce { Reply::Silence } else { Reply::Good });
@@ -287,7 +329,7 @@ fn an_abort_forgets_what_was_not_sent_and_waits_for_what_was() {
     assert_eq!(cluster.asked(Api::Produce).len(), 2);
     cluster.core.abort();
     cluster.step();
-    assert_eq!(cluster.asked(Api::EndTxn), [""; 0], "batches are on their way");
+    assert!(!cluster.core.step.is_asked, "batches are on their way");
     cluster.script(|_| Reply::Good);
     // After 20 s without an answer the connections break.
     cluster.run();
@@ -384,7 +426,7 @@ fn answers_of_any_bytes() {
     cluster.once(Api::Produce, Reply::Of(1, K::NOT_LEADER_OR_FOLLOWER));
     cluster.core.begin();
     (0..PARTITIONS).for_each(|partition| cluster.send("t", partition, "v"));
-    cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7))]);
+    cluster.core.send_offsets(member(), vec![offset(0, 7)]);
     cluster.core.commit().expect("batches");
     cluster.run();
     assert_eq!(cluster.outcome(), Ok(()));

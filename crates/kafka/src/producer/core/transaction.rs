@@ -32,7 +32,7 @@ impl Core {
         self.step.is_asked = self.ask(link, Subject::Initialise, now, body);
     }
 
-    fn coordinator_link(&mut self, of: Coordinates, now: Instant) -> Option<LinkId> {
+    pub(super) fn coordinator_link(&mut self, of: Coordinates, now: Instant) -> Option<LinkId> {
         let node = self.coordinator(of, now)?;
         self.link_to(node, now)
     }
@@ -50,7 +50,7 @@ impl Core {
     }
 
     /// Whether everything is acknowledged.
-    fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.has_offsets() && self.slots.active.iter().all(|slot| self.slots.all[*slot].is_done())
     }
 
@@ -171,8 +171,7 @@ impl Core {
             self.ask_about_offsets(link, Subject::AddOffsets, &body, now);
             return;
         }
-        let of: Vec<(&str, (i32, i64))> = offsets.of.iter().map(|(topic, place)| (topic.as_str(), *place)).collect();
-        requests::txn_offset_commit(transactional_id, producer, &offsets.member, &of, &mut body);
+        requests::txn_offset_commit(transactional_id, producer, &offsets.member, &offsets.of, &mut body);
         let Some(link) = self.coordinator_link(Coordinates::Group, now) else { return };
         self.ask_about_offsets(link, Subject::Offsets, &body, now);
     }

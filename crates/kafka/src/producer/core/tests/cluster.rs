@@ -23,7 +23,7 @@ use crate::wire::record_batch::Record;
 use crate::wire::requests::Api;
 
 /// What a broker does with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// It succeeds.
     Good,
@@ -31,6 +31,10 @@ pub(super) enum Reply {
     Code(KafkaCode),
     /// As before, for this partition only.
     Of(i32, KafkaCode),
+    /// The codes of these partitions; the others succeed.
+    Each(Vec<(i32, KafkaCode)>),
+    /// It succeeds, and the producer continues with this epoch.
+    Epoch(i16),
     /// The connection breaks without an answer.
     Break,
     /// No answer comes.
@@ -45,6 +49,18 @@ pub(super) struct Seen {
     pub(super) version: i16,
     /// What it is about, in short.
     pub(super) text: String,
+    /// The batches of a Produce request.
+    pub(super) batches: Vec<Batch>,
+}
+
+/// A batch as a broker sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) epoch: i16,
+    pub(super) sequence: i32,
+    pub(super) values: Vec<String>,
 }
 
 type Script = Box<dyn FnMut(&Seen) -> Reply>;
@@ -62,6 +78,10 @@ pub(super) struct Cluster {
     pub(super) throttle_ms: i32,
     pub(super) lifetime_ms: i64,
     pub(super) coordinator: i32,
+    /// This broker refuses connections.
+    pub(super) gone: Option<i32>,
+    /// No connection to this port is made or refused.
+    pub(super) hangs: Option<i32>,
     /// Leaders other than those of the rule, by partition.
     pub(super) moved: BTreeMap<i32, i32>,
     script: Script,
@@ -100,6 +120,8 @@ impl Cluster {
             throttle_ms: 0,
             lifetime_ms: 0,
             coordinator: 1,
+            gone: None,
+            hangs: None,
             moved: BTreeMap::new(),
             script: Box::new(|_| Reply::Good),
             nodes: BTreeMap::new(),
@@ -202,7 +224,8 @@ impl Cluster {
     fn connect(&mut self) {
         for (id, address) in self.core.take_dials() {
             match i32::from(address.port) {
-                port if port <= self.brokers => {
+                port if self.hangs == Some(port) => {}
+                port if port <= self.brokers && self.gone != Some(port) => {
                     self.nodes.insert(id, port);
                     self.bytes.insert(id, BytesMut::new());
                     self.core.connected(id, self.now);
@@ -261,7 +284,8 @@ impl Cluster {
         let header = RequestHeader::decode(&mut frame, theirs.request_header_version(version)).expect("a header");
         assert_eq!(header.client_id.as_deref(), Some("test"));
         let (api, text, body) = read(theirs, version, frame);
-        let seen = Seen { node, api, version, text };
+        let batches = if let Body::Produce(batches) = &body { batches.clone() } else { Vec::new() };
+        let seen = Seen { node, api, version, text, batches };
         self.seen.push(seen.clone());
         let reply = (self.script)(&seen);
         if reply == Reply::Silence {
@@ -280,9 +304,10 @@ impl Cluster {
     }
 
     fn body(&mut self, seen: &Seen, body: &Body, reply: Reply, out: &mut BytesMut) {
-        let code_of = |partition: i32| match reply {
+        let code_of = |partition: i32| match &reply {
             Reply::Code(code) => code.0,
-            Reply::Of(of, code) if of == partition => code.0,
+            Reply::Of(of, code) if *of == partition => code.0,
+            Reply::Each(codes) => codes.iter().find(|(of, _)| *of == partition).map_or(0, |(_, code)| code.0),
             Reply::Of(..) if seen.api == Api::AddPartitionsToTxn => KafkaCode::OPERATION_NOT_ATTEMPTED.0,
             _ => 0,
         };
@@ -311,8 +336,7 @@ impl Cluster {
                 answer.encode(out, version).expect("an answer");
             }
             Body::Initialise => {
-                self.epoch += i16::from(code == 0);
-                let (id, epoch) = if code == 0 { (ID, self.epoch) } else { (-1, -1) };
+                let (id, epoch) = self.identity(code, &reply);
                 let answer = InitProducerIdResponse::default().with_throttle_time_ms(throttle).with_error_code(code);
                 answer.with_producer_id(ProducerId(id)).with_producer_epoch(epoch).encode(out, version).expect("one");
             }
@@ -323,15 +347,25 @@ impl Cluster {
             Body::End => {
                 let mut answer = EndTxnResponse::default().with_throttle_time_ms(throttle).with_error_code(code);
                 if version >= 5 {
-                    self.epoch += i16::from(code == 0);
-                    let (id, epoch) = if code == 0 { (ID, self.epoch) } else { (-1, -1) };
+                    let (id, epoch) = self.identity(code, &reply);
                     answer = answer.with_producer_id(ProducerId(id)).with_producer_epoch(epoch);
                 }
                 answer.encode(out, version).expect("an answer");
             }
             Body::Add(places) => added_answer(places, throttle, &code_of).encode(out, version).expect("an answer"),
             Body::Offsets(places) => offsets_answer(places, throttle, &code_of).encode(out, version).expect("one"),
-            Body::Produce(places) => self.produce_answer(places, &code_of).encode(out, version).expect("an answer"),
+            Body::Produce(batches) => self.produce_answer(batches, &code_of).encode(out, version).expect("an answer"),
+        }
+    }
+
+    fn identity(&mut self, code: i16, reply: &Reply) -> (i64, i16) {
+        match reply {
+            _ if code != 0 => (-1, -1),
+            Reply::Epoch(epoch) => (ID, *epoch),
+            _ => {
+                self.epoch += 1;
+                (ID, self.epoch)
+            }
         }
     }
 
@@ -379,7 +413,8 @@ impl Cluster {
         answer.encode(out, 9).expect("an answer");
     }
 
-    fn produce_answer(&self, places: &[(String, i32)], code_of: &dyn Fn(i32) -> i16) -> ProduceResponse {
+    fn produce_answer(&self, batches: &[Batch], code_of: &dyn Fn(i32) -> i16) -> ProduceResponse {
+        let places: Vec<(String, i32)> = batches.iter().map(|batch| (batch.topic.clone(), batch.partition)).collect();
         let answer = |(_, partition): &(String, i32)| {
             let code = code_of(*partition);
             let moved = self.moved.get(partition).filter(|_| code == KafkaCode::NOT_LEADER_OR_FOLLOWER.0);
@@ -394,7 +429,7 @@ impl Cluster {
         };
         ProduceResponse::default()
             .with_throttle_time_ms(self.throttle_ms)
-            .with_responses(by_topic(places).into_iter().map(topic).collect())
+            .with_responses(by_topic(&places).into_iter().map(topic).collect())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of a transaction after each error of each request.
 
 use super::cluster::{Cluster, Reply};
-use super::{V1, V2, member};
+use super::{V1, V2, member, offset};
 use crate::producer::failure::Failure;
 use crate::wire::codes::KafkaCode as K;
 use crate::wire::requests::Api;
@@ -11,6 +11,7 @@ use crate::wire::requests::Api;
 enum Fate {
     Committed,
     Aborted,
+    Rebalanced,
     Fenced,
     Broken,
     Refused,
@@ -24,7 +25,7 @@ fn fate(version: i16, api: Api, code: K) -> Fate {
     if cluster.core.failure().is_none() {
         cluster.core.begin();
         (0..3).for_each(|partition| cluster.send("t", partition, "v"));
-        cluster.core.send_offsets(member(), vec![("t".to_owned(), (0, 7))]);
+        cluster.core.send_offsets(member(), vec![offset(0, 7)]);
         cluster.core.commit().expect("batches");
         cluster.run();
     }
@@ -33,12 +34,13 @@ fn fate(version: i16, api: Api, code: K) -> Fate {
     match outcome {
         Ok(()) if is_committed => Fate::Committed,
         Ok(()) => panic!("nothing was committed"),
-        Err(Failure::Abortable(_)) => {
+        Err(failure @ (Failure::Abortable(_) | Failure::Rebalanced(_))) => {
+            let has_rebalanced = matches!(failure, Failure::Rebalanced(_));
             cluster.core.abort();
             cluster.run();
             assert_eq!(cluster.outcome(), Ok(()), "{api:?} {code}");
             assert!(cluster.asked(Api::EndTxn).last().is_some_and(|end| end.starts_with("abort")));
-            Fate::Aborted
+            if has_rebalanced { Fate::Rebalanced } else { Fate::Aborted }
         }
         Err(Failure::Fenced(_)) => Fate::Fenced,
         Err(Failure::Broken(_)) => Fate::Broken,
@@ -54,7 +56,7 @@ fn fate(version: i16, api: Api, code: K) -> Fate {
 #[test]
 fn each_error_of_each_request_has_its_fate() {
     use Api::{AddOffsetsToTxn, AddPartitionsToTxn, EndTxn, FindCoordinator, InitProducerId, Produce, TxnOffsetCommit};
-    use Fate::{Aborted, Broken, Committed, Fenced, Refused};
+    use Fate::{Aborted, Broken, Committed, Fenced, Rebalanced, Refused};
     let leaders = [
         K::LEADER_NOT_AVAILABLE,
         K::NOT_LEADER_OR_FOLLOWER,
@@ -97,9 +99,9 @@ fn each_error_of_each_request_has_its_fate() {
         (Produce, &[K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
         (TxnOffsetCommit, &[K::UNKNOWN_TOPIC_OR_PARTITION, K::REQUEST_TIMED_OUT, K::UNSTABLE_OFFSET_COMMIT], Committed),
         (TxnOffsetCommit, &[K::CONCURRENT_TRANSACTIONS], Committed),
-        (TxnOffsetCommit, &[K::ILLEGAL_GENERATION, K::UNKNOWN_MEMBER_ID, K::FENCED_INSTANCE_ID], Aborted),
-        (TxnOffsetCommit, &[K::FENCED_MEMBER_EPOCH, K::STALE_MEMBER_EPOCH, K::REBALANCE_IN_PROGRESS], Aborted),
-        (TxnOffsetCommit, &[K::TRANSACTION_ABORTABLE], Aborted),
+        (TxnOffsetCommit, &[K::ILLEGAL_GENERATION, K::UNKNOWN_MEMBER_ID, K::REBALANCE_IN_PROGRESS], Rebalanced),
+        (TxnOffsetCommit, &[K::FENCED_MEMBER_EPOCH, K::STALE_MEMBER_EPOCH], Rebalanced),
+        (TxnOffsetCommit, &[K::TRANSACTION_ABORTABLE, K::FENCED_INSTANCE_ID], Aborted),
         (TxnOffsetCommit, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),
         (EndTxn, &[K::REQUEST_TIMED_OUT, K::CONCURRENT_TRANSACTIONS], Committed),
         (EndTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),

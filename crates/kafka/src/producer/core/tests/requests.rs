@@ -5,7 +5,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::Decodable;
 use kafka_protocol::records::RecordBatchDecoder;
 
-use super::cluster::ID;
+use super::cluster::{Batch, ID};
 use crate::wire::requests::Api;
 
 /// What an answer needs of its request.
@@ -19,7 +19,7 @@ pub(super) enum Body {
     Add(Vec<(String, i32)>),
     AddOffsets,
     Offsets(Vec<(String, i32)>),
-    Produce(Vec<(String, i32)>),
+    Produce(Vec<Batch>),
     End,
 }
 
@@ -86,10 +86,14 @@ fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, St
         ApiKey::TxnOffsetCommit => {
             let request = TxnOffsetCommitRequest::decode(frame, version).expect("a request");
             let topics = request.topics.iter();
-            let all: Vec<(String, i32, i64)> = topics
-                .flat_map(|t| t.partitions.iter().map(|p| (t.name.to_string(), p.partition_index, p.committed_offset)))
+            let offset = |p: &txn_offset_commit_request::TxnOffsetCommitRequestPartition| {
+                let note = p.committed_metadata.as_deref().unwrap_or_default();
+                (p.partition_index, format!("{} ({note})", p.committed_offset))
+            };
+            let all: Vec<(String, i32, String)> = topics
+                .flat_map(|t| t.partitions.iter().map(offset).map(|(p, text)| (t.name.to_string(), p, text)))
                 .collect();
-            let of: Vec<String> = all.iter().map(|(t, p, o)| format!("{t}-{p}={o}")).collect();
+            let of: Vec<String> = all.iter().map(|(t, p, text)| format!("{t}-{p}={text}")).collect();
             let (member, instance) = (request.member_id.as_str(), request.group_instance_id.as_deref());
             let text = format!(
                 "{} {} {member} {} {} epoch {}",
@@ -111,8 +115,7 @@ fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, St
         ApiKey::Produce => {
             let request = ProduceRequest::decode(frame, version).expect("a request");
             assert_eq!((request.acks, request.transactional_id.map(|id| id.to_string())), (-1, Some("tx".to_owned())));
-            let mut places = Vec::new();
-            let mut text = Vec::new();
+            let (mut batches, mut text) = (Vec::new(), Vec::new());
             for topic in request.topic_data {
                 for partition in topic.partition_data {
                     let name = topic.name.to_string();
@@ -122,10 +125,12 @@ fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, St
                     assert!(first.transactional && first.producer_id == ID);
                     let (sequence, epoch) = (first.sequence, first.producer_epoch);
                     text.push(format!("{name}-{}:{count}@{sequence} epoch {epoch}", partition.index));
-                    places.push((name, partition.index));
+                    let values = set.records.iter().map(|record| record.value.clone().unwrap_or_default());
+                    let values = values.map(|value| String::from_utf8_lossy(&value).into_owned()).collect();
+                    batches.push(Batch { topic: name, partition: partition.index, epoch, sequence, values });
                 }
             }
-            (Api::Produce, text.join(", "), Body::Produce(places))
+            (Api::Produce, text.join(", "), Body::Produce(batches))
         }
         other => panic!("{other:?} is not asked"),
     }
