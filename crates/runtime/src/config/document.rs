@@ -5,6 +5,7 @@ use std::path::Path;
 use model::table_name::TableName;
 
 use super::DEFAULT_FILE;
+use super::client_options::{OF_PRODUCER, WITHOUT_EFFECT};
 use super::flags::{OWN, heading};
 use super::table::{NAMES, Names, Unset};
 use super::tables;
@@ -22,6 +23,11 @@ const OF_TABLES: &str = "\n## Settings of single tables\n\n\
     keys of the file itself, gives them their own values. The table `DB_NAME.db.table` has the values of the file, and\n\
     another table, `database.table`, these:\n\n\
     | setting | default of another table |\n|---|---|\n";
+
+const OF_CLIENTS: &str = "\n## Options of `kafka.librdkafka`\n\n\
+    The clients that read, and those that create topics, are librdkafka's and take every option. The programs' own producer\n\
+    follows some; an option that has a setting, or that exactly once depends on, is refused.\n\n\
+    | option | reaches |\n|---|---|\n";
 
 /// The document.
 fn markdown() -> String {
@@ -42,6 +48,12 @@ fn markdown() -> String {
         }
         text.push_str(&row(names));
     }
+    let options = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    text.push_str(OF_CLIENTS);
+    text.push_str(&format!("| {} | all clients |\n", options(OF_PRODUCER)));
+    text.push_str("| others of `ssl`, `sasl`, `https` | refused: they would not protect the producer |\n");
+    text.push_str(&format!("| {} | none: a warning says so |\n", options(WITHOUT_EFFECT)));
+    text.push_str("| any other | librdkafka's clients, not the producer |\n");
     text.push_str(OF_TABLES);
     for (key, default) in tables::own_defaults(&TableName::new("database", "table")) {
         text.push_str(&format!("| `{key}` | `{default}` |\n"));

@@ -10,7 +10,7 @@ use super::settings::{Environment, Origin, Settings, Value};
 use super::table::{self, NAMES, Names, Program};
 use super::value::{self, Kind};
 use super::yaml::{Entry, Node};
-use super::{tables, transport, typed};
+use super::{client_options, tables, transport, typed};
 use model::error::{Error, Result};
 
 /// Path of the configuration file unless a flag or the environment names another one.
@@ -35,6 +35,10 @@ impl Settings {
         typed::check(&settings, program)?;
         settings.check_tables(|table| typed::check(table, program))?;
         settings.warnings.extend(transport::warnings(&settings, program));
+        if table::KAFKA.contains(&program) {
+            let found: Vec<String> = client_options::warnings(&settings).collect();
+            settings.warnings.extend(found);
+        }
         Ok(settings)
     }
 

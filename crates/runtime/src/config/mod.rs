@@ -7,6 +7,7 @@
 //! Invariant: a [`Settings`] holds only values that have the form of their setting. The validated types
 //! ([`KafkaSettings`] and others) check rules across several settings. Not here: whether a server answers.
 
+mod client_options;
 mod flags;
 mod host;
 mod load;
@@ -21,6 +22,7 @@ mod typed;
 mod value;
 mod yaml;
 
+pub use client_options::ClientOptions;
 pub use flags::command;
 pub use load::DEFAULT_FILE;
 pub use pattern::Pattern;
@@ -29,7 +31,7 @@ pub use row_rules::{line_form, rules};
 pub use settings::{Environment, Origin, Settings};
 pub use table::Program;
 pub use tables::{PINNED_SCHEMA, Tables, require_own_topic};
-pub use typed::{ClientOptions, KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode};
+pub use typed::{KafkaSettings, MySqlSettings, OnRefused, PostgresSettings, RegistrySettings, SslMode};
 pub use value::{Pause, Secret, listen_addresses};
 
 #[cfg(test)]

@@ -150,6 +150,17 @@ impl Settings {
         self.optional(key).map(PathBuf::from)
     }
 
+    /// The path of a file that can be read, when it is set.
+    pub(super) fn existing_file(&self, key: &str) -> Result<Option<PathBuf>> {
+        let Some(path) = self.optional_path(key) else { return Ok(None) };
+        match std::fs::File::open(&path) {
+            Ok(_) => Ok(Some(path)),
+            Err(e) => {
+                Err(self.wrong(key, "can't be read").with_source(e).with_remedy("name a file that this user may read"))
+            }
+        }
+    }
+
     /// A secret, when it is set.
     pub fn secret(&self, key: &str) -> Option<Secret> {
         self.optional(key).map(Secret::new)

@@ -171,6 +171,14 @@ fn misspelt_variables_are_pointed_out() {
 }
 
 #[test]
+fn an_option_without_effect_is_pointed_out() {
+    let options = [("KAFKA_LIBRDKAFKA", "linger.ms=5,client.id=me,socket.timeout.ms=9000")];
+    let settings = load("", &options, &[]).expect("it is a warning only");
+    let [warning] = settings.warnings() else { panic!("{:?}", settings.warnings()) };
+    assert!(warning.starts_with("kafka.librdkafka: linger.ms has no effect"), "{warning}");
+}
+
+#[test]
 fn a_password_that_anybody_on_the_way_can_read_is_a_warning() {
     let warnings = |program: Program, yaml: &str| {
         let settings = load_as(program, yaml, &[("DB_PASSWORD", "hunter2")], &[]).expect("it is a warning only");
@@ -319,6 +327,11 @@ fn every_wrong_value_is_named_with_its_origin() {
             "KAFKA_LIBRDKAFKA",
             "allow.auto.create.topics=true",
             "kafka.librdkafka: allow.auto.create.topics must stay as the programs set it (environment KAFKA_LIBRDKAFKA)\nremove it: changing it would break exactly once",
+        ),
+        (
+            "KAFKA_LIBRDKAFKA",
+            "ssl.key.pem=hunter2",
+            "kafka.librdkafka: ssl.key.pem does not reach the programs' own producer (environment KAFKA_LIBRDKAFKA)\nset the login by kafka.sasl_*",
         ),
         (
             "KAFKA_LIBRDKAFKA",

@@ -1,14 +1,9 @@
 //! Validated settings, one type for each server that a program talks to.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaConfRes;
-
+use super::client_options::{ClientOptions, client_options};
 use super::host::is_local;
 use super::row_rules::rules;
 use super::settings::Settings;
@@ -88,7 +83,7 @@ impl MySqlSettings {
             "verify_identity" => SslMode::VerifyIdentity,
             _ => SslMode::Preferred,
         };
-        let ssl_ca = existing_file(settings, "db.ssl_ca")?;
+        let ssl_ca = settings.existing_file("db.ssl_ca")?;
         if ssl_ca.is_some() && matches!(ssl_mode, SslMode::Disabled | SslMode::Preferred | SslMode::Required) {
             return Err(settings
                 .wrong("db.ssl_ca", &format!("has no effect with db.ssl_mode {}", settings.text("db.ssl_mode")))
@@ -121,32 +116,6 @@ impl MySqlSettings {
             SslMode::Preferred => self.password.is_none() || is_local(&self.host),
             SslMode::Required | SslMode::VerifyCa | SslMode::VerifyIdentity => false,
         }
-    }
-}
-
-/// Options for librdkafka; `Debug` shows their names only.
-#[derive(Clone, Default)]
-pub struct ClientOptions(BTreeMap<String, String>);
-
-impl<'a> IntoIterator for &'a ClientOptions {
-    type Item = (&'a String, &'a String);
-    type IntoIter = std::collections::btree_map::Iter<'a, String, String>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
-    }
-}
-
-impl ClientOptions {
-    /// The value of an option that is set, by librdkafka's name.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
-    }
-}
-
-impl fmt::Debug for ClientOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -184,50 +153,6 @@ pub struct KafkaSettings {
     /// `session.timeout.ms` of a consumer.
     pub session_timeout: Duration,
 }
-
-/// Options that a user must not pass on because they have a separate setting.
-const OWN_OPTIONS: &[(&str, &str)] = &[
-    ("bootstrap.servers", "kafka.bootstrap_servers"),
-    ("metadata.broker.list", "kafka.bootstrap_servers"),
-    ("security.protocol", "kafka.security_protocol"),
-    ("sasl.mechanism", "kafka.sasl_mechanisms"),
-    ("sasl.mechanisms", "kafka.sasl_mechanisms"),
-    ("sasl.username", "kafka.sasl_username"),
-    ("sasl.password", "kafka.sasl_password"),
-    ("sasl.oauthbearer.config", "kafka.sasl_token_file"),
-    ("ssl.ca.location", "kafka.ssl_ca_location"),
-    ("group.id", "kafka.group_id"),
-    ("session.timeout.ms", "kafka.session_timeout"),
-    ("transactional.id", "kafka.transactional_id"),
-    ("transaction.timeout.ms", "kafka.transaction_timeout"),
-    ("compression.type", "kafka.compression"),
-    ("compression.codec", "kafka.compression"),
-];
-/// Options that a user must not pass on because exactly-once delivery depends on them.
-const EXACTLY_ONCE_OPTIONS: &[&str] = &[
-    "allow.auto.create.topics",
-    "enable.idempotence",
-    "enable.gapless.guarantee",
-    "acks",
-    "request.required.acks",
-    "partitioner",
-    "message.timeout.ms",
-    "delivery.timeout.ms",
-    "message.send.max.retries",
-    "retries",
-    "max.in.flight",
-    "max.in.flight.requests.per.connection",
-    "isolation.level",
-    "enable.auto.commit",
-    "auto.commit.enable",
-    "auto.commit.interval.ms",
-    "enable.auto.offset.store",
-    "enable.partition.eof",
-    "auto.offset.reset",
-    "group.instance.id",
-    "group.protocol",
-    "partition.assignment.strategy",
-];
 
 /// librdkafka's default of `message.max.bytes`, which a topic with default configuration accepts.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
@@ -288,80 +213,6 @@ impl KafkaSettings {
     }
 }
 
-fn client_options(settings: &Settings) -> Result<ClientOptions> {
-    let mut options = BTreeMap::new();
-    for (key, value) in settings.map("kafka.librdkafka")? {
-        let from = settings.origin("kafka.librdkafka").map_or_else(String::new, |o| format!(" ({o})"));
-        if let Some((_, own)) = OWN_OPTIONS.iter().find(|(name, _)| *name == key) {
-            return Err(Error::usage(format!("kafka.librdkafka: {key} has its own setting, {own}{from}"))
-                .with_remedy(format!("set {own} instead")));
-        }
-        if EXACTLY_ONCE_OPTIONS.contains(&key.as_str()) {
-            return Err(Error::usage(format!("kafka.librdkafka: {key} must stay as the programs set it{from}"))
-                .with_remedy("remove it: changing it would break exactly once"));
-        }
-        check_client_option(&key, &value, &from)?;
-        options.insert(key, value);
-    }
-    let protocol = settings.text("kafka.security_protocol");
-    let sasl = protocol.starts_with("SASL");
-    let tls = protocol.ends_with("SSL");
-    for key in ["kafka.sasl_mechanisms", "kafka.sasl_username", "kafka.sasl_password", "kafka.sasl_token_file"] {
-        if settings.optional(key).is_some() && !sasl {
-            return Err(settings
-                .wrong(key, &format!("has no effect with kafka.security_protocol {protocol}"))
-                .with_remedy("set kafka.security_protocol to SASL_SSL (or SASL_PLAINTEXT in a network you trust)"));
-        }
-    }
-    options.insert("security.protocol".to_owned(), protocol.to_owned());
-    if sasl {
-        let needed = |key: &str| {
-            settings.optional(key).map(str::to_owned).ok_or_else(|| {
-                Error::usage(format!("kafka.security_protocol {protocol} needs {key}"))
-                    .with_remedy(format!("set {key}"))
-            })
-        };
-        let mechanism = needed("kafka.sasl_mechanisms")?;
-        if mechanism == "OAUTHBEARER" {
-            needed("kafka.sasl_token_file")?;
-            let file = existing_file(settings, "kafka.sasl_token_file")?.unwrap_or_default();
-            // A text for the clients' own function that makes a token.
-            options.insert("sasl.oauthbearer.config".to_owned(), file.display().to_string());
-        } else {
-            if settings.optional("kafka.sasl_token_file").is_some() {
-                return Err(settings
-                    .wrong("kafka.sasl_token_file", &format!("has no effect with kafka.sasl_mechanisms {mechanism}"))
-                    .with_remedy("set kafka.sasl_mechanisms to OAUTHBEARER"));
-            }
-            options.insert("sasl.username".to_owned(), needed("kafka.sasl_username")?);
-            options.insert("sasl.password".to_owned(), needed("kafka.sasl_password")?);
-        }
-        options.insert("sasl.mechanisms".to_owned(), mechanism);
-    }
-    if let Some(ca) = existing_file(settings, "kafka.ssl_ca_location")? {
-        if !tls {
-            return Err(settings
-                .wrong("kafka.ssl_ca_location", &format!("has no effect with kafka.security_protocol {protocol}"))
-                .with_remedy("set kafka.security_protocol to SSL or SASL_SSL"));
-        }
-        options.insert("ssl.ca.location".to_owned(), ca.display().to_string());
-    }
-    Ok(ClientOptions(options))
-}
-
-/// The library's message contains the value, which may be a password, so the error names only the key.
-fn check_client_option(key: &str, value: &str, from: &str) -> Result<()> {
-    match ClientConfig::new().set(key, value).create_native_config() {
-        Ok(_) => Ok(()),
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
-            Err(Error::usage(format!("kafka.librdkafka: librdkafka knows no option {key}{from}"))
-                .with_remedy("correct its name, which librdkafka's CONFIGURATION.md has, or remove it"))
-        }
-        Err(_) => Err(Error::usage(format!("kafka.librdkafka: librdkafka refuses option {key} or its value{from}"))
-            .with_remedy("correct the value, which librdkafka's CONFIGURATION.md describes, or remove an option that needs another build")),
-    }
-}
-
 /// How to reach the schema registry.
 #[derive(Clone, Debug)]
 pub struct RegistrySettings {
@@ -393,7 +244,7 @@ impl RegistrySettings {
             user: user.map(str::to_owned),
             secret,
             subject: settings.text("schema_registry.subject").to_owned(),
-            ca_location: existing_file(settings, "schema_registry.ca_location")?,
+            ca_location: settings.existing_file("schema_registry.ca_location")?,
         })
     }
 }
@@ -457,15 +308,5 @@ impl PostgresSettings {
         }
         let on_refused = OnRefused::from(settings, "postgres.on_refused");
         Ok(Some(Self { url, schema, table, on_refused }))
-    }
-}
-
-fn existing_file(settings: &Settings, key: &str) -> Result<Option<PathBuf>> {
-    let Some(path) = settings.optional_path(key) else { return Ok(None) };
-    match std::fs::File::open(&path) {
-        Ok(_) => Ok(Some(path)),
-        Err(e) => {
-            Err(settings.wrong(key, "can't be read").with_source(e).with_remedy("name a file that this user may read"))
-        }
     }
 }
