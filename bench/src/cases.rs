@@ -165,17 +165,20 @@ fn started(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figur
     let case = "Start";
     say(format!("{case}: one change was made while the program was stopped"));
     let mut start = Start::make(lab, !size.alone)?;
-    let (mut ours, mut theirs) = (vec![], vec![]);
+    let (mut ours, mut killed, mut theirs) = (vec![], vec![], vec![]);
     for _ in 0..size.runs {
         ours.push(start.ours(lab)?);
+        killed.push(start.ours_after_a_kill(lab)?);
         if !size.alone {
             theirs.push(start.debezium(lab)?);
         }
         let beside = theirs.last().map_or(String::new(), |theirs| format!(", Debezium {theirs:.3} s"));
-        say(format!("  ours {:.3} s{beside}", ours[ours.len() - 1]));
+        let (last, after) = (ours[ours.len() - 1], killed[killed.len() - 1]);
+        say(format!("  ours {last:.3} s, after a kill {after:.3} s{beside}"));
     }
     let names = [case, "start of the process to the first record seen", "s", "Debezium", "≤ 0.2 s"];
-    Ok(vec![Figure::new(names, Better::Less, ours, theirs)])
+    let after = [case, "the same after a kill in mid-transaction", "s", "", "≤ 0.2 s"];
+    Ok(vec![Figure::new(names, Better::Less, ours, theirs), Figure::new(after, Better::Less, killed, vec![])])
 }
 
 fn drained(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figure>> {

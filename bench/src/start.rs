@@ -1,9 +1,11 @@
 //! Time from the start of a process to the first record that a reader of committed records sees; servers and topics
-//! exist already.
+//! exist already. The process before it was stopped, or was killed in the middle of a transaction.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use kafka::{Record, TransactionalProducer};
+use model::position::CHECKPOINT_SUFFIX;
 use mysql_async::prelude::Queryable;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -77,6 +79,33 @@ impl Start {
         let seconds = first_record(&tail, begun)?;
         producer.stop()?;
         Ok(seconds)
+    }
+
+    /// As [`Self::ours`], after a process that a kill ended within a Kafka transaction: of that the broker only sees that
+    /// nobody ends the transaction of the producer's transactional id.
+    ///
+    /// # Errors
+    /// As [`Self::ours`].
+    pub fn ours_after_a_kill(&mut self, lab: &Lab) -> Result<f64> {
+        let topic = &self.settings.topic;
+        let (id, checkpoint) = (format!("{topic}.producer"), format!("{topic}{CHECKPOINT_SUFFIX}"));
+        let killed = TransactionalProducer::new(&self.settings, &id)?;
+        killed.begin()?;
+        let topics = [topic.as_str(), checkpoint.as_str()];
+        for (topic, partitions) in topics.into_iter().zip([self.settings.partitions, 1]) {
+            for partition in 0..partitions {
+                killed.send(&Record {
+                    topic,
+                    partition: Some(partition),
+                    key: b"0",
+                    value: Some(b""),
+                    header: None,
+                })?;
+            }
+        }
+        killed.flush()?;
+        drop(killed);
+        self.ours(lab)
     }
 
     /// Seconds from the start of Debezium to the first record.
