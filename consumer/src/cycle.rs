@@ -42,8 +42,10 @@ impl<M> GroupView<M> {
 pub enum Action {
     /// Its rows, with the offsets behind them, are committed in PostgreSQL.
     StoreRows,
-    /// Its lines are appended to the log and synced.
+    /// Its lines are appended to the log, and their sync begins.
     AppendLines,
+    /// Waits until the lines are durable.
+    SyncLines,
     /// A part of its Kafka transaction, which is left out if it moves nothing.
     Transact(Part),
 }
@@ -64,9 +66,10 @@ pub fn next(step: ConsumerStep) -> Option<Action> {
     match step {
         ConsumerStep::Polled => Some(Action::StoreRows),
         ConsumerStep::RowsCommitted => Some(Action::AppendLines),
-        ConsumerStep::Synced => Some(Action::Transact(Part::SendLength)),
+        ConsumerStep::Appended => Some(Action::Transact(Part::SendLength)),
         ConsumerStep::Marked => Some(Action::Transact(Part::SendOffsets)),
-        ConsumerStep::OffsetsSent => Some(Action::Transact(Part::Commit)),
+        ConsumerStep::OffsetsSent => Some(Action::SyncLines),
+        ConsumerStep::Synced => Some(Action::Transact(Part::Commit)),
         _ => None,
     }
 }
@@ -76,14 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_before_lines_and_lines_before_the_transaction() {
-        use ConsumerStep::{Committed, Marked, OffsetsSent, Polled, RowsCommitted, Synced};
-        let steps = [Polled, RowsCommitted, Synced, Marked, OffsetsSent, Committed];
+    fn rows_come_before_lines_and_lines_are_durable_before_the_commit() {
+        use ConsumerStep::{Appended, Committed, Marked, OffsetsSent, Polled, RowsCommitted, Synced};
+        let steps = [Polled, RowsCommitted, Appended, Marked, OffsetsSent, Synced, Committed];
         let actions = [
             Some(Action::StoreRows),
             Some(Action::AppendLines),
             Some(Action::Transact(Part::SendLength)),
             Some(Action::Transact(Part::SendOffsets)),
+            Some(Action::SyncLines),
             Some(Action::Transact(Part::Commit)),
             None,
         ];

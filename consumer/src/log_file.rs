@@ -2,8 +2,8 @@
 //!
 //! Invariant: the first `committed` bytes are durable and are never changed again; everything behind them belongs to
 //! the current batch. An opening cuts off at most that batch: [`crate::log_floor`] says which bytes must stay.
-//! [`LogFile::append`] makes a batch durable *before* its transaction commits, so the committed length never exceeds
-//! the file.
+//! A batch is durable *before* its transaction commits ([`LogFile::sync`]), so the committed length never exceeds the
+//! file.
 //!
 //! People delete, rotate and edit files. Before each batch and while idle, [`LogFile::check`] checks that the path
 //! still leads to this file and that the file still ends where this process left it: lines written into a file without
@@ -15,6 +15,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use model::error::{Code, Error, Result};
 use runtime::failpoint;
@@ -30,7 +31,7 @@ use crate::slot_name::SlotId;
 pub(crate) struct LogFile {
     slot: SlotId,
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     committed: u64,
     floor: LogFloor,
 }
@@ -45,7 +46,7 @@ impl LogFile {
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = open.map_err(|e| unwritable(path, e))?;
         let floor = LogFloor::open(path).map_err(|e| unwritable(path, e))?;
-        let mut log = Self { slot, path: path.to_owned(), file, committed, floor };
+        let mut log = Self { slot, path: path.to_owned(), file: Arc::new(file), committed, floor };
         require_floor(slot, path, log.length()?, committed)?;
         log.recover()?;
         log.cut_back().map_err(|e| unwritable(path, e))?;
@@ -123,21 +124,26 @@ impl LogFile {
         self.committed
     }
 
-    /// Appends a batch's lines behind the committed ones and makes them durable. Returns the file's new length, which
-    /// counts as committed only after [`LogFile::note_committed`].
+    /// Appends a batch's lines behind the committed ones; [`LogFile::sync`] makes them durable. Returns the file's new
+    /// length, which counts as committed only after [`LogFile::note_committed`].
     ///
     /// # Errors
     /// Any error of the file system, e.g. a full disk; the caller must then roll the batch back.
     pub(crate) fn append(&mut self, lines: &[u8]) -> io::Result<u64> {
         if !lines.is_empty() {
             let (first, second) = failpoint::halves(lines);
-            self.file.write_all(first)?;
+            let mut file = &*self.file;
+            file.write_all(first)?;
             failpoint::at(ConsumerStep::Appending);
-            self.file.write_all(second)?;
-            failpoint::at(ConsumerStep::Appended);
-            self.file.sync_data()?;
+            file.write_all(second)?;
         }
         Ok(self.committed + lines.len() as u64)
+    }
+
+    /// Makes what is appended durable, in a thread of its caller's choice.
+    pub(crate) fn sync(&self) -> impl FnOnce() -> io::Result<()> + use<> {
+        let file = Arc::clone(&self.file);
+        move || file.sync_data()
     }
 
     /// See [`tail`], of the file as it is now.
@@ -160,7 +166,7 @@ impl LogFile {
     fn cut_back(&mut self) -> io::Result<()> {
         self.file.set_len(self.committed)?;
         self.file.sync_all()?;
-        self.file.seek(SeekFrom::Start(self.committed)).map(drop)
+        (&*self.file).seek(SeekFrom::Start(self.committed)).map(drop)
     }
 }
 

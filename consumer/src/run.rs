@@ -1,8 +1,8 @@
 //! The consumer's loop: poll a batch, transform it, write it to each output, commit it.
 //!
-//! A batch has three steps: the PostgreSQL transaction, then append and fdatasync to the log, then one Kafka
-//! transaction with the dead letters, the log checkpoint with its new length, and the group's offsets. The Kafka
-//! transaction decides whether the batch counts. After a crash, a kill or an error at each point, this is left and
+//! A batch has three steps: the PostgreSQL transaction, then the append to the log, then one Kafka transaction with the
+//! dead letters, the log checkpoint with its new length, and the group's offsets. The Kafka transaction decides whether
+//! the batch counts; the log's fdatasync runs beside it and ends before its commit is sent. After a crash, a kill or an error at each point, this is left and
 //! repaired:
 //!
 //! | it ended | what is left | what repairs it |

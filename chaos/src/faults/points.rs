@@ -146,12 +146,12 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     kill!(
         ConsumerStep::Appended,
-        "killed after the append, before its fsync: whole lines behind the committed length are cut off",
+        "killed after the append, before its fsync and the Kafka transaction: whole lines behind the committed length are cut off",
         kill_with_lines
     ),
     kill!(
         ConsumerStep::Synced,
-        "killed after the fsync, before the Kafka transaction: durable lines that no transaction committed are cut off",
+        "killed after the fsync, before the commit: the transaction is aborted, durable lines that it has not committed are cut off",
         kill_with_lines
     ),
     kill!(
@@ -161,7 +161,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     kill!(
         ConsumerStep::OffsetsSent,
-        "killed with length and offsets sent, before the commit: the transaction is aborted, the lines are cut off",
+        "killed with length and offsets sent, perhaps before the fsync: the transaction is aborted, the lines are cut off",
         kill_with_lines
     ),
     kill!(
@@ -204,7 +204,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     stop!(
         ConsumerStep::Synced,
-        "stopped after the fsync past the session timeout: others take over; when it wakes it cuts its lines off",
+        "stopped after the fsync, before its commit, past both timeouts: others wait for the transaction's end; when it wakes it is fenced",
         stop_consumer
     ),
     stop!(
@@ -214,7 +214,7 @@ pub(super) const FAULTS: &[Fault] = &[
     ),
     stop!(
         ConsumerStep::OffsetsSent,
-        "stopped before its commit past both timeouts: others wait for the transaction's end; when it wakes it is fenced",
+        "stopped with length and offsets sent past both timeouts: the transaction is aborted, others take over, it cuts its lines off",
         stop_consumer
     ),
 ];

@@ -1,7 +1,9 @@
 //! A batch on its way through its durable steps, in the order of [`cycle::next`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kafka::{Failure, Partition, TransactionalProducer};
@@ -15,6 +17,7 @@ use crate::commit::Commit;
 use crate::cycle::{self, Action, Part};
 use crate::dead_letter::DeadLetter;
 use crate::folder::unwritable;
+use crate::log_file::LogFile;
 use crate::opening::Committed;
 use crate::parking;
 use crate::sink::Parked;
@@ -32,6 +35,18 @@ struct Prepared {
     letters: Vec<DeadLetter>,
 }
 
+/// Makes lines durable while the Kafka transaction is prepared.
+type LineSync = JoinHandle<io::Result<()>>;
+
+/// `None` without lines.
+fn begin_sync(log: &LogFile, lines: &[u8]) -> Result<Option<LineSync>, BatchError> {
+    if lines.is_empty() {
+        return Ok(None);
+    }
+    let thread = std::thread::Builder::new().name("log-sync".to_owned()).spawn(log.sync());
+    Ok(Some(thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?))
+}
+
 impl Worker {
     /// Writes a batch to each output and commits it.
     pub(super) fn finish(&mut self, session: &mut Session, batch: &Batch) -> Result<(), BatchError> {
@@ -43,7 +58,7 @@ impl Worker {
 
     /// `false` when the batch must be read again in parts.
     fn write(&mut self, session: &mut Session, batch: &Batch) -> Result<bool, BatchError> {
-        let (mut owed, mut prepared) = (Vec::new(), Prepared::default());
+        let (mut owed, mut prepared, mut sync) = (Vec::new(), Prepared::default(), None);
         self.readiness.busy();
         let mut step = ConsumerStep::Polled;
         while let Some(action) = cycle::next(step) {
@@ -55,9 +70,15 @@ impl Worker {
                 }
                 Action::AppendLines => {
                     let length = self.append(session, &batch.outcome.lines)?;
-                    failpoint::at(ConsumerStep::Synced);
+                    failpoint::at(ConsumerStep::Appended);
+                    sync = begin_sync(&session.log, &batch.outcome.lines)?;
                     let Some(transaction) = self.prepare(session, batch, &owed, length)? else { break };
                     prepared = transaction;
+                    ConsumerStep::Appended
+                }
+                Action::SyncLines => {
+                    self.end_sync(session, sync.take())?;
+                    failpoint::at(ConsumerStep::Synced);
                     ConsumerStep::Synced
                 }
                 Action::Transact(part) => self.transact(session, batch, &prepared, part)?,
@@ -74,13 +95,21 @@ impl Worker {
         Ok(true)
     }
 
-    /// Appends the lines durably; returns the log's new length.
+    /// Appends the lines; returns the log's new length.
     fn append(&mut self, session: &mut Session, lines: &[u8]) -> Result<u64, BatchError> {
         let log = &mut session.log;
         // A person may have cut the file during the PostgreSQL transaction.
         log.check()?;
         let appended = self.readiness.disk.during(|| log.append(lines));
         Ok(appended.map_err(|e| unwritable(log.path(), e))?)
+    }
+
+    /// Waits until the lines are durable; without that, the transaction is aborted.
+    fn end_sync(&self, session: &Session, sync: Option<LineSync>) -> Result<(), BatchError> {
+        let Some(sync) = sync else { return Ok(()) };
+        let synced = self.readiness.disk.during(|| sync.join());
+        let synced = synced.unwrap_or_else(|_| Err(io::Error::other("the thread of its sync has died")));
+        synced.map_err(|e| self.give_up(&session.producer, unwritable(session.log.path(), e).into()))
     }
 
     /// The Kafka transaction of the batch; `None` when it needs none.
@@ -131,13 +160,17 @@ impl Worker {
     /// Aborts the transaction after a failure, if it can be aborted.
     fn abort(&self, producer: &TransactionalProducer, failure: Failure) -> BatchError {
         self.metrics.aborts.add(1);
-        if failure.is_abortable() {
-            let aborted = self.readiness.while_waiting("Kafka aborts the batch", || producer.abort());
-            if let Err(failure) = aborted {
-                return BatchError::broken(failure);
-            }
+        let is_abortable = failure.is_abortable();
+        let why = BatchError::of(failure);
+        if is_abortable { self.give_up(producer, why) } else { why }
+    }
+
+    /// Aborts the transaction; returns why the batch is not committed.
+    fn give_up(&self, producer: &TransactionalProducer, why: BatchError) -> BatchError {
+        match self.readiness.while_waiting("Kafka aborts the batch", || producer.abort()) {
+            Ok(()) => why,
+            Err(failure) => BatchError::broken(failure),
         }
-        BatchError::of(failure)
     }
 
     fn note_committed(&mut self, session: &mut Session, batch: &Batch, prepared: Prepared) {

@@ -165,17 +165,19 @@ impl Consumers {
                         process.step = Step::After(Done::RowsCommitted);
                     }
                     cycle::Action::AppendLines => {
-                        let slot = &mut state.slots[slot];
-                        slot.lines.extend(&process.batch);
+                        state.slots[slot].lines.extend(&process.batch);
+                        process.step = Step::After(Done::Appended);
+                    }
+                    cycle::Action::SyncLines => {
                         if without != Without::SyncFirst {
-                            slot.synced = slot.lines.len();
+                            state.slots[slot].synced = state.slots[slot].lines.len();
                         }
                         process.step = Step::After(Done::Synced);
                     }
                     cycle::Action::Transact(part) => self.transact(state, process, part, arrives_twice)?,
                 }
             }
-            (Action::CommitStalls(_), Step::After(Done::OffsetsSent)) => {
+            (Action::CommitStalls(_), Step::After(Done::Synced)) => {
                 state.left.stalls = state.left.stalls.checked_sub(1)?;
                 state.late.push((slot, process.epoch));
                 state.fail(process, Failure::Broken(String::new()));
@@ -309,7 +311,7 @@ impl Model for Consumers {
                     actions.extend([A::Heartbeat(n), A::Lost(n), A::Next(n)]);
                     actions.extend((0..PARTITIONS).flat_map(|p| [A::Assign(n, p), A::Revoke(n, p), A::Poll(n, p)]));
                 }
-                Step::After(Done::OffsetsSent) => {
+                Step::After(Done::Synced) => {
                     actions.extend([A::Heartbeat(n), A::Next(n), A::CommitStalls(n), A::CommitTwice(n)]);
                 }
                 Step::After(_) => actions.extend([A::Heartbeat(n), A::Next(n)]),

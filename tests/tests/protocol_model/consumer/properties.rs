@@ -57,13 +57,13 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     if stops > 0 {
         properties.push(Property::sometimes("a zombie has written records that are another's", |_, s: &State| {
             let zombie = |p: &Process| {
-                p.step == Step::After(Done::Synced)
+                p.step == Step::After(Done::Appended)
                     && p.batch.iter().any(|l| s.owners[l.0].is_some_and(|o| Some(o) != p.slot))
             };
             s.processes.iter().any(zombie)
         }));
         properties.push(Property::sometimes("a zombie has written, and the group is empty", |_, s: &State| {
-            s.members == [None, None] && s.processes.iter().any(|p| p.step == Step::After(Done::Synced))
+            s.members == [None, None] && s.processes.iter().any(|p| p.step == Step::After(Done::Appended))
         }));
     }
     if stalls > 0 {
@@ -73,10 +73,7 @@ pub(super) fn of(faults: &Faults) -> Vec<Property<Consumers>> {
     }
     if timeouts > 0 {
         properties.push(Property::sometimes("a transaction outlives its timeout", |_, s: &State| {
-            s.processes
-                .iter()
-                .zip(&s.slots)
-                .any(|(p, s)| p.step == Step::After(Done::OffsetsSent) && p.epoch != s.epoch)
+            s.processes.iter().zip(&s.slots).any(|(p, s)| p.step == Step::After(Done::Synced) && p.epoch != s.epoch)
         }));
     }
     properties
