@@ -128,10 +128,14 @@ impl Stack {
             flags: options.mysql_flags.clone(),
         };
         let ports = options.ports;
+        let mut kafka_settings = options.kafka_settings.clone();
+        // Nobody kills this broker, and no other one could lead: a machine that stands still for some seconds must not
+        // make the controller fence it, after which all partitions have no leader for a while.
+        kafka_settings.push("broker.session.timeout.ms=30000".to_owned());
         let kafka_options = KafkaOptions {
             folder: dir.join("kafka"),
             port: ports.kafka_port,
-            settings: options.kafka_settings.clone(),
+            settings: kafka_settings,
             ..KafkaOptions::default()
         };
         ports.check()?;
