@@ -1,6 +1,8 @@
 //! Transactions with brokers of a script.
 
+mod brokers;
 mod cluster;
+mod decisions;
 mod errors;
 mod requests;
 mod simulation;

@@ -204,12 +204,18 @@ impl Cluster {
 
     /// Lets everything happen that happens within some minutes, until the producer is ready or has failed.
     pub(super) fn run(&mut self) {
+        self.run_with(|_| {});
+    }
+
+    /// As before; `between` comes after the requests of each step were made, and before they reach a broker.
+    pub(super) fn run_with(&mut self, mut between: impl FnMut(&mut Self)) {
         let end = self.now + Duration::from_secs(300);
         while self.now < end {
             for id in self.core.advance(self.now) {
                 self.nodes.remove(&id);
             }
             self.connect();
+            between(self);
             if self.answer() {
                 continue;
             }

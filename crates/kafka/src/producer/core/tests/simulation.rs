@@ -1,5 +1,12 @@
-//! Transactions beside brokers that keep Kafka's rules, while connections break at any time and requests arrive late:
-//! each committed transaction is in the partitions as a whole, once and in order, and nothing else is.
+//! Transactions beside brokers that keep Kafka's rules, while connections break at any time, requests arrive late, other
+//! producers fence this one and callers stop waiting: each committed transaction is in the partitions as a whole, once
+//! and in order, and nothing else is.
+//!
+//! Long histories meet faults at random, short ones meet every placement of one fault or two ([`exhaustive`]). The same
+//! histories find what is wrong with a core that lacks one of its guards ([`mutants`]).
+
+mod exhaustive;
+mod mutants;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,182 +15,22 @@ use std::rc::Rc;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::cluster::{Batch, Cluster, PARTITIONS, Reply, Seen};
-use super::{V1, V2};
+use self::mutants::Mutant;
+use super::brokers::{Brokers, OFFSETS};
+use super::cluster::{Cluster, PARTITIONS};
+use super::decisions::Decisions;
+use super::{V1, V2, member, offset};
 use crate::producer::core::Stage;
 use crate::producer::failure::Failure;
-use crate::wire::codes::KafkaCode as K;
-use crate::wire::requests::Api;
 
-/// A partition as its leader has it.
-#[derive(Default)]
-struct Partition {
-    /// Values, and whether they are committed; `None` while their transaction is open.
-    log: Vec<(String, Option<bool>)>,
-    epoch: i16,
-    /// The last batch of the epoch: its first sequence and its records.
-    last: Option<(i32, usize)>,
-    /// It has records of an open transaction.
-    is_open: bool,
-}
-
-/// Coordinator and leaders.
-struct Brokers {
-    is_v2: bool,
-    epoch: i16,
-    partitions: BTreeMap<i32, Partition>,
-    /// The partitions of the open transaction; `None` without one.
-    ongoing: Option<Vec<i32>>,
-    /// The end of the last transaction, whose markers are written after so many more requests.
-    ending: Option<(bool, Vec<i32>, u32)>,
-    last_end: Option<bool>,
-    random: StdRng,
-    /// Requests that will arrive late.
-    late: Vec<Seen>,
-    /// Of a hundred requests so many lose their connection.
-    breaks: u32,
-}
-
-impl Brokers {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.random.random_range(0..bound)
-    }
-
-    /// A request arrives over a connection that may break before or after it, or that holds it back.
-    fn take(&mut self, seen: &Seen) -> Reply {
-        if !self.late.is_empty() && self.below(4) == 0 {
-            let late = self.below(self.late.len() as u32) as usize;
-            let late = self.late.swap_remove(late);
-            self.apply(&late);
-        }
-        let is_of_transaction = matches!(seen.api, Api::AddPartitionsToTxn | Api::Produce | Api::EndTxn);
-        if self.below(100) < self.breaks {
-            match self.below(3) {
-                0 if is_of_transaction => self.late.push(seen.clone()),
-                1 => drop(self.apply(seen)),
-                _ => {}
-            }
-            return Reply::Break;
-        }
-        self.apply(seen)
-    }
-
-    fn apply(&mut self, seen: &Seen) -> Reply {
-        self.ending.iter_mut().for_each(|(.., requests)| *requests = requests.saturating_sub(1));
-        if self.ending.as_ref().is_some_and(|(.., requests)| *requests == 0) {
-            self.write_markers();
-        }
-        match seen.api {
-            Api::InitProducerId => self.initialise(),
-            Api::AddPartitionsToTxn => self.add(seen),
-            Api::Produce => {
-                Reply::Each(seen.batches.iter().map(|batch| (batch.partition, self.append(batch))).collect())
-            }
-            Api::EndTxn => self.end(seen),
-            _ => Reply::Good,
-        }
-    }
-
-    fn write_markers(&mut self) {
-        let Some((commit, partitions, _)) = self.ending.take() else { return };
-        for number in partitions {
-            let partition = self.partitions.entry(number).or_default();
-            partition.log.iter_mut().filter(|(_, is)| is.is_none()).for_each(|(_, is)| *is = Some(commit));
-            partition.is_open = false;
-            if self.is_v2 && partition.epoch < self.epoch {
-                (partition.epoch, partition.last) = (self.epoch, None);
-            }
-        }
-    }
-
-    fn initialise(&mut self) -> Reply {
-        self.write_markers();
-        self.epoch += 1;
-        if let Some(partitions) = self.ongoing.take() {
-            self.ending = Some((false, partitions, 0));
-            self.write_markers();
-        }
-        self.last_end = None;
-        Reply::Epoch(self.epoch)
-    }
-
-    fn add(&mut self, seen: &Seen) -> Reply {
-        let (places, epoch) = seen.text.split_once(" epoch ").expect("its form");
-        if epoch != self.epoch.to_string() {
-            return Reply::Code(K::PRODUCER_FENCED);
-        }
-        if self.ending.is_some() {
-            return Reply::Code(K::CONCURRENT_TRANSACTIONS);
-        }
-        let numbers = places.split(' ').map(|place| place.trim_start_matches("t-").parse().expect("a number"));
-        let ongoing = self.ongoing.get_or_insert_default();
-        for number in numbers {
-            if !ongoing.contains(&number) {
-                ongoing.push(number);
-            }
-        }
-        Reply::Good
-    }
-
-    fn append(&mut self, batch: &Batch) -> K {
-        let is_added = self.ongoing.as_ref().is_some_and(|partitions| partitions.contains(&batch.partition));
-        let partition = self.partitions.entry(batch.partition).or_default();
-        if batch.epoch < partition.epoch {
-            return K::INVALID_PRODUCER_EPOCH;
-        }
-        let count = batch.values.len();
-        if batch.epoch == partition.epoch {
-            if partition.last.is_some_and(|(first, records)| first == batch.sequence && records == count) {
-                return K::NONE;
-            }
-            let next = partition.last.map_or(0, |(first, records)| first + records as i32);
-            if batch.sequence != next {
-                return K::OUT_OF_ORDER_SEQUENCE_NUMBER;
-            }
-        } else if batch.sequence != 0 {
-            return K::OUT_OF_ORDER_SEQUENCE_NUMBER;
-        }
-        // A partition with an open transaction of this epoch takes more without asking anybody.
-        if !(partition.is_open && batch.epoch == partition.epoch) {
-            if batch.epoch != self.epoch {
-                return K::INVALID_PRODUCER_EPOCH;
-            }
-            if self.is_v2 && self.ending.is_some() {
-                return K::CONCURRENT_TRANSACTIONS;
-            }
-            if self.is_v2 && !is_added {
-                self.ongoing.get_or_insert_default().push(batch.partition);
-            } else if !is_added {
-                return K::INVALID_TXN_STATE;
-            }
-        }
-        (partition.epoch, partition.last, partition.is_open) = (batch.epoch, Some((batch.sequence, count)), true);
-        partition.log.extend(batch.values.iter().map(|value| (value.clone(), None)));
-        K::NONE
-    }
-
-    fn end(&mut self, seen: &Seen) -> Reply {
-        let (what, epoch) = seen.text.split_once(" epoch ").expect("its form");
-        let (commit, epoch) = (what == "commit", epoch.parse::<i16>().expect("a number"));
-        let is_retry = self.is_v2 && epoch + 1 == self.epoch;
-        if epoch != self.epoch && !is_retry {
-            return Reply::Code(K::PRODUCER_FENCED);
-        }
-        if self.ending.is_some() {
-            return Reply::Code(K::CONCURRENT_TRANSACTIONS);
-        }
-        let is_complete = self.ongoing.is_none();
-        if is_retry || is_complete {
-            let is_same = self.last_end == Some(commit) && (is_retry || (!self.is_v2 && is_complete));
-            return if is_same { Reply::Epoch(self.epoch) } else { Reply::Code(K::INVALID_TXN_STATE) };
-        }
-        let partitions = self.ongoing.take().unwrap_or_default();
-        self.epoch += i16::from(self.is_v2);
-        self.last_end = Some(commit);
-        let requests = 1 + self.below(4);
-        self.ending = Some((commit, partitions, requests));
-        Reply::Epoch(self.epoch)
-    }
+/// A transaction as its caller wants it.
+#[derive(Clone, Debug, Default)]
+struct Transaction {
+    /// Partition and value of each record.
+    records: Vec<(i32, String)>,
+    /// Whether the group's offsets are part of it.
+    has_offsets: bool,
+    is_aborted: bool,
 }
 
 /// How a transaction ended, as far as the producer knows.
@@ -194,115 +41,182 @@ enum End {
     Unknown,
 }
 
-/// A history of a producer and its successors; returns how many of its transactions ended in each way.
-fn history(seed: u64, version: i16, breaks: u32) -> [u32; 3] {
-    let mut random = StdRng::seed_from_u64(seed);
-    let brokers = Rc::new(RefCell::new(Brokers {
-        is_v2: version == V2,
-        epoch: 0,
-        partitions: BTreeMap::new(),
-        ongoing: None,
-        ending: None,
-        last_end: None,
-        random: StdRng::seed_from_u64(!seed),
-        late: Vec::new(),
-        breaks,
-    }));
-    let mut producer = None;
-    let mut ends: Vec<(End, Vec<(i32, String)>)> = Vec::new();
-    for number in 0..40 {
-        let mut cluster = producer.take().unwrap_or_else(|| successor(&brokers, version));
-        let mut records = Vec::new();
-        for index in 0..random.random_range(0..6) {
-            let partition = random.random_range(0..PARTITIONS);
-            records.push((partition, format!("{number}.{index}")));
-        }
+/// What was done of a transaction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Steps {
+    is_commit_sent: bool,
+    is_aborted: bool,
+}
+
+/// Transactions of a producer and its successors.
+struct History {
+    brokers: Rc<RefCell<Brokers>>,
+    version: i16,
+    mutant: Mutant,
+    producer: Option<Cluster>,
+    producers: u32,
+    ends: Vec<(End, Transaction)>,
+}
+
+impl History {
+    fn new(version: i16, mutant: Mutant, decisions: Decisions) -> Self {
+        let brokers = Rc::new(RefCell::new(Brokers::new(version == V2, decisions)));
+        Self { brokers, version, mutant, producer: None, producers: 0, ends: Vec::new() }
+    }
+
+    fn successor(&mut self) -> Cluster {
+        let mut cluster = Cluster::new(2, self.version);
+        let brokers = Rc::clone(&self.brokers);
+        cluster.script(move |seen| brokers.borrow_mut().take(seen));
+        cluster.core.initialise();
+        cluster.run();
+        assert_eq!((cluster.core.stage(), cluster.core.failure()), (Stage::Ready, None));
+        self.producers += 1;
+        cluster
+    }
+
+    /// # Errors
+    /// When the producer waits for nothing.
+    fn transaction(&mut self, wanted: Transaction) -> Result<(), String> {
+        let mut cluster = self.producer.take().unwrap_or_else(|| self.successor());
         cluster.core.begin();
-        records.iter().for_each(|(partition, value)| cluster.send("t", *partition, value));
-        let aborts = random.random_ratio(1, 8);
-        if aborts {
+        for two in wanted.records.chunks(2) {
+            two.iter().for_each(|(partition, value)| cluster.send("t", *partition, value));
+            // A partition may have several batches.
             cluster.core.flush().expect("batches");
-            (0..random.random_range(0..5)).for_each(|_| cluster.step());
-            cluster.core.abort();
-        } else {
+        }
+        if wanted.has_offsets {
+            let number = i64::try_from(self.ends.len()).expect("a small number");
+            cluster.core.send_offsets(member(), vec![offset(0, number)]);
+        }
+        let end = self.end(&mut cluster, wanted.is_aborted)?;
+        self.ends.push((end, wanted));
+        self.mutant.apply(&mut cluster);
+        let core = &cluster.core;
+        let is_usable = core.stage() == Stage::Ready && core.stale().is_none() && core.failure().is_none();
+        self.producer = is_usable.then_some(cluster);
+        Ok(())
+    }
+
+    fn end(&self, cluster: &mut Cluster, is_aborted: bool) -> Result<End, String> {
+        if !is_aborted {
             cluster.core.commit().expect("batches");
         }
-        cluster.run();
-        let end = settle(&mut cluster, aborts);
-        ends.push((end, records));
-        let is_usable = cluster.core.stage() == Stage::Ready && cluster.core.stale().is_none();
-        producer = (is_usable && cluster.core.failure().is_none()).then_some(cluster);
-    }
-    // Its initialisation ends what is open; then the markers are written.
-    drop(successor(&brokers, version));
-    let mut brokers = brokers.borrow_mut();
-    brokers.write_markers();
-    check(&brokers, &ends, seed);
-    [End::Committed, End::Aborted, End::Unknown].map(|of| ends.iter().filter(|(end, _)| *end == of).count() as u32)
-}
-
-fn settle(cluster: &mut Cluster, aborts: bool) -> End {
-    match cluster.core.failure().cloned() {
-        None if aborts => End::Aborted,
-        None => {
-            assert_eq!(cluster.core.stage(), Stage::Ready, "it waits: {:?}", cluster.core.trouble());
-            End::Committed
-        }
-        Some(failure) if failure.is_abortable() => {
+        let mut steps = Steps::default();
+        self.run(cluster, &mut steps);
+        if is_aborted && !steps.is_aborted && cluster.core.failure().is_none() {
             cluster.core.abort();
-            cluster.run();
-            End::Aborted
+            steps.is_aborted = true;
+            self.run(cluster, &mut steps);
         }
-        Some(Failure::Broken(_) | Failure::Fenced(_)) => End::Unknown,
-        Some(failure) => panic!("{failure}"),
+        match cluster.core.failure().cloned() {
+            None if cluster.core.stage() != Stage::Ready => {
+                Err(format!("{:?} waits: {:?}", cluster.core.stage(), cluster.core.trouble()))
+            }
+            None => Ok(if steps.is_aborted { End::Aborted } else { End::Committed }),
+            Some(failure) if failure.is_abortable() => {
+                cluster.core.abort();
+                steps.is_aborted = true;
+                self.run(cluster, &mut steps);
+                Ok(End::Aborted)
+            }
+            Some(Failure::Broken(_) | Failure::Fenced(_)) => {
+                Ok(if steps.is_commit_sent { End::Unknown } else { End::Aborted })
+            }
+            Some(failure) => Err(failure.to_string()),
+        }
+    }
+
+    /// Runs the cluster; a caller that waits for a commit may abort while requests are on their way.
+    fn run(&self, cluster: &mut Cluster, steps: &mut Steps) {
+        cluster.run_with(|cluster| {
+            self.mutant.apply(cluster);
+            steps.is_commit_sent |= cluster.core.is_ending();
+            let is_asking = cluster.core.links.values().any(|link| !link.outgoing.is_empty());
+            if !steps.is_aborted && is_asking && self.brokers.borrow_mut().decisions.deadline_passes() {
+                self.brokers.borrow_mut().steps.push("the caller aborts".to_owned());
+                cluster.core.abort();
+                steps.is_aborted = true;
+            }
+        });
+    }
+
+    /// Checks everything after the last transaction.
+    fn check(&self) -> Result<(), String> {
+        let mut brokers = self.brokers.borrow_mut();
+        brokers.finish();
+        if let Some(mixed) = &brokers.mixed {
+            return Err(format!("transactions {mixed:?} ended together"));
+        }
+        let wanted = wanted(&brokers, &self.ends)?;
+        for (number, partition) in &brokers.partitions {
+            if partition.log.iter().any(|(_, is_committed)| is_committed.is_none()) {
+                return Err(format!("partition {number} is open: {:?}", partition.log));
+            }
+            let is_committed = |(value, is): &'_ (String, Option<bool>)| (*is == Some(true)).then(|| value.clone());
+            let found: Vec<String> = partition.log.iter().filter_map(is_committed).collect();
+            let wanted = wanted.get(number).cloned().unwrap_or_default();
+            if found != wanted {
+                return Err(format!("partition {number} has {found:?} instead of {wanted:?}"));
+            }
+        }
+        Ok(())
     }
 }
 
-fn successor(brokers: &Rc<RefCell<Brokers>>, version: i16) -> Cluster {
-    let mut cluster = Cluster::new(2, version);
-    let brokers = Rc::clone(brokers);
-    cluster.script(move |seen| brokers.borrow_mut().take(seen));
-    cluster.core.initialise();
-    cluster.run();
-    assert_eq!((cluster.core.stage(), cluster.core.failure()), (Stage::Ready, None));
-    cluster
-}
-
-fn check(brokers: &Brokers, ends: &[(End, Vec<(i32, String)>)], seed: u64) {
-    let committed = |value: &str| {
-        let is = |(of, committed): &&(String, Option<bool>)| of == value && *committed == Some(true);
-        brokers.partitions.values().flat_map(|partition| &partition.log).filter(is).count()
+/// What the partitions should have.
+fn wanted(brokers: &Brokers, ends: &[(End, Transaction)]) -> Result<BTreeMap<i32, Vec<String>>, String> {
+    let count = |(partition, value): &(i32, String)| {
+        let log = brokers.partitions.get(partition).map_or(&[][..], |partition| &partition.log);
+        log.iter().filter(|(of, is_committed)| of == value && *is_committed == Some(true)).count()
     };
-    let mut wanted: BTreeMap<i32, Vec<&str>> = BTreeMap::new();
-    for (end, records) in ends {
-        let counts: Vec<usize> = records.iter().map(|(_, value)| committed(value)).collect();
+    let mut wanted: BTreeMap<i32, Vec<String>> = BTreeMap::new();
+    for (number, (end, transaction)) in ends.iter().enumerate() {
+        let mut records = transaction.records.clone();
+        records.extend(transaction.has_offsets.then(|| (OFFSETS, number.to_string())));
+        let counts: Vec<usize> = records.iter().map(count).collect();
         let is_in = match end {
             End::Committed => true,
             End::Aborted => false,
             End::Unknown => counts.first().is_some_and(|count| *count > 0),
         };
-        assert!(counts.iter().all(|count| *count == usize::from(is_in)), "seed {seed}: {end:?} {records:?} {counts:?}");
+        if counts.iter().any(|count| *count != usize::from(is_in)) {
+            return Err(format!("transaction {number} is {end:?}, and its records are there so often: {counts:?}"));
+        }
         if is_in {
-            records.iter().for_each(|(partition, value)| wanted.entry(*partition).or_default().push(value));
+            records.into_iter().for_each(|(partition, value)| wanted.entry(partition).or_default().push(value));
         }
     }
-    for (number, partition) in &brokers.partitions {
-        assert!(partition.log.iter().all(|(_, is)| is.is_some()), "seed {seed}: partition {number} is open");
-        let found: Vec<&str> =
-            partition.log.iter().filter(|(_, is)| *is == Some(true)).map(|(value, _)| value.as_str()).collect();
-        assert_eq!(found, wanted.remove(number).unwrap_or_default(), "seed {seed}, partition {number}");
+    Ok(wanted)
+}
+
+/// A long history; returns how many of its transactions ended in each way.
+fn at_random(seed: u64, version: i16, breaks: u32) -> [usize; 3] {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut history = History::new(version, Mutant::None, Decisions::random(!seed, breaks));
+    let outcome = (0..40).try_for_each(|number| {
+        let record = |index| (random.random_range(0..PARTITIONS), format!("{number}.{index}"));
+        let records = (0..6).map(record).collect::<Vec<_>>();
+        let records = records.into_iter().take(random.random_range(0..=6)).collect();
+        let (has_offsets, is_aborted) = (random.random_ratio(1, 3), random.random_ratio(1, 8));
+        history.transaction(Transaction { records, has_offsets, is_aborted })
+    });
+    if let Err(why) = outcome.and_then(|()| history.check()) {
+        panic!("seed {seed}, V{version}: {why}");
     }
+    let ended = |of| history.ends.iter().filter(|(end, _)| *end == of).count();
+    [End::Committed, End::Aborted, End::Unknown].map(ended)
 }
 
 #[test]
 fn every_transaction_is_whole_once_and_in_order() {
     for version in [V1, V2] {
         let mut all = [0; 3];
-        for seed in 0..300 {
-            let ends = history(seed, version, [0, 3, 10, 30][seed as usize % 4]);
+        for seed in 0..150 {
+            let ends = at_random(seed, version, [0, 3, 10, 30][seed as usize % 4]);
             all.iter_mut().zip(ends).for_each(|(all, one)| *all += one);
         }
         // Each of the ways is taken.
-        assert!(all[0] > 5_000 && all[1] > 500 && (version == V2 || all[2] < 12_000), "V{version}: {all:?}");
+        assert!(all[0] > 2_500 && all[1] > 500 && all[2] > 50, "V{version}: {all:?}");
     }
 }
