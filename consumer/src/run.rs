@@ -2,8 +2,8 @@
 //!
 //! A batch has three steps: the PostgreSQL transaction, then the append to the log, then one Kafka transaction with the
 //! dead letters, the log checkpoint with its new length, and the group's offsets. The Kafka transaction decides whether
-//! the batch counts; the log's fdatasync runs beside it and ends before its commit is sent. After a crash, a kill or an error at each point, this is left and
-//! repaired:
+//! the batch counts; the log's fdatasync runs beside it and ends before its commit is sent. After a crash, a kill or an
+//! error at each point, this is left and repaired:
 //!
 //! | it ended | what is left | what repairs it |
 //! |---|---|---|

@@ -35,8 +35,23 @@ struct Prepared {
     letters: Vec<DeadLetter>,
 }
 
-/// Makes lines durable while the Kafka transaction is prepared.
-type LineSync = JoinHandle<io::Result<()>>;
+/// Makes lines durable while the Kafka transaction is prepared. Dropping it waits for its end: the system reports an
+/// error of the disk once for an open file, and a sync that is left alone could take that of the next batch.
+struct LineSync(Option<JoinHandle<io::Result<()>>>);
+
+impl LineSync {
+    fn wait(&mut self) -> io::Result<()> {
+        let ended = self.0.take().map_or(Ok(Ok(())), JoinHandle::join);
+        ended.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs it has died")))
+    }
+}
+
+impl Drop for LineSync {
+    fn drop(&mut self) {
+        // After a failure the lines are cut off.
+        drop(self.wait());
+    }
+}
 
 /// `None` without lines.
 fn begin_sync(log: &LogFile, lines: &[u8]) -> Result<Option<LineSync>, BatchError> {
@@ -44,7 +59,7 @@ fn begin_sync(log: &LogFile, lines: &[u8]) -> Result<Option<LineSync>, BatchErro
         return Ok(None);
     }
     let thread = std::thread::Builder::new().name("log-sync".to_owned()).spawn(log.sync());
-    Ok(Some(thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?))
+    Ok(Some(LineSync(Some(thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?))))
 }
 
 impl Worker {
@@ -106,9 +121,8 @@ impl Worker {
 
     /// Waits until the lines are durable; without that, the transaction is aborted.
     fn end_sync(&self, session: &Session, sync: Option<LineSync>) -> Result<(), BatchError> {
-        let Some(sync) = sync else { return Ok(()) };
-        let synced = self.readiness.disk.during(|| sync.join());
-        let synced = synced.unwrap_or_else(|_| Err(io::Error::other("the thread of its sync has died")));
+        let Some(mut sync) = sync else { return Ok(()) };
+        let synced = self.readiness.disk.during(|| sync.wait());
         synced.map_err(|e| self.give_up(&session.producer, unwritable(session.log.path(), e).into()))
     }
 

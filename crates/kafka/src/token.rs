@@ -1,7 +1,10 @@
 //! Tokens for OAUTHBEARER, from a file that somebody renews: it is read at each login.
 //!
 //! Source: RFC 7519 (JSON Web Token), of which librdkafka wants to know the end and the subject.
-#![allow(unsafe_code, reason = "the client library takes the token of an administrator from C programs only")]
+#![allow(
+    unsafe_code,
+    reason = "the client library takes the token of a client that is not polled from C programs only"
+)]
 
 use std::ffi::CString;
 use std::io;
@@ -40,7 +43,7 @@ pub fn oauth_token(file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error:
     Ok(OAuthToken { token, principal_name: sub.unwrap_or_else(|| "unknown".to_owned()), lifetime_ms })
 }
 
-/// Gives the token of the file to an administrator's client, which is never asked for one: nobody polls it.
+/// Gives the token of the file to a client, which asks for one only when it is polled.
 ///
 /// # Errors
 /// As [`read`], and when librdkafka refuses the token.

@@ -62,7 +62,7 @@ pub fn run_tests(command: &mut Command) -> Result<ExitStatus> {
     let status = wait(&mut child)?;
     let failed = reader.join().map_err(|_| anyhow!("the tests' output was not read to its end"))??;
     if !failed.is_empty() {
-        writeln!(io::stdout(), "\nagain, what failed\n{failed}")?;
+        writeln!(io::stdout(), "\nthe failed tests again\n{failed}")?;
     }
     Ok(status)
 }
