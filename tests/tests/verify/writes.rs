@@ -196,8 +196,9 @@ async fn faults_of_logs_that_are_written_to_are_found() {
     live.differs(&["records in no log: 1\n", "records more than once in the logs: 1\n"]);
     put(&second, &text[second.clone()]);
     // A value is another.
-    let price = text[first.clone()].windows(10).position(|w| w == b",\"op\":\"r\",").unwrap();
-    put(&(first.start + price + 7..first.end), b"x");
+    let before = b",\"op\":\"";
+    let op = text[first.clone()].windows(before.len()).position(|w| w == before).unwrap() + before.len();
+    put(&(first.start + op..first.end), b"x");
     live.differs(&["differs from what its record gives\n", "DIFFERENT: lines that differ from their record: 1\n"]);
     put(&first, &text[first.clone()]);
     // A line of a record that will come one day is none of a record that has come.
