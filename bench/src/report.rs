@@ -125,8 +125,26 @@ pub fn shown(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// How far runs of ours are apart, as a line; empty with one run.
+fn ours_against_ours(of_case: &[&Figure]) -> String {
+    let apart = of_case.iter().filter_map(|figure| {
+        let (least, most) = extremes(&figure.runs.ours);
+        (figure.runs.ours.len() > 1 && least > 0.0).then(|| most / least)
+    });
+    let apart: Vec<f64> = apart.collect();
+    if apart.is_empty() {
+        return String::new();
+    }
+    let (middle, most) = (shown(median(&apart)), shown(extremes(&apart).1));
+    format!("Ours against ours: {middle} × from the least run to the most, {most} × in the figure that differs most\n")
+}
+
+fn extremes(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::MAX, f64::MIN), |(least, most), value| (least.min(*value), most.max(*value)))
+}
+
 fn spread(values: &[f64]) -> String {
-    let (least, most) = values.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
+    let (least, most) = extremes(values);
     match values.len() {
         0 => "–".to_owned(),
         1 => shown(values[0]),
@@ -168,7 +186,8 @@ impl Report {
         let mut page = String::from(
             "# Benchmarks\n\nMade by `cargo xtask bench`; every figure with its runs is in [benchmarks.json](benchmarks.json). \
              Exactly once is on in all of ours: transactions, `acks=all`, idempotence. A median, with the least and the most \
-             of the runs; the ratio says how many times better ours is, ✓ and ✗ whether the goal is met. Ratios count: the figures themselves are of this \
+             of the runs; the ratio says how many times better ours is, ✓ and ✗ whether the goal is met. A ratio that is no larger \
+             than ours against ours, which is the most by the least of our own runs in the median of a case's figures, shows no difference. Ratios count: the figures themselves are of this \
              machine, on which servers and programs share the cores. Rates are from the first record to the last, by the broker's time of each append or the logs' \
              last write. What was measured was whole: each topic holds every change once and each row's last state, or \
              `verify` found topic, logs and tables equal.\n\n",
@@ -186,7 +205,8 @@ impl Report {
                     1 => "1 run".to_owned(),
                     more => format!("{more} runs"),
                 };
-                page.push_str(&format!("\n{runs} of `{command}` at commit {commit}\n"));
+                let differ = ours_against_ours(&of_case);
+                page.push_str(&format!("\n{runs} of `{command}` at commit {commit}\n{differ}"));
             }
             page.push_str("\n| measure | ours | reference | ratio | goal |\n|---|---:|---:|---:|---|\n");
             for figure in &of_case {
@@ -264,6 +284,15 @@ mod tests {
         assert_eq!(met("≤ 40 ms, ≥ 5 ×", vec![300.0]), Some(true));
         assert_eq!(met("≤ 40 ms, ≥ 5 ×", vec![60.0]), Some(false));
         assert_eq!((met("≥ 5 ×", vec![]), met("", vec![])), (None, None));
+    }
+
+    #[test]
+    fn ours_against_ours_needs_two_runs() {
+        let figure = |ours: &[f64]| Figure::new(["c", "m", "ms", "", ""], Better::Less, ours.to_vec(), vec![]);
+        let figures = [figure(&[10.0, 11.0, 10.5]), figure(&[4.0, 2.0]), figure(&[5.0, 6.0]), figure(&[3.0])];
+        let line = "Ours against ours: 1.20 × from the least run to the most, 2.00 × in the figure that differs most\n";
+        assert_eq!(ours_against_ours(&figures.iter().collect::<Vec<_>>()), line);
+        assert_eq!(ours_against_ours(&[&figure(&[3.0]), &figure(&[0.0, 0.0])]), "");
     }
 
     #[test]
