@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use testbed::servers::{ADMIN, MySql, MySqlOptions};
+use testbed::servers::{ADMIN, MySql, MySqlOptions, follow};
 
 use super::harness::Harness;
 use super::load::connect;
@@ -42,19 +42,7 @@ impl Replica {
         mysql.server.wait()?;
         mysql.start_again()?;
         let replica = Self { mysql };
-        let (user, password) = ADMIN;
-        replica.run(
-            harness,
-            &[
-                &format!(
-                    "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {donor}, \
-                     SOURCE_USER = '{user}', SOURCE_PASSWORD = '{password}', SOURCE_AUTO_POSITION = 1, \
-                     GET_SOURCE_PUBLIC_KEY = 1"
-                ),
-                "SET GLOBAL super_read_only = ON",
-                "START REPLICA",
-            ],
-        )?;
+        replica.run(harness, &[&follow(donor), "SET GLOBAL super_read_only = ON", "START REPLICA"])?;
         Ok(replica)
     }
 

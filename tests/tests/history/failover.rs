@@ -2,12 +2,12 @@
 
 use model::error::Code;
 use mysql_async::Conn;
-use testbed::servers::MySql;
+use testbed::servers::{MySql, follow};
 use testbed::{TestBed, eventually, read_topic};
 
 use super::{
-    OFF, ON, PATIENCE, assert_refused_until_permissive, assert_refused_until_reset, catch_up, connect_to, follow,
-    mysql, prices, publish, replica, run, scene, start, wait_for_price,
+    OFF, ON, PATIENCE, assert_refused_until_permissive, assert_refused_until_reset, catch_up, connect_to, mysql,
+    prices, publish, replica, run, scene, start, wait_for_price,
 };
 
 /// Kills the source and makes the replica on this port the world's server; a connection to it.

@@ -9,7 +9,7 @@ use model::error::Code;
 use model::position::Progress;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use testbed::servers::{ADMIN, MySql, MySqlOptions};
+use testbed::servers::{MySql, MySqlOptions, follow};
 use testbed::{Product, Running, TestBed, eventually, read_topic};
 
 mod failover;
@@ -53,15 +53,6 @@ async fn connect_to(world: &TestBed, port: u16) -> Conn {
     let mut conn = world.server_on(port).await;
     run(&mut conn, &[&format!("USE `{}`", world.name)]).await;
     conn
-}
-
-/// Makes a server a replica of the one on this port.
-fn follow(source: u16) -> String {
-    format!(
-        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{}', \
-         SOURCE_PASSWORD = '{}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1",
-        ADMIN.0, ADMIN.1
-    )
 }
 
 /// A server that follows the world's server from its first transaction on.

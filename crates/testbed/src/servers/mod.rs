@@ -21,7 +21,7 @@ use anyhow::{Context, Result, anyhow, bail};
 pub use copy::copy_folder;
 pub use kafka::{Kafka, KafkaOptions};
 pub use kafka_security::{KafkaSecurity, KafkaUser, Mechanism};
-pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER, VERIFY};
+pub use mysql::{ADMIN, CDC, DATABASE, MySql, MySqlOptions, UPDATER, VERIFY, follow};
 pub use pgbouncer::PgBouncer;
 pub use postgres::Postgres;
 pub use registry::Registry;

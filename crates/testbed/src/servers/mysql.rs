@@ -119,6 +119,15 @@ impl MySql {
     }
 }
 
+/// The statement that makes a server a replica of the one on this port.
+pub fn follow(source: u16) -> String {
+    let (user, password) = ADMIN;
+    format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {source}, SOURCE_USER = '{user}', \
+         SOURCE_PASSWORD = '{password}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1"
+    )
+}
+
 /// Finds the server to start; downloads it when there is none.
 ///
 /// # Errors
