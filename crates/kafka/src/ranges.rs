@@ -96,14 +96,17 @@ impl LastRecords {
         list.add_partition_offset(topic, partition, Offset::Offset(start))
             .and_then(|()| committed.assign(&list))
             .map_err(|e| self.failed(topic, &e))?;
-        until_eof(settings, committed, logging, topic, 1, &mut |message| {
+        let outcome = until_eof(settings, committed, logging, topic, 1, &mut |message| {
             let offset = message.offset();
             if offset < range.end && message.partition() == partition {
                 each(message)?;
             }
             let is_done = offset + 1 >= range.end || stops();
             Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        })
+        });
+        // Else the client would fetch what comes next, a hundred times a second.
+        drop(committed.unassign());
+        outcome
     }
 
     /// The result of `take` for the last record before `end` for which `take` returns one; reads backwards in growing
