@@ -28,7 +28,8 @@ pub enum Case {
     Start,
     /// Five consumers that drain a topic into their logs, beside kcat
     Drain,
-    /// From a commit in MySQL to the line in the log and the row in PostgreSQL, at fixed rates, beside Debezium
+    /// From a commit in MySQL to a reader, the line in the log and the row in PostgreSQL, at fixed rates, beside
+    /// Debezium and a replica
     Latency,
     /// CSV files into MySQL by product-updater, beside the mysql client
     Updater,

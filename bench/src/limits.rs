@@ -33,18 +33,24 @@ use crate::topic;
 
 const SERVER_ID: u32 = 4_242;
 
+/// The producer's settings for the server on this port.
+pub(crate) fn connection(port: u16) -> Result<MySqlSettings> {
+    let mut mysql = MySqlSettings::from(&Settings::defaults(Program::CdcProducer))?;
+    mysql.host = "127.0.0.1".to_owned();
+    mysql.port = port;
+    mysql.user = CDC.0.to_owned();
+    mysql.password = Some(Secret::new(CDC.1));
+    mysql.database = DATABASE.to_owned();
+    Ok(mysql)
+}
+
 /// The rate in records a second at which our reader decodes the binlog and encodes Avro, without sending.
 ///
 /// # Errors
 /// MySQL's, or when the reader stops early.
 pub fn reader(lab: &Lab, backlog: &Backlog) -> Result<f64> {
     let defaults = Settings::defaults(Program::CdcProducer);
-    let mut mysql = MySqlSettings::from(&defaults)?;
-    mysql.host = "127.0.0.1".to_owned();
-    mysql.port = lab.stack.mysql.port;
-    mysql.user = CDC.0.to_owned();
-    mysql.password = Some(Secret::new(CDC.1));
-    mysql.database = DATABASE.to_owned();
+    let mysql = connection(lab.stack.mysql.port)?;
     let from = Micros::parse(backlog.from.trim_end_matches('Z')).context("the backlog's time")?;
     lab.runtime.block_on(async {
         let endpoint = Endpoint::new(mysql.clone());

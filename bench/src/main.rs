@@ -48,7 +48,7 @@ struct Cli {
     /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs
     #[arg(long)]
     quick: bool,
-    /// Leave Debezium out
+    /// Leave Debezium, and the replica of the latency, out
     #[arg(long)]
     alone: bool,
     /// Write reports/benchmarks.md, reports/benchmarks.json and the charts
@@ -149,8 +149,8 @@ fn setting(lab: &Lab) -> BTreeMap<String, String> {
         (
             "MySQL",
             format!(
-                "{}; as durable as by default where its commits are part of what is measured (latency, updater), \
-                 else with sync_binlog=0 while a load is made",
+                "{}; as durable as by default where its commits are part of what is measured (latency with its \
+                 replica, updater), else with sync_binlog=0 while a load is made",
                 lab.stack.mysql.version
             ),
         ),
@@ -159,7 +159,8 @@ fn setting(lab: &Lab) -> BTreeMap<String, String> {
         (
             "Debezium",
             "3.6.1 in a standalone Connect, at least once, Avro (latency: JSON without schemas), batches of 8,192, queue of \
-             32,768, heap of 2 GB"
+             32,768, heap of 2 GB; where exactly once is named, in a distributed Connect of one worker, a transaction \
+             for each batch"
                 .to_owned(),
         ),
         (

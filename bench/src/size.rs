@@ -15,7 +15,7 @@ pub struct Size {
     pub runs: u32,
     /// Row changes or rows of the larger size, which is run once.
     pub large: u64,
-    /// Leave Debezium out.
+    /// Leave Debezium, and the replica of the latency, out.
     pub alone: bool,
 }
 

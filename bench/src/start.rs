@@ -125,9 +125,8 @@ impl Start {
 }
 
 /// A reader at the end of the topic.
-pub(crate) fn tail(settings: &KafkaSettings) -> Result<BaseConsumer> {
-    let consumer: BaseConsumer =
-        kafka::consumer_config(settings, "bench").set("fetch.wait.max.ms", "5").create().context("a reader")?;
+fn tail(settings: &KafkaSettings) -> Result<BaseConsumer> {
+    let consumer = topic::reader(settings)?;
     let mut partitions = TopicPartitionList::new();
     for partition in 0..settings.partitions {
         let (_, end) = consumer.fetch_watermarks(&settings.topic, partition, PATIENCE)?;

@@ -57,6 +57,14 @@ pub fn settings(bootstrap: &str, topic: &str) -> Result<KafkaSettings> {
     Ok(settings)
 }
 
+/// A reader of committed records, without partitions yet, which gets each record at once.
+///
+/// # Errors
+/// When the client can't be made.
+pub(crate) fn reader(settings: &KafkaSettings) -> Result<BaseConsumer> {
+    kafka::consumer_config(settings, "bench").create().context("a reader")
+}
+
 /// Creates the topic of the settings again, like ours and without records.
 ///
 /// # Errors
