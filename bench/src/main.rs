@@ -154,7 +154,7 @@ fn setting(lab: &Lab) -> BTreeMap<String, String> {
                 lab.stack.mysql.version
             ),
         ),
-        ("Kafka", format!("{}, one broker, topics of 10 partitions", downloads::KAFKA)),
+        ("Kafka", format!("{}, one broker, topics of 10 partitions", downloads::kafka_version())),
         ("Apicurio Registry", downloads::REGISTRY.to_owned()),
         (
             "Debezium",

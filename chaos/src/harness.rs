@@ -97,10 +97,11 @@ impl Servers {
 
     /// The versions of the servers.
     pub(crate) fn versions(&self) -> BTreeMap<String, String> {
+        let kafka = downloads::kafka_version();
         let versions = [
             ("product-stream", env!("CARGO_PKG_VERSION")),
             ("MySQL", &self.mysql.version),
-            ("Kafka", downloads::KAFKA),
+            ("Kafka", &kafka),
             ("Apicurio Registry", downloads::REGISTRY),
             ("PostgreSQL", &self.postgres.version),
         ];

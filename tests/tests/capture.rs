@@ -23,6 +23,7 @@ mod remedies;
 mod several_tables;
 mod source_table;
 mod statements;
+mod transactions;
 mod updater;
 mod updater_refusals;
 mod xa;

@@ -84,12 +84,12 @@ impl Link {
     }
 }
 
-fn send(producer: &TransactionalProducer, settings: &KafkaSettings, key: &str) -> Result<(), Failure> {
+pub(crate) fn send(producer: &TransactionalProducer, settings: &KafkaSettings, key: &str) -> Result<(), Failure> {
     let (topic, key) = (&*settings.topic, key.as_bytes());
     producer.send(&Record { topic, partition: Some(0), key, value: Some(b"value"), header: None })
 }
 
-fn committed(settings: &KafkaSettings) -> Vec<String> {
+pub(crate) fn committed(settings: &KafkaSettings) -> Vec<String> {
     let mut keys = Vec::new();
     kafka::scan(settings, &settings.topic, &mut |m| {
         keys.push(String::from_utf8_lossy(m.key().unwrap_or_default()).into_owned());
@@ -101,12 +101,13 @@ fn committed(settings: &KafkaSettings) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_end_of_a_transaction_does_not_end_the_next_one() {
-    for level in [Level::V1, Level::V2] {
-        a_late_end(level).await;
+    for version in Kafka::transaction_versions() {
+        a_late_end(version).await;
     }
 }
 
-async fn a_late_end(level: Level) {
+async fn a_late_end(version: Option<u8>) {
+    let level = if version == Some(2) { Level::V2 } else { Level::V1 };
     let mut world = TestBed::new("late");
     let port = free_port().unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -115,7 +116,7 @@ async fn a_late_end(level: Level) {
         folder: world.folder.join("kafka"),
         port: Some(port),
         advertised: Some(advertised),
-        transaction_version: Some(if level == Level::V1 { 1 } else { 2 }),
+        transaction_version: version,
         ..KafkaOptions::default()
     };
     let _kafka = Kafka::start(&options, &|_| {}).expect("a broker");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use testbed::cargo;
-use testbed::servers::Stack;
+use testbed::servers::{Kafka, Stack};
 
 const TOPIC: &str = "product_updates";
 const GROUP: &str = "product_consumers";
@@ -115,7 +115,7 @@ pub(crate) fn settled(stack: &Stack, consumers: usize) -> Result<bool> {
 
 /// The partitions of each member of the group.
 fn assignment(stack: &Stack) -> Result<BTreeMap<String, Vec<usize>>> {
-    let mut tool = stack.kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
+    let mut tool = Kafka::tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")?;
     tool.args(["--bootstrap-server", &format!("127.0.0.1:{}", stack.kafka.port)]);
     tool.args(["--describe", "--group", GROUP, "--members", "--verbose"]);
     let output = tool.stdin(Stdio::null()).output().context("cannot ask Kafka for the consumer group")?;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Say;
 use crate::{cargo, checksums, machine};
 
-/// The Kafka version to download. Not 4.2 or 4.3: after a kill of a lone broker, these treat partitions without a
+/// The Kafka version that the servers run unless `KAFKA_VERSION` names another. Not 4.2 or 4.3: after a kill of a lone broker, these treat partitions without a
 /// leader as deleted and omit their commit markers, so that the transaction hangs for ever.
 pub const KAFKA: &str = "4.1.1";
 /// The registry version to download.
@@ -70,22 +70,28 @@ pub fn cached(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<Path
 /// As [`cache`].
 pub fn needs() -> Result<&'static [machine::Need]> {
     let cache = cache()?;
-    let all = cache.join(format!("kafka-{KAFKA}")).is_dir() && cache.join(format!("registry-{REGISTRY}")).is_dir();
+    let kafka = cache.join(format!("kafka-{}", kafka_version()));
+    let all = kafka.is_dir() && cache.join(format!("registry-{REGISTRY}")).is_dir();
     Ok(if all { &[] } else { &[machine::Need::Maven] })
 }
 
-/// The folder with Kafka's jars.
+/// The Kafka version that the servers run: `KAFKA_VERSION`, as in `docker-compose.yml`, or [`KAFKA`].
+pub fn kafka_version() -> String {
+    std::env::var("KAFKA_VERSION").ok().filter(|version| !version.is_empty()).unwrap_or_else(|| KAFKA.to_owned())
+}
+
+/// The folder with the jars of a Kafka version. Of versions other than [`KAFKA`] Maven alone checks the sums.
 ///
 /// # Errors
 /// When Maven fails.
-pub fn kafka(say: Say<'_>) -> Result<PathBuf> {
-    let name = format!("kafka-{KAFKA}");
+pub fn kafka(version: &str, say: Say<'_>) -> Result<PathBuf> {
+    let name = format!("kafka-{version}");
     cached(&name, |folder| {
-        say(&format!("fetching Kafka {KAFKA}, 54 MB"));
-        let jars = [("org.apache.kafka", "kafka_2.13", KAFKA), ("org.apache.kafka", "kafka-tools", KAFKA), SLF4J];
+        say(&format!("fetching Kafka {version}, 54 MB"));
+        let jars = [("org.apache.kafka", "kafka_2.13", version), ("org.apache.kafka", "kafka-tools", version), SLF4J];
         fs::write(folder.join("pom.xml"), pom(&jars))?;
         maven(folder, &["dependency:copy-dependencies", "-DoutputDirectory=libs"])?;
-        checksums::check(&name, folder, "libs")
+        if version == KAFKA { checksums::check(&name, folder, "libs") } else { Ok(()) }
     })
 }
 

@@ -85,7 +85,7 @@ pub(crate) fn give(kafka: &Kafka, rights: &[(Right, Vec<String>)]) {
 }
 
 fn give_one(kafka: &Kafka, right: &Right, users: &[String]) {
-    let mut tool = kafka.tool("org.apache.kafka.tools.AclCommand").unwrap();
+    let mut tool = Kafka::tool("org.apache.kafka.tools.AclCommand").unwrap();
     tool.args(["--bootstrap-server", &kafka.administration(), "--add"]);
     for user in users {
         tool.args(["--allow-principal", &format!("User:{user}")]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -26,7 +26,6 @@ pub struct Kafka {
     /// Its port on 127.0.0.1.
     pub port: u16,
     between: u16,
-    libraries: PathBuf,
 }
 
 /// The options of a broker.
@@ -40,7 +39,7 @@ pub struct KafkaOptions {
     pub advertised: Option<u16>,
     /// More configuration lines, which take precedence over ours.
     pub settings: Vec<String>,
-    /// The level of the feature `transaction.version`, Kafka's default by default.
+    /// The level of the feature `transaction.version`; by default `KAFKA_TRANSACTION_VERSION`, or Kafka's default.
     pub transaction_version: Option<u8>,
 }
 
@@ -69,7 +68,7 @@ impl Kafka {
     /// When it can't be fetched or does not start.
     pub fn start_cluster(options: &[KafkaOptions], say: Say<'_>) -> Result<Vec<Self>> {
         let controllers = options.iter().map(|_| free_port()).collect::<Result<Vec<u16>>>()?;
-        downloads::kafka(say)?;
+        libraries(&downloads::kafka_version(), say)?;
         // No broker is ready before most of them are running.
         std::thread::scope(|scope| {
             let start = |(i, options)| {
@@ -88,7 +87,7 @@ impl Kafka {
         controllers: &[u16],
         say: Say<'_>,
     ) -> Result<Self> {
-        let libraries = downloads::kafka(say)?.join("libs");
+        let libraries = libraries(&downloads::kafka_version(), say)?;
         let port = port_or_free("Kafka", options.port)?;
         fs::create_dir_all(&options.folder)?;
         let folder = options.folder.canonicalize()?;
@@ -106,7 +105,9 @@ impl Kafka {
             let mut format = vec!["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", &properties];
             let users = security.map(KafkaSecurity::scram_records).unwrap_or_default();
             format.extend(users.iter().flat_map(|user| ["--add-scram", user.as_str()]));
-            let level = options.transaction_version.map(|level| format!("transaction.version={level}"));
+            let level = options.transaction_version.map(|level| level.to_string());
+            let level = level.or_else(|| std::env::var("KAFKA_TRANSACTION_VERSION").ok());
+            let level = level.map(|level| format!("transaction.version={level}"));
             format.extend(level.iter().flat_map(|level| ["--feature", level.as_str()]));
             let java = java_call(&libraries, "-Xmx128m", &format)?;
             machine::run(Command::new(&java[0]).args(&java[1..]))?;
@@ -116,7 +117,7 @@ impl Kafka {
         let log = folder.join("kafka.log");
         let launch =
             Launch { command, env: vec![], output: None, folder, log, user: None, stop_signal: Signal::SIGTERM };
-        let mut kafka = Self { server: Server::start("Kafka", launch)?, port, between, libraries };
+        let mut kafka = Self { server: Server::start("Kafka", launch)?, port, between };
         kafka.wait_ready()?;
         Ok(kafka)
     }
@@ -153,23 +154,32 @@ impl Kafka {
         format!("127.0.0.1:{}", self.between)
     }
 
+    /// The levels of `transaction.version` that a broker can be given; `None` when it does not know the feature.
+    pub fn transaction_versions() -> Vec<Option<u8>> {
+        let version = downloads::kafka_version();
+        let major = version.split('.').next().and_then(|major| major.parse().ok());
+        if major.is_some_and(|major: u32| major < 4) { vec![None] } else { [0, 1, 2].map(Some).into() }
+    }
+
     /// One of Kafka's own command line tools, by its class, without arguments yet.
     ///
     /// # Errors
-    /// When Java is missing.
-    pub fn tool(&self, class: &str) -> Result<Command> {
-        let call = tool_call(&self.libraries, class)?;
+    /// When it can't be fetched.
+    pub fn tool(class: &str) -> Result<Command> {
+        let call = Self::tool_call(class)?;
         let mut command = Command::new(&call[0]);
         command.args(&call[1..]);
         Ok(command)
     }
 
-    /// Program and arguments of one of Kafka's own command line tools, by its class; no broker needs to run here.
+    /// Program and arguments of one of Kafka's own command line tools, by its class. Whatever the brokers run, it is of
+    /// the version whose classes we know.
     ///
     /// # Errors
     /// When it can't be fetched.
     pub fn tool_call(class: &str) -> Result<Vec<String>> {
-        tool_call(&downloads::kafka(&|_| {})?.join("libs"), class)
+        let options = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", class];
+        java_call(&libraries(downloads::KAFKA, &|_| {})?, "-Xmx128m", &options)
     }
 
     /// The broker binds the listener only when it serves requests.
@@ -179,11 +189,11 @@ impl Kafka {
     }
 }
 
-fn tool_call(libraries: &std::path::Path, class: &str) -> Result<Vec<String>> {
-    java_call(libraries, "-Xmx128m", &["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", class])
+fn libraries(version: &str, say: Say<'_>) -> Result<PathBuf> {
+    Ok(downloads::kafka(version, say)?.join("libs"))
 }
 
-fn java_call(libraries: &std::path::Path, heap: &str, arguments: &[&str]) -> Result<Vec<String>> {
+fn java_call(libraries: &Path, heap: &str, arguments: &[&str]) -> Result<Vec<String>> {
     let java = machine::java().context("Java 17 or later is not there")?;
     let mut call = vec![java.display().to_string(), heap.to_owned(), "-XX:+UseSerialGC".to_owned()];
     call.extend(["-XX:TieredStopAtLevel=1".to_owned(), "-cp".to_owned(), format!("{}/*", libraries.display())]);

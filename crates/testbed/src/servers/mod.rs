@@ -90,7 +90,7 @@ pub fn needs() -> Result<Vec<Need>> {
 pub fn fetch() -> Result<()> {
     machine::ensure(&[&[Need::Compiler, Need::Libraries, Need::Valgrind], needs()?.as_slice()].concat())?;
     let place = |folder: &PathBuf| folder.display().to_string();
-    shown("Kafka", |say| downloads::kafka(say), place)?;
+    shown("Kafka", |say| downloads::kafka(&downloads::kafka_version(), say), place)?;
     shown("Registry", |say| downloads::registry(say), place)?;
     shown("MySQL", |say| mysql::find(say), place)?;
     Ok(())
