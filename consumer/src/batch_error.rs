@@ -70,7 +70,7 @@ impl BatchError {
     /// The reaction to an error after which the transaction can't be aborted.
     pub(crate) fn broken(failure: Failure) -> Self {
         match failure {
-            Failure::Refused { .. } => return Self::Fatal(failure.into_error("Kafka refuses the batch")),
+            Failure::Refused { .. } => return Self::at_start(failure.into_error("Kafka refuses the batch")),
             Failure::OtherCount { .. } => return Self::Fatal(failure.into_error("cannot read on")),
             _ => {}
         }

@@ -65,7 +65,7 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        kafka::oauth_token(file)
+        self.logging.generate_oauth_token(file)
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use kafka::slots::{self, LogCheckpoint};
-use kafka::{Partition, Topic, TransactionalProducer};
+use kafka::{Logging, Partition, Topic, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -293,7 +293,8 @@ impl Known {
     /// Reads the group's offsets before the log checkpoints, as a neighbour may be committing.
     fn look_up(settings: &KafkaSettings, topics: &Topics) -> Result<Self> {
         let unable = |e| Error::definite("cannot make a client of Kafka").with_source(e);
-        let consumer: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().map_err(unable)?;
+        let config = kafka::consumer_config(settings, &settings.group_id);
+        let consumer: BaseConsumer<Logging> = config.create_with_context(Logging::default()).map_err(unable)?;
         kafka::give_token(settings, consumer.client())?;
         let committed = offsets::committed(settings, &consumer, &topics.partitions())?;
         let group = committed.into_iter().filter_map(|(p, c)| Some((p, c?))).collect();

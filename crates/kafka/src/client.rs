@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::ProducerContext;
 
 use super::producer::policy::refusal;
-use super::token::{self, oauth_token};
+use super::token::{self, is_over, oauth_token};
 use super::wire::codes::KafkaCode;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
@@ -32,6 +32,8 @@ pub struct Logging(Arc<Mutex<Last>>);
 struct Last {
     error: Option<String>,
     refused: Option<(Code, String)>,
+    /// When the token that was read last ends, in milliseconds since 1970.
+    token_ends_ms: Option<i64>,
 }
 
 impl Logging {
@@ -40,8 +42,8 @@ impl Logging {
         self.0.lock().ok().and_then(|last| last.error.clone())
     }
 
-    /// Why the broker refuses this client, or the client the broker: a wrong password, an invalid certificate. Such an
-    /// error does not heal.
+    /// Why the broker refuses this client, or the client the broker: a wrong password, an invalid certificate, an expired
+    /// token.
     pub fn refused(&self) -> Option<(Code, String)> {
         self.0.lock().ok().and_then(|last| last.refused.clone())
     }
@@ -57,7 +59,16 @@ impl ClientContext for Logging {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn generate_oauth_token(&self, file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        oauth_token(file)
+        let token = oauth_token(file);
+        if let Ok(mut last) = self.0.lock() {
+            // Without a token there is nothing that could be valid.
+            let ends_ms = token.as_ref().map_or(0, |token| token.lifetime_ms);
+            last.token_ends_ms = Some(ends_ms);
+            if !is_over(ends_ms) {
+                last.refused.take_if(|(code, _)| *code == Code::TokenExpired);
+            }
+        }
+        token
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -72,13 +83,14 @@ impl ClientContext for Logging {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka client");
         if let Ok(mut last) = self.0.lock() {
+            let login = if last.token_ends_ms.is_some_and(is_over) { Code::TokenExpired } else { Code::LoginRefused };
             let refused = match error.rdkafka_error_code() {
                 // librdkafka uses this code also for a link that breaks in the SASL handshake; then the broker's answer
                 // is missing.
                 Some(RDKafkaErrorCode::Authentication) if !reason.contains("supported mechanisms: (n/a)") => {
-                    Some(Code::LoginRefused)
+                    Some(login)
                 }
-                Some(RDKafkaErrorCode::SaslAuthenticationFailed) => Some(Code::LoginRefused),
+                Some(RDKafkaErrorCode::SaslAuthenticationFailed) => Some(login),
                 // A handshake also fails when the link breaks, which is transient.
                 Some(RDKafkaErrorCode::SSL) if reason.contains("certificate") => Some(Code::CertificateRefused),
                 _ => None,
@@ -129,12 +141,17 @@ pub(crate) fn administrator(settings: &KafkaSettings, logging: &Logging) -> Resu
 /// Gives a new client the token of OAUTHBEARER, if that is how it logs in. It asks for the next one when it is polled.
 ///
 /// # Errors
-/// Definite when the token can't be read, or has ended.
+/// Transient when the token has expired; definite when it can't be read.
 pub fn give_token(settings: &KafkaSettings, client: &Client<impl ClientContext>) -> Result<()> {
-    let Some(file) = settings.client.get("sasl.oauthbearer.config") else { return Ok(()) };
-    token::give(client, Path::new(file)).map_err(|e| {
-        Error::new(Code::LoginRefused, format!("cannot log in to Kafka with kafka.sasl_token_file: {e}"))
-            .with_remedy("write a token that is valid now into the file, and let this user read it")
+    let Some(file) = settings.client.get("sasl.oauthbearer.config").map(Path::new) else { return Ok(()) };
+    token::give(client, file).map_err(|e| {
+        let code = if token::read(file).is_ok_and(|token| token::has_ended(&token)) {
+            Code::TokenExpired
+        } else {
+            Code::LoginRefused
+        };
+        Error::new(code, format!("cannot log in to Kafka with kafka.sasl_token_file: {e}"))
+            .with_remedy(connection_remedy(code))
     })
 }
 
@@ -164,14 +181,8 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
             .with_remedy(remedy);
     }
     if let Some((code, reason)) = logging.refused() {
-        return Error::new(code, format!("{what} at {}: {reason}", settings.bootstrap_servers)).with_remedy(
-            if code == Code::CertificateRefused {
-                "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
-                 hosts of kafka.bootstrap_servers"
-            } else {
-                "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file"
-            },
-        );
+        return Error::new(code, format!("{what} at {}: {reason}", settings.bootstrap_servers))
+            .with_remedy(connection_remedy(code));
     }
     let reason = logging.last_error().unwrap_or_else(|| error.to_string());
     let text = format!("{what} (Kafka at {}): {reason}", settings.bootstrap_servers);
@@ -179,6 +190,19 @@ pub fn unreachable(settings: &KafkaSettings, what: &str, error: &KafkaError, log
         "check kafka.bootstrap_servers, kafka.security_protocol and the kafka.sasl_* settings (--check-config shows them), \
          and that the broker runs",
     )
+}
+
+/// The remedy when a connection is refused.
+pub(crate) fn connection_remedy(code: Code) -> &'static str {
+    match code {
+        Code::CertificateRefused => {
+            "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
+             hosts of kafka.bootstrap_servers"
+        }
+        Code::TokenExpired => "replace the file of kafka.sasl_token_file with a new token; no restart is needed",
+        Code::BrokerVersion => "upgrade the brokers to Kafka 2.8 or later, all to one version",
+        _ => "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file",
+    }
 }
 
 /// The remedy when Kafka denies this user an operation.

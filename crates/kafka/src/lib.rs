@@ -37,6 +37,5 @@ pub use producer::{
 pub use ranges::Bounds;
 pub use read_back::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use rights::{Resource, Right, rights};
-pub use token::oauth_token;
 pub use topic_id::topic_id;
 pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};

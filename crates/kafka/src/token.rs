@@ -21,6 +21,9 @@ use serde::Deserialize;
 /// A token that does not say when it ends is read again after this time.
 const READ_AGAIN: Duration = Duration::from_secs(300);
 
+/// So much may the clocks of the broker and of this machine differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+
 /// The token of the file.
 ///
 /// # Errors
@@ -31,11 +34,22 @@ pub(crate) fn read(file: &Path) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
+/// Whether a broker may refuse the token because it has expired, or is empty.
+pub(crate) fn has_ended(token: &str) -> bool {
+    token.is_empty() || claims(token).exp.is_some_and(|seconds| is_over((seconds * 1e3) as i64))
+}
+
+/// Whether this time, in milliseconds since 1970, is over by a broker's clock.
+pub(crate) fn is_over(end_ms: i64) -> bool {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    end_ms <= (now + CLOCKS_DIFFER).as_millis() as i64
+}
+
 /// The token of the file for librdkafka, which reads the path from `sasl.oauthbearer.config`.
 ///
 /// # Errors
-/// When the file can't be read, with its path.
-pub fn oauth_token(file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+/// As [`read`].
+pub(crate) fn oauth_token(file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
     let token = read(Path::new(file.unwrap_or_default()))?;
     let Claims { sub, exp } = claims(&token);
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -49,7 +63,7 @@ pub fn oauth_token(file: Option<&str>) -> Result<OAuthToken, Box<dyn std::error:
 /// As [`read`], and when librdkafka refuses the token.
 pub(crate) fn give(client: &Client<impl ClientContext>, file: &Path) -> io::Result<()> {
     let OAuthToken { token, principal_name, lifetime_ms } =
-        oauth_token(file.to_str()).map_err(|e| io::Error::other(e.to_string()))?;
+        client.context().generate_oauth_token(file.to_str()).map_err(|e| io::Error::other(e.to_string()))?;
     let (token, name) = (CString::new(token)?, CString::new(principal_name)?);
     let mut reason = [0; 256];
     // SAFETY: client, texts and buffer outlive the call, which copies the texts; there are no extensions.
@@ -102,6 +116,11 @@ mod tests {
         std::fs::write(file.path(), "opaque").expect("to write");
         assert_eq!(of_file().token, "opaque");
         assert!(of_file().lifetime_ms > 1_790_000_000);
+        let ending = |seconds: u64| format!("x.{}.x", part(&format!(r#"{{"exp":{seconds}}}"#)));
+        assert_eq!(
+            [&ending(1_700_000_000), "", "opaque", &ending(4_000_000_000)].map(has_ended),
+            [true, true, false, false]
+        );
         let error = oauth_token(Some("/nowhere")).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.starts_with("/nowhere: "), "{error}");
     }

@@ -101,6 +101,9 @@ codes! {
         CertificateRefused, Definite, "certificate-refused",
             "A server's certificate is not valid for this connection, or the server offers no TLS.",
             "Compare the CA in the settings with that of the certificate, its end, and the host that it names.";
+        TokenExpired, Transient, "token-expired",
+            "The token in the file `kafka.sasl_token_file` has expired, or the file has none.",
+            "Replace the file with a new token. Each login reads it, so a running program continues without a restart.";
         RightMissing, Definite, "right-missing",
             "A server does not allow this user what the program must do.",
             "Grant the right that the message names. [security.md](security.md) has all rights.";
@@ -203,6 +206,9 @@ codes! {
              `kafka.transactional_id`.";
     }
     "Kafka" {
+        BrokerVersion, Definite, "broker-version",
+            "A broker does not speak the version of a request that the programs need: it is too old.",
+            "Upgrade the brokers. [operations.md](operations.md) has the versions that were tried.";
         TopicMissing, Definite, "topic-missing",
             "The topic does not exist.",
             "Start the producer, which creates the topic, or correct `kafka.topic`.";
@@ -356,7 +362,7 @@ mod tests {
         names.sort_unstable();
         let count = names.len();
         names.dedup();
-        assert_eq!((names.len(), count <= 64), (count, true));
+        assert_eq!((names.len(), count <= 72), (count, true));
         for code in all() {
             assert!(code.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{code:?}");
             let (meaning, remedy) = code.texts();

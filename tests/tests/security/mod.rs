@@ -5,6 +5,7 @@ mod acls;
 mod certificates;
 mod refusals;
 mod servers;
+mod tokens;
 
 use mysql_async::prelude::Queryable;
 use servers::{KAFKA, SECURED, login};
@@ -58,31 +59,4 @@ async fn everything_is_encrypted_and_nobody_tells_a_secret() {
     let told = servers::told(&world.folder);
     assert!(told.contains("TRACE") && told.len() > 10_000, "{} bytes of traces", told.len());
     servers::assert_no_secret(&told);
-}
-
-/// A token from a file takes the place of user and password, as long as it is valid.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_read_from_its_file() {
-    let world = SECURED.world("token").await;
-    acls::give_all(&SECURED.kafka, &world);
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let file = |user: &str, end: u64| {
-        let part = |json: String| openssl::base64::encode_block(json.as_bytes()).replace(['=', '\n'], "");
-        let claims = part(format!(r#"{{"sub":"{user}","iat":{},"exp":{end}}}"#, end - 3_600));
-        let file = world.folder.join(format!("{user}-{end}.token"));
-        std::fs::write(&file, format!("{}.{}.\n", part(r#"{"alg":"none"}"#.to_owned()), claims)).unwrap();
-        file.to_str().unwrap().to_owned()
-    };
-    let files = ["producer", "consumer", "verify"].map(|user| file(user, now + 3_600));
-    let [own_producer, own_consumer, own_verify] = files
-        .each_ref()
-        .map(|file| [("KAFKA_SASL_MECHANISMS", "OAUTHBEARER"), ("KAFKA_SASL_TOKEN_FILE", file.as_str())]);
-    let producer = refusals::filled(&world, &own_producer).await;
-    let consumer = SECURED.start(&world, "consumer", "consumer", &own_consumer);
-    let verified = SECURED.run(&world, "verify", &["--wait", "60s"], &own_verify);
-    assert_eq!(verified.code, 0, "{}\n{}", verified.out, verified.err);
-    assert_eq!([producer.stop().code, consumer.stop().code], [0, 0]);
-    let ended = file("producer", now - 3_600);
-    let ended = [("KAFKA_SASL_MECHANISMS", "OAUTHBEARER"), ("KAFKA_SASL_TOKEN_FILE", ended.as_str())];
-    SECURED.refuses(&world, "cdc-producer", &ended, &["kafka.sasl_token_file", "unexpired token"]);
 }

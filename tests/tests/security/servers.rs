@@ -285,7 +285,9 @@ fn start_kafka(folder: &Path, certificates: &Certificates) -> Kafka {
     let mut users: Vec<KafkaUser> = KAFKA.map(|(name, password, mechanism)| user(name, password, mechanism)).into();
     users.extend((0..LACKING_USERS).map(|n| user(&format!("lacking-{n}"), LACKING, Mechanism::Plain)));
     let security = KafkaSecurity { keystore: certificates.server.both.clone(), users, operator: KAFKA[3].0.to_owned() };
-    let options = KafkaOptions { folder: folder.join("kafka"), ..KafkaOptions::default() };
+    // Each login ends soon.
+    let settings = vec!["connections.max.reauth.ms=4000".to_owned()];
+    let options = KafkaOptions { folder: folder.join("kafka"), settings, ..KafkaOptions::default() };
     Kafka::start_secured(&options, &security, &|_| {}).unwrap()
 }
 

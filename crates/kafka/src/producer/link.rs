@@ -20,6 +20,18 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// A connection that is not made for so long is not waited for alone.
 const LATE_AFTER: Duration = Duration::from_secs(1);
 
+/// The requests that every broker must speak.
+const NEEDED: [Api; 8] = [
+    Api::Produce,
+    Api::Metadata,
+    Api::FindCoordinator,
+    Api::InitProducerId,
+    Api::AddPartitionsToTxn,
+    Api::AddOffsetsToTxn,
+    Api::EndTxn,
+    Api::TxnOffsetCommit,
+];
+
 /// What a request is about, kept until its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -94,6 +106,9 @@ pub(crate) enum Closed {
     /// The broker refuses the login, or we the broker.
     #[error("{0}")]
     Login(String),
+    /// The broker refuses a token that has expired, or there is no token.
+    #[error("{0}")]
+    Token(String),
     /// The broker's certificate is refused.
     #[error("{0}")]
     Certificate(String),
@@ -257,10 +272,7 @@ impl Link {
     ) -> Result<(), Closed> {
         let api = subject.api();
         let (oldest, newest) = (level.oldest(api), level.version(api));
-        let version = self.versions.of(api, oldest, newest).ok_or_else(|| {
-            let name = api.name();
-            Closed::TooOld(format!("the broker at {} does not speak {name} in version {oldest}", self.address))
-        })?;
+        let version = self.versions.of(api, oldest, newest).ok_or_else(|| self.too_old(&self.versions, api, oldest))?;
         let mut frame = Vec::with_capacity(256);
         requests::begin(api, version, self.correlation, &greeting.client_id, &mut frame);
         let pieces = body(&mut frame);
@@ -336,19 +348,25 @@ impl Link {
         }
     }
 
+    fn too_old(&self, versions: &Versions, api: Api, needed: i16) -> Closed {
+        let spoken = match versions.apis.iter().find(|(key, ..)| *key == api as i16) {
+            Some((_, from, to)) => format!("in the versions {from} to {to}"),
+            None => "in no version".to_owned(),
+        };
+        let (address, name) = (&self.address, api.name());
+        Closed::TooOld(format!("the broker at {address} speaks {name} {spoken}, and version {needed} is needed"))
+    }
+
     fn versions_known(&mut self, greeting: &Greeting, versions: Versions, now: Instant) -> Result<(), Closed> {
-        let address = &self.address;
-        let too_old = || Closed::TooOld(format!("the broker at {address} is older than Kafka 2.8"));
         if versions.code == KafkaCode::UNSUPPORTED_VERSION {
-            return Err(too_old());
+            return Err(self.too_old(&versions, Api::ApiVersions, Level::V1.version(Api::ApiVersions)));
         }
         if versions.code.is_error() {
-            return Err(Closed::Lost(format!("ApiVersions at {address}: {}", versions.code)));
+            return Err(Closed::Lost(format!("ApiVersions at {}: {}", self.address, versions.code)));
         }
-        let needed = [Api::Produce, Api::Metadata, Api::FindCoordinator, Api::InitProducerId, Api::EndTxn];
-        let speaks = |api: &Api| versions.of(*api, Level::V1.oldest(*api), Level::V1.version(*api)).is_some();
-        if !needed.iter().all(speaks) {
-            return Err(too_old());
+        let lacks = |api: &&Api| versions.of(**api, Level::V1.oldest(**api), Level::V1.version(**api)).is_none();
+        if let Some(&api) = NEEDED.iter().find(lacks) {
+            return Err(self.too_old(&versions, api, Level::V1.oldest(api)));
         }
         self.versions = versions;
         match greeting.login {
@@ -368,8 +386,7 @@ impl Link {
             )));
         }
         let nonce = nonce().map_err(|e| Closed::Login(format!("OpenSSL has no random numbers: {e}")))?;
-        let begun = Exchange::begin(login, &nonce).map_err(|e| Closed::Login(format!("the login: {e}")))?;
-        let (exchange, first) = begun;
+        let (exchange, first) = Exchange::begin(login, &nonce).map_err(|e| Closed::Token(format!("no token: {e}")))?;
         self.phase = Phase::LoggingIn(Some(exchange));
         self.put(greeting, Subject::Login, now, |out| requests::sasl_authenticate(&first, out));
         Ok(())
@@ -379,6 +396,9 @@ impl Link {
         let address = &self.address;
         if answer.code.is_error() {
             let why = answer.message.unwrap_or_else(|| answer.code.to_string());
+            if matches!(&self.phase, Phase::LoggingIn(Some(exchange)) if exchange.has_ended()) {
+                return Err(Closed::Token(format!("{address} refuses the token, which has expired: {why}")));
+            }
             return Err(Closed::Login(format!("{address} refuses the login: {why}")));
         }
         let Phase::LoggingIn(Some(exchange)) = &mut self.phase else {
@@ -394,6 +414,7 @@ impl Link {
                 let lifetime = u64::try_from(answer.lifetime_ms).unwrap_or(0);
                 self.login_again = (lifetime > 0).then(|| now + Duration::from_millis(lifetime / 20 * 17));
                 self.phase = Phase::Ready;
+                tracing::debug!(%address, lifetime_ms = answer.lifetime_ms, "logged in");
             }
         }
         Ok(())

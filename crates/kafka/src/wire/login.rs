@@ -106,8 +106,8 @@ pub enum Next {
 pub struct Exchange(State);
 
 enum State {
-    /// The one message was sent.
-    Sent,
+    /// The one message was sent, at times with a token that has ended.
+    Sent { has_ended: bool },
     /// SCRAM's first message was sent.
     First { digest: Digest, password: String, nonce: String, bare: String },
     /// SCRAM's proof was sent; the server answers with this signature.
@@ -117,7 +117,7 @@ enum State {
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Sent => "Sent",
+            Self::Sent { .. } => "Sent",
             Self::First { .. } => "First",
             Self::Proved { .. } => "Proved",
         })
@@ -131,10 +131,13 @@ impl Exchange {
     /// When the token can't be read.
     pub fn begin(login: &Login, nonce: &str) -> Result<(Self, Vec<u8>), LoginError> {
         Ok(match login {
-            Login::Plain { user, password } => (Self(State::Sent), format!("\0{user}\0{password}").into_bytes()),
+            Login::Plain { user, password } => {
+                (Self(State::Sent { has_ended: false }), format!("\0{user}\0{password}").into_bytes())
+            }
             Login::Bearer { file } => {
                 let token = token::read(file).map_err(|e| LoginError(e.to_string()))?;
-                (Self(State::Sent), format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes())
+                let state = State::Sent { has_ended: token::has_ended(&token) };
+                (Self(state), format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes())
             }
             Login::Scram { digest, user, password } => {
                 let user = user.replace('=', "=3D").replace(',', "=2C");
@@ -146,15 +149,20 @@ impl Exchange {
         })
     }
 
+    /// Whether it sent a token that has expired: the server may refuse it for that alone.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.0, State::Sent { has_ended: true })
+    }
+
     /// Takes the server's bytes.
     ///
     /// # Errors
     /// When they are wrong, or do not prove that the server knows the password.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Next, LoginError> {
         match &self.0 {
-            State::Sent if bytes.is_empty() => Ok(Next::Done),
+            State::Sent { .. } if bytes.is_empty() => Ok(Next::Done),
             // OAUTHBEARER's error, which wants an answer before the broker sends its own.
-            State::Sent => Ok(Next::Send(vec![1])),
+            State::Sent { .. } => Ok(Next::Send(vec![1])),
             State::First { digest, password, nonce, bare } => {
                 let first = text(bytes)?;
                 let (proof, signature) = prove(*digest, password, nonce, bare, first)?;

@@ -133,6 +133,7 @@ impl Core {
             self.slots.end(true);
             self.identity = Some(producer);
             self.stage = super::Stage::Ready;
+            tracing::debug!(level = ?self.level, "transactions are initialised");
         }
     }
 

@@ -6,6 +6,7 @@ use super::super::failure::Failure;
 use super::super::link::{Closed, Link, Subject};
 use super::super::pause::{Length, Pause};
 use super::{Core, LinkId};
+use crate::client::connection_remedy;
 use crate::wire::answers::Address;
 use crate::wire::requests::{self, Coordinates};
 use model::error::Code;
@@ -83,26 +84,18 @@ impl Core {
         self.leaders_wanted |= slots.active.iter().any(|slot| slots.all[*slot].leader == link.node);
         match why {
             Closed::Lost(why) => self.trouble = Some(format!("{address}: {why}")),
-            Closed::Login(why) => self.refuse(
-                Code::LoginRefused,
-                why,
-                "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file",
-            ),
-            Closed::Certificate(why) => self.refuse(
-                Code::CertificateRefused,
-                &format!("{address}: {why}"),
-                "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they \
-                 name the hosts of kafka.bootstrap_servers",
-            ),
-            Closed::TooOld(why) => self.refuse(Code::Fault, why, "use brokers of Kafka 2.8 or later"),
+            Closed::Login(why) => self.refuse(Code::LoginRefused, why.clone()),
+            Closed::Token(why) => self.refuse(Code::TokenExpired, why.clone()),
+            Closed::Certificate(why) => self.refuse(Code::CertificateRefused, format!("{address}: {why}")),
+            Closed::TooOld(why) => self.refuse(Code::BrokerVersion, why.clone()),
         }
         for subject in link.unanswered() {
             self.lost(subject, now);
         }
     }
 
-    fn refuse(&mut self, code: Code, reason: &str, remedy: &str) {
-        self.fail(Failure::Refused { code, reason: reason.to_owned(), remedy: remedy.into() });
+    fn refuse(&mut self, code: Code, reason: String) {
+        self.fail(Failure::Refused { code, reason, remedy: connection_remedy(code).into() });
     }
 
     /// A request lost its answer: it may have been processed or not, or will be.
@@ -143,7 +136,7 @@ impl Core {
 
     pub(super) fn was_asked(&mut self, outcome: Result<(), Closed>) -> bool {
         let Err(why) = outcome else { return true };
-        self.refuse(Code::Fault, &why.to_string(), "use brokers of one version, of Kafka 2.8 or later");
+        self.refuse(Code::BrokerVersion, why.to_string());
         false
     }
 

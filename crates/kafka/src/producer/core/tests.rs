@@ -4,6 +4,7 @@ mod brokers;
 mod cluster;
 mod decisions;
 mod errors;
+mod greetings;
 mod requests;
 mod simulation;
 
@@ -365,45 +366,6 @@ fn a_throttled_broker_is_left_alone_for_so_long() {
     let waited = cluster.now - begun;
     // The answers to the search for leaders and the addition, which are asked together, and that to Produce.
     assert_eq!(waited, Duration::from_millis(1_400));
-}
-
-#[test]
-fn a_login_comes_first_and_is_renewed() {
-    let login = Login::Plain { user: "me".to_owned(), password: "secret".to_owned() };
-    let mut cluster = Cluster::with_login(1, V2, Some(login.clone()));
-    cluster.lifetime_ms = 10_000;
-    cluster.core.initialise();
-    cluster.run();
-    assert_eq!(cluster.asked(Api::SaslAuthenticate), ["|me|secret"]);
-    assert_eq!(cluster.seen[1].api, Api::SaslHandshake);
-    cluster.now += Duration::from_secs(9);
-    assert_eq!(cluster.commit(&[0]), Ok(()));
-    assert_eq!(cluster.asked(Api::SaslAuthenticate).len(), 2);
-    assert_eq!(cluster.asked(Api::ApiVersions).len(), 1, "on the same connection");
-    for (api, code) in
-        [(Api::SaslAuthenticate, K::SASL_AUTHENTICATION_FAILED), (Api::SaslHandshake, K::UNSUPPORTED_SASL_MECHANISM)]
-    {
-        let mut cluster = Cluster::with_login(1, V2, Some(login.clone()));
-        cluster.once(api, Reply::Code(code));
-        cluster.core.initialise();
-        cluster.run();
-        let outcome = cluster.outcome();
-        assert!(matches!(outcome, Err(Failure::Refused { code: model::error::Code::LoginRefused, .. })), "{outcome:?}");
-    }
-}
-
-#[test]
-fn a_broker_that_is_too_old_is_named() {
-    for (newest, code) in [(Some(8), 0), (None, K::UNSUPPORTED_VERSION.0)] {
-        let mut cluster = Cluster::new(1, V1);
-        cluster.newest.extend(newest.map(|newest| (0, newest)));
-        cluster.once(Api::ApiVersions, Reply::Code(K(code)));
-        cluster.core.initialise();
-        cluster.run();
-        let Err(Failure::Refused { code, reason, .. }) = cluster.outcome() else { panic!("it is refused") };
-        assert_eq!(code, model::error::Code::Fault);
-        assert_eq!(reason, "the broker at broker:1 is older than Kafka 2.8");
-    }
 }
 
 #[test]
