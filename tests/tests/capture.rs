@@ -8,6 +8,7 @@ mod columns;
 mod compressed;
 mod consumer_world;
 mod decoder_oracle;
+mod feature_levels;
 mod history;
 mod late_requests;
 mod long_lookups;

@@ -2,6 +2,7 @@
 //! its descriptors or reaches a terminal raw.
 
 mod fakes;
+mod kafka;
 mod listener;
 mod log_floor;
 mod poison;
