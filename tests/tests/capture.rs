@@ -18,6 +18,7 @@ mod producer;
 mod producer_edges;
 mod producer_faults;
 mod producer_stops;
+mod quiet_readers;
 mod refused_rows;
 mod registry_rights;
 mod remedies;
