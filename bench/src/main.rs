@@ -45,7 +45,7 @@ struct Cli {
     /// each program; none when that is no more than in the others
     #[arg(long, value_name = "N", default_value_t = 5_000_000)]
     large: u64,
-    /// In ten minutes: 300,000 changes, in transactions of 500 only, at most two runs
+    /// Less: 300,000 changes, in transactions of 500 only, at most two runs of each program, one of the latency
     #[arg(long)]
     quick: bool,
     /// Leave Debezium, and the replica of the latency, out
