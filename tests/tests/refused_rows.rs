@@ -408,7 +408,7 @@ async fn verify_misses_a_dead_letter() {
     })
     .unwrap();
     let (key, value, origin) = copy.unwrap();
-    let writer = TransactionalProducer::new(&world.kafka(), "copies").unwrap();
+    let writer = TransactionalProducer::new(&world.kafka(), &format!("{}.copies", world.name)).unwrap();
     writer.begin().unwrap();
     let header = Some(("origin", origin.as_slice()));
     let record = Record { topic: &dlq, partition: Some(0), key: &key, value: Some(&value), header };

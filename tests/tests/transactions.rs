@@ -9,6 +9,7 @@ use super::late_requests::{committed, send};
 async fn an_abort_leaves_nothing_and_a_successor_fences() {
     let mut settings = TestBed::new("transactions").kafka();
     ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("a topic");
+    let id = settings.transactional_id.clone();
     let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
     for codec in codecs {
         settings.compression = codec.to_owned();
@@ -17,13 +18,13 @@ async fn an_abort_leaves_nothing_and_a_successor_fences() {
             send(producer, &settings, &format!("{kind} {codec}")).expect("to send");
             producer.flush().expect("to write");
         };
-        let first = TransactionalProducer::new(&settings, "id").expect("a producer");
+        let first = TransactionalProducer::new(&settings, &id).expect("a producer");
         transaction(&first, "aborted");
         first.abort().expect("to abort");
         transaction(&first, "committed");
         first.commit().expect("to commit");
         transaction(&first, "fenced");
-        let second = TransactionalProducer::new(&settings, "id").expect("a producer");
+        let second = TransactionalProducer::new(&settings, &id).expect("a producer");
         assert!(matches!(first.commit(), Err(Failure::Fenced(_))), "{codec}");
         transaction(&second, "successor");
         second.commit().expect("to commit");

@@ -15,7 +15,7 @@ fn write(world: &TestBed, records: &[(&str, Option<&[u8]>)]) {
 /// The same, into the partition that `place` says.
 fn write_to(world: &TestBed, records: &[(&str, Option<&[u8]>)], place: impl Fn(&str, i32) -> i32) {
     let settings = world.kafka();
-    let producer = TransactionalProducer::new(&settings, "foreign").unwrap();
+    let producer = TransactionalProducer::new(&settings, &format!("{}.foreign", world.name)).unwrap();
     producer.begin().unwrap();
     for (key, value) in records {
         let partition = place(key, settings.partitions);
