@@ -86,7 +86,7 @@ pub(crate) fn sees_triggers(grants: &[String], database: &str, table: &str) -> b
 /// Definite when it may have changed another, or when this user can't see that; the error has the remedy.
 pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &str) -> Result<()> {
     let stop = |reason: String, first: String| {
-        Err(Error::new(Code::StatementAsText, format!(
+        Err(Error::new(Code::StatementChangesRows, format!(
             "a statement that was logged as text (binlog_format is not ROW) wrote to {name} and may have changed rows of \
              {ours}, as {reason}: {statement}"
         ))

@@ -1,7 +1,7 @@
 //! The cluster finalises another level of `transaction.version` while both programs work.
 //!
 //! A broker does not say so to connections that are open, and continues to serve them at the level that they began
-//! with (seen with Kafka 4.3.1, upwards and downwards). The next connection brings the new level: the programs replace
+//! with (seen with Kafka 4.1.1, upwards and downwards). The next connection brings the new level: the programs replace
 //! their producers by ones of that level.
 
 use std::time::Duration;

@@ -134,7 +134,7 @@ fn created(settings: &KafkaSettings, topic: &TopicSpec, result: TopicResult) -> 
              kafka.cleanup_policy",
             topic.partitions, settings.replication_factor
         );
-        (Code::TopicRefused, remedy)
+        (Code::TopicMissing, remedy)
     };
     Err(Error::new(kind, format!("cannot create topic {}: {code}", topic.name)).with_remedy(remedy))
 }
