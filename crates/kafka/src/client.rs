@@ -141,15 +141,11 @@ pub(crate) fn administrator(settings: &KafkaSettings, logging: &Logging) -> Resu
 /// Gives a new client the token of OAUTHBEARER, if that is how it logs in. It asks for the next one when it is polled.
 ///
 /// # Errors
-/// Transient when the token has expired; definite when it can't be read.
+/// Transient when the token has expired, or can't be read.
 pub fn give_token(settings: &KafkaSettings, client: &Client<impl ClientContext>) -> Result<()> {
     let Some(file) = settings.client.get("sasl.oauthbearer.config").map(Path::new) else { return Ok(()) };
     token::give(client, file).map_err(|e| {
-        let code = if token::read(file).is_ok_and(|token| token::has_ended(&token)) {
-            Code::TokenExpired
-        } else {
-            Code::LoginRefused
-        };
+        let code = Code::TokenExpired;
         Error::new(code, format!("cannot log in to Kafka with kafka.sasl_token_file: {e}"))
             .with_remedy(connection_remedy(code))
     })
@@ -199,7 +195,9 @@ pub(crate) fn connection_remedy(code: Code) -> &'static str {
             "check kafka.ssl_ca_location against the CA of the brokers' certificates, when these end, and that they name the \
              hosts of kafka.bootstrap_servers"
         }
-        Code::TokenExpired => "replace the file of kafka.sasl_token_file with a new token; no restart is needed",
+        Code::TokenExpired => {
+            "write a new token to the file of kafka.sasl_token_file, which must be readable; no restart is needed"
+        }
         Code::BrokerVersion => "upgrade the brokers to Kafka 2.8 or later, all to one version",
         _ => "check kafka.sasl_mechanisms, and kafka.sasl_username with kafka.sasl_password, or kafka.sasl_token_file",
     }

@@ -49,7 +49,7 @@ async fn an_expired_token_is_waited_for() {
     let mut programs = [producer, consumer];
     for program in &mut programs {
         program.wait_for("token-expired");
-        assert!(program.said().contains("replace the file of kafka.sasl_token_file"), "{}", program.said());
+        assert!(program.said().contains("to the file of kafka.sasl_token_file"), "{}", program.said());
     }
     generate(&world, "50");
     tokens(&world, 3_600);
