@@ -9,6 +9,7 @@ mod golden;
 mod health;
 mod kills;
 mod links;
+mod monitoring;
 mod postgres_world;
 mod security;
 mod sessions;

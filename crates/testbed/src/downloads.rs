@@ -225,14 +225,49 @@ pub fn mysql(say: Say<'_>) -> Result<PathBuf> {
         machine::run(client().args(["-q", "update"]))?;
         machine::run(client().args(["-qy", "--download-only", "install", "mysql-server-core", "mysql-client-core"]))?;
         say("unpacking MySQL");
-        for entry in fs::read_dir(apt.join("cache/archives"))? {
-            let package = entry?.path();
-            if package.extension().is_some_and(|extension| extension == "deb") {
-                machine::run(Command::new("dpkg").arg("-x").arg(&package).arg(folder))?;
-            }
-        }
+        unpack(&apt.join("cache/archives"), folder)?;
         Ok(fs::remove_dir_all(&apt)?)
     })
+}
+
+/// Unpacks the Debian packages of a folder into `target`.
+fn unpack(packages: &Path, target: &Path) -> Result<()> {
+    for entry in fs::read_dir(packages)? {
+        let package = entry?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            machine::run(Command::new("dpkg").arg("-x").arg(&package).arg(target))?;
+        }
+    }
+    Ok(())
+}
+
+/// The folder with `prometheus` and `promtool`: the machine's own, else Debian's package, which is unpacked and not
+/// installed, so that nothing starts it.
+///
+/// # Errors
+/// When this is no Debian or apt fails.
+pub fn prometheus(say: Say<'_>) -> Result<PathBuf> {
+    let installed = machine::find_program("promtool").and_then(|tool| Some(tool.parent()?.to_owned()));
+    if let Some(folder) = installed.filter(|folder| folder.join("prometheus").is_file()) {
+        return Ok(folder);
+    }
+    let root = cached("prometheus", |folder| {
+        if machine::find_program("apt-get").is_none() || machine::find_program("dpkg").is_none() {
+            bail!("there is no Prometheus and no apt-get to fetch one\n  what to do: install Prometheus 2.42 or later");
+        }
+        say("fetching Prometheus, 19 MB");
+        let download =
+            || machine::run(Command::new("apt-get").current_dir(folder).args(["-q", "download", "prometheus"]));
+        if let Err(error) = download() {
+            if !nix::unistd::geteuid().is_root() {
+                return Err(error.context("apt knows no Prometheus: run `apt-get update` as root"));
+            }
+            machine::refresh_package_lists()?;
+            download()?;
+        }
+        unpack(folder, folder)
+    })?;
+    Ok(root.join("usr/bin"))
 }
 
 /// The mirror that this machine's apt uses for Debian itself.

@@ -12,5 +12,6 @@ mod errors;
 mod imports;
 mod known;
 mod language;
+mod monitoring;
 mod rust_source;
 mod structure;

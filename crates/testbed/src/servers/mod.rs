@@ -93,6 +93,7 @@ pub fn fetch() -> Result<()> {
     shown("Kafka", |say| downloads::kafka(&downloads::kafka_version(), say), place)?;
     shown("Registry", |say| downloads::registry(say), place)?;
     shown("MySQL", |say| mysql::find(say), place)?;
+    shown("Prometheus", |say| downloads::prometheus(say), place)?;
     Ok(())
 }
 
