@@ -152,11 +152,7 @@ impl Context {
             }
         }
         let owned: Vec<Partition> = state.committed.keys().copied().collect();
-        if new.is_empty() {
-            tracing::info!(?owned, "no partition is new after a rebalance");
-        } else {
-            tracing::info!(partitions = ?new, ?owned, "partitions assigned");
-        }
+        assignment::log_assigned(&new, &owned);
         Ok(())
     }
 
@@ -186,7 +182,7 @@ impl Context {
         state.unnoted.retain(|partition| !gone.contains(partition));
         let owned: Vec<Partition> = state.committed.keys().copied().collect();
         drop(state);
-        tracing::info!(partitions = ?gone, ?owned, lost = consumer.assignment_lost(), "partitions revoked");
+        assignment::log_revoked(&gone, &owned, consumer.assignment_lost());
         consumer.incremental_unassign(partitions).map_err(unexpected)
     }
 

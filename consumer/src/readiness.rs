@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use model::error::Error;
 use runtime::telemetry::{Health, Watchdog};
 
+use crate::slot_name::Name;
+
 /// A longer call to a server or to the disk counts as blocked.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Fetches and heartbeats are answered at least every three seconds, and statistics come every two.
@@ -39,6 +41,11 @@ impl Readiness {
             idle_since: None,
             health,
         }
+    }
+
+    /// Shows the slot that this process holds.
+    pub(crate) fn claimed(&self, slot: &Name) {
+        self.health.show_slot(slot.to_string());
     }
 
     /// See [`Health::while_waiting`].

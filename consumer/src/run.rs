@@ -217,14 +217,12 @@ impl Worker {
             backoff.wait(&self.handle, &self.shutdown);
         };
         tracing::info!(slot = %slot.name(), log = %slot.log_path().display(), "slot claimed");
+        // The level of errors, so that each line that the log's filter lets through names the slot.
+        let span = tracing::error_span!("consumer", slot = %slot.name());
+        let _entered = span.enter();
         self.metrics.show_slot(slot.name());
-        let (changed, on_change) = channel();
-        let (kafka, topics) = (self.kafka.clone(), self.topics.clone());
-        let (slots, shutdown) = (self.slots.clone(), self.shutdown.clone());
-        std::thread::Builder::new()
-            .name("recover".to_owned())
-            .spawn(move || recover::run(&kafka, &topics, &slots, &on_change, &shutdown))
-            .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
+        self.readiness.claimed(slot.name());
+        let changed = self.start_recovery(span.clone())?;
         while !self.shutdown.is_cancelled() {
             let opened = self.open(&slot, &changed);
             let (session, ended) = match opened {
@@ -259,6 +257,18 @@ impl Worker {
         }
         self.say_stopped(slot.id());
         Ok(())
+    }
+
+    /// Starts the thread that recovers the slots of consumers that are gone; each message makes it look.
+    fn start_recovery(&self, span: tracing::Span) -> Result<Sender<()>> {
+        let (changed, on_change) = channel();
+        let (kafka, topics) = (self.kafka.clone(), self.topics.clone());
+        let (slots, shutdown) = (self.slots.clone(), self.shutdown.clone());
+        std::thread::Builder::new()
+            .name("recover".to_owned())
+            .spawn(move || span.in_scope(|| recover::run(&kafka, &topics, &slots, &on_change, &shutdown)))
+            .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
+        Ok(changed)
     }
 
     fn say_stopped(&self, slot: SlotId) {

@@ -155,6 +155,11 @@ async fn prometheus_answers_every_query_of_the_dashboard() {
     assert!(unwell.is_empty(), "{unwell:#?}");
 
     let [gone, other] = consumers;
+    let (_, ready) = other.http("/ready").unwrap();
+    assert!(ready.contains(r#""slot":"consumer_"#), "{ready}");
+    for text in [" INFO consumer{slot=consumer_", "reason=\"this consumer has joined the group\""] {
+        assert!(other.said().contains(text), "{text} is not in {}", other.said());
+    }
     gone.kill();
     for alert in ["ConsumerGone", "TargetDown"] {
         wait_for_data(port, &format!("ALERTS{{alertname=\"{alert}\"}}")).await;

@@ -18,6 +18,8 @@ struct State {
     waiting_for: Option<String>,
     /// A condition that a person must look at although the program works.
     warning: Option<String>,
+    /// The slot that a consumer holds.
+    slot: Option<String>,
     /// A blocking call: what it waits for, and since when.
     blocked: Option<(&'static str, Instant)>,
     watchdogs: Vec<Watchdog>,
@@ -79,6 +81,7 @@ impl Health {
             deadline,
             waiting_for: Some("starting".to_owned()),
             warning: None,
+            slot: None,
             blocked: None,
             watchdogs: Vec::new(),
         };
@@ -112,6 +115,16 @@ impl Health {
         let mut state = self.state();
         state.waiting_for = None;
         state.last_progress = Instant::now();
+    }
+
+    /// The slot that this process holds, shown beside the answers.
+    pub fn show_slot(&self, slot: String) {
+        self.state().slot = Some(slot);
+    }
+
+    /// The slot of [`Self::show_slot`].
+    pub fn slot(&self) -> Option<String> {
+        self.state().slot.clone()
     }
 
     /// The program is not ready, for this reason.

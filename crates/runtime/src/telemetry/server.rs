@@ -98,6 +98,7 @@ fn answer(health: &Health, reason: Option<String>) -> Response {
         "ok": reason.is_none(),
         "reason": reason,
         "warning": health.warning(),
+        "slot": health.slot(),
         "seconds_since_progress": health.silent_for().as_secs(),
     });
     (code, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
@@ -133,6 +134,8 @@ mod tests {
         health.warn(Some("look here".to_owned()));
         let warned = ask(address, "/ready");
         assert!(warned.starts_with("HTTP/1.1 200") && warned.contains(r#""warning":"look here""#), "{warned}");
+        health.show_slot("consumer_2".to_owned());
+        assert!(ask(address, "/ready").contains(r#""slot":"consumer_2""#));
         health.set_deadline(Duration::ZERO);
         let silent = ask(address, "/health");
         assert!(silent.starts_with("HTTP/1.1 503") && silent.contains("no progress for"), "{silent}");
