@@ -70,6 +70,9 @@ impl Running {
             return self.programs.iter_mut().try_for_each(Program::check);
         }
         for program in &mut self.programs {
+            for error in program.new_errors() {
+                progress::note(&format!("{}: {error}", program.name()));
+            }
             if let Some(error) = program.newly_ended()? {
                 show(&error);
             }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use testbed::cargo;
-use testbed::servers::lock;
+use testbed::servers::{holder, lock};
 
 const FOLDERS: [&str; 2] = ["consumer_logs", "time_track"];
 const LISTED: usize = 5;
@@ -41,10 +41,10 @@ impl Outputs {
     pub(crate) fn hold(&self) -> Result<File> {
         fs::create_dir_all(&self.held).with_context(|| format!("cannot create {}", self.held.display()))?;
         lock(&self.held)?.with_context(|| {
-            let run = fs::read_to_string(self.held.join("lock")).unwrap_or_default();
             format!(
-                "a demo or `cargo xtask up` (process {run}) is writing to consumer_logs/ and time_track/\n  \
-                 what to do: wait for its end, or stop it by Ctrl-C in its terminal or by `cargo xtask down`"
+                "{} is writing to consumer_logs/ and time_track/\n  \
+                 what to do: wait for its end, or stop it by Ctrl-C in its terminal or by `cargo xtask down`",
+                holder(&self.held)
             )
         })
     }
@@ -167,7 +167,9 @@ mod tests {
         let outputs = outputs("held");
         let held = outputs.hold().unwrap();
         let error = outputs.hold().unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        let program = std::env::current_exe().unwrap();
+        let name = program.file_name().unwrap().to_str().unwrap();
+        assert!(error.starts_with(&format!("process {} ({name}", std::process::id())), "{error}");
         drop(held);
         drop(outputs.hold().unwrap());
         fs::remove_dir_all(&outputs.root).unwrap();

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::servers::server::tail_of;
-use crate::servers::{Stack, lock};
+use crate::servers::{Stack, holder, in_use, lock};
 use crate::{interrupt, progress};
 
 /// Writes the file by which other processes find a running stack.
@@ -43,7 +43,7 @@ pub fn detach(dir: &Path, arguments: &[String]) -> Result<()> {
     let env = dir.join("env");
     if lock(dir)?.is_none() {
         let text = fs::read_to_string(&env).with_context(|| {
-            format!("{} is in use by a stack that is not ready: try again in a moment", dir.display())
+            format!("{} is in use by {}, which is not ready: try again in a moment", dir.display(), holder(dir))
         })?;
         progress::note(&format!("already running; its environment is in {}", env.display()));
         print!("{text}");
@@ -105,7 +105,7 @@ pub fn clean(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let Some(_lock) = lock(dir)? else {
-        bail!("{} is in use: stop it first with `cargo xtask down`", dir.display());
+        bail!("{}", in_use(dir));
     };
     fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))
 }

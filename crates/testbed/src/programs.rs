@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use anyhow::{Context, Result, anyhow};
 use nix::sys::signal::Signal;
@@ -145,7 +146,7 @@ impl Program {
     pub fn check(&mut self) -> Result<()> {
         match self.server.try_status()? {
             None => Ok(()),
-            Some(status) => Err(self.ended(status.code())),
+            Some(status) => Err(self.ended(status)),
         }
     }
 
@@ -155,9 +156,14 @@ impl Program {
     /// When the system can't report whether it is running.
     pub fn newly_ended(&mut self) -> Result<Option<anyhow::Error>> {
         match self.server.try_status()? {
-            Some(status) if !std::mem::replace(&mut self.is_shown, true) => Ok(Some(self.ended(status.code()))),
+            Some(status) if !std::mem::replace(&mut self.is_shown, true) => Ok(Some(self.ended(status))),
             _ => Ok(None),
         }
+    }
+
+    /// The errors that it has logged since the last call: a person must act on each.
+    pub fn new_errors(&mut self) -> Vec<String> {
+        self.server.new_lines().into_iter().filter(|line| line.contains(" ERROR ")).collect()
     }
 
     /// Starts the program again if it has ended; returns whether it had.
@@ -184,7 +190,7 @@ impl Program {
     pub fn wait(&mut self, mut others: impl FnMut() -> Result<()>) -> Result<()> {
         loop {
             if let Some(status) = self.server.try_status()? {
-                return if status.success() { Ok(()) } else { Err(self.ended(status.code())) };
+                return if status.success() { Ok(()) } else { Err(self.ended(status)) };
             }
             interrupt::check()?;
             others()?;
@@ -215,14 +221,14 @@ impl Program {
         self.server.stop()
     }
 
-    fn ended(&self, code: Option<i32>) -> anyhow::Error {
-        let (code, meaning) = match code {
-            Some(0) => (1, "exit code 0, though it should run on"),
-            Some(1) => (1, "exit code 1: something is definitely wrong, a person must act"),
-            Some(2) => (2, "exit code 2: a wrong setting or argument"),
-            Some(75) => (75, "exit code 75: a passing fault, another try may succeed"),
-            Some(_) => (1, "an exit code that it should not have"),
-            None => (1, "a signal"),
+    fn ended(&self, status: ExitStatus) -> anyhow::Error {
+        let (code, meaning) = match status.code() {
+            Some(0) => (1, "exit code 0, as after `kill`, though it should run on".to_owned()),
+            Some(1) => (1, "exit code 1: something is definitely wrong, a person must act".to_owned()),
+            Some(2) => (2, "exit code 2: a wrong setting or argument".to_owned()),
+            Some(75) => (75, "exit code 75: a passing fault, another try may succeed".to_owned()),
+            // `signal: 9 (SIGKILL)`.
+            _ => (1, status.to_string()),
         };
         anyhow!(Ended { code, message: format!("{} ended with {meaning}{}", self.name, self.server.tail()) })
     }
@@ -239,7 +245,7 @@ mod tests {
         let folder = crate::scratch::folder("programs");
         fs::create_dir_all(&folder).expect("a folder");
         let command =
-            ["sh", "-c", "echo 'what to do: this'; test -e works && exec sleep 60; exit 1"].map(str::to_owned);
+            ["sh", "-c", "echo 'T ERROR what to do: this'; test -e works && exec sleep 60; exit 1"].map(str::to_owned);
         let launch = Launch {
             command: command.into(),
             env: Vec::new(),
@@ -265,6 +271,8 @@ mod tests {
             let shown = ended(&mut program);
             assert!(shown.contains("fragile ended with exit code 1") && shown.contains("what to do: this"), "{shown}");
             assert!(program.newly_ended().expect("its state").is_none(), "shown once");
+            assert_eq!(program.new_errors(), ["T ERROR what to do: this"]);
+            assert!(program.new_errors().is_empty(), "returned once");
             if works {
                 fs::write(folder.join("works"), "").expect("the cause is gone");
             }

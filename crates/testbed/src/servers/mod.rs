@@ -121,8 +121,7 @@ impl Stack {
         machine::ensure(&needs()?)?;
         fs::create_dir_all(&options.dir).with_context(|| format!("cannot create {}", options.dir.display()))?;
         let dir = options.dir.canonicalize()?;
-        let lock =
-            lock(&dir)?.ok_or_else(|| anyhow!("{} is in use: stop it with `cargo xtask down`", dir.display()))?;
+        let lock = lock(&dir)?.ok_or_else(|| anyhow!("{}", in_use(&dir)))?;
         let mysql_options = MySqlOptions {
             folder: dir.join("mysql"),
             port: options.ports.mysql_port,
@@ -249,6 +248,21 @@ pub fn lock(dir: &Path) -> Result<Option<File>> {
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
     }
+}
+
+/// The process that holds the lock of this folder: `process 4711 (xtask up)`.
+pub fn holder(dir: &Path) -> String {
+    let id = fs::read_to_string(dir.join("lock")).unwrap_or_default();
+    // Nothing can be read when the process has just ended.
+    let command = fs::read_to_string(format!("/proc/{}/cmdline", id.trim())).unwrap_or_default();
+    let (program, arguments) = command.split_once('\0').unwrap_or_default();
+    let program = program.rsplit('/').next().unwrap_or_default();
+    format!("process {} ({})", id.trim(), format!("{program} {}", arguments.replace('\0', " ")).trim())
+}
+
+/// The error that another process holds the lock of this folder.
+pub(crate) fn in_use(dir: &Path) -> String {
+    format!("{} is in use by {}\n  what to do: `cargo xtask down` stops it", dir.display(), holder(dir))
 }
 
 fn shown<T>(name: &str, start: impl FnOnce(Say<'_>) -> Result<T>, result: impl FnOnce(&T) -> String) -> Result<T> {

@@ -49,6 +49,8 @@ pub struct Server {
     has_ended: bool,
     /// Bytes in the log before this start.
     log_before: u64,
+    /// Bytes of the log that [`Server::new_lines`] has returned.
+    log_seen: u64,
 }
 
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
@@ -63,7 +65,14 @@ impl Server {
     pub fn start(name: &str, launch: Launch) -> Result<Self> {
         let log_before = fs::metadata(&launch.log).map_or(0, |log| log.len());
         let child = spawn(name, &launch)?;
-        Ok(Self { name: name.to_owned(), launch, child: Some(child), has_ended: false, log_before })
+        Ok(Self {
+            name: name.to_owned(),
+            launch,
+            child: Some(child),
+            has_ended: false,
+            log_before,
+            log_seen: log_before,
+        })
     }
 
     /// The process id, while it runs.
@@ -195,6 +204,20 @@ impl Server {
     /// The end of the log since the start, at most 16 KiB.
     pub fn logged(&self) -> String {
         last_bytes(&self.launch.log, self.log_before, LOG_TAIL_BYTES).unwrap_or_default()
+    }
+
+    /// The whole lines that were logged since the last call.
+    pub fn new_lines(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let Ok(mut file) = File::open(&self.launch.log) else { return lines };
+        let mut bytes = Vec::new();
+        // Reading again later is the remedy for an error.
+        if file.seek(SeekFrom::Start(self.log_seen)).and_then(|_| file.read_to_end(&mut bytes)).is_ok() {
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            self.log_seen += whole as u64;
+            lines.extend(String::from_utf8_lossy(&bytes[..whole]).lines().map(str::to_owned));
+        }
+        lines
     }
 
     /// The end of the log since the start, for an error message.
