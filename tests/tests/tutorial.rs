@@ -67,17 +67,35 @@ async fn the_commands_of_the_tutorial_do_what_it_says() {
     let updater = bed.start("product-updater", &["--data", "data", "--no-pause", "--watch"]);
     let mut producer = bed.start("cdc-producer", &[]);
     producer.wait_for("reading");
-    let consumer = bed.start("consumer", &[]);
+    let mut consumer = Some(bed.start("consumer", &[]));
     bed.verify();
+    // As `cargo xtask up`, this process starts a consumer again that has ended when it gets SIGUSR1.
+    testbed::interrupt::catch_start_again().unwrap();
+    fs::write(stack.join("lock"), std::process::id().to_string()).unwrap();
     let commands = commands(&bed);
-    assert_eq!(commands.len(), 8, "{commands:#?}");
-    let outputs: Vec<String> = commands.iter().map(|command| run(&bed, command)).collect();
+    assert_eq!(commands.len(), 13, "{commands:#?}");
+    let mut outputs = Vec::new();
+    for command in &commands {
+        outputs.push(run(&bed, command));
+        if command.starts_with("kill -9") {
+            assert_eq!(consumer.take().unwrap().wait().code, -1, "a signal ends the consumer");
+        }
+        if command.starts_with("kill -USR1") {
+            let asked = || testbed::interrupt::asked_to_start_again().then_some(());
+            testbed::eventually("SIGUSR1 arrives", PATIENCE, asked);
+            consumer = Some(bed.start("consumer", &[]));
+        }
+    }
     let output = |of: &str| &outputs[commands.iter().position(|command| command.contains(of)).unwrap()];
     assert!(output("curl").contains(r#"\"name\": \"last_updated\""#), "{}", output("curl"));
-    assert!(output("grep").contains(r#""name":"Notebook A5","category":"CAT_5""#), "{}", output("grep"));
+    for name in ["A5", "A4"] {
+        let lines = output(&format!("grep -h '\"id\":9,.*Notebook {name}"));
+        let line = format!(r#""name":"Notebook {name}","category":"CAT_5""#);
+        assert!(lines.lines().count() == 1 && lines.contains(&line), "{lines}");
+    }
     assert!(output("verify").contains("OK:"), "{}", output("verify"));
     producer.wait_for("epoch=2");
-    for program in [updater, producer, consumer] {
+    for program in [updater, producer, consumer.unwrap()] {
         assert_eq!(program.stop().code, 0);
     }
 }
