@@ -55,7 +55,7 @@ impl CheckpointFile {
             .write(true)
             .open(&lock_path)
             .map_err(|e| unusable(&lock_path, &e))?;
-        if let Err(e) = lock.try_lock_exclusive() {
+        if let Err(e) = lock_patiently(&lock) {
             if e.kind() != fs2::lock_contended_error().kind() {
                 return Err(unusable(&lock_path, &e));
             }
@@ -184,6 +184,42 @@ pub fn replace(path: &Path, text: &str, still: impl FnOnce() -> Result<bool>) ->
             .with_remedy("make room and let this user write to the folder; the position itself is safe in Kafka")
     })?;
     wanted
+}
+
+/// Locks a producer's file; a look at the lock ([`holder`]) has it for an instant.
+fn lock_patiently(lock: &File) -> std::io::Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock_exclusive() {
+            Err(e) if e.kind() == fs2::lock_contended_error().kind() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            locked => return locked,
+        }
+    }
+}
+
+/// Who holds the lock of the folder, as the holder has written it; `None` when nobody does. Changes nothing.
+///
+/// # Errors
+/// Definite when the lock can't be read.
+pub fn holder(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join(".lock");
+    let unreadable = |e: std::io::Error| Error::new(Code::FileAccess, format!("{}: {e}", path.display()));
+    let mut lock = match File::open(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(unreadable)?,
+    };
+    match FileExt::try_lock_shared(&lock) {
+        Ok(()) => Ok(None),
+        Err(e) if e.kind() == fs2::lock_contended_error().kind() => {
+            let mut text = String::new();
+            lock.read_to_string(&mut text).map_err(unreadable)?;
+            Ok(Some(text.trim().to_owned()))
+        }
+        Err(e) => Err(unreadable(e)),
+    }
 }
 
 /// Locks the folder, for which another program may have to finish first.

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use avro::registry::{Found, Registry};
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use kafka::doctor::{self, Check};
 use kafka::{LastRecords, Resource, Right};
 use model::error::{Code, Error, Result};
+use model::escape;
 use model::position::Progress;
 use model::time::Micros;
 use runtime::config::Pattern;
 use runtime::program::Context;
+use serde_json::{Value, json};
 
 use crate::checkpoint::{self, FILE, Request, State};
 use crate::endpoint::Endpoint;
@@ -28,6 +30,14 @@ use crate::status::Status;
 use crate::table_progress;
 use crate::taken;
 
+const SHOWN: &str = "Print one JSON object: file {path, state (missing, damaged, written, asks_for_snapshot, asks_for_time), \
+    content}, kafka {topic, epoch, position, read_up_to, snapshot_rows}, null before the first start; refused, why a start \
+    would refuse the file";
+
+fn json_flag(form: &'static str) -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of text").long_help(form)
+}
+
 /// The program's own flags and subcommands.
 pub fn command() -> Command {
     let time = Arg::new("time")
@@ -38,7 +48,9 @@ pub fn command() -> Command {
         .about("Tails MySQL's binlog and publishes each committed change exactly once to Kafka, a topic for each table")
         .subcommand(Command::new("doctor").about("Check MySQL, Kafka and the registry, and say what to do"))
         .subcommand(
-            Command::new("tables").about("List the server's tables: which are taken and how, and why one is not"),
+            Command::new("tables")
+                .about("List the server's tables: which are taken and how, and why one is not")
+                .arg(json_flag("Print one JSON object: tables [{table, pattern, topic, records, refused}]")),
         )
         .subcommand(Command::new("snapshot").about("Ask for a snapshot of one table, while the others continue").arg(
             Arg::new("table").value_name("DB.TABLE").required(true).help("A table that is taken, e.g. shop.orders"),
@@ -47,7 +59,7 @@ pub fn command() -> Command {
             Command::new("checkpoint")
                 .about("Look at the progress, restore the file, or ask for a replay")
                 .subcommand_required(true)
-                .subcommand(Command::new("show").about("What the checkpoint file and Kafka say"))
+                .subcommand(Command::new("show").about("What the checkpoint file and Kafka say").arg(json_flag(SHOWN)))
                 .subcommand(
                     Command::new("restore")
                         .about("Write the checkpoint file from the position in Kafka, to continue there"),
@@ -70,11 +82,11 @@ pub fn command() -> Command {
 pub async fn execute(context: Context) -> Result<()> {
     let settings = ProducerSettings::from(&context.settings)?;
     match context.arguments.subcommand() {
-        Some(("doctor", _)) => doctor(&settings).await,
+        Some(("doctor", _)) => doctor::conclude(&checks(&settings).await?),
         Some(("snapshot", arguments)) => {
             ask_for_table(&settings, arguments.get_one::<String>("table").map_or("", String::as_str))
         }
-        Some(("tables", _)) => list_tables::print(&settings).await,
+        Some(("tables", arguments)) => list_tables::print(&settings, arguments.get_flag("json")).await,
         Some(("checkpoint", arguments)) => match arguments.subcommand() {
             Some(("restore", _)) => restore(&settings).await,
             Some(("reset", _)) => ask(&settings, None),
@@ -86,6 +98,7 @@ pub async fn execute(context: Context) -> Result<()> {
                 })?;
                 ask(&settings, Some(time))
             }
+            Some((_, arguments)) if arguments.get_flag("json") => show_json(&settings).await,
             _ => show(&settings).await,
         },
         _ => {
@@ -203,6 +216,39 @@ async fn show(settings: &ProducerSettings) -> Result<()> {
     }
 }
 
+/// As [`show`], as JSON.
+async fn show_json(settings: &ProducerSettings) -> Result<()> {
+    let path = settings.time_track.join(FILE);
+    let parsed = parsed(settings);
+    let (state, content) = match &parsed {
+        Err(_) => ("damaged", Value::Null),
+        Ok(None) => ("missing", Value::Null),
+        Ok(Some(State::Written(written))) => ("written", serde_json::to_value(written).unwrap_or_default()),
+        Ok(Some(State::Asked(Request { from: None, .. }))) => ("asks_for_snapshot", Value::Null),
+        Ok(Some(State::Asked(Request { from: Some(time), .. }))) => ("asks_for_time", json!(time.to_string())),
+    };
+    let topic = Target::new(settings).checkpoint_topic;
+    let progress = committed(settings).await?;
+    let kafka = progress.as_ref().map(|progress| {
+        json!({
+            "topic": topic,
+            "epoch": progress.epoch,
+            "position": progress.position.to_string(),
+            "read_up_to": progress.position.committed_at.to_string(),
+            "snapshot_rows": progress.snapshot_rows(),
+        })
+    });
+    let judged = match parsed {
+        Ok(Some(state)) => checkpoint::decide(state, progress, &settings.source(), &path).map(drop),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let refused = judged.as_ref().err().map(ToString::to_string);
+    let file = json!({ "path": path, "state": state, "content": content });
+    println!("{}", escape::escaped(&json!({ "file": file, "kafka": kafka, "refused": refused }).to_string()));
+    judged
+}
+
 /// The progress in Kafka.
 async fn committed(settings: &ProducerSettings) -> Result<Option<Progress>> {
     let (kafka, target) = (settings.kafka.clone(), Target::new(settings));
@@ -233,7 +279,11 @@ async fn history(settings: &ProducerSettings, endpoint: &Endpoint, server: &Serv
     vec![history, prepared]
 }
 
-async fn doctor(settings: &ProducerSettings) -> Result<()> {
+/// The checks of what a start needs.
+///
+/// # Errors
+/// Usage when the registry's settings can't be used.
+pub async fn checks(settings: &ProducerSettings) -> Result<Vec<Check>> {
     let endpoint = Endpoint::new(settings.mysql.clone());
     let mut checks = Vec::new();
     let tables = match taken::tables(settings, &endpoint).await {
@@ -273,7 +323,7 @@ async fn doctor(settings: &ProducerSettings) -> Result<()> {
     if let Err(e) = replaceable.and_then(|()| parsed(settings)) {
         checks.push(Check::failed("checkpoint", &e));
     }
-    doctor::conclude(&checks)
+    Ok(checks)
 }
 
 /// The producer's rights according to docs/security.md, on the existing topics.

@@ -15,15 +15,15 @@ use crate::server::BinlogFile;
 
 /// The server's answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// The server's clock, read before its files: they contain everything that was committed until then.
-    pub(crate) server_time: Micros,
+    pub server_time: Micros,
     /// The same moment on our clock.
-    pub(crate) at: Instant,
+    pub at: Instant,
     /// Its files, oldest first.
-    pub(crate) files: Vec<BinlogFile>,
+    pub files: Vec<BinlogFile>,
     /// How long a file is kept after its last event; `None` for ever.
-    pub(crate) kept_for: Option<Duration>,
+    pub kept_for: Option<Duration>,
 }
 
 impl Sample {
@@ -40,7 +40,7 @@ impl Sample {
 
 /// The known ends of the server's binlog and of Kafka's copy.
 #[derive(Debug, Default)]
-pub(crate) struct Lag {
+pub struct Lag {
     sample: Option<Sample>,
     /// The end of what is in Kafka.
     committed: Option<BinlogOffset>,
@@ -59,7 +59,7 @@ pub(crate) struct Lag {
 
 impl Lag {
     /// Notes the progress that is in Kafka.
-    pub(crate) fn committed(&mut self, progress: &Progress) {
+    pub fn committed(&mut self, progress: &Progress) {
         let position = &progress.position;
         if self.epoch != progress.epoch {
             // The new epoch reads what an earlier epoch had reached again.
@@ -86,7 +86,7 @@ impl Lag {
     }
 
     /// Notes the server's answers.
-    pub(crate) fn sampled(&mut self, sample: Sample) {
+    pub fn sampled(&mut self, sample: Sample) {
         self.sample = Some(sample);
         self.compare();
     }
@@ -110,7 +110,7 @@ impl Lag {
     }
 
     /// Bytes of binlog between Kafka and the last known end of the server's; events of other tables count as well.
-    pub(crate) fn bytes(&self) -> Option<u64> {
+    pub fn bytes(&self) -> Option<u64> {
         let BinlogOffset { file, offset } = self.reached()?;
         let files = &self.sample.as_ref()?.files;
         let ahead = files.iter().filter(|f| compare_files(&f.name, file).is_gt()).map(|f| f.size);
@@ -125,14 +125,14 @@ impl Lag {
     }
 
     /// Seconds since the last moment at which Kafka is known to have had everything.
-    pub(crate) fn seconds(&self) -> Option<f64> {
+    pub fn seconds(&self) -> Option<f64> {
         self.caught_up.map(|at| ((self.server_time().0 - at.0) as f64 / 1e6).max(0.0))
     }
 
     /// Seconds until retention may delete the first file that is still needed; infinite when it never does, negative
     /// when that time has passed. Needed are the file that is read next, and the files with the rows of prepared XA
     /// transactions.
-    pub(crate) fn purge_seconds(&self) -> Option<f64> {
+    pub fn purge_seconds(&self) -> Option<f64> {
         let sample = self.sample.as_ref()?;
         let next = sample.purge_at(&self.reached()?.file, self.committed_at);
         let prepared = self.prepared.iter().map(|(file, at)| sample.purge_at(file, *at));

@@ -50,7 +50,7 @@ async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<S
 ///
 /// # Errors
 /// Transient when the link breaks; definite when the user may not ask.
-pub(crate) async fn sample(conn: &mut Conn) -> Result<Sample> {
+pub async fn sample(conn: &mut Conn) -> Result<Sample> {
     let at = Instant::now();
     let server_time = server::now(conn).await?;
     let variables: Vec<(String, String)> = conn

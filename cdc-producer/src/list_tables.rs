@@ -1,10 +1,13 @@
 //! `cdc-producer tables`: which of the server's tables are taken and how, and why one is not.
 
 use model::error::{Code, Error, Result};
+use model::escape;
 use model::table_name::TableName;
 use mysql::table::{SourceTable, quoted};
 use mysql_async::Conn;
 use runtime::config::MySqlSettings;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use crate::endpoint::Endpoint;
 use crate::settings::ProducerSettings;
@@ -32,7 +35,7 @@ enum Found {
 ///
 /// # Errors
 /// Errors of the queries; definite when a table is to be taken and can't be.
-pub(crate) async fn print(settings: &ProducerSettings) -> Result<()> {
+pub(crate) async fn print(settings: &ProducerSettings, is_json: bool) -> Result<()> {
     let endpoint = Endpoint::new(settings.mysql.clone());
     let mut conn = endpoint.begin().await?;
     let mut names = taken::all(&mut conn).await?;
@@ -45,7 +48,11 @@ pub(crate) async fn print(settings: &ProducerSettings) -> Result<()> {
             if settings.tables.takes(&name) { look(settings, &name, &mut conn).await? } else { Found::NotTaken };
         listed.push(Listed { name: name.to_string(), pattern, found });
     }
-    print!("{}", text(&listed));
+    if is_json {
+        println!("{}", escape::escaped(&json!({ "tables": listed }).to_string()));
+    } else {
+        print!("{}", text(&listed));
+    }
     if listed.iter().all(|table| table.found == Found::NotTaken) {
         return Err(taken::nothing_taken(settings));
     }
@@ -75,6 +82,19 @@ async fn look(settings: &ProducerSettings, name: &TableName, conn: &mut Conn) ->
     let key: Vec<String> = found.key_columns().map(|column| quoted(&column.name).replace('`', "")).collect();
     let form = format!("key ({}), {} columns{left_out}", key.join(", "), found.columns.len());
     Ok(Found::Taken(of_table.kafka.topic, form))
+}
+
+impl Serialize for Listed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (topic, records, refused) = match &self.found {
+            Found::Taken(topic, form) => (Some(topic), Some(form), None),
+            Found::Refused(reason) => (None, None, Some(reason)),
+            Found::NotTaken => (None, None, None),
+        };
+        let pattern = Some(&self.pattern).filter(|pattern| !pattern.is_empty());
+        json!({ "table": self.name, "pattern": pattern, "topic": topic, "records": records, "refused": refused })
+            .serialize(serializer)
+    }
 }
 
 /// The list: a line for each table, in columns.

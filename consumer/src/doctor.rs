@@ -25,7 +25,16 @@ const FOLDER: &str = "logs folder";
 ///
 /// # Errors
 /// Usage when a setting can't be read; definite when a check failed.
-pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()> {
+pub(crate) async fn run(settings: &Settings) -> Result<()> {
+    doctor::conclude(&checks(settings).await?)
+}
+
+/// The checks of what a start needs.
+///
+/// # Errors
+/// Usage when a setting can't be read.
+pub async fn checks(settings: &Settings) -> Result<Vec<Check>> {
+    let kafka = &KafkaSettings::from(settings)?;
     let tables = tokio::task::block_in_place(|| tables::known(settings, kafka, &|| false));
     let (tables, unknown) = match tables {
         Ok(tables) => (tables, None),
@@ -67,7 +76,7 @@ pub(crate) async fn run(settings: &Settings, kafka: &KafkaSettings) -> Result<()
         }
         None => checks.push(Check::good("PostgreSQL", "off: postgres.url is not set")),
     }
-    doctor::conclude(&checks)
+    Ok(checks)
 }
 
 /// The topics that a consumer needs.

@@ -228,21 +228,6 @@ fn unexpected(error: KafkaError) -> Error {
     Error::transient("the Kafka client refuses the assignment").with_source(error)
 }
 
-/// The ids of the group's members, as its coordinator reports them. Blocks.
-///
-/// # Errors
-/// Transient when Kafka does not answer.
-pub(crate) fn members(settings: &KafkaSettings) -> Result<Vec<String>> {
-    let logging = Logging::default();
-    let what = format!("cannot look up the members of group {}", settings.group_id);
-    let failed = |e: KafkaError| kafka::unreachable(settings, &what, &e, &logging);
-    let config = kafka::consumer_config(settings, &settings.group_id);
-    let consumer: BaseConsumer<Logging> = config.create_with_context(logging.clone()).map_err(failed)?;
-    kafka::give_token(settings, consumer.client())?;
-    let groups = consumer.fetch_group_list(Some(&settings.group_id), REQUEST_TIMEOUT).map_err(failed)?;
-    Ok(groups.groups().iter().flat_map(|group| group.members()).map(|member| member.id().to_owned()).collect())
-}
-
 /// Errors of a poll.
 #[derive(Debug)]
 pub(crate) enum PollError {
@@ -435,7 +420,7 @@ impl Group {
         let group = groups.groups().iter().find(|g| g.name() == group_id && g.state() == "Stable")?;
         let mut unowned: BTreeSet<Partition> = self.topics.partitions().into_iter().collect();
         for member in group.members() {
-            for partition in assignment::assigned(member.assignment().unwrap_or_default(), topic)? {
+            for partition in kafka::assigned(member.assignment().unwrap_or_default(), topic)? {
                 unowned.remove(&partition);
             }
         }

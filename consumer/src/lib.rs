@@ -1,7 +1,7 @@
 //! `consumer`: transforms each change of the topic and writes it exactly once to a log and to PostgreSQL.
 //!
 //! The head of the module `run` explains how exactly once holds. Public are the decisions without IO, which the models of
-//! the protocol call.
+//! the protocol call, and what `stream` shows.
 
 mod assignment;
 mod batch;
@@ -11,7 +11,7 @@ mod command;
 mod commit;
 pub mod cycle;
 mod dead_letter;
-mod doctor;
+pub mod doctor;
 mod folder;
 mod group;
 mod group_state;
@@ -33,12 +33,12 @@ mod repair;
 mod run;
 mod schemas;
 mod sink;
-mod slot;
+pub mod slot;
 pub mod slot_name;
 mod sql_value;
 mod stale_rows;
 pub mod start_offset;
-mod tables;
+pub mod tables;
 mod topics;
 
 use std::process::ExitCode;

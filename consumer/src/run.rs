@@ -89,7 +89,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     // The open transaction of a lost member blocks the new owner of its partitions; it must not outlast the session.
     kafka.transaction_timeout = kafka.transaction_timeout.min(kafka.session_timeout.max(SHORTEST_TRANSACTION));
     if context.arguments.subcommand_name() == Some("doctor") {
-        return doctor::run(settings, &kafka).await;
+        return doctor::run(settings).await;
     }
     let slots = Slots::open(&settings.path("consumer.logs"), settings.number("consumer.slots")?)?;
     if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {

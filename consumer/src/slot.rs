@@ -1,7 +1,7 @@
 //! A slot: the folder `consumer_N` and the identity that one consumer at a time holds.
 //!
 //! A consumer claims the first folder whose `.lock` file it can lock, so five replicas of one image need no numbering,
-//! and a restarted one finds its folder free. The slot's number and the identity of the logs folder ([`crate::folder`])
+//! and a restarted one finds its folder free. The slot's number and the identity of the logs folder (`folder.rs`)
 //! form the consumer's `group.instance.id` and, with the topic, its `transactional.id`.
 //!
 //! Invariants: the holder of the lock is the only process that writes in the folder; the operating system frees the
@@ -9,8 +9,8 @@
 //! a process takes the lock and writes the text under the folder's `.claim` lock. If a file system does not share locks
 //! between machines, the file `.owner` shows it, which only the holder writes.
 //!
-//! Not here: the contents of the folder's log ([`crate::log_file`]), and its committed length
-//! ([`crate::log_checkpoint`]).
+//! Not here: the contents of the folder's log (`log_file.rs`), and its committed length
+//! (`log_checkpoint.rs`).
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fs2::FileExt;
-use kafka::slots::Folder;
+use kafka::slots::{Folder, FolderId};
 use model::error::{Code, Error, Result};
 
 use crate::folder::{self, LOG_NAME, OWNER_NAME, unwritable};
@@ -364,6 +364,28 @@ impl Slots {
             Err(e) => Err(unlockable(&path, e)),
         }
     }
+}
+
+/// The slots of a logs folder, as their locks show them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holders {
+    /// The folder's identity.
+    pub folder: FolderId,
+    /// Each slot, and whether a running consumer holds its lock.
+    pub slots: Vec<(SlotId, bool)>,
+}
+
+/// Looks at the locks of a logs folder, without creating or changing anything; `None` when no consumer has used it.
+///
+/// # Errors
+/// Definite when its files can't be read, transient when another process keeps the lock under which slots are claimed.
+pub fn holders(root: &Path) -> Result<Option<Holders>> {
+    let Some(slots) = Slots::existing(root)? else { return Ok(None) };
+    let mut held = Vec::new();
+    for id in slots.ids()? {
+        held.push((id, slots.look(id)?.is_none()));
+    }
+    Ok(Some(Holders { folder: slots.identity().id.clone(), slots: held }))
 }
 
 /// Takes the lock under which slots are claimed; a process holds it for an instant only, unless it is suspended there.

@@ -17,7 +17,7 @@ pub struct SlotId(pub u32);
 
 impl SlotId {
     /// Reads `consumer_N`.
-    pub(crate) fn parse(name: &str) -> Option<Self> {
+    pub fn parse(name: &str) -> Option<Self> {
         let digits = name.strip_prefix("consumer_")?;
         let id = Self(digits.parse().ok()?);
         (id.0 > 0 && id.to_string() == name).then_some(id)
@@ -47,7 +47,8 @@ impl Name {
         Key(if group == DEFAULT_GROUP { name } else { format!("{name}.{group}") })
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads a name.
+    pub fn parse(text: &str) -> Option<Self> {
         match text.split_once('-') {
             None => Some(Self { slot: SlotId::parse(text)?, folder: None }),
             Some((slot, folder)) => Some(Self { slot: SlotId::parse(slot)?, folder: Some(FolderId::parse(folder)?) }),
@@ -70,7 +71,7 @@ pub struct Key(pub String);
 
 impl Key {
     /// The partition of its log checkpoints: slots of one number in two folders are seldom in the same.
-    pub(crate) fn partition(&self) -> i32 {
+    pub fn partition(&self) -> i32 {
         let name = self.0.split('.').next().and_then(Name::parse);
         let Some(Name { slot, folder }) = name else { return 0 };
         let folder =

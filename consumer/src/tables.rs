@@ -16,29 +16,32 @@ const EVERY: Duration = Duration::from_secs(3);
 
 /// A table whose topic is read.
 #[derive(Clone, Debug)]
-pub(crate) struct Taken {
-    pub(crate) topic: Topic,
-    pub(crate) name: TableName,
+pub struct Taken {
+    /// Its topic.
+    pub topic: Topic,
+    /// Its name.
+    pub name: TableName,
     /// The settings as this table has them.
-    pub(crate) settings: Settings,
-    pub(crate) kafka: KafkaSettings,
+    pub settings: Settings,
+    /// Those of them about Kafka.
+    pub kafka: KafkaSettings,
 }
 
 /// The tables that are known without a look at the progress.
 ///
 /// # Errors
 /// Usage when a setting can't be used, or two tables have one topic.
-pub(crate) fn named(settings: &Settings) -> Result<Vec<Taken>> {
-    of(settings, None)
+pub fn named(settings: &Settings) -> Result<Vec<Taken>> {
+    with_progress(settings, None)
 }
 
 /// All tables that are known now; `kafka` has the settings of the pipeline. Blocks.
 ///
 /// # Errors
 /// As [`named`] and [`committed_progress::look_up`].
-pub(crate) fn known(settings: &Settings, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Vec<Taken>> {
+pub fn known(settings: &Settings, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Vec<Taken>> {
     if settings.tables()?.has_patterns() {
-        of(settings, committed_progress::look_up(kafka, stops)?.as_ref())
+        with_progress(settings, committed_progress::look_up(kafka, stops)?.as_ref())
     } else {
         named(settings)
     }
@@ -73,7 +76,11 @@ async fn send_known(settings: Settings, kafka: KafkaSettings, found: Sender<Vec<
     }
 }
 
-fn of(settings: &Settings, progress: Option<&Progress>) -> Result<Vec<Taken>> {
+/// The tables that are known with this progress.
+///
+/// # Errors
+/// As [`named`].
+pub fn with_progress(settings: &Settings, progress: Option<&Progress>) -> Result<Vec<Taken>> {
     let (selection, main) = (settings.tables()?, settings.pipeline_topic());
     let (mut taken, mut topics) = (Vec::new(), Vec::new());
     for name in selection.known(&settings.main_table(), progress) {
@@ -113,7 +120,7 @@ mod tests {
             progress.tables.insert(name.to_owned(), TableProgress::default());
         }
         let shown = |tables: &str, progress: Option<&Progress>| {
-            let taken = of(&settings(tables), progress).expect("tables");
+            let taken = with_progress(&settings(tables), progress).expect("tables");
             let shown = |t: &Taken| format!("{} {}", t.name, t.topic.name("main"));
             taken.iter().map(shown).collect::<Vec<_>>().join(", ")
         };

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use kafka::slots::{self, FolderId, LogCheckpoint};
-use kafka::{Failure, TransactionalProducer};
+use kafka::{Failure, GroupReader, Member, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
 
 use super::{last, send};
-use crate::group;
 use crate::slot_name::Key;
 
 /// Declares the logs of this folder lost. Returns the committed bytes of each. Blocks.
@@ -26,10 +25,11 @@ pub(crate) fn forget(settings: &KafkaSettings, folder: &FolderId, place: &str) -
             .with_remedy("take the folder's identity from the message that names it"));
     }
     let part = format!("-{folder}-");
-    if let Some(member) = group::members(settings)?.into_iter().find(|member| member.contains(&part)) {
+    let members = GroupReader::new(settings)?.members()?;
+    if let Some(Member { id, .. }) = members.into_iter().find(|member| member.id.contains(&part)) {
         return Err(Error::new(
             Code::AnotherConsumer,
-            format!("{member} of folder {folder} is in the group {}", settings.group_id),
+            format!("{id} of folder {folder} is in the group {}", settings.group_id),
         )
         .with_remedy("stop its consumers, and wait until their session (kafka.session_timeout) is over"));
     }

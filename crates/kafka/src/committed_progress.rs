@@ -39,8 +39,30 @@ pub fn with_ends(kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<(Vec
 /// # Errors
 /// Transient when Kafka can't be reached; definite when a right is missing or the progress can't be read.
 pub fn last(records: &LastRecords, kafka: &KafkaSettings, stops: &dyn Fn() -> bool) -> Result<Option<Progress>> {
+    let end = records.bounds(&kafka.checkpoint_topic, 1)?.first().map_or(0, |b| b.end);
+    before(records, kafka, end, stops)
+}
+
+/// As [`last`], without waiting for an open transaction of the producer. Blocks.
+///
+/// # Errors
+/// As [`last`].
+pub fn now(records: &LastRecords, kafka: &KafkaSettings) -> Result<Option<Progress>> {
     let topic = &kafka.checkpoint_topic;
-    let end = records.bounds(topic, 1)?.first().map_or(0, |b| b.end);
+    if records.partition_count(topic)?.is_none() {
+        return Ok(None);
+    }
+    let end = records.stable_ends(topic, 1)?.first().copied().unwrap_or(0);
+    before(records, kafka, end, &|| false)
+}
+
+fn before(
+    records: &LastRecords,
+    kafka: &KafkaSettings,
+    end: i64,
+    stops: &dyn Fn() -> bool,
+) -> Result<Option<Progress>> {
+    let topic = &kafka.checkpoint_topic;
     let value = records.last_before(topic, 0, end, stops, &|message| message.payload().map(<[u8]>::to_vec))?;
     let read = |value: Vec<u8>| {
         serde_json::from_slice::<Progress>(&value).map(|progress| progress.of_table(kafka.table.as_deref())).map_err(

@@ -5,12 +5,15 @@
 //!
 //! Sources: KIP-98 and KIP-890 (transactions), KIP-447 (offsets in them), librdkafka's CONFIGURATION.md.
 
+mod assignment;
 mod client;
 pub mod committed_progress;
 pub mod doctor;
 mod ends;
+mod follow;
 #[cfg(test)]
 mod fuzz;
+mod group;
 mod keeping;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod monotonic_cond;
@@ -26,8 +29,11 @@ mod topic_id;
 mod topics;
 pub mod wire;
 
+pub use assignment::assigned;
 pub use client::{Logging, client_config, consumer_config, give_token, header, unreachable};
 pub use ends::{after_gap, ends_without_records};
+pub use follow::{Followed, Follower};
+pub use group::{GroupReader, Member};
 pub use keeping::{Keeping, LEAST_KEEPING, keeping};
 pub use partition::{Partition, Topic};
 pub use partitioner::partition_of;

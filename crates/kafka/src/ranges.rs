@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::client::{Logging, REQUEST_TIMEOUT, unreachable};
 use super::read_back::LastRecords;
-use super::read_back::{SETTLING, SPREADING, is_new, until_eof};
+use super::read_back::{SETTLING, SPREADING, is_new, partition_count, until_eof};
 use super::topics::LOOK_EVERY;
 use model::error::{Error, Result};
 
@@ -43,6 +43,44 @@ impl LastRecords {
         self.offsets(&self.committed, topic, partitions, Offset::End)
     }
 
+    /// By partition of an existing topic, the offset of the first record that was written at or after this time,
+    /// milliseconds since 1970; `None` when there is none. Blocks.
+    ///
+    /// # Errors
+    /// As [`LastRecords::bounds`].
+    pub fn offsets_since(&self, topic: &str, partitions: usize, time_ms: i64) -> Result<Vec<Option<i64>>> {
+        let mut list = TopicPartitionList::new();
+        let ask = (0..partitions)
+            .try_for_each(|partition| list.add_partition_offset(topic, partition as i32, Offset::Offset(time_ms)))
+            .and_then(|()| self.written.offsets_for_times(list, REQUEST_TIMEOUT));
+        let found = ask.map_err(|e| self.failed(topic, &e))?;
+        let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+        Ok(found.elements().iter().map(|element| offset(element.offset())).collect())
+    }
+
+    /// The number of a topic's partitions; `None` when there is no such topic. Blocks.
+    ///
+    /// # Errors
+    /// As [`partition_count`].
+    pub fn partition_count(&self, topic: &str) -> Result<Option<usize>> {
+        partition_count(&self.settings, &self.committed, &self.logging, topic)
+    }
+
+    /// As [`LastRecords::read_range`], but also passes records of transactions that are open or were aborted, and waits
+    /// for none. Blocks.
+    ///
+    /// # Errors
+    /// As [`LastRecords::read_range`].
+    pub fn read_written(
+        &self,
+        topic: &str,
+        partition: i32,
+        range: Range<i64>,
+        each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.read_by(&self.written, (topic, partition), range, &|| false, each)
+    }
+
     fn offsets(&self, by: &BaseConsumer<Logging>, topic: &str, partitions: usize, which: Offset) -> Result<Vec<i64>> {
         let deadline = Instant::now() + SPREADING;
         loop {
@@ -67,7 +105,7 @@ impl LastRecords {
         stops: &dyn Fn() -> bool,
         each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<()> {
-        let Self { settings, logging, committed, .. } = self;
+        let committed = &self.committed;
         let begun = Instant::now();
         let mut told = false;
         let low = loop {
@@ -88,15 +126,23 @@ impl LastRecords {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        let start = range.start.max(low);
-        if start >= range.end {
-            return Ok(());
-        }
+        let range = range.start.max(low)..range.end;
+        if range.is_empty() { Ok(()) } else { self.read_by(committed, (topic, partition), range, stops, each) }
+    }
+
+    fn read_by(
+        &self,
+        reader: &BaseConsumer<Logging>,
+        (topic, partition): (&str, i32),
+        range: Range<i64>,
+        stops: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
+    ) -> Result<()> {
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition, Offset::Offset(start))
-            .and_then(|()| committed.assign(&list))
+        list.add_partition_offset(topic, partition, Offset::Offset(range.start))
+            .and_then(|()| reader.assign(&list))
             .map_err(|e| self.failed(topic, &e))?;
-        let outcome = until_eof(settings, committed, logging, topic, 1, &mut |message| {
+        let outcome = until_eof(&self.settings, reader, &self.logging, topic, 1, &mut |message| {
             let offset = message.offset();
             if offset < range.end && message.partition() == partition {
                 each(message)?;
@@ -105,7 +151,7 @@ impl LastRecords {
             Ok(if is_done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         });
         // Else the client would fetch what comes next, a hundred times a second.
-        drop(committed.unassign());
+        drop(reader.unassign());
         outcome
     }
 

@@ -6,6 +6,9 @@ use std::borrow::Cow;
 
 use model::error::{Error, Result};
 use model::position::{KeyBound, KeyPart};
+use model::row::{self, Datum};
+use model::row_key::KeyValue;
+use model::time::Micros;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Params, Row, Value as Wire};
 use smallvec::SmallVec;
@@ -57,6 +60,51 @@ pub async fn each_row(
     }
     answered(rows.drop_result()).await.map_err(|e| failed(&what, e))?;
     outcome.map(|_| count)
+}
+
+/// The row with this primary key, if there is one; of a text in a collation that is not binary, another spelling of the
+/// key may find it. The values of the key are in its order, as a record's key has them.
+///
+/// # Errors
+/// As [`failed`].
+pub async fn row_with_key(conn: &mut Conn, table: &SourceTable, key: &[KeyValue<'_>]) -> Result<Option<Row>> {
+    let columns: Vec<String> = table.key_columns().map(|column| format!("{} = ?", quoted(&column.name))).collect();
+    let query = format!(
+        "SELECT {} FROM {}.{} WHERE {}",
+        table.select_list(),
+        quoted(&table.database),
+        quoted(&table.table),
+        columns.join(" AND ")
+    );
+    let params = key.iter().map(|value| wire_of(value.datum())).collect();
+    let found = answered(conn.exec_first(query, Params::Positional(params))).await;
+    found.map_err(|e| failed(&format!("read a row of {}", table.full_name()), e))
+}
+
+/// A value of a key as a parameter; the server reads the text of a time or a decimal.
+fn wire_of(datum: Datum<'_>) -> Wire {
+    let text = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut text = Vec::new();
+        write(&mut text);
+        Wire::Bytes(text)
+    };
+    match datum {
+        Datum::Null => Wire::NULL,
+        Datum::Boolean(is_true) => Wire::Int(i64::from(is_true)),
+        Datum::Int(number) => Wire::Int(number),
+        Datum::Float(number) => Wire::Float(number),
+        Datum::Double(number) => Wire::Double(number),
+        Datum::Decimal { unscaled, scale } => text(&|out| row::write_decimal(unscaled, scale, out)),
+        Datum::LargeDecimal { unscaled, scale } => text(&|out| row::write_large_decimal(unscaled, scale, out)),
+        Datum::Text(value) | Datum::Json(value) => Wire::Bytes(value.as_bytes().to_vec()),
+        Datum::Bytes(value) | Datum::Vector(value) => Wire::Bytes(value.to_vec()),
+        Datum::Date(days) => text(&|out| row::write_date(days, out)),
+        Datum::LocalTimestamp(micros) => text(&|out| row::write_local_timestamp(micros, out)),
+        // The session is in UTC, and a time zone in the text would need a later server.
+        Datum::Timestamp(Micros(micros)) => text(&|out| row::write_local_timestamp(micros, out)),
+        Datum::TimeOfDay(micros) | Datum::Duration(micros) => text(&|out| row::write_duration(micros, out)),
+        Datum::Geometry { wkb, .. } => Wire::Bytes(wkb.to_vec()),
+    }
 }
 
 /// The key of a row, for [`each_row`].

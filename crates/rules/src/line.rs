@@ -195,8 +195,9 @@ fn number(out: &mut Vec<u8>, number: i64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// Appends a value as JSON, exact: a decimal is a number with all its places.
 #[inline]
-fn write_json(datum: Datum<'_>, out: &mut Vec<u8>) {
+pub fn write_json(datum: Datum<'_>, out: &mut Vec<u8>) {
     match datum {
         Datum::Null => out.extend_from_slice(b"null"),
         Datum::Int(value) => number(out, value),

@@ -2,9 +2,11 @@
 
 use model::error::{Class, Code, Error, Result};
 use model::escape;
+use serde::Serialize;
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// As it should be.
     Good,
@@ -17,7 +19,7 @@ pub enum Outcome {
 }
 
 /// One check.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Check {
     /// What is checked.
     pub name: &'static str,
@@ -28,6 +30,7 @@ pub struct Check {
     /// What to do; empty when it is good.
     pub remedy: String,
     /// The code of the error that ends a program in this state.
+    #[serde(skip)]
     pub code: Code,
 }
 
@@ -94,6 +97,14 @@ pub fn require(checks: &[Check]) -> Result<()> {
 /// Definite when any check is bad, with their number: each is printed with its remedy.
 pub fn conclude(checks: &[Check]) -> Result<()> {
     print!("{}", render(checks));
+    judge(checks)
+}
+
+/// Whether all checks are good enough.
+///
+/// # Errors
+/// Definite when any check is bad, with their number.
+pub fn judge(checks: &[Check]) -> Result<()> {
     let bad = checks.iter().filter(|check| check.outcome == Outcome::Bad).count();
     if bad == 0 {
         Ok(())
@@ -103,7 +114,7 @@ pub fn conclude(checks: &[Check]) -> Result<()> {
 }
 
 /// The checks as lines for a terminal.
-fn render(checks: &[Check]) -> String {
+pub fn render(checks: &[Check]) -> String {
     let width = checks.iter().map(|c| c.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for check in checks {
