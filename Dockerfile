@@ -5,7 +5,7 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --release --locked \
  && mkdir /out \
- && cp target/release/product-updater target/release/cdc-producer target/release/consumer target/release/verify /out/ \
+ && cp target/release/product-updater target/release/cdc-producer target/release/consumer target/release/verify target/release/stream /out/ \
  # The licences of what is compiled in, librdkafka and zstd among it.
  && mkdir /licences \
  && cargo tree --locked --edges normal --prefix none --format '{p}' | sort -u | while read -r name version path; do \

@@ -67,7 +67,7 @@ async fn keys_go_where_the_java_client_puts_them() {
 #[test]
 fn help_of_each_program() {
     let world = TestBed::new("help");
-    for program in ["product-updater", "cdc-producer", "consumer", "verify"] {
+    for program in ["product-updater", "cdc-producer", "consumer", "verify", "stream"] {
         for (flag, file) in [("-h", "short"), ("--help", "long")] {
             let ended = world.run(program, &[flag]);
             assert_eq!(ended.code, 0, "{program} {flag}: {}", ended.err);
@@ -79,6 +79,12 @@ fn help_of_each_program() {
         assert_eq!(version.out, format!("{program} {}\n", env!("CARGO_PKG_VERSION")));
         let unknown = world.run(program, &["--no-such-flag"]);
         assert_eq!(unknown.code, 2, "{program}");
+    }
+    for command in ["status", "trace", "tap", "dlq", "doctor"] {
+        let ended = world.run("stream", &[command, "-h"]);
+        let own = ended.out.split("\nMySQL:\n").next().unwrap_or_default();
+        golden(&format!("help/stream.{command}.txt"), own);
+        assert!(ended.code == 0 && ended.out.lines().count() <= 80, "{command}: {}", ended.out);
     }
     // A flag that a program has no use for is refused.
     let slots = world.run("verify", &["--slots", "3"]);

@@ -13,5 +13,6 @@ mod monitoring;
 mod postgres_world;
 mod security;
 mod sessions;
+mod stream;
 mod tutorial;
 mod verify;

@@ -119,7 +119,7 @@ impl Topic {
             letters += 1;
             self.pass.look(letters, || self.bytes())?;
             let letter = DeadLetter::read(message)?;
-            if letter.topic != settings.topic {
+            if letter.topic != settings.topic || letter.sent_again {
                 return Ok(());
             }
             if letter.sink == "postgres" {

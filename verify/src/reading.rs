@@ -23,6 +23,8 @@ pub(crate) struct Reader {
     pub(crate) floats: HashSet<String>,
     /// The places of the records that a consumer could not read.
     dead_letters: HashSet<(i32, i64)>,
+    /// Those of them whose record a person has sent again (`stream dlq replay`).
+    sent_again: HashSet<(i32, i64)>,
 }
 
 /// The contents of a record.
@@ -42,7 +44,7 @@ impl Reader {
     pub(crate) fn new(schemas: Schemas, contract: Arc<Contract>) -> Self {
         let floats = contract.plan.columns.iter().filter(|column| canonical::is_float(column.kind));
         let floats = floats.map(|column| column.name.clone()).collect();
-        Self { schemas, contract, floats, dead_letters: HashSet::new() }
+        Self { schemas, contract, floats, dead_letters: HashSet::new(), sent_again: HashSet::new() }
     }
 
     /// Loads the places of records that consumers could not read. The consumers may have known that a record's schema
@@ -54,7 +56,8 @@ impl Reader {
         kafka::scan(settings, &dead_letters(settings), &mut |message| {
             let letter = DeadLetter::read(message)?;
             if letter.topic == settings.topic && letter.sink.is_empty() {
-                self.dead_letters.insert((letter.partition, letter.offset));
+                let places = if letter.sent_again { &mut self.sent_again } else { &mut self.dead_letters };
+                places.insert((letter.partition, letter.offset));
             }
             Ok(())
         })?;
@@ -67,6 +70,9 @@ impl Reader {
     /// As [`Schemas::reading`]: only a schema id that none of our programs wrote is the record's fault.
     pub(crate) fn read<'a>(&mut self, message: &'a BorrowedMessage<'_>) -> Result<Result<Change<'a>, String>> {
         let place = (message.partition(), message.offset());
+        if self.sent_again.contains(&place) {
+            return Ok(Err("it is a dead letter, and was sent again".to_owned()));
+        }
         let value = match message.payload().map(split) {
             None => None,
             Some(Err(reason)) => return Ok(Err(reason)),
@@ -184,6 +190,9 @@ pub(crate) struct DeadLetter {
     /// The sink that does not store the record; empty when the record can't be decoded.
     #[serde(default)]
     pub(crate) sink: String,
+    /// It notes that the record of another letter was sent again.
+    #[serde(default)]
+    pub(crate) sent_again: bool,
     /// The record's key, if a sink does not store the record: a number or a text.
     #[serde(default)]
     key: serde_json::Value,

@@ -82,8 +82,8 @@ codes! {
             "The program can't listen on the address of `metrics.listen`.",
             "Name free ports of this machine. A range has one for each program, such as `127.0.0.1:9100-9109`.";
         ChecksFailed, Definite, "checks-failed",
-            "`doctor` found faults, and shows each with its remedy.",
-            "Follow the remedies, then run `doctor` again.";
+            "`doctor` found faults, and shows each with its remedy; or a replay of a dead letter is refused, with the reason.",
+            "Follow the remedies, then run the command again.";
         TryAgain, Transient, "try-again",
             "A server did not give the needed answer in time, or its state changed meanwhile.",
             "A running program tries again. If it has ended, start it again.";

@@ -91,7 +91,7 @@ where
         metrics.computed("pipeline_progress_age_seconds", "Time since the last real progress.", move || {
             Some(silent.silent_for().as_secs_f64())
         });
-        if let Some(address) = settings.optional("metrics.listen") {
+        if let Some(address) = settings.optional("metrics.listen").filter(|_| settings.is_of_service()) {
             let bound = telemetry::serve(address, metrics.clone(), health.clone(), shutdown.clone()).await?;
             tracing::info!("metrics, health and readiness on http://{bound}");
         }

@@ -146,3 +146,35 @@ async fn a_record_that_can_be_read_must_be_no_dead_letter() {
         "\nDIFFERENT: dead letters that can be read: 1\n",
     ]);
 }
+
+/// `stream dlq replay` sends a record again that the consumers could not read when it came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_was_sent_again_is_one_change() {
+    let mut scene = Scene::new("verify_sent_again").await;
+    scene.sent.push(scene.sent[10].clone());
+    scene.send();
+    let settings = scene.world.kafka();
+    let first = read_topic(&settings).into_iter().filter(|record| record.key == "4").nth(1).unwrap();
+    let place = format!("\"partition\":{},\"offset\":{},", first.partition, first.offset);
+    scene.write_logs(|logs| {
+        for log in logs {
+            let text = String::from_utf8(std::mem::take(log)).unwrap();
+            log.extend(text.split_inclusive('\n').filter(|line| !line.contains(&place)).flat_map(str::bytes));
+        }
+    });
+    scene.differs(&["is in the topic again"]);
+    let dlq = TopicSpec::dead_letters(&settings);
+    kafka::ensure_topics(&settings, std::slice::from_ref(&dlq)).await.unwrap();
+    let producer = TransactionalProducer::new(&settings, &format!("{}.test", settings.topic)).unwrap();
+    producer.begin().unwrap();
+    for sent_again in [false, true] {
+        let origin = serde_json::json!({"topic": settings.topic, "partition": first.partition, "offset": first.offset,
+            "reason": "r", "sent_again": sent_again})
+        .to_string();
+        let header = Some(("origin", origin.as_bytes()));
+        producer.send(&Record { topic: &dlq.name, partition: Some(0), key: b"4", value: None, header }).unwrap();
+    }
+    producer.commit().unwrap();
+    let text = scene.agrees();
+    assert!(text.contains("OK: 13 changes, each in exactly one log or parked (1 dead letters)"), "{text}");
+}

@@ -6,7 +6,7 @@ use model::table_name::TableName;
 
 use super::DEFAULT_FILE;
 use super::client_options::{OF_PRODUCER, WITHOUT_EFFECT};
-use super::flags::{OWN, heading};
+use super::flags::heading;
 use super::table::{NAMES, Names, Unset};
 use super::tables;
 use super::value::Kind;
@@ -34,9 +34,10 @@ fn markdown() -> String {
     let mut text = format!("{HEAD}The configuration file is `{DEFAULT_FILE}`, or the one of `--config`.\n");
     let mut section = "";
     for names in NAMES.iter() {
-        let of = match names.setting.programs {
-            [program] if heading(names.setting.key) == OWN => program.name(),
-            _ if names.setting.key.starts_with("consumer.") => "consumer",
+        let of = match names.setting.key.split('.').next().unwrap_or_default() {
+            "updater" => "product-updater",
+            "producer" => "cdc-producer",
+            program @ ("consumer" | "verify" | "stream") => program,
             _ => heading(names.setting.key),
         };
         if of != section {

@@ -88,7 +88,7 @@ fn value_name(kind: Kind) -> &'static str {
 }
 
 /// The heading of a program's own settings.
-pub(super) const OWN: &str = "What it does";
+const OWN: &str = "What it does";
 
 pub(super) fn heading(key: &str) -> &'static str {
     match key.split(['.', '_']).next().unwrap_or("") {

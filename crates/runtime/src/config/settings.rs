@@ -105,6 +105,11 @@ impl Settings {
         &self.warnings
     }
 
+    /// Whether they are those of a program that runs until it is stopped.
+    pub(crate) fn is_of_service(&self) -> bool {
+        self.program.is_service()
+    }
+
     pub(super) fn fill_in(&mut self) {
         for derived in [false, true] {
             for names in NAMES.iter().filter(|n| !self.values.contains_key(n.setting.key)).collect::<Vec<_>>() {

@@ -15,6 +15,8 @@ pub enum Program {
     Consumer,
     /// Compares them all.
     Verify,
+    /// Shows them all, and changes what a person asks for.
+    Stream,
 }
 
 impl Program {
@@ -25,7 +27,13 @@ impl Program {
             Self::CdcProducer => "cdc-producer",
             Self::Consumer => "consumer",
             Self::Verify => "verify",
+            Self::Stream => "stream",
         }
+    }
+
+    /// Whether it runs until it is stopped, and so answers at `metrics.listen`.
+    pub(crate) fn is_service(self) -> bool {
+        SERVICES.contains(&self)
     }
 }
 
@@ -87,7 +95,8 @@ pub(super) static NAMES: LazyLock<Vec<Names>> = LazyLock::new(|| {
         let key = setting.key;
         let env = key.to_uppercase().replace('.', "_");
         let long_flag = key.to_lowercase().replace(['.', '_'], "-");
-        let own = ["updater-", "producer-", "consumer-", "verify-"].iter().find_map(|p| long_flag.strip_prefix(p));
+        let own =
+            ["updater-", "producer-", "consumer-", "verify-", "stream-"].iter().find_map(|p| long_flag.strip_prefix(p));
         let flag = own.unwrap_or(&long_flag).to_owned();
         let key_file = format!("{key}{}", if key == env { "_FILE" } else { "_file" });
         Names {
@@ -108,14 +117,18 @@ pub(super) fn find(key: &str) -> Option<&'static Names> {
     NAMES.iter().find(|n| n.setting.key == key)
 }
 
-const ALL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify];
-pub(super) const MYSQL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Verify];
-pub(super) const KAFKA: &[Program] = &[Program::CdcProducer, Program::Consumer, Program::Verify];
-pub(super) const SINKS: &[Program] = &[Program::Consumer, Program::Verify];
+const ALL: &[Program] =
+    &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify, Program::Stream];
+pub(super) const MYSQL: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Verify, Program::Stream];
+pub(super) const KAFKA: &[Program] = &[Program::CdcProducer, Program::Consumer, Program::Verify, Program::Stream];
+pub(super) const SINKS: &[Program] = &[Program::Consumer, Program::Verify, Program::Stream];
 const UPDATER: &[Program] = &[Program::ProductUpdater];
 const PRODUCER: &[Program] = &[Program::CdcProducer];
 const CONSUMER: &[Program] = &[Program::Consumer];
-const VERIFY: &[Program] = &[Program::Verify];
+const OPERATED_PRODUCER: &[Program] = &[Program::CdcProducer, Program::Stream];
+const OPERATED_CONSUMER: &[Program] = &[Program::Consumer, Program::Stream];
+const VERIFY: &[Program] = &[Program::Verify, Program::Stream];
+const STREAM: &[Program] = &[Program::Stream];
 const SERVICES: &[Program] = &[Program::ProductUpdater, Program::CdcProducer, Program::Consumer];
 
 const fn common(
@@ -163,7 +176,7 @@ static TABLE: &[Setting] = &[
     common("DB_PASSWORD", Secret, None, MYSQL, "MySQL password"),
     common("DB_NAME", Kind::Text, Text("buy_online_db"), MYSQL, "Database"),
     more("db.table", Kind::Text, Text("product"), MYSQL, "Table"),
-    more("db.columns", Choice(&["contract", "all"]), Text("contract"), PRODUCER, "Columns that are carried: those of the product, or all of the table"),
+    more("db.columns", Choice(&["contract", "all"]), Text("contract"), OPERATED_PRODUCER, "Columns that are carried: those of the product, or all of the table"),
     more("db.ssl_mode", SSL_MODES, Text("preferred"), MYSQL, "TLS to MySQL: disabled, preferred, required, verify_ca, verify_identity"),
     more("db.ssl_ca", Path, None, MYSQL, "CA certificate of MySQL (PEM)"),
 
@@ -178,14 +191,14 @@ static TABLE: &[Setting] = &[
     more("kafka.ssl_ca_location", Path, None, KAFKA, "CA certificate of the brokers (PEM)"),
     common("kafka.topic", Kind::Text, Text("product_updates"), KAFKA, "Topic of the changes"),
     more("kafka.group_id", Kind::Text, Text("product_consumers"), SINKS, "Consumer group"),
-    more("kafka.transactional_id", Kind::Text, From("kafka.topic", |text| format!("{}.producer", text("kafka.topic"))), PRODUCER, "Producer's identity: one for each source"),
+    more("kafka.transactional_id", Kind::Text, From("kafka.topic", |text| format!("{}.producer", text("kafka.topic"))), OPERATED_PRODUCER, "Producer's identity: one for each source"),
     more("kafka.partitions", Number(1, 10_000), Text("10"), KAFKA, "Partitions of the topic when it is created; an existing one must have as many"),
     more("kafka.replication_factor", Number(-1, 100), Text("-1"), KAFKA, "Replicas of a created topic; -1 is the broker's default"),
     more("kafka.retention", Duration(1), None, KAFKA, "Retention of a created topic, e.g. 7d; unset is the broker's default"),
     more("kafka.cleanup_policy", POLICIES, Text("delete"), KAFKA, "Cleanup policy of a created topic: delete, compact or compact,delete; `verify` goes by it"),
     more("kafka.compression", CODECS, Text("lz4"), KAFKA, "none, gzip, snappy, lz4 or zstd"),
     more("kafka.transaction_timeout", Duration(1_000), Text("120s"), KAFKA, "Time after which the broker aborts an open transaction"),
-    more("kafka.session_timeout", Duration(1_000), Text("45s"), CONSUMER, "Time after which a silent consumer's partitions go to others"),
+    more("kafka.session_timeout", Duration(1_000), Text("45s"), OPERATED_CONSUMER, "Time after which a silent consumer's partitions go to others"),
     more("kafka.librdkafka", Map, None, KAFKA, "Other options of librdkafka, passed on as they are"),
 
     common("schema_registry.url", Url, Text("http://localhost:8081"), KAFKA, "Schema registry (Confluent API), with its path"),
@@ -195,13 +208,13 @@ static TABLE: &[Setting] = &[
     more("schema_registry.pinned", Choice(&["product", "none"]), Text("product"), SINKS, "Schema that all records of the topic are known to have: product, or none"),
     more("schema_registry.ca_location", Path, None, KAFKA, "CA certificate of the registry (PEM)"),
 
-    common("producer.time_track", Path, Text("time_track"), PRODUCER, "Folder of the checkpoint file"),
+    common("producer.time_track", Path, Text("time_track"), OPERATED_PRODUCER, "Folder of the checkpoint file"),
     more("producer.batch_rows", Number(1, 10_000_000), Text("200000"), PRODUCER, "Rows after which a Kafka transaction is committed"),
     more("producer.batch_bytes", Size, Text("64MiB"), PRODUCER, "Bytes after which it is committed"),
     more("producer.linger", Duration(0), Text("5ms"), PRODUCER, "Least time from one commit to the next, unless it is full"),
     more("producer.heartbeat", Duration(100), Text("5s"), PRODUCER, "How often MySQL says that it is there when nothing happens"),
     more("producer.snapshot_chunk", Number(1, 1_000_000), Text("5000"), PRODUCER, "Rows in one chunk of the snapshot, unless they have producer.memory in bytes"),
-    more("producer.on_refused", REFUSED, Text("dead_letter"), PRODUCER, "What a row with a value that a record can't carry does: dead_letter or stop"),
+    more("producer.on_refused", REFUSED, Text("dead_letter"), OPERATED_PRODUCER, "What a row with a value that a record can't carry does: dead_letter or stop"),
     more("producer.skip_unchanged", Choice(&["no", "yes"]), Text("no"), PRODUCER, "Whether an UPDATE that changes no carried column is left out"),
     more("producer.server_id", Number(1, 4_294_967_295), From("DB_HOST, DB_PORT, DB_NAME, db.table", server_id), PRODUCER, "This reader's id among MySQL's replicas, unique"),
     more("producer.memory", Size, Text("16MiB"), PRODUCER, "Bytes of changes that may wait in memory"),
@@ -224,6 +237,8 @@ static TABLE: &[Setting] = &[
     more("rules.drop", List, Text("[]"), SINKS, "Records left out: a list of {field: …, equals: …}"),
 
     common("verify.memory", Size, Text("256MiB"), VERIFY, "Bytes that one pass of a comparison may keep, at least 64KiB; larger tables take several passes"),
+
+    common("stream.metrics", Kind::Text, None, STREAM, "Addresses of the programs, HOST:PORT[-PORT] with commas; unset is metrics.listen"),
 
     more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health, /ready; of several ports the first free one; unset is off"),
     common("log.level", Kind::LogFilter, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),

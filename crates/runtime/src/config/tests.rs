@@ -468,7 +468,8 @@ fn the_example_file_holds_every_setting_at_its_default() {
         let last = names.setting.key.rsplit('.').next().unwrap_or("");
         assert!(uncommented.contains(&format!("{last}:")), "{} is missing", names.setting.key);
     }
-    for program in [Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify] {
+    for program in [Program::ProductUpdater, Program::CdcProducer, Program::Consumer, Program::Verify, Program::Stream]
+    {
         let settings = load_as(program, &text, &[], &[]).expect("the example is valid");
         let defaults = Settings::defaults(program);
         for names in table::NAMES.iter() {

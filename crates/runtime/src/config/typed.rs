@@ -21,7 +21,7 @@ pub(super) fn check(settings: &Settings, program: Program) -> Result<()> {
         KafkaSettings::from(settings)?;
         RegistrySettings::from(settings)?;
     }
-    if matches!(program, Program::Consumer | Program::Verify) {
+    if matches!(program, Program::Consumer | Program::Verify | Program::Stream) {
         PostgresSettings::from(settings)?;
         rules(settings)?;
     }

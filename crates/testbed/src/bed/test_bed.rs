@@ -111,7 +111,7 @@ impl TestBed {
     fn environment(&self, program: &str) -> impl Iterator<Item = (String, String)> {
         let (user, password) = match program {
             "product-updater" => UPDATER,
-            "verify" => VERIFY,
+            "verify" | "stream" => VERIFY,
             _ => CDC,
         };
         let login = [("DB_USER", user), ("DB_PASSWORD", password)].map(|(k, v)| (k.to_owned(), v.to_owned()));

@@ -1,0 +1,88 @@
+//! `stream status`: the state of the pipeline now.
+//!
+//! [`Looker::look`] gathers the facts, [`render`] shows them. A part that gives no answer becomes a fault, and the others
+//! are there all the same. Nothing is changed, and the group is not joined.
+
+mod facts;
+mod group;
+mod programs;
+mod render;
+mod source;
+
+use std::time::Instant;
+
+use model::error::Result;
+use model::time::Micros;
+
+use crate::fault::noted;
+use crate::pipeline::Pipeline;
+pub use facts::{Answer, Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table};
+pub use render::render;
+
+/// Asks all parts. It may be kept and asked again, which is faster.
+pub struct Looker {
+    pipeline: Pipeline,
+    kafka: group::Reader,
+}
+
+impl Looker {
+    /// Prepares to ask.
+    ///
+    /// # Errors
+    /// Usage when a setting can't be used.
+    pub fn new(pipeline: Pipeline) -> Result<Self> {
+        Ok(Self { kafka: group::Reader::new(&pipeline)?, pipeline })
+    }
+
+    /// Checks that Kafka answers. Blocks.
+    ///
+    /// # Errors
+    /// Transient when it does not; definite when the login or a certificate is refused.
+    pub fn reach(&self) -> Result<()> {
+        self.kafka.reach()
+    }
+
+    /// Asks all parts at once. Call it within a runtime of several threads.
+    pub async fn look(&self) -> Status {
+        let Pipeline { settings, mysql, kafka, .. } = &self.pipeline;
+        let mut faults = Vec::new();
+        let topics = async { tokio::task::block_in_place(|| self.kafka.look(&self.pipeline)) };
+        let (seen, server, answers, parked) = tokio::join!(
+            topics,
+            source::ask(mysql),
+            programs::ask(settings),
+            self.pipeline.postgres.as_ref().map_or_else(source::nothing, source::parked),
+        );
+        let mut group = noted("Kafka", seen, &mut faults).unwrap_or_default();
+        let server = noted("MySQL", server, &mut faults);
+        let parked = noted("PostgreSQL", parked, &mut faults).flatten();
+        let (answers, unanswered) = answers;
+        faults.extend(unanswered);
+        let progress = group.progress.take();
+        if let (Some(progress), Some(_)) = (&progress, &server) {
+            let rows = source::rows(mysql, progress, &mut group.tables, settings).await;
+            noted("MySQL", rows, &mut faults);
+        }
+        if let Some(parked) = &parked {
+            group.tables.iter_mut().for_each(|table| table.add_parked(parked));
+        }
+        let holders = consumer::slot::holders(&settings.path("consumer.logs"));
+        let holders = noted("logs folder", holders, &mut faults).flatten();
+        let held = noted("time_track", programs::producer(settings, &answers), &mut faults);
+        let (consumers, free_slots) = group::consumers(&group.members, holders.as_ref(), &answers);
+        group.tables.iter_mut().for_each(|table| table.name_holders(&consumers, &kafka.topic));
+        Status {
+            at: Micros::now().to_string(),
+            group: kafka.group_id.clone(),
+            source: server.map(|server| server.compare(progress.as_ref(), &answers)),
+            reached: progress.as_ref().map(Reached::of),
+            producer: held.unwrap_or_default(),
+            tables: group.tables,
+            consumers,
+            free_slots,
+            session_timeout: kafka.session_timeout.as_secs_f64(),
+            faults,
+            taken: Some(Instant::now()),
+        }
+    }
+}

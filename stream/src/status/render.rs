@@ -1,0 +1,267 @@
+//! The state of the pipeline on one screen. Pure.
+
+use std::collections::BTreeSet;
+
+use model::escape;
+use model::time::Micros;
+
+use super::facts::{Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table, folder};
+use crate::text::{bytes, duration, grouped, table, time};
+
+/// Partitions that fit beside the rest on a screen; of more, only those that need attention are shown.
+const MOST_PARTITIONS: usize = 24;
+/// The binlog is kept for less than this: worth a line.
+const SOON: f64 = 86_400.0;
+
+/// The text for a terminal of this width; with `all`, every partition has its line.
+pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
+    let mut text = format!("{} UTC\n\n", Micros::parse(&status.at).map_or_else(|| status.at.clone(), time));
+    for fault in &status.faults {
+        let remedy = fault.what_to_do.as_deref().map_or_else(String::new, |remedy| format!(" ({remedy})"));
+        text.push_str(&line("AWAY", &format!("{}: {}{remedy}", fault.part, fault.reason)));
+    }
+    text.push_str(&source(status.source.as_ref(), status.reached.as_ref()));
+    text.push_str(&producer(&status.producer));
+    for shown in &status.tables {
+        text.push_str(&shown.snapshot.as_ref().map_or_else(String::new, |snapshot| running(&shown.name, snapshot)));
+    }
+    let names = Names::of(&status.consumers);
+    if let [shown] = status.tables.as_slice() {
+        text.push_str(&format!("\n{}", heading(shown)));
+    } else if !status.tables.is_empty() {
+        text.push_str(&format!("\n{}", tables(&status.tables, width)));
+    }
+    text.push_str(&partitions(&status.tables, &names, all, width));
+    text.push_str(&consumers(status, &names, width));
+    text
+}
+
+fn line(head: &str, rest: &str) -> String {
+    format!("{head:<10} {}\n", escape::shown(rest))
+}
+
+fn source(source: Option<&Source>, reached: Option<&Reached>) -> String {
+    let mut text = String::new();
+    if let Some(Source { version, address, end, .. }) = source {
+        text.push_str(&line("MySQL", &format!("{version} at {address}, its binlog ends at {end}")));
+    }
+    let Some(reached) = reached else { return text };
+    let at = Micros::parse(&reached.committed_at).map_or_else(|| reached.committed_at.clone(), time);
+    let mut rest = format!("has all up to {}, committed {at}, epoch {}", reached.position, reached.epoch);
+    if let Some(source) = source {
+        rest.push_str(&behind(source, reached));
+    }
+    text.push_str(&line("Kafka", &rest));
+    if let Some(purge) = source.and_then(|source| source.purge_seconds).filter(|purge| *purge < SOON) {
+        let rest = if purge < 0.0 {
+            "the server may delete the binlog that is needed next AT ANY TIME (binlog_expire_logs_seconds)".to_owned()
+        } else {
+            format!("the one that is needed next is kept for {} more", duration(purge))
+        };
+        text.push_str(&line("binlog", &rest));
+    }
+    if reached.prepared > 0 {
+        text.push_str(&line("XA", &format!("{} prepared transactions wait for their outcome", reached.prepared)));
+    }
+    text
+}
+
+fn behind(source: &Source, reached: &Reached) -> String {
+    if source.is_same_server == Some(false) {
+        let (known, now) = (&reached.server_uuid, &source.server_uuid);
+        return format!("; ANOTHER SERVER answers: {now}, the position is of {known}");
+    }
+    match (source.behind_bytes, source.behind_seconds) {
+        (Some(0), _) => "; nothing is missing".to_owned(),
+        (Some(missing), Some(seconds)) => format!("; {} and {} behind", bytes(missing), duration(seconds)),
+        (Some(missing), None) => format!("; {} behind", bytes(missing)),
+        (None, _) => String::new(),
+    }
+}
+
+fn producer(producer: &Producer) -> String {
+    let Producer { holder, has_folder, metrics } = producer;
+    let runs = match (holder, metrics) {
+        (Some(holder), _) => format!("runs: {holder}"),
+        (None, Some(answer)) => format!("runs: it answers at {}", answer.address),
+        (None, None) if *has_folder => "STOPPED: nobody holds the lock of producer.time_track here".to_owned(),
+        (None, None) => {
+            "unknown: producer.time_track is not here, and no address of it is known (stream.metrics)".to_owned()
+        }
+    };
+    let told = metrics.as_ref().map_or_else(String::new, |answer| {
+        let ready = if answer.is_ready { "ready" } else { "NOT READY" };
+        let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        format!("; {ready}{reason}; {} aborts", grouped(answer.aborts))
+    });
+    line("producer", &format!("{runs}{told}"))
+}
+
+fn running(name: &str, snapshot: &Snapshot) -> String {
+    let mut rest = format!("{name}: {}", grouped(snapshot.rows));
+    match snapshot.of {
+        Some(of) if snapshot.step == "rows" => rest.push_str(&format!(" of about {} rows", grouped(of))),
+        _ => rest.push_str(" rows"),
+    }
+    if snapshot.step == "deletes" {
+        rest.push_str(" are in the topic; keys that are gone from the table are being deleted there");
+        return line("snapshot", &rest);
+    }
+    if let Some(rate) = snapshot.rows_per_second {
+        rest.push_str(&format!(", {} a second", grouped(rate.round() as u64)));
+    }
+    if let Some(left) = snapshot.seconds_left {
+        rest.push_str(&format!(", about {} left", duration(left)));
+    }
+    line("snapshot", &rest)
+}
+
+/// The words about a table that its head has.
+fn heading(shown: &Table) -> String {
+    let Table { name, topic, dead_letters, .. } = shown;
+    if !shown.exists {
+        return format!("{} → {}: the topic is not there yet\n", escape::shown(name), escape::shown(topic));
+    }
+    let written: i64 = shown.partitions.iter().map(|partition| partition.written_last_minute).sum();
+    let mut parts = vec![format!("lag {}", grouped(shown.lag()))];
+    parts.push(format!("{} offsets in the last minute", grouped(written)));
+    parts.push(format!("{} dead letters", grouped(*dead_letters)));
+    if let Some(keys) = shown.parked_keys {
+        let behind = shown.postgres_behind.unwrap_or(0);
+        let behind = if behind > 0 { format!(" {} offsets behind", grouped(behind)) } else { " has all".to_owned() };
+        parts.push(format!("PostgreSQL{behind}, {} keys parked", grouped(keys)));
+    }
+    format!("{} → {}: {}\n", escape::shown(name), escape::shown(topic), parts.join("; "))
+}
+
+fn tables(tables: &[Table], width: Option<usize>) -> String {
+    let row = |shown: &Table| {
+        let written: i64 = shown.partitions.iter().map(|partition| partition.written_last_minute).sum();
+        let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), grouped);
+        vec![
+            shown.name.clone(),
+            if shown.exists { shown.topic.clone() } else { format!("{} (not there yet)", shown.topic) },
+            grouped(shown.lag()),
+            grouped(written),
+            grouped(shown.dead_letters),
+            number(shown.postgres_behind.map(|behind| behind.max(0) as u64)),
+            number(shown.parked_keys),
+        ]
+    };
+    let heads = ["table", "topic", "lag", "last minute", "dead letters", "PostgreSQL lag", "keys parked"];
+    table(&heads, tables.iter().map(row).collect(), &[2, 3, 4, 5, 6], width)
+}
+
+fn partitions(tables: &[Table], names: &Names, all: bool, width: Option<usize>) -> String {
+    let count: usize = tables.iter().map(|table| table.partitions.len()).sum();
+    let needs_attention = |partition: &Partition| partition.lag > 0 || partition.holder.is_none() || partition.waits;
+    let shows = |partition: &&Partition| all || count <= MOST_PARTITIONS || needs_attention(partition);
+    let has_rates = tables.iter().flat_map(|table| &table.partitions).any(|p| p.written_per_second.is_some());
+    let several = tables.len() > 1;
+    let mut rows = Vec::new();
+    for shown in tables {
+        for partition in shown.partitions.iter().filter(shows) {
+            let number = partition.number.to_string();
+            let mut row = vec![if several { format!("{}/{number}", shown.topic) } else { number }];
+            let open = if partition.open > 0 { format!(" (+{} open)", partition.open) } else { String::new() };
+            row.push(format!("{}{open}", partition.end));
+            row.push(partition.committed.map_or_else(|| "-".to_owned(), |offset| offset.to_string()));
+            row.push(partition.lag.to_string());
+            if has_rates {
+                let rate = |rate: Option<f64>| rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
+                row.extend([rate(partition.written_per_second), rate(partition.read_per_second)]);
+            }
+            row.push(match &partition.holder {
+                None => "NOBODY".to_owned(),
+                Some(holder) if partition.waits => format!("{}: STOPPED", names.short(holder)),
+                Some(holder) => names.short(holder),
+            });
+            rows.push(row);
+        }
+    }
+    let hidden = count - rows.len();
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let rates: &[&str] = if has_rates { &["written/s", "read/s"] } else { &[] };
+        let heads = [&["partition", "end", "committed", "lag"], rates, &["held by"]].concat();
+        let right: Vec<usize> = (1..heads.len() - 1).collect();
+        text = format!("\n{}", table(&heads, rows, &right, width));
+    }
+    if hidden > 0 {
+        text.push_str(&format!(
+            "\n{hidden} partitions without lag, each held by a consumer (--partitions shows them)\n"
+        ));
+    }
+    text
+}
+
+fn consumers(status: &Status, names: &Names, width: Option<usize>) -> String {
+    let Status { group, consumers, free_slots, session_timeout, .. } = status;
+    let mut text = format!("\ngroup {}", escape::shown(group));
+    if let Some(folder) = &names.folder {
+        text.push_str(&format!(", logs folder {folder}"));
+    }
+    if consumers.is_empty() {
+        text.push_str(": no consumer\n");
+    } else {
+        text.push('\n');
+        let row = |consumer: &Consumer| {
+            let partitions: Vec<String> = consumer.partitions.iter().map(ToString::to_string).collect();
+            let partitions = if partitions.is_empty() { "-".to_owned() } else { partitions.join(", ") };
+            let host = if consumer.host.is_empty() { "-".to_owned() } else { consumer.host.clone() };
+            vec![names.short(&consumer.name), host, partitions, state(consumer, *session_timeout)]
+        };
+        text.push_str(&table(
+            &["consumer", "host", "partitions", "state"],
+            consumers.iter().map(row).collect(),
+            &[],
+            width,
+        ));
+    }
+    if !free_slots.is_empty() {
+        let free: Vec<String> = free_slots.iter().map(|name| names.short(name)).collect();
+        text.push_str(&format!("free slots: {}\n", escape::shown(&free.join(", "))));
+    }
+    text
+}
+
+fn state(consumer: &Consumer, session_timeout: f64) -> String {
+    let told = consumer.metrics.as_ref().map_or_else(String::new, |answer| {
+        let ready = if answer.is_ready { "ready" } else { "NOT READY" };
+        let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+        format!(", {ready}{reason}, {} aborts", grouped(answer.aborts))
+    });
+    match consumer.state {
+        State::Runs => format!("runs{told}"),
+        State::Joins => format!("runs, not in the group yet{told}"),
+        State::Stopped => format!(
+            "STOPPED: its lock is free; its partitions wait for it, {} at most (kafka.session_timeout)",
+            duration(session_timeout)
+        ),
+        State::Elsewhere => match folder(&consumer.name) {
+            Some(folder) => format!("in the group; its logs folder {folder} is not here{told}"),
+            None => "in the group; it is no consumer of ours".to_owned(),
+        },
+    }
+}
+
+/// The names of consumers: without their folder when all have the same.
+struct Names {
+    folder: Option<String>,
+}
+
+impl Names {
+    fn of(consumers: &[Consumer]) -> Self {
+        let folders: BTreeSet<_> = consumers.iter().map(|c| folder(&c.name).map(|folder| folder.to_string())).collect();
+        let only = if folders.len() == 1 { folders.into_iter().next().flatten() } else { None };
+        Self { folder: only }
+    }
+
+    fn short(&self, name: &str) -> String {
+        let end = self.folder.as_ref().map(|folder| format!("-{folder}"));
+        end.and_then(|end| name.strip_suffix(end.as_str())).unwrap_or(name).to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

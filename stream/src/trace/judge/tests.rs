@@ -1,0 +1,195 @@
+use super::*;
+use crate::record::{Change, Row};
+use crate::search::Searched;
+use crate::status::{Consumer, Producer, Reached, Table};
+use crate::trace::{SourceRow, StoredRow};
+
+fn row(price: &str) -> Row {
+    Row(vec![("id".to_owned(), "9".to_owned()), ("price".to_owned(), price.to_owned())])
+}
+
+fn source(price: Option<&str>) -> SourceRow {
+    let read_at = "2026-11-30T02:00:00Z".to_owned();
+    SourceRow { exists: price.is_some(), row: price.map(row), refused: None, read_at }
+}
+
+fn change(offset: i64, price: Option<&str>, is_consumed: bool) -> Traced {
+    let change = Change {
+        table: "shop.p".to_owned(),
+        key: "9".to_owned(),
+        op: Some(if price.is_some() { "u" } else { "d" }),
+        committed_at: Some("2026-11-30T01:00:00Z".to_owned()),
+        position: Some("b:1".to_owned()),
+        row_number: Some(0),
+        epoch: Some(1),
+        partition: 3,
+        offset,
+        written_at: None,
+        row: price.map(row),
+        unreadable: None,
+    };
+    Traced { change, is_consumed, log: None, no_log: None, is_in_postgres: false }
+}
+
+fn trace(source: Option<SourceRow>, changes: Vec<Traced>) -> Trace {
+    Trace {
+        table: "shop.p".to_owned(),
+        topic: "t".to_owned(),
+        key: Some("9".to_owned()),
+        partition: Some(3),
+        source,
+        changes,
+        searched: vec![(3, Searched { from: 0, to: 50, begin: 0, is_complete: true })],
+        uncommitted: 0,
+        letter: None,
+        postgres: None,
+        standing: Standing::default(),
+        faults: Vec::new(),
+    }
+}
+
+fn status(holder: Option<&str>, waits: bool) -> Status {
+    let partition = Partition {
+        number: 3,
+        begin: 0,
+        end: 50,
+        open: 0,
+        committed: Some(40),
+        lag: 10,
+        holder: holder.map(str::to_owned),
+        waits,
+        written_last_minute: 0,
+        written_per_second: None,
+        read_per_second: None,
+    };
+    let table = Table {
+        name: "shop.p".to_owned(),
+        topic: "t".to_owned(),
+        exists: true,
+        snapshot: None,
+        partitions: vec![partition],
+        dead_letters: 0,
+        parked_keys: None,
+        postgres_behind: None,
+    };
+    let state = if waits { State::Stopped } else { State::Runs };
+    let consumer = |name: &str| Consumer {
+        name: name.to_owned(),
+        host: String::new(),
+        state,
+        partitions: Vec::new(),
+        metrics: None,
+    };
+    let reached = Reached {
+        epoch: 1,
+        position: "b:100".to_owned(),
+        gtid_set: None,
+        server_uuid: "u".to_owned(),
+        committed_at: String::new(),
+        prepared: 0,
+    };
+    Status::for_test(
+        Some(reached),
+        Producer { has_folder: true, ..Producer::default() },
+        vec![table],
+        holder.map(consumer),
+    )
+}
+
+fn stored(offset: Option<i64>, next: i64) -> StoredRow {
+    StoredRow {
+        table: "public.p".to_owned(),
+        exists: offset.is_some(),
+        partition: offset.map(|_| 3),
+        offset,
+        committed_at: None,
+        row: None,
+        next: vec![(3, next)],
+        parked: None,
+    }
+}
+
+/// The hop, and the text with the remedy.
+fn judged(trace: Trace, status: Status) -> (Hop, String) {
+    let Standing { hop, text, what_to_do } = judge(Facts { trace, status }).standing;
+    (hop, format!("{text} | {}", what_to_do.unwrap_or_default()))
+}
+
+#[track_caller]
+fn check(trace: Trace, status: Status, hop: Hop, part: &str) {
+    let (found, text) = judged(trace, status);
+    assert!(found == hop && text.contains(part), "{found:?}: {text}");
+}
+
+#[test]
+fn a_change_that_is_not_in_the_topic_waits_for_the_producer() {
+    let held_up = || trace(Some(source(Some("2"))), vec![change(10, Some("1"), true)]);
+    check(
+        held_up(),
+        status(None, false),
+        Hop::Producer,
+        "the producer is stopped (nobody holds producer.time_track); it is at b:100",
+    );
+    let mut open = held_up();
+    open.uncommitted = 1;
+    check(open, status(None, false), Hop::Producer, "Kafka transaction that is open");
+    check(
+        trace(Some(source(None)), vec![change(10, Some("1"), true)]),
+        status(None, false),
+        Hop::Producer,
+        "MySQL has it",
+    );
+    let mut short = trace(Some(source(Some("2"))), Vec::new());
+    short.searched[0].1.is_complete = false;
+    check(short, status(None, false), Hop::Unknown, "--all");
+}
+
+#[test]
+fn a_record_that_nobody_has_read_waits_for_its_partition() {
+    let unread = || trace(Some(source(Some("2"))), vec![change(45, Some("2"), false)]);
+    check(
+        unread(),
+        status(None, false),
+        Hop::Consumer,
+        "is at 40 in partition 3, and the change is at 45; nobody holds",
+    );
+    check(unread(), status(Some("consumer_1-aaaaaaaa"), true), Hop::Consumer, "has stopped: its lock is free");
+    check(unread(), status(Some("consumer_1-aaaaaaaa"), false), Hop::Consumer, "holds it and runs; 10 offsets");
+}
+
+#[test]
+fn what_is_in_a_log_may_wait_for_postgresql_or_be_parked_there() {
+    let read = |stored| {
+        let mut trace = trace(Some(source(Some("2"))), vec![change(30, Some("2"), true)]);
+        trace.postgres = Some(stored);
+        trace
+    };
+    let now = || status(Some("consumer_1-aaaaaaaa"), false);
+    check(read(stored(Some(30), 40)), now(), Hop::Arrived, "PostgreSQL has it");
+    check(read(stored(Some(12), 30)), now(), Hop::Postgres, "up to offset 30, and the change is at 30");
+    check(read(stored(Some(12), 40)), now(), Hop::Unknown, "stream verify");
+    let mut parked = stored(Some(12), 40);
+    parked.parked = Some(crate::trace::Parked {
+        partition: 3,
+        offset: 30,
+        column: Some("name".to_owned()),
+        sqlstate: "22021".to_owned(),
+        reason: "a NUL".to_owned(),
+    });
+    check(
+        read(parked),
+        now(),
+        Hop::Parked,
+        "column name: a NUL (22021) | change the table in PostgreSQL, then `consumer retry-parked`",
+    );
+}
+
+#[test]
+fn a_deleted_and_an_unknown_row() {
+    let mut gone = trace(Some(source(None)), vec![change(30, None, true)]);
+    check(gone.clone(), status(None, false), Hop::Arrived, "the group has read it");
+    gone.postgres = Some(stored(None, 40));
+    check(gone, status(None, false), Hop::Arrived, "the row is not there any more");
+    check(trace(Some(source(None)), Vec::new()), status(None, false), Hop::Nowhere, "no row with this key");
+    check(trace(None, Vec::new()), status(None, false), Hop::Unknown, "MySQL does not answer");
+}

@@ -1,0 +1,334 @@
+//! The line of a change in a log, and the row in PostgreSQL.
+
+use std::path::{Path, PathBuf};
+
+use avro::Decoder;
+use consumer::slot_name::Name;
+use consumer::tables::Taken;
+use kafka::slots::LogCheckpoint;
+use kafka::{LastRecords, Partition, slots};
+use model::error::{Error, Result};
+use model::time::Micros;
+use rdkafka::Message as _;
+use rules::line::LineForm;
+use rules::transform::{Capitals, Rules};
+use runtime::config::{PINNED_SCHEMA, PostgresSettings, line_form};
+use sinks::postgres::{Access, Target, failed};
+use tokio::time::{Duration, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::facts::{InLog, Parked, StoredRow, Traced, parsed};
+use crate::letters;
+use crate::log_line::{self, Place};
+use crate::pipeline::Pipeline;
+use crate::record::Raw;
+use crate::status::Status;
+
+/// The time that PostgreSQL has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Offsets of the dead letters that are looked at.
+pub(super) const LETTERS: i64 = 20_000;
+/// Log checkpoints that are read behind a record, to find the one that committed its line.
+const CHECKPOINTS: i64 = 2_000;
+/// Partitions of the topic of the log checkpoints.
+const SLOT_PARTITIONS: usize = 16;
+
+/// Whether a rule leaves the record out.
+pub(crate) fn is_filtered(rules: &Rules, decoder: &Decoder, raw: &Raw) -> bool {
+    let Some((_, body)) = raw.value.as_deref().and_then(|value| avro::split(value).ok()) else { return false };
+    let mut row = Vec::new();
+    let mut capitals = Capitals::default();
+    match (rules.compile(decoder.schema()), decoder.decode(body, &mut row)) {
+        (Ok(transform), Ok(())) => !transform.apply(&mut row, &mut capitals),
+        _ => false,
+    }
+}
+
+/// Adds to each change whether the group has read it, and its line; blocks.
+///
+/// # Errors
+/// Transient when Kafka does not answer.
+pub(crate) fn complete(
+    records: &LastRecords,
+    pipeline: &Pipeline,
+    table: &Taken,
+    status: &Status,
+    changes: &mut [Traced],
+) -> Result<()> {
+    let Some(shown) = status.tables.iter().find(|shown| shown.topic == table.kafka.topic) else { return Ok(()) };
+    let root = pipeline.settings.path("consumer.logs");
+    let mut logs: Option<Vec<Log>> = None;
+    for traced in changes {
+        let (partition, offset) = (traced.change.partition, traced.change.offset);
+        let committed = shown.partitions.iter().find(|p| p.number as i32 == partition).and_then(|p| p.committed);
+        traced.is_consumed = committed.is_some_and(|committed| committed > offset);
+        if !traced.is_consumed || traced.no_log.is_some() {
+            continue;
+        }
+        if logs.is_none() {
+            logs = Some(Log::of(records, pipeline, status, &root)?);
+        }
+        let logs = logs.as_deref().unwrap_or_default();
+        find_line(records, pipeline, table, logs, traced)?;
+        if traced.log.is_none() && traced.no_log.is_none() {
+            traced.no_log = Some(missing(records, table, logs, partition, offset)?);
+        }
+    }
+    Ok(())
+}
+
+/// A log of which the group has a log checkpoint.
+struct Log {
+    key: String,
+    slot: String,
+    /// The file, if it is on this machine.
+    path: Option<PathBuf>,
+    checkpoint: LogCheckpoint,
+}
+
+impl Log {
+    /// The logs of the consumers that are known: those of the logs folder here, and of the group's members elsewhere.
+    fn of(records: &LastRecords, pipeline: &Pipeline, status: &Status, root: &Path) -> Result<Vec<Self>> {
+        let kafka = &pipeline.kafka;
+        let topic = slots::topic(kafka);
+        let Some(count) = records.partition_count(&topic)? else { return Ok(Vec::new()) };
+        let ends = records.stable_ends(&topic, count)?;
+        let here = slots::Folder::read(root).ok().flatten().map(|folder| folder.id);
+        let names = status.consumers.iter().map(|consumer| &consumer.name).chain(&status.free_slots);
+        let mut logs = Vec::new();
+        for name in names.filter_map(|name| Name::parse(name)) {
+            let key = name.key(&kafka.group_id);
+            let end = ends.get(key.partition() as usize).copied().unwrap_or(0);
+            let read = |message: &rdkafka::message::BorrowedMessage<'_>| {
+                (message.key() == Some(key.0.as_bytes())).then(|| message.payload().map(<[u8]>::to_vec))
+            };
+            let last = records.last_before(&topic, key.partition(), end, &|| false, &read)?.flatten();
+            let checkpoint = last.and_then(|value| LogCheckpoint::parse(&value).ok());
+            let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.moved.is_none()) else { continue };
+            let is_here = name.folder.is_some() && name.folder == here;
+            let slot = name.slot.to_string();
+            let path = is_here.then(|| root.join(&slot).join("consumer_log.json"));
+            logs.push(Self { key: key.0, slot, path, checkpoint });
+        }
+        Ok(logs)
+    }
+
+    /// Whether it may have the line of a record.
+    fn may_have(&self, partition: Partition, offset: i64) -> bool {
+        self.checkpoint.offsets.get(&partition).is_some_and(|next| *next > offset)
+    }
+}
+
+fn find_line(
+    records: &LastRecords,
+    pipeline: &Pipeline,
+    table: &Taken,
+    logs: &[Log],
+    traced: &mut Traced,
+) -> Result<()> {
+    let (number, offset) = (traced.change.partition, traced.change.offset);
+    let partition = Partition::of(&table.kafka.topic, number, &pipeline.kafka.topic);
+    // A nested line has the name of the record.
+    let record = match table.settings.text("schema_registry.pinned") {
+        "product" => avro::schema::parse(PINNED_SCHEMA).map(|schema| schema.name).unwrap_or_default(),
+        _ => {
+            let [database, name] = [&table.name.database, &table.name.table].map(|name| avro::schema::adjusted(name));
+            format!("{database}.{name}")
+        }
+    };
+    let is_nested = line_form(&table.settings) == LineForm::Nested;
+    for log in logs.iter().filter(|log| log.may_have(partition, offset)) {
+        let Some(path) = &log.path else { continue };
+        let place = Place { record: is_nested.then_some(record.as_str()), partition: number, offset };
+        let found = log_line::find(path, log.checkpoint.length, &place).map_err(|e| {
+            Error::new(model::error::Code::FileAccess, format!("cannot read {}", path.display())).with_source(e)
+        })?;
+        if let Some(line) = found {
+            let committed_by = committed_by(records, pipeline, log, partition, traced)?;
+            let (slot, file) = (log.slot.clone(), path.clone());
+            traced.log = Some(InLog { slot, file, byte: line.begin, committed_by, line: line.text });
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// When the log checkpoint was written that has a line first, among those behind the time of the line's record.
+fn committed_by(
+    records: &LastRecords,
+    pipeline: &Pipeline,
+    log: &Log,
+    partition: Partition,
+    traced: &Traced,
+) -> Result<Option<String>> {
+    let Some(written) = parsed(traced.change.written_at.as_ref()) else { return Ok(None) };
+    let topic = slots::topic(&pipeline.kafka);
+    let number = consumer::slot_name::Key(log.key.clone()).partition();
+    let first = records.offsets_since(&topic, SLOT_PARTITIONS, written.0 / 1_000)?;
+    let Some(first) = first.get(number as usize).copied().flatten() else { return Ok(None) };
+    let end = records.stable_ends(&topic, SLOT_PARTITIONS)?.get(number as usize).copied().unwrap_or(first);
+    let found = std::cell::Cell::new(None);
+    let (offset, range) = (traced.change.offset, first..end.min(first + CHECKPOINTS));
+    records.read_range(&topic, number, range, &|| found.get().is_some(), &mut |message| {
+        let has = |value| LogCheckpoint::parse(value).ok()?.offsets.get(&partition).map(|next| *next > offset);
+        if found.get().is_none()
+            && message.key() == Some(log.key.as_bytes())
+            && message.payload().and_then(has) == Some(true)
+        {
+            found.set(message.timestamp().to_millis());
+        }
+        Ok(())
+    })?;
+    Ok(found.get().map(|ms| Micros(ms * 1_000).to_string()))
+}
+
+/// Why no log here has the line of a record that the group has read.
+fn missing(records: &LastRecords, table: &Taken, logs: &[Log], partition: i32, offset: i64) -> Result<String> {
+    let mut letter = None;
+    letters::each(records, table, LETTERS, &mut |found| {
+        if found.kind == letters::Kind::Record
+            && (found.partition, found.record_offset) == (Some(partition), Some(offset))
+        {
+            letter = Some(format!("it is a dead letter: {}", found.reason));
+        }
+    })?;
+    if let Some(letter) = letter {
+        return Ok(letter);
+    }
+    let elsewhere: Vec<&str> =
+        logs.iter().filter(|log| log.path.is_none()).map(|log| log.checkpoint.place.as_str()).collect();
+    Ok(if elsewhere.is_empty() {
+        "no log of this machine's folder (consumer.logs) has its line".to_owned()
+    } else {
+        format!("its line is not here; other logs of the group are in {}", elsewhere.join(", "))
+    })
+}
+
+/// The row of the key in PostgreSQL; `None` when it is off.
+///
+/// # Errors
+/// Transient when it does not answer; definite when a right is missing.
+pub(crate) async fn stored(table: &Taken, key: &str) -> Result<Option<StoredRow>> {
+    let Some(settings) = PostgresSettings::from(&table.settings)? else { return Ok(None) };
+    let target = Target::from(&settings, "stream trace")?;
+    let silent = || Error::transient(format!("{}: no answer within {} s", target.what(), PATIENCE.as_secs()));
+    timeout(PATIENCE, find(&target, &settings, table, key)).await.unwrap_or_else(|_| Err(silent())).map(Some)
+}
+
+const KEY: &str = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) FROM pg_index i
+    JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place) ON true
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+    WHERE n.nspname = $1 AND c.relname = $2 AND i.indisprimary ORDER BY k.place";
+
+const PARKED: &str = "SELECT k.partition, k.\"offset\", k.column_name, k.sqlstate, k.reason FROM product_parked k
+    WHERE k.topic = $1 AND k.replaced_by IS NULL AND coalesce(to_jsonb(k) ->> 'key', k.id::text) = $2
+    ORDER BY k.\"offset\" DESC LIMIT 1";
+
+async fn find(target: &Target, settings: &PostgresSettings, table: &Taken, key: &str) -> Result<StoredRow> {
+    let mut stored = StoredRow {
+        table: format!("{}.{}", settings.schema, settings.table),
+        exists: false,
+        partition: None,
+        offset: None,
+        committed_at: None,
+        row: None,
+        next: Vec::new(),
+        parked: None,
+    };
+    let client = match target.connect().await {
+        // The consumers create it.
+        Err(e) if e.code() == Some(&SqlState::INVALID_CATALOG_NAME) => return Ok(stored),
+        connected => connected.map_err(|e| failed(&target.what(), e))?,
+    };
+    let failed = |e| failed("cannot read the row in PostgreSQL", e);
+    client.batch_execute(&target.begin(Access::Read)).await.map_err(failed)?;
+    let names: [(&(dyn ToSql + Sync), Type); 2] = [(&settings.schema, Type::TEXT), (&settings.table, Type::TEXT)];
+    let columns: Vec<(String, String)> =
+        client.query_typed(KEY, &names).await.map_err(failed)?.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let parts = parts(key, columns.len());
+    if !columns.is_empty() && parts.len() == columns.len() {
+        let values: Vec<String> = parts.iter().zip(&columns).map(|(part, (_, kind))| value(part, kind)).collect();
+        let query = select(settings, &columns);
+        let params: Vec<(&(dyn ToSql + Sync), Type)> =
+            values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+        if let Some(row) = client.query_typed(&query, &params).await.map_err(failed)?.first() {
+            stored.exists = true;
+            (stored.partition, stored.offset) = (row.get(0), row.get(1));
+            stored.row = serde_json::value::RawValue::from_string(row.get(2)).ok();
+            stored.committed_at = row.get(3);
+        }
+    }
+    let topic: [(&(dyn ToSql + Sync), Type); 1] = [(&table.kafka.topic, Type::TEXT)];
+    let there = "SELECT to_regclass('product_offsets') IS NOT NULL AND to_regclass('product_parked') IS NOT NULL";
+    if !client.query_typed(there, &[]).await.map_err(failed)?.first().is_some_and(|row| row.get(0)) {
+        return Ok(stored);
+    }
+    let next = "SELECT partition, next_offset FROM product_offsets WHERE topic = $1";
+    let next = client.query_typed(next, &topic).await.map_err(failed)?;
+    stored.next = next.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let of_key: [(&(dyn ToSql + Sync), Type); 2] = [(&table.kafka.topic, Type::TEXT), (&key, Type::TEXT)];
+    stored.parked = client.query_typed(PARKED, &of_key).await.map_err(failed)?.first().map(|row| Parked {
+        partition: row.get(0),
+        offset: row.get(1),
+        column: row.get(2),
+        sqlstate: row.get(3),
+        reason: row.get(4),
+    });
+    Ok(stored)
+}
+
+/// The statement that reads a row by the columns of its key, with their types.
+fn select(settings: &PostgresSettings, columns: &[(String, String)]) -> String {
+    let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+    let is = |(place, (name, kind)): (usize, &(String, String))| {
+        format!("t.{} = ${}::text::{kind}", quoted(name), place + 1)
+    };
+    let condition = columns.iter().enumerate().map(is).collect::<Vec<_>>().join(" AND ");
+    format!(
+        "SELECT t.source_partition, t.source_offset,
+            (to_jsonb(t) - 'source_partition' - 'source_offset')::text,
+            CASE WHEN current_setting('track_commit_timestamp') = 'on'
+                THEN to_char(pg_xact_commit_timestamp(t.xmin) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') END
+        FROM {}.{} t WHERE {condition}",
+        quoted(&settings.schema),
+        quoted(&settings.table)
+    )
+}
+
+/// The texts of a key's columns.
+fn parts(key: &str, columns: usize) -> Vec<String> {
+    if columns == 1 {
+        return vec![key.to_owned()];
+    }
+    let parts: Vec<serde_json::Value> = serde_json::from_str(key).unwrap_or_default();
+    parts.iter().map(|part| part.as_str().map_or_else(|| part.to_string(), str::to_owned)).collect()
+}
+
+/// A part of a key as PostgreSQL reads it: bytes are hexadecimal in both.
+fn value(part: &str, kind: &str) -> String {
+    if kind == "bytea" { format!("\\x{part}") } else { part.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_by_its_key_with_the_types_of_the_columns() {
+        assert_eq!(parts("[1,2]", 1), ["[1,2]"]);
+        assert_eq!(parts(r#"[17,"a\"b"]"#, 2), ["17", "a\"b"]);
+        assert_eq!(parts("no array", 2), [""; 0]);
+        assert_eq!((value("00ff", "bytea"), value("00ff", "text")), ("\\x00ff".to_owned(), "00ff".to_owned()));
+        let settings = PostgresSettings::at(runtime::config::Secret::new("postgres://x/y"));
+        let columns = [("id".to_owned(), "bigint".to_owned()), ("a\"b".to_owned(), "numeric(5,2)".to_owned())];
+        let text = select(&settings, &columns);
+        assert!(
+            text.ends_with(
+                r#"FROM "public"."product" t WHERE t."id" = $1::text::bigint AND t."a""b" = $2::text::numeric(5,2)"#
+            ),
+            "{text}"
+        );
+    }
+}

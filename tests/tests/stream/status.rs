@@ -1,0 +1,88 @@
+//! `stream status`: what runs, what has stopped, what is away.
+
+use std::time::{Duration, Instant};
+
+use super::{Pipeline, refused};
+use testbed::TestBed;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_screen_shows_what_runs_and_what_has_stopped() {
+    let mut pipeline = Pipeline::start(TestBed::new("stream_status").with_postgres(), 2).await;
+    let name = pipeline.bed.name.clone();
+    pipeline.bed.set("STREAM_METRICS", pipeline.addresses());
+    let status = pipeline.json(&["status"], 0);
+    assert_eq!((&status["group"], &status["faults"]), (&name.clone().into(), &serde_json::json!([])));
+    let text = |place: &str| status.pointer(place).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    assert!(text("/producer/holder").starts_with("process "), "{status}");
+    assert_eq!(status["producer"]["metrics"]["is_ready"], true);
+    assert_eq!((&status["reached"]["epoch"], &status["source"]["is_same_server"]), (&1.into(), &true.into()));
+    let table = &status["tables"][0];
+    assert_eq!((table["name"].as_str(), table["topic"].as_str()), (Some(&*format!("{name}.product")), Some(&*name)));
+    let partitions = table["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), 10);
+    // A partition without records has no offset of the group.
+    let is_fine = |p: &serde_json::Value| {
+        p["holder"].is_string() && p["waits"] == false && (p["committed"].is_i64() || p["end"] == 0)
+    };
+    assert!(partitions.iter().all(is_fine), "{table}");
+    assert_eq!((&table["parked_keys"], &table["postgres_behind"]), (&0.into(), &0.into()));
+    let states: Vec<_> = status["consumers"].as_array().unwrap().iter().map(|c| c["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["runs", "runs"], "{status}");
+    assert_eq!(status["free_slots"].as_array().map(Vec::len), Some(3));
+
+    let shown = pipeline.run(&["status"]).out;
+    for part in [
+        "MySQL      ",
+        "Kafka      has all up to ",
+        "producer   runs: process ",
+        "; ready; 0 aborts",
+        "held by",
+        "consumer_1",
+    ] {
+        assert!(shown.contains(part), "{part:?} in\n{shown}");
+    }
+
+    // The group names it for 45 s more; its lock is free at once.
+    pipeline.consumers.pop().unwrap().kill();
+    let killed = Instant::now();
+    let status = pipeline.eventually(&["status"], "/consumers/1/state", "stopped");
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
+    let waiting = status["tables"][0]["partitions"].as_array().unwrap().iter().filter(|p| p["waits"] == true).count();
+    assert_eq!(waiting, 5, "{status}");
+    let shown = pipeline.run(&["status"]).out;
+    assert!(shown.contains("STOPPED: its lock is free; its partitions wait for it, 45 s at most"), "{shown}");
+    pipeline.consumers.push(pipeline.bed.start_as("consumer", "consumer2", &[]));
+    pipeline.eventually(&["status"], "/consumers/1/state", "runs");
+
+    assert_eq!(pipeline.producer.take().unwrap().stop().code, 0);
+    let shown = pipeline.run(&["status"]).out;
+    assert!(shown.contains("producer   STOPPED: nobody holds the lock of producer.time_track"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_away_is_named_and_the_rest_is_shown() {
+    let mut bed = TestBed::new("stream_away").with_postgres();
+    bed.table().await;
+    // Nothing was ever started.
+    let empty = bed.run("stream", &["status"]);
+    assert_eq!(empty.code, 0, "{}\n{}", empty.out, empty.err);
+    assert!(empty.out.contains("the topic is not there yet") && empty.out.contains(": no consumer"), "{}", empty.out);
+    for (variable, value, part, other) in [
+        ("DB_PORT", "1", "MySQL", "→"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1", "Kafka", "its binlog ends at"),
+        ("POSTGRES_URL", "postgres://u:p@127.0.0.1:1/x", "PostgreSQL", "its binlog ends at"),
+        ("STREAM_METRICS", "127.0.0.1:1", "metrics", "its binlog ends at"),
+    ] {
+        let before = bed.get(variable).to_owned();
+        bed.set(variable, value);
+        let ended = bed.run("stream", &["status"]);
+        assert_eq!(ended.code, 75, "{variable}: {}\n{}", ended.out, ended.err);
+        assert!(ended.out.contains(&format!("\nAWAY       {part}: ")) && ended.out.contains(other), "{}", ended.out);
+        assert!(ended.err.contains("error[") && !ended.err.contains("panicked"), "{}", ended.err);
+        bed.set(variable, before);
+    }
+    bed.set("STREAM_METRICS", "nowhere");
+    let wrong = bed.run("stream", &["status"]);
+    assert!(wrong.out.contains("AWAY       metrics: stream.metrics: \"nowhere\" is no address"), "{}", wrong.out);
+    refused(&bed.run("stream", &["status", "--db-port", "x"]), 2, &["DB_PORT"]);
+}
