@@ -34,6 +34,11 @@ impl Looker {
         Ok(Self { kafka: group::Reader::new(&pipeline)?, pipeline })
     }
 
+    /// The clients that read topics.
+    pub(crate) fn records(&self) -> &kafka::LastRecords {
+        &self.kafka.records
+    }
+
     /// Checks that Kafka answers. Blocks.
     ///
     /// # Errors

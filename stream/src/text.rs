@@ -34,6 +34,28 @@ pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, right: &[usize], wid
     table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// A text behind a head, with its lines broken between words at `width` and indented by the head's room.
+pub(crate) fn paragraph(head: &str, room: usize, text: &str, width: Option<usize>) -> String {
+    let text = escape::shown(text);
+    let mut out = format!("{head:<room$}");
+    let mut column = out.chars().count();
+    let width = width.unwrap_or(usize::MAX).max(room + 20);
+    for (place, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if place > 0 && column + 1 + length > width && column > room {
+            out.push_str(&format!("\n{:room$}", ""));
+            column = room;
+        } else if place > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += length;
+    }
+    out.push('\n');
+    out
+}
+
 /// A length of time in the two largest units that matter: `3 ms`, `1.2 s`, `4 min 5 s`, `2 h 10 min`, `3 d 4 h`.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds.round().max(0.0) as u64;
@@ -133,6 +155,16 @@ mod tests {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([0, 1_023, 12_800, 3 << 30].map(bytes), ["0 bytes", "1023 bytes", "12.5 KiB", "3.0 GiB"]);
         assert_eq!(time(Micros(1_763_697_600_123_456)), "2025-11-21 04:00:00.123");
+    }
+
+    #[test]
+    fn a_paragraph_is_broken_between_words_and_indented() {
+        let text = "one two three four five six seven";
+        assert_eq!(paragraph("head", 6, text, None), format!("head  {text}\n"));
+        let want = "head  one two three four\n      five six seven\n";
+        assert_eq!(paragraph("head", 6, text, Some(26)), want);
+        let long = format!("a {} b", "x".repeat(40));
+        assert_eq!(paragraph("", 2, &long, Some(30)), format!("  a\n  {}\n  b\n", "x".repeat(40)));
     }
 
     #[test]

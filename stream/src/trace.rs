@@ -31,7 +31,6 @@ pub(crate) use sinks::stored as stored_row;
 pub struct Tracer {
     pipeline: Pipeline,
     looker: Looker,
-    records: LastRecords,
 }
 
 impl Tracer {
@@ -40,7 +39,11 @@ impl Tracer {
     /// # Errors
     /// Usage when a setting can't be used.
     pub fn new(pipeline: Pipeline) -> Result<Self> {
-        Ok(Self { looker: Looker::new(pipeline.clone())?, records: LastRecords::new(&pipeline.kafka)?, pipeline })
+        Ok(Self { looker: Looker::new(pipeline.clone())?, pipeline })
+    }
+
+    fn records(&self) -> &LastRecords {
+        self.looker.records()
     }
 
     /// Traces a row, or a transaction. Call it within a runtime of several threads.
@@ -51,7 +54,7 @@ impl Tracer {
     pub async fn trace(&self, wanted: &Wanted, table: Option<&str>, limits: Limits) -> Result<Trace> {
         let tables = tokio::task::block_in_place(|| {
             self.looker.reach()?;
-            self.pipeline.known_tables(&self.records)
+            self.pipeline.known_tables(self.records())
         })?;
         match wanted {
             Wanted::Position(position) => self.transaction(&select(tables, table)?, position, limits).await,
@@ -75,7 +78,7 @@ impl Tracer {
         })?;
         let (begin, end) = self.bounds(topic, count)?[place];
         let found =
-            if (begin..end).contains(&offset) { search::at(&self.records, topic, partition, offset)? } else { None };
+            if (begin..end).contains(&offset) { search::at(self.records(), topic, partition, offset)? } else { None };
         found.ok_or_else(|| {
             let reason = if offset < begin {
                 format!("it has expired: the first offset that is kept is {begin}")
@@ -92,7 +95,7 @@ impl Tracer {
 
     fn count(&self, table: &Taken) -> Result<usize> {
         let topic = &table.kafka.topic;
-        self.records.partition_count(topic)?.filter(|count| *count > 0).ok_or_else(|| {
+        self.records().partition_count(topic)?.filter(|count| *count > 0).ok_or_else(|| {
             Error::new(Code::TopicMissing, format!("topic {topic} of {} is not there", table.name))
                 .with_remedy("start the producer, which creates it")
         })
@@ -100,8 +103,8 @@ impl Tracer {
 
     /// By partition, the first offset and the end of the committed records.
     fn bounds(&self, topic: &str, count: usize) -> Result<Vec<(i64, i64)>> {
-        let ends = self.records.stable_ends(topic, count)?;
-        let begins = self.records.bounds(topic, count)?;
+        let ends = self.records().stable_ends(topic, count)?;
+        let begins = self.records().bounds(topic, count)?;
         Ok(begins.into_iter().zip(ends).map(|(bounds, end)| (bounds.begin, end)).collect())
     }
 
@@ -125,7 +128,7 @@ impl Tracer {
         let status = self.looker.look().await;
         let stored = noted("PostgreSQL", sinks::stored(table, &key).await, &mut Vec::new()).flatten().or(stored);
         tokio::task::block_in_place(|| {
-            sinks::complete(&self.records, &self.pipeline, table, &status, &mut read.changes)
+            sinks::complete(self.records(), &self.pipeline, table, &status, &mut read.changes)
         })?;
         let at = stored.as_ref().and_then(StoredRow::place);
         for traced in &mut read.changes {
@@ -191,21 +194,21 @@ impl Tracer {
         let bound = Bound { records: limits.changes, offsets: limits.offsets.unwrap_or(i64::MAX) };
         let is_wanted =
             |message: &rdkafka::message::BorrowedMessage<'_>| rdkafka::Message::key(message) == Some(key.as_bytes());
-        let (mut found, searched) = search::last(&self.records, topic, partition, bounds, bound, &is_wanted)?;
+        let (mut found, searched) = search::last(self.records(), topic, partition, bounds, bound, &is_wanted)?;
         // The change that PostgreSQL has may be older than what was looked at.
         if let Some((partition_of_row, offset)) = stored.and_then(StoredRow::place)
             && partition_of_row == partition
             && (bounds.0..searched.from).contains(&offset)
         {
-            found.extend(search::at(&self.records, topic, partition, offset)?);
+            found.extend(search::at(self.records(), topic, partition, offset)?);
         }
         found.extend(asked);
         found.sort_by_key(|raw| raw.offset);
         found.dedup_by_key(|raw| raw.offset);
-        let written = self.records.bounds(topic, count)?[partition as usize].end;
+        let written = self.records().bounds(topic, count)?[partition as usize].end;
         let mut uncommitted = 0;
         if written > bounds.1 {
-            self.records.read_written(topic, partition, bounds.1..written, &mut |message| {
+            self.records().read_written(topic, partition, bounds.1..written, &mut |message| {
                 uncommitted += u64::from(is_wanted(message));
                 Ok(())
             })?;
@@ -216,7 +219,7 @@ impl Tracer {
     /// The last dead letter of the key, among the last ones; blocks.
     fn letter(&self, table: &Taken, key: &str) -> Result<Option<Letter>> {
         let mut last = None;
-        letters::each(&self.records, table, sinks::LETTERS, &mut |letter| {
+        letters::each(self.records(), table, sinks::LETTERS, &mut |letter| {
             if letter.key_bytes == key.as_bytes() {
                 last = Some(letter);
             }
@@ -232,7 +235,7 @@ impl Tracer {
             let (changes, searched) = tokio::task::block_in_place(|| self.at_position(table, position, limits))?;
             let mut changes = changes;
             tokio::task::block_in_place(|| {
-                sinks::complete(&self.records, &self.pipeline, table, &status, &mut changes)
+                sinks::complete(self.records(), &self.pipeline, table, &status, &mut changes)
             })?;
             match &mut trace {
                 Some(trace) if changes.is_empty() => trace.searched.extend(searched),
@@ -262,7 +265,7 @@ impl Tracer {
     /// The changes at a position in the topic of a table; blocks.
     fn at_position(&self, table: &Taken, position: &str, limits: Limits) -> Result<AtPosition> {
         let topic = &table.kafka.topic;
-        let Some(count) = self.records.partition_count(topic)?.filter(|count| *count > 0) else {
+        let Some(count) = self.records().partition_count(topic)?.filter(|count| *count > 0) else {
             return Ok((Vec::new(), Vec::new()));
         };
         let bound = Bound { records: limits.changes, offsets: limits.offsets.unwrap_or(i64::MAX) };
@@ -272,7 +275,7 @@ impl Tracer {
         };
         let (mut found, mut all) = (Vec::new(), Vec::new());
         for (partition, bounds) in self.bounds(topic, count)?.into_iter().enumerate() {
-            let (here, searched) = search::last(&self.records, topic, partition as i32, bounds, bound, &is_wanted)?;
+            let (here, searched) = search::last(self.records(), topic, partition as i32, bounds, bound, &is_wanted)?;
             found.extend(here);
             all.push((partition as i32, searched));
         }

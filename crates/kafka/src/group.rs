@@ -72,10 +72,11 @@ impl GroupReader {
         let groups = self.consumer.fetch_group_list(Some(group), REQUEST_TIMEOUT);
         let groups = groups.map_err(|e| self.failed("look up the members", &e))?;
         let members = groups.groups().iter().filter(|found| found.name() == group).flat_map(|found| found.members());
-        let member = |found: &rdkafka::groups::GroupMemberInfo| Member {
-            id: found.id().to_owned(),
-            host: found.client_host().trim_start_matches('/').to_owned(),
-            partitions: found.assignment().and_then(|bytes| assigned(bytes, main)).unwrap_or_default(),
+        let member = |found: &rdkafka::groups::GroupMemberInfo| {
+            let mut partitions = found.assignment().and_then(|bytes| assigned(bytes, main)).unwrap_or_default();
+            partitions.sort_unstable();
+            let host = found.client_host().trim_start_matches('/').to_owned();
+            Member { id: found.id().to_owned(), host, partitions }
         };
         Ok(members.map(member).collect())
     }

@@ -30,7 +30,7 @@ pub(super) struct Seen {
 
 /// The clients.
 pub(super) struct Reader {
-    records: LastRecords,
+    pub(super) records: LastRecords,
     group: GroupReader,
 }
 

@@ -60,10 +60,17 @@ async fn answer(http: &reqwest::Client, address: String) -> Option<Answer> {
     let text = get("/metrics").await?;
     let is_ready = value(&text, "pipeline_ready")? > 0.0;
     let has_warning = value(&text, "producer_checkpoint_file_outdated").is_some_and(|outdated| outdated > 0.0);
-    let reason = if is_ready && !has_warning { None } else { get("/ready").await.map(|text| text.trim().to_owned()) };
+    let reason = if is_ready && !has_warning { None } else { get("/ready").await.and_then(|text| reason(&text)) };
     let aborts = ["producer_kafka_aborts_total", "consumer_kafka_aborts_total"];
     let aborts = aborts.iter().filter_map(|name| value(&text, name)).sum::<f64>() as u64;
     Some(Answer { address, is_ready, reason, aborts, text: format!("\n{text}") })
+}
+
+/// The reason or the warning in an answer of `/ready`.
+fn reason(text: &str) -> Option<String> {
+    let answer: serde_json::Value = serde_json::from_str(text).ok()?;
+    let said = |key: &str| answer.get(key)?.as_str().map(str::to_owned);
+    said("reason").or_else(|| said("warning"))
 }
 
 /// The addresses of `HOST:PORT` or `HOST:PORT-PORT`, several with commas.
@@ -100,6 +107,14 @@ mod tests {
         for wrong in ["host", ":80", "host:x", "host:1-70000", "host:1-60000"] {
             assert_eq!(addresses(wrong).expect_err(wrong).exit_code(), 2, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_reason_is_taken_from_ready() {
+        let text = r#"{"ok":false,"reason":"starting","seconds_since_progress":3,"warning":null}"#;
+        assert_eq!(reason(text).as_deref(), Some("starting"));
+        assert_eq!(reason(r#"{"ok":true,"reason":null,"warning":"a typo"}"#).as_deref(), Some("a typo"));
+        assert_eq!(reason("no JSON"), None);
     }
 
     #[test]

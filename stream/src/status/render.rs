@@ -6,7 +6,7 @@ use model::escape;
 use model::time::Micros;
 
 use super::facts::{Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table, folder};
-use crate::text::{bytes, duration, grouped, table, time};
+use crate::text::{bytes, duration, grouped, paragraph, table, time};
 
 /// Partitions that fit beside the rest on a screen; of more, only those that need attention are shown.
 const MOST_PARTITIONS: usize = 24;
@@ -16,18 +16,20 @@ const SOON: f64 = 86_400.0;
 /// The text for a terminal of this width; with `all`, every partition has its line.
 pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     let mut text = format!("{} UTC\n\n", Micros::parse(&status.at).map_or_else(|| status.at.clone(), time));
+    let mut lines: Vec<(&str, String)> = Vec::new();
     for fault in &status.faults {
         let remedy = fault.what_to_do.as_deref().map_or_else(String::new, |remedy| format!(" ({remedy})"));
-        text.push_str(&line("AWAY", &format!("{}: {}{remedy}", fault.part, fault.reason)));
+        lines.push(("AWAY", format!("{}: {}{remedy}", fault.part, fault.reason)));
     }
-    text.push_str(&source(status.source.as_ref(), status.reached.as_ref()));
-    text.push_str(&producer(&status.producer));
+    lines.extend(source(status.source.as_ref(), status.reached.as_ref()));
+    lines.push(("producer", producer(&status.producer)));
     for shown in &status.tables {
-        text.push_str(&shown.snapshot.as_ref().map_or_else(String::new, |snapshot| running(&shown.name, snapshot)));
+        lines.extend(shown.snapshot.as_ref().map(|snapshot| ("snapshot", running(&shown.name, snapshot))));
     }
+    lines.iter().for_each(|(head, rest)| text.push_str(&paragraph(head, 11, rest, width)));
     let names = Names::of(&status.consumers);
     if let [shown] = status.tables.as_slice() {
-        text.push_str(&format!("\n{}", heading(shown)));
+        text.push_str(&format!("\n{}", paragraph("", 0, &heading(shown), width)));
     } else if !status.tables.is_empty() {
         text.push_str(&format!("\n{}", tables(&status.tables, width)));
     }
@@ -36,34 +38,32 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     text
 }
 
-fn line(head: &str, rest: &str) -> String {
-    format!("{head:<10} {}\n", escape::shown(rest))
-}
-
-fn source(source: Option<&Source>, reached: Option<&Reached>) -> String {
-    let mut text = String::new();
+fn source(source: Option<&Source>, reached: Option<&Reached>) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
     if let Some(Source { version, address, end, .. }) = source {
-        text.push_str(&line("MySQL", &format!("{version} at {address}, its binlog ends at {end}")));
+        lines.push(("MySQL", format!("{version} at {address}, its binlog ends at {end}")));
     }
-    let Some(reached) = reached else { return text };
+    let Some(reached) = reached else { return lines };
     let at = Micros::parse(&reached.committed_at).map_or_else(|| reached.committed_at.clone(), time);
-    let mut rest = format!("has all up to {}, committed {at}, epoch {}", reached.position, reached.epoch);
-    if let Some(source) = source {
-        rest.push_str(&behind(source, reached));
-    }
-    text.push_str(&line("Kafka", &rest));
+    let behind = source.map_or_else(String::new, |source| behind(source, reached));
+    lines.push((
+        "Kafka",
+        format!("has all up to {}, epoch {}{behind}; last commit {at}", reached.position, reached.epoch),
+    ));
     if let Some(purge) = source.and_then(|source| source.purge_seconds).filter(|purge| *purge < SOON) {
-        let rest = if purge < 0.0 {
-            "the server may delete the binlog that is needed next AT ANY TIME (binlog_expire_logs_seconds)".to_owned()
-        } else {
-            format!("the one that is needed next is kept for {} more", duration(purge))
-        };
-        text.push_str(&line("binlog", &rest));
+        lines.push((
+            "binlog",
+            if purge < 0.0 {
+                "the server may delete the one that is needed next AT ANY TIME (binlog_expire_logs_seconds)".to_owned()
+            } else {
+                format!("the one that is needed next is kept for {} more", duration(purge))
+            },
+        ));
     }
     if reached.prepared > 0 {
-        text.push_str(&line("XA", &format!("{} prepared transactions wait for their outcome", reached.prepared)));
+        lines.push(("XA", format!("{} prepared transactions wait for their outcome", reached.prepared)));
     }
-    text
+    lines
 }
 
 fn behind(source: &Source, reached: &Reached) -> String {
@@ -94,7 +94,7 @@ fn producer(producer: &Producer) -> String {
         let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         format!("; {ready}{reason}; {} aborts", grouped(answer.aborts))
     });
-    line("producer", &format!("{runs}{told}"))
+    format!("{runs}{told}")
 }
 
 fn running(name: &str, snapshot: &Snapshot) -> String {
@@ -105,7 +105,7 @@ fn running(name: &str, snapshot: &Snapshot) -> String {
     }
     if snapshot.step == "deletes" {
         rest.push_str(" are in the topic; keys that are gone from the table are being deleted there");
-        return line("snapshot", &rest);
+        return rest;
     }
     if let Some(rate) = snapshot.rows_per_second {
         rest.push_str(&format!(", {} a second", grouped(rate.round() as u64)));
@@ -113,14 +113,14 @@ fn running(name: &str, snapshot: &Snapshot) -> String {
     if let Some(left) = snapshot.seconds_left {
         rest.push_str(&format!(", about {} left", duration(left)));
     }
-    line("snapshot", &rest)
+    rest
 }
 
 /// The words about a table that its head has.
 fn heading(shown: &Table) -> String {
     let Table { name, topic, dead_letters, .. } = shown;
     if !shown.exists {
-        return format!("{} → {}: the topic is not there yet\n", escape::shown(name), escape::shown(topic));
+        return format!("{name} → {topic}: the topic is not there yet");
     }
     let written: i64 = shown.partitions.iter().map(|partition| partition.written_last_minute).sum();
     let mut parts = vec![format!("lag {}", grouped(shown.lag()))];
@@ -131,7 +131,7 @@ fn heading(shown: &Table) -> String {
         let behind = if behind > 0 { format!(" {} offsets behind", grouped(behind)) } else { " has all".to_owned() };
         parts.push(format!("PostgreSQL{behind}, {} keys parked", grouped(keys)));
     }
-    format!("{} → {}: {}\n", escape::shown(name), escape::shown(topic), parts.join("; "))
+    format!("{name} → {topic}: {}", parts.join("; "))
 }
 
 fn tables(tables: &[Table], width: Option<usize>) -> String {

@@ -3,14 +3,14 @@
 use model::escape;
 use model::time::Micros;
 
-use super::facts::{Hop, SourceRow, StoredRow, Trace, Traced, parsed};
-use crate::text::{duration, time};
+use super::facts::{Hop, Parked, SourceRow, StoredRow, Trace, Traced, parsed};
+use crate::text::{duration, paragraph, time};
 
 /// Characters of a row that are shown.
 const LONGEST: usize = 600;
 
-/// The text for a terminal.
-pub fn render(trace: &Trace) -> String {
+/// The text for a terminal of this width.
+pub fn render(trace: &Trace, width: Option<usize>) -> String {
     let mut text = match (&trace.key, trace.partition) {
         (Some(key), Some(partition)) => format!(
             "{} key {} → topic {}, partition {partition}\n",
@@ -21,10 +21,10 @@ pub fn render(trace: &Trace) -> String {
         _ => String::new(),
     };
     if let Some(source) = &trace.source {
-        text.push_str(&format!("\nMySQL       {}\n", of_source(source)));
+        text.push_str(&format!("\n{}", paragraph("MySQL", 12, &of_source(source), width)));
     }
     for traced in &trace.changes {
-        text.push_str(&change(traced, trace.key.is_none()));
+        text.push_str(&change(traced, trace.key.is_none(), width));
     }
     for (partition, searched) in &trace.searched {
         if !searched.is_complete {
@@ -37,10 +37,14 @@ pub fn render(trace: &Trace) -> String {
         }
     }
     if let Some(stored) = &trace.postgres {
-        text.push_str(&format!("\nPostgreSQL  {}\n", of_postgres(stored)));
+        text.push_str(&format!("\n{}", paragraph("PostgreSQL", 12, &of_postgres(stored), width)));
+        if let Some(parked) = &stored.parked {
+            text.push_str(&paragraph("", 12, &of_parked(parked), width));
+        }
     }
     for fault in &trace.faults {
-        text.push_str(&format!("\nAWAY        {}: {}\n", escape::shown(&fault.part), escape::shown(&fault.reason)));
+        let away = format!("{}: {}", fault.part, fault.reason);
+        text.push_str(&format!("\n{}", paragraph("AWAY", 12, &away, width)));
     }
     let head = match trace.standing.hop {
         Hop::Arrived => "ARRIVED",
@@ -51,9 +55,9 @@ pub fn render(trace: &Trace) -> String {
         Hop::Nowhere => "NOWHERE",
         Hop::Unknown => "UNKNOWN",
     };
-    text.push_str(&format!("\n{head}: {}\n", escape::shown(&trace.standing.text)));
+    text.push_str(&format!("\n{}", paragraph("", 0, &format!("{head}: {}", trace.standing.text), width)));
     if let Some(remedy) = &trace.standing.what_to_do {
-        text.push_str(&format!("  what to do: {}\n", escape::shown(remedy)));
+        text.push_str(&paragraph("  what to do:", 14, remedy, width));
     }
     text
 }
@@ -67,7 +71,8 @@ fn of_source(source: &SourceRow) -> String {
     }
 }
 
-fn change(traced: &Traced, with_table: bool) -> String {
+fn change(traced: &Traced, with_table: bool, width: Option<usize>) -> String {
+    let line = |head: &str, rest: &str| paragraph(&format!("  {head}"), 12, rest, width);
     let change = &traced.change;
     let committed = parsed(change.committed_at.as_ref());
     let written = parsed(change.written_at.as_ref());
@@ -84,26 +89,25 @@ fn change(traced: &Traced, with_table: bool) -> String {
     let mut text = format!("\n{}  {what}{}\n", shown(committed), escape::shown(&of));
     if let Some(position) = &change.position {
         let (row, epoch) = (change.row_number.unwrap_or(0), change.epoch.unwrap_or(0));
-        text.push_str(&format!("  commit    {}, row {row}, epoch {epoch}\n", escape::cut(position, 200)));
+        text.push_str(&line("commit", &format!("{}, row {row}, epoch {epoch}", escape::cut(position, 200))));
     }
-    text.push_str(&format!("  topic     {}{}  {place}\n", shown(written), after(committed, written)));
+    text.push_str(&line("topic", &format!("{}{}, {place}", shown(written), after(committed, written))));
     match (&traced.log, &traced.no_log) {
         (Some(log), _) => {
             let by = parsed(log.committed_by.as_ref());
-            let at = by.map_or_else(String::new, |at| format!("{}{}  ", time(at), after(written, Some(at))));
-            let file = log.file.display().to_string();
-            text.push_str(&format!("  log       {at}{}, {} at byte {}\n", log.slot, escape::shown(&file), log.byte));
+            let at = by.map_or_else(String::new, |at| format!("{}{}, ", time(at), after(written, Some(at))));
+            text.push_str(&line("log", &format!("{at}{} at byte {}", log.file.display(), log.byte)));
         }
-        (None, Some(reason)) => text.push_str(&format!("  log       {}\n", escape::shown(reason))),
-        (None, None) if traced.is_consumed => text.push_str("  log       read\n"),
-        (None, None) => text.push_str("  log       not read yet\n"),
+        (None, Some(reason)) => text.push_str(&line("log", reason)),
+        (None, None) if traced.is_consumed => text.push_str(&line("log", "read")),
+        (None, None) => text.push_str(&line("log", "not read yet")),
     }
     if traced.is_in_postgres {
-        text.push_str("  sink      this is the row that PostgreSQL has\n");
+        text.push_str(&line("sink", "this is the row that PostgreSQL has"));
     }
     match (&change.row, &change.unreadable) {
-        (Some(row), _) => text.push_str(&format!("  row       {}\n", escape::cut(&row.shown(), LONGEST))),
-        (None, Some(reason)) => text.push_str(&format!("  row       unreadable: {}\n", escape::shown(reason))),
+        (Some(row), _) => text.push_str(&line("row", &escape::cut(&row.shown(), LONGEST))),
+        (None, Some(reason)) => text.push_str(&line("row", &format!("unreadable: {reason}"))),
         (None, None) => {}
     }
     text
@@ -117,21 +121,18 @@ fn after(before: Option<Micros>, now: Option<Micros>) -> String {
     })
 }
 
+fn of_parked(parked: &Parked) -> String {
+    let column = parked.column.as_ref().map_or_else(String::new, |column| format!("column {column}: "));
+    format!("parked: partition {} offset {}: {column}{}", parked.partition, parked.offset, parked.reason)
+}
+
 fn of_postgres(stored: &StoredRow) -> String {
-    let parked = stored.parked.as_ref().map_or_else(String::new, |parked| {
-        let column = parked.column.as_ref().map_or_else(String::new, |column| format!("column {column}: "));
-        let (partition, offset) = (parked.partition, parked.offset);
-        format!(
-            "\n            parked: partition {partition} offset {offset}: {column}{}",
-            escape::shown(&parked.reason)
-        )
-    });
-    let table = escape::shown(&stored.table);
-    let Some((partition, offset)) = stored.place() else { return format!("{table} has no row with this key{parked}") };
+    let table = &stored.table;
+    let Some((partition, offset)) = stored.place() else { return format!("{table} has no row with this key") };
     let at = parsed(stored.committed_at.as_ref()).map_or_else(String::new, |at| format!("{}  ", time(at)));
     let row = stored.row.as_ref().map_or("", |row| row.get());
     let row = escape::cut(row, LONGEST);
-    format!("{at}{table}, written by partition {partition} offset {offset}: {row}{parked}")
+    format!("{at}{table}, written by partition {partition} offset {offset}: {row}")
 }
 
 #[cfg(test)]
@@ -189,8 +190,8 @@ MySQL       2026-11-30 02:11:00.000  id=9 name=\"\\u001b[2J\"
 
 2026-11-30 02:10:11.100  updated
   commit    u:23, row 0, epoch 1
-  topic     2026-11-30 02:10:11.112 (+12 ms)  partition 3 offset 120
-  log       2026-11-30 02:10:12.612 (+1.5 s)  consumer_2, logs/consumer_2/consumer_log.json at byte 4096
+  topic     2026-11-30 02:10:11.112 (+12 ms), partition 3 offset 120
+  log       2026-11-30 02:10:12.612 (+1.5 s), logs/consumer_2/consumer_log.json at byte 4096
   sink      this is the row that PostgreSQL has
   row       id=9 name=\"\\u001b[2J\"
 
@@ -198,6 +199,6 @@ MySQL       2026-11-30 02:11:00.000  id=9 name=\"\\u001b[2J\"
 
 ARRIVED: it is there
 ";
-        assert_eq!(render(&trace), want);
+        assert_eq!(render(&trace, None), want);
     }
 }

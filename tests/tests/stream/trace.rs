@@ -34,7 +34,7 @@ async fn a_change_is_found_at_each_hop_and_named_where_it_stands() {
         "MySQL  ",
         "read by a snapshot",
         "  topic  ",
-        "consumer_1, ",
+        "consumer_1/consumer_log.json",
         " at byte ",
         "PostgreSQL  public.product, written by",
         "\nARRIVED: ",

@@ -80,7 +80,7 @@ fn one_screen_says_what_runs_and_what_does_not() {
 2026-11-30 02:10:12.123 UTC
 
 MySQL      9.7.4 at db:3306, its binlog ends at binlog.000003:4000
-Kafka      has all up to binlog.000003:1000, committed 2026-11-30 02:10:08.500, epoch 2; 12.5 KiB and 3.2 s behind
+Kafka      has all up to binlog.000003:1000, epoch 2; 12.5 KiB and 3.2 s behind; last commit 2026-11-30 02:10:08.500
 binlog     the one that is needed next is kept for 1 h more
 producer   runs: process 7 on host
 snapshot   shop.p: 1,200 of about 2,400 rows, 300 a second, about 4.0 s left
@@ -112,7 +112,7 @@ fn what_is_away_is_named_first_and_the_rest_is_shown() {
 2026-11-30 02:10:12.123 UTC
 
 AWAY       MySQL: cannot connect to db:3306: \\u001b[31mrefused (check that it runs)
-Kafka      has all up to binlog.000003:1000, committed 2026-11-30 02:10:08.500, epoch 2
+Kafka      has all up to binlog.000003:1000, epoch 2; last commit 2026-11-30 02:10:08.500
 producer   unknown: producer.time_track is not here, and no address of it is known (stream.metrics)
 
 group g: no consumer
