@@ -101,7 +101,7 @@ impl Tap {
     pub fn new(pipeline: Pipeline, only: Option<&str>, filter: Filter) -> Result<Self> {
         let group = kafka::GroupReader::new(&pipeline.kafka)?;
         group.reach(Duration::from_secs(5))?;
-        let records = LastRecords::new(&pipeline.kafka)?;
+        let records = LastRecords::for_search(&pipeline.kafka)?;
         let mut tables = Vec::new();
         for taken in select(pipeline.known_tables(&records)?, only)? {
             let Some(partitions) = records.partition_count(&taken.kafka.topic)?.filter(|count| *count > 0) else {
@@ -191,7 +191,7 @@ impl Tap {
         shutdown: &CancellationToken,
         each: &mut dyn FnMut(&Tapped) -> Result<bool>,
     ) -> Result<()> {
-        let records = LastRecords::new(&self.pipeline.kafka)?;
+        let records = LastRecords::for_search(&self.pipeline.kafka)?;
         let is_done = Cell::new(false);
         for (topic, partition, start) in starts {
             let Some(table) = self.tables.iter().position(|table| table.taken.kafka.topic == *topic) else { continue };

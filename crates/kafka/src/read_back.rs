@@ -20,13 +20,25 @@ pub(super) const SETTLING: Duration = Duration::from_secs(60);
 pub(super) const SPREADING: Duration = Duration::from_secs(5);
 
 pub(super) fn reader(settings: &KafkaSettings) -> Result<(BaseConsumer<Logging>, Logging)> {
-    reader_of(settings, "read_committed")
+    reader_of(settings, "read_committed", &[])
 }
 
-fn reader_of(settings: &KafkaSettings, isolation: &str) -> Result<(BaseConsumer<Logging>, Logging)> {
+/// A search of some seconds fetches more at once than a program that runs for weeks; up to 32 MiB wait in memory.
+const SEARCHING: [(&str, &str); 3] =
+    [("fetch.message.max.bytes", "1048576"), ("queued.min.messages", "30000"), ("queued.max.messages.kbytes", "32768")];
+
+fn reader_of(
+    settings: &KafkaSettings,
+    isolation: &str,
+    options: &[(&str, &str)],
+) -> Result<(BaseConsumer<Logging>, Logging)> {
     let logging = Logging::default();
     // librdkafka requires a group id even for manually assigned partitions; nothing is ever committed to this group.
-    let consumer: BaseConsumer<Logging> = consumer_config(settings, &format!("{}.reader", settings.topic))
+    let mut config = consumer_config(settings, &format!("{}.reader", settings.topic));
+    for (key, value) in options {
+        config.set(*key, *value);
+    }
+    let consumer: BaseConsumer<Logging> = config
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("fetch.wait.max.ms", "10")
@@ -94,8 +106,20 @@ impl LastRecords {
     /// # Errors
     /// Usage when the configuration is refused.
     pub fn new(settings: &KafkaSettings) -> Result<Self> {
-        let (committed, logging) = reader(settings)?;
-        let (written, _) = reader_of(settings, "read_uncommitted")?;
+        Self::with(settings, &[])
+    }
+
+    /// As [`LastRecords::new`], for a search in many records.
+    ///
+    /// # Errors
+    /// As [`LastRecords::new`].
+    pub fn for_search(settings: &KafkaSettings) -> Result<Self> {
+        Self::with(settings, &SEARCHING)
+    }
+
+    fn with(settings: &KafkaSettings, options: &[(&str, &str)]) -> Result<Self> {
+        let (committed, logging) = reader_of(settings, "read_committed", options)?;
+        let (written, _) = reader_of(settings, "read_uncommitted", options)?;
         Ok(Self { settings: settings.clone(), logging, committed, written })
     }
 

@@ -74,7 +74,7 @@ impl Desk {
     /// Transient when Kafka does not answer; usage when a setting can't be used.
     pub fn new(pipeline: Pipeline) -> Result<Self> {
         kafka::GroupReader::new(&pipeline.kafka)?.reach(std::time::Duration::from_secs(5))?;
-        let records = LastRecords::new(&pipeline.kafka)?;
+        let records = LastRecords::for_search(&pipeline.kafka)?;
         Ok(Self { tables: pipeline.known_tables(&records)?, records, pipeline })
     }
 

@@ -63,7 +63,7 @@ pub fn replay(desk: &Desk, table: Option<&str>, offset: i64) -> Result<Sent> {
         failure => failure.into_error("cannot send the record again"),
     })?;
     drop(producer);
-    let sent = LastRecords::new(kafka).and_then(|records| {
+    let sent = LastRecords::for_search(kafka).and_then(|records| {
         let fresh = Desk { pipeline: desk.pipeline.clone(), records, tables: Vec::new() };
         fresh.later(&table, &letter)
     });

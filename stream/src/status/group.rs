@@ -36,7 +36,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(pipeline: &Pipeline) -> Result<Self> {
-        Ok(Self { records: LastRecords::new(&pipeline.kafka)?, group: GroupReader::new(&pipeline.kafka)? })
+        Ok(Self { records: LastRecords::for_search(&pipeline.kafka)?, group: GroupReader::new(&pipeline.kafka)? })
     }
 
     pub(super) fn reach(&self) -> Result<()> {

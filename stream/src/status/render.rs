@@ -27,7 +27,7 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
         lines.extend(shown.snapshot.as_ref().map(|snapshot| ("snapshot", running(&shown.name, snapshot))));
     }
     lines.iter().for_each(|(head, rest)| text.push_str(&paragraph(head, 11, rest, width)));
-    let names = Names::of(&status.consumers);
+    let names = Names::of(&status.consumers, &status.free_slots);
     if let [shown] = status.tables.as_slice() {
         text.push_str(&format!("\n{}", paragraph("", 0, &heading(shown), width)));
     } else if !status.tables.is_empty() {
@@ -128,7 +128,11 @@ fn heading(shown: &Table) -> String {
     parts.push(format!("{} dead letters", grouped(*dead_letters)));
     if let Some(keys) = shown.parked_keys {
         let behind = shown.postgres_behind.unwrap_or(0);
-        let behind = if behind > 0 { format!(" {} offsets behind", grouped(behind)) } else { " has all".to_owned() };
+        let behind = if behind > 0 {
+            format!(" {} offsets behind the group", grouped(behind))
+        } else {
+            " not behind".to_owned()
+        };
         parts.push(format!("PostgreSQL{behind}, {} keys parked", grouped(keys)));
     }
     format!("{name} → {topic}: {}", parts.join("; "))
@@ -220,7 +224,7 @@ fn consumers(status: &Status, names: &Names, width: Option<usize>) -> String {
     }
     if !free_slots.is_empty() {
         let free: Vec<String> = free_slots.iter().map(|name| names.short(name)).collect();
-        text.push_str(&format!("free slots: {}\n", escape::shown(&free.join(", "))));
+        text.push_str(&paragraph("free slots:", 12, &free.join(", "), width));
     }
     text
 }
@@ -251,8 +255,9 @@ struct Names {
 }
 
 impl Names {
-    fn of(consumers: &[Consumer]) -> Self {
-        let folders: BTreeSet<_> = consumers.iter().map(|c| folder(&c.name).map(|folder| folder.to_string())).collect();
+    fn of(consumers: &[Consumer], free_slots: &[String]) -> Self {
+        let names = consumers.iter().map(|consumer| &consumer.name).chain(free_slots);
+        let folders: BTreeSet<_> = names.map(|name| folder(name).map(|folder| folder.to_string())).collect();
         let only = if folders.len() == 1 { folders.into_iter().next().flatten() } else { None };
         Self { folder: only }
     }

@@ -30,6 +30,12 @@ async fn everything_is_encrypted_and_nobody_tells_a_secret() {
     assert_eq!(verified.code, 0, "{}\n{}", verified.out, verified.err);
     assert!(verified.out.contains("OK: "), "{}", verified.out);
 
+    // Whoever looks needs no other rights than verify.
+    for arguments in [&["status"][..], &["trace", "1"], &["tap", "--last", "1", "--stop-at-end"], &["dlq", "list"]] {
+        let looked = SECURED.run(&world, "stream", arguments, &own_verify);
+        assert_eq!(looked.code, 0, "{arguments:?}: {}\n{}", looked.out, looked.err);
+    }
+
     let plain: Option<i64> = conn
         .query_first("SELECT COUNT(*) FROM performance_schema.threads WHERE connection_type = 'TCP/IP' OR (processlist_user = 'cdc' AND connection_type <> 'SSL/TLS')")
         .await

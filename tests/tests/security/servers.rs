@@ -159,7 +159,7 @@ impl Secured {
         let mut command = world.command(program, arguments);
         match program {
             "consumer" => command.env("POSTGRES_URL", self.postgres_url(POSTGRES[0], &world.name)),
-            "verify" => command.env("POSTGRES_URL", self.postgres_url(POSTGRES[1], &world.name)),
+            "verify" | "stream" => command.env("POSTGRES_URL", self.postgres_url(POSTGRES[1], &world.name)),
             _ => &mut command,
         };
         command.envs(more.iter().copied());

@@ -2,15 +2,24 @@
 
 use std::time::{Duration, Instant};
 
+use mysql_async::prelude::Queryable;
+
 use super::{Pipeline, refused};
-use testbed::TestBed;
+use testbed::{TestBed, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_screen_shows_what_runs_and_what_has_stopped() {
     let mut pipeline = Pipeline::start(TestBed::new("stream_status").with_postgres(), 2).await;
     let name = pipeline.bed.name.clone();
     pipeline.bed.set("STREAM_METRICS", pipeline.addresses());
-    let status = pipeline.json(&["status"], 0);
+    // A partition without records has no offset of the group.
+    let is_fine = |p: &serde_json::Value| {
+        p["holder"].is_string() && p["waits"] == false && (p["committed"].is_i64() || p["end"] == 0)
+    };
+    let status = eventually("the group has given all partitions to members", Duration::from_secs(30), || {
+        let status = pipeline.json(&["status"], 0);
+        status["tables"][0]["partitions"].as_array().unwrap().iter().all(is_fine).then_some(status)
+    });
     assert_eq!((&status["group"], &status["faults"]), (&name.clone().into(), &serde_json::json!([])));
     let text = |place: &str| status.pointer(place).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     assert!(text("/producer/holder").starts_with("process "), "{status}");
@@ -20,11 +29,6 @@ async fn one_screen_shows_what_runs_and_what_has_stopped() {
     assert_eq!((table["name"].as_str(), table["topic"].as_str()), (Some(&*format!("{name}.product")), Some(&*name)));
     let partitions = table["partitions"].as_array().unwrap();
     assert_eq!(partitions.len(), 10);
-    // A partition without records has no offset of the group.
-    let is_fine = |p: &serde_json::Value| {
-        p["holder"].is_string() && p["waits"] == false && (p["committed"].is_i64() || p["end"] == 0)
-    };
-    assert!(partitions.iter().all(is_fine), "{table}");
     assert_eq!((&table["parked_keys"], &table["postgres_behind"]), (&0.into(), &0.into()));
     let states: Vec<_> = status["consumers"].as_array().unwrap().iter().map(|c| c["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["runs", "runs"], "{status}");
@@ -45,14 +49,21 @@ async fn one_screen_shows_what_runs_and_what_has_stopped() {
     // The group names it for 45 s more; its lock is free at once.
     pipeline.consumers.pop().unwrap().kill();
     let killed = Instant::now();
-    let status = pipeline.eventually(&["status"], "/consumers/1/state", "stopped");
+    let has_state = |pipeline: &Pipeline, count: usize, state: &str| {
+        eventually(&format!("{count} consumers: {state}"), Duration::from_secs(30), || {
+            let status = pipeline.json(&["status"], 0);
+            let found = status["consumers"].as_array().unwrap().iter().filter(|c| c["state"] == state).count();
+            (found == count).then_some(status)
+        })
+    };
+    let status = has_state(&pipeline, 1, "stopped");
     assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     let waiting = status["tables"][0]["partitions"].as_array().unwrap().iter().filter(|p| p["waits"] == true).count();
     assert_eq!(waiting, 5, "{status}");
     let shown = pipeline.run(&["status"]).out;
     assert!(shown.contains("STOPPED: its lock is free; its partitions wait for it, 45 s at most"), "{shown}");
     pipeline.consumers.push(pipeline.bed.start_as("consumer", "consumer2", &[]));
-    pipeline.eventually(&["status"], "/consumers/1/state", "runs");
+    has_state(&pipeline, 2, "runs");
 
     assert_eq!(pipeline.producer.take().unwrap().stop().code, 0);
     let shown = pipeline.run(&["status"]).out;
@@ -81,6 +92,19 @@ async fn a_part_that_is_away_is_named_and_the_rest_is_shown() {
         assert!(ended.err.contains("error[") && !ended.err.contains("panicked"), "{}", ended.err);
         bed.set(variable, before);
     }
+    // A login without the right to ask where the binlog ends.
+    let mut server = bed.server().await;
+    let user = format!("poor_{}", std::process::id());
+    for statement in [
+        format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'poor-password'"),
+        format!("GRANT SELECT ON *.* TO '{user}'@'%'"),
+    ] {
+        server.query_drop(statement).await.unwrap();
+    }
+    let poor = bed.run("stream", &["status", "--db-user", &user, "--db-password", "poor-password"]);
+    server.query_drop(format!("DROP USER '{user}'@'%'")).await.unwrap();
+    assert!(poor.code == 1 && poor.err.contains("error[right-missing]"), "{}\n{}", poor.out, poor.err);
+    assert!(poor.out.contains("AWAY       MySQL: ") && !poor.out.contains("poor-password"), "{}", poor.out);
     bed.set("STREAM_METRICS", "nowhere");
     let wrong = bed.run("stream", &["status"]);
     assert!(wrong.out.contains("AWAY       metrics: stream.metrics: \"nowhere\" is no address"), "{}", wrong.out);

@@ -85,7 +85,7 @@ binlog     the one that is needed next is kept for 1 h more
 producer   runs: process 7 on host
 snapshot   shop.p: 1,200 of about 2,400 rows, 300 a second, about 4.0 s left
 
-shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL has all, 1 keys parked
+shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL not behind, 1 keys parked
 
 partition  end  committed  lag  held by
 0          100        100    0  consumer_1
