@@ -331,4 +331,22 @@ mod tests {
             "{text}"
         );
     }
+
+    #[test]
+    fn a_rule_leaves_a_record_out_by_its_text() {
+        let schema =
+            r#"{"type":"record","name":"r","fields":[{"name":"id","type":"long"},{"name":"kind","type":"string"}]}"#;
+        let decoder = Decoder::new(schema).expect("a schema");
+        let filter = rules::transform::Filter { column: "kind".to_owned(), equals: "test".to_owned() };
+        let rules = Rules { drop: vec![filter], ..Rules::default() };
+        let raw = |kind: &str| {
+            let mut value = Vec::new();
+            avro::prefix(1, &mut value);
+            avro::encode::long(7, &mut value);
+            avro::encode::bytes(kind.as_bytes(), &mut value);
+            Raw { partition: 0, offset: 0, written: None, key: None, value: Some(value), header: None }
+        };
+        assert!(is_filtered(&rules, &decoder, &raw("test")) && !is_filtered(&rules, &decoder, &raw("TEST")));
+        assert!(!is_filtered(&rules, &decoder, &Raw { value: None, ..raw("test") }), "a delete is carried");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kafka::{Record, TransactionalProducer};
 use model::change::Op;
 use model::time::Micros;
 use mysql_async::prelude::Queryable;
@@ -64,29 +65,64 @@ async fn register_elsewhere(bed: &TestBed, schema: &str) -> u32 {
     serde_json::from_str::<Value>(&text).unwrap()["id"].as_u64().unwrap_or_else(|| panic!("{text}")) as u32
 }
 
+/// The product's schema with a column more.
+fn extended_schema() -> String {
+    let mut schema: Value = serde_json::from_str(PINNED_SCHEMA).unwrap();
+    let field = json!({ "name": "colour", "type": ["null", "string"], "default": null });
+    schema["fields"].as_array_mut().unwrap().push(field);
+    schema.to_string()
+}
+
+/// A mug of that schema, which has this id.
+fn value(key: i64, schema: u32) -> Vec<u8> {
+    let price = Price::from_hundredths(999);
+    let last_updated = Some(Micros(1_763_697_600_000_000));
+    let mut value = Vec::new();
+    Product { id: key, name: Some("mug"), category: Some("cat_5"), price, last_updated }.encode(schema, &mut value);
+    // The branch of null.
+    value.push(0);
+    value
+}
+
+/// The producer runs while a record is sent again in its name: it is fenced, and continues.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_producer_continues_after_a_replay() {
+    let mut pipeline = Pipeline::start(TestBed::new("stream_fence"), 1).await;
+    let (settings, schema) = (pipeline.bed.kafka(), extended_schema());
+    let value = value(5, register_elsewhere(&pipeline.bed, &schema).await);
+    let writer = TransactionalProducer::new(&settings, &format!("{}.foreign", settings.topic)).unwrap();
+    let header =
+        br#"{"op":"u","ts_us":1763697600000000,"pos":"3e11fa47-71ca-11e1-9e33-c80aa9429562:9","row":0,"epoch":1}"#;
+    let (header, value) = (Some(("source", &header[..])), Some(value.as_slice()));
+    writer.begin().unwrap();
+    writer.send(&Record { topic: &settings.topic, partition: None, key: b"5", value, header }).unwrap();
+    writer.commit().unwrap();
+    let offset = eventually("the dead letter", Duration::from_secs(30), || {
+        let list = pipeline.json(&["dlq", "list"], 0);
+        list["letters"][0]["offset"].as_i64()
+    });
+    register(&pipeline.bed, &schema).await;
+    let sent = pipeline.json(&["dlq", "replay", &offset.to_string()], 0);
+    assert_eq!((&sent["key"], sent["offset"].is_i64()), (&"5".into(), true), "{sent}");
+    pipeline.conn.query_drop("UPDATE product SET price = 77 WHERE id = 5").await.unwrap();
+    let trace = pipeline.eventually(&["trace", "5"], "/standing/hop", "arrived");
+    let ops: Vec<&str> = trace["changes"].as_array().unwrap().iter().map(|c| c["op"].as_str().unwrap()).collect();
+    assert_eq!(ops, ["r", "u", "u", "u"], "{trace}");
+    let producer = pipeline.producer.as_mut().unwrap();
+    assert!(producer.is_running());
+    assert_eq!(producer.metric("producer_fences_total"), Some(1.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_can_be_read_now_is_sent_again_once() {
     let bed = TestBed::new("stream_replay");
     let mut feed = Feed::new(&bed).await;
     feed.update([1, 2], 0);
     feed.note_schema_id(&bed).await;
-    let mut schema: Value = serde_json::from_str(PINNED_SCHEMA).unwrap();
-    let field = json!({ "name": "colour", "type": ["null", "string"], "default": null });
-    schema["fields"].as_array_mut().unwrap().push(field);
-    let schema = schema.to_string();
+    let schema = extended_schema();
     let id = register_elsewhere(&bed, &schema).await;
-    let product = |id| Product {
-        id,
-        name: Some("mug"),
-        category: Some("cat_5"),
-        price: Price::from_hundredths(999),
-        last_updated: Some(Micros(1_763_697_600_000_000)),
-    };
     for key in [7, 8] {
-        let mut value = Vec::new();
-        product(key).encode(id, &mut value);
-        // The branch of null.
-        value.push(0);
+        let value = value(key, id);
         feed.raw(key.to_string().as_bytes(), Some(&value), Some(Op::Update));
     }
     let consumer = start(&bed, 1);
