@@ -39,6 +39,8 @@ async fn the_programs_commands_are_the_same_here() {
     testbed::eventually("a second epoch", std::time::Duration::from_secs(30), || (epoch() == 2).then_some(()));
     refused(&pipeline.run(&["checkpoint", "set", "yesterday"]), 2, &["\"yesterday\" is no time"]);
     let file = format!("{}/last_read_timestamp.json", pipeline.bed.get("PRODUCER_TIME_TRACK"));
+    // Nobody else writes the file from now on.
+    assert_eq!(pipeline.producer.take().unwrap().stop().code, 0);
     let before = fs::read_to_string(&file).unwrap();
     refused(
         &pipeline.run(&["checkpoint", "set", "2001-01-01T00:00:00Z", "--time-track", "/dev/null/x"]),

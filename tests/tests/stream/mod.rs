@@ -34,7 +34,10 @@ impl Pipeline {
         .await
         .unwrap();
         let producer = Some(bed.start("cdc-producer", &[]));
-        let consumers = (1..=consumers).map(|n| bed.start_as("consumer", &format!("consumer{n}"), &[])).collect();
+        let mut consumers: Vec<Running> =
+            (1..=consumers).map(|n| bed.start_as("consumer", &format!("consumer{n}"), &[])).collect();
+        // A single one could carry everything before the others have joined.
+        consumers.iter_mut().for_each(|consumer| consumer.wait_for("partitions assigned"));
         let pipeline = Self { bed, conn, producer, consumers };
         pipeline.bed.verify();
         pipeline
