@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use model::error::Result;
 use model::time::Micros;
+use sinks::postgres::Target;
 
 use crate::fault::noted;
 use crate::pipeline::Pipeline;
@@ -23,6 +24,8 @@ pub use render::render;
 pub struct Looker {
     pipeline: Pipeline,
     kafka: group::Reader,
+    /// Making it reads the system's certificates, which takes 25 ms.
+    postgres: Option<Target>,
 }
 
 impl Looker {
@@ -31,7 +34,9 @@ impl Looker {
     /// # Errors
     /// Usage when a setting can't be used.
     pub fn new(pipeline: Pipeline) -> Result<Self> {
-        Ok(Self { kafka: group::Reader::new(&pipeline)?, pipeline })
+        let postgres =
+            pipeline.postgres.as_ref().map(|settings| Target::from(settings, "stream status")).transpose()?;
+        Ok(Self { kafka: group::Reader::new(&pipeline)?, postgres, pipeline })
     }
 
     /// The clients that read topics.
@@ -52,12 +57,8 @@ impl Looker {
         let Pipeline { settings, mysql, kafka, .. } = &self.pipeline;
         let mut faults = Vec::new();
         let topics = async { tokio::task::block_in_place(|| self.kafka.look(&self.pipeline)) };
-        let (seen, server, answers, parked) = tokio::join!(
-            topics,
-            source::ask(mysql),
-            programs::ask(settings),
-            self.pipeline.postgres.as_ref().map_or_else(source::nothing, source::parked),
-        );
+        let (seen, server, answers, parked) =
+            tokio::join!(topics, source::ask(mysql), programs::ask(settings), source::parked(self.postgres.as_ref()),);
         let mut group = noted("Kafka", seen, &mut faults).unwrap_or_default();
         let server = noted("MySQL", server, &mut faults);
         let parked = noted("PostgreSQL", parked, &mut faults).flatten();

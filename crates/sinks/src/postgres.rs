@@ -210,8 +210,9 @@ fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConne
         for certificate in Certificate::stack_from_pem(&pem).map_err(|e| unreadable(e.to_string()))? {
             builder.add_root_certificate(certificate);
         }
-        builder.disable_built_in_roots(true);
     }
+    // Reading the system's certificates takes 25 ms.
+    builder.disable_built_in_roots(!certificate || root.is_some_and(|path| path != SYSTEM));
     let connector = builder.build().map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
     Ok(MakeTlsConnector::new(connector))
 }

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The state of the pipeline: the form of `--json`; its keys are stable.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// When it was asked for, RFC 3339.
     pub at: String,
@@ -180,7 +180,7 @@ impl Snapshot {
 }
 
 /// A table and its topic.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Table {
     /// `database.table`
     pub name: String,
@@ -304,7 +304,7 @@ pub struct Producer {
 }
 
 /// What a program answers at `/metrics`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Answer {
     /// Its address.
     pub address: String,

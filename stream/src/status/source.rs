@@ -7,7 +7,7 @@ use model::error::{Error, Result};
 use model::position::Progress;
 use mysql::table::{self, answered};
 use mysql_async::prelude::Queryable;
-use runtime::config::{MySqlSettings, PostgresSettings, Settings};
+use runtime::config::{MySqlSettings, Settings};
 use sinks::postgres::{Access, Target, failed};
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -99,23 +99,14 @@ pub(super) async fn rows(
     Ok(())
 }
 
-/// For a pipeline without PostgreSQL.
-pub(super) fn nothing<'a>() -> std::pin::Pin<Box<dyn Future<Output = Result<Option<Parked>>> + Send + 'a>> {
-    Box::pin(async { Ok(None) })
-}
-
-/// Asks PostgreSQL; `None` before the consumers have made its tables.
+/// Asks PostgreSQL; `None` when it is off, and before the consumers have made its tables.
 ///
 /// # Errors
 /// Transient when it does not answer; definite when a right is missing.
-pub(super) fn parked(
-    settings: &PostgresSettings,
-) -> std::pin::Pin<Box<dyn Future<Output = Result<Option<Parked>>> + Send + '_>> {
-    Box::pin(async move {
-        let target = Target::from(settings, "stream status")?;
-        let silent = || Error::transient(format!("{}: no answer within {} s", target.what(), PATIENCE.as_secs()));
-        timeout(PATIENCE, ask_postgres(&target)).await.unwrap_or_else(|_| Err(silent()))
-    })
+pub(super) async fn parked(target: Option<&Target>) -> Result<Option<Parked>> {
+    let Some(target) = target else { return Ok(None) };
+    let silent = || Error::transient(format!("{}: no answer within {} s", target.what(), PATIENCE.as_secs()));
+    timeout(PATIENCE, ask_postgres(target)).await.unwrap_or_else(|_| Err(silent()))
 }
 
 async fn ask_postgres(target: &Target) -> Result<Option<Parked>> {
