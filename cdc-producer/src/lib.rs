@@ -35,7 +35,7 @@ pub mod run;
 pub mod server;
 pub mod settings;
 pub mod snapshot;
-mod snapshot_requests;
+pub mod snapshot_requests;
 mod start;
 pub mod statement;
 pub mod status;

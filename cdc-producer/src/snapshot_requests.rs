@@ -44,7 +44,7 @@ pub(crate) fn read(folder: &Path) -> Result<Requests> {
 ///
 /// # Errors
 /// Definite when the file can't be read or written.
-pub(crate) fn ask(folder: &Path, name: &TableName) -> Result<()> {
+pub fn ask(folder: &Path, name: &TableName) -> Result<()> {
     let mut requests = read(folder)?;
     requests.insert(name.to_string(), Uuid::new_v4().to_string());
     let text = serde_json::to_string_pretty(&requests).unwrap_or_default() + "\n";

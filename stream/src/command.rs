@@ -12,6 +12,7 @@ use model::error::Result;
 use runtime::config::Program;
 use runtime::program::{self, Context};
 
+use crate::console;
 use crate::dlq::{self, Desk};
 use crate::fault;
 use crate::pipeline::Pipeline;
@@ -51,10 +52,13 @@ fn command() -> Command {
         .about("Shows the pipeline, the life of a row and the changes as they come, and operates it")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        // `-h` fits one screen.
+        .disable_help_subcommand(true)
         .subcommand(status())
         .subcommand(trace())
         .subcommand(tap())
         .subcommand(letters())
+        .subcommand(console::command())
         .subcommand(
             Command::new("doctor")
                 .about("Check everything that the producer and the consumers need, and say what to do")
@@ -260,6 +264,7 @@ async fn execute(context: Context, different: &AtomicBool) -> Result<()> {
         "trace" => show_life(&context, &arguments).await,
         "dlq" => of_letters(&context, &arguments).await,
         "tap" => tokio::task::block_in_place(|| follow(&context, &arguments)),
+        "console" => console::run(&context, &arguments).await,
         "doctor" => check(&context, &arguments).await,
         "verify" => {
             let found = AtomicBool::new(false);

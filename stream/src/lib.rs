@@ -7,6 +7,7 @@
 //! something.
 
 mod command;
+mod console;
 pub mod dlq;
 pub mod fault;
 pub mod letters;

@@ -1,0 +1,108 @@
+//! Looks at the pipeline while somebody watches, and rests otherwise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use avro::registry::Registry;
+use model::error::Error;
+use model::time::Micros;
+use runtime::config::RegistrySettings;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::happened;
+use super::hub::Hub;
+use super::live::{self, Topics};
+use crate::fault::Fault;
+use crate::pipeline::Pipeline;
+use crate::status::{Looker, Status};
+
+/// The pause between two looks at the state.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks between two questions to the registry.
+const REGISTRY: u64 = 5;
+/// The pause before the reader begins again after an error.
+const AGAIN: Duration = Duration::from_secs(2);
+/// A page that is opened again finds everything going on.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Watches while somebody does, until shutdown.
+pub(super) async fn run(hub: Arc<Hub>, pipeline: Pipeline, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(hub.watched(true)).await.is_some() {
+        hub.gap(Micros::now().0 / 1_000_000);
+        let stop = shutdown.child_token();
+        let (topics, known) = watch::channel(Topics::new());
+        tokio::join!(
+            look(&hub, &pipeline, &topics, &stop),
+            read(&hub, &pipeline, known, &stop),
+            stop.run_until_cancelled(end(&hub, &stop)),
+        );
+    }
+}
+
+/// Ends the watch when nobody has watched for a while.
+async fn end(hub: &Hub, stop: &CancellationToken) {
+    loop {
+        hub.watched(false).await;
+        if tokio::time::timeout(LINGER, hub.watched(true)).await.is_err() {
+            return stop.cancel();
+        }
+    }
+}
+
+async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Topics>, stop: &CancellationToken) {
+    let looker = match Looker::new(pipeline.clone()) {
+        Ok(looker) => looker,
+        Err(error) => return tracing::error!(code = error.code().name(), "{error}"),
+    };
+    let (mut before, mut number, mut fault): (Option<Status>, _, _) = (None, 0_u64, None);
+    let registry = RegistrySettings::from(&pipeline.settings).and_then(Registry::new);
+    while !stop.is_cancelled() {
+        let mut now = looker.look().await;
+        if number % REGISTRY == 0 {
+            fault = match &registry {
+                Ok(registry) => registry.has_subject().await.err().map(|error| Fault::new("schema registry", &error)),
+                Err(error) => Some(Fault::new("schema registry", error)),
+            };
+        }
+        number += 1;
+        now.faults.extend(fault.clone());
+        if let Some(before) = &before {
+            keep_known(&mut now, before);
+            now.compare(before);
+        }
+        let happened = before.as_ref().map_or_else(Vec::new, |before| happened::between(before, &now));
+        let found = now.tables.iter().map(|table| (table.topic.clone(), table.partitions.len())).collect();
+        topics.send_if_modified(|known| {
+            let is_new = *known != found;
+            *known = found;
+            is_new
+        });
+        hub.status(&now, happened);
+        before = Some(now);
+        stop.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+    }
+}
+
+/// While Kafka is away, its last answer is shown.
+fn keep_known(now: &mut Status, before: &Status) {
+    if now.faults.iter().any(|fault| fault.part == "Kafka") {
+        now.tables.clone_from(&before.tables);
+        now.consumers.clone_from(&before.consumers);
+        now.free_slots.clone_from(&before.free_slots);
+        now.reached.clone_from(&before.reached);
+    }
+}
+
+/// Reads the topics; begins again after an error, which the state names too.
+async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, topics: watch::Receiver<Topics>, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        let (hub, pipeline, topics, token) = (Arc::clone(hub), pipeline.clone(), topics.clone(), stop.clone());
+        let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, &topics, &token)).await;
+        let outcome = ended.unwrap_or_else(|e| Err(Error::definite(format!("the reader of the topics: {e}"))));
+        if let Err(error) = outcome {
+            tracing::warn!(code = error.code().name(), what_to_do = error.remedy(), "{error}");
+            stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+        }
+    }
+}
