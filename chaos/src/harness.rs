@@ -109,7 +109,7 @@ impl Servers {
     }
 
     /// The value of a program's variable for one of these servers, with the proxies' addresses.
-    fn variable(&self, name: &str) -> Option<String> {
+    pub fn variable(&self, name: &str) -> Option<String> {
         Some(match name {
             "DB_HOST" => "127.0.0.1".to_owned(),
             "DB_PORT" => self.to_mysql.port().to_string(),

@@ -80,7 +80,7 @@ fn help_of_each_program() {
         let unknown = world.run(program, &["--no-such-flag"]);
         assert_eq!(unknown.code, 2, "{program}");
     }
-    for command in ["status", "trace", "tap", "dlq", "doctor"] {
+    for command in ["status", "trace", "tap", "dlq", "doctor", "console"] {
         let ended = world.run("stream", &[command, "-h"]);
         let own = ended.out.split("\nMySQL:\n").next().unwrap_or_default();
         golden(&format!("help/stream.{command}.txt"), own);

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod chaos;
+mod console;
 mod consumer_world;
 mod doctor;
 mod examples;

@@ -75,6 +75,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Take the pictures of the console in docs/screenshots
+    Screenshots,
     /// Check licences and sources of all libraries by deny.toml
     Deny,
     /// Stop what runs in the background
@@ -137,6 +139,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Chaos { arguments } => return Ok(code(tests::chaos(&arguments)?)),
         Chore::Bench { arguments } => return Ok(code(tests::bench(&arguments)?)),
         Chore::Instructions { arguments } => return Ok(code(tests::instructions(&arguments)?)),
+        Chore::Screenshots => return Ok(code(tests::screenshots()?)),
         Chore::Deny => return Ok(code(tests::deny()?)),
         Chore::Demo(options) => demo::demo(&options),
         Chore::Up { options, place } => demo::up(&options, place.dir()),

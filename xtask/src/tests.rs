@@ -15,7 +15,7 @@ use testbed::{background, cargo, downloads, machine, progress, scratch};
 /// When the disk has too little room, the stack does not start or the programs don't compile. Failed tests are a status,
 /// not an error.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
-    machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
+    machine::ensure(&[&[Need::Compiler, Need::Libraries, Need::Browser], needs()?.as_slice()].concat())?;
     let dir = cargo::target().join("test-stack");
     background::clean(&dir)?;
     scratch::clean()?;
@@ -38,6 +38,22 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     stack.kill()?;
     if status.success() {
         scratch::clean()?;
+    }
+    Ok(status)
+}
+
+/// Takes the pictures of the console in docs/screenshots, and makes them small.
+///
+/// # Errors
+/// As [`run`]; when a picture can't be made small.
+pub(crate) fn screenshots() -> Result<ExitStatus> {
+    machine::ensure(&[Need::Pictures])?;
+    let test = ["-p", "integration-tests", "--test", "pipeline", "--", "--ignored", "console::pictures::screenshots"];
+    let status = run(&test.map(str::to_owned))?;
+    let folder = cargo::root().join("docs/screenshots");
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        machine::run(Command::new("pngquant").args(["--force", "--strip", "--ext", ".png"]).arg(&path))?;
     }
     Ok(status)
 }

@@ -27,6 +27,10 @@ pub enum Need {
     PgBouncer,
     /// Valgrind, which counts instructions.
     Valgrind,
+    /// pngquant, which makes pictures small.
+    Pictures,
+    /// Chromium and its driver, for the tests of the console.
+    Browser,
 }
 
 impl Need {
@@ -43,6 +47,8 @@ impl Need {
             Self::PostgreSql => postgres_programs().is_some(),
             Self::PgBouncer => find_program("pgbouncer").is_some(),
             Self::Valgrind => find_program("valgrind").is_some(),
+            Self::Pictures => find_program("pngquant").is_some(),
+            Self::Browser => find_program("chromedriver").is_some(),
         }
     }
 
@@ -55,6 +61,9 @@ impl Need {
             Self::PostgreSql => &["postgresql"],
             Self::PgBouncer => &["pgbouncer"],
             Self::Valgrind => &["valgrind"],
+            Self::Pictures => &["pngquant"],
+            // With a font, without which pages have no text.
+            Self::Browser => &["chromium", "chromium-driver", "fonts-inter"],
         }
     }
 }

@@ -88,7 +88,9 @@ pub fn needs() -> Result<Vec<Need>> {
 /// # Errors
 /// When something can't be installed or downloaded.
 pub fn fetch() -> Result<()> {
-    machine::ensure(&[&[Need::Compiler, Need::Libraries, Need::Valgrind], needs()?.as_slice()].concat())?;
+    machine::ensure(
+        &[&[Need::Compiler, Need::Libraries, Need::Valgrind, Need::Browser], needs()?.as_slice()].concat(),
+    )?;
     let place = |folder: &PathBuf| folder.display().to_string();
     shown("Kafka", |say| downloads::kafka(&downloads::kafka_version(), say), place)?;
     shown("Registry", |say| downloads::registry(say), place)?;

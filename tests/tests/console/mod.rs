@@ -1,0 +1,9 @@
+//! The console in a real browser, on real servers.
+
+mod browser;
+mod guard;
+mod load;
+mod outages;
+mod pictures;
+mod stage;
+mod views;

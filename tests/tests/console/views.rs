@@ -1,0 +1,147 @@
+//! Each view, with changes that come while it is open, and with data that means harm.
+
+use serde_json::json;
+
+use super::browser::Screen;
+use super::stage::Stage;
+
+const ESCAPE: &str = "\u{e00c}";
+const ENTER: &str = "\u{e007}";
+
+/// The hash of a view with parameters.
+fn hash(view: &str, parameters: &[(&str, &str)]) -> String {
+    let text = json!(parameters.iter().map(|(name, value)| json!([name, value])).collect::<Vec<_>>());
+    format!("location.hash = '#/{view}?' + new URLSearchParams({text})")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_view_shows_the_pipeline_while_it_works() {
+    let mut stage = Stage::new("console_views", &[]).await;
+    stage.execute(&["INSERT INTO product VALUES (7, 'Wool blanket', 'CAT_5', 10.50, '2026-11-20 10:00:00')"]).await;
+    let browser = stage.browser(Screen::Desk, "pipeline").await;
+    browser.has("everything works").await;
+    // The picture has each part, and ten partitions with their holder.
+    browser.shows("document.querySelectorAll('.partition').length === 10").await;
+    browser.shows("document.querySelectorAll('.node').length === 5").await;
+    browser.shows("document.querySelectorAll('.links path').length === 1 + 10 + 10 + 2").await;
+    browser.shows("document.querySelectorAll('.readers .cell').length === 10").await;
+
+    // A change is seen as it comes, with the row before it.
+    browser.press("2").await;
+    browser.has("No change yet.").await;
+    stage.execute(&["UPDATE product SET price = 12.25 WHERE id = 7"]).await;
+    browser.has("12.25").await;
+    stage.execute(&["UPDATE product SET price = 13.75 WHERE id = 7"]).await;
+    let summary = "[...document.querySelectorAll('.pair')].some((pair) => pair.textContent === 'price12.25→13.75')";
+    browser.shows(summary).await;
+    stage.execute(&["DELETE FROM product WHERE id = 7"]).await;
+    browser.shows("document.querySelector('.op-d') !== null").await;
+
+    tokio::task::block_in_place(|| stage.bed.verify());
+
+    // The change in full, by keyboard, and from there the way of the row.
+    browser.value("document.querySelector('tr.opens').focus()").await;
+    browser.press(ENTER).await;
+    browser.shows("document.querySelector('dialog .comparison') !== null").await;
+    browser.has("After: deleted").await;
+    browser.press(ESCAPE).await;
+    browser.shows("document.querySelector('dialog') === null").await;
+    browser.value("document.querySelector('tr.opens').click()").await;
+    browser.shows("document.querySelector('dialog .ways a')").await;
+    browser.value("document.querySelector('dialog .ways a').click()").await;
+    browser.has("It is everywhere where it belongs").await;
+    browser.has("4 changes in partition").await;
+    browser.shows("document.querySelector('.u-over') !== null").await;
+    browser.has("price over time").await;
+
+    // All rows, topics, messages, the schema.
+    stage
+        .execute(&["INSERT INTO product VALUES (8, 'Cup', 'CAT_1', 3.00, NULL), (9, 'Kettle', 'CAT_1', 4.00, NULL)"])
+        .await;
+    tokio::task::block_in_place(|| stage.bed.verify());
+    browser.value(&hash("rows", &[("table", &stage.table())])).await;
+    browser.shows("[...document.querySelectorAll('.bars li')].some((bar) => bar.textContent === 'CAT_12')").await;
+    browser.press("4").await;
+    browser.shows("document.querySelector('tr.opens')").await;
+    browser.value("document.querySelector('tr.opens').click()").await;
+    browser.shows("document.querySelectorAll('tbody tr').length === 10").await;
+    browser.value(&hash("topics", &[("topic", &stage.bed.name), ("tab", "messages")])).await;
+    browser.shows("document.querySelectorAll('tbody tr').length === 6").await;
+    browser.value(&hash("topics", &[("topic", &stage.bed.name), ("tab", "schema")])).await;
+    browser.has("timestamp-micros").await;
+    browser.press("5").await;
+    browser.has("No dead letter.").await;
+    browser.press("6").await;
+    browser.has("This console only reads.").await;
+    browser.has("nothing is missing").await;
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_data_is_text() {
+    let mut stage = Stage::new("console_hostile", &[]).await;
+    let attack = "<img src=x onerror=\"document.title=`hacked`\"><script>document.title=`hacked`</script>";
+    let long = "x".repeat(290);
+    let browser = stage.browser(Screen::Phone, "changes").await;
+    browser.has("No change yet.").await;
+    stage
+        .execute(&[
+            &format!("INSERT INTO product VALUES (1, '{attack}', '{attack}', 1.00, NULL)"),
+            "INSERT INTO product VALUES (2, 'a\u{202e}evil\u{2066}', CONCAT('nul', CHAR(0), CHAR(27), '[31m'), 2.00, NULL)",
+            &format!("INSERT INTO product VALUES (3, '{long}', '{}', 3.00, NULL)", "é".repeat(490)),
+        ])
+        .await;
+    browser.shows("document.querySelectorAll('tr.opens').length === 3").await;
+    browser.has("<img src=x onerror=").await;
+    browser.has("a\\u{202e}evil\\u{2066}").await;
+    browser.has("nul\\u{0}\\u{1b}[31m").await;
+    let name = |place: usize| format!("document.querySelectorAll('tr.opens')[{place}].click()");
+    for place in 0..3 {
+        browser.value(&name(place)).await;
+        browser
+            .shows("document.querySelector('dialog .facts') !== null && document.querySelector('dialog .comparison')")
+            .await;
+        browser.press(ESCAPE).await;
+    }
+    browser.value(&hash("rows", &[("table", &stage.table())])).await;
+    browser.shows("document.querySelectorAll('.bars li').length > 3").await;
+    browser.value(&hash("rows", &[("table", attack), ("key", attack)])).await;
+    browser.shows("document.querySelectorAll('.alert').length > 0").await;
+    browser.value(&hash("topics", &[("topic", attack), ("tab", "messages"), ("partition", "-1"), ("from", "x")])).await;
+    browser.shows("document.querySelectorAll('.alert').length > 0").await;
+    assert_eq!(browser.value("document.querySelectorAll('img, dialog script, main script').length").await, json!(0));
+    assert!(!browser.value("document.title").await.as_str().unwrap().contains("hacked"));
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_fits_a_phone_and_has_two_sets_of_colours() {
+    let mut stage = Stage::new("console_phone", &[]).await;
+    stage.execute(&["INSERT INTO product VALUES (1, 'Cup', 'CAT_1', 3.00, NULL)"]).await;
+    let browser = stage.browser(Screen::Phone, "pipeline").await;
+    browser.has("everything works").await;
+    for key in ["1", "2", "3", "4", "5", "6"] {
+        browser.press(key).await;
+        browser
+            .shows(format!("document.querySelectorAll('#views a')[{key} - 1].getAttribute('aria-current') === 'page'"))
+            .await;
+        let over = browser.value("document.documentElement.scrollWidth - innerWidth").await;
+        assert_eq!(over, json!(0), "view {key} is wider than the phone");
+    }
+    let page = "getComputedStyle(document.documentElement).backgroundColor";
+    let scheme = |name: &str| json!({ "features": [{ "name": "prefers-color-scheme", "value": name }] });
+    browser.chrome("Emulation.setEmulatedMedia", scheme("dark")).await;
+    let dark = browser.value(page).await;
+    browser.chrome("Emulation.setEmulatedMedia", scheme("light")).await;
+    let light = browser.value(page).await;
+    assert_ne!(dark, light);
+    // The switch wins over the system, also after the page was loaded again.
+    browser
+        .value("[...document.querySelectorAll('#theme button')].find((b) => b.textContent === 'Dark').click()")
+        .await;
+    assert_eq!(browser.value(page).await, dark);
+    browser.value("location.reload()").await;
+    browser.has("everything works").await;
+    assert_eq!(browser.value(page).await, dark);
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+}
