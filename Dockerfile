@@ -21,5 +21,6 @@ RUN apt-get update \
 COPY --from=build /out/ /usr/local/bin/
 COPY --from=build /licences/ /usr/share/doc/product-stream/
 COPY LICENSE /usr/share/doc/product-stream/
+COPY stream/assets/vendor/uplot.LICENSE /usr/share/doc/product-stream/uplot/LICENSE
 WORKDIR /app
 USER 1000:1000

@@ -17,6 +17,8 @@ use testbed::{background, cargo, interrupt, machine, progress};
 const ARRIVAL: &str = "300s";
 /// The owner of a demo's files: no stack, so `up` does not continue with them.
 const OWNER: &str = "demo";
+/// Where the programs of `up` answer at /metrics, which the console asks.
+const METRICS: &str = "127.0.0.1:9100-9119";
 const PRODUCER_READY: Duration = Duration::from_secs(90);
 
 /// What a demo is told.
@@ -206,11 +208,9 @@ pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     }
     outputs.claim(&id)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
-    let mut programs = Programs::new(programs_folder, &stack);
     // All programs share the address, so it must be a range of ports; otherwise their error says so.
-    if let Ok(address) = std::env::var("METRICS_LISTEN") {
-        programs = programs.with("METRICS_LISTEN", &address);
-    }
+    let metrics = std::env::var("METRICS_LISTEN").unwrap_or_else(|_| METRICS.to_owned());
+    let programs = Programs::new(programs_folder, &stack).with("METRICS_LISTEN", &metrics);
     let result = kept_up(&mut stack, &programs, &data, &id);
     background::withdraw(&dir);
     stack.stop()?;
@@ -316,9 +316,11 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on:
         Err(error) if keeps_on && error.is::<Ended>() => show(&error),
         created => created?,
     }
+    let (console, address) = programs.console()?;
+    progress::note(&format!("  the console is on {address}: look at all of it there"));
     step.say("starting the producer and five consumers");
     let started = std::iter::once(programs.producer()).chain((1..=CONSUMERS).map(|number| programs.consumer(number)));
-    let (programs_run, owner) = (started.collect::<Result<_>>()?, owner.to_owned());
+    let (programs_run, owner) = (started.chain([Ok(console)]).collect::<Result<_>>()?, owner.to_owned());
     let mut running =
         Running { programs: programs_run, keeps_on, outputs: Outputs::default(), owner, claimed: Instant::now() };
     let since = Instant::now();

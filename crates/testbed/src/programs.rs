@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use crate::servers::server::{Launch, Server};
@@ -16,8 +17,22 @@ use crate::{cargo, interrupt};
 pub const CONSUMERS: usize = 5;
 
 /// Settings of the user's environment that must not reach the programs on our servers.
-const SETTINGS: [&str; 9] =
-    ["DB_", "KAFKA_", "SCHEMA_REGISTRY_", "POSTGRES_", "PRODUCER_", "CONSUMER_", "UPDATER_", "RULES_", "METRICS_"];
+const SETTINGS: [&str; 10] = [
+    "DB_",
+    "KAFKA_",
+    "SCHEMA_REGISTRY_",
+    "POSTGRES_",
+    "PRODUCER_",
+    "CONSUMER_",
+    "UPDATER_",
+    "RULES_",
+    "METRICS_",
+    "STREAM_",
+];
+/// Where the console answers: at the first free port.
+const CONSOLE: &str = "127.0.0.1:8080-8099";
+/// The time in which it says where.
+const CONSOLE_STARTS: Duration = Duration::from_secs(20);
 
 /// How programs are started on one stack.
 #[derive(Debug, Clone)]
@@ -101,6 +116,28 @@ impl Programs {
     /// When the program is missing.
     pub fn verify(&self, arguments: &[&str]) -> Result<Program> {
         self.start("verify", "verify", arguments, Some(VERIFY))
+    }
+
+    /// Starts the console. Returns its address, too.
+    ///
+    /// # Errors
+    /// When the program is missing, or ends at once.
+    pub fn console(&self) -> Result<(Program, String)> {
+        drop(fs::remove_file(self.logs.join("console.out")));
+        let mut console = self.start("stream", "console", &["console", "--listen", CONSOLE], Some(CDC))?;
+        let begun = Instant::now();
+        loop {
+            interrupt::check()?;
+            console.check()?;
+            let text = self.output("console").unwrap_or_default();
+            if let Some((address, _)) = text.strip_prefix("console on ").and_then(|rest| rest.split_once('\n')) {
+                return Ok((console, address.to_owned()));
+            }
+            if begun.elapsed() > CONSOLE_STARTS {
+                bail!("the console does not say where it answers: see {}", self.logs.join("console.log").display());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The output of a program's last run.
