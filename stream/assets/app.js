@@ -77,11 +77,6 @@ function menu() {
 
 // ---- colours
 
-const isDark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-};
-
 function setTheme(chosen) {
   const root = document.documentElement;
   if (chosen === "system") delete root.dataset.theme;
@@ -99,7 +94,7 @@ function theme() {
     type: "button", role: "radio", "aria-checked": String(chosen === name), onclick: () => setTheme(name),
   }, label);
   replace(document.getElementById("theme"), button("light", "Light"), button("system", "Auto"), button("dark", "Dark"));
-  dispatchEvent(new CustomEvent("colours", { detail: { isDark: isDark() } }));
+  showColours();
 }
 
 // ---- the state of all
@@ -169,7 +164,6 @@ menu();
 theme();
 addEventListener("hashchange", route);
 document.addEventListener("keydown", keys);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
 on("link", health);
 on("status", () => { health(); letterCount(); });
 on("hello", (hello) => text(document.getElementById("about"), `group ${hello.group} · ${hello.version}`));

@@ -4,13 +4,12 @@
 //! found by halving the file: a line of the partition near the middle tells in which half it is. A log of gigabytes takes
 //! some twenty reads of a few blocks.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use serde::Deserialize;
+use rules::line::Written;
 
 /// Bytes that are read at once, and the size below which the rest is read line by line.
 const BLOCK: usize = 64 * 1024;
@@ -38,18 +37,10 @@ impl Line {
     }
 }
 
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    table: Option<Cow<'a, str>>,
-    partition: i32,
-    offset: i64,
-}
-
 impl Place<'_> {
     /// The offset of a line of this partition.
     fn offset_of(&self, line: &[u8]) -> Option<i64> {
-        let Fields { table, partition, offset } = serde_json::from_slice(line).ok()?;
+        let Written { table, partition, offset } = Written::read(line)?;
         (partition == self.partition && table.as_deref() == self.record).then_some(offset)
     }
 }

@@ -7,7 +7,6 @@
 //! line that stays ends the comparison. The lines that are cut are kept beside the log ([`kept_lines`]), in case
 //! Kafka's offsets are wrong.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -19,8 +18,8 @@ use kafka::{Logging, Partition, Topic, TransactionalProducer};
 use model::error::{Code, Error, Result};
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rules::line::Written;
 use runtime::config::KafkaSettings;
-use serde::Deserialize;
 
 use super::{OpenLogCheckpoint, begin_session, last, log};
 use crate::kept_lines::{self, Kept};
@@ -175,15 +174,7 @@ struct Place {
 
 impl Place {
     fn of(line: &[u8], topics: &Topics) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            /// Of a nested line; an odd name is escaped, as the name of a record never is.
-            #[serde(borrow)]
-            table: Option<Cow<'a, str>>,
-            partition: i32,
-            offset: i64,
-        }
-        let Fields { table, partition: number, offset } = serde_json::from_slice(line).ok()?;
+        let Written { table, partition: number, offset } = Written::read(line)?;
         Some(Self { partition: Partition { topic: topics.of_line(table.as_deref()), number }, offset })
     }
 }

@@ -8,6 +8,8 @@
 //! Decimals are numbers with all their places, times ISO 8601 with six digits after the second, bytes base64, geometries
 //! extended well-known binary in lower-case hexadecimal digits, vectors arrays of numbers.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use model::change::Op;
@@ -17,6 +19,7 @@ use model::row::{
 };
 use model::row_key::write_string;
 use model::time::Micros;
+use serde::Deserialize;
 
 use crate::transform::{Column, Transform};
 
@@ -40,6 +43,25 @@ pub struct Origin {
     pub offset: i64,
     /// Commit time on the source.
     pub source_ts: Micros,
+}
+
+/// The record of a line that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Written<'a> {
+    /// The table, of a nested line; an odd name is escaped, as the name of a record never is.
+    #[serde(borrow)]
+    pub table: Option<Cow<'a, str>>,
+    /// Partition of the topic.
+    pub partition: i32,
+    /// Offset in the partition.
+    pub offset: i64,
+}
+
+impl<'a> Written<'a> {
+    /// Reads a line; `None` for one that no consumer has written.
+    pub fn read(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok()
+    }
 }
 
 /// A column with the name of a part of a flat line.
