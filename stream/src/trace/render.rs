@@ -4,6 +4,7 @@ use model::escape;
 use model::time::Micros;
 
 use super::facts::{Hop, Parked, SourceRow, StoredRow, Trace, Traced, parsed};
+use crate::search::Searched;
 use crate::text::{duration, paragraph, time};
 
 /// Characters of a row that are shown.
@@ -27,12 +28,15 @@ pub fn render(trace: &Trace, width: Option<usize>) -> String {
         text.push_str(&change(traced, trace.key.is_none(), width));
     }
     for (partition, searched) in &trace.searched {
-        if !searched.is_complete {
+        let Searched { from, to, begin, is_complete } = searched;
+        if !is_complete {
+            let last = to - 1;
             text.push_str(&format!(
-                "\n(looked at offsets {} to {} of partition {partition}, which begins at {}; --all looks at all)\n",
-                searched.from,
-                searched.to - 1,
-                searched.begin
+                "\n(looked at offsets {from} to {last} of partition {partition}, which begins at {begin}; --all looks at all)\n"
+            ));
+        } else if from > begin {
+            text.push_str(&format!(
+                "\n(offsets before {from} of partition {partition} may have older changes: --last N)\n"
             ));
         }
     }
@@ -139,7 +143,6 @@ fn of_postgres(stored: &StoredRow) -> String {
 mod tests {
     use super::*;
     use crate::record::{Change, Row};
-    use crate::search::Searched;
     use crate::trace::{InLog, Standing};
 
     #[test]
@@ -200,5 +203,9 @@ MySQL       2026-11-30 02:11:00.000  id=9 name=\"\\u001b[2J\"
 ARRIVED: it is there
 ";
         assert_eq!(render(&trace, None), want);
+        let mut enough = trace;
+        enough.searched[0].1.is_complete = true;
+        let text = render(&enough, None);
+        assert!(text.contains("\n(offsets before 50 of partition 3 may have older changes: --last N)\n"), "{text}");
     }
 }
