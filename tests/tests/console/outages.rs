@@ -7,7 +7,7 @@ use super::browser::{Browser, Screen};
 use super::stage::Console;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_names_what_is_away_and_goes_on_with_the_rest() {
+async fn the_page_names_what_is_away_and_shows_the_rest() {
     let folder = testbed::scratch::folder("console_outages");
     let mut servers = tokio::task::block_in_place(|| Servers::start(&folder, 1)).unwrap();
     let bed = TestBed::on("console_outages", |variable| servers.variable(variable));
