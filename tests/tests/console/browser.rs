@@ -96,6 +96,10 @@ impl Browser {
         self.post("url", json!({ "url": url })).await;
     }
 
+    pub(super) async fn reload(&self) {
+        self.post("refresh", json!({})).await;
+    }
+
     /// The value of an expression in the page.
     pub(super) async fn value(&self, expression: &str) -> Value {
         self.post("execute/sync", json!({ "script": format!("return {expression}"), "args": [] })).await

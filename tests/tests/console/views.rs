@@ -130,9 +130,13 @@ async fn it_fits_a_phone_and_has_two_sets_of_colours() {
     }
     let page = "getComputedStyle(document.documentElement).backgroundColor";
     let scheme = |name: &str| json!({ "features": [{ "name": "prefers-color-scheme", "value": name }] });
+    // The page hears of it by an event.
+    let has = |name: &str| format!("document.documentElement.dataset.colours === '{name}'");
     browser.chrome("Emulation.setEmulatedMedia", scheme("dark")).await;
+    browser.shows(has("dark")).await;
     let dark = browser.value(page).await;
     browser.chrome("Emulation.setEmulatedMedia", scheme("light")).await;
+    browser.shows(has("light")).await;
     let light = browser.value(page).await;
     assert_ne!(dark, light);
     // The switch wins over the system, also after the page was loaded again.
@@ -140,7 +144,7 @@ async fn it_fits_a_phone_and_has_two_sets_of_colours() {
         .value("[...document.querySelectorAll('#theme button')].find((b) => b.textContent === 'Dark').click()")
         .await;
     assert_eq!(browser.value(page).await, dark);
-    browser.value("location.reload()").await;
+    browser.reload().await;
     browser.has("everything works").await;
     assert_eq!(browser.value(page).await, dark);
     assert_eq!(browser.errors().await, Vec::<String>::new());
