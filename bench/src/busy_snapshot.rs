@@ -73,7 +73,7 @@ pub fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figu
         figure("rate of rows and changes", "records/s", "≥ 10 ×", Better::More, |r| r.arrival.rate()),
         figure("rate from the start of the process", "records/s", "≥ 10 ×", Better::More, Run::rate_from_start),
         figure("CPU for a million records", "s", "≤ 7 s", Better::Less, Run::cpu_per_million),
-        figure("most memory resident", "MB", "≤ 64 MB", Better::Less, |r| r.usage.peak_rss_mb),
+        figure("most memory resident", "MB", "≤ 40 MB", Better::Less, |r| r.usage.peak_rss_mb),
     ])
 }
 

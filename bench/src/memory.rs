@@ -42,7 +42,7 @@ pub fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<Vec<Figu
     }
     let measure = format!("most resident of the producer, one transaction of {} rows", size.changes);
     Ok(vec![
-        Figure::new([case, "resident of the idle producer, all sent", "MB", "", "≤ 64 MB"], Better::Less, idle, vec![]),
-        Figure::new([case, &measure, "MB", "transactions of 500", "≤ 64 MB"], Better::Less, one, most),
+        Figure::new([case, "resident of the idle producer, all sent", "MB", "", "≤ 40 MB"], Better::Less, idle, vec![]),
+        Figure::new([case, &measure, "MB", "transactions of 500", "≤ 40 MB"], Better::Less, one, most),
     ])
 }
