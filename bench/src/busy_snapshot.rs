@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use kafka::LastRecords;
 use mysql_async::prelude::Queryable;
-use rdkafka::consumer::BaseConsumer;
 use runtime::config::KafkaSettings;
 use testbed::servers::DATABASE;
 use tokio::task::JoinHandle;
@@ -99,7 +99,7 @@ fn complete(
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<Arrival> {
     let writes = Writes::start(lab, table.rows)?;
-    let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
+    let asking = LastRecords::new(settings)?;
     let rows = i64::try_from(table.rows)?;
     let (mut end, mut since, mut checked) = (0, Instant::now(), Instant::now());
     let mut until = |enough: &dyn Fn(i64, Duration) -> bool| -> Result<()> {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kafka::TopicSpec;
+use kafka::{LastRecords, TopicSpec};
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use runtime::config::{KafkaSettings, Program, Settings};
 
@@ -88,7 +88,7 @@ pub async fn make_anew(settings: &KafkaSettings) -> Result<()> {
 /// # Errors
 /// Errors of `check`; when no new record arrives for a minute.
 pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() -> Result<()>) -> Result<Arrival> {
-    let asking: BaseConsumer = kafka::consumer_config(settings, "bench").create()?;
+    let asking = LastRecords::new(settings)?;
     let (mut ends, mut since) = (0, Instant::now());
     let mut checked = Instant::now();
     loop {
@@ -111,10 +111,10 @@ pub fn wait_for(settings: &KafkaSettings, records: u64, mut check: impl FnMut() 
     }
 }
 
-/// The sum of the ends of all partitions, transaction markers included; 0 for a missing topic.
-pub(crate) fn ends_by(asking: &BaseConsumer, settings: &KafkaSettings) -> i64 {
-    let end = |partition| asking.fetch_watermarks(&settings.topic, partition, PATIENCE).map_or(0, |(_, high)| high);
-    (0..settings.partitions).map(end).sum()
+/// The sum of the ends of all partitions, transaction markers included, by one request: one for each partition would take
+/// a core from the broker that is measured. 0 for a missing topic.
+pub(crate) fn ends_by(asking: &LastRecords, settings: &KafkaSettings) -> i64 {
+    asking.stable_ends(&settings.topic, settings.partitions as usize).map_or(0, |ends| ends.into_iter().sum())
 }
 
 /// Reads the whole topic.

@@ -165,6 +165,8 @@ fn clock_set_back(harness: &mut Harness) -> Result<()> {
 
 fn million_rows(harness: &mut Harness) -> Result<()> {
     const ROOM: u64 = 192 * MIB;
+    // The ids are below those that other faults use, and may have left.
+    const FIRST: i64 = -2_000_000;
     let producer = harness.producer.as_ref().context("it runs")?;
     let status = fs::read_to_string(format!("/proc/{}/status", producer.pid()))?;
     let data =
@@ -176,13 +178,16 @@ fn million_rows(harness: &mut Harness) -> Result<()> {
         .status()
         .context("prlimit (package util-linux)")?;
     ensure!(limited.success(), "prlimit ended with {limited}");
+    let insert = format!(
+        "INSERT INTO product (id, name, category, price, last_updated) \
+         SELECT {FIRST} - 1 - a.n - 10*b.n - 100*c.n - 1000*d.n - 10000*e.n - 100000*f.n, \
+         CONCAT('product ', a.n), 'CAT_5', 12.30, '2026-01-01' FROM digit a, digit b, digit c, digit d, digit e, digit f"
+    );
     harness.commit_direct(&[
         "CREATE TABLE digit (n INT)",
         "INSERT INTO digit VALUES (0),(1),(2),(3),(4),(5),(6),(7),(8),(9)",
-        "INSERT INTO product (id, name, category, price, last_updated) \
-         SELECT -1 - a.n - 10*b.n - 100*c.n - 1000*d.n - 10000*e.n - 100000*f.n, \
-         CONCAT('product ', a.n), 'CAT_5', 12.30, '2026-01-01' FROM digit a, digit b, digit c, digit d, digit e, digit f",
-        "DELETE FROM product WHERE id < 0",
+        &insert,
+        &format!("DELETE FROM product WHERE id < {FIRST}"),
         "DROP TABLE digit",
     ])?;
     harness.pause_load()?;
