@@ -175,7 +175,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
 fn keep_services(services: &Services) -> Result<()> {
     let options = StackOptions { dir: services.place.dir(), ports: services.ports, ..StackOptions::default() };
     let mut stack = Stack::start(&options)?;
-    background::announce(&stack)?;
+    background::announce(&stack, &stack.env())?;
     print!("{}", background::env_lines(&stack.env()));
     progress::note("running until Ctrl-C");
     let mut result = Ok(());
