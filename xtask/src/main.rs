@@ -75,7 +75,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Take the pictures of the console in docs/screenshots
+    /// Take the pictures of the console and record a terminal, in docs/screenshots
     Screenshots,
     /// Check licences and sources of all libraries by deny.toml
     Deny,
