@@ -124,7 +124,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     background::clean(&dir)?;
     outputs.empty(options.fresh)?;
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
-    background::announce(&stack)?;
+    background::announce(&stack, &stack.env())?;
     // Use an empty settings file: the user's own file may name other servers.
     let settings = stack.dir().join("config.yaml");
     fs::write(&settings, "{}\n")?;
@@ -211,19 +211,21 @@ pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     // All programs share the address, so it must be a range of ports; otherwise their error says so.
     let metrics = std::env::var("METRICS_LISTEN").unwrap_or_else(|_| METRICS.to_owned());
     let programs = Programs::new(programs_folder, &stack).with("METRICS_LISTEN", &metrics);
-    let result = kept_up(&mut stack, &programs, &data, &id);
+    // `stream` asks the programs there.
+    let env = [stack.env(), vec![("STREAM_METRICS".to_owned(), metrics)]].concat();
+    let result = kept_up(&mut stack, &programs, &data, &id, &env);
     background::withdraw(&dir);
     stack.stop()?;
     outputs.claim(&id)?;
     result
 }
 
-fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str) -> Result<()> {
+fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str, env: &[(String, String)]) -> Result<()> {
     interrupt::catch_start_again()?;
     let mut running = start_programs(programs, stack, id, true)?;
     running.programs.push(programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?);
-    background::announce(stack)?;
-    print!("{}", background::env_lines(&stack.env()));
+    background::announce(stack, env)?;
+    print!("{}", background::env_lines(env));
     progress::note(&format!("logs of the programs: {}", programs.logs().display()));
     progress::note("running until Ctrl-C; a CSV file put into the data folder is taken in");
     watch(|| {
@@ -242,9 +244,9 @@ fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
     let short = |path: &Path| path.strip_prefix(&root).unwrap_or(path).display().to_string();
     let (dir, logs, bin) = (short(stack.dir()), short(programs.logs()), short(programs.folder()));
     let look = if kept {
-        format!("    . {dir}/env; {bin}/verify    compares once more\n")
+        format!("    . {dir}/env; {bin}/stream status    what runs, and how far everything is\n")
     } else {
-        "    cargo xtask demo --keep             the same, and servers and programs stay up to be looked at\n"
+        "    cargo xtask demo --keep             the same, and console, servers and programs stay up to be looked at\n"
             .to_owned()
     };
     format!(
@@ -254,10 +256,7 @@ fn hints(stack: &Stack, programs: &Programs, kept: bool) -> String {
     {logs}              the programs' own logs
 {look}
   what to try next
-    cargo xtask up                      keep all running; then, in another terminal:
-      change a price and its last_updated in a copy of a CSV file in data/, and see the new line in a log
-      echo '{{\"last_read_timestamp\": null}}' > time_track/last_read_timestamp.json
-                                        and every row comes once more, as the next epoch
+    cargo xtask up                      keep all running, and follow the ten steps of docs/tutorial.md
     cargo xtask demo --data DIR         the same with your own CSV files (id,name,category,price,last_updated)
 "
     )
@@ -317,7 +316,7 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on:
         created => created?,
     }
     let (console, address) = programs.console()?;
-    progress::note(&format!("  the console is on {address}: look at all of it there"));
+    progress::note(&format!("  the console is on {address} while this runs: look at all of it there"));
     step.say("starting the producer and five consumers");
     let started = std::iter::once(programs.producer()).chain((1..=CONSUMERS).map(|number| programs.consumer(number)));
     let (programs_run, owner) = (started.chain([Ok(console)]).collect::<Result<_>>()?, owner.to_owned());

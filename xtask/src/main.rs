@@ -75,7 +75,7 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Take the pictures of the console in docs/screenshots
+    /// Take the pictures of the console and record a terminal, in docs/screenshots
     Screenshots,
     /// Check licences and sources of all libraries by deny.toml
     Deny,
@@ -175,7 +175,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
 fn keep_services(services: &Services) -> Result<()> {
     let options = StackOptions { dir: services.place.dir(), ports: services.ports, ..StackOptions::default() };
     let mut stack = Stack::start(&options)?;
-    background::announce(&stack)?;
+    background::announce(&stack, &stack.env())?;
     print!("{}", background::env_lines(&stack.env()));
     progress::note("running until Ctrl-C");
     let mut result = Ok(());

@@ -42,17 +42,20 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitStatus> {
     Ok(status)
 }
 
-/// Takes the pictures of the console in docs/screenshots, and makes them small.
+/// Takes the pictures of the console and records a terminal, in docs/screenshots, and makes the pictures small.
 ///
 /// # Errors
 /// As [`run`]; when a picture can't be made small.
 pub(crate) fn screenshots() -> Result<ExitStatus> {
     machine::ensure(&[Need::Pictures])?;
-    let test = ["-p", "integration-tests", "--test", "pipeline", "--", "--ignored", "console::pictures::screenshots"];
+    let test = ["-p", "integration-tests", "--test", "pipeline", "--", "--ignored", "pictures::"];
     let status = run(&test.map(str::to_owned))?;
     let folder = cargo::root().join("docs/screenshots");
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "png") {
+            continue;
+        }
         machine::run(Command::new("pngquant").args(["--force", "--strip", "--ext", ".png"]).arg(&path))?;
     }
     Ok(status)

@@ -13,13 +13,13 @@ use crate::servers::server::tail_of;
 use crate::servers::{Stack, holder, in_use, lock};
 use crate::{interrupt, progress};
 
-/// Writes the file by which other processes find a running stack.
+/// Writes the file by which other processes find a running stack, with this environment.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn announce(stack: &Stack) -> Result<()> {
+pub fn announce(stack: &Stack, env: &[(String, String)]) -> Result<()> {
     let part = stack.dir().join("env.part");
-    fs::write(&part, env_lines(&stack.env()))?;
+    fs::write(&part, env_lines(env))?;
     Ok(fs::rename(part, stack.dir().join("env"))?)
 }
 

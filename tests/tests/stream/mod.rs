@@ -2,8 +2,11 @@
 
 mod commands;
 mod dlq;
+mod pictures;
+mod recording;
 mod status;
 mod tap;
+mod terminal;
 mod trace;
 
 use std::time::Duration;
