@@ -57,7 +57,7 @@ pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
             "not granted, nor needed while every session logs rows: a statement on another table of {database} that a session logs \
              as text (binlog_format = STATEMENT, as pt-heartbeat does) stops the producer, and with GRANT TRIGGER ON {}.* it \
              is passed over",
-            mysql::table::quoted(database)
+            mysql::table::quoted_in_grant(database)
         );
         Check::note("TRIGGER", found)
     })
@@ -129,9 +129,10 @@ pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &s
             stop(format!("it is a {}", kind.to_lowercase()), reset.to_owned())
         }
         Facts { trigger: Some(trigger), .. } => stop(format!("it has the trigger {trigger}"), reset.to_owned()),
-        Facts { sees_triggers: false, .. } => {
-            stop("this user may not see whether it has triggers".to_owned(), grant(&format!("{}.*", quoted(database))))
-        }
+        Facts { sees_triggers: false, .. } => stop(
+            "this user may not see whether it has triggers".to_owned(),
+            grant(&format!("{}.*", mysql::table::quoted_in_grant(database))),
+        ),
         _ => Ok(()),
     }
 }

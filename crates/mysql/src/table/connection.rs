@@ -227,6 +227,12 @@ pub fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
+/// A database as the place of a GRANT, as docs/security.md writes it: there an unescaped `_` or `%` matches other names
+/// too, and MySQL adds a right only to those that are granted on the same text.
+pub fn quoted_in_grant(database: &str) -> String {
+    quoted(&database.replace('_', r"\_").replace('%', r"\%"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +240,6 @@ mod tests {
     #[test]
     fn identifiers_are_quoted() {
         assert_eq!(quoted("a`b"), "`a``b`");
+        assert_eq!(quoted_in_grant("my_shop"), r"`my\_shop`");
     }
 }

@@ -6,14 +6,14 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{answered, failed, quoted};
+use super::connection::{answered, failed, quoted, quoted_in_grant};
 use model::error::{Code, Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What gives the right that a server without GTIDs wants.
 pub fn grant_lock_tables(database: &str) -> String {
-    format!("GRANT LOCK TABLES ON {}.* TO the user of DB_USER", quoted(database))
+    format!("GRANT LOCK TABLES ON {}.* TO the user of DB_USER", quoted_in_grant(database))
 }
 
 /// Waits until no transaction that wrote to the table is still being committed, by `LOCK TABLES … READ`: the server
