@@ -12,8 +12,12 @@ use runtime::config::MySqlSettings;
 
 use crate::binlog_error::failed;
 use crate::dump::{DumpConnection, Observer};
+use crate::server;
 
 const SERVER_UUID: &str = "SELECT @@server_uuid";
+
+/// The answer of MariaDB to [`SERVER_UUID`].
+const NO_SUCH_VARIABLE: u16 = 1193;
 
 /// A failover changes the server once. A change back within this time means that two servers answer alternately.
 const FAILOVER: Duration = Duration::from_secs(600);
@@ -113,12 +117,16 @@ impl Endpoint {
     /// Connects, and asks the server for its `@@server_uuid`.
     ///
     /// # Errors
-    /// As [`table::connect`].
+    /// As [`table::connect`]; definite when the server is not MySQL.
     pub async fn identified(&self) -> Result<(Conn, String)> {
         let mut conn = table::connect(&self.settings).await?;
-        let uuid: Option<String> =
-            answered(conn.query_first(SERVER_UUID)).await.map_err(|e| failed("ask for the server_uuid", e))?;
-        Ok((conn, uuid.unwrap_or_default()))
+        match answered(conn.query_first::<String, _>(SERVER_UUID)).await {
+            Ok(uuid) => Ok((conn, uuid.unwrap_or_default())),
+            Err(mysql_async::Error::Server(e)) if e.code == NO_SUCH_VARIABLE => {
+                Err(server::unsupported(&server::reported_version(&mut conn).await?))
+            }
+            Err(e) => Err(failed("ask for the server_uuid", e)),
+        }
     }
 
     /// Connects to the server of the session for its binlog.

@@ -93,7 +93,7 @@ async fn check_anchor(
 fn holds(files: &[BinlogFile], position: &Position) -> Result<()> {
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
         return Err(
-            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy("start it with --log-bin")
+            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy(mysql::table::ENABLE_BINLOG)
         );
     };
     match files.iter().find(|f| f.name == position.file) {

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use model::error::{Error, Result};
 use mysql_async::Conn;
-use mysql_async::prelude::Queryable;
 
-use crate::binlog_error::failed;
 use crate::endpoint::Endpoint;
 use crate::lag::Sample;
 use crate::server;
@@ -53,12 +51,6 @@ async fn ask(endpoint: &Endpoint, conn: &mut Option<(Conn, String)>) -> Result<S
 pub async fn sample(conn: &mut Conn) -> Result<Sample> {
     let at = Instant::now();
     let server_time = server::now(conn).await?;
-    let variables: Vec<(String, String)> = conn
-        .query("SHOW GLOBAL VARIABLES WHERE Variable_name IN ('binlog_expire_logs_seconds', 'binlog_expire_logs_auto_purge')")
-        .await
-        .map_err(|e| failed("ask how long binlogs are kept", e))?;
-    let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-    let seconds = value("binlog_expire_logs_seconds").and_then(|s| s.parse().ok()).filter(|s| *s > 0);
-    let kept_for = seconds.filter(|_| value("binlog_expire_logs_auto_purge") != Some("OFF")).map(Duration::from_secs);
+    let kept_for = server::binlogs_kept_for(conn).await?;
     Ok(Sample { server_time, at, files: server::binlog_files(conn).await?, kept_for })
 }

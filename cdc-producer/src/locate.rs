@@ -107,7 +107,7 @@ async fn file_at(endpoint: &Endpoint, conn: &mut Conn, server: &Server, at: Micr
     let index = low.saturating_sub(1);
     let Some(file) = files.get(index) else {
         return Err(
-            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy("start it with --log-bin")
+            Error::new(Code::ServerSettings, "the server has no binlog files").with_remedy(mysql::table::ENABLE_BINLOG)
         );
     };
     // Without any transaction the time of the file's head is the best approximation.

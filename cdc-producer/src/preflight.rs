@@ -5,7 +5,7 @@ use std::time::Duration;
 use kafka::doctor::{Check, definite_or};
 use model::error::{Code, Result};
 use model::table_name::TableName;
-use mysql::table::{SourceTable, answered, logs_cascades};
+use mysql::table::{ENABLE_BINLOG, SourceTable, answered, logs_cascades};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
 use runtime::config::MySqlSettings;
@@ -15,7 +15,7 @@ use crate::dump::HEAD;
 use crate::endpoint::Endpoint;
 use crate::reach;
 use crate::replica;
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::settings::ProducerSettings;
 use crate::stream::EventStream;
 
@@ -44,14 +44,17 @@ pub struct TableReport {
 /// # Errors
 /// Transient when the link breaks; faults of the server are in the report.
 pub async fn mysql(endpoint: &Endpoint, tables: &[ProducerSettings]) -> Result<MySqlReport> {
-    let mut conn = endpoint.begin().await?;
     let mut report = MySqlReport { checks: Vec::new(), server: None, tables: Vec::new(), logs_cascades: false };
-    let version: Option<String> =
-        answered(conn.query_first("SELECT @@version")).await.map_err(|e| failed("ask for the version", e))?;
-    let version = version.unwrap_or_default();
+    let mut conn = match endpoint.begin().await {
+        Err(error) if error.code() == Code::ServerSettings => {
+            report.checks.push(Check::failed("server", &error));
+            return Ok(report);
+        }
+        begun => begun?,
+    };
+    let version = server::reported_version(&mut conn).await?;
     if version.to_lowercase().contains("mariadb") || conn.server_version() < (8, 0, 0) {
-        let remedy = "use MySQL 8.0 or later; MariaDB's binlog differs and is not read";
-        report.checks.push(Check::bad("server", format!("version {version}"), remedy));
+        report.checks.push(Check::failed("server", &server::unsupported(&version)));
         return Ok(report);
     }
     report.checks.push(Check::good("server", format!("MySQL {version}")));
@@ -65,8 +68,9 @@ pub async fn mysql(endpoint: &Endpoint, tables: &[ProducerSettings]) -> Result<M
                 Check::warning(
                     "gtid_mode",
                     "not ON: positions are file and offset, and a failover to a replica needs a new snapshot",
-                    "turn GTIDs on, step by step and without a stop: OFF_PERMISSIVE, ON_PERMISSIVE, and ON when the producer \
-                     has read everything, as `verify --wait 60s` shows",
+                    "turn GTIDs on, without a stop: SET PERSIST enforce_gtid_consistency = ON (WARN logs first what ON refuses); \
+                     SET PERSIST gtid_mode = OFF_PERMISSIVE; SET PERSIST gtid_mode = ON_PERMISSIVE; and when the producer has \
+                     read everything, as `verify --wait 60s` shows: SET PERSIST gtid_mode = ON",
                 )
             });
             report.server = Some(server);
@@ -77,7 +81,11 @@ pub async fn mysql(endpoint: &Endpoint, tables: &[ProducerSettings]) -> Result<M
     databases.sort_unstable();
     databases.dedup();
     rights(&mut conn, endpoint, &databases, &mut report.checks).await?;
+    let has_gtids = report.server.as_ref().is_none_or(|server| server.gtids);
     for database in databases {
+        if !has_gtids {
+            report.checks.push(reach::lock_right(&mut conn, database).await?);
+        }
         report.checks.push(reach::right(&mut conn, database).await?);
     }
     let names: Vec<TableName> =
@@ -137,19 +145,24 @@ async fn table(conn: &mut Conn, settings: &ProducerSettings, checks: &mut Vec<Ch
 }
 
 async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
-    let names = "'log_bin','binlog_format','binlog_row_image','binlog_row_metadata','binlog_row_value_options',\
-                 'binlog_expire_logs_seconds'";
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let names = "'log_bin','binlog_format','binlog_row_image','binlog_row_metadata','binlog_row_value_options'";
     let rows: Vec<(String, String)> =
         answered(conn.query(format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")))
             .await
             .map_err(|e| failed("read the server's settings", e))?;
     let value = |name: &str| rows.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
     for (name, want, remedy) in [
-        ("log_bin", "ON", "start the server with --log-bin"),
-        ("binlog_format", "ROW", "SET GLOBAL binlog_format = ROW, and reconnect the programs that write"),
-        ("binlog_row_image", "FULL", "SET GLOBAL binlog_row_image = FULL, and reconnect the programs that write"),
-        ("binlog_row_metadata", "FULL", "SET GLOBAL binlog_row_metadata = FULL"),
-        ("binlog_row_value_options", "", "SET GLOBAL binlog_row_value_options = ''"),
+        ("log_bin", "ON", ENABLE_BINLOG),
+        // With SET GLOBAL a restart of the server would bring the old value back.
+        ("binlog_format", "ROW", "SET PERSIST binlog_format = ROW, and reconnect the programs that write"),
+        ("binlog_row_image", "FULL", "SET PERSIST binlog_row_image = FULL, and reconnect the programs that write"),
+        ("binlog_row_metadata", "FULL", "SET PERSIST binlog_row_metadata = FULL"),
+        (
+            "binlog_row_value_options",
+            "",
+            "SET PERSIST binlog_row_value_options = '', and reconnect the programs that write",
+        ),
     ] {
         let found = value(name);
         checks.push(if found.eq_ignore_ascii_case(want) {
@@ -158,15 +171,15 @@ async fn variables(conn: &mut Conn, checks: &mut Vec<Check>) -> Result<()> {
             Check::bad(name, format!("{found:?} instead of {want:?}"), remedy)
         });
     }
-    let expire = value("binlog_expire_logs_seconds").parse::<u64>().unwrap_or(0);
-    let day = Duration::from_secs(24 * 3600).as_secs();
-    checks.push(match expire {
-        0 => Check::good("retention", "binlogs are kept until somebody purges them"),
-        seconds if seconds >= day => Check::good("retention", format!("binlogs are kept for {} h", seconds / 3600)),
-        seconds => Check::warning(
+    checks.push(match server::binlogs_kept_for(conn).await? {
+        None => Check::good("retention", "binlogs are kept until somebody purges them"),
+        Some(time) if time >= DAY => {
+            Check::good("retention", format!("binlogs are kept for {} h", time.as_secs() / 3600))
+        }
+        Some(time) => Check::warning(
             "retention",
-            format!("binlogs are kept for {seconds} s only: after a longer stop a new snapshot is needed"),
-            "SET GLOBAL binlog_expire_logs_seconds = 259200 or more",
+            format!("binlogs are kept for {} s only: after a longer stop a new snapshot is needed", time.as_secs()),
+            "SET PERSIST binlog_expire_logs_seconds = 259200, or more",
         ),
     });
     Ok(())
@@ -224,8 +237,10 @@ async fn rights(conn: &mut Conn, endpoint: &Endpoint, databases: &[&str], checks
             }
             row.get::<String, _>(0).unwrap_or_default()
         }
+        // The check of `log_bin` says what to do.
         Ok(None) => {
-            checks.push(Check::bad(name, "the server has no binlog", "start it with --log-bin"));
+            checks.push(Check::good(name, "granted"));
+            checks.push(Check::note("REPLICATION SLAVE", "not tried, as the server has no binlog"));
             return Ok(());
         }
         Err(e) => {

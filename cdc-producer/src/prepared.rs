@@ -56,7 +56,7 @@ fn judge(progress: &Progress, sample: &Sample) -> Check {
         NAME,
         found,
         format!(
-            "XA COMMIT {xa} or XA ROLLBACK {xa}; or keep binlogs longer (SET GLOBAL binlog_expire_logs_seconds); if XA RECOVER \
+            "XA COMMIT {xa} or XA ROLLBACK {xa}; or keep binlogs longer (SET PERSIST binlog_expire_logs_seconds); if XA RECOVER \
              does not list it, `cdc-producer checkpoint reset`"
         ),
     )

@@ -6,12 +6,15 @@
 
 use kafka::doctor::Check;
 use model::error::{Code, Error, Result};
-use mysql::table::answered;
+use mysql::table::{answered, grant_lock_tables};
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
 use crate::binlog_error::failed;
 use crate::statement::{Mode, Words};
+
+/// A right on a single table names that table; only `*` matches this name.
+const NO_TABLE: &str = "";
 
 /// The server's facts about a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +47,6 @@ pub(crate) async fn ask(conn: &mut Conn, database: &str, table: &str) -> Result<
 /// # Errors
 /// Transient when the link breaks.
 pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
-    // A right on a single table names that table; only `*` matches this name.
-    const NO_TABLE: &str = "";
     Ok(if sees_triggers(&grants(conn).await?, database, NO_TABLE) {
         Check::good(
             "TRIGGER",
@@ -56,7 +57,7 @@ pub(crate) async fn right(conn: &mut Conn, database: &str) -> Result<Check> {
             "not granted, nor needed while every session logs rows: a statement on another table of {database} that a session logs \
              as text (binlog_format = STATEMENT, as pt-heartbeat does) stops the producer, and with GRANT TRIGGER ON {}.* it \
              is passed over",
-            mysql::table::quoted(database)
+            mysql::table::quoted_in_grant(database)
         );
         Check::note("TRIGGER", found)
     })
@@ -66,15 +67,35 @@ async fn grants(conn: &mut Conn) -> Result<Vec<String>> {
     answered(conn.query("SHOW GRANTS")).await.map_err(|e| failed("look up this user's rights", e))
 }
 
-/// Whether these grants (`GRANT … ON … TO …`) hold the right TRIGGER on the table.
+/// Check of the right to lock tables, which a snapshot uses on a server without GTIDs. The grants may hide a right that
+/// this user has, as by a pattern of names, so a missing one is no failure yet.
+///
+/// # Errors
+/// Transient when the link breaks.
+pub(crate) async fn lock_right(conn: &mut Conn, database: &str) -> Result<Check> {
+    const NAME: &str = "LOCK TABLES";
+    Ok(if holds(&grants(conn).await?, "LOCK", database, NO_TABLE) {
+        Check::good(NAME, "granted")
+    } else {
+        let found = format!("SHOW GRANTS names no such right on {database}: without GTIDs a snapshot stops without it");
+        Check::warning(NAME, found, grant_lock_tables(database))
+    })
+}
+
+/// Whether these grants hold the right TRIGGER on the table.
 pub(crate) fn sees_triggers(grants: &[String], database: &str, table: &str) -> bool {
+    holds(grants, "TRIGGER", database, table)
+}
+
+/// Whether these grants (`GRANT … ON … TO …`) hold the right with this word on the table.
+fn holds(grants: &[String], right: &str, database: &str, table: &str) -> bool {
     let holds = |grant: &&String| {
         let words: Vec<_> = Words::new(grant.as_bytes(), Mode::default()).collect();
         let Some(on) = words.iter().position(|w| w.is("ON")) else { return false };
-        let right = words[..on].iter().any(|w| w.is("TRIGGER") || w.is("ALL"));
+        let is_named = words[..on].iter().any(|w| w.is(right) || w.is("ALL"));
         let part =
             |i: usize, name: &str| words.get(on + i).is_some_and(|w| w.symbol('*') || w.text.replace('\\', "") == name);
-        right && part(1, database) && part(3, table)
+        is_named && part(1, database) && part(3, table)
     };
     let revokes = |grant: &&String| grant.starts_with("REVOKE");
     grants.iter().filter(|g| !revokes(g)).any(|g| holds(&g)) && !grants.iter().filter(revokes).any(|g| holds(&g))
@@ -108,9 +129,10 @@ pub(crate) fn require_alone(facts: &Facts, name: &str, ours: &str, statement: &s
             stop(format!("it is a {}", kind.to_lowercase()), reset.to_owned())
         }
         Facts { trigger: Some(trigger), .. } => stop(format!("it has the trigger {trigger}"), reset.to_owned()),
-        Facts { sees_triggers: false, .. } => {
-            stop("this user may not see whether it has triggers".to_owned(), grant(&format!("{}.*", quoted(database))))
-        }
+        Facts { sees_triggers: false, .. } => stop(
+            "this user may not see whether it has triggers".to_owned(),
+            grant(&format!("{}.*", mysql::table::quoted_in_grant(database))),
+        ),
         _ => Ok(()),
     }
 }

@@ -57,6 +57,22 @@ impl Server {
     }
 }
 
+/// The version that the server reports.
+///
+/// # Errors
+/// As [`mysql::table::failed`].
+pub async fn reported_version(conn: &mut Conn) -> Result<String> {
+    let version: Option<String> =
+        answered(conn.query_first("SELECT @@version")).await.map_err(|e| failed("ask for the version", e))?;
+    Ok(version.unwrap_or_default())
+}
+
+/// The error for a server that is not MySQL 8.0 or later.
+pub fn unsupported(version: &str) -> Error {
+    Error::new(Code::ServerSettings, format!("the server's version is {version}, not MySQL 8.0 or later"))
+        .with_remedy("use MySQL 8.0 or later; MariaDB's binlog differs and is not read")
+}
+
 /// Reads a GTID set as the server prints it.
 ///
 /// # Errors
@@ -74,9 +90,8 @@ pub async fn binlog_end(conn: &mut Conn) -> Result<(String, u64)> {
     let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
     let row: Option<Row> =
         answered(conn.query_first(query)).await.map_err(|e| failed("ask where the binlog ends", e))?;
-    row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?))).ok_or_else(|| {
-        Error::new(Code::ServerSettings, "the server has no binlog").with_remedy("start it with --log-bin")
-    })
+    row.and_then(|row| Some((row.get::<String, _>(0)?, row.get::<u64, _>(1)?)))
+        .ok_or_else(|| Error::new(Code::ServerSettings, "the server has no binlog").with_remedy(table::ENABLE_BINLOG))
 }
 
 /// The server's binlog files, oldest first.
@@ -90,6 +105,30 @@ pub async fn binlog_files(conn: &mut Conn) -> Result<Vec<BinlogFile>> {
         rows.iter().filter_map(|row| Some(BinlogFile { name: row.get(0)?, size: row.get(1)? })).collect();
     files.sort_by(|a, b| compare_files(&a.name, &b.name));
     Ok(files)
+}
+
+/// How long the server keeps a binlog file after its last event; `None` when it deletes none unless it is asked.
+///
+/// # Errors
+/// As [`mysql::table::failed`].
+pub async fn binlogs_kept_for(conn: &mut Conn) -> Result<Option<Duration>> {
+    let query = "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
+                 ('binlog_expire_logs_seconds', 'binlog_expire_logs_auto_purge', 'expire_logs_days')";
+    let variables: Vec<(String, String)> =
+        answered(conn.query(query)).await.map_err(|e| failed("ask how long binlogs are kept", e))?;
+    Ok(kept_for(&variables))
+}
+
+fn kept_for(variables: &[(String, String)]) -> Option<Duration> {
+    let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let number = |name: &str| value(name).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+    // MySQL 8.0 has a setting in days too, which counts while the one in seconds is 0.
+    let seconds = match number("binlog_expire_logs_seconds") {
+        0 => number("expire_logs_days") * 86_400,
+        seconds => seconds,
+    };
+    let is_off = value("binlog_expire_logs_auto_purge") == Some("OFF");
+    (seconds > 0 && !is_off).then(|| Duration::from_secs(seconds))
 }
 
 /// The server's clock.
@@ -147,4 +186,25 @@ pub async fn make_visible(conn: &mut Conn, position: &Position, database: &str, 
         }
     }
     table::wait_for_writers(conn, database, table).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binlogs_are_kept_as_either_setting_says() {
+        const DAY: u64 = 86_400;
+        for (variables, want) in [
+            (&[("binlog_expire_logs_seconds", "60")][..], Some(60)),
+            (&[("binlog_expire_logs_seconds", "0")], None),
+            (&[("binlog_expire_logs_seconds", "60"), ("binlog_expire_logs_auto_purge", "ON")], Some(60)),
+            (&[("binlog_expire_logs_seconds", "60"), ("binlog_expire_logs_auto_purge", "OFF")], None),
+            (&[("binlog_expire_logs_seconds", "0"), ("expire_logs_days", "2")], Some(2 * DAY)),
+            (&[("binlog_expire_logs_seconds", "60"), ("expire_logs_days", "0")], Some(60)),
+        ] {
+            let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            assert_eq!(kept_for(&variables), want.map(Duration::from_secs), "{variables:?}");
+        }
+    }
 }

@@ -323,7 +323,9 @@ async fn restore_without_a_position_leads_to_a_reset() {
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("last_read_timestamp.json"), "not json").unwrap();
     let doctor = world.run("cdc-producer", &["doctor"]);
-    assert!(doctor.out.contains("not valid JSON") && doctor.out.contains("checkpoint restore"), "{}", doctor.out);
+    for part in ["FAIL  checkpoint ", "not valid JSON", "checkpoint restore"] {
+        assert!(doctor.out.contains(part), "{part} is not in\n{}", doctor.out);
+    }
     let restored = world.run("cdc-producer", &["checkpoint", "restore"]);
     let words = ["Kafka holds no position for", "nothing to restore", "checkpoint reset"];
     restored.assert_error(Code::NothingToRestore, &words);

@@ -13,6 +13,7 @@ use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
+use testbed::servers::CDC;
 use testbed::{Ended, TestBed, eventually, execute, expire};
 
 /// The lines of doctor about one thing that are not ok, each with its remedy.
@@ -45,7 +46,26 @@ fn finds(world: &TestBed, name: &str, texts: &[&str]) -> String {
 fn is_green(world: &TestBed, program: &str) -> String {
     let ended = doctor(world, program);
     assert!(ended.code == 0 && !ended.out.contains("FAIL"), "{}\n{}", ended.out, ended.err);
+    assert_documented(&ended.out, program);
     ended.out
+}
+
+/// The program's table in docs/doctor.md has each check that is printed.
+fn assert_documented(out: &str, program: &str) {
+    let page = include_str!("../../docs/doctor.md");
+    let heading = format!("`{program} doctor`\n");
+    let table = page.split("\n## ").find(|section| section.starts_with(&heading)).unwrap();
+    for line in out.lines().filter(|line| !line.starts_with(' ')) {
+        let name = line[6..].split("  ").next().unwrap();
+        assert!(table.contains(&format!("| `{name}` |")), "{name:?} is not in docs/doctor.md:\n{line}");
+    }
+}
+
+/// The statements of a remedy.
+fn statements(remedy: &str) -> Vec<String> {
+    let end = [';', ',', '('];
+    let rest = remedy.split("SET PERSIST ").skip(1).map(|rest| rest.split(end).next().unwrap().trim());
+    rest.map(|rest| format!("SET PERSIST {rest}")).collect()
 }
 
 /// A world whose changes have gone all the way.
@@ -222,6 +242,7 @@ async fn the_consumers_doctor_changes_nothing_and_names_what_is_missing() {
     for (variable, value, name) in [
         ("POSTGRES_URL", "postgres://u:p@127.0.0.1:1/d", "PostgreSQL"),
         ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1", "registry"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1", "Kafka"),
         ("CONSUMER_LOGS", "/proc/logs", "logs folder"),
     ] {
         let before = world.get(variable).to_owned();
@@ -365,4 +386,72 @@ async fn a_misspelt_table_and_all_that_is_wrong_with_one_are_named_at_once() {
     .await;
     let green = is_green(&world, "cdc-producer");
     assert!(green.contains("product; not in the schema, so not carried: picture\n"), "{green}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_producers_doctor_names_a_server_that_does_not_answer() {
+    let mut world = TestBed::new("unreachable");
+    drop(world.table().await);
+    is_green(&world, "cdc-producer");
+    for (variable, value, name) in [
+        ("DB_PORT", "1", "MySQL"),
+        ("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1", "registry"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1", "Kafka"),
+    ] {
+        let before = world.get(variable).to_owned();
+        world.set(variable, value);
+        let ended = doctor(&world, "cdc-producer");
+        let found = faults(&ended, name);
+        let is_named = matches!(&found[..], [(line, remedy)] if line.starts_with("FAIL") && !remedy.is_empty());
+        assert!(ended.code == 1 && is_named, "{name}: {}", ended.out);
+        world.set(variable, before);
+    }
+    is_green(&world, "cdc-producer");
+}
+
+/// On a separate server, as its settings change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_gets_gtids_as_doctor_says() {
+    let mut world = TestBed::new("gtids_on");
+    let _mysql = world.own_mysql(&["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"]);
+    let mut conn = world.table().await;
+    execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)"]).await;
+
+    // The right that only a server without GTIDs wants.
+    let (user, database) = (format!("'{}'@'%'", CDC.0), world.name.replace('_', r"\_"));
+    execute(&mut conn, &[format!("REVOKE LOCK TABLES ON `{database}`.* FROM {user}")]).await;
+    let ended = doctor(&world, "cdc-producer");
+    let found = faults(&ended, "LOCK TABLES");
+    let [(line, grant)] = &found[..] else { panic!("{}", ended.out) };
+    assert!(ended.code == 0 && line.starts_with("warn"), "{}", ended.out);
+    world.run("cdc-producer", &[]).assert_error(Code::RightMissing, &[grant.as_str()]);
+    execute(&mut conn, &[grant.replace("the user of DB_USER", &user)]).await;
+    let ended = doctor(&world, "cdc-producer");
+    assert!(ended.code == 0 && ended.out.contains("ok    LOCK TABLES"), "{}", ended.out);
+
+    // GTIDs, while the producer runs and the table changes.
+    let found = faults(&ended, "gtid_mode");
+    let [(_, remedy)] = &found[..] else { panic!("{}", ended.out) };
+    let statements = statements(remedy);
+    assert_eq!(statements.len(), 4, "{remedy}");
+    let mut producer = world.start("cdc-producer", &[]);
+    producer.wait_for("snapshot complete");
+    for statement in &statements {
+        if statement.ends_with("gtid_mode = ON") {
+            world.wait_until_read();
+        }
+        execute(&mut conn, &[statement.as_str(), "UPDATE product SET price = price + 1"]).await;
+    }
+    let told = is_green(&world, "cdc-producer");
+    assert!(told.contains("ok    gtid_mode") && !told.contains("LOCK TABLES"), "{told}");
+
+    // Binlogs that the server deletes soon, and those that it never deletes.
+    let mut conn = world.mysql().await;
+    let retention = |world: &TestBed| faults(&doctor(world, "cdc-producer"), "retention");
+    execute(&mut conn, &["SET GLOBAL binlog_expire_logs_seconds = 60"]).await;
+    assert!(retention(&world)[0].0.contains("binlogs are kept for 60 s only"));
+    execute(&mut conn, &["SET GLOBAL binlog_expire_logs_auto_purge = OFF"]).await;
+    assert!(retention(&world).is_empty());
+    execute(&mut conn, &["UPDATE product SET price = price + 1"]).await;
+    world.assert_whole(producer);
 }

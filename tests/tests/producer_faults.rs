@@ -23,6 +23,15 @@ fn assert_stops(world: &TestBed, code: Code, wanted: &[&str]) {
     ended.assert_error(code, &[wanted, &["what to do: "]].concat());
 }
 
+/// The doctor finds these faults and no others.
+fn assert_doctor(world: &TestBed, faults: &[&str]) {
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    let found = doctor.out.matches("FAIL  ").count();
+    let has = |fault: &&str| doctor.out.contains(*fault);
+    assert!(faults.iter().all(has) && found == faults.len(), "{faults:?}\n{}", doctor.out);
+    assert_eq!(doctor.code, i32::from(!faults.is_empty()), "{}", doctor.out);
+}
+
 async fn wait_for_records(world: &TestBed, count: usize) {
     eventually(&format!("{count} records"), PATIENCE, || (read_topic(&world.kafka()).len() >= count).then_some(()));
 }
@@ -41,12 +50,16 @@ async fn wrong_password_and_missing_rights() {
     world.set("DB_PASSWORD", "wrong-password");
     let ended = world.run("cdc-producer", &[]);
     ended.assert_error(Code::LoginRefused, &["Access denied", "DB_PASSWORD"]);
+    assert_doctor(&world, &["FAIL  MySQL"]);
     assert!(!ended.err.contains("wrong-password"), "a secret in {}", ended.err);
     world.set("DB_PASSWORD", "right-password");
     assert_stops(&world, Code::RightMissing, &["REPLICATION CLIENT", "GRANT REPLICATION CLIENT ON *.*"]);
+    assert_doctor(&world, &["FAIL  REPLICATION CLIENT", "FAIL  replica "]);
     conn.query_drop(format!("GRANT REPLICATION CLIENT ON *.* TO {user}")).await.unwrap();
     assert_stops(&world, Code::RightMissing, &["REPLICATION SLAVE", "GRANT REPLICATION SLAVE ON *.*"]);
+    assert_doctor(&world, &["FAIL  REPLICATION SLAVE"]);
     conn.query_drop(format!("GRANT REPLICATION SLAVE ON *.* TO {user}")).await.unwrap();
+    assert_doctor(&world, &[]);
     // That is all it needs on a server with GTIDs.
     let mut producer = world.start("cdc-producer", &[]);
     producer.wait_for("snapshot complete");
@@ -76,24 +89,29 @@ async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
         &world,
         Code::ServerSettings,
         &[
-            "SET GLOBAL binlog_format = ROW",
-            "SET GLOBAL binlog_row_image = FULL",
-            "SET GLOBAL binlog_row_metadata = FULL",
-            "SET GLOBAL binlog_row_value_options = ''",
+            "SET PERSIST binlog_format = ROW",
+            "SET PERSIST binlog_row_image = FULL",
+            "SET PERSIST binlog_row_metadata = FULL",
+            "SET PERSIST binlog_row_value_options = ''",
         ],
     );
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert_eq!(doctor.code, 1);
-    assert!(doctor.out.contains("FAIL  binlog_format") && doctor.out.contains("warn  retention"), "{}", doctor.out);
+    for found in [
+        "FAIL  binlog_format",
+        "FAIL  binlog_row_image",
+        "FAIL  binlog_row_metadata",
+        "FAIL  binlog_row_value_options",
+        "warn  retention",
+    ] {
+        assert!(doctor.out.contains(found), "{found} is not in\n{}", doctor.out);
+    }
     // Each remedy, as it is printed.
     let remedies = doctor.out.lines().filter_map(|line| line.split_once("what to do: ").map(|(_, remedy)| remedy));
-    let statements = remedies.filter(|remedy| remedy.starts_with("SET GLOBAL"));
-    let ends = |remedy: &str| [", and", " or more"].iter().find_map(|end| remedy.find(end)).unwrap_or(remedy.len());
-    let statements: Vec<&str> = statements.map(|remedy| &remedy[..ends(remedy)]).collect();
+    let statements = remedies.filter(|remedy| remedy.starts_with("SET PERSIST"));
+    let statements: Vec<&str> = statements.map(|remedy| remedy.split(", ").next().unwrap()).collect();
     assert_eq!(statements.len(), 5, "{}", doctor.out);
     execute(&mut conn, &statements).await;
-    let doctor = world.run("cdc-producer", &["doctor"]);
-    assert!(doctor.code == 0 && !doctor.out.contains("warn"), "{}", doctor.out);
     let producer = world.start("cdc-producer", &[]);
     let mut conn = world.mysql().await;
     execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)", "UPDATE product SET price = 2"]).await;

@@ -16,27 +16,39 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const INSERT_1: &str = "INSERT INTO product VALUES (1,'a','b',1,NULL)";
 const UPDATE: &str = "UPDATE product SET price = price + 1";
 
-/// `binlog_do_db` and `binlog_ignore_db`: what was written under the filter is in no binlog.
+/// `binlog_do_db`, `binlog_ignore_db` and a server without a binlog: what was written then is in no binlog. Without a
+/// reset the producer would continue as if nothing was missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_that_a_binlog_filter_left_out_are_taken_from_the_table() {
+async fn changes_that_are_in_no_binlog_are_taken_from_the_table() {
     let ignores = |world: &TestBed| format!("--binlog-ignore-db={}", world.name);
     let only_other = |_: &TestBed| "--binlog-do-db=elsewhere".to_owned();
-    for filter in [&ignores as &dyn Fn(&TestBed) -> String, &only_other] {
-        let mut world = TestBed::new("filtered");
+    let no_binlog = |_: &TestBed| "--skip-log-bin".to_owned();
+    for (flag, check, found) in [
+        (&ignores as &dyn Fn(&TestBed) -> String, "binlog filters", "are left out of the binlog"),
+        (&only_other, "binlog filters", "are left out of the binlog"),
+        (&no_binlog, "log_bin", "\"OFF\" instead of \"ON\""),
+    ] {
+        let mut world = TestBed::new("no_binlog");
         let mut mysql = world.own_mysql(&[]);
         let mut conn = world.table().await;
         execute(&mut conn, &[INSERT_1]).await;
         let producer = world.start("cdc-producer", &[]);
         world.assert_whole(producer);
         mysql.server.stop().unwrap();
-        let mut mysql = world.own_mysql(&[&filter(&world)]);
+        let mut mysql = world.own_mysql(&[&flag(&world)]);
         let mut conn = world.mysql().await;
         execute(&mut conn, &[UPDATE]).await;
         world
             .run("cdc-producer", &[])
-            .assert_error(Code::ServerSettings, &["are left out of the binlog", "`cdc-producer checkpoint reset`"]);
+            .assert_error(Code::ServerSettings, &[check, found, "`cdc-producer checkpoint reset`"]);
+        let doctor = world.run("cdc-producer", &["doctor"]);
+        let line = doctor.out.lines().find(|line| line.starts_with("FAIL")).unwrap_or_default();
+        assert!(line.contains(check) && line.contains(found), "{}", doctor.out);
+        assert_eq!((doctor.code, doctor.out.matches("FAIL").count()), (1, 1), "{}", doctor.out);
         mysql.server.stop().unwrap();
         let _mysql = world.own_mysql(&[]);
+        let doctor = world.run("cdc-producer", &["doctor"]);
+        assert_eq!(doctor.code, 0, "{}", doctor.out);
         assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
         let producer = world.start_as("cdc-producer", "after", &[]);
         world.assert_whole(producer);

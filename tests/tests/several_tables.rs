@@ -286,6 +286,9 @@ async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
     let subjects: Vec<String> = subjects.json().await.unwrap();
     assert!(!subjects.iter().any(|subject| subject.contains(&bed.name)), "{subjects:?}");
     bed.run("cdc-producer", &["tables"]).assert_error(Code::TableMissing, &["no table of the server matches"]);
+    let doctor = bed.run("cdc-producer", &["doctor"]);
+    let is_named = doctor.out.contains("FAIL  tables ") && doctor.out.contains("no table of the server matches");
+    assert!(doctor.code == 1 && is_named, "{}", doctor.out);
     take(&mut bed, &["@.product", "@.line_*"]);
     let listed = bed.run("cdc-producer", &["tables"]);
     assert_eq!(listed.code, 1, "{}", listed.err);
@@ -296,6 +299,8 @@ async fn what_can_not_be_taken_is_refused_before_anything_is_written() {
     let listed = bed.run("cdc-producer", &["tables"]);
     assert_eq!(listed.code, 0, "{}", listed.err);
     assert!(listed.out.contains("!") && listed.out.contains("not taken"), "{}", listed.out);
+    let doctor = bed.run("cdc-producer", &["doctor"]);
+    assert_eq!((doctor.code, doctor.out.matches("ok    table ").count()), (0, 2), "{}", doctor.out);
     assert!(bed.find_progress().unwrap_or_default().is_none());
     drop(conn);
 }

@@ -43,7 +43,7 @@ impl BinlogEnd {
         let query = if (major, minor) >= (8, 2) { "SHOW BINARY LOG STATUS" } else { "SHOW MASTER STATUS" };
         let status: Option<Row> = answered(conn.query_first(query)).await.map_err(failed)?;
         let (file, offset) = status.and_then(|row| Some((row.get(0)?, row.get(1)?))).ok_or_else(|| {
-            Error::new(Code::ServerSettings, "the server has no binlog").with_remedy("start it with --log-bin")
+            Error::new(Code::ServerSettings, "the server has no binlog").with_remedy(table::ENABLE_BINLOG)
         })?;
         let query = "SELECT @@GLOBAL.gtid_mode, @@GLOBAL.gtid_executed";
         let row: Option<(String, String)> = answered(conn.query_first(query)).await.map_err(failed)?;

@@ -19,9 +19,11 @@ mod inspect;
 mod tls;
 mod visible;
 
-pub use connection::{VARIABLES, answered, connect, failed, opts, quoted, require_logged_rows};
+pub use connection::{
+    ENABLE_BINLOG, VARIABLES, answered, connect, failed, opts, quoted, quoted_in_grant, require_logged_rows,
+};
 pub use tls::{no_tls, tls_connector};
-pub use visible::wait_for_writers;
+pub use visible::{grant_lock_tables, wait_for_writers};
 
 /// A carried column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

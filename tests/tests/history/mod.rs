@@ -118,7 +118,7 @@ fn assert_refused_until_reset(world: &TestBed, code: Code, wanted: &[&str]) {
     let wanted = [wanted, &["checkpoint reset"]].concat();
     ended.assert_error(code, &wanted);
     assert_eq!(doctor.code, 1);
-    assert!(wanted.iter().all(|w| doctor.out.contains(w)), "{}", doctor.out);
+    assert!(wanted.iter().all(|w| doctor.out.contains(w)) && doctor.out.contains("FAIL  history "), "{}", doctor.out);
     assert_eq!(read_topic(&world.kafka()).len(), records, "something was published");
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let mut producer = world.start_as("cdc-producer", "after", &[]);

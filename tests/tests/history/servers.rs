@@ -3,9 +3,17 @@
 use model::error::Code;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
-use testbed::Proxy;
+use testbed::{Proxy, TestBed, eventually};
 
-use super::{catch_up, connect_to, mysql, publish, replica, run, scene, start, wait_for_price};
+use super::{PATIENCE, catch_up, connect_to, mysql, publish, replica, run, scene, start, wait_for_price};
+
+/// Waits until doctor says this: a replica needs a moment to connect.
+fn doctor_says(world: &TestBed, words: &[&str]) {
+    eventually(&format!("doctor says {words:?}"), PATIENCE, || {
+        let out = world.run("cdc-producer", &["doctor"]).out;
+        words.iter().all(|word| out.contains(word)).then_some(())
+    });
+}
 
 /// shyiko/mysql-binlog-connector-java#207: the source and its replica answer in turn.
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +64,7 @@ async fn a_replica_that_does_not_log_what_it_receives_is_refused() {
     let (ended, doctor) = (world.run("cdc-producer", &[]), world.run("cdc-producer", &["doctor"]));
     ended.assert_error(Code::ServerSettings, &wanted);
     assert_eq!(doctor.code, 1);
-    assert!(wanted.iter().all(|w| doctor.out.contains(w)), "{}", doctor.out);
+    assert!(wanted.iter().all(|w| doctor.out.contains(w)) && doctor.out.contains("FAIL  replica "), "{}", doctor.out);
     // The first remedy.
     world.set("DB_PORT", source.port.to_string());
     publish(&world);
@@ -74,6 +82,12 @@ async fn a_replica_that_does_not_log_what_it_receives_is_refused() {
     run(&mut conn, &["UPDATE product SET price = 61 WHERE id = 1"]).await;
     let doctor = world.run("cdc-producer", &["doctor"]);
     assert!(doctor.out.contains("log_replica_updates=ON"), "{}", doctor.out);
+    // Stopped, and behind on purpose: changes come late, so it warns.
+    let mut other = connect_to(&world, copy.port).await;
+    run(&mut other, &["STOP REPLICA", "CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 3600"]).await;
+    doctor_says(&world, &["warn  replica ", "is not running", "START REPLICA", "is delayed by 3600 s"]);
+    run(&mut other, &["CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 0", "START REPLICA"]).await;
+    doctor_says(&world, &["ok    replica ", "log_replica_updates=ON"]);
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     let mut producer = world.start_as("cdc-producer", "after", &[]);
     producer.wait_for("snapshot complete");
@@ -96,7 +110,9 @@ async fn a_filter_that_leaves_the_table_out_stops_it() {
     run(&mut other, &["STOP REPLICA SQL_THREAD", &filter, "START REPLICA SQL_THREAD"]).await;
     let ended = producer.wait();
     ended.assert_error(Code::ServerSettings, &["Replicate_Wild_Ignore_Table", "set DB_HOST to the source"]);
-    assert_eq!(world.run("cdc-producer", &["doctor"]).code, 1);
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    let is_named = doctor.out.contains("FAIL  replica ") && doctor.out.contains("Replicate_Wild_Ignore_Table");
+    assert!(doctor.code == 1 && is_named, "{}", doctor.out);
     // Read from the source: the position is found there by its GTIDs.
     world.set("DB_PORT", source.port.to_string());
     run(&mut conn, &["UPDATE product SET price = 60 WHERE id = 1"]).await;

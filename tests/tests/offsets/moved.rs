@@ -185,7 +185,7 @@ async fn a_topic_that_was_made_again_and_has_grown_is_another_one() {
         &[&says, "`cdc-producer checkpoint reset`"],
     );
     let doctor = world.run("cdc-producer", &["doctor"]);
-    assert!(doctor.code == 1 && doctor.out.contains(&says), "{}", doctor.out);
+    assert!(doctor.code == 1 && doctor.out.contains(&says) && doctor.out.contains("FAIL  Kafka "), "{}", doctor.out);
     assert_refused(
         start(&world, 2),
         Code::TopicRecreated,

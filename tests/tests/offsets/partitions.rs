@@ -96,7 +96,7 @@ async fn partitions_that_are_raised_in_topic_and_settings_are_refused() {
     let says = [&[says.as_str()], &remedy[..]].concat();
     assert_refused(world.start_as("cdc-producer", "refused", &[]), Code::PartitionCount, &says);
     let doctor = world.run("cdc-producer", &["doctor"]);
-    assert!(doctor.code == 1 && doctor.out.contains(says[0]), "{}", doctor.out);
+    assert!(doctor.code == 1 && doctor.out.contains(says[0]) && doctor.out.contains("FAIL  Kafka "), "{}", doctor.out);
     // No new epoch leads around it.
     assert_eq!(world.run("cdc-producer", &["checkpoint", "reset"]).code, 0);
     assert_refused(world.start_as("cdc-producer", "reset", &[]), Code::PartitionCount, &says);

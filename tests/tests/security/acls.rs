@@ -275,6 +275,18 @@ async fn doctor_names_a_missing_right() {
     let note =
         format!("not checked, as Kafka does not tell it: WRITE on the transactional ids {topic}.consumer_*. A start");
     assert!(ended.code == 0 && ended.out.contains(&note) && ended.out.contains("note  rights"), "{}", ended.out);
+
+    // The right that only doctor needs: without it the check of the topics warns.
+    assert!(ended.out.contains("warn  topics ") && ended.out.contains("ACL DESCRIBE_CONFIGS"), "{}", ended.out);
+    let topics = ["", ".checkpoint", ".slots", ".dlq"].map(|suffix| format!("{topic}{suffix}"));
+    let rights = topics.map(|name| (right("DescribeConfigs", "--topic", name), vec!["consumer".to_owned()]));
+    give(&SECURED.kafka, &rights);
+    let ended = doctor("consumer", &own_consumer);
+    assert!(
+        ended.code == 0 && ended.out.contains("ok    topics ") && !ended.out.contains("warn  topics "),
+        "{}",
+        ended.out
+    );
 }
 
 /// The commands in docs/security.md give these rights and no others.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod checkout;
+mod doctor;
 mod documents;
 mod errors;
 mod imports;

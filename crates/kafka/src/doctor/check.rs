@@ -140,15 +140,15 @@ mod tests {
     fn all_that_is_bad_is_named_at_once() {
         let checks = [
             Check::good("log_bin", "ON"),
-            Check::bad("binlog_format", "\"MIXED\"", "SET GLOBAL binlog_format = ROW"),
+            Check::bad("binlog_format", "\"MIXED\"", "SET PERSIST binlog_format = ROW"),
             Check::warning("retention", "60 s", "keep them longer"),
             Check::bad("table", "no such table", "create it"),
         ];
         let error = require(&checks).expect_err("two are bad");
         assert_eq!(error.to_string(), "binlog_format: \"MIXED\"; table: no such table");
-        assert_eq!(error.remedy(), Some("SET GLOBAL binlog_format = ROW; create it"));
+        assert_eq!(error.remedy(), Some("SET PERSIST binlog_format = ROW; create it"));
         assert!(require(&checks[..1]).is_ok());
-        let want = "ok    log_bin        ON\nFAIL  binlog_format  \"MIXED\"\n                     what to do: SET GLOBAL binlog_format = ROW\n";
+        let want = "ok    log_bin        ON\nFAIL  binlog_format  \"MIXED\"\n                     what to do: SET PERSIST binlog_format = ROW\n";
         assert_eq!(render(&checks[..2]), want);
     }
 }

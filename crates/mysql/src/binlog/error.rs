@@ -7,8 +7,8 @@ use thiserror::Error;
 pub enum DecodeError {
     /// The server writes table maps without column names.
     #[error(
-        "the binlog has no column names for table {table}; what to do: SET GLOBAL binlog_row_metadata=FULL, then start \
-         again from a position after it"
+        "the binlog has no column names for table {table}; what to do: SET PERSIST binlog_row_metadata=FULL, then take \
+         a new snapshot"
     )]
     NoColumnNames {
         /// `database.table`
@@ -38,8 +38,8 @@ pub enum DecodeError {
     },
     /// The row image does not contain a requested column.
     #[error(
-        "the binlog's row image leaves out column {column} of table {table}; what to do: SET GLOBAL \
-         binlog_row_image=FULL, reconnect the writers, then start again from a position after it"
+        "the binlog's row image leaves out column {column} of table {table}; what to do: SET PERSIST \
+         binlog_row_image=FULL, reconnect the writers, then take a new snapshot"
     )]
     ColumnNotInImage {
         /// `database.table`

@@ -363,12 +363,11 @@ fn unsupported_event(event_type: u8) -> DecodeError {
     let (reason, remedy) = match event_type {
         39 => (
             "it holds partial JSON updates",
-            "SET GLOBAL binlog_row_value_options='', reconnect the writers, then start again from a position after it",
+            "SET PERSIST binlog_row_value_options='', reconnect the writers, then take a new snapshot",
         ),
-        165..=171 => (
-            "it holds MariaDB's compressed rows",
-            "SET GLOBAL log_bin_compress=OFF, then start again from a position after it",
-        ),
+        165..=171 => {
+            ("it holds MariaDB's compressed rows", "SET GLOBAL log_bin_compress=OFF, then take a new snapshot")
+        }
         _ => ("it is no rows event of MySQL 5.1.16 or later", "upgrade the server"),
     };
     DecodeError::UnsupportedEvent { event_type, reason, remedy }

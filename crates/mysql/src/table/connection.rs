@@ -13,6 +13,10 @@ use runtime::config::{MySqlSettings, SslMode};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What to do about a server whose binlog is off.
+pub const ENABLE_BINLOG: &str = "restart the server with --log-bin, then run `cdc-producer checkpoint reset` and start: the \
+                                 binlog has nothing of what was written without it";
+
 /// The longest wait for an answer, or for its next row. None of our statements takes the server seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -120,10 +124,10 @@ pub async fn require_logged_rows(conn: &mut Conn) -> Result<()> {
     match found {
         Some((false, ..)) => refused("sql_log_bin = OFF", "take sql_log_bin out of the server's init_connect"),
         Some((_, format, _)) if format != "ROW" => {
-            refused(&format!("binlog_format = {format}"), "SET GLOBAL binlog_format = ROW, then start again")
+            refused(&format!("binlog_format = {format}"), "SET PERSIST binlog_format = ROW, then start again")
         }
         Some((.., image)) if image != "FULL" => {
-            refused(&format!("binlog_row_image = {image}"), "SET GLOBAL binlog_row_image = FULL, then start again")
+            refused(&format!("binlog_row_image = {image}"), "SET PERSIST binlog_row_image = FULL, then start again")
         }
         _ => Ok(()),
     }
@@ -223,6 +227,12 @@ pub fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
+/// A database as the place of a GRANT, as docs/security.md writes it: there an unescaped `_` or `%` matches other names
+/// too, and MySQL adds a right only to those that are granted on the same text.
+pub fn quoted_in_grant(database: &str) -> String {
+    quoted(&database.replace('_', r"\_").replace('%', r"\%"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,5 +240,6 @@ mod tests {
     #[test]
     fn identifiers_are_quoted() {
         assert_eq!(quoted("a`b"), "`a``b`");
+        assert_eq!(quoted_in_grant("my_shop"), r"`my\_shop`");
     }
 }

@@ -6,10 +6,15 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{answered, failed, quoted};
-use model::error::{Error, Result};
+use super::connection::{answered, failed, quoted, quoted_in_grant};
+use model::error::{Code, Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What gives the right that a server without GTIDs wants.
+pub fn grant_lock_tables(database: &str) -> String {
+    format!("GRANT LOCK TABLES ON {}.* TO the user of DB_USER", quoted_in_grant(database))
+}
 
 /// Waits until no transaction that wrote to the table is still being committed, by `LOCK TABLES … READ`: the server
 /// grants the lock when their metadata locks are released, and it is released at once. For servers without GTIDs, which
@@ -39,7 +44,11 @@ pub async fn wait_for_writers(conn: &mut Conn, database: &str, table: &str) -> R
                      no session: XA COMMIT or XA ROLLBACK them",
                 ));
             }
-            Err(e) => return Err(failed("lock the table for a moment (the server has no GTIDs)", e)),
+            Err(e) => {
+                let error = failed("lock the table for a moment (the server has no GTIDs)", e);
+                let is_denied = error.code() == Code::RightMissing;
+                return Err(if is_denied { error.with_remedy(grant_lock_tables(database)) } else { error });
+            }
         }
     }
 }

@@ -149,8 +149,8 @@ fn a_minimal_image_serves_who_needs_no_more() {
     let error = values(31, &body, &layout, &name).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the binlog's row image leaves out column b of table db.t; what to do: SET GLOBAL binlog_row_image=FULL, \
-         reconnect the writers, then start again from a position after it"
+        "the binlog's row image leaves out column b of table db.t; what to do: SET PERSIST binlog_row_image=FULL, \
+         reconnect the writers, then take a new snapshot"
     );
 }
 
@@ -196,8 +196,8 @@ fn refusals_name_the_object_and_the_remedy() {
         (layout.project(&["x"]).unwrap_err(), "table db.t has no column x; its columns are a, b"),
         (
             TableLayout::parse(&plain.clone().without_names().body()).unwrap_err(),
-            "the binlog has no column names for table db.t; what to do: SET GLOBAL binlog_row_metadata=FULL, then start \
-             again from a position after it",
+            "the binlog has no column names for table db.t; what to do: SET PERSIST binlog_row_metadata=FULL, then take \
+             a new snapshot",
         ),
         (
             TableLayout::parse(&plain.clone().column(99, &[]).body()).unwrap_err(),
