@@ -43,6 +43,8 @@ pub enum Case {
     Growth,
     /// The Kafka client alone: the time of a transaction and the CPU of a record, beside librdkafka
     Commit,
+    /// The pipeline while the console or `stream status --watch` looks at it, beside the same unobserved
+    Look,
 }
 
 impl Case {
@@ -67,6 +69,7 @@ impl Case {
             Self::Start => started(lab, size, say),
             Self::Drain => drained(lab, size, say),
             Self::Latency => latency::run(lab, size, say),
+            Self::Look => latency::look::run(lab, size, say),
             Self::Updater => updater::run(lab, size, say),
             Self::DrainPostgres => drain_postgres::case(lab, size, say),
             Self::BusySnapshot => size.each(|size| busy_snapshot::case(lab, size, say)),

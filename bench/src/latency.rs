@@ -17,6 +17,7 @@
 //!
 //! During a run, only that reader queries a server, and all changes are inserts, so that each has a separate row.
 
+pub mod look;
 mod measure;
 mod ours;
 mod peers;

@@ -75,7 +75,7 @@ fn run(cli: Cli) -> Result<()> {
     let all = cli.cases.is_empty();
     let cases = if all { Case::value_variants().to_vec() } else { cli.cases };
     let programs = std::env::var_os("PIPELINE_BIN_DIR").map_or_else(|| cargo::target().join("release"), PathBuf::from);
-    for program in ["cdc-producer", "consumer", "product-updater", "verify"] {
+    for program in ["cdc-producer", "consumer", "product-updater", "verify", "stream"] {
         let path = programs.join(program);
         ensure!(path.is_file(), "there is no {}: `cargo xtask bench` builds it", path.display());
     }

@@ -94,7 +94,8 @@ const HOW: &str = "All changes of a key are in one partition, that of the murmur
     backward, until --last changes are found or 200,000 offsets were looked at (--all: to its beginning). PostgreSQL's row \
     has the offset that wrote it, so that change is shown however old it is. Lines are found in a log by halving the file: \
     those of a partition are in the order of their offsets. The time of a line is that of the log checkpoint that \
-    committed it. `tail -c +N FILE | head -1`, with N one more than the byte, prints a line.";
+    committed it. The changes of a transaction (--position) are found by halving each partition, since the records of an \
+    epoch are in the order of the source; if that finds nothing, the last 200,000 offsets of each partition are read. `tail -c +N FILE | head -1`, with N one more than the byte, prints a line.";
 
 fn trace() -> Command {
     Command::new("trace")

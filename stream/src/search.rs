@@ -1,5 +1,7 @@
-//! Finds records in a partition from its end backward, in windows that grow, up to a bound.
+//! Finds records in a partition: from its end backward, in windows that grow, up to a bound; or by halving it, where the
+//! records tell on which side of them lies what is wanted.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -80,6 +82,55 @@ pub(crate) fn last(
     Ok((found.into(), Searched { from: before, to: end, begin, is_complete }))
 }
 
+/// What a record tells about the place of what is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tells {
+    /// The record is before what is wanted.
+    Before,
+    /// The record is wanted, or behind what is wanted.
+    Reached,
+}
+
+/// An offset from which on all that is wanted is found, some [`FIRST_WINDOW`] offsets before it at most; `None` when the
+/// records do not tell. Blocks.
+///
+/// # Errors
+/// As [`LastRecords::read_range`].
+pub(crate) fn halve(
+    records: &LastRecords,
+    topic: &str,
+    partition: i32,
+    range: Range<i64>,
+    tells: &dyn Fn(&BorrowedMessage<'_>) -> Option<Tells>,
+) -> Result<Option<i64>> {
+    halve_by(range, &mut |range| {
+        let told = Cell::new(None);
+        records.read_range(topic, partition, range, &|| told.get().is_some(), &mut |message| {
+            if told.get().is_none() {
+                told.set(tells(message).map(|tells| (message.offset(), tells)));
+            }
+            Ok(())
+        })?;
+        Ok(told.get())
+    })
+}
+
+/// The first record of a range that tells something, with its offset.
+type Probe<'a> = &'a mut dyn FnMut(Range<i64>) -> Result<Option<(i64, Tells)>>;
+
+fn halve_by(range: Range<i64>, probe: Probe<'_>) -> Result<Option<i64>> {
+    let (mut low, mut high) = (range.start, range.end);
+    while high - low > FIRST_WINDOW {
+        let middle = low + (high - low) / 2;
+        match probe(middle..high.min(middle + FIRST_WINDOW))? {
+            Some((offset, Tells::Before)) => low = offset + 1,
+            Some((_, Tells::Reached)) => high = middle,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(low))
+}
+
 /// The committed record at an offset. Blocks.
 ///
 /// # Errors
@@ -113,5 +164,27 @@ mod tests {
         assert_eq!(windows(50, 50, 1_000), []);
         assert_eq!(windows(0, 100_000, 20_000), [98_000..100_000, 82_000..98_000, 80_000..82_000]);
         assert_eq!(windows(97_000, 100_000, 20_000), [98_000..100_000, 97_000..98_000]);
+    }
+    #[test]
+    fn halving_ends_shortly_before_what_is_wanted() {
+        // Every second offset is a marker, and some records tell nothing.
+        let find = |end: i64, wanted: i64, silent: Range<i64>| {
+            let mut probes = 0;
+            let found = halve_by(0..end, &mut |range| {
+                probes += 1;
+                let mut offsets = range.filter(|offset| offset % 2 == 0 && !silent.contains(offset));
+                Ok(offsets.next().map(|at| (at, if at < wanted { Tells::Before } else { Tells::Reached })))
+            });
+            (found.expect("no error"), probes)
+        };
+        for wanted in [0, 1, 2, 499_999, 500_000, 500_002, 999_998, 2_000_000] {
+            let (found, probes) = find(1_000_000, wanted, 0..0);
+            let found = found.expect("it is found");
+            let gap = wanted.min(1_000_000) - found;
+            assert!((0..=FIRST_WINDOW + 2).contains(&gap) && probes < 11, "{wanted}: {found} {probes}");
+        }
+        assert_eq!(find(100, 50, 0..0), (Some(0), 0));
+        assert!(find(1_000_000, 600_000, 500_000..501_000).0.is_some());
+        assert_eq!(find(1_000_000, 600_000, 500_000..503_000).0, None, "a stretch that tells nothing");
     }
 }

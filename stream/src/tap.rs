@@ -2,24 +2,30 @@
 //!
 //! Records have the row after a change only. The row before it is the one that this reader saw last: the rows of the last
 //! 100,000 keys are kept, in at most 64 MiB.
+//!
+//! Tables and partitions that appear meanwhile are followed too, from their first record (`tap/appeared.rs`).
 
+mod appeared;
 mod filter;
 mod line;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use consumer::tables::Taken;
 use kafka::{Followed, Follower, LastRecords};
 use model::error::{Code, Error, Result};
+use model::escape;
 use model::time::Micros;
 use tokio_util::sync::CancellationToken;
 
-use crate::pipeline::{Pipeline, select};
+use crate::pipeline::Pipeline;
 use crate::record::{Raw, Records, Row};
 use crate::search::{self, Bound};
 use crate::text;
+use appeared::Found;
 pub use filter::Filter;
 pub use line::{Colours, Tapped, line};
 
@@ -84,9 +90,17 @@ struct Table {
     partitions: usize,
 }
 
+impl Table {
+    fn new(Found { taken, partitions }: Found) -> Result<Self> {
+        Ok(Self { records: RefCell::new(Records::new(&taken)?), partitions, taken })
+    }
+}
+
 /// Follows the topics.
 pub struct Tap {
     pipeline: Pipeline,
+    /// The only table that is wanted.
+    only: Option<String>,
     tables: Vec<Table>,
     records: LastRecords,
     filter: Filter,
@@ -102,25 +116,26 @@ impl Tap {
         let group = kafka::GroupReader::new(&pipeline.kafka)?;
         group.reach(Duration::from_secs(5))?;
         let records = LastRecords::for_search(&pipeline.kafka)?;
-        let mut tables = Vec::new();
-        for taken in select(pipeline.known_tables(&records)?, only)? {
-            let Some(partitions) = records.partition_count(&taken.kafka.topic)?.filter(|count| *count > 0) else {
-                continue;
-            };
-            tables.push(Table { records: RefCell::new(Records::new(&taken)?), partitions, taken });
-        }
+        let found = appeared::find(&pipeline, &records, only)?;
+        let tables = found.into_iter().map(Table::new).collect::<Result<Vec<_>>>()?;
         if tables.is_empty() {
             return Err(Error::new(Code::TopicMissing, "none of the tables has a topic yet")
                 .with_remedy("start the producer, which creates them"));
         }
-        let tap = Self { pipeline, tables, records, filter, seen: Seen::default() };
+        let only = only.map(str::to_owned);
+        let tap = Self { pipeline, only, tables, records, filter, seen: Seen::default() };
         tap.check_columns()?;
         Ok(tap)
     }
 
-    /// Whether several tables are followed.
-    pub fn has_several_tables(&self) -> bool {
-        self.tables.len() > 1
+    /// Whether several tables are followed, or can be once they have appeared.
+    ///
+    /// # Errors
+    /// Usage when `tables` can't be used.
+    pub fn has_several_tables(&self) -> Result<bool> {
+        let wanted = self.pipeline.settings.tables()?;
+        let can_grow = wanted.has_patterns() || wanted.exact().len() > 1;
+        Ok(self.tables.len() > 1 || (can_grow && self.only.is_none()))
     }
 
     fn check_columns(&self) -> Result<()> {
@@ -159,8 +174,10 @@ impl Tap {
             return self.read_to_ends(&starts, shutdown, each);
         }
         let follower = Follower::new(&self.pipeline.kafka, &starts)?;
+        let appeared = appeared::watch(&self.pipeline, self.only.as_deref())?;
         let mut reported: Option<Instant> = None;
         while !shutdown.is_cancelled() {
+            self.follow_appeared(&follower, &appeared)?;
             match follower.next(POLL)? {
                 Followed::Record(message) => {
                     let raw = Raw::of(&message);
@@ -175,11 +192,39 @@ impl Tap {
                 }
                 Followed::Nothing => {}
                 Followed::Away(reason) if reported.is_none_or(|at| at.elapsed() > REPORT_EVERY) => {
-                    eprintln!("Kafka does not answer, trying again: {}", model::escape::shown(&reason));
+                    eprintln!("Kafka does not answer, trying again: {}", escape::shown(&reason));
                     reported = Some(Instant::now());
                 }
                 Followed::Away(_) => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Follows the tables and partitions that have appeared, from their first record.
+    fn follow_appeared(&mut self, follower: &Follower, appeared: &Receiver<Vec<Found>>) -> Result<()> {
+        // Without a look nothing is new; the end of the looks is logged there.
+        for found in appeared.try_recv().unwrap_or_default() {
+            let (name, topic, count) =
+                (found.taken.name.to_string(), found.taken.kafka.topic.clone(), found.partitions);
+            let known = self.tables.iter_mut().find(|table| table.taken.kafka.topic == topic);
+            let before = known.as_ref().map_or(0, |table| table.partitions);
+            if count <= before {
+                continue;
+            }
+            let start = |partition: usize| (topic.clone(), partition as i32, 0);
+            follower.add(&(before..count).map(start).collect::<Vec<_>>())?;
+            let what = match known {
+                Some(table) => {
+                    table.partitions = count;
+                    format!("topic {topic} of {name} has {count} partitions now and had {before}: the new ones are")
+                }
+                None => {
+                    self.tables.push(Table::new(found)?);
+                    format!("{name} has appeared: its topic {topic} is")
+                }
+            };
+            eprintln!("{} followed from the first record", escape::shown(&what));
         }
         Ok(())
     }
@@ -274,7 +319,7 @@ impl Tap {
 /// # Errors
 /// As [`Tap::follow`].
 pub(crate) fn print(tap: Tap, from: From, stops: bool, is_json: bool, shutdown: &CancellationToken) -> Result<()> {
-    let (colours, several) = (Colours::of_terminal(), tap.has_several_tables());
+    let (colours, several) = (Colours::of_terminal(), tap.has_several_tables()?);
     tap.follow(from, stops, shutdown, &mut |tapped| {
         if is_json { text::write_json(tapped) } else { text::write(&line(tapped, several, colours)) }
     })

@@ -4,13 +4,15 @@
 //! How it finds things without reading a topic from its beginning: all changes of a key are in one partition (murmur2 of
 //! the key); that partition is read from its end backward, in windows up to a bound; PostgreSQL's row has the offset that
 //! wrote it, so the last stored change is read directly, however old it is; the line is found in the log by halving the
-//! file (`log_line.rs`), and when it was committed by the time of the record in the topic of the log checkpoints.
+//! file (`log_line.rs`), and when it was committed by the time of the record in the topic of the log checkpoints. The
+//! changes of a transaction are found by halving each partition (`transaction.rs`).
 
 mod facts;
 mod judge;
 mod render;
 mod row;
 mod sinks;
+mod transaction;
 
 use consumer::tables::Taken;
 use kafka::LastRecords;
@@ -160,9 +162,6 @@ impl Tracer {
     }
 }
 
-/// The changes at a position, and what was looked at.
-type AtPosition = (Vec<Traced>, Vec<(i32, Searched)>);
-
 /// The changes of a key.
 struct OfKey {
     partition: i32,
@@ -225,64 +224,6 @@ impl Tracer {
             }
         })?;
         Ok(last)
-    }
-
-    /// The changes of a transaction.
-    async fn transaction(&self, tables: &[Taken], position: &str, limits: Limits) -> Result<Trace> {
-        let mut trace: Option<Trace> = None;
-        let status = self.looker.look().await;
-        for table in tables {
-            let (changes, searched) = tokio::task::block_in_place(|| self.at_position(table, position, limits))?;
-            let mut changes = changes;
-            tokio::task::block_in_place(|| {
-                sinks::complete(self.records(), &self.pipeline, table, &status, &mut changes)
-            })?;
-            match &mut trace {
-                Some(trace) if changes.is_empty() => trace.searched.extend(searched),
-                Some(trace) if !trace.changes.is_empty() => trace.changes.extend(changes),
-                _ => {
-                    trace = Some(Trace {
-                        table: table.name.to_string(),
-                        topic: table.kafka.topic.clone(),
-                        key: None,
-                        partition: None,
-                        source: None,
-                        changes,
-                        searched,
-                        uncommitted: 0,
-                        letter: None,
-                        postgres: None,
-                        standing: Standing::default(),
-                        faults: status.faults.clone(),
-                    });
-                }
-            }
-        }
-        let trace = trace.ok_or_else(|| Error::new(Code::TableMissing, "the producer has taken no table yet"))?;
-        Ok(judge::judge_transaction(Facts { trace, status }, position))
-    }
-
-    /// The changes at a position in the topic of a table; blocks.
-    fn at_position(&self, table: &Taken, position: &str, limits: Limits) -> Result<AtPosition> {
-        let topic = &table.kafka.topic;
-        let Some(count) = self.records().partition_count(topic)?.filter(|count| *count > 0) else {
-            return Ok((Vec::new(), Vec::new()));
-        };
-        let bound = Bound { records: limits.changes, offsets: limits.offsets.unwrap_or(i64::MAX) };
-        let is_wanted = |message: &rdkafka::message::BorrowedMessage<'_>| {
-            let header = kafka::header(message, model::change::SOURCE_HEADER).unwrap_or_default();
-            model::change::Source::parse(header).is_ok_and(|source| source.pos == position)
-        };
-        let (mut found, mut all) = (Vec::new(), Vec::new());
-        for (partition, bounds) in self.bounds(topic, count)?.into_iter().enumerate() {
-            let (here, searched) = search::last(self.records(), topic, partition as i32, bounds, bound, &is_wanted)?;
-            found.extend(here);
-            all.push((partition as i32, searched));
-        }
-        let mut changes = read_all(table, &found)?;
-        changes.sort_by_key(|traced| traced.change.row_number);
-        changes.truncate(limits.changes);
-        Ok((changes, all))
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use model::change::{SOURCE_HEADER, Source};
 use model::time::Micros;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::{BorrowedMessage, Message};
 use serde::Deserialize;
-use testbed::programs::{CONSUMERS, Program};
+use testbed::programs::{CONSUMERS, Program, Programs};
 use testbed::servers::Postgres;
 
 use super::measure::{Arrival, Latency, PATIENCE, at_reader, latencies, observe, prepare, reader, stretches};
@@ -29,17 +30,17 @@ pub(super) struct Run {
 
 /// The committed lengths of each log, and when the reader has seen them, in microseconds since 1970.
 #[derive(Debug, Default)]
-struct Read(BTreeMap<String, Vec<(u64, i64)>>);
+pub(super) struct Read(BTreeMap<String, Vec<(u64, i64)>>);
 
 impl Read {
-    fn note(&mut self, at: i64, message: &BorrowedMessage<'_>) -> Result<()> {
+    pub(super) fn note(&mut self, at: i64, message: &BorrowedMessage<'_>) -> Result<()> {
         let checkpoint: LogCheckpoint = serde_json::from_slice(message.payload().unwrap_or_default())?;
         self.0.entry(checkpoint.file).or_default().push((checkpoint.length, at));
         Ok(())
     }
 
     /// Whether the last log checkpoint of each of the five logs covers the whole log.
-    fn covers(&self, logs: &Path) -> Result<bool> {
+    pub(super) fn covers(&self, logs: &Path) -> Result<bool> {
         for (file, lengths) in &self.0 {
             let path = logs.join(file);
             let length = fs::metadata(&path).with_context(|| path.display().to_string())?.len();
@@ -51,7 +52,7 @@ impl Read {
     }
 
     /// When the line of each change was durable.
-    fn arrivals(&self, logs: &Path) -> Result<Vec<Arrival>> {
+    pub(super) fn arrivals(&self, logs: &Path) -> Result<Vec<Arrival>> {
         let mut arrivals = Vec::new();
         for (file, lengths) in &self.0 {
             let mut end = 0;
@@ -101,10 +102,8 @@ pub(super) fn run(lab: &mut Lab, measured: u64) -> Result<Run> {
     let name = lab.fresh_name("latency");
     let logs = lab.stack.dir().join("runs").join(&name).join("consumer_logs");
     let mut running;
-    (pace, running) = start(lab, pace, &name, &logs)?;
-    let mut slots = topic::settings(&lab.kafka(), &name)?;
-    (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
-    let reader = reader(&slots)?;
+    (pace, running) = start(lab, pace, &lab.programs(&name), &logs)?;
+    let reader = checkpoints(lab, &name)?;
     let read: RefCell<Read> = RefCell::default();
     let mut paced = Vec::new();
     for stretch in stretches(measured) {
@@ -130,9 +129,15 @@ pub(super) fn run(lab: &mut Lab, measured: u64) -> Result<Run> {
     Ok(Run { log: latencies(in_log, all, &paced)?, postgres: latencies(rows, all, &paced)?, paced })
 }
 
+/// A reader of the log checkpoints of a topic's consumers.
+pub(super) fn checkpoints(lab: &Lab, name: &str) -> Result<BaseConsumer> {
+    let mut slots = topic::settings(&lab.kafka(), name)?;
+    (slots.topic, slots.partitions) = (format!("{name}.slots"), SLOT_PARTITIONS);
+    reader(&slots)
+}
+
 /// Starts the programs, and makes changes until the group is stable and each consumer has written something.
-fn start(lab: &Lab, mut pace: Pace, name: &str, logs: &Path) -> Result<(Pace, Vec<Program>)> {
-    let programs = lab.programs(name);
+pub(super) fn start(lab: &Lab, mut pace: Pace, programs: &Programs, logs: &Path) -> Result<(Pace, Vec<Program>)> {
     let mut running = vec![programs.producer()?];
     for number in 1..=CONSUMERS {
         running.push(programs.consumer(number)?);

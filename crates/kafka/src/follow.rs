@@ -36,15 +36,21 @@ impl Follower {
     /// Usage when the configuration is refused.
     pub fn new(settings: &KafkaSettings, starts: &[(String, i32, i64)]) -> Result<Self> {
         let (consumer, logging) = reader(settings)?;
-        let mut list = TopicPartitionList::new();
-        let assigned = starts
-            .iter()
-            .try_for_each(|(topic, partition, offset)| {
-                list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
-            })
-            .and_then(|()| consumer.assign(&list));
-        assigned.map_err(|e| unreachable(settings, "cannot read the topics", &e, &logging))?;
-        Ok(Self { settings: settings.clone(), logging, consumer })
+        let follower = Self { settings: settings.clone(), logging, consumer };
+        follower.taken(places(starts).and_then(|list| follower.consumer.assign(&list)))?;
+        Ok(follower)
+    }
+
+    /// Also reads these partitions, which it does not read yet; the others continue where they are.
+    ///
+    /// # Errors
+    /// As [`Follower::new`].
+    pub fn add(&self, starts: &[(String, i32, i64)]) -> Result<()> {
+        self.taken(places(starts).and_then(|list| self.consumer.incremental_assign(&list)))
+    }
+
+    fn taken(&self, outcome: Result<(), KafkaError>) -> Result<()> {
+        outcome.map_err(|e| unreachable(&self.settings, "cannot read the topics", &e, &self.logging))
     }
 
     /// The next record of any partition. Blocks for at most `patience`.
@@ -65,4 +71,12 @@ impl Follower {
             Some(Err(error)) => Ok(Followed::Away(self.logging.last_error().unwrap_or_else(|| error.to_string()))),
         }
     }
+}
+
+fn places(starts: &[(String, i32, i64)]) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in starts {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
 }

@@ -140,6 +140,14 @@ impl Programs {
         }
     }
 
+    /// Starts `stream status --watch --json`; its output goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn status(&self) -> Result<Program> {
+        self.start("stream", "status", &["status", "--watch", "--json"], Some(CDC))
+    }
+
     /// The output of a program's last run.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Reads the topics' ends while somebody watches: counts every change, and decodes the few that are shown.
+//! Reads the topics' ends while somebody watches: counts every change, and decodes the few that are shown. What appears
+//! meanwhile, a topic or more partitions, is read from its first record.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -36,16 +37,23 @@ struct Chosen {
     before: Option<Option<Box<[u8]>>>,
 }
 
+/// A table whose topic is read.
+struct Table {
+    taken: Taken,
+    records: Records,
+    /// Partitions that are read.
+    partitions: usize,
+}
+
 /// The reader.
 struct Live {
     pipeline: Pipeline,
     follower: Option<Follower>,
-    /// By topic and partition, the next offset.
-    next: HashMap<(usize, i32), i64>,
-    tables: Vec<(Taken, Records)>,
+    tables: Vec<Table>,
     /// By topic, the place in `tables`.
     places: HashMap<String, usize>,
-    known: Topics,
+    /// The topics when they were last looked at; `None` before Kafka has answered.
+    known: Option<Topics>,
     tally: Tally,
     earlier: Earlier,
     chosen: Vec<Chosen>,
@@ -60,15 +68,17 @@ struct Live {
 pub(super) fn read(
     pipeline: Pipeline,
     hub: &Hub,
-    topics: &watch::Receiver<Topics>,
+    topics: &watch::Receiver<Option<Topics>>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let mut live = Live::new(pipeline);
     let (mut tick, mut second) = (Instant::now() + TICK, Instant::now() + Duration::from_secs(1));
     while !stop.is_cancelled() {
-        let wanted = topics.borrow().clone();
-        if wanted != live.known {
-            live.assign(wanted)?;
+        let found = topics.borrow().clone();
+        if found != live.known
+            && let Some(found) = found
+        {
+            live.assign(found)?;
         }
         live.poll()?;
         let now = Instant::now();
@@ -93,10 +103,9 @@ impl Live {
     fn new(pipeline: Pipeline) -> Self {
         Self {
             follower: None,
-            next: HashMap::new(),
             tables: Vec::new(),
             places: HashMap::new(),
-            known: Topics::new(),
+            known: None,
             tally: Tally::default(),
             earlier: Earlier::default(),
             chosen: Vec::with_capacity(SHOWN),
@@ -119,45 +128,42 @@ impl Live {
         Ok(())
     }
 
-    /// Reads other topics, or more partitions; those that were read before continue where they were.
-    fn assign(&mut self, wanted: Topics) -> Result<()> {
+    /// Reads the partitions that it does not read yet.
+    fn assign(&mut self, found: Topics) -> Result<()> {
         let records = LastRecords::new(&self.pipeline.kafka)?;
-        let before: HashMap<(String, i32), i64> = self.positions();
-        (self.tables, self.places) = (Vec::new(), HashMap::new());
-        // The numbers of tables may differ now.
-        (self.earlier, self.chosen) = (Earlier::default(), Vec::with_capacity(SHOWN));
         let mut starts = Vec::new();
-        for table in self.pipeline.known_tables(&records)? {
-            let topic = table.kafka.topic.clone();
-            let count = wanted.get(&topic).copied().unwrap_or(0);
-            if count == 0 {
+        for taken in self.pipeline.known_tables(&records)? {
+            let topic = taken.kafka.topic.clone();
+            let count = found.get(&topic).copied().unwrap_or(0);
+            let place = self.places.get(&topic).copied();
+            let before = place.map_or(0, |place| self.tables[place].partitions);
+            if count <= before {
                 continue;
             }
-            for (partition, end) in (0..).zip(records.stable_ends(&topic, count)?) {
-                let start = before.get(&(topic.clone(), partition)).copied().unwrap_or(end);
-                self.next.insert((self.tables.len(), partition), start);
-                starts.push((topic.clone(), partition, start));
+            // The first look finds what was there before somebody watched.
+            let ends = if self.known.is_none() { records.stable_ends(&topic, count)? } else { vec![0; count] };
+            starts.extend((before..count).map(|number| (topic.clone(), number as i32, ends[number])));
+            match place {
+                Some(place) => self.tables[place].partitions = count,
+                None => {
+                    self.places.insert(topic, self.tables.len());
+                    self.tables.push(Table { records: Records::new(&taken)?, partitions: count, taken });
+                }
             }
-            let reader = Records::new(&table)?;
-            self.places.insert(topic, self.tables.len());
-            self.tables.push((table, reader));
         }
         records.close();
-        self.follower = if starts.is_empty() { None } else { Some(Follower::new(&self.pipeline.kafka, &starts)?) };
-        self.known = wanted;
+        match &self.follower {
+            _ if starts.is_empty() => {}
+            Some(follower) => follower.add(&starts)?,
+            None => self.follower = Some(Follower::new(&self.pipeline.kafka, &starts)?),
+        }
+        self.known = Some(found);
         Ok(())
-    }
-
-    fn positions(&mut self) -> HashMap<(String, i32), i64> {
-        let topic = |table: usize| self.tables.get(table).map(|(taken, _)| taken.kafka.topic.clone());
-        let next = std::mem::take(&mut self.next);
-        next.into_iter().filter_map(|((table, partition), at)| Some(((topic(table)?, partition), at))).collect()
     }
 
     /// Counts a record, and keeps it if it is shown.
     fn take(&mut self, message: &BorrowedMessage<'_>) {
         let Some(table) = self.places.get(message.topic()).copied() else { return };
-        self.next.insert((table, message.partition()), message.offset() + 1);
         let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
         let op = source.as_ref().map(|source| source.op);
         let since = |source: Source<'_>| u32::try_from((Micros::now().0 - source.ts_us).max(0)).ok();
@@ -183,7 +189,7 @@ impl Live {
     }
 
     fn show(&mut self, Chosen { table, raw, before }: Chosen) -> Shown {
-        let (taken, records) = &mut self.tables[table];
+        let Table { taken, records, .. } = &mut self.tables[table];
         let topic = &taken.kafka.topic;
         if self.rests.is_some_and(|until| until > Instant::now()) {
             let reason = "the schema registry does not answer".to_owned();

@@ -31,7 +31,7 @@ pub(super) async fn run(hub: Arc<Hub>, pipeline: Pipeline, shutdown: Cancellatio
     while shutdown.run_until_cancelled(hub.watched(true)).await.is_some() {
         hub.gap(Micros::now().0 / 1_000_000);
         let stop = shutdown.child_token();
-        let (topics, known) = watch::channel(Topics::new());
+        let (topics, known) = watch::channel(None);
         tokio::join!(
             look(&hub, &pipeline, &topics, &stop),
             read(&hub, &pipeline, known, &stop),
@@ -50,7 +50,7 @@ async fn end(hub: &Hub, stop: &CancellationToken) {
     }
 }
 
-async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Topics>, stop: &CancellationToken) {
+async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Option<Topics>>, stop: &CancellationToken) {
     let looker = match Looker::new(pipeline.clone()) {
         Ok(looker) => looker,
         Err(error) => return tracing::error!(code = error.code().name(), "{error}"),
@@ -72,21 +72,24 @@ async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Topics>, st
             now.compare(before);
         }
         let happened = before.as_ref().map_or_else(Vec::new, |before| happened::between(before, &now));
-        let found = now.tables.iter().map(|table| (table.topic.clone(), table.partitions.len())).collect();
-        topics.send_if_modified(|known| {
-            let is_new = *known != found;
-            *known = found;
-            is_new
-        });
+        // What Kafka does not say is not new once it answers.
+        if !is_away(&now) {
+            let found = now.tables.iter().map(|table| (table.topic.clone(), table.partitions.len())).collect();
+            topics.send_replace(Some(found));
+        }
         hub.status(&now, happened);
         before = Some(now);
         stop.run_until_cancelled(tokio::time::sleep(LOOK)).await;
     }
 }
 
+fn is_away(now: &Status) -> bool {
+    now.faults.iter().any(|fault| fault.part == "Kafka")
+}
+
 /// While Kafka is away, its last answer is shown.
 fn keep_known(now: &mut Status, before: &Status) {
-    if now.faults.iter().any(|fault| fault.part == "Kafka") {
+    if is_away(now) {
         now.tables.clone_from(&before.tables);
         now.consumers.clone_from(&before.consumers);
         now.free_slots.clone_from(&before.free_slots);
@@ -95,7 +98,7 @@ fn keep_known(now: &mut Status, before: &Status) {
 }
 
 /// Reads the topics; begins again after an error, which the state names too.
-async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, topics: watch::Receiver<Topics>, stop: &CancellationToken) {
+async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, topics: watch::Receiver<Option<Topics>>, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         let (hub, pipeline, topics, token) = (Arc::clone(hub), pipeline.clone(), topics.clone(), stop.clone());
         let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, &topics, &token)).await;

@@ -13,8 +13,8 @@ pub(super) fn judge(facts: Facts) -> Trace {
     trace
 }
 
-/// Judges the facts about a transaction.
-pub(super) fn judge_transaction(facts: Facts, position: &str) -> Trace {
+/// Judges the facts about a transaction; `is_cut` when it has more changes than are there.
+pub(super) fn judge_transaction(facts: Facts, position: &str, is_cut: bool) -> Trace {
     let Facts { mut trace, status } = facts;
     let waiting: Vec<&Traced> = trace.changes.iter().filter(|traced| !traced.is_consumed).collect();
     trace.standing = if trace.changes.is_empty() {
@@ -37,6 +37,9 @@ pub(super) fn judge_transaction(facts: Facts, position: &str) -> Trace {
     } else {
         Standing::new(Hop::Arrived, "the group has read all of these changes")
     };
+    if is_cut {
+        trace.standing.text.push_str("; the transaction has more than these: --last N");
+    }
     trace
 }
 

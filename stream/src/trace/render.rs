@@ -34,7 +34,7 @@ pub fn render(trace: &Trace, width: Option<usize>) -> String {
             text.push_str(&format!(
                 "\n(looked at offsets {from} to {last} of partition {partition}, which begins at {begin}; --all looks at all)\n"
             ));
-        } else if from > begin {
+        } else if from > begin && trace.key.is_some() {
             text.push_str(&format!(
                 "\n(offsets before {from} of partition {partition} may have older changes: --last N)\n"
             ));

@@ -1,6 +1,7 @@
 //! Each view, with changes that come while it is open, and with data that means harm.
 
 use serde_json::json;
+use testbed::TestBed;
 
 use super::browser::Screen;
 use super::stage::Stage;
@@ -74,6 +75,28 @@ async fn each_view_shows_the_pipeline_while_it_works() {
     browser.press("6").await;
     browser.has("This console only reads.").await;
     browser.has("nothing is missing").await;
+    assert_eq!(browser.errors().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_appears_while_somebody_watches_is_shown_from_its_first_record() {
+    let mut bed = TestBed::new("console_new");
+    bed.set("TABLES", format!("['{0}.product', '{0}.new_*']", bed.name));
+    let mut stage = Stage::on(bed, &[]).await;
+    let browser = stage.browser(Screen::Desk, "changes").await;
+    // From now on it reads the ends of the topics that are there.
+    browser.has("No change yet.").await;
+    stage
+        .execute(&[
+            "CREATE TABLE new_note (id INT PRIMARY KEY, note TEXT)",
+            "INSERT INTO new_note VALUES (1, 'x'), (2, 'y')",
+            "INSERT INTO new_note VALUES (3, 'z')",
+        ])
+        .await;
+    browser.has("3 since you watch").await;
+    browser.shows("document.querySelectorAll('tr.opens').length === 3").await;
+    stage.execute(&["INSERT INTO product VALUES (1, 'Cup', 'CAT_1', 3.00, NULL)"]).await;
+    browser.has("4 since you watch").await;
     assert_eq!(browser.errors().await, Vec::<String>::new());
 }
 

@@ -1,12 +1,21 @@
-//! `stream tap`: changes as lines, with filters; a reader that leaves; bad conditions.
+//! `stream tap`: changes as lines, with filters; tables and partitions that appear; a reader that leaves; bad conditions.
 
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use kafka::{Record, TransactionalProducer};
+use model::change::SOURCE_HEADER;
 use mysql_async::prelude::Queryable;
-use testbed::TestBed;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use serde_json::Value;
+use testbed::{TestBed, eventually, execute, read_topic};
 
 use super::{Pipeline, refused};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_lines_and_a_reader_may_leave() {
@@ -62,4 +71,97 @@ async fn changes_are_lines_and_a_reader_may_leave() {
     assert!(usage.code == 2 && usage.err.contains("not beginning, end or a time"), "{}", usage.err);
     pipeline.bed.set("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1");
     refused(&pipeline.run(&["tap"]), 75, &["127.0.0.1:1"]);
+}
+
+/// A `stream tap` that runs on, with its output in files; dropping it kills it.
+struct Followed {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Followed {
+    fn start(bed: &TestBed, arguments: &[&str]) -> Self {
+        let [out, err] = ["tap.out", "tap.err"].map(|name| bed.folder.join(name));
+        let mut tap = bed.command("stream", &[&["tap", "--json"], arguments].concat());
+        tap.stdin(Stdio::null()).stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
+        Self { child: tap.spawn().unwrap(), out, err }
+    }
+
+    /// Waits until it has shown these keys of a table, each once, and returns the last of these changes.
+    fn shows(&self, table: &str, keys: impl IntoIterator<Item = i32>) -> Value {
+        let mut wanted: Vec<String> = keys.into_iter().map(|key| key.to_string()).collect();
+        wanted.sort();
+        eventually(&format!("{} keys of {table}; see {}", wanted.len(), self.out.display()), PATIENCE, || {
+            let out = fs::read_to_string(&self.out).unwrap();
+            let whole = out.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let mut shown: Vec<Value> = whole.map(|line| serde_json::from_str(line).unwrap()).collect();
+            shown.retain(|change| change["table"] == table);
+            let mut keys: Vec<&str> = shown.iter().map(|change| change["key"].as_str().unwrap()).collect();
+            keys.sort();
+            if keys == wanted { shown.pop() } else { None }
+        })
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(&self.err).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_appears_meanwhile_is_followed_from_its_first_record() {
+    let mut bed = TestBed::new("stream_tap_new");
+    let mut conn = bed.table().await;
+    bed.set("TABLES", format!("['{0}.product', '{0}.new_*']", bed.name));
+    let producer = bed.start("cdc-producer", &[]);
+    execute(&mut conn, &["INSERT INTO product VALUES (1, 'mug', 'CAT_1', 9.99, NULL)"]).await;
+    let topic = |table: &str| format!("topic {}.{table}", bed.name);
+    eventually("the first change is in its topic", PATIENCE, || {
+        let ended = bed.run("stream", &["tap", "--from", "beginning", "--stop-at-end"]);
+        ended.out.contains(".product 1  ").then_some(())
+    });
+    // Once it has shown the last change, it has read the ends.
+    let tap = Followed::start(&bed, &["--last", "1"]);
+    tap.shows(&format!("{}.product", bed.name), [1]);
+
+    // A table whose rows are there before its topic is.
+    execute(&mut conn, &["CREATE TABLE new_note (id INT PRIMARY KEY, note TEXT)"]).await;
+    let rows = |ids: std::ops::Range<i32>| ids.map(|id| format!("({id}, 'x')")).collect::<Vec<_>>().join(", ");
+    for ids in [0..1, 1..40, 40..100] {
+        execute(&mut conn, &[format!("INSERT INTO new_note VALUES {}", rows(ids))]).await;
+    }
+    let table = format!("{}.new_note", bed.name);
+    tap.shows(&table, 0..100);
+    let said = format!("{table} has appeared: its {} is followed from the first record\n", topic("new_note"));
+    assert_eq!(tap.said(), said);
+    execute(&mut conn, &["INSERT INTO new_note VALUES (100, 'x')"]).await;
+    tap.shows(&table, 0..101);
+    execute(&mut conn, &["INSERT INTO product VALUES (2, 'cup', 'CAT_1', 1.00, NULL)"]).await;
+    tap.shows(&format!("{}.product", bed.name), [1, 2]);
+
+    // Partitions that somebody adds; the producer would refuse them.
+    assert_eq!(producer.stop().code, 0);
+    let kafka = bed.kafka_of("new_note");
+    let first = read_topic(&kafka).remove(0);
+    let admin: AdminClient<_> = kafka::client_config(&kafka).create().unwrap();
+    let raised = admin.create_partitions([&NewPartitions::new(&kafka.topic, 12)], &AdminOptions::new()).await.unwrap();
+    assert!(raised.iter().all(Result::is_ok), "{raised:?}");
+    let mut header = Vec::new();
+    first.source.write(&mut header);
+    let feed = TransactionalProducer::new(&kafka, &format!("{}.feed", bed.name)).unwrap();
+    feed.begin().unwrap();
+    let (header, value) = (Some((SOURCE_HEADER, header.as_slice())), first.value.as_deref());
+    feed.send(&Record { topic: &kafka.topic, partition: Some(11), key: b"200", value, header }).unwrap();
+    feed.commit().unwrap();
+    let last = tap.shows(&table, (0..101).chain([200]));
+    assert_eq!((&last["partition"], &last["offset"]), (&11.into(), &0.into()), "{last}");
+    let more = format!("{} of {table} has 12 partitions now and had 10: the new ones are", topic("new_note"));
+    assert_eq!(tap.said(), format!("{said}{more} followed from the first record\n"));
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use testbed::{Link, Proxy, TestBed, eventually};
+use serde_json::Value;
+use testbed::{Feed, Link, Proxy, TestBed, eventually};
 
 use super::{Pipeline, refused};
 
@@ -105,4 +106,46 @@ fn unknown(pipeline: &Pipeline) {
     }
     let usage = pipeline.run(&["trace", "--offset", "x"]);
     assert!(usage.code == 2 && usage.err.contains("not a partition and an offset"), "{}", usage.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_is_found_among_many_without_reading_them() {
+    let bed = TestBed::new("stream_position");
+    drop(bed.table().await);
+    let mut feed = Feed::new(&bed).await;
+    tokio::task::block_in_place(|| {
+        for number in 1..=40 {
+            feed.keys(if number == 20 { 0..5 } else { 0..5_000 });
+        }
+    });
+    feed.note_schema_id(&bed).await;
+    let trace = |number: u64, arguments: &[&str]| -> Value {
+        let position = format!("3e11fa47-71ca-11e1-9e33-c80aa9429562:{number}");
+        let ended = bed.run("stream", &[&["trace", "--json", "--position", &position], arguments].concat());
+        assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+        serde_json::from_str(&ended.out).unwrap()
+    };
+    let looked_at = |trace: &Value| {
+        let of = |looked: &Value| looked[1]["to"].as_i64().unwrap() - looked[1]["from"].as_i64().unwrap();
+        trace["searched"].as_array().unwrap().iter().map(of).sum::<i64>()
+    };
+    let keys = |trace: &Value| {
+        let changes = trace["changes"].as_array().unwrap().iter();
+        changes.map(|change| change["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let found = trace(20, &[]);
+    assert_eq!(keys(&found), ["0", "1", "2", "3", "4"], "{found}");
+    assert!(looked_at(&found) < 30_000, "of 195,000 records: {}", found["searched"]);
+    for number in [1, 40] {
+        let cut = trace(number, &["--last", "3"]);
+        assert_eq!(keys(&cut), ["0", "1", "2"], "{cut}");
+        assert!(cut["standing"]["text"].as_str().unwrap().contains("has more than these: --last N"), "{cut}");
+    }
+    // That it is not there is said after a look at everything.
+    let nowhere = trace(41, &[]);
+    assert_eq!(nowhere["standing"]["hop"], "nowhere", "{nowhere}");
+    assert!(looked_at(&nowhere) > 195_000, "{}", nowhere["searched"]);
+    // Everything is read on demand.
+    let all = trace(20, &["--all"]);
+    assert_eq!((keys(&all).len(), looked_at(&all) > 195_000), (5, true), "{}", all["searched"]);
 }
