@@ -271,8 +271,8 @@ async fn a_session_has_what_it_relies_on_and_an_updater_refuses_to_write_unlogge
     ] {
         execute(&mut conn, &[&format!("SET GLOBAL {set}")]).await;
         let ended = update();
-        ended.assert_error(Code::ServerSettings, &[set, &format!("SET GLOBAL {back}")]);
-        execute(&mut conn, &[&format!("SET GLOBAL {back}")]).await;
+        ended.assert_error(Code::ServerSettings, &[set, &format!("SET PERSIST {back}")]);
+        execute(&mut conn, &[&format!("SET PERSIST {back}")]).await;
     }
     assert_eq!(update().code, 0);
     let found: Option<i64> = session.query_first(&count).await.unwrap();

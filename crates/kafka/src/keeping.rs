@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, ConfigResource, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::error::RDKafkaErrorCode;
 
 use super::client::{Logging, REQUEST_TIMEOUT, administrator, unreachable};
+use super::read_back::LastRecords;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
-
-/// Changes must be kept for consumers that are down for a long weekend.
-pub const LEAST_KEEPING: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How a topic deletes records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,25 +40,40 @@ pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeM
     // The thread of the client checks every 100 ms whether it must end; the caller need not wait for that.
     drop(tokio::task::spawn_blocking(move || drop(admin)));
     let what = "cannot look up the configuration of the topics";
-    let mut found = BTreeMap::new();
+    let (mut found, mut unseen) = (BTreeMap::new(), Vec::new());
     for resource in answer.map_err(|e| unreachable(settings, what, &e, &logging))? {
-        match resource {
-            Ok(resource) => {
-                if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
-                    found.insert(name.clone(), read(&resource));
-                }
-            }
-            Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
-            Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-                return Err(Error::new(Code::RightMissing, format!("{what}: Kafka does not let this user see it"))
-                    .with_remedy(
-                        "allow the user of kafka.sasl_username to see it: ACL DESCRIBE_CONFIGS on the topics",
-                    ));
-            }
-            Err(code) => return Err(Error::transient(format!("{what}: {code}"))),
+        let resource = resource.map_err(|code| Error::transient(format!("{what}: {code}")))?;
+        let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { continue };
+        // The crate (0.39) drops the error of a topic, and gives it no entries.
+        if resource.entries.is_empty() {
+            unseen.push(name.clone());
+        } else {
+            found.insert(name.clone(), read(&resource));
         }
     }
+    let settings = settings.clone();
+    let looked = tokio::task::spawn_blocking(move || require_missing(&settings, &unseen, what));
+    looked.await.map_err(|e| Error::definite(format!("{what}: {e}")))??;
     Ok(found)
+}
+
+/// Fails when one of these topics, which have no configuration, exists: then a right is missing. Blocks.
+fn require_missing(settings: &KafkaSettings, topics: &[String], what: &str) -> Result<()> {
+    if topics.is_empty() {
+        return Ok(());
+    }
+    let records = LastRecords::new(settings)?;
+    let refused = || {
+        Error::new(Code::RightMissing, format!("{what}: Kafka does not let this user see it"))
+            .with_remedy("allow the user of kafka.sasl_username to see it: ACL DESCRIBE_CONFIGS on the topics")
+    };
+    let seen = topics.iter().try_for_each(|topic| match records.partition_count(topic) {
+        Ok(None) => Ok(()),
+        Err(error) if error.code() != Code::RightMissing => Err(error),
+        Ok(Some(_)) | Err(_) => Err(refused()),
+    });
+    records.close();
+    seen
 }
 
 fn read(resource: &ConfigResource) -> Keeping {

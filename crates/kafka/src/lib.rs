@@ -34,7 +34,7 @@ pub use client::{Logging, client_config, consumer_config, give_token, header, un
 pub use ends::{after_gap, ends_without_records};
 pub use follow::{Followed, Follower};
 pub use group::{GroupReader, Member};
-pub use keeping::{Keeping, LEAST_KEEPING, keeping};
+pub use keeping::{Keeping, keeping};
 pub use partition::{Partition, Topic};
 pub use partitioner::partition_of;
 pub use producer::{
@@ -44,4 +44,4 @@ pub use ranges::Bounds;
 pub use read_back::{LastRecords, last_record, last_record_within, partition_count, scan, scan_from, scan_settled};
 pub use rights::{Resource, Right, rights};
 pub use topic_id::topic_id;
-pub use topics::{TopicSpec, check_topics, ensure_topics, recounted};
+pub use topics::{LEAST_KEEPING, TopicSpec, check_topics, ensure_topics, recounted};

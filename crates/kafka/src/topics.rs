@@ -9,9 +9,11 @@ use rdkafka::producer::{BaseProducer, Producer};
 use super::client::{
     Logging, REQUEST_TIMEOUT, administrator, client_config, give_token, misconfigured, missing_right, unreachable,
 };
-use super::keeping::LEAST_KEEPING;
 use model::error::{Code, Error, Result};
 use runtime::config::KafkaSettings;
+
+/// Changes must be kept for consumers that are down for a long weekend.
+pub const LEAST_KEEPING: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How often to ask a broker whether it knows a topic that was just created.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -141,7 +141,7 @@ async fn a_transaction_is_found_among_many_without_reading_them() {
         assert_eq!(keys(&cut), ["0", "1", "2"], "{cut}");
         assert!(cut["standing"]["text"].as_str().unwrap().contains("has more than these: --last N"), "{cut}");
     }
-    // That it is not there is said after a look at everything.
+    // That it is not there follows from a look at everything.
     let nowhere = trace(41, &[]);
     assert_eq!(nowhere["standing"]["hop"], "nowhere", "{nowhere}");
     assert!(looked_at(&nowhere) > 195_000, "{}", nowhere["searched"]);
