@@ -165,6 +165,7 @@ mod tests {
         assert_eq!(windows(0, 100_000, 20_000), [98_000..100_000, 82_000..98_000, 80_000..82_000]);
         assert_eq!(windows(97_000, 100_000, 20_000), [98_000..100_000, 97_000..98_000]);
     }
+
     #[test]
     fn halving_ends_shortly_before_what_is_wanted() {
         // Every second offset is a marker, and some records tell nothing.

@@ -112,6 +112,8 @@ async fn a_server_with_wrong_settings_is_refused_with_all_of_them() {
     let statements: Vec<&str> = statements.map(|remedy| remedy.split(", ").next().unwrap()).collect();
     assert_eq!(statements.len(), 5, "{}", doctor.out);
     execute(&mut conn, &statements).await;
+    let doctor = world.run("cdc-producer", &["doctor"]);
+    assert!(doctor.code == 0 && !doctor.out.contains("warn"), "{}", doctor.out);
     let producer = world.start("cdc-producer", &[]);
     let mut conn = world.mysql().await;
     execute(&mut conn, &["INSERT INTO product VALUES (1,'a','b',1,NULL)", "UPDATE product SET price = 2"]).await;

@@ -44,7 +44,7 @@ pub async fn keeping(settings: &KafkaSettings, topics: &[&str]) -> Result<BTreeM
     for resource in answer.map_err(|e| unreachable(settings, what, &e, &logging))? {
         let resource = resource.map_err(|code| Error::transient(format!("{what}: {code}")))?;
         let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { continue };
-        // The crate (0.39) drops the error of a topic, and gives it no entries.
+        // The crate rdkafka (0.39) drops the error of a topic: such a topic has no entries.
         if resource.entries.is_empty() {
             unseen.push(name.clone());
         } else {
