@@ -42,9 +42,14 @@ impl Ended {
 
 impl Running {
     /// Starts the command with its standard error in the file `log`.
-    pub fn start(mut command: Command, name: &str, log: PathBuf) -> Self {
+    pub fn start(command: Command, name: &str, log: PathBuf) -> Self {
+        Self::start_into(command, name, log, Stdio::null())
+    }
+
+    /// As [`Running::start`], with its standard output there.
+    pub fn start_into(mut command: Command, name: &str, log: PathBuf, out: impl Into<Stdio>) -> Self {
         let file = File::options().create(true).append(true).open(&log).expect("to create the log");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command.stdin(Stdio::null()).stdout(out).stderr(file);
         let from = fs::metadata(&log).expect("the log").len();
         let child = command.spawn().unwrap_or_else(|e| panic!("{name} does not start: {e}"));
         Self { child, name: name.to_owned(), log, from }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kafka::{Record, TransactionalProducer};
@@ -11,7 +11,7 @@ use model::change::SOURCE_HEADER;
 use mysql_async::prelude::Queryable;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use serde_json::Value;
-use testbed::{TestBed, eventually, execute, read_topic};
+use testbed::{Running, TestBed, eventually, execute, read_topic};
 
 use super::{Pipeline, refused};
 
@@ -73,26 +73,17 @@ async fn changes_are_lines_and_a_reader_may_leave() {
     refused(&pipeline.run(&["tap"]), 75, &["127.0.0.1:1"]);
 }
 
-/// A `stream tap` that runs on, with its output in files; dropping it kills it.
+/// A `stream tap` that runs on, with its output in a file.
 struct Followed {
-    child: Child,
+    tap: Running,
     out: PathBuf,
-    err: PathBuf,
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 impl Followed {
     fn start(bed: &TestBed, arguments: &[&str]) -> Self {
-        let [out, err] = ["tap.out", "tap.err"].map(|name| bed.folder.join(name));
-        let mut tap = bed.command("stream", &[&["tap", "--json"], arguments].concat());
-        tap.stdin(Stdio::null()).stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
-        Self { child: tap.spawn().unwrap(), out, err }
+        let [out, log] = ["tap.out", "tap.log"].map(|name| bed.folder.join(name));
+        let tap = bed.command("stream", &[&["tap", "--json"], arguments].concat());
+        Self { tap: Running::start_into(tap, "tap", log, File::create(&out).unwrap()), out }
     }
 
     /// Waits until it has shown these keys of a table, each once, and returns the last of these changes.
@@ -108,10 +99,6 @@ impl Followed {
             keys.sort();
             if keys == wanted { shown.pop() } else { None }
         })
-    }
-
-    fn said(&self) -> String {
-        fs::read_to_string(&self.err).unwrap()
     }
 }
 
@@ -140,7 +127,7 @@ async fn what_appears_meanwhile_is_followed_from_its_first_record() {
     let table = format!("{}.new_note", bed.name);
     tap.shows(&table, 0..100);
     let said = format!("{table} has appeared: its {} is followed from the first record\n", topic("new_note"));
-    assert_eq!(tap.said(), said);
+    assert_eq!(tap.tap.said(), said);
     execute(&mut conn, &["INSERT INTO new_note VALUES (100, 'x')"]).await;
     tap.shows(&table, 0..101);
     execute(&mut conn, &["INSERT INTO product VALUES (2, 'cup', 'CAT_1', 1.00, NULL)"]).await;
@@ -163,5 +150,5 @@ async fn what_appears_meanwhile_is_followed_from_its_first_record() {
     let last = tap.shows(&table, (0..101).chain([200]));
     assert_eq!((&last["partition"], &last["offset"]), (&11.into(), &0.into()), "{last}");
     let more = format!("{} of {table} has 12 partitions now and had 10: the new ones are", topic("new_note"));
-    assert_eq!(tap.said(), format!("{said}{more} followed from the first record\n"));
+    assert_eq!(tap.tap.said(), format!("{said}{more} followed from the first record\n"));
 }
