@@ -20,6 +20,7 @@
 //! Not here: retries ([`crate::run`]).
 
 mod applied;
+mod apply;
 mod careful;
 pub(crate) mod check;
 mod evolve;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use kafka::Partition;
 use sinks::postgres::refuses_rows;
 
@@ -95,11 +96,9 @@ impl Writer<'_> {
 
     /// Sends the statements in `before` in the same request: PostgreSQL executes them in order.
     async fn store(&self, rows: &TableRows, before: &str, states: &States<'_>) -> Outcome<()> {
-        let store = async {
-            self.delete(rows, states).await?;
-            self.upsert(rows, states).await
-        };
-        let (prepared, stored) = tokio::join!(biased; self.client.batch_execute(before), store);
-        prepared.and(stored)
+        let mut statements = self.deletes(rows, states);
+        statements.extend(self.upserts(rows, states));
+        let (prepared, stored) = tokio::join!(biased; self.client.batch_execute(before), try_join_all(statements));
+        prepared.and(stored.map(drop))
     }
 }

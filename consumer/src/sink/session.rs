@@ -1,7 +1,7 @@
 //! One connection of the sink: writes a batch in one transaction, row by row where PostgreSQL refuses something.
 //!
 //! Invariants: a transaction begins with all settings that it relies on ([`Target::begin`]), and no statement outlives
-//! it, so a pooler may be in between. A batch with a row that PostgreSQL refuses changes nothing;
+//! it, so a pooler may be in between. [`Session::apply`] changes nothing for a batch with a row that PostgreSQL refuses;
 //! [`Session::apply_carefully`] then finds the row by halving the batch within one transaction, and writes the reason
 //! to `product_parked` in the same transaction.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kafka::{Partition, Topic};
 use model::error::Result;
 use runtime::config::OnRefused;
-use sinks::postgres::{Access, Target, failed, has_other_form, is_prepared_already, refuses_rows};
+use sinks::postgres::{Access, Target, failed};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -25,9 +25,6 @@ use super::statements::{
 };
 use super::store_error::StoreError;
 use super::tables::{self, Look};
-
-/// With fewer rows than this, the round trips dominate, and an upsert needs only one.
-const FEW: usize = 32;
 
 type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
 pub(super) type Outcome<T> = Result<T, tokio_postgres::Error>;
@@ -74,7 +71,7 @@ pub(super) struct Session {
     target: Target,
     tables: BTreeMap<Topic, TableSession>,
     /// COPY has a named statement, whose name a pooler's connection may have already.
-    copies: bool,
+    pub(super) copies: bool,
 }
 
 /// Writes one table in the open transaction.
@@ -83,12 +80,11 @@ pub(super) struct Writer<'s> {
     pub(super) client: &'s Client,
     topic: Topic,
     pub(super) table: &'s TableSession,
-    copies: bool,
 }
 
 /// The offsets of the batch's partitions in the table.
 pub(super) struct Table {
-    next: HashMap<i32, i64>,
+    pub(super) next: HashMap<i32, i64>,
     /// The table lacks states of keys in these partitions, as they are parked.
     pub(super) has_parked: bool,
 }
@@ -188,24 +184,24 @@ impl Session {
     }
 
     /// The writers of the batch's tables.
-    fn writers<'s>(&'s self, rows: &'s Rows) -> impl Iterator<Item = (Writer<'s>, &'s TableRows)> {
+    pub(super) fn writers<'s>(&'s self, rows: &'s Rows) -> impl Iterator<Item = (Writer<'s>, &'s TableRows)> {
         rows.0.iter().filter_map(|(topic, rows)| Some((self.writer(*topic)?, rows)))
     }
 
     fn writer(&self, topic: Topic) -> Option<Writer<'_>> {
         let table = self.tables.get(&topic)?;
-        Some(Writer { client: &self.client, topic, table, copies: self.copies })
+        Some(Writer { client: &self.client, topic, table })
     }
 
-    async fn begin(&self) -> Outcome<()> {
+    pub(super) async fn begin(&self) -> Outcome<()> {
         self.client.batch_execute(&self.target.begin(Access::Write)).await
     }
 
-    async fn commit(&self) -> Outcome<()> {
+    pub(super) async fn commit(&self) -> Outcome<()> {
         self.client.batch_execute("COMMIT").await
     }
 
-    async fn roll_back(&self) -> Outcome<()> {
+    pub(super) async fn roll_back(&self) -> Outcome<()> {
         self.client.batch_execute("ROLLBACK").await
     }
 
@@ -226,41 +222,6 @@ impl Session {
         let mut numbers: BTreeMap<Topic, Vec<i32>> = BTreeMap::new();
         partitions.iter().for_each(|p| numbers.entry(p.topic).or_default().push(p.number));
         numbers.into_iter().filter_map(|(topic, numbers)| Some((self.writer(topic)?, numbers))).collect()
-    }
-
-    /// Writes the whole batch or nothing.
-    pub(super) async fn apply(&mut self, rows: &Rows, known: &HashMap<Partition, i64>) -> Outcome<Applied> {
-        self.begin().await?;
-        match self.write(rows, known).await {
-            Ok(Applied::Done(owed)) => {
-                match self.commit().await {
-                    // A deferred constraint refused the rows: the transaction has ended.
-                    Err(error) if refuses_rows(&error) => return Ok(Applied::WithCare),
-                    outcome => outcome?,
-                }
-                Ok(Applied::Done(owed))
-            }
-            Ok(other) => {
-                self.roll_back().await?;
-                Ok(other)
-            }
-            Err(error) if refuses_rows(&error) || is_prepared_already(&error) || has_other_form(&error) => {
-                self.copies &= !is_prepared_already(&error);
-                self.roll_back().await?;
-                Ok(Applied::WithCare)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn write(&self, rows: &Rows, known: &HashMap<Partition, i64>) -> Outcome<Applied> {
-        for (writer, rows) in self.writers(rows) {
-            match writer.write(rows, known).await? {
-                Applied::Done(_) => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(Applied::Done(Vec::new()))
     }
 
     /// Writes a batch of which PostgreSQL refuses a row, or whose predecessor owes dead letters.
@@ -362,33 +323,6 @@ impl Writer<'_> {
         [(self.topic(), Type::TEXT), (numbers, Type::INT4_ARRAY)]
     }
 
-    async fn write(&self, rows: &TableRows, known: &HashMap<Partition, i64>) -> Outcome<Applied> {
-        let table = self.lock(rows).await?;
-        if let Some(partition) = self.set_back(&table, rows, known) {
-            return Ok(Applied::MovedBack(partition));
-        }
-        // Another consumer wrote since the look-up, or this is the first look at its offsets: dead letters may be owed.
-        let differs = |(number, next): (&i32, &i64)| known.get(&self.partition(*number)) != Some(next);
-        if table.next.iter().any(differs) && !self.owed(rows).await?.is_empty() {
-            return Ok(Applied::WithCare);
-        }
-        let mut states = table.missing(rows);
-        let has_limits = self.table.prepared.iter().any(|known| known.limits.any());
-        if has_limits && states.iter().any(|state| self.limit(rows, state).is_some()) {
-            return Ok(Applied::WithCare);
-        }
-        if table.has_parked {
-            self.replace(rows, &states).await?;
-        }
-        self.delete(rows, &states).await?;
-        if self.copies && states.len() >= FEW {
-            states = self.copy(rows, &states).await?;
-        }
-        self.upsert(rows, &states).await?;
-        self.advance(rows).await?;
-        Ok(Applied::Done(Vec::new()))
-    }
-
     /// Parks these records, and returns all that owe a dead letter.
     async fn complete(&self, rows: &TableRows, parked: &[Parked]) -> Outcome<Vec<Parked>> {
         self.park(rows, parked).await?;
@@ -422,7 +356,7 @@ impl Writer<'_> {
         })
     }
 
-    async fn advance(&self, rows: &TableRows) -> Outcome<()> {
+    pub(super) async fn advance(&self, rows: &TableRows) -> Outcome<()> {
         let (partitions, ends) = ends(rows);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(self.topic(), Type::TEXT), (&partitions, Type::INT4_ARRAY), (&ends, Type::INT8_ARRAY)];
@@ -454,7 +388,7 @@ impl Writer<'_> {
     }
 
     /// Parked records up to the batch's end that have no dead letter yet.
-    async fn owed(&self, rows: &TableRows) -> Outcome<Vec<Parked>> {
+    pub(super) async fn owed(&self, rows: &TableRows) -> Outcome<Vec<Parked>> {
         let (partitions, ends) = ends(rows);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(self.topic(), Type::TEXT), (&partitions, Type::INT4_ARRAY), (&ends, Type::INT8_ARRAY)];

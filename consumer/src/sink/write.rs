@@ -1,7 +1,7 @@
 //! Writes the rows of a batch, one statement per layout: deletes, copies, upserts.
 
 use std::collections::HashSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use tokio_postgres::Client;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
@@ -13,6 +13,9 @@ use super::session::{Keyed, Outcome, Prepared, States, Writer};
 use super::statements::replace;
 use super::store_error::StoreError;
 use crate::sql_value::{Array, Raw, sent_as};
+
+/// A statement that is sent when it is polled first, so that several may be sent before the first answer.
+pub(super) type Statement<'s> = Pin<Box<dyn Future<Output = Outcome<()>> + Send + 's>>;
 
 impl<'w> Writer<'w> {
     /// The states by layout; [`Session::prepare`](super::session::Session::prepare) has prepared each.
@@ -56,7 +59,9 @@ impl<'w> Writer<'w> {
         Ok(others)
     }
 
-    pub(super) async fn upsert(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {
+    /// The upserts of these states. Each is sent when it is polled first.
+    pub(super) fn upserts<'s>(&'s self, rows: &'s TableRows, states: &'s States<'_>) -> Vec<Statement<'s>> {
+        let mut upserts: Vec<Statement<'s>> = Vec::new();
         for (prepared, states) in self.groups(rows, states) {
             let columns = &prepared.layout.columns;
             let mut arrays: Vec<Array> = columns.iter().map(|column| Array::new(sent_as(column.kind).0)).collect();
@@ -70,27 +75,32 @@ impl<'w> Writer<'w> {
             if partitions.is_empty() {
                 continue;
             }
-            let sent = |(array, column): (_, &rules::transform::Column)| {
-                let array: &Array = array;
-                (array as &(dyn ToSql + Sync), sent_as(column.kind).1)
-            };
-            let mut parameters: Vec<_> = arrays.iter().zip(columns).map(sent).collect();
-            parameters.push((&partitions, Type::INT4_ARRAY));
-            parameters.push((&offsets, Type::INT8_ARRAY));
-            self.execute(&prepared.statements.upsert, &parameters).await?;
+            upserts.push(Box::pin(async move {
+                let sent = |(array, column): (_, &rules::transform::Column)| {
+                    let array: &Array = array;
+                    (array as &(dyn ToSql + Sync), sent_as(column.kind).1)
+                };
+                let mut parameters: Vec<_> = arrays.iter().zip(columns).map(sent).collect();
+                parameters.push((&partitions, Type::INT4_ARRAY));
+                parameters.push((&offsets, Type::INT8_ARRAY));
+                self.execute(&prepared.statements.upsert, &parameters).await
+            }));
         }
-        Ok(())
+        upserts
     }
 
-    pub(super) async fn delete(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {
+    /// The deletes of these states. Each is sent when it is polled first.
+    pub(super) fn deletes<'s>(&'s self, rows: &'s TableRows, states: &'s States<'_>) -> Vec<Statement<'s>> {
+        let mut deletes: Vec<Statement<'s>> = Vec::new();
         for (prepared, states) in self.groups(rows, states) {
             let gone = states.iter().filter(|state| state.last.row.is_none());
             let keys = KeyArrays::of(rows, &prepared.layout, gone);
             if !keys.partitions.is_empty() {
-                self.execute(&prepared.statements.delete, &keys.parameters()).await?;
+                deletes
+                    .push(Box::pin(async move { self.execute(&prepared.statements.delete, &keys.parameters()).await }));
             }
         }
-        Ok(())
+        deletes
     }
 
     pub(super) async fn replace(&self, rows: &TableRows, states: &States<'_>) -> Outcome<()> {

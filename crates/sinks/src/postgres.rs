@@ -288,6 +288,11 @@ fn is_of_rows(state: &str) -> bool {
     !matches!(state, "22P03" | "22P04") && !OTHERS.split(' ').any(|other| other == class)
 }
 
+/// Whether the statement was refused because one before it in the same transaction failed.
+pub fn follows_an_error(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION)
+}
+
 /// Whether the connection already has a prepared statement with this name, because the pooler gave it to another client
 /// before.
 pub fn is_prepared_already(error: &tokio_postgres::Error) -> bool {
