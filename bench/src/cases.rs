@@ -12,7 +12,7 @@ use crate::report::{Better, Figure, median};
 use crate::size::Size;
 use crate::snapshot::Table;
 use crate::start::Start;
-use crate::{busy_snapshot, commit, drain, drain_postgres, growth, latency, limits, memory, updater};
+use crate::{busy_snapshot, commit, drain, drain_postgres, growth, latency, limits, memory, trace, updater};
 
 /// A value of a run.
 type Value = fn(&Run) -> f64;
@@ -45,6 +45,8 @@ pub enum Case {
     Commit,
     /// The pipeline while the console or `stream status --watch` looks at it, beside the same unobserved
     Look,
+    /// `stream trace` in a long topic, by key, offset and transaction
+    Trace,
 }
 
 impl Case {
@@ -70,6 +72,7 @@ impl Case {
             Self::Drain => drained(lab, size, say),
             Self::Latency => latency::run(lab, size, say),
             Self::Look => latency::look::run(lab, size, say),
+            Self::Trace => trace::case(lab, size, say),
             Self::Updater => updater::run(lab, size, say),
             Self::DrainPostgres => drain_postgres::case(lab, size, say),
             Self::BusySnapshot => size.each(|size| busy_snapshot::case(lab, size, say)),

@@ -117,7 +117,7 @@ pub fn kcat(lab: &Lab, topic: &str, records: u64) -> Result<f64> {
 }
 
 /// Bytes of all logs, and the time of the last write.
-fn written(logs: &Path) -> Result<(u64, SystemTime)> {
+pub(crate) fn written(logs: &Path) -> Result<(u64, SystemTime)> {
     let (mut bytes, mut last) = (0, SystemTime::UNIX_EPOCH);
     for log in files(logs) {
         let metadata = fs::metadata(log)?;

@@ -23,4 +23,5 @@ pub mod size;
 pub mod snapshot;
 pub mod start;
 pub mod topic;
+mod trace;
 pub mod updater;

@@ -148,6 +148,14 @@ impl Programs {
         self.start("stream", "status", &["status", "--watch", "--json"], Some(CDC))
     }
 
+    /// Starts `stream trace --json`; its output goes to [`Programs::output`].
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn trace(&self, arguments: &[&str]) -> Result<Program> {
+        self.start("stream", "trace", &[&["trace", "--json"], arguments].concat(), Some(CDC))
+    }
+
     /// The output of a program's last run.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The line of a change in a log, and the row in PostgreSQL.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use avro::Decoder;
@@ -59,6 +61,7 @@ pub(crate) fn complete(
     let Some(shown) = status.tables.iter().find(|shown| shown.topic == table.kafka.topic) else { return Ok(()) };
     let root = pipeline.settings.path("consumer.logs");
     let mut logs: Option<Vec<Log>> = None;
+    let mut commits = Commits::default();
     for traced in changes {
         let (partition, offset) = (traced.change.partition, traced.change.offset);
         let committed = shown.partitions.iter().find(|p| p.number as i32 == partition).and_then(|p| p.committed);
@@ -70,7 +73,7 @@ pub(crate) fn complete(
             logs = Some(Log::of(records, pipeline, status, &root)?);
         }
         let logs = logs.as_deref().unwrap_or_default();
-        find_line(records, pipeline, table, logs, traced)?;
+        find_line(records, pipeline, table, logs, &mut commits, traced)?;
         if traced.log.is_none() && traced.no_log.is_none() {
             traced.no_log = Some(missing(records, table, logs, partition, offset)?);
         }
@@ -125,6 +128,7 @@ fn find_line(
     pipeline: &Pipeline,
     table: &Taken,
     logs: &[Log],
+    commits: &mut Commits,
     traced: &mut Traced,
 ) -> Result<()> {
     let (number, offset) = (traced.change.partition, traced.change.offset);
@@ -145,7 +149,7 @@ fn find_line(
             Error::new(model::error::Code::FileAccess, format!("cannot read {}", path.display())).with_source(e)
         })?;
         if let Some(line) = found {
-            let committed_by = committed_by(records, pipeline, log, partition, traced)?;
+            let committed_by = commits.of(records, pipeline, log, partition, traced)?;
             let (slot, file) = (log.slot.clone(), path.clone());
             traced.log = Some(InLog { slot, file, byte: line.begin, committed_by, line: line.text });
             return Ok(());
@@ -154,33 +158,80 @@ fn find_line(
     Ok(())
 }
 
-/// When the log checkpoint was written that has a line first, among those behind the time of the line's record.
-fn committed_by(
-    records: &LastRecords,
-    pipeline: &Pipeline,
-    log: &Log,
-    partition: Partition,
-    traced: &Traced,
-) -> Result<Option<String>> {
-    let Some(written) = parsed(traced.change.written_at.as_ref()) else { return Ok(None) };
-    let topic = slots::topic(&pipeline.kafka);
-    let number = consumer::slot_name::Key(log.key.clone()).partition();
-    let first = records.offsets_since(&topic, SLOT_PARTITIONS, written.0 / 1_000)?;
-    let Some(first) = first.get(number as usize).copied().flatten() else { return Ok(None) };
-    let end = records.stable_ends(&topic, SLOT_PARTITIONS)?.get(number as usize).copied().unwrap_or(first);
-    let found = std::cell::Cell::new(None);
-    let (offset, range) = (traced.change.offset, first..end.min(first + CHECKPOINTS));
-    records.read_range(&topic, number, range, &|| found.get().is_some(), &mut |message| {
-        let has = |value| LogCheckpoint::parse(value).ok()?.offsets.get(&partition).map(|next| *next > offset);
-        if found.get().is_none()
-            && message.key() == Some(log.key.as_bytes())
-            && message.payload().and_then(has) == Some(true)
-        {
-            found.set(message.timestamp().to_millis());
-        }
-        Ok(())
-    })?;
-    Ok(found.get().map(|ms| Micros(ms * 1_000).to_string()))
+/// The log checkpoints that were read for the changes so far, by their key: those of a transaction's other changes are
+/// mostly among them.
+#[derive(Default)]
+struct Commits(BTreeMap<String, Window>);
+
+/// Consecutive log checkpoints of a log, with the times at which they were written, milliseconds since 1970.
+struct Window {
+    /// The first one was written at this time or later.
+    from: Micros,
+    checkpoints: Vec<(i64, BTreeMap<Partition, i64>)>,
+}
+
+impl Window {
+    /// Reads those that were written from this time on, until one has the line of this record.
+    fn read(
+        records: &LastRecords,
+        pipeline: &Pipeline,
+        log: &Log,
+        from: Micros,
+        (partition, offset): (Partition, i64),
+    ) -> Result<Self> {
+        let mut window = Self { from, checkpoints: Vec::new() };
+        let topic = slots::topic(&pipeline.kafka);
+        let number = consumer::slot_name::Key(log.key.clone()).partition();
+        let first = records.offsets_since(&topic, SLOT_PARTITIONS, from.0 / 1_000)?;
+        let Some(first) = first.get(number as usize).copied().flatten() else { return Ok(window) };
+        let end = records.stable_ends(&topic, SLOT_PARTITIONS)?.get(number as usize).copied().unwrap_or(first);
+        let is_found = Cell::new(false);
+        let range = first..end.min(first + CHECKPOINTS);
+        records.read_range(&topic, number, range, &|| is_found.get(), &mut |message| {
+            let checkpoint = message.payload().and_then(|value| LogCheckpoint::parse(value).ok());
+            let Some(checkpoint) = checkpoint.filter(|_| message.key() == Some(log.key.as_bytes())) else {
+                return Ok(());
+            };
+            is_found.set(is_found.get() || checkpoint.offsets.get(&partition).is_some_and(|next| *next > offset));
+            if let Some(at) = message.timestamp().to_millis() {
+                window.checkpoints.push((at, checkpoint.offsets));
+            }
+            Ok(())
+        })?;
+        Ok(window)
+    }
+
+    /// When the first of them was written that has the line of a record.
+    fn first_with(&self, partition: Partition, offset: i64) -> Option<i64> {
+        let has = |(_, offsets): &&(i64, BTreeMap<_, _>)| offsets.get(&partition).is_some_and(|next| *next > offset);
+        self.checkpoints.iter().find(has).map(|(at, _)| *at)
+    }
+}
+
+impl Commits {
+    /// When the log checkpoint was written that has a line first, among those behind the time of the line's record.
+    fn of(
+        &mut self,
+        records: &LastRecords,
+        pipeline: &Pipeline,
+        log: &Log,
+        partition: Partition,
+        traced: &Traced,
+    ) -> Result<Option<String>> {
+        let Some(written) = parsed(traced.change.written_at.as_ref()) else { return Ok(None) };
+        let offset = traced.change.offset;
+        let known = self.0.get(&log.key).filter(|window| window.from <= written);
+        let at = match known.and_then(|window| window.first_with(partition, offset)) {
+            Some(at) => Some(at),
+            None => {
+                let window = Window::read(records, pipeline, log, written, (partition, offset))?;
+                let at = window.first_with(partition, offset);
+                self.0.insert(log.key.clone(), window);
+                at
+            }
+        };
+        Ok(at.map(|ms| Micros(ms * 1_000).to_string()))
+    }
 }
 
 /// Why no log here has the line of a record that the group has read.
