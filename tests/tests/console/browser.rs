@@ -43,19 +43,31 @@ pub(super) enum Screen {
     Phone,
 }
 
-impl Browser {
-    pub(super) async fn start(screen: Screen) -> Self {
+/// Starts chromedriver; returns its port. It takes one that is free for one version of IP, and ends when another program
+/// has the same one for the other.
+fn start_driver() -> (Child, u16) {
+    let mut said = Vec::new();
+    for _ in 0..5 {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         let mut driver = command.spawn().expect("chromedriver: run `cargo xtask setup`");
-        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.map_while(Result::ok).find_map(|line| {
-            line.strip_prefix("ChromeDriver was started successfully on port ")?
-                .trim_end_matches('.')
-                .parse::<u16>()
-                .ok()
-        });
-        let base = format!("http://127.0.0.1:{}", port.expect("the port of chromedriver"));
+        for line in BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok) {
+            let port = line.strip_prefix("ChromeDriver was started successfully on port ");
+            if let Some(port) = port.and_then(|port| port.trim_end_matches('.').parse().ok()) {
+                return (driver, port);
+            }
+            said.push(line);
+        }
+        driver.wait().unwrap();
+        assert!(said.last().is_some_and(|line| line.contains("port not available")), "chromedriver ended: {said:?}");
+    }
+    panic!("chromedriver finds no port: {said:?}");
+}
+
+impl Browser {
+    pub(super) async fn start(screen: Screen) -> Self {
+        let (driver, port) = start_driver();
+        let base = format!("http://127.0.0.1:{port}");
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         // A container of tests runs as root, for whom Chromium has no sandbox.
         let arguments =
