@@ -68,8 +68,13 @@ pub(crate) fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<V
     let ways: [(&str, &[&str], &Place, &str); 6] = [
         ("a key that changed lately", &[&last.key], &last, "≤ 1 s"),
         ("the row of a record in the middle", &["--offset", &at_middle], &middle, "≤ 1 s"),
-        ("a transaction in the middle", &["--position", &middle.position, "--last", "500"], &middle, "≤ 1 s"),
-        ("the first transaction", &["--position", &first.position, "--last", "500"], &first, "≤ 1 s"),
+        (
+            "the 500 changes of a transaction in the middle",
+            &["--position", &middle.position, "--last", "500"],
+            &middle,
+            "≤ 1 s",
+        ),
+        ("those of the first transaction", &["--position", &first.position, "--last", "500"], &first, "≤ 1 s"),
         ("a key that changed long ago, not found among the last offsets", &[&first.key], &first, "≤ 1 s"),
         ("all of the first key's partition", &[&first.key, "--all"], &first, ""),
     ];

@@ -13,6 +13,7 @@
 use std::cell::Cell;
 
 use consumer::tables::Taken;
+use kafka::LastRecords;
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::{Code, Error, Result};
 use model::position::RecordPosition;
@@ -22,6 +23,9 @@ use super::facts::{Facts, Limits, Standing, Trace, Traced};
 use super::{Tracer, judge, read_all, sinks};
 use crate::record::Raw;
 use crate::search::{self, Bound, Searched, Tells};
+
+/// Threads that halve partitions.
+const SIDE_BY_SIDE: usize = 5;
 
 /// A partition with the first offset and the end of its committed records.
 struct Place<'a> {
@@ -143,8 +147,10 @@ impl Tracer {
             let all = (0..).zip(self.bounds(topic, count)?);
             places.extend(all.map(|(partition, bounds)| Place { table, partition, bounds }));
         }
-        let halve = |place| sought.map_or(Ok(None), |sought| self.halve(place, sought, limits));
-        let halved = places.iter().map(halve).collect::<Result<Vec<_>>>()?;
+        let halved = match sought {
+            Some(sought) => self.halve_all(&places, sought, limits)?,
+            None => places.iter().map(|_| None).collect(),
+        };
         let of_table = |table: &Taken| -> Vec<&Raw> {
             let here = places.iter().zip(&halved).filter(|(place, _)| place.table.name == table.name);
             here.filter_map(|(_, found)| found.as_ref()).flat_map(|(found, _)| found).collect()
@@ -162,29 +168,25 @@ impl Tracer {
         Ok(all)
     }
 
-    /// The records of a transaction, if the partition's records tell where they are.
-    fn halve(&self, place: &Place<'_>, sought: &Sought<'_>, limits: Limits) -> Result<Option<Found>> {
-        let Place { table, partition, bounds: (begin, end) } = *place;
-        let topic = &table.kafka.topic;
-        let tells = |message: &BorrowedMessage<'_>| source(message).and_then(|source| sought.told_by(&source));
-        let Some(from) = search::halve(self.records(), topic, partition, begin..end, &tells)? else { return Ok(None) };
-        let (mut found, to, is_passed) = (Vec::new(), Cell::new(from), Cell::new(false));
-        let last = end.min(from.saturating_add(limits.offsets.unwrap_or(i64::MAX)));
-        self.records().read_range(topic, partition, from..last, &|| is_passed.get(), &mut |message| {
-            if is_passed.get() {
-                return Ok(());
+    /// Halves each partition, several side by side, as a probe mostly waits for Kafka, with clients that fetch little.
+    fn halve_all(&self, places: &[Place<'_>], sought: &Sought<'_>, limits: Limits) -> Result<Vec<Option<Found>>> {
+        let kafka = &self.pipeline.kafka;
+        let halve_some = |places: &[Place<'_>]| {
+            let records = LastRecords::new(kafka)?;
+            let halved = places.iter().map(|place| halve(&records, place, sought, limits)).collect::<Result<Vec<_>>>();
+            records.close();
+            halved
+        };
+        std::thread::scope(|scope| {
+            let shares = places.chunks(places.len().div_ceil(SIDE_BY_SIDE).max(1));
+            let threads: Vec<_> = shares.map(|places| scope.spawn(|| halve_some(places))).collect();
+            let mut halved = Vec::with_capacity(places.len());
+            for thread in threads {
+                let dead = |_| Err(Error::definite("a thread that searches the topic has died"));
+                halved.extend(thread.join().unwrap_or_else(dead)?);
             }
-            to.set(rdkafka::Message::offset(message) + 1);
-            if source(message).is_some_and(|source| source.pos == sought.text) {
-                found.push(Raw::of(message));
-                is_passed.set(found.len() > limits.changes);
-            } else {
-                is_passed.set(tells(message) == Some(Tells::Reached));
-            }
-            Ok(())
-        })?;
-        let to = if is_passed.get() { to.get() } else { last };
-        Ok(Some((found, Searched { from, to, begin, is_complete: is_passed.get() || last == end })))
+            Ok(halved)
+        })
     }
 
     /// The records of a transaction among the last offsets.
@@ -194,6 +196,31 @@ impl Tracer {
         let Place { table, partition, bounds } = place;
         search::last(self.records(), &table.kafka.topic, *partition, *bounds, bound, &is_wanted)
     }
+}
+
+/// The records of a transaction, if the partition's records tell where they are.
+fn halve(records: &LastRecords, place: &Place<'_>, sought: &Sought<'_>, limits: Limits) -> Result<Option<Found>> {
+    let Place { table, partition, bounds: (begin, end) } = *place;
+    let topic = &table.kafka.topic;
+    let tells = |message: &BorrowedMessage<'_>| source(message).and_then(|source| sought.told_by(&source));
+    let Some(from) = search::halve(records, topic, partition, begin..end, &tells)? else { return Ok(None) };
+    let (mut found, to, is_passed) = (Vec::new(), Cell::new(from), Cell::new(false));
+    let last = end.min(from.saturating_add(limits.offsets.unwrap_or(i64::MAX)));
+    records.read_range(topic, partition, from..last, &|| is_passed.get(), &mut |message| {
+        if is_passed.get() {
+            return Ok(());
+        }
+        to.set(rdkafka::Message::offset(message) + 1);
+        if source(message).is_some_and(|source| source.pos == sought.text) {
+            found.push(Raw::of(message));
+            is_passed.set(found.len() > limits.changes);
+        } else {
+            is_passed.set(tells(message) == Some(Tells::Reached));
+        }
+        Ok(())
+    })?;
+    let to = if is_passed.get() { to.get() } else { last };
+    Ok(Some((found, Searched { from, to, begin, is_complete: is_passed.get() || last == end })))
 }
 
 #[cfg(test)]
