@@ -1,4 +1,4 @@
-//! Writes a batch whose rows PostgreSQL accepts: in two round trips when it is small and no row of its keys is parked.
+//! Writes a batch as a whole: in two round trips when it is small and nothing of its partitions is parked.
 //!
 //! A statement is sent together with those that do not depend on its answer: waiting for an answer takes longer than
 //! executing a small statement. PostgreSQL executes them in order. After an error it refuses those that follow, and a
@@ -75,6 +75,7 @@ impl Session {
             statements.extend(writer.upserts(rows, states));
             statements.push(Box::pin(writer.advance(rows)));
         }
+        // The last one: each is sent when it is polled first, which happens in this order.
         statements.push(Box::pin(self.commit()));
         try_join_all(statements).await?;
         Ok(None)
