@@ -130,7 +130,7 @@ impl Tracer {
         let status = self.looker.look().await;
         let stored = noted("PostgreSQL", sinks::stored(table, &key).await, &mut Vec::new()).flatten().or(stored);
         tokio::task::block_in_place(|| {
-            sinks::complete(self.records(), &self.pipeline, table, &status, &mut read.changes)
+            sinks::Logs::new(self.records(), &self.pipeline, &status).complete(table, &mut read.changes)
         })?;
         let at = stored.as_ref().and_then(StoredRow::place);
         for traced in &mut read.changes {

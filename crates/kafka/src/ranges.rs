@@ -29,8 +29,8 @@ impl LastRecords {
     /// # Errors
     /// Transient when Kafka can't be reached.
     pub fn bounds(&self, topic: &str, partitions: usize) -> Result<Vec<Bounds>> {
-        let begins = self.offsets(&self.written, topic, partitions, Offset::Beginning)?;
-        let ends = self.offsets(&self.written, topic, partitions, Offset::End)?;
+        let begins = self.offsets(self.written.of(topic), topic, partitions, Offset::Beginning)?;
+        let ends = self.offsets(self.written.of(topic), topic, partitions, Offset::End)?;
         Ok(begins.into_iter().zip(ends).map(|(begin, end)| Bounds { begin, end }).collect())
     }
 
@@ -40,7 +40,7 @@ impl LastRecords {
     /// # Errors
     /// As [`LastRecords::bounds`].
     pub fn stable_ends(&self, topic: &str, partitions: usize) -> Result<Vec<i64>> {
-        self.offsets(&self.committed, topic, partitions, Offset::End)
+        self.offsets(self.committed.of(topic), topic, partitions, Offset::End)
     }
 
     /// By partition of an existing topic, the offset of the first record that was written at or after this time,
@@ -52,7 +52,7 @@ impl LastRecords {
         let mut list = TopicPartitionList::new();
         let ask = (0..partitions)
             .try_for_each(|partition| list.add_partition_offset(topic, partition as i32, Offset::Offset(time_ms)))
-            .and_then(|()| self.written.offsets_for_times(list, REQUEST_TIMEOUT));
+            .and_then(|()| self.written.of(topic).offsets_for_times(list, REQUEST_TIMEOUT));
         let found = ask.map_err(|e| self.failed(topic, &e))?;
         let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
         Ok(found.elements().iter().map(|element| offset(element.offset())).collect())
@@ -63,7 +63,9 @@ impl LastRecords {
     /// # Errors
     /// As [`partition_count`].
     pub fn partition_count(&self, topic: &str) -> Result<Option<usize>> {
-        partition_count(&self.settings, &self.committed, &self.logging, topic)
+        let count = partition_count(&self.settings, self.committed.connecting(), &self.logging, topic)?;
+        self.committed.connected();
+        Ok(count)
     }
 
     /// As [`LastRecords::read_range`], but also passes records of transactions that are open or were aborted, and waits
@@ -78,7 +80,7 @@ impl LastRecords {
         range: Range<i64>,
         each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.read_by(&self.written, (topic, partition), range, &|| false, each)
+        self.read_by(self.written.of(topic), (topic, partition), range, &|| false, each)
     }
 
     fn offsets(&self, by: &BaseConsumer<Logging>, topic: &str, partitions: usize, which: Offset) -> Result<Vec<i64>> {
@@ -105,7 +107,7 @@ impl LastRecords {
         stops: &dyn Fn() -> bool,
         each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
     ) -> Result<()> {
-        let committed = &self.committed;
+        let committed = self.committed.of(topic);
         let begun = Instant::now();
         let mut told = false;
         let low = loop {

@@ -1,8 +1,10 @@
 //! Reads committed records back: the last record of a key, or a whole topic.
 
 use std::ops::ControlFlow;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -95,9 +97,42 @@ pub struct LastRecords {
     pub(super) settings: KafkaSettings,
     pub(super) logging: Logging,
     /// Consumer that reads committed records only.
-    pub(super) committed: BaseConsumer<Logging>,
+    pub(super) committed: Reader,
     /// Consumer that reads the end of all records, committed or not.
-    pub(super) written: BaseConsumer<Logging>,
+    pub(super) written: Reader,
+}
+
+/// A consumer that is connected before it is first asked for offsets. Asked at once, librdkafka looks for the partitions'
+/// leaders without a connection, and then waits for 0.1, 0.2 and 0.4 s before it looks again.
+pub(super) struct Reader {
+    consumer: BaseConsumer<Logging>,
+    is_connected: Once,
+}
+
+impl Reader {
+    fn new(consumer: BaseConsumer<Logging>) -> Self {
+        Self { consumer, is_connected: Once::new() }
+    }
+
+    /// The consumer, to read this topic. Blocks for a request at most, once.
+    pub(super) fn of(&self, topic: &str) -> &BaseConsumer<Logging> {
+        self.is_connected.call_once(|| connect(self.consumer.client(), topic));
+        &self.consumer
+    }
+
+    /// The consumer, to ask it for what connects it.
+    pub(super) fn connecting(&self) -> &BaseConsumer<Logging> {
+        &self.consumer
+    }
+
+    /// It has had an answer.
+    pub(super) fn connected(&self) {
+        self.is_connected.call_once(|| ());
+    }
+
+    pub(super) fn client(&self) -> &Client<Logging> {
+        self.consumer.client()
+    }
 }
 
 impl LastRecords {
@@ -120,13 +155,14 @@ impl LastRecords {
     fn with(settings: &KafkaSettings, options: &[(&str, &str)]) -> Result<Self> {
         let (committed, logging) = reader_of(settings, "read_committed", options)?;
         let (written, _) = reader_of(settings, "read_uncommitted", options)?;
+        let (committed, written) = (Reader::new(committed), Reader::new(written));
         Ok(Self { settings: settings.clone(), logging, committed, written })
     }
 
     /// Connects the clients by requesting the topic's metadata, if a broker answers soon. Blocks.
     pub fn connect(&self, topic: &str) {
-        connect(self.committed.client(), topic);
-        connect(self.written.client(), topic);
+        self.committed.of(topic);
+        self.written.of(topic);
     }
 
     /// The last committed record of `partition` that has the key; reads backwards in growing steps. Blocks. `None` when
@@ -147,14 +183,13 @@ impl LastRecords {
 
     /// Returns the outer `None` when a transaction stays open for longer than `patience`.
     fn find_by(&self, topic: &str, partition: i32, key: &[u8], patience: Duration) -> Result<Option<Option<Vec<u8>>>> {
-        let Self { settings, logging, committed, written } = self;
+        let Self { settings, logging, .. } = self;
         let what = format!("cannot read topic {topic}");
-        if partition_count(settings, committed, logging, topic)?.is_none() {
+        if self.partition_count(topic)?.is_none() {
             return Ok(Some(None));
         }
-        let Some((low, high)) = settled(settings, committed, written, logging, topic, partition, patience)? else {
-            return Ok(None);
-        };
+        let Some((low, high)) = self.settled(topic, partition, patience)? else { return Ok(None) };
+        let committed = self.committed.of(topic);
         let mut back = 8;
         // The last offsets are transaction markers and aborted records, so the first look may find nothing.
         if low >= high {
@@ -179,6 +214,33 @@ impl LastRecords {
             back *= 8;
         }
     }
+
+    /// The bounds of the committed records, once they include all records that are written now: an open transaction of
+    /// another client hides records that were committed after it began, so this waits for its end. `None` when it stays
+    /// open for longer than `patience`.
+    fn settled(&self, topic: &str, partition: i32, patience: Duration) -> Result<Option<(i64, i64)>> {
+        let what = format!("cannot read topic {topic}");
+        let spread = Instant::now() + SPREADING;
+        let watermarks = |reader: &Reader| loop {
+            match reader.of(topic).fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+                // The topic exists but is new: not every broker and client knows its leader yet.
+                Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
+                answer => break answer.map_err(|e| unreachable(&self.settings, &what, &e, &self.logging)),
+            }
+        };
+        let (_, end) = watermarks(&self.written)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            let (low, high) = watermarks(&self.committed)?;
+            if high >= end {
+                return Ok(Some((low, high)));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 fn stays_open(topic: &str) -> Error {
@@ -191,41 +253,6 @@ fn stays_open(topic: &str) -> Error {
     )
 }
 
-/// The bounds of the committed records, once they include all records that are written now: an open transaction of
-/// another client hides records that were committed after it began, so this waits for its end. `None` when it stays
-/// open for longer than `patience`.
-fn settled(
-    settings: &KafkaSettings,
-    committed: &BaseConsumer<Logging>,
-    written: &BaseConsumer<Logging>,
-    logging: &Logging,
-    topic: &str,
-    partition: i32,
-    patience: Duration,
-) -> Result<Option<(i64, i64)>> {
-    let what = format!("cannot read topic {topic}");
-    let spread = Instant::now() + SPREADING;
-    let watermarks = |consumer: &BaseConsumer<Logging>| loop {
-        match consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-            // The topic exists but is new: not every broker and client knows its leader yet.
-            Err(e) if is_new(&e) && Instant::now() < spread => std::thread::sleep(LOOK_EVERY),
-            answer => break answer.map_err(|e| unreachable(settings, &what, &e, logging)),
-        }
-    };
-    let (_, end) = watermarks(written)?;
-    let deadline = Instant::now() + patience;
-    loop {
-        let (low, high) = watermarks(committed)?;
-        if high >= end {
-            return Ok(Some((low, high)));
-        }
-        if Instant::now() > deadline {
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// As [`scan`], once the transactions that are open in the topic now have ended. Blocks.
 ///
 /// # Errors
@@ -235,10 +262,9 @@ pub fn scan_settled(
     topic: &str,
     each: &mut dyn FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<usize> {
-    let LastRecords { logging, committed, written, .. } = LastRecords::new(settings)?;
-    for partition in 0..partition_count(settings, &committed, &logging, topic)?.unwrap_or(0) {
-        settled(settings, &committed, &written, &logging, topic, partition as i32, SETTLING)?
-            .ok_or_else(|| stays_open(topic))?;
+    let records = LastRecords::new(settings)?;
+    for partition in 0..records.partition_count(topic)?.unwrap_or(0) {
+        records.settled(topic, partition as i32, SETTLING)?.ok_or_else(|| stays_open(topic))?;
     }
     scan(settings, topic, each)
 }

@@ -7,7 +7,6 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as c;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{REQUEST_TIMEOUT, unreachable};

@@ -6,7 +6,6 @@ use std::ffi::{CStr, CString};
 use std::ptr;
 
 use rdkafka::bindings as c;
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::client::{REQUEST_TIMEOUT, unreachable};

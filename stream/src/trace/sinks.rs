@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use avro::Decoder;
-use consumer::slot_name::Name;
+use consumer::slot_name::{Key, Name};
 use consumer::tables::Taken;
 use kafka::slots::LogCheckpoint;
 use kafka::{LastRecords, Partition, slots};
@@ -22,7 +22,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::facts::{InLog, Parked, StoredRow, Traced, parsed};
 use crate::letters;
-use crate::log_line::{self, Place};
+use crate::log_line::{LogFile, Place};
 use crate::pipeline::Pipeline;
 use crate::record::Raw;
 use crate::status::Status;
@@ -47,57 +47,91 @@ pub(crate) fn is_filtered(rules: &Rules, decoder: &Decoder, raw: &Raw) -> bool {
     }
 }
 
-/// Adds to each change whether the group has read it, and its line; blocks.
-///
-/// # Errors
-/// Transient when Kafka does not answer.
-pub(crate) fn complete(
-    records: &LastRecords,
-    pipeline: &Pipeline,
-    table: &Taken,
-    status: &Status,
-    changes: &mut [Traced],
-) -> Result<()> {
-    let Some(shown) = status.tables.iter().find(|shown| shown.topic == table.kafka.topic) else { return Ok(()) };
-    let root = pipeline.settings.path("consumer.logs");
-    let mut logs: Option<Vec<Log>> = None;
-    let mut commits = Commits::default();
-    for traced in changes {
-        let (partition, offset) = (traced.change.partition, traced.change.offset);
-        let committed = shown.partitions.iter().find(|p| p.number as i32 == partition).and_then(|p| p.committed);
-        traced.is_consumed = committed.is_some_and(|committed| committed > offset);
-        if !traced.is_consumed || traced.no_log.is_some() {
-            continue;
-        }
-        if logs.is_none() {
-            logs = Some(Log::of(records, pipeline, status, &root)?);
-        }
-        let logs = logs.as_deref().unwrap_or_default();
-        find_line(records, pipeline, table, logs, &mut commits, traced)?;
-        if traced.log.is_none() && traced.no_log.is_none() {
-            traced.no_log = Some(missing(records, table, logs, partition, offset)?);
-        }
+/// The logs of the group's consumers, as far as they are known: those of the logs folder here, and of members elsewhere.
+pub(crate) struct Logs<'a> {
+    records: &'a LastRecords,
+    pipeline: &'a Pipeline,
+    status: &'a Status,
+    /// Read when the first line is looked for.
+    logs: Option<Vec<Log>>,
+    commits: Commits,
+}
+
+impl<'a> Logs<'a> {
+    pub(crate) fn new(records: &'a LastRecords, pipeline: &'a Pipeline, status: &'a Status) -> Self {
+        Self { records, pipeline, status, logs: None, commits: Commits::default() }
     }
-    Ok(())
+
+    /// Adds to each change of a table whether the group has read it, and its line; blocks.
+    ///
+    /// # Errors
+    /// Transient when Kafka does not answer; definite when a log can't be read.
+    pub(crate) fn complete(&mut self, table: &Taken, changes: &mut [Traced]) -> Result<()> {
+        let shown = self.status.tables.iter().find(|shown| shown.topic == table.kafka.topic);
+        let Some(shown) = shown else { return Ok(()) };
+        for traced in changes {
+            let (partition, offset) = (traced.change.partition, traced.change.offset);
+            let committed = shown.partitions.iter().find(|p| p.number as i32 == partition).and_then(|p| p.committed);
+            traced.is_consumed = committed.is_some_and(|committed| committed > offset);
+            if !traced.is_consumed || traced.no_log.is_some() {
+                continue;
+            }
+            let mut logs = match self.logs.take() {
+                Some(logs) => logs,
+                None => Log::of(self.records, self.pipeline, self.status)?,
+            };
+            self.find_line(table, &mut logs, traced)?;
+            if traced.log.is_none() {
+                traced.no_log = Some(missing(self.records, table, &logs, partition, offset)?);
+            }
+            self.logs = Some(logs);
+        }
+        Ok(())
+    }
+
+    fn find_line(&mut self, table: &Taken, logs: &mut [Log], traced: &mut Traced) -> Result<()> {
+        let (number, offset) = (traced.change.partition, traced.change.offset);
+        let partition = Partition::of(&table.kafka.topic, number, &self.pipeline.kafka.topic);
+        // A nested line has the name of the record.
+        let record = match table.settings.text("schema_registry.pinned") {
+            "product" => avro::schema::parse(PINNED_SCHEMA).map(|schema| schema.name).unwrap_or_default(),
+            _ => {
+                let [database, name] =
+                    [&table.name.database, &table.name.table].map(|name| avro::schema::adjusted(name));
+                format!("{database}.{name}")
+            }
+        };
+        let is_nested = line_form(&table.settings) == LineForm::Nested;
+        let place = Place::new(is_nested.then_some(record.as_str()), number, offset);
+        for log in logs.iter_mut().filter(|log| log.may_have(partition, offset)) {
+            let Some(line) = log.file.as_mut().map(|file| file.find(&place)).transpose()?.flatten() else { continue };
+            let committed_by = self.commits.of(self.records, self.pipeline, log, partition, traced)?;
+            let (slot, file) = (log.slot.clone(), log.path.clone());
+            traced.log = Some(InLog { slot, file, byte: line.begin, committed_by, line: line.text });
+            return Ok(());
+        }
+        Ok(())
+    }
 }
 
 /// A log of which the group has a log checkpoint.
 struct Log {
-    key: String,
+    key: Key,
     slot: String,
-    /// The file, if it is on this machine.
-    path: Option<PathBuf>,
+    path: PathBuf,
+    /// `None` when it is on another machine.
+    file: Option<LogFile>,
     checkpoint: LogCheckpoint,
 }
 
 impl Log {
-    /// The logs of the consumers that are known: those of the logs folder here, and of the group's members elsewhere.
-    fn of(records: &LastRecords, pipeline: &Pipeline, status: &Status, root: &Path) -> Result<Vec<Self>> {
+    fn of(records: &LastRecords, pipeline: &Pipeline, status: &Status) -> Result<Vec<Self>> {
         let kafka = &pipeline.kafka;
         let topic = slots::topic(kafka);
         let Some(count) = records.partition_count(&topic)? else { return Ok(Vec::new()) };
         let ends = records.stable_ends(&topic, count)?;
-        let here = slots::Folder::read(root).ok().flatten().map(|folder| folder.id);
+        let root = pipeline.settings.path("consumer.logs");
+        let here = slots::Folder::read(&root).ok().flatten().map(|folder| folder.id);
         let names = status.consumers.iter().map(|consumer| &consumer.name).chain(&status.free_slots);
         let mut logs = Vec::new();
         for name in names.filter_map(|name| Name::parse(name)) {
@@ -111,8 +145,9 @@ impl Log {
             let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.moved.is_none()) else { continue };
             let is_here = name.folder.is_some() && name.folder == here;
             let slot = name.slot.to_string();
-            let path = is_here.then(|| root.join(&slot).join("consumer_log.json"));
-            logs.push(Self { key: key.0, slot, path, checkpoint });
+            let path = root.join(&slot).join("consumer_log.json");
+            let file = is_here.then(|| LogFile::new(path.clone(), checkpoint.length));
+            logs.push(Self { key, slot, path, file, checkpoint });
         }
         Ok(logs)
     }
@@ -121,41 +156,6 @@ impl Log {
     fn may_have(&self, partition: Partition, offset: i64) -> bool {
         self.checkpoint.offsets.get(&partition).is_some_and(|next| *next > offset)
     }
-}
-
-fn find_line(
-    records: &LastRecords,
-    pipeline: &Pipeline,
-    table: &Taken,
-    logs: &[Log],
-    commits: &mut Commits,
-    traced: &mut Traced,
-) -> Result<()> {
-    let (number, offset) = (traced.change.partition, traced.change.offset);
-    let partition = Partition::of(&table.kafka.topic, number, &pipeline.kafka.topic);
-    // A nested line has the name of the record.
-    let record = match table.settings.text("schema_registry.pinned") {
-        "product" => avro::schema::parse(PINNED_SCHEMA).map(|schema| schema.name).unwrap_or_default(),
-        _ => {
-            let [database, name] = [&table.name.database, &table.name.table].map(|name| avro::schema::adjusted(name));
-            format!("{database}.{name}")
-        }
-    };
-    let is_nested = line_form(&table.settings) == LineForm::Nested;
-    for log in logs.iter().filter(|log| log.may_have(partition, offset)) {
-        let Some(path) = &log.path else { continue };
-        let place = Place { record: is_nested.then_some(record.as_str()), partition: number, offset };
-        let found = log_line::find(path, log.checkpoint.length, &place).map_err(|e| {
-            Error::new(model::error::Code::FileAccess, format!("cannot read {}", path.display())).with_source(e)
-        })?;
-        if let Some(line) = found {
-            let committed_by = commits.of(records, pipeline, log, partition, traced)?;
-            let (slot, file) = (log.slot.clone(), path.clone());
-            traced.log = Some(InLog { slot, file, byte: line.begin, committed_by, line: line.text });
-            return Ok(());
-        }
-    }
-    Ok(())
 }
 
 /// The log checkpoints that were read for the changes so far, by their key: those of a transaction's other changes are
@@ -167,44 +167,52 @@ struct Commits(BTreeMap<String, Window>);
 struct Window {
     /// The first one was written at this time or later.
     from: Micros,
+    /// The offset behind the last one that was read, and that at which reading ends.
+    next: i64,
+    end: i64,
     checkpoints: Vec<(i64, BTreeMap<Partition, i64>)>,
 }
 
 impl Window {
-    /// Reads those that were written from this time on, until one has the line of this record.
-    fn read(
+    /// Those that were written from this time on; none is read yet.
+    fn new(records: &LastRecords, pipeline: &Pipeline, log: &Log, from: Micros) -> Result<Self> {
+        let topic = slots::topic(&pipeline.kafka);
+        let at = |offsets: Vec<Option<i64>>| offsets.get(log.key.partition() as usize).copied().flatten();
+        let next = at(records.offsets_since(&topic, SLOT_PARTITIONS, from.0 / 1_000)?);
+        let ends = records.stable_ends(&topic, SLOT_PARTITIONS)?;
+        let end = ends.get(log.key.partition() as usize).copied().unwrap_or(0);
+        let next = next.unwrap_or(end);
+        Ok(Self { from, next, end: end.min(next + CHECKPOINTS), checkpoints: Vec::new() })
+    }
+
+    /// When the first of them was written that has the line of a record; reads on until there is one.
+    fn first_with(
+        &mut self,
         records: &LastRecords,
         pipeline: &Pipeline,
         log: &Log,
-        from: Micros,
         (partition, offset): (Partition, i64),
-    ) -> Result<Self> {
-        let mut window = Self { from, checkpoints: Vec::new() };
-        let topic = slots::topic(&pipeline.kafka);
-        let number = consumer::slot_name::Key(log.key.clone()).partition();
-        let first = records.offsets_since(&topic, SLOT_PARTITIONS, from.0 / 1_000)?;
-        let Some(first) = first.get(number as usize).copied().flatten() else { return Ok(window) };
-        let end = records.stable_ends(&topic, SLOT_PARTITIONS)?.get(number as usize).copied().unwrap_or(first);
-        let is_found = Cell::new(false);
-        let range = first..end.min(first + CHECKPOINTS);
-        records.read_range(&topic, number, range, &|| is_found.get(), &mut |message| {
+    ) -> Result<Option<i64>> {
+        let has = |offsets: &BTreeMap<_, _>| offsets.get(&partition).is_some_and(|next| *next > offset);
+        if let Some((at, _)) = self.checkpoints.iter().find(|(_, offsets)| has(offsets)) {
+            return Ok(Some(*at));
+        }
+        let found = Cell::new(None);
+        let (topic, range) = (slots::topic(&pipeline.kafka), self.next..self.end);
+        records.read_range(&topic, log.key.partition(), range, &|| found.get().is_some(), &mut |message| {
+            self.next = message.offset() + 1;
             let checkpoint = message.payload().and_then(|value| LogCheckpoint::parse(value).ok());
-            let Some(checkpoint) = checkpoint.filter(|_| message.key() == Some(log.key.as_bytes())) else {
-                return Ok(());
-            };
-            is_found.set(is_found.get() || checkpoint.offsets.get(&partition).is_some_and(|next| *next > offset));
-            if let Some(at) = message.timestamp().to_millis() {
-                window.checkpoints.push((at, checkpoint.offsets));
+            let checkpoint = checkpoint.filter(|_| message.key() == Some(log.key.0.as_bytes()));
+            if let Some((checkpoint, at)) = checkpoint.zip(message.timestamp().to_millis()) {
+                found.set(has(&checkpoint.offsets).then_some(at));
+                self.checkpoints.push((at, checkpoint.offsets));
             }
             Ok(())
         })?;
-        Ok(window)
-    }
-
-    /// When the first of them was written that has the line of a record.
-    fn first_with(&self, partition: Partition, offset: i64) -> Option<i64> {
-        let has = |(_, offsets): &&(i64, BTreeMap<_, _>)| offsets.get(&partition).is_some_and(|next| *next > offset);
-        self.checkpoints.iter().find(has).map(|(at, _)| *at)
+        if found.get().is_none() {
+            self.next = self.end;
+        }
+        Ok(found.get())
     }
 }
 
@@ -219,17 +227,12 @@ impl Commits {
         traced: &Traced,
     ) -> Result<Option<String>> {
         let Some(written) = parsed(traced.change.written_at.as_ref()) else { return Ok(None) };
-        let offset = traced.change.offset;
-        let known = self.0.get(&log.key).filter(|window| window.from <= written);
-        let at = match known.and_then(|window| window.first_with(partition, offset)) {
-            Some(at) => Some(at),
-            None => {
-                let window = Window::read(records, pipeline, log, written, (partition, offset))?;
-                let at = window.first_with(partition, offset);
-                self.0.insert(log.key.clone(), window);
-                at
-            }
+        let mut window = match self.0.remove(&log.key.0).filter(|window| window.from <= written) {
+            Some(window) => window,
+            None => Window::new(records, pipeline, log, written)?,
         };
+        let at = window.first_with(records, pipeline, log, (partition, traced.change.offset))?;
+        self.0.insert(log.key.0.clone(), window);
         Ok(at.map(|ms| Micros(ms * 1_000).to_string()))
     }
 }
@@ -248,7 +251,7 @@ fn missing(records: &LastRecords, table: &Taken, logs: &[Log], partition: i32, o
         return Ok(letter);
     }
     let elsewhere: Vec<&str> =
-        logs.iter().filter(|log| log.path.is_none()).map(|log| log.checkpoint.place.as_str()).collect();
+        logs.iter().filter(|log| log.file.is_none()).map(|log| log.checkpoint.place.as_str()).collect();
     Ok(if elsewhere.is_empty() {
         "no log of this machine's folder (consumer.logs) has its line".to_owned()
     } else {

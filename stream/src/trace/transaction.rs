@@ -93,6 +93,7 @@ impl Tracer {
         let sought = epoch.filter(|_| limits.offsets.is_some()).and_then(|epoch| Sought::new(position, epoch));
         let (mut changes, mut searched, mut is_cut) = (Vec::new(), Vec::new(), false);
         tokio::task::block_in_place(|| {
+            let mut logs = sinks::Logs::new(self.records(), &self.pipeline, &status);
             let found = self.find(tables, position, sought.as_ref(), limits)?;
             for table in tables {
                 let mut records = Vec::new();
@@ -107,7 +108,7 @@ impl Tracer {
                 here.sort_by_key(|traced| traced.change.row_number);
                 is_cut |= here.len() > limits.changes;
                 here.truncate(limits.changes);
-                sinks::complete(self.records(), &self.pipeline, table, &status, &mut here)?;
+                logs.complete(table, &mut here)?;
                 changes.extend(here);
             }
             Ok::<_, Error>(())
