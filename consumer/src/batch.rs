@@ -8,9 +8,11 @@ use std::sync::{Arc, PoisonError};
 
 use avro::writer_schema::Decoders;
 use kafka::Partition;
+use model::change::Op;
 use model::error::Result;
 use model::row::{Datum, recycle};
 use model::row_key::KeyValue;
+use model::time::Micros;
 use rules::line::Origin;
 use rules::transform::Capitals;
 
@@ -66,6 +68,8 @@ pub(crate) struct Outcome {
     pub(crate) written: u64,
     /// Records that the rules left out.
     pub(crate) filtered: u64,
+    /// When the changes of the new lines were committed in MySQL, without rows of a snapshot.
+    pub(crate) committed_at: Vec<Micros>,
     /// Records that can't be decoded.
     pub(crate) dead: Vec<DeadLetter>,
     /// The changes to apply to the table.
@@ -128,6 +132,9 @@ impl Outcome {
                 }
             }
             self.written += u64::from(is_kept);
+            if is_kept && change.op != Op::Snapshot {
+                self.committed_at.push(change.source_ts);
+            }
         }
         if with_rows {
             let state = match &change.deleted {
@@ -209,10 +216,18 @@ mod tests {
         ];
         let outcome = run(&records, 0);
         assert_eq!((outcome.written, outcome.filtered, outcome.dead.len()), (4, 1, 1));
+        assert_eq!(outcome.committed_at, [Micros(1_763_697_600_000_001); 4]);
         assert_eq!(outcome.lines.iter().filter(|b| **b == b'\n').count(), 4);
         assert_eq!((outcome.dead[0].key.as_slice(), outcome.dead[0].value.as_deref()), (&b"3"[..], Some(&b"junk"[..])));
         let state = |key: &str| outcome.rows.last(PARTITION.topic, key.as_bytes()).map(|s| (s.offset, s.is_row()));
         assert_eq!((state("1"), state("2"), state("3")), (Some((12, false)), Some((16, true)), None));
+    }
+
+    #[test]
+    fn a_row_of_a_snapshot_has_no_time_of_its_commit() {
+        let (a, header) = (value(1, "x"), br#"{"op":"r","ts_us":1763697600000001,"pos":"a:1-9","row":0,"epoch":1}"#);
+        let outcome = run(&[polled(10, "1", Some(&a), header)], 0);
+        assert_eq!((outcome.written, outcome.committed_at.len()), (1, 0));
     }
 
     #[test]
@@ -221,6 +236,7 @@ mod tests {
         let records = [polled(10, "1", Some(&a), CREATE), polled(11, "9", None, CREATE), polled(12, "1", None, DELETE)];
         let outcome = run(&records, 12);
         assert_eq!((outcome.written, outcome.dead.len(), outcome.rows.count()), (1, 0, 1));
+        assert_eq!(outcome.committed_at.len(), 1);
         assert!(String::from_utf8_lossy(&outcome.lines).contains("\"offset\":12"));
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use kafka::Partition;
 use kafka::slots::FolderId;
 use model::time::Micros;
-use runtime::telemetry::{Counter, Gauge, Metrics};
+use runtime::telemetry::{Counter, Gauge, Histogram, Metrics};
 
 use crate::batch::Outcome;
 use crate::sink::Parked;
@@ -35,6 +35,7 @@ pub(crate) struct ConsumerMetrics {
     pub(crate) unowned: Gauge,
     pub(crate) parked_keys: Gauge,
     pub(crate) missing: Gauge,
+    latency: Histogram,
     log_bytes: Gauge,
     last_event: Gauge,
     last_commit: Gauge,
@@ -115,6 +116,11 @@ impl ConsumerMetrics {
                 "consumer_parked_keys",
                 "Keys of our partitions of which PostgreSQL has an older state, as the last one is parked.",
             ),
+            latency: metrics.histogram(
+                "consumer_latency_seconds",
+                "From a change's commit in MySQL until its line is committed, and its row in PostgreSQL if that is on; \
+                 without rows of a snapshot.",
+            ),
             log_bytes: gauge("consumer_log_bytes", "Committed length of the log."),
             last_event: metrics.once_known("consumer_last_event_timestamp_seconds", "When a record was last read."),
             last_commit: metrics
@@ -147,6 +153,9 @@ impl ConsumerMetrics {
         self.lines.add(outcome.written);
         self.filtered.add(outcome.filtered);
         self.dead_letters.add(outcome.dead.len() as u64);
+        let now = Micros::now().0;
+        // MySQL's clock may be ahead.
+        self.latency.add(outcome.committed_at.iter().map(|at| u64::try_from(now - at.0).unwrap_or(0)));
         if let Some(first) = outcome.dead.first() {
             tracing::warn!(
                 records = outcome.dead.len(),

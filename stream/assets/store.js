@@ -5,7 +5,7 @@ const EVENTS = 200;
 /** Seconds of the curves. */
 export const SPAN = 600;
 /** The curves of `second`. */
-const CURVES = ["written", "offsets", "read", "lag", "p50", "p95", "p99", "source"];
+const CURVES = ["written", "offsets", "read", "lag", "p50", "p99", "source", "log_p50", "log_p99"];
 
 export const store = {
   hello: null,

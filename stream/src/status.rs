@@ -5,6 +5,7 @@
 
 mod facts;
 mod group;
+mod latency;
 mod programs;
 mod render;
 mod source;
@@ -18,6 +19,7 @@ use sinks::postgres::Target;
 use crate::fault::noted;
 use crate::pipeline::Pipeline;
 pub use facts::{Answer, Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table};
+pub use latency::Latency;
 pub use render::render;
 
 /// Asks all parts. It may be kept and asked again, which is faster.
@@ -77,7 +79,7 @@ impl Looker {
         let held = noted("time_track", programs::producer(settings, &answers), &mut faults);
         let (consumers, free_slots) = group::consumers(&group.members, holders.as_ref(), &answers);
         group.tables.iter_mut().for_each(|table| table.name_holders(&consumers, &kafka.topic));
-        Status {
+        let mut status = Status {
             at: Micros::now().to_string(),
             group: kafka.group_id.clone(),
             source: server.map(|server| server.compare(progress.as_ref(), &answers)),
@@ -85,10 +87,13 @@ impl Looker {
             producer: held.unwrap_or_default(),
             tables: group.tables,
             consumers,
+            latency: None,
             free_slots,
             session_timeout: kafka.session_timeout.as_secs_f64(),
             faults,
             taken: Some(Instant::now()),
-        }
+        };
+        status.take_latency();
+        status
     }
 }

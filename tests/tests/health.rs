@@ -67,6 +67,7 @@ fn a_silent_server_is_named_and_the_lag_grows() {
     let in_time = |seconds: f64| seconds < 5.0;
     shows(producer, "producer_lag_seconds", in_time);
     consumers.iter().for_each(|consumer| shows(consumer, "consumer_lag_seconds", in_time));
+    consumers.iter().for_each(|consumer| shows(consumer, "consumer_latency_seconds_count", |changes| changes > 0.0));
     let kept_for = metric(producer, "producer_binlog_purge_seconds");
     assert!(kept_for > 86_400.0, "binlogs are kept for {kept_for} s");
 

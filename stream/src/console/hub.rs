@@ -51,6 +51,9 @@ pub(super) struct Second {
     #[serde(flatten)]
     latency: Option<Percentiles>,
     source: Option<f64>,
+    /// From the commit in MySQL into the logs, in milliseconds.
+    log_p50: Option<f64>,
+    log_p99: Option<f64>,
 }
 
 /// What the page is told once.
@@ -187,6 +190,8 @@ impl Hub {
             // The last offset is always the marker of a transaction.
             lag: Some(partitions().map(|partition| (partition.lag - 1).max(0)).sum()),
             source: status.source.as_ref().and_then(|source| source.behind_seconds),
+            log_p50: status.latency.map(|latency| latency.p50_seconds * 1_000.0),
+            log_p99: status.latency.map(|latency| latency.p99_seconds * 1_000.0),
             ..Second::default()
         };
         let told = Told::new("status", status);

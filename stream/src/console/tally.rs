@@ -21,7 +21,6 @@ pub(super) struct Ops {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Percentiles {
     p50: f64,
-    p95: f64,
     p99: f64,
 }
 
@@ -87,7 +86,7 @@ fn percentiles(latencies: &mut [u32]) -> Option<Percentiles> {
     latencies.sort_unstable();
     let last = latencies.len().checked_sub(1)?;
     let at = |part: f64| f64::from(latencies[(last as f64 * part).round() as usize]) / 1_000.0;
-    Some(Percentiles { p50: at(0.50), p95: at(0.95), p99: at(0.99) })
+    Some(Percentiles { p50: at(0.50), p99: at(0.99) })
 }
 
 #[cfg(test)]
@@ -108,7 +107,7 @@ mod tests {
         assert_eq!(tally.tick(), Counted { count: 10_000, ops: Ops { c: 5_000, d: 5_000, ..Ops::default() } });
         assert_eq!(tally.tick(), Counted::default());
         let (count, found) = tally.second();
-        assert_eq!((count, found), (10_000, Some(Percentiles { p50: 5.0, p95: 9.499, p99: 9.899 })));
+        assert_eq!((count, found), (10_000, Some(Percentiles { p50: 5.0, p99: 9.899 })));
         assert_eq!(tally.second(), (0, None));
     }
 

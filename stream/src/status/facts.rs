@@ -9,6 +9,7 @@ use model::position::{Progress, SnapshotProgress};
 use model::time::Micros;
 use serde::Serialize;
 
+use super::latency::{self, Latency};
 use crate::fault::Fault;
 
 /// The time that a part has to answer.
@@ -31,6 +32,9 @@ pub struct Status {
     pub tables: Vec<Table>,
     /// Each consumer of the group, and each slot of the logs folder that a consumer holds.
     pub consumers: Vec<Consumer>,
+    /// How long changes took into the logs, since the look before (`--watch`), else since the consumers' start; `null` when
+    /// there were none, or no consumer's metrics are known.
+    pub latency: Option<Latency>,
     /// Slots of the logs folder that nobody holds and the group does not name.
     pub free_slots: Vec<String>,
     /// The group's session timeout, after which a stopped consumer's partitions go to others, in seconds.
@@ -58,6 +62,7 @@ impl Status {
             producer,
             tables,
             consumers: consumers.into_iter().collect(),
+            latency: None,
             free_slots: Vec::new(),
             session_timeout: 45.0,
             faults: Vec::new(),
@@ -65,8 +70,20 @@ impl Status {
         }
     }
 
-    /// Adds what happened since an earlier look: records that were written and read in a second.
+    /// What the consumers show, with their addresses.
+    fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
+        let answers = self.consumers.iter().filter_map(|consumer| consumer.metrics.as_ref());
+        answers.map(|answer| (answer.address.as_str(), answer.text.as_str()))
+    }
+
+    /// Takes the latency since the start of the consumers.
+    pub(super) fn take_latency(&mut self) {
+        self.latency = latency::between(self.shown(), &[]);
+    }
+
+    /// Adds what happened since an earlier look: records that were written and read in a second, and their latency.
     pub fn compare(&mut self, before: &Self) {
+        self.latency = latency::between(self.shown(), &before.shown().collect::<Vec<_>>());
         let Some(seconds) = self.taken.zip(before.taken).map(|(now, then)| (now - then).as_secs_f64()) else { return };
         if seconds <= 0.0 {
             return;

@@ -1,12 +1,15 @@
 //! What the programs themselves answer at `/metrics`, and who holds the producer's folder.
 
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use cdc_producer::checkpoint;
+use futures_util::future::join_all;
 use model::error::{Code, Error, Result};
 use runtime::config::Settings;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::facts::{Answer, Producer, value};
 use crate::fault::Fault;
@@ -44,17 +47,30 @@ pub(super) async fn ask(settings: &Settings) -> (Vec<Answer>, Option<Fault>) {
     let mut asked = JoinSet::new();
     for (place, address) in addresses.into_iter().enumerate() {
         let http = http.clone();
-        asked.spawn(async move { (place, answer(&http, address).await) });
+        asked.spawn(async move { (place, answers(&http, &address).await) });
     }
-    let mut answers: Vec<(usize, Answer)> =
-        asked.join_all().await.into_iter().filter_map(|(place, answer)| Some((place, answer?))).collect();
-    answers.sort_by_key(|(place, _)| *place);
-    let answers: Vec<Answer> = answers.into_iter().map(|(_, answer)| answer).collect();
+    let mut found = asked.join_all().await;
+    found.sort_by_key(|(place, _)| *place);
+    let answers: Vec<Answer> = found.into_iter().flat_map(|(_, answers)| answers).collect();
     let silent = (named.is_some() && answers.is_empty()).then(|| {
         let error = Error::new(Code::ServerUnreachable, format!("no program answers at {text}"));
         Fault::new("metrics", &error.with_remedy("correct stream.metrics, or set metrics.listen for the programs"))
     });
     (answers, silent)
+}
+
+/// The answers of all that a name stands for, such as the replicas of a service.
+async fn answers(http: &reqwest::Client, address: &str) -> Vec<Answer> {
+    let resolved = timeout(PATIENCE, tokio::net::lookup_host(address)).await;
+    let mut all: Vec<SocketAddr> =
+        resolved.ok().and_then(std::result::Result::ok).into_iter().flatten().take(MOST).collect();
+    all.sort_unstable();
+    all.dedup();
+    if let [_] = all.as_slice() {
+        return answer(http, address.to_owned()).await.into_iter().collect();
+    }
+    let asked = all.into_iter().map(|one| answer(http, one.to_string()));
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 async fn answer(http: &reqwest::Client, address: String) -> Option<Answer> {

@@ -6,6 +6,7 @@ use model::escape;
 use model::time::Micros;
 
 use super::facts::{Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table, folder};
+use super::latency::Latency;
 use crate::text::{bytes, duration, grouped, paragraph, table, time};
 
 /// Partitions that fit beside the rest on a screen; of more, only those that need attention are shown.
@@ -23,6 +24,10 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     }
     lines.extend(source(status.source.as_ref(), status.reached.as_ref()));
     lines.push(("producer", producer(&status.producer)));
+    if let Some(Latency { p50_seconds, p99_seconds, .. }) = status.latency {
+        let [half, most] = [p50_seconds, p99_seconds].map(duration);
+        lines.push(("latency", format!("from a commit to its line in a log {half} (median), {most} (p99)")));
+    }
     for shown in &status.tables {
         lines.extend(shown.snapshot.as_ref().map(|snapshot| ("snapshot", running(&shown.name, snapshot))));
     }

@@ -46,6 +46,18 @@ async fn one_screen_shows_what_runs_and_what_has_stopped() {
         assert!(shown.contains(part), "{part:?} in\n{shown}");
     }
 
+    // Rows of a snapshot have no latency; three changes have one.
+    assert!(status["latency"].is_null(), "{status}");
+    pipeline.conn.query_drop("UPDATE product SET price = price + 1 WHERE id <= 3").await.unwrap();
+    let latency = eventually("three changes are in the logs", Duration::from_secs(30), || {
+        let latency = pipeline.json(&["status"], 0)["latency"].clone();
+        (latency["changes"] == 3).then_some(latency)
+    });
+    let [half, most] = ["p50_seconds", "p99_seconds"].map(|part| latency[part].as_f64().unwrap());
+    assert!(half > 0.0 && half <= most, "{latency}");
+    let shown = pipeline.run(&["status"]).out;
+    assert!(shown.contains("latency    from a commit to its line in a log ") && shown.contains(" (p99)"), "{shown}");
+
     // The group names it for 45 s more; its lock is free at once.
     pipeline.consumers.pop().unwrap().kill();
     let has_state = |pipeline: &Pipeline, count: usize, state: &str| {

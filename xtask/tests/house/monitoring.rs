@@ -13,7 +13,9 @@ const WITHOUT_ALERT: &str = "consumer_log_bytes";
 /// The words of the text that begin like a metric.
 fn metrics(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).collect()
+    let ours = words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix)));
+    // The buckets of a histogram have the name of the histogram and this.
+    ours.map(|word| word.strip_suffix("_bucket").unwrap_or(word)).collect()
 }
 
 #[test]

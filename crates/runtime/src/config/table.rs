@@ -238,7 +238,7 @@ static TABLE: &[Setting] = &[
 
     common("verify.memory", Size, Text("256MiB"), VERIFY, "Bytes that one pass of a comparison may keep, at least 64KiB; larger tables take several passes"),
 
-    common("stream.metrics", Kind::Text, None, STREAM, "Addresses of the programs, HOST:PORT[-PORT] with commas; unset is metrics.listen"),
+    common("stream.metrics", Kind::Text, None, STREAM, "Addresses of the programs, HOST:PORT[-PORT] with commas; all that a name stands for are asked; unset is metrics.listen"),
 
     more("metrics.listen", Listen, None, SERVICES, "Address of /metrics, /health, /ready; of several ports the first free one; unset is off"),
     common("log.level", Kind::LogFilter, Text("info"), ALL, "error, warn, info, debug, trace, or a filter such as info,rdkafka=debug"),

@@ -1,4 +1,4 @@
-//! Counters and gauges, shown in Prometheus' text format (version 0.0.4).
+//! Counters, gauges and histograms, shown in Prometheus' text format (version 0.0.4).
 //!
 //! Names and labels are constants of the programs; creating the same metric again returns the same value.
 
@@ -39,6 +39,53 @@ impl Gauge {
     }
 }
 
+/// The upper bounds of a histogram's buckets, in seconds. The last bucket has no bound.
+pub const LATENCY_BOUNDS: [f64; 20] = [
+    0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
+    3600.0,
+];
+
+/// Times by buckets.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram(Arc<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    /// By bucket, how many times were in it and in none before.
+    counts: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    /// Adds times, in microseconds.
+    pub fn add(&self, times_us: impl Iterator<Item = u64>) {
+        let mut counts = [0_u64; LATENCY_BOUNDS.len() + 1];
+        let mut sum = 0_u64;
+        for time in times_us {
+            let bucket = LATENCY_BOUNDS.partition_point(|bound| time as f64 > bound * 1e6);
+            counts[bucket] += 1;
+            sum = sum.saturating_add(time);
+        }
+        for (bucket, count) in self.0.counts.iter().zip(counts).filter(|(_, count)| *count > 0) {
+            bucket.fetch_add(count, Relaxed);
+        }
+        self.0.sum_us.fetch_add(sum, Relaxed);
+    }
+
+    /// The series of a histogram: cumulative buckets, sum in seconds, and count.
+    fn render(&self, name: &str, out: &mut String) {
+        let mut total = 0;
+        let bounds = LATENCY_BOUNDS.map(|bound| bound.to_string());
+        for (bucket, bound) in self.0.counts.iter().zip(bounds.iter().map(String::as_str).chain(["+Inf"])) {
+            total += bucket.load(Relaxed);
+            // Writing to a String can't fail.
+            let _ok = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {total}");
+        }
+        let sum = self.0.sum_us.load(Relaxed) as f64 / 1e6;
+        let _ok = writeln!(out, "{name}_sum {}\n{name}_count {total}", number(sum));
+    }
+}
+
 /// Computes a number on request; `None` while there is none.
 struct Computed(Box<dyn Fn() -> Option<f64> + Send + Sync>);
 
@@ -53,6 +100,7 @@ enum Family {
     Counters(BTreeMap<String, Counter>),
     Gauges(BTreeMap<String, Gauge>),
     Computed(Computed),
+    Histogram(Histogram),
 }
 
 /// All metrics of a program.
@@ -107,6 +155,16 @@ impl Metrics {
         gauge
     }
 
+    /// The histogram with this name, which ends in `_seconds`.
+    pub fn histogram(&self, name: &'static str, help: &'static str) -> Histogram {
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, family) = families.entry(name).or_insert_with(|| (help, Family::Histogram(Histogram::default())));
+        match family {
+            Family::Histogram(histogram) => histogram.clone(),
+            _ => Histogram::default(),
+        }
+    }
+
     /// All metrics as text.
     pub fn render(&self) -> String {
         let families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,11 +176,15 @@ impl Metrics {
                 Family::Computed(Computed(value)) => {
                     ("gauge", value().map(|v| (&no_labels, number(v))).into_iter().collect())
                 }
+                Family::Histogram(_) => ("histogram", Vec::new()),
             };
             // Writing to a String can't fail.
             let _ok = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
             for (labels, value) in values {
                 let _ok = writeln!(out, "{name}{labels} {value}");
+            }
+            if let Family::Histogram(histogram) = family {
+                histogram.render(name, &mut out);
             }
         }
         out
@@ -164,6 +226,28 @@ mod tests {
                     # HELP none_total Rows.\n# TYPE none_total counter\n\
                     # HELP rows_total Rows.\n# TYPE rows_total counter\nrows_total{op=\"a\\\"b\"} 1\nrows_total{op=\"c\"} 3\n";
         assert_eq!(metrics.render(), want);
+    }
+
+    #[test]
+    fn a_histogram_has_cumulative_buckets() {
+        let metrics = Metrics::default();
+        let times = metrics.histogram("wait_seconds", "Waits.");
+        times.add([0, 2_000, 2_001, 40_000, u64::MAX / 2].into_iter());
+        metrics.histogram("wait_seconds", "Waits.").add([40_000].into_iter());
+        let text = metrics.render();
+        assert!(text.starts_with("# HELP wait_seconds Waits.\n# TYPE wait_seconds histogram\n"), "{text}");
+        for line in [
+            "wait_seconds_bucket{le=\"0.002\"} 2",
+            "wait_seconds_bucket{le=\"0.005\"} 3",
+            "wait_seconds_bucket{le=\"0.03\"} 3",
+            "wait_seconds_bucket{le=\"0.05\"} 5",
+            "wait_seconds_bucket{le=\"3600\"} 5",
+            "wait_seconds_bucket{le=\"+Inf\"} 6",
+            "wait_seconds_count 6",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert_eq!(text.lines().count(), 2 + LATENCY_BOUNDS.len() + 1 + 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 pub use health::{Health, Watchdog};
-pub use metrics::{Counter, Gauge, Metrics};
+pub use metrics::{Counter, Gauge, Histogram, LATENCY_BOUNDS, Metrics};
 pub use server::serve;
 
 use log_writer::LogWriter;
