@@ -76,7 +76,6 @@ impl Registry {
     pub fn new(settings: RegistrySettings) -> Result<Self> {
         let broken = |e: String| Error::usage(format!("the registry's HTTP client can't be made: {e}"));
         let mut tls = native_tls::TlsConnector::builder();
-        // Reading the system's certificates takes 25 ms.
         tls.disable_built_in_roots(settings.url.starts_with("http://"));
         if let Some(path) = &settings.ca_location {
             let unreadable = |e: String| Error::usage(format!("schema_registry.ca_location {}: {e}", path.display()));

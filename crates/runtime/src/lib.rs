@@ -1,5 +1,6 @@
 //! The frame of a program: configuration, telemetry, shutdown, failpoints.
 
+mod certificates;
 pub mod config;
 pub mod failpoint;
 pub mod program;

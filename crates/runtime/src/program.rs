@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates;
 use crate::config::{self, Environment, Program, Settings};
 use crate::shutdown;
 use crate::telemetry::{self, Health, Metrics};
@@ -56,6 +57,7 @@ where
         }
         return ExitCode::SUCCESS;
     }
+    certificates::leave_unread(&settings);
     let as_json = settings.text("log.format") == "json";
     match run_to_end(settings, &environment, arguments, run) {
         Ok(()) => ExitCode::SUCCESS,

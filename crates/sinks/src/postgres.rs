@@ -211,7 +211,6 @@ fn tls(certificate: bool, name: bool, root: Option<&str>) -> Result<MakeTlsConne
             builder.add_root_certificate(certificate);
         }
     }
-    // Reading the system's certificates takes 25 ms.
     builder.disable_built_in_roots(!certificate || root.is_some_and(|path| path != SYSTEM));
     let connector = builder.build().map_err(|e| Error::usage("TLS for PostgreSQL can't be set up").with_source(e))?;
     Ok(MakeTlsConnector::new(connector))

@@ -51,7 +51,7 @@ pub(super) fn options(settings: &MySqlSettings) -> Option<SslOpts> {
 /// # Errors
 /// Usage when the CA file can't be read.
 pub fn tls_connector(settings: &MySqlSettings) -> Result<Option<TlsConnector>> {
-    /// Creating one takes 35 ms. Where certificates are checked, their files are read for each connection.
+    /// Creating one takes milliseconds. Where certificates are checked, their files are read for each connection.
     static UNCHECKED: Mutex<Option<TlsConnector>> = Mutex::new(None);
     let Some(checks) = tls_checks(settings) else { return Ok(None) };
     let make = || -> Result<TlsConnector> {

@@ -140,6 +140,12 @@ impl Settings {
         Some(self.text(key)).filter(|t| !t.is_empty())
     }
 
+    /// All values, those of tables too.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let all = self.own.iter().map(|(_, values)| values).chain([&self.values]);
+        all.flat_map(|values| values.values()).map(|value| value.text.as_str())
+    }
+
     /// Where the value came from; `None` when it is unset.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.values.get(key).map(|v| &v.origin)
