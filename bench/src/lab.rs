@@ -34,7 +34,9 @@ impl Lab {
         let mysql_flags = vec!["--innodb-buffer-pool-size=1G".to_owned(), "--max-binlog-size=1G".to_owned()];
         // Let five members that join together get their partitions in one rebalance (the default is 3 s).
         let kafka_settings = vec!["group.initial.rebalance.delay.ms=1500".to_owned()];
-        let stack = Stack::start(&StackOptions { dir: folder, ports: Ports::default(), mysql_flags, kafka_settings })?;
+        let (ports, kafka_as_shipped) = (Ports::default(), true);
+        let options = StackOptions { dir: folder, ports, mysql_flags, kafka_settings, kafka_as_shipped };
+        let stack = Stack::start(&options)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let lab = Self { stack, runtime, programs, names: 0 };
         // The first transaction makes Kafka create its internal topic, which takes a second; do that outside the runs.

@@ -43,6 +43,8 @@ pub struct StackOptions {
     pub mysql_flags: Vec<String>,
     /// More lines of Kafka's configuration.
     pub kafka_settings: Vec<String>,
+    /// As [`KafkaOptions::as_shipped`].
+    pub kafka_as_shipped: bool,
 }
 
 /// The ports asked for.
@@ -138,6 +140,7 @@ impl Stack {
             folder: dir.join("kafka"),
             port: ports.kafka_port,
             settings: kafka_settings,
+            as_shipped: options.kafka_as_shipped,
             ..KafkaOptions::default()
         };
         ports.check()?;
