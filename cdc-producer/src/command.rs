@@ -96,6 +96,11 @@ pub async fn execute(context: Context) -> Result<()> {
                     Error::new(Code::CommandLine, format!("{text:?} is no time"))
                         .with_remedy("write it like 2026-11-21T04:00:00Z")
                 })?;
+                // The server's clock counts, which the producer asks; it may be ahead of this one by a little.
+                if time.0 > Micros::now().0 + 60_000_000 {
+                    let text = format!("{time} is in the future, so no change was committed since");
+                    return Err(Error::new(Code::CommandLine, text).with_remedy("name a time that has passed"));
+                }
                 ask(&settings, Some(time))
             }
             Some((_, arguments)) if arguments.get_flag("json") => show_json(&settings).await,

@@ -38,8 +38,9 @@ const KINDS = {
 function replay(body) {
   const isAllowed = store.hello?.control === true;
   if (!isAllowed) {
+    const table = store.status?.tables[0]?.name ?? "DATABASE.TABLE";
     replace(body, el("p", { class: "muted" }, "This console only reads. It was started without --allow-control; these commands do the same on a terminal:"),
-      el("code", { class: "command" }, "stream checkpoint reset\nstream checkpoint set 2026-11-21T04:00:00Z\nstream snapshot shop.orders"));
+      el("code", { class: "command" }, `stream checkpoint reset\nstream checkpoint set 2026-11-21T04:00:00Z\nstream snapshot ${visible(table)}`));
     return;
   }
   let kind = "snapshot";

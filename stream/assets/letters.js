@@ -30,7 +30,8 @@ function detail(letter) {
       letter.partition !== null && el("a", { class: "button", href: `#/topics?${new URLSearchParams({ topic: letter.record_topic, tab: "messages", partition: letter.partition, from: Math.max(0, letter.record_offset - 5) })}` }, "Its place in the topic")),
     el("dl", { class: "facts" }, list.map(([name, shown]) => el("div", null, el("dt", null, name), el("dd", null, shown)))),
     letter.preview && el("details", { open: true }, el("summary", null, "Its value"), el("pre", { tabindex: "0" }, visible(letter.preview))),
-    el("p", { class: "muted" }, "On a terminal: ", el("code", null, `stream dlq show ${letter.offset}`), ", and ", el("code", null, "stream dlq replay"), " to send it again."));
+    el("p", { class: "muted" }, "On a terminal: ", el("code", null, `stream dlq show ${letter.offset}`),
+      letter.kind === "record" && [", and ", el("code", null, `stream dlq replay ${letter.offset}`), " to send it again"], "."));
 }
 
 export function open(root) {

@@ -61,7 +61,9 @@ impl Looker {
         let topics = async { tokio::task::block_in_place(|| self.kafka.look(&self.pipeline)) };
         let (seen, server, answers, parked) =
             tokio::join!(topics, source::ask(mysql), programs::ask(settings), source::parked(self.postgres.as_ref()),);
-        let mut group = noted("Kafka", seen, &mut faults).unwrap_or_default();
+        let seen = noted("Kafka", seen, &mut faults);
+        let knows_group = seen.is_some();
+        let mut group = seen.unwrap_or_default();
         let server = noted("MySQL", server, &mut faults);
         let parked = noted("PostgreSQL", parked, &mut faults).flatten();
         let (answers, unanswered) = answers;
@@ -77,7 +79,8 @@ impl Looker {
         let holders = consumer::slot::holders(&settings.path("consumer.logs"));
         let holders = noted("logs folder", holders, &mut faults).flatten();
         let held = noted("time_track", programs::producer(settings, &answers), &mut faults);
-        let (consumers, free_slots) = group::consumers(&group.members, holders.as_ref(), &answers);
+        let (consumers, free_slots) =
+            group::consumers(knows_group.then_some(&*group.members), holders.as_ref(), &answers);
         group.tables.iter_mut().for_each(|table| table.name_holders(&consumers, &kafka.topic));
         let mut status = Status {
             at: Micros::now().to_string(),

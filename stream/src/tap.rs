@@ -277,10 +277,18 @@ impl Tap {
                 starts.push((topic.clone(), number as i32, start));
                 if let From::Last(most) = from {
                     let bound = Bound { records: most, offsets: LOOKED_AT };
-                    let passes =
-                        |message: &rdkafka::message::BorrowedMessage<'_>| self.passes(table, &Raw::of(message));
+                    let failed = RefCell::new(None);
+                    let passes = |message: &rdkafka::message::BorrowedMessage<'_>| {
+                        self.passes(table, &Raw::of(message)).unwrap_or_else(|error| {
+                            failed.borrow_mut().get_or_insert(error);
+                            false
+                        })
+                    };
                     let (found, _) =
                         search::last(&self.records, topic, number as i32, (bounds.begin, end), bound, &passes)?;
+                    if let Some(error) = failed.into_inner() {
+                        return Err(error);
+                    }
                     shown.extend(found.into_iter().map(|raw| (place, raw)));
                 }
             }
@@ -292,10 +300,12 @@ impl Tap {
         Ok((starts, shown))
     }
 
-    fn passes(&self, table: &Table, raw: &Raw) -> bool {
-        let filter = &self.filter;
-        filter.takes_key(raw.key.as_deref())
-            && table.records.borrow_mut().read(raw).is_ok_and(|(change, _)| filter.takes(&change, None))
+    fn passes(&self, table: &Table, raw: &Raw) -> Result<bool> {
+        if !self.filter.takes_key(raw.key.as_deref()) {
+            return Ok(false);
+        }
+        let (change, _) = table.records.borrow_mut().read(raw)?;
+        Ok(self.filter.takes(&change, None))
     }
 
     /// The change of a record, if it passes the filter.

@@ -70,6 +70,9 @@ async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Option<Topi
         if let Some(before) = &before {
             keep_known(&mut now, before);
             now.compare(before);
+        } else {
+            // That since the start of the consumers is no point of a curve.
+            now.latency = None;
         }
         let happened = before.as_ref().map_or_else(Vec::new, |before| happened::between(before, &now));
         // What Kafka does not say is not new once it answers.

@@ -70,6 +70,16 @@ impl Status {
         }
     }
 
+    /// Whether a consumer has no answer at `/metrics` where another one has.
+    pub(crate) fn is_silent(&self, consumer: &Consumer) -> bool {
+        consumer.state == State::Runs && consumer.metrics.is_none() && self.shown().next().is_some()
+    }
+
+    /// Whether the producer has no answer at `/metrics` where a consumer has.
+    pub(crate) fn has_silent_producer(&self) -> bool {
+        self.producer.holder.is_some() && self.producer.metrics.is_none() && self.shown().next().is_some()
+    }
+
     /// What the consumers show, with their addresses.
     fn shown(&self) -> impl Iterator<Item = (&str, &str)> {
         let answers = self.consumers.iter().filter_map(|consumer| consumer.metrics.as_ref());
@@ -332,7 +342,7 @@ pub struct Answer {
     /// Transactions that it gave up since its start.
     pub aborts: u64,
     #[serde(skip)]
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Answer {

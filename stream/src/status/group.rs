@@ -142,9 +142,9 @@ impl Reader {
     }
 }
 
-/// The consumers, and the free slots of the logs folder. Pure.
+/// The consumers, and the free slots of the logs folder; without the group's members when Kafka does not answer. Pure.
 pub(super) fn consumers(
-    members: &[Member],
+    members: Option<&[Member]>,
     holders: Option<&Holders>,
     answers: &[Answer],
 ) -> (Vec<Consumer>, Vec<String>) {
@@ -166,6 +166,7 @@ pub(super) fn consumers(
         None => State::Elsewhere,
     };
     let mut consumers: Vec<Consumer> = members
+        .unwrap_or_default()
         .iter()
         .map(|member| Consumer {
             name: member.instance().to_owned(),
@@ -179,11 +180,10 @@ pub(super) fn consumers(
     for (name, _) in slots.iter().filter(|(_, is_held)| *is_held) {
         if !is_member(name, &consumers) {
             let metrics = answer(name);
-            let joins = State::Joins;
             consumers.push(Consumer {
                 name: name.clone(),
                 host: String::new(),
-                state: joins,
+                state: if members.is_some() { State::Joins } else { State::Runs },
                 partitions: Vec::new(),
                 metrics,
             });
@@ -222,7 +222,7 @@ mod tests {
             member("consumer_1-bbbbbbbb", &[4]),
             member("other", &[5]),
         ];
-        let (consumers, free) = consumers(&members, Some(&holders), &[]);
+        let (consumers, free) = consumers(Some(&members), Some(&holders), &[]);
         let shown: Vec<String> =
             consumers.iter().map(|c| format!("{} {:?} {:?}", c.name, c.state, c.partitions)).collect();
         assert_eq!(
@@ -236,7 +236,9 @@ mod tests {
             ]
         );
         assert_eq!(free, ["consumer_4-aaaaaaaa"]);
-        let nowhere = super::consumers(&members, None, &[]).0;
+        let nowhere = super::consumers(Some(&members), None, &[]).0;
         assert!(nowhere.iter().all(|consumer| consumer.state == State::Elsewhere));
+        let unknown = super::consumers(None, Some(&holders), &[]).0;
+        assert_eq!(unknown.iter().map(|consumer| consumer.state).collect::<Vec<_>>(), [State::Runs, State::Runs]);
     }
 }

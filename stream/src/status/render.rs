@@ -14,6 +14,8 @@ const MOST_PARTITIONS: usize = 24;
 /// The binlog is kept for less than this: worth a line.
 const SOON: f64 = 86_400.0;
 
+const SILENT: &str = "NO ANSWER at /metrics: it hangs, or stream.metrics lacks its address";
+
 /// The text for a terminal of this width; with `all`, every partition has its line.
 pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     let mut text = format!("{} UTC\n\n", Micros::parse(&status.at).map_or_else(|| status.at.clone(), time));
@@ -23,10 +25,11 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
         lines.push(("AWAY", format!("{}: {}{remedy}", fault.part, fault.reason)));
     }
     lines.extend(source(status.source.as_ref(), status.reached.as_ref()));
-    lines.push(("producer", producer(&status.producer)));
-    if let Some(Latency { p50_seconds, p99_seconds, .. }) = status.latency {
+    lines.push(("producer", producer(status)));
+    if let Some(Latency { p50_seconds, p99_seconds, changes }) = status.latency {
         let [half, most] = [p50_seconds, p99_seconds].map(duration);
-        lines.push(("latency", format!("from a commit to its line in a log {half} (median), {most} (p99)")));
+        let of = format!("{} changes since the consumers' start or the look before", grouped(changes));
+        lines.push(("latency", format!("{half} (median), {most} (p99) from a commit to its line in a log; {of}")));
     }
     for shown in &status.tables {
         lines.extend(shown.snapshot.as_ref().map(|snapshot| ("snapshot", running(&shown.name, snapshot))));
@@ -84,9 +87,10 @@ fn behind(source: &Source, reached: &Reached) -> String {
     }
 }
 
-fn producer(producer: &Producer) -> String {
-    let Producer { holder, has_folder, metrics } = producer;
+fn producer(status: &Status) -> String {
+    let Producer { holder, has_folder, metrics } = &status.producer;
     let runs = match (holder, metrics) {
+        (Some(holder), None) if status.has_silent_producer() => format!("runs: {holder}; {SILENT}"),
         (Some(holder), _) => format!("runs: {holder}"),
         (None, Some(answer)) => format!("runs: it answers at {}", answer.address),
         (None, None) if *has_folder => "STOPPED: nobody holds the lock of producer.time_track here".to_owned(),
@@ -205,7 +209,7 @@ fn partitions(tables: &[Table], names: &Names, all: bool, width: Option<usize>) 
 }
 
 fn consumers(status: &Status, names: &Names, width: Option<usize>) -> String {
-    let Status { group, consumers, free_slots, session_timeout, .. } = status;
+    let Status { group, consumers, free_slots, .. } = status;
     let mut text = format!("\ngroup {}", escape::shown(group));
     if let Some(folder) = &names.folder {
         text.push_str(&format!(", logs folder {folder}"));
@@ -218,7 +222,7 @@ fn consumers(status: &Status, names: &Names, width: Option<usize>) -> String {
             let partitions: Vec<String> = consumer.partitions.iter().map(ToString::to_string).collect();
             let partitions = if partitions.is_empty() { "-".to_owned() } else { partitions.join(", ") };
             let host = if consumer.host.is_empty() { "-".to_owned() } else { consumer.host.clone() };
-            vec![names.short(&consumer.name), host, partitions, state(consumer, *session_timeout)]
+            vec![names.short(&consumer.name), host, partitions, state(consumer, status)]
         };
         text.push_str(&table(
             &["consumer", "host", "partitions", "state"],
@@ -234,18 +238,19 @@ fn consumers(status: &Status, names: &Names, width: Option<usize>) -> String {
     text
 }
 
-fn state(consumer: &Consumer, session_timeout: f64) -> String {
+fn state(consumer: &Consumer, status: &Status) -> String {
     let told = consumer.metrics.as_ref().map_or_else(String::new, |answer| {
         let ready = if answer.is_ready { "ready" } else { "NOT READY" };
         let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
         format!(", {ready}{reason}, {} aborts", grouped(answer.aborts))
     });
     match consumer.state {
+        State::Runs if status.is_silent(consumer) => format!("runs; {SILENT}"),
         State::Runs => format!("runs{told}"),
         State::Joins => format!("runs, not in the group yet{told}"),
         State::Stopped => format!(
             "STOPPED: its lock is free; its partitions wait for it, {} at most (kafka.session_timeout)",
-            duration(session_timeout)
+            duration(status.session_timeout)
         ),
         State::Elsewhere => match folder(&consumer.name) {
             Some(folder) => format!("in the group; its logs folder {folder} is not here{told}"),

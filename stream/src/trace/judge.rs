@@ -1,6 +1,7 @@
 //! Where a change stands, and why. Pure.
 
 use model::escape;
+use model::position::RecordPosition;
 
 use super::facts::{Facts, Hop, Standing, StoredRow, Trace, Traced, parsed};
 use crate::letters::{Kind, Letter};
@@ -20,7 +21,11 @@ pub(super) fn judge_transaction(facts: Facts, position: &str, is_cut: bool) -> T
     trace.standing = if trace.changes.is_empty() {
         let searched: i64 = trace.searched.iter().map(|(_, searched)| searched.to - searched.from).sum();
         let is_complete = trace.searched.iter().all(|(_, searched)| searched.is_complete);
-        let text = format!("no record of {} is among the last {searched} offsets", escape::cut(position, 100));
+        let mut text = format!("no record of {} is among the last {searched} offsets", escape::cut(position, 100));
+        let has_gtids = status.reached.as_ref().is_some_and(|reached| reached.gtid_set.is_some());
+        if has_gtids && matches!(RecordPosition::parse(position, false), Some(RecordPosition::File(..))) {
+            text.push_str(" (the server has GTIDs, so records are named by these: UUID:NUMBER)");
+        }
         if is_complete {
             Standing::new(
                 Hop::Nowhere,
@@ -85,8 +90,12 @@ fn in_source(trace: &Trace, status: &Status, last: Option<&Traced>) -> Standing 
             format!("no record can carry the row, which will be parked: {reason}; {}", producer(status)),
         );
     }
-    Standing::new(Hop::Producer, format!("MySQL has it, the topic does not: {}", producer(status)))
-        .remedy("`stream doctor` says what keeps the producer; its log and /ready name the reason")
+    let remedy = if is_stopped(status) {
+        "start cdc-producer; if it ends at once, `stream doctor` and its log name the reason"
+    } else {
+        "`stream doctor` says what keeps the producer; its log and /ready name the reason"
+    };
+    Standing::new(Hop::Producer, format!("MySQL has it, the topic does not: {}", producer(status))).remedy(remedy)
 }
 
 fn is_newer(letter: &Letter, last: Option<&Traced>) -> bool {
@@ -101,12 +110,17 @@ fn refused(letter: &Letter) -> Standing {
         .remedy(format!("correct the row in {}; the change then arrives as any other", letter.table))
 }
 
+fn is_stopped(Status { producer, .. }: &Status) -> bool {
+    producer.holder.is_none() && producer.metrics.is_none() && producer.has_folder
+}
+
 /// How far the producer is.
 fn producer(status: &Status) -> String {
     let runs = match (&status.producer.holder, &status.producer.metrics) {
-        (None, None) if status.producer.has_folder => "the producer is stopped (nobody holds producer.time_track)",
+        (None, None) if is_stopped(status) => "the producer is stopped (nobody holds producer.time_track)",
         (None, None) => "whether the producer runs is not known here",
         (_, Some(answer)) if !answer.is_ready => "the producer is not ready",
+        _ if status.has_silent_producer() => "the producer gives no answer at /metrics: it may hang",
         _ => "the producer runs",
     };
     let snapshot = status.tables.iter().find_map(|table| table.snapshot.as_ref().map(|snapshot| (table, snapshot)));
@@ -170,6 +184,12 @@ fn held(partition: &Partition, status: &Status) -> (String, &'static str) {
         return ("nobody holds the partition".to_owned(), "start a consumer");
     };
     let consumer = status.consumers.iter().find(|consumer| consumer.name == *name);
+    if consumer.is_some_and(|consumer| status.is_silent(consumer)) {
+        return (
+            format!("{name} holds it and gives no answer at /metrics; {} offsets are before the end", partition.lag),
+            "wait; if it stays so, the consumer hangs: end its process, and start a consumer",
+        );
+    }
     match consumer.map(|consumer| (consumer.state, consumer.metrics.as_ref())) {
         Some((State::Stopped, _)) => (
             format!(

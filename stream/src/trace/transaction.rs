@@ -16,6 +16,7 @@ use consumer::tables::Taken;
 use kafka::LastRecords;
 use model::change::{Op, SOURCE_HEADER, Source};
 use model::error::{Code, Error, Result};
+use model::escape;
 use model::position::RecordPosition;
 use rdkafka::message::BorrowedMessage;
 
@@ -86,6 +87,13 @@ fn is_whole(found: &[&Raw], most: usize) -> bool {
 impl Tracer {
     /// The changes of a transaction.
     pub(super) async fn transaction(&self, tables: &[Taken], position: &str, limits: Limits) -> Result<Trace> {
+        // That of a snapshot's rows is a set.
+        if [false, true].iter().all(|snapshot| RecordPosition::parse(position, *snapshot).is_none()) {
+            let text = format!("{} is no position of a record", escape::cut(position, 100));
+            let remedy =
+                "write it as the records have it, UUID:NUMBER or FILE:OFFSET: `stream tap --last 1 --json` shows one";
+            return Err(Error::new(Code::CommandLine, text).with_remedy(remedy));
+        }
         let first = tables.first();
         let first = first.ok_or_else(|| Error::new(Code::TableMissing, "the producer has taken no table yet"))?;
         let status = self.looker.look().await;

@@ -69,6 +69,10 @@ async fn changes_are_lines_and_a_reader_may_leave() {
     }
     let usage = pipeline.run(&["tap", "--from", "yesterday"]);
     assert!(usage.code == 2 && usage.err.contains("not beginning, end or a time"), "{}", usage.err);
+    pipeline.bed.set("SCHEMA_REGISTRY_URL", "http://127.0.0.1:1");
+    for arguments in [&["--from", "beginning"][..], &["--last", "2"], &["--last", "2", "--key", "8"]] {
+        refused(&pipeline.run(&[&["tap", "--stop-at-end"], arguments].concat()), 75, &["http://127.0.0.1:1"]);
+    }
     pipeline.bed.set("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1");
     refused(&pipeline.run(&["tap"]), 75, &["127.0.0.1:1"]);
 }

@@ -96,6 +96,12 @@ fn unknown(pipeline: &Pipeline) {
     assert_eq!(trace["standing"]["hop"], "nowhere", "{trace}");
     let gtid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:7";
     assert_eq!(pipeline.json(&["trace", "--position", gtid], 0)["standing"]["hop"], "nowhere");
+    let by_file = pipeline.json(&["trace", "--position", "binlog.000001:4"], 0);
+    let text = by_file["standing"]["text"].as_str().unwrap();
+    assert!(text.contains("records are named by these: UUID:NUMBER"), "{text}");
+    for wrong in ["abc", "1-3", "binlog.000001:x"] {
+        refused(&pipeline.run(&["trace", "--position", wrong]), 2, &[wrong, "is no position", "stream tap --last 1"]);
+    }
     for (arguments, parts) in [
         (&["trace", "nine"][..], &["\"nine\" is no key of", "the key of", "is id"][..]),
         (&["trace", "9", "--table", "a.b"], &["a.b is not taken", "stream tables"]),

@@ -40,9 +40,9 @@ impl Gauge {
 }
 
 /// The upper bounds of a histogram's buckets, in seconds. The last bucket has no bound.
-pub const LATENCY_BOUNDS: [f64; 20] = [
-    0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0,
-    3600.0,
+pub const LATENCY_BOUNDS: [f64; 24] = [
+    0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0,
+    120.0, 300.0, 900.0, 3600.0,
 ];
 
 /// Times by buckets.

@@ -85,7 +85,7 @@ MySQL      9.7.4 at db:3306, its binlog ends at binlog.000003:4000
 Kafka      has all up to binlog.000003:1000, epoch 2; 12.5 KiB and 3.2 s behind; last commit 2026-11-30 02:10:08.500
 binlog     the one that is needed next is kept for 1 h more
 producer   runs: process 7 on host
-latency    from a commit to its line in a log 12 ms (median), 1.2 s (p99)
+latency    12 ms (median), 1.2 s (p99) from a commit to its line in a log; 7 changes since the consumers' start or the look before
 snapshot   shop.p: 1,200 of about 2,400 rows, 300 a second, about 4.0 s left
 
 shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL not behind, 1 keys parked

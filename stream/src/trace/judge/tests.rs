@@ -1,7 +1,7 @@
 use super::*;
 use crate::record::{Change, Row};
 use crate::search::Searched;
-use crate::status::{Consumer, Producer, Reached, Table};
+use crate::status::{Answer, Consumer, Producer, Reached, Table};
 use crate::trace::{SourceRow, StoredRow};
 
 fn row(price: &str) -> Row {
@@ -130,6 +130,12 @@ fn a_change_that_is_not_in_the_topic_waits_for_the_producer() {
         Hop::Producer,
         "the producer is stopped (nobody holds producer.time_track); it is at b:100",
     );
+    check(held_up(), status(None, false), Hop::Producer, "| start cdc-producer; if it ends at once");
+    let mut hangs = status(Some("consumer_1-aaaaaaaa"), false);
+    hangs.producer.holder = Some("process 7".to_owned());
+    check(held_up(), hangs.clone(), Hop::Producer, "the producer runs; it is at b:100");
+    hangs.consumers[0].metrics = Some(Answer::default());
+    check(held_up(), hangs, Hop::Producer, "the producer gives no answer at /metrics");
     let mut open = held_up();
     open.uncommitted = 1;
     check(open, status(None, false), Hop::Producer, "Kafka transaction that is open");
@@ -147,6 +153,12 @@ fn a_change_that_is_not_in_the_topic_waits_for_the_producer() {
 #[test]
 fn a_record_that_nobody_has_read_waits_for_its_partition() {
     let unread = || trace(Some(source(Some("2"))), vec![change(45, Some("2"), false)]);
+    let mut hangs = status(Some("consumer_1-aaaaaaaa"), false);
+    let mut other = hangs.consumers[0].clone();
+    other.name = "consumer_2-aaaaaaaa".to_owned();
+    other.metrics = Some(Answer::default());
+    hangs.consumers.push(other);
+    check(unread(), hangs, Hop::Consumer, "consumer_1-aaaaaaaa holds it and gives no answer at /metrics");
     check(
         unread(),
         status(None, false),
