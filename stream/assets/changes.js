@@ -50,7 +50,7 @@ export function open(root) {
     list.hidden = isEmpty;
     const hint = store.changes.length > 0 ? "The filter hides all of the latest." : "Change a row in MySQL, and it appears here.";
     if (!isEmpty) replace(none);
-    else replace(none, store.isReading ? empty("No change yet.", hint) : empty("The topics are being opened.", "It takes a second."));
+    else replace(none, store.isReading ? empty("No change since you watch.", hint) : empty("The topics are being opened.", "It takes a second."));
   };
   const names = () => {
     const known = (store.status?.tables ?? []).map((one) => one.name);

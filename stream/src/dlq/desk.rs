@@ -8,7 +8,7 @@ use mysql::table::quoted;
 use serde::Serialize;
 
 use crate::fault::{Fault, noted};
-use crate::letters::{self, Kind, Letter};
+use crate::letters::{self, Kind, Letter, way_into_postgres};
 use crate::pipeline::{Pipeline, one, select};
 use crate::record::{Change, Raw, Records};
 use crate::search::{self, Bound};
@@ -245,9 +245,7 @@ fn judge(
         Kind::Postgres => match stored {
             Some(stored) if stored.parked.as_ref().is_some_and(|parked| is_of(parked, letter)) => {
                 let because = "PostgreSQL has an older row of the key, or none".to_owned();
-                let remedy = "change the table in PostgreSQL so that it takes the row, then `consumer retry-parked`; or correct the \
-                              row in MySQL: the change arrives as any other";
-                (State::Missing, because, Some(remedy.to_owned()))
+                (State::Missing, because, Some(way_into_postgres(letter.sqlstate.as_deref()).to_owned()))
             }
             Some(_) => (
                 State::Replaced,

@@ -14,7 +14,7 @@ use model::error::{Code, Error, Result};
 use serde::Serialize;
 
 use super::desk::{Desk, LISTED};
-use crate::letters::{self, Kind, Letter};
+use crate::letters::{self, Kind, Letter, way_into_postgres};
 use crate::record::{Change, Raw, Records};
 
 /// What was sent: the form of `dlq replay --json`.
@@ -108,7 +108,7 @@ fn require(desk: &Desk, table: &Taken, letter: &Letter) -> Result<(Raw, Change)>
         Kind::Postgres => {
             let text =
                 format!("letter {} is in the topic and in a log: only PostgreSQL does not have it", letter.offset);
-            return refuse(text, "change the table in PostgreSQL, then `consumer retry-parked`".to_owned());
+            return refuse(text, way_into_postgres(letter.sqlstate.as_deref()).to_owned());
         }
         Kind::SentAgain => {
             return refuse(

@@ -88,12 +88,12 @@ impl Status {
 
     /// Takes the latency since the start of the consumers.
     pub(super) fn take_latency(&mut self) {
-        self.latency = latency::between(self.shown(), &[]);
+        self.latency = latency::between(self.shown(), None);
     }
 
     /// Adds what happened since an earlier look: records that were written and read in a second, and their latency.
     pub fn compare(&mut self, before: &Self) {
-        self.latency = latency::between(self.shown(), &before.shown().collect::<Vec<_>>());
+        self.latency = latency::between(self.shown(), Some(&before.shown().collect::<Vec<_>>()));
         let Some(seconds) = self.taken.zip(before.taken).map(|(now, then)| (now - then).as_secs_f64()) else { return };
         if seconds <= 0.0 {
             return;

@@ -33,8 +33,8 @@ impl Times {
     }
 
     /// Without those of an earlier look, if both are of one process.
-    fn since(mut self, earlier: Option<&Self>) -> Self {
-        if let Some(earlier) = earlier.filter(|earlier| earlier.count() <= self.count()) {
+    fn since(mut self, earlier: &Self) -> Self {
+        if earlier.count() <= self.count() {
             self.0.iter_mut().zip(&earlier.0).for_each(|((_, count), (_, before))| *count -= before);
         }
         self
@@ -64,13 +64,17 @@ impl Times {
 /// The address of a program, and its metrics in Prometheus' text format.
 pub(super) type Shown<'a> = (&'a str, &'a str);
 
-/// The latency of what became durable between two looks, or since the start of the programs. `None` when there was
-/// nothing, or no program answers.
-pub(super) fn between<'a>(now: impl Iterator<Item = Shown<'a>>, before: &[Shown<'_>]) -> Option<Latency> {
+/// The latency of what became durable between two looks, of programs that answered at both; or, without an earlier look,
+/// since their start. `None` when there was nothing, or no program answers.
+pub(super) fn between<'a>(now: impl Iterator<Item = Shown<'a>>, before: Option<&[Shown<'_>]>) -> Option<Latency> {
     let mut all = Times::default();
     for (address, metrics) in now {
-        let earlier = before.iter().find(|(earlier, _)| *earlier == address).map(|(_, metrics)| Times::of(metrics));
-        all.add(&Times::of(metrics).since(earlier.as_ref()));
+        let times = Times::of(metrics);
+        match before.map(|before| before.iter().find(|(earlier, _)| *earlier == address)) {
+            None => all.add(&times),
+            Some(Some((_, earlier))) => all.add(&times.since(&Times::of(earlier))),
+            Some(None) => {}
+        }
     }
     let changes = all.count();
     (changes > 0.0).then(|| Latency {
@@ -94,31 +98,32 @@ mod tests {
     fn the_times_of_all_consumers_count_since_the_look_before() {
         let [a, b] = [[10, 110, 120, 120], [0, 100, 190, 200]].map(metrics);
         let now = [("a", a.as_str()), ("b", b.as_str())];
-        let since_start = between(now.into_iter(), &[]).expect("changes");
+        let since_start = between(now.into_iter(), None).expect("changes");
         assert_eq!((since_start.changes, since_start.p99_seconds), (320, 0.1));
         assert!((since_start.p50_seconds - 0.0175).abs() < 1e-9, "{since_start:?}");
         let earlier = metrics([10, 10, 20, 20]);
-        let latency = between(now.into_iter(), &[("a", &earlier), ("b", &b)]).expect("changes");
+        let latency = between(now.into_iter(), Some(&[("a", &earlier), ("b", &b)])).expect("changes");
         assert_eq!(latency.changes, 100);
         assert!(
             (latency.p50_seconds - 0.015).abs() < 1e-9 && (latency.p99_seconds - 0.0199).abs() < 1e-9,
             "{latency:?}"
         );
-        assert_eq!(between(now.into_iter(), &now), None, "nothing happened");
+        assert_eq!(between(now.into_iter(), Some(&now)), None, "nothing happened");
+        assert_eq!(between(now.into_iter(), Some(&[("a", &a)])), None, "no earlier look at the other");
     }
 
     #[test]
     fn a_process_that_began_anew_counts_from_its_start() {
         let [now, earlier] = [[5; 4], [10, 110, 120, 120]].map(metrics);
-        let latency = between([("a", now.as_str())].into_iter(), &[("a", &earlier)]).expect("changes");
+        let latency = between([("a", now.as_str())].into_iter(), Some(&[("a", &earlier)])).expect("changes");
         assert_eq!((latency.changes, latency.p50_seconds), (5, 0.005));
-        assert_eq!(between([].into_iter(), &[]), None);
-        assert_eq!(between([("a", metrics([0; 4]).as_str())].into_iter(), &[]), None);
+        assert_eq!(between([].into_iter(), None), None);
+        assert_eq!(between([("a", metrics([0; 4]).as_str())].into_iter(), None), None);
     }
 
     #[test]
     fn what_took_longer_than_all_bounds_took_the_last_one_at_least() {
-        let latency = between([("a", metrics([0, 0, 0, 7]).as_str())].into_iter(), &[]).expect("changes");
+        let latency = between([("a", metrics([0, 0, 0, 7]).as_str())].into_iter(), None).expect("changes");
         assert_eq!((latency.p50_seconds, latency.p99_seconds), (0.1, 0.1));
     }
 }

@@ -4,7 +4,7 @@ use model::escape;
 use model::position::RecordPosition;
 
 use super::facts::{Facts, Hop, Standing, StoredRow, Trace, Traced, parsed};
-use crate::letters::{Kind, Letter};
+use crate::letters::{Kind, Letter, way_into_postgres};
 use crate::status::{Partition, State, Status};
 
 /// Judges the facts about a row.
@@ -217,8 +217,7 @@ fn postgres(last: &Traced, stored: &StoredRow, trace: &Trace) -> Standing {
     {
         let column = parked.column.as_ref().map_or_else(String::new, |column| format!("column {column}: "));
         let text = format!("PostgreSQL refuses it, so it is parked: {column}{} ({})", parked.reason, parked.sqlstate);
-        return Standing::new(Hop::Parked, text)
-            .remedy("change the table in PostgreSQL, then `consumer retry-parked`; or correct the row in MySQL");
+        return Standing::new(Hop::Parked, text).remedy(way_into_postgres(Some(&parked.sqlstate)));
     }
     if stored.place() == Some((partition, offset)) || (is_gone && !stored.exists && stored.next(partition) > offset) {
         let state = if is_gone { "the row is not there any more" } else { "PostgreSQL has it" };

@@ -52,7 +52,7 @@ async fn ten_thousand_changes_a_second_are_counted_and_few_are_shown() {
     changes.open(&format!("{}/#/changes", consoles[1].address)).await;
     let mut slow = slow_browser(&consoles[0]);
     for page in [&pipeline, &changes] {
-        page.has("No change yet.").await;
+        page.has("No change since you watch.").await;
     }
     // Records of one key are in order: once the delete is counted, all of its records before are.
     feed.update([1], 0);

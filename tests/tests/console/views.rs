@@ -29,7 +29,7 @@ async fn each_view_shows_the_pipeline_while_it_works() {
 
     // A change is seen as it comes, with the row before it.
     browser.press("2").await;
-    browser.has("No change yet.").await;
+    browser.has("No change since you watch.").await;
     stage.execute(&["UPDATE product SET price = 12.25 WHERE id = 7"]).await;
     browser.has("12.25").await;
     stage.execute(&["UPDATE product SET price = 13.75 WHERE id = 7"]).await;
@@ -85,7 +85,7 @@ async fn a_table_that_appears_while_somebody_watches_is_shown_from_its_first_rec
     let mut stage = Stage::on(bed, &[]).await;
     let browser = stage.browser(Screen::Desk, "changes").await;
     // From now on it reads the ends of the topics that are there.
-    browser.has("No change yet.").await;
+    browser.has("No change since you watch.").await;
     stage
         .execute(&[
             "CREATE TABLE new_note (id INT PRIMARY KEY, note TEXT)",
@@ -106,7 +106,7 @@ async fn hostile_data_is_text() {
     let attack = "<img src=x onerror=\"document.title=`hacked`\"><script>document.title=`hacked`</script>";
     let long = "x".repeat(290);
     let browser = stage.browser(Screen::Phone, "changes").await;
-    browser.has("No change yet.").await;
+    browser.has("No change since you watch.").await;
     stage
         .execute(&[
             &format!("INSERT INTO product VALUES (1, '{attack}', '{attack}', 1.00, NULL)"),

@@ -185,15 +185,16 @@ fn what_is_in_a_log_may_wait_for_postgresql_or_be_parked_there() {
         partition: 3,
         offset: 30,
         column: Some("name".to_owned()),
-        sqlstate: "22021".to_owned(),
-        reason: "a NUL".to_owned(),
+        sqlstate: "22003".to_owned(),
+        reason: "too large".to_owned(),
     });
     check(
         read(parked),
         now(),
         Hop::Parked,
-        "column name: a NUL (22021) | change the table in PostgreSQL, then `consumer retry-parked`",
+        "column name: too large (22003) | change the table in PostgreSQL so that it takes the row, then `consumer retry-parked`",
     );
+    assert!(way_into_postgres(Some("22021")).starts_with("correct the row in MySQL"));
 }
 
 #[test]
