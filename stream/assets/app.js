@@ -5,7 +5,6 @@ import { connect, on, store } from "./store.js";
 import * as changes from "./changes.js";
 import * as checkpoint from "./checkpoint.js";
 import * as letters from "./letters.js";
-import { isSilent } from "./picture.js";
 import * as pipeline from "./pipeline.js";
 import * as rows from "./rows.js";
 import * as topics from "./topics.js";
@@ -112,7 +111,7 @@ function concerns(status) {
     const name = slot(consumer.name);
     const partitions = consumer.partitions.length > 0 ? `; ${consumer.partitions.length === 1 ? "partition" : "partitions"} ${consumer.partitions.join(", ")} wait, ${duration(status.session_timeout)} at most` : "";
     if (consumer.state === "stopped") add(name, "has stopped", `has stopped${partitions}`, "start a consumer: it takes the place and its partitions");
-    else if (isSilent(consumer, status)) add(name, "gives no answer", "gives no answer at /metrics", "wait; if it stays so, it hangs: end its process, and start a consumer");
+    else if (consumer.is_silent) add(name, "gives no answer", "gives no answer at /metrics", "wait; if it stays so, it hangs: end its process, and start a consumer");
     else if (consumer.metrics && !consumer.metrics.is_ready) add(name, "is not ready", `is not ready: ${consumer.metrics.reason ?? "it gives no reason"}`);
   }
   const nobody = status.tables.flatMap((table) => table.partitions).filter((partition) => !partition.holder).length;

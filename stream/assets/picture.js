@@ -24,15 +24,10 @@ const STATES = {
   elsewhere: ["", "on another machine"],
 };
 
-/** Whether a consumer has no answer at /metrics where another one has. */
-export function isSilent(consumer, status) {
-  return consumer.state === "runs" && !consumer.metrics && status.consumers.some((one) => one.metrics);
-}
-
 /** The state of a consumer: level and words. */
-export function stateOf(consumer, status) {
+export function stateOf(consumer) {
   const { metrics } = consumer;
-  if (isSilent(consumer, status)) return ["warning", "no answer at /metrics"];
+  if (consumer.is_silent) return ["warning", "no answer at /metrics"];
   if (consumer.state !== "stopped" && metrics && !metrics.is_ready) return ["warning", metrics.reason ?? "not ready"];
   return STATES[consumer.state] ?? ["", consumer.state];
 }
@@ -165,7 +160,7 @@ export class Picture {
     }
     for (const consumer of status.consumers) {
       const shown = this.consumers.get(consumer.name);
-      const [level, words] = stateOf(consumer, status);
+      const [level, words] = stateOf(consumer);
       const number = consumer.partitions.length;
       shown?.set(level || "good", [level === "" || level === "good" ? (number === 0 ? "no partition" : `${number} ${number === 1 ? "partition" : "partitions"}`) : words], `${consumer.name} ${consumer.host}: ${words}`);
     }

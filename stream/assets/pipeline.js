@@ -97,7 +97,7 @@ function readers(body) {
     return;
   }
   const line = (consumer) => {
-    const [level, words] = stateOf(consumer, status);
+    const [level, words] = stateOf(consumer);
     const partitions = consumer.partitions.map(kept);
     return el("li", null,
       el("span", { class: "who", title: consumer.name }, slot(consumer.name)),

@@ -34,7 +34,7 @@ const STATUS: &str = "Print one JSON object, with --watch one a line: at, group,
     committed_at, prepared}, producer {holder, has_folder, metrics {address, is_ready, reason, aborts}}, tables [{name, \
     topic, exists, snapshot {step, rows, of, rows_per_second, seconds_left}, partitions [{number, begin, end, open, \
     committed, lag, holder, waits, written_last_minute, written_per_second, read_per_second}], dead_letters, parked_keys, \
-    postgres_behind}], consumers [{name, host, state (runs, stopped, joins, elsewhere), partitions, metrics}], latency {p50_seconds, \
+    postgres_behind}], consumers [{name, host, state (runs, stopped, joins, elsewhere), partitions, metrics, is_silent}], latency {p50_seconds, \
     p99_seconds, changes}, free_slots, session_timeout, faults [{part, error, reason, what_to_do}]; null is what is unknown";
 
 /// Runs the program.

@@ -63,9 +63,7 @@ impl LastRecords {
     /// # Errors
     /// As [`partition_count`].
     pub fn partition_count(&self, topic: &str) -> Result<Option<usize>> {
-        let count = partition_count(&self.settings, self.committed.connecting(), &self.logging, topic)?;
-        self.committed.connected();
-        Ok(count)
+        partition_count(&self.settings, self.committed.connecting(), &self.logging, topic)
     }
 
     /// As [`LastRecords::read_range`], but also passes records of transactions that are open or were aborted, and waits

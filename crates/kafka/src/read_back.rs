@@ -120,14 +120,9 @@ impl Reader {
         &self.consumer
     }
 
-    /// The consumer, to ask it for what connects it.
+    /// The consumer, for a request that connects it and tells at once why it can't.
     pub(super) fn connecting(&self) -> &BaseConsumer<Logging> {
         &self.consumer
-    }
-
-    /// It has had an answer.
-    pub(super) fn connected(&self) {
-        self.is_connected.call_once(|| ());
     }
 
     pub(super) fn client(&self) -> &Client<Logging> {

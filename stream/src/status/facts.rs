@@ -70,11 +70,6 @@ impl Status {
         }
     }
 
-    /// Whether a consumer has no answer at `/metrics` where another one has.
-    pub(crate) fn is_silent(&self, consumer: &Consumer) -> bool {
-        consumer.state == State::Runs && consumer.metrics.is_none() && self.shown().next().is_some()
-    }
-
     /// Whether the producer has no answer at `/metrics` where a consumer has.
     pub(crate) fn has_silent_producer(&self) -> bool {
         self.producer.holder.is_some() && self.producer.metrics.is_none() && self.shown().next().is_some()
@@ -281,6 +276,8 @@ pub struct Consumer {
     pub partitions: Vec<kafka::Partition>,
     /// What it answers at `/metrics`.
     pub metrics: Option<Answer>,
+    /// Whether it runs and gives no answer there, where another consumer does.
+    pub is_silent: bool,
 }
 
 impl Table {

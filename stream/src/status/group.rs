@@ -174,6 +174,7 @@ pub(super) fn consumers(
             state: state(member.instance()),
             partitions: member.partitions.clone(),
             metrics: answer(member.instance()),
+            is_silent: false,
         })
         .collect();
     let is_member = |name: &str, consumers: &[Consumer]| consumers.iter().any(|consumer| consumer.name == name);
@@ -186,8 +187,13 @@ pub(super) fn consumers(
                 state: if members.is_some() { State::Joins } else { State::Runs },
                 partitions: Vec::new(),
                 metrics,
+                is_silent: false,
             });
         }
+    }
+    if consumers.iter().any(|consumer| consumer.metrics.is_some()) {
+        let runs = consumers.iter_mut().filter(|consumer| consumer.state == State::Runs);
+        runs.for_each(|consumer| consumer.is_silent = consumer.metrics.is_none());
     }
     let order = |name: &str| Name::parse(name).map(|name| (name.folder.map(|f| f.to_string()), name.slot.0));
     consumers.sort_by_key(|consumer| (order(&consumer.name), consumer.name.clone()));
@@ -238,6 +244,14 @@ mod tests {
         assert_eq!(free, ["consumer_4-aaaaaaaa"]);
         let nowhere = super::consumers(Some(&members), None, &[]).0;
         assert!(nowhere.iter().all(|consumer| consumer.state == State::Elsewhere));
+        let answer = |slot: u32| Answer {
+            text: format!("\nconsumer_slot{{slot=\"consumer_{slot}\",folder=\"aaaaaaaa\"}} 1\n"),
+            ..Answer::default()
+        };
+        let one_answers = super::consumers(Some(&members), Some(&holders), &[answer(3)]).0;
+        let silent: Vec<&str> = one_answers.iter().filter(|c| c.is_silent).map(|c| c.name.as_str()).collect();
+        assert_eq!(silent, ["consumer_1-aaaaaaaa"]);
+        assert!(!consumers.iter().any(|consumer| consumer.is_silent), "none has an address");
         let unknown = super::consumers(None, Some(&holders), &[]).0;
         assert_eq!(unknown.iter().map(|consumer| consumer.state).collect::<Vec<_>>(), [State::Runs, State::Runs]);
     }

@@ -28,7 +28,8 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     lines.push(("producer", producer(status)));
     if let Some(Latency { p50_seconds, p99_seconds, changes }) = status.latency {
         let [half, most] = [p50_seconds, p99_seconds].map(duration);
-        let of = format!("{} changes since the consumers' start or the look before", grouped(changes));
+        let since = if has_rates(&status.tables) { "the look before" } else { "the consumers' start" };
+        let of = format!("{} changes since {since}", grouped(changes));
         lines.push(("latency", format!("{half} (median), {most} (p99) from a commit to its line in a log; {of}")));
     }
     for shown in &status.tables {
@@ -165,11 +166,16 @@ fn tables(tables: &[Table], width: Option<usize>) -> String {
     table(&heads, tables.iter().map(row).collect(), &[2, 3, 4, 5, 6], width)
 }
 
+/// Whether it was compared with the look before.
+fn has_rates(tables: &[Table]) -> bool {
+    tables.iter().flat_map(|table| &table.partitions).any(|p| p.written_per_second.is_some())
+}
+
 fn partitions(tables: &[Table], names: &Names, all: bool, width: Option<usize>) -> String {
     let count: usize = tables.iter().map(|table| table.partitions.len()).sum();
     let needs_attention = |partition: &Partition| partition.lag > 0 || partition.holder.is_none() || partition.waits;
     let shows = |partition: &&Partition| all || count <= MOST_PARTITIONS || needs_attention(partition);
-    let has_rates = tables.iter().flat_map(|table| &table.partitions).any(|p| p.written_per_second.is_some());
+    let has_rates = has_rates(tables);
     let several = tables.len() > 1;
     let mut rows = Vec::new();
     for shown in tables {
@@ -245,7 +251,7 @@ fn state(consumer: &Consumer, status: &Status) -> String {
         format!(", {ready}{reason}, {} aborts", grouped(answer.aborts))
     });
     match consumer.state {
-        State::Runs if status.is_silent(consumer) => format!("runs; {SILENT}"),
+        State::Runs if consumer.is_silent => format!("runs; {SILENT}"),
         State::Runs => format!("runs{told}"),
         State::Joins => format!("runs, not in the group yet{told}"),
         State::Stopped => format!(

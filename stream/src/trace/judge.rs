@@ -184,7 +184,7 @@ fn held(partition: &Partition, status: &Status) -> (String, &'static str) {
         return ("nobody holds the partition".to_owned(), "start a consumer");
     };
     let consumer = status.consumers.iter().find(|consumer| consumer.name == *name);
-    if consumer.is_some_and(|consumer| status.is_silent(consumer)) {
+    if consumer.is_some_and(|consumer| consumer.is_silent) {
         return (
             format!("{name} holds it and gives no answer at /metrics; {} offsets are before the end", partition.lag),
             "wait; if it stays so, the consumer hangs: end its process, and start a consumer",

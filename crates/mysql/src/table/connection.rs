@@ -69,7 +69,8 @@ pub fn opts(settings: &MySqlSettings) -> Result<Opts> {
 }
 
 /// The latest options that check no certificate, with the settings that they were made from. They cache their TLS
-/// client, which takes milliseconds to create; where certificates are checked, the files are read again for each connection.
+/// client, which takes milliseconds to create; where certificates are checked, the files are read again for each
+/// connection.
 static UNCHECKED: Mutex<Option<(MySqlSettings, Opts)>> = Mutex::new(None);
 
 fn builder(settings: &MySqlSettings, tls: Option<SslOpts>) -> OptsBuilder {

@@ -19,7 +19,14 @@ fn partition(number: usize, holder: Option<&str>) -> Partition {
 }
 
 fn consumer(name: &str, state: State) -> Consumer {
-    Consumer { name: name.to_owned(), host: String::new(), state, partitions: Vec::new(), metrics: None }
+    Consumer {
+        name: name.to_owned(),
+        host: String::new(),
+        state,
+        partitions: Vec::new(),
+        metrics: None,
+        is_silent: false,
+    }
 }
 
 fn status() -> Status {

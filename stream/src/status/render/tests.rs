@@ -36,7 +36,7 @@ fn shown(name: &str, topic: &str, partitions: Vec<Partition>) -> Table {
 fn consumer(slot: u32, state: State, partitions: &[i32]) -> Consumer {
     let partitions = partitions.iter().map(|number| At::main(*number)).collect();
     let name = format!("consumer_{slot}-aaaaaaaa");
-    Consumer { name, host: "10.0.0.7".to_owned(), state, partitions, metrics: None }
+    Consumer { name, host: "10.0.0.7".to_owned(), state, partitions, metrics: None, is_silent: false }
 }
 
 fn status(tables: Vec<Table>, consumers: Vec<Consumer>) -> Status {
@@ -85,7 +85,7 @@ MySQL      9.7.4 at db:3306, its binlog ends at binlog.000003:4000
 Kafka      has all up to binlog.000003:1000, epoch 2; 12.5 KiB and 3.2 s behind; last commit 2026-11-30 02:10:08.500
 binlog     the one that is needed next is kept for 1 h more
 producer   runs: process 7 on host
-latency    12 ms (median), 1.2 s (p99) from a commit to its line in a log; 7 changes since the consumers' start or the look before
+latency    12 ms (median), 1.2 s (p99) from a commit to its line in a log; 7 changes since the consumers' start
 snapshot   shop.p: 1,200 of about 2,400 rows, 300 a second, about 4.0 s left
 
 shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL not behind, 1 keys parked
