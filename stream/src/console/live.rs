@@ -1,5 +1,5 @@
 //! Reads the topics' ends while somebody watches: counts every change, and decodes the few that are shown. What appears
-//! meanwhile, a topic or more partitions, is read from its first record.
+//! meanwhile, a topic or more partitions, is read from its first record. After an error it goes on where it was.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use model::time::Micros;
 use rand::Rng as _;
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,13 +23,16 @@ use super::tally::{SHOWN, Tally};
 use crate::pipeline::Pipeline;
 use crate::record::{Change, Raw, Records};
 
-/// The topics and their numbers of partitions.
-pub(super) type Topics = BTreeMap<String, usize>;
+/// By topic, the offset of each partition where the reader begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Starts(BTreeMap<String, Vec<i64>>);
 
 const TICK: Duration = Duration::from_millis(250);
 const POLL: Duration = Duration::from_millis(25);
 /// The pause before a schema is looked up again that could not be.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
+/// The pause before the reader begins again after an error.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// A change that was chosen to be shown.
 struct Chosen {
@@ -41,8 +45,8 @@ struct Chosen {
 struct Table {
     taken: Taken,
     records: Records,
-    /// Partitions that are read.
-    partitions: usize,
+    /// By partition that is read, the offset of its next record.
+    next: Vec<i64>,
 }
 
 /// The reader.
@@ -52,8 +56,8 @@ struct Live {
     tables: Vec<Table>,
     /// By topic, the place in `tables`.
     places: HashMap<String, usize>,
-    /// The topics when they were last looked at; `None` before Kafka has answered.
-    known: Option<Topics>,
+    /// What it reads; `None` before Kafka has answered.
+    known: Option<Starts>,
     tally: Tally,
     earlier: Earlier,
     chosen: Vec<Chosen>,
@@ -61,42 +65,38 @@ struct Live {
     rests: Option<Instant>,
 }
 
-/// Reads until it is stopped. Blocks; call it within a runtime.
-///
-/// # Errors
-/// Usage when a setting can't be used; transient when Kafka does not answer.
-pub(super) fn read(
-    pipeline: Pipeline,
-    hub: &Hub,
-    topics: &watch::Receiver<Option<Topics>>,
-    stop: &CancellationToken,
-) -> Result<()> {
+/// Reads until it is stopped, also after errors, which the state names too. Blocks; call it within a runtime.
+pub(super) fn read(pipeline: Pipeline, hub: &Hub, starts: &watch::Receiver<Option<Starts>>, stop: &CancellationToken) {
     let mut live = Live::new(pipeline);
-    let (mut tick, mut second) = (Instant::now() + TICK, Instant::now() + Duration::from_secs(1));
-    while !stop.is_cancelled() {
-        let found = topics.borrow().clone();
-        if found != live.known
-            && let Some(found) = found
-        {
-            live.assign(found)?;
-        }
-        live.poll()?;
-        let now = Instant::now();
-        if now >= tick {
-            tick = now + TICK;
-            live.tick(hub);
-        }
-        if now >= second {
-            second = now + Duration::from_secs(1);
-            let (written, latency) = live.tally.second();
-            // Before it reads, it does not know that nothing is written.
-            if live.follower.is_none() {
-                continue;
-            }
-            hub.second(Micros::now().0 / 1_000_000, written, latency);
-        }
+    while let Err(error) = live.read(hub, starts, stop) {
+        tracing::warn!(code = error.code().name(), what_to_do = error.remedy(), "{error}");
+        live.follower = None;
+        live.known = None;
+        Handle::current().block_on(stop.run_until_cancelled(tokio::time::sleep(AGAIN)));
     }
-    Ok(())
+}
+
+impl Starts {
+    /// Adds what a look has found: topics with, by partition, the end of their records.
+    pub(super) fn add<'a>(known: Option<Self>, found: impl Iterator<Item = (&'a str, Vec<i64>)>) -> Self {
+        // The first look finds what was there before somebody watched.
+        let is_first = known.is_none();
+        let mut starts = known.unwrap_or_default();
+        for (topic, ends) in found {
+            let known = starts.0.entry(topic.to_owned()).or_default();
+            let new = ends.into_iter().skip(known.len()).map(|end| if is_first { end } else { 0 });
+            known.extend(new);
+        }
+        starts
+    }
+}
+
+impl Table {
+    /// Topic, partition and next offset of each partition.
+    fn places(&self) -> impl Iterator<Item = (String, i32, i64)> {
+        let topic = &self.taken.kafka.topic;
+        self.next.iter().enumerate().map(move |(partition, offset)| (topic.clone(), partition as i32, *offset))
+    }
 }
 
 impl Live {
@@ -114,6 +114,37 @@ impl Live {
         }
     }
 
+    /// Reads until it is stopped.
+    ///
+    /// # Errors
+    /// Usage when a setting can't be used; transient when Kafka does not answer; definite when a right is missing.
+    fn read(&mut self, hub: &Hub, starts: &watch::Receiver<Option<Starts>>, stop: &CancellationToken) -> Result<()> {
+        let (mut tick, mut second) = (Instant::now() + TICK, Instant::now() + Duration::from_secs(1));
+        while !stop.is_cancelled() {
+            let found = starts.borrow().clone();
+            if found != self.known
+                && let Some(found) = found
+            {
+                self.assign(found)?;
+            }
+            self.poll()?;
+            let now = Instant::now();
+            if now >= tick {
+                tick = now + TICK;
+                self.tick(hub);
+            }
+            if now >= second {
+                second = now + Duration::from_secs(1);
+                let (written, latency) = self.tally.second();
+                // Before it reads, it does not know that nothing is written.
+                if self.follower.is_some() {
+                    hub.second(Micros::now().0 / 1_000_000, written, latency);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the next record, if there is one soon.
     fn poll(&mut self) -> Result<()> {
         let Some(follower) = self.follower.take() else {
@@ -129,33 +160,34 @@ impl Live {
     }
 
     /// Reads the partitions that it does not read yet.
-    fn assign(&mut self, found: Topics) -> Result<()> {
+    fn assign(&mut self, found: Starts) -> Result<()> {
         let records = LastRecords::new(&self.pipeline.kafka)?;
-        let mut starts = Vec::new();
-        for taken in self.pipeline.known_tables(&records)? {
-            let topic = taken.kafka.topic.clone();
-            let count = found.get(&topic).copied().unwrap_or(0);
-            let place = self.places.get(&topic).copied();
-            let before = place.map_or(0, |place| self.tables[place].partitions);
-            if count <= before {
-                continue;
-            }
-            // The first look finds what was there before somebody watched.
-            let ends = if self.known.is_none() { records.stable_ends(&topic, count)? } else { vec![0; count] };
-            starts.extend((before..count).map(|number| (topic.clone(), number as i32, ends[number])));
-            match place {
-                Some(place) => self.tables[place].partitions = count,
-                None => {
-                    self.places.insert(topic, self.tables.len());
-                    self.tables.push(Table { records: Records::new(&taken)?, partitions: count, taken });
-                }
-            }
-        }
+        let known = self.pipeline.known_tables(&records);
         records.close();
+        let mut new = Vec::new();
+        for taken in known? {
+            let topic = taken.kafka.topic.clone();
+            let Some(starts) = found.0.get(&topic) else { continue };
+            let place = match self.places.get(&topic) {
+                Some(place) => *place,
+                None => {
+                    self.tables.push(Table { records: Records::new(&taken)?, next: Vec::new(), taken });
+                    self.places.insert(topic, self.tables.len() - 1);
+                    self.tables.len() - 1
+                }
+            };
+            let table = &mut self.tables[place];
+            let old = table.next.len();
+            table.next.extend(starts.iter().skip(old));
+            new.extend(table.places().skip(old));
+        }
         match &self.follower {
-            _ if starts.is_empty() => {}
-            Some(follower) => follower.add(&starts)?,
-            None => self.follower = Some(Follower::new(&self.pipeline.kafka, &starts)?),
+            Some(follower) if !new.is_empty() => follower.add(&new)?,
+            None if !self.tables.is_empty() => {
+                let all: Vec<_> = self.tables.iter().flat_map(Table::places).collect();
+                self.follower = Some(Follower::new(&self.pipeline.kafka, &all)?);
+            }
+            _ => {}
         }
         self.known = Some(found);
         Ok(())
@@ -164,6 +196,9 @@ impl Live {
     /// Counts a record, and keeps it if it is shown.
     fn take(&mut self, message: &BorrowedMessage<'_>) {
         let Some(table) = self.places.get(message.topic()).copied() else { return };
+        if let Some(next) = self.tables[table].next.get_mut(message.partition() as usize) {
+            *next = message.offset() + 1;
+        }
         let source = kafka::header(message, SOURCE_HEADER).and_then(|header| Source::parse(header).ok());
         let op = source.as_ref().map(|source| source.op);
         let since = |source: Source<'_>| u32::try_from((Micros::now().0 - source.ts_us).max(0)).ok();
@@ -230,5 +265,22 @@ fn undecoded(taken: &Taken, raw: &Raw, reason: String) -> Change {
         written_at: raw.written.map(|at| at.to_string()),
         row: None,
         unreadable: Some(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_appears_is_read_from_its_first_record() {
+        let first = Starts::add(None, [("a", vec![7, 8])].into_iter());
+        assert_eq!(first.0["a"], [7, 8]);
+        let same = Starts::add(Some(first.clone()), [("a", vec![9, 9])].into_iter());
+        assert_eq!(same, first, "what was known stays");
+        let more = Starts::add(Some(same), [("a", vec![9, 9, 3]), ("b", vec![2])].into_iter());
+        assert_eq!((&more.0["a"][..], &more.0["b"][..]), (&[7, 8, 0][..], &[0][..]));
+        let less = Starts::add(Some(more.clone()), std::iter::empty());
+        assert_eq!(less, more, "a topic that is away stays known");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use avro::registry::Registry;
-use model::error::Error;
 use model::time::Micros;
 use runtime::config::RegistrySettings;
 use tokio::sync::watch;
@@ -12,17 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::happened;
 use super::hub::Hub;
-use super::live::{self, Topics};
+use super::live::{self, Starts};
 use crate::fault::Fault;
 use crate::pipeline::Pipeline;
-use crate::status::{Looker, Status};
+use crate::status::{Looker, Status, Table};
 
 /// The pause between two looks at the state.
 const LOOK: Duration = Duration::from_secs(1);
 /// Looks between two questions to the registry.
 const REGISTRY: u64 = 5;
-/// The pause before the reader begins again after an error.
-const AGAIN: Duration = Duration::from_secs(2);
 /// A page that is opened again finds everything going on.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -31,9 +28,9 @@ pub(super) async fn run(hub: Arc<Hub>, pipeline: Pipeline, shutdown: Cancellatio
     while shutdown.run_until_cancelled(hub.watched(true)).await.is_some() {
         hub.gap(Micros::now().0 / 1_000_000);
         let stop = shutdown.child_token();
-        let (topics, known) = watch::channel(None);
+        let (starts, known) = watch::channel(None);
         tokio::join!(
-            look(&hub, &pipeline, &topics, &stop),
+            look(&hub, &pipeline, &starts, &stop),
             read(&hub, &pipeline, known, &stop),
             stop.run_until_cancelled(end(&hub, &stop)),
         );
@@ -50,7 +47,7 @@ async fn end(hub: &Hub, stop: &CancellationToken) {
     }
 }
 
-async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Option<Topics>>, stop: &CancellationToken) {
+async fn look(hub: &Hub, pipeline: &Pipeline, starts: &watch::Sender<Option<Starts>>, stop: &CancellationToken) {
     let looker = match Looker::new(pipeline.clone()) {
         Ok(looker) => looker,
         Err(error) => return tracing::error!(code = error.code().name(), "{error}"),
@@ -77,8 +74,9 @@ async fn look(hub: &Hub, pipeline: &Pipeline, topics: &watch::Sender<Option<Topi
         let happened = before.as_ref().map_or_else(Vec::new, |before| happened::between(before, &now));
         // What Kafka does not say is not new once it answers.
         if !is_away(&now) {
-            let found = now.tables.iter().map(|table| (table.topic.clone(), table.partitions.len())).collect();
-            topics.send_replace(Some(found));
+            let ends = |table: &Table| table.partitions.iter().map(|partition| partition.end).collect();
+            let found = now.tables.iter().map(|table| (table.topic.as_str(), ends(table)));
+            starts.send_modify(|starts| *starts = Some(Starts::add(starts.take(), found)));
         }
         hub.status(&now, happened);
         before = Some(now);
@@ -100,15 +98,11 @@ fn keep_known(now: &mut Status, before: &Status) {
     }
 }
 
-/// Reads the topics; begins again after an error, which the state names too.
-async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, topics: watch::Receiver<Option<Topics>>, stop: &CancellationToken) {
-    while !stop.is_cancelled() {
-        let (hub, pipeline, topics, token) = (Arc::clone(hub), pipeline.clone(), topics.clone(), stop.clone());
-        let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, &topics, &token)).await;
-        let outcome = ended.unwrap_or_else(|e| Err(Error::definite(format!("the reader of the topics: {e}"))));
-        if let Err(error) = outcome {
-            tracing::warn!(code = error.code().name(), what_to_do = error.remedy(), "{error}");
-            stop.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
-        }
+/// Reads the topics.
+async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, starts: watch::Receiver<Option<Starts>>, stop: &CancellationToken) {
+    let (hub, pipeline, stop) = (Arc::clone(hub), pipeline.clone(), stop.clone());
+    let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, &starts, &stop)).await;
+    if let Err(error) = ended {
+        tracing::error!("the reader of the topics has ended: {error}");
     }
 }
