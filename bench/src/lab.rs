@@ -4,14 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use kafka::TransactionalProducer;
 use runtime::config::KafkaSettings;
 use testbed::background;
 use testbed::programs::{Program, Programs};
 use testbed::servers::{Ports, Stack, StackOptions};
 use tokio::runtime::Runtime;
 
-use crate::topic;
+use crate::warm_up;
 
 /// Fresh servers and release builds.
 pub struct Lab {
@@ -39,8 +38,7 @@ impl Lab {
         let stack = Stack::start(&options)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let lab = Self { stack, runtime, programs, names: 0 };
-        // The first transaction makes Kafka create its internal topic, which takes a second; do that outside the runs.
-        drop(TransactionalProducer::new(&topic::settings(&lab.kafka(), "warm_up")?, "warm_up")?);
+        warm_up::broker(&lab.kafka(), &lab.runtime)?;
         Ok(lab)
     }
 

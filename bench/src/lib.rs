@@ -25,3 +25,4 @@ pub mod start;
 pub mod topic;
 mod trace;
 pub mod updater;
+mod warm_up;

@@ -154,7 +154,14 @@ fn setting(lab: &Lab) -> BTreeMap<String, String> {
                 lab.stack.mysql.version
             ),
         ),
-        ("Kafka", format!("{}, one broker, topics of 10 partitions", downloads::kafka_version())),
+        (
+            "Kafka",
+            format!(
+                "{}, one broker as its own script starts it, used for ten million records beforehand, topics of 10 \
+                 partitions",
+                downloads::kafka_version()
+            ),
+        ),
         ("Apicurio Registry", downloads::REGISTRY.to_owned()),
         (
             "Debezium",
