@@ -74,6 +74,35 @@ async fn the_table_is_the_last_state_of_the_topic_across_kills() {
     assert!(!want.contains_key(&20) && want[&21][3].as_deref() == Some("0.00"), "{:?}", want[&21]);
 }
 
+/// A batch takes as long in a large table as in a small one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_reads_the_whole_table_never() {
+    let world = TestBed::new("pg_index").with_postgres();
+    let mut feed = Feed::new(&world).await;
+    let mut before = None;
+    for round in 0..2 {
+        feed.update(1..=3_000, round);
+        if round == 1 {
+            feed.delete(1..1_500);
+            feed.update(3_001..=5_000, round);
+        }
+        let consumer = start(&world, 1);
+        wait_until_committed(&world);
+        // PostgreSQL counts at the end of a connection.
+        assert_eq!(consumer.stop().code, 0);
+        let client = connect(&world).await;
+        let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+                    AND backend_type = 'client backend'";
+        while client.query_one(left, &[]).await.expect("the connections").get::<_, i64>(0) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let scans = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'product'";
+        let now: i64 = client.query_one(scans, &[]).await.expect("the statistics").get(0);
+        assert_eq!(*before.get_or_insert(now), now, "scans of the whole table");
+    }
+    assert_eq!(table(&world).await, expected(&world));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_switched_on_later_or_set_back_catches_up_and_the_log_has_nothing_twice() {
     let mut world = TestBed::new("pg_late").with_postgres();

@@ -121,16 +121,18 @@ impl Target {
     /// - times in UTC;
     /// - our own time limits: a role's shorter ones would end a batch again and again, and without limits a vanished
     ///   client would keep its locks;
+    /// - when it writes, each row found by the index: for thousands of keys PostgreSQL expects to be faster with the whole
+    ///   table, whatever it holds besides, and takes as long for each batch;
     /// - a commit that is durable before it is answered; a role's stricter setting stays.
     pub fn begin(&self, access: Access) -> String {
-        let (level, idle) = match access {
-            Access::Write => ("READ COMMITTED READ WRITE", IDLE_LIMIT),
-            Access::Read => ("REPEATABLE READ READ ONLY", "0"),
+        let (level, idle, plan) = match access {
+            Access::Write => ("READ COMMITTED READ WRITE", IDLE_LIMIT, "SET LOCAL enable_seqscan = off; "),
+            Access::Read => ("REPEATABLE READ READ ONLY", "0", ""),
         };
         let search_path = self.search_path();
         format!(
             "BEGIN ISOLATION LEVEL {level}; {search_path}; SET LOCAL row_security = off; SET LOCAL TimeZone = 'UTC'; SET LOCAL statement_timeout = '{STATEMENT_LIMIT}'; SET LOCAL lock_timeout = 0; \
-             SET LOCAL idle_in_transaction_session_timeout = '{idle}'; \
+             SET LOCAL idle_in_transaction_session_timeout = '{idle}'; {plan}\
              SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
         )
     }
