@@ -26,6 +26,14 @@ pub(crate) struct Patience {
     pub(crate) asked: bool,
 }
 
+/// What has not arrived.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    pub(crate) text: String,
+    /// Whether some of it has arrived, so that the rest may be on its way.
+    pub(crate) has_begun: bool,
+}
+
 /// Waits until the producer has published everything up to `end`. Blocks. At the time limit, the text names the missing
 /// changes.
 ///
@@ -36,7 +44,7 @@ pub(crate) fn of_producer(
     source: &str,
     end: &BinlogEnd,
     patience: Patience,
-) -> Result<Option<String>> {
+) -> Result<Option<Missing>> {
     let topic = settings.checkpoint_topic.clone();
     until(patience, || {
         let progress = match kafka::last_record(settings, &topic, 0, source.as_bytes())? {
@@ -49,10 +57,10 @@ pub(crate) fn of_producer(
         if let (Some(progress), Some(table)) = (&progress, &settings.table)
             && !progress.tables.contains_key(table)
         {
-            return Ok(Some((format!("the producer has not taken {table} yet"), true)));
+            return Ok(Some(Missing { text: format!("the producer has not taken {table} yet"), has_begun: true }));
         }
         let progress = progress.map(|progress| progress.of_table(settings.table.as_deref()));
-        Ok(end.missing(progress.as_ref()).map(|missing| (missing, progress.is_some())))
+        Ok(end.missing(progress.as_ref()).map(|text| Missing { text, has_begun: progress.is_some() }))
     })
 }
 
@@ -112,20 +120,20 @@ pub(crate) fn of_consumers(settings: &KafkaSettings, topic: &Topic, patience: Pa
         let text = || {
             format!("the group {} has {records} records to read; partitions: {}", settings.group_id, behind.join(", "))
         };
-        Ok((records > 0).then(|| (text(), reads)))
+        Ok((records > 0).then(|| Missing { text: text(), has_begun: reads }))
     })?;
-    Ok(Consumed { missing, next })
+    Ok(Consumed { missing: missing.map(|missing| missing.text), next })
 }
 
-/// Checks until nothing is missing or the time is over. The flag says whether the missing changes are on their way.
-fn until(patience: Patience, mut missing: impl FnMut() -> Result<Option<(String, bool)>>) -> Result<Option<String>> {
+/// Checks until nothing is missing or the time is over.
+fn until(patience: Patience, mut look: impl FnMut() -> Result<Option<Missing>>) -> Result<Option<Missing>> {
     let mut status = Status::new("", "");
     loop {
-        let Some((text, on_its_way)) = missing()? else { return Ok(None) };
-        if Instant::now() >= patience.until || !(patience.asked || on_its_way) {
-            return Ok(Some(text));
+        let Some(missing) = look()? else { return Ok(None) };
+        if Instant::now() >= patience.until || !(patience.asked || missing.has_begun) {
+            return Ok(Some(missing));
         }
-        status.show(&format!("waiting: {text}"));
+        status.show(&format!("waiting: {}", missing.text));
         std::thread::sleep(PAUSE.min(patience.until.saturating_duration_since(Instant::now())));
     }
 }

@@ -21,6 +21,8 @@ pub(crate) enum Gap {
     Parked,
     /// Rows of the table that the producer could not carry.
     Refused,
+    /// Rows that differ from the topic, while the producer has not published every transaction.
+    Unpublished,
 }
 
 impl Gap {
@@ -33,6 +35,7 @@ impl Gap {
             Self::PostgresRows => "rows of PostgreSQL whose last record has expired",
             Self::Parked => "keys that are parked for PostgreSQL",
             Self::Refused => "rows of the table that a record can't carry",
+            Self::Unpublished => "rows that differ from the topic so far",
         }
     }
 
@@ -42,6 +45,7 @@ impl Gap {
             Self::Lines | Self::Rows | Self::PostgresRows => "the topic tells nothing of them",
             Self::Parked => "PostgreSQL refused their last record, and has an older row of them or none",
             Self::Refused => "their dead letters have this state, and the topic has an older one or none",
+            Self::Unpublished => "the producer has not published all transactions, and these may be among them",
             Self::PassedRows => "the topic does not have each of their changes",
         }
     }

@@ -14,7 +14,7 @@ use runtime::config::{KafkaSettings, MySqlSettings, PINNED_SCHEMA, PostgresSetti
 use tokio::sync::Mutex;
 use tracing::info;
 
-use crate::arrival::{self, Patience};
+use crate::arrival::{self, Missing, Patience};
 use crate::compare::Comparison;
 use crate::contract::{self, Contract};
 use crate::cut::{BinlogEnd, Cut};
@@ -154,7 +154,7 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     let mut conn = table::connect(&run.parts.mysql).await?;
     let MySqlSettings { database, table, .. } = &run.parts.mysql;
     let source = Source::look_up(&mut conn, database, table).await?;
-    let (mut cut, producer) = match run.fix(&mut conn, &source).await? {
+    let mut cut = match run.fix(&mut conn, &source).await? {
         Ok(fixed) => fixed,
         Err(missing) => return Ok(run.not_arrived(missing)),
     };
@@ -171,8 +171,14 @@ pub(crate) async fn run(parts: Parts, wait: Option<Duration>) -> Result<(Report,
     if let Some(Postgres { stored: Some(stored), .. }) = &sides.postgres {
         stored.describe(&sides.contract, &mut run.findings).await?;
     }
-    if let Some(producer) = producer.filter(|_| run.findings.count(Check::Table) > 0) {
-        run.report.notes.push(format!("{producer}: rows that are not published yet differ from the topic"));
+    match run.unpublished.take() {
+        Some(missing) if run.gaps.count(Gap::Unpublished) > 0 => {
+            run.findings.add(Check::Waiting, || Finding::new(Check::Waiting, missing.text));
+        }
+        Some(missing) if run.findings.count(Check::Table) > 0 => {
+            run.report.notes.push(format!("{}: rows that are not published yet differ from the topic", missing.text));
+        }
+        _ => {}
     }
     Ok(run.conclude())
 }
@@ -185,6 +191,8 @@ struct Run {
     report: Report,
     findings: Findings,
     gaps: Gaps,
+    /// What the producer has not published yet; `None` when it has everything up to the position.
+    unpublished: Option<Missing>,
     /// Records that the consumers have not read yet.
     behind: u64,
     /// Changes that are in the topic more than once.
@@ -241,7 +249,17 @@ impl Run {
         let table = format!("{}.{}", parts.mysql.database, parts.mysql.table);
         let report = Report { topic: parts.kafka.topic.clone(), table, ..Report::default() };
         let (findings, gaps) = (Findings::default(), Gaps::default());
-        Self { parts, begun: Instant::now(), wait, report, findings, gaps, behind: 0, repeated: Vec::new() }
+        Self {
+            parts,
+            begun: Instant::now(),
+            wait,
+            report,
+            findings,
+            gaps,
+            unpublished: None,
+            behind: 0,
+            repeated: Vec::new(),
+        }
     }
 
     fn patience(&self, least: Duration) -> Patience {
@@ -249,27 +267,30 @@ impl Run {
         Patience { until, asked: self.wait.is_some() }
     }
 
-    async fn of_producer(&self, end: &BinlogEnd, patience: Patience) -> Result<Option<String>> {
+    async fn of_producer(&self, end: &BinlogEnd, patience: Patience) -> Result<Option<Missing>> {
         let (kafka, source, end) = (self.parts.kafka.clone(), self.parts.source.clone(), end.clone());
         blocking(move || arrival::of_producer(&kafka, &source, &end, patience)).await
     }
 
     /// Fixes the position once the producer has reached it or nearly so; otherwise returns what is missing. Without
-    /// `--wait`, it returns the position together with what is missing.
-    async fn fix(&mut self, conn: &mut Conn, source: &Source) -> Result<Result<(Cut, Option<String>), String>> {
+    /// `--wait`, it notes what is missing.
+    async fn fix(&mut self, conn: &mut Conn, source: &Source) -> Result<Result<Cut, String>> {
         if self.wait.is_some() {
             // Wait before the snapshot is opened, as a long snapshot keeps the server from purging old row versions.
             let end = BinlogEnd::ask(conn).await?;
             if let Some(missing) = self.of_producer(&end, self.patience(Duration::ZERO)).await? {
-                return Ok(Err(missing));
+                return Ok(Err(missing.text));
             }
         }
         let cut = Cut::open(conn, source).await?;
         self.report.position = cut.high().describe();
         let missing = self.of_producer(cut.high(), self.patience(ON_ITS_WAY)).await?;
         Ok(match (self.wait, missing) {
-            (Some(_), Some(missing)) => Err(missing),
-            (_, missing) => Ok((cut, missing)),
+            (Some(_), Some(missing)) => Err(missing.text),
+            (_, missing) => {
+                self.unpublished = missing;
+                Ok(cut)
+            }
         })
     }
 
@@ -445,6 +466,7 @@ impl Run {
             parked: HashSet::new(),
             refused: HashSet::new(),
             letters: &Texts::new(&self.parts.kafka, contract),
+            has_unpublished: self.unpublished.as_ref().is_some_and(|missing| missing.has_begun),
         };
         let rows = stored.is_some().then_some(rows.rows);
         outcome.rows = comparison.run(&mut sides.conn, &sides.source, rows).await?;

@@ -304,6 +304,18 @@ async fn what_is_behind_is_not_lost() {
     conn.query_drop("UPDATE product SET price = 5").await.unwrap();
     let ended = world.run("verify", &["--wait", "1s"]);
     assert!(ended.code == 1 && ended.out.contains("\nBEHIND: the producer is "), "{}", ended.out);
+    // Rows that are changed, new and gone: they may be on their way, with and without `--wait`.
+    for statement in ["INSERT INTO product VALUES (2,'a','b',1,NULL)", "DELETE FROM product WHERE id = 1"] {
+        conn.query_drop(statement).await.unwrap();
+        let ended = world.run("verify", &[]);
+        assert!(ended.code == 1 && ended.out.contains("\nBEHIND: the producer is "), "{}", ended.out);
+        assert!(ended.out.contains("not compared: rows that differ from the topic so far: "), "{}", ended.out);
+    }
+    // What differs in a log is a difference all the same.
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replace("\"B\"", "\"X\"")).unwrap();
+    let ended = world.run("verify", &[]);
+    assert!(ended.code == 1 && ended.out.contains("\nDIFFERENT: "), "{}", ended.out);
 }
 
 #[tokio::test(flavor = "multi_thread")]
