@@ -2,7 +2,7 @@
 //!
 //! Before the second part of KIP-890 nothing in Kafka's protocol tells the transactions of one producer apart: an
 //! EndTxn or a TxnOffsetCommit that the client gave up, and sent again over another connection, may still be on its
-//! way, and then ends, or sets back, a later transaction. So on such a cluster a producer that lost an answer within a
+//! way, and then ends, or sets back, a later transaction; a late Produce adds records to it. So on such a cluster a producer that lost an answer within a
 //! transaction is not used for another one; its successor's epoch fences what is late. On a cluster with that part each
 //! transaction has another epoch, and the producer continues.
 
@@ -18,8 +18,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The number of EndTxn in Kafka's protocol.
-const END_TXN: i16 = 26;
+/// Requests with their numbers in Kafka's protocol.
+const LATE: [(&str, i16); 3] = [("produce", 0), ("add_partitions", 24), ("end", 26)];
 
 /// A link to the broker that reads the clients' requests.
 #[derive(Default)]
@@ -100,13 +100,13 @@ pub(crate) fn committed(settings: &KafkaSettings) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_end_of_a_transaction_does_not_end_the_next_one() {
+async fn what_comes_late_is_not_of_the_next_transaction() {
     for version in Kafka::transaction_versions() {
-        a_late_end(version).await;
+        with_each_request(version).await;
     }
 }
 
-async fn a_late_end(version: Option<u8>) {
+async fn with_each_request(version: Option<u8>) {
     let level = if version == Some(2) { Level::V2 } else { Level::V1 };
     let mut world = TestBed::new("late");
     let port = free_port().unwrap();
@@ -121,19 +121,25 @@ async fn a_late_end(version: Option<u8>) {
     };
     let _kafka = Kafka::start(&options, &|_| {}).expect("a broker");
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{advertised}"));
-    let settings = world.kafka();
     let link = Arc::new(Link::default());
     tokio::spawn(Arc::clone(&link).serve(listener, port));
-    kafka::ensure_topics(&settings, &[TopicSpec::products(&settings)]).await.expect("a topic");
+    for (name, number) in LATE {
+        let settings = KafkaSettings { topic: format!("{}_{name}", world.name), ..world.kafka() };
+        a_late(&link, number, &settings, level).await;
+    }
+}
 
-    let producer = TransactionalProducer::new(&settings, "late").expect("a producer");
+async fn a_late(link: &Link, number: i16, settings: &KafkaSettings, level: Level) {
+    kafka::ensure_topics(settings, &[TopicSpec::products(settings)]).await.expect("a topic");
+
+    let producer = TransactionalProducer::new(settings, "late").expect("a producer");
     producer.begin().expect("to begin");
-    send(&producer, &settings, "first").expect("to send");
-    link.hold_next(END_TXN);
+    send(&producer, settings, "first").expect("to send");
+    link.hold_next(number);
     // The client sends it again over a new connection, and that is that, it says.
     producer.commit().expect("to commit");
     assert!(link.has_held());
-    assert_eq!(committed(&settings), ["first"]);
+    assert_eq!(committed(settings), ["first"]);
 
     assert_eq!(producer.level(), level);
     let producer = match producer.begin() {
@@ -141,17 +147,17 @@ async fn a_late_end(version: Option<u8>) {
         Err(failure) => {
             assert!(level == Level::V1 && matches!(failure, Failure::Stale(_)), "{failure}");
             drop(producer);
-            let successor = TransactionalProducer::new(&settings, "late").expect("a producer");
+            let successor = TransactionalProducer::new(settings, "late").expect("a producer");
             successor.begin().expect("to begin");
             successor
         }
     };
-    send(&producer, &settings, "second").expect("to send");
+    send(&producer, settings, "second").expect("to send");
     // It is with the broker, and its transaction is open.
     producer.flush().expect("the second record is sent");
     link.let_arrive().await;
-    assert_eq!(committed(&settings), ["first"], "a late request has committed half a transaction");
-    send(&producer, &settings, "third").expect("to send");
+    assert_eq!(committed(settings), ["first"], "a late request has committed half a transaction");
+    send(&producer, settings, "third").expect("to send");
     producer.commit().expect("to commit");
-    assert_eq!(committed(&settings), ["first", "second", "third"]);
+    assert_eq!(committed(settings), ["first", "second", "third"]);
 }

@@ -209,3 +209,6 @@ fn is_early(code: ErrorCode) -> bool {
 fn is_early_io(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! One connection to a broker, without its socket: the handshake, requests in flight, throttling, login.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -83,9 +84,9 @@ pub(crate) enum Answer {
     Identified(Identified),
     Code(KafkaCode),
     /// By topic and partition.
-    Partitions(Vec<(String, i32, KafkaCode)>),
+    Partitions(Vec<(Arc<str>, i32, KafkaCode)>),
     /// By topic and partition; and the addresses of leaders that the broker names.
-    Produced(Vec<(String, i32, Produced)>, Vec<(i32, Address)>),
+    Produced(Vec<(Arc<str>, i32, Produced)>, Vec<(i32, Address)>),
 }
 
 /// What came over a link.
@@ -336,7 +337,7 @@ impl Link {
                     reader.no_tags()?;
                     let (throttle_ms, answer) = read(&subject, asked.version, &mut reader)?;
                     if throttle_ms > 0 {
-                        self.quiet_until = Some(now + Duration::from_millis(throttle_ms.into()));
+                        self.throttled_until(now + Duration::from_millis(throttle_ms.into()));
                     }
                     return Ok(Some(Arrived::Answer(subject, answer)));
                 }
@@ -346,6 +347,12 @@ impl Link {
                 return Ok(Some(Arrived::Ready));
             }
         }
+    }
+
+    /// The broker reads nothing until then, so what was asked already is answered later, too.
+    fn throttled_until(&mut self, until: Instant) {
+        self.quiet_until = self.quiet_until.max(Some(until));
+        self.asked.iter_mut().for_each(|asked| asked.at = asked.at.max(until));
     }
 
     fn too_old(&self, versions: &Versions, api: Api, needed: i16) -> Closed {
@@ -440,14 +447,14 @@ pub(crate) fn read(subject: &Subject, version: i16, reader: &mut Reader<'_>) -> 
         Subject::AddPartitions(_) | Subject::Offsets => {
             let mut partitions = Vec::new();
             let throttle = answers::by_partition(reader, |topic, partition, code| {
-                partitions.push((topic.to_owned(), partition, code));
+                partitions.push((Arc::clone(topic), partition, code));
             })?;
             (throttle, Answer::Partitions(partitions))
         }
         Subject::Produce(_) => {
             let mut partitions = Vec::new();
             let (throttle, nodes) = answers::produced(reader, |topic, partition, produced| {
-                partitions.push((topic.to_owned(), partition, produced));
+                partitions.push((Arc::clone(topic), partition, produced));
             })?;
             (throttle, Answer::Produced(partitions, nodes))
         }

@@ -8,7 +8,7 @@ use super::pause::Length;
 use crate::wire::codes::KafkaCode;
 use crate::wire::requests::{Api, Level};
 
-/// What follows from an answer. A later one is more serious: it counts when partitions of one answer differ.
+/// What follows from an answer. Where partitions of one answer differ, the failure that says more counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaction {
     /// It succeeded.
@@ -143,6 +143,10 @@ pub(crate) fn refusal(code: KafkaCode) -> Option<(Code, &'static str)> {
         K::CLUSTER_AUTHORIZATION_FAILED => {
             (Code::RightMissing, "allow the user of kafka.sasl_username this on the cluster (ACL)")
         }
+        K::INVALID_TOPIC_EXCEPTION => (
+            Code::Setting,
+            "give the topic a name that Kafka allows: at most 249 letters, digits, dots, underscores and hyphens",
+        ),
         K::INVALID_TIMESTAMP => (
             Code::RecordRefused,
             "this machine's clock is wrong: set it, or let the broker stamp the records (topic configuration \

@@ -32,7 +32,8 @@ pub(crate) fn of(settings: &KafkaSettings, transactional_id: &str) -> Result<(Op
         bootstrap: addresses(&settings.bootstrap_servers)?,
         greeting,
     };
-    let tls = client("security.protocol").is_some_and(|protocol| protocol.ends_with("SSL")).then(|| tls(settings));
+    let has_tls = client("security.protocol").is_some_and(|protocol| protocol.ends_with("SSL"));
+    let tls = if has_tls { Some(tls(settings)?) } else { None };
     let dialer = Dialer::new(tls.as_ref()).map_err(|reason| {
         Error::new(Code::Setting, format!("TLS can't be set up: {reason}"))
             .with_remedy("correct kafka.ssl_ca_location and the ssl.* options of kafka.librdkafka")
@@ -54,16 +55,24 @@ fn login(settings: &KafkaSettings) -> Result<Option<Login>> {
     }))
 }
 
-fn tls(settings: &KafkaSettings) -> Tls {
+fn tls(settings: &KafkaSettings) -> Result<Tls> {
     let client = |name: &str| settings.client.get(name);
     let file = |name: &str| client(name).map(PathBuf::from);
-    Tls {
+    let certificate = match (file("ssl.certificate.location"), file("ssl.key.location")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            let text = "kafka.librdkafka: of ssl.certificate.location and ssl.key.location one is missing";
+            return Err(Error::usage(text).with_remedy("set both, or neither"));
+        }
+    };
+    Ok(Tls {
         authorities: file("ssl.ca.location"),
-        certificate: file("ssl.certificate.location").zip(file("ssl.key.location")),
+        certificate,
         key_password: client("ssl.key.password").map(str::to_owned),
         trusts_everybody: client("enable.ssl.certificate.verification") == Some("false"),
         any_host: client("ssl.endpoint.identification.algorithm") == Some("none"),
-    }
+    })
 }
 
 /// The addresses of a list `host:port,host:port`; the port may be missing.

@@ -2,6 +2,8 @@
 //!
 //! Source: the message definitions of Apache Kafka (`clients/src/main/resources/common/message`).
 
+use std::sync::Arc;
+
 use super::bytes::{Malformed, Read, Reader};
 use super::codes::KafkaCode;
 use super::requests::{Api, Identity};
@@ -28,6 +30,18 @@ impl std::fmt::Display for Address {
 fn address(reader: &mut Reader<'_>, host: &str) -> Read<Address> {
     let port = u16::try_from(reader.i32()?).map_err(|_| Malformed("a port is none"))?;
     Ok(Address { host: host.to_owned(), port })
+}
+
+/// Bytes of the longest name that Kafka allows a topic.
+const LONGEST_NAME: usize = 249;
+
+/// The name of a topic, kept once for all of its partitions: an answer takes a few times its own bytes at most.
+fn topic_name(reader: &mut Reader<'_>) -> Read<Arc<str>> {
+    let name = reader.compact_text()?.unwrap_or_default();
+    if name.len() > LONGEST_NAME {
+        return Err(Malformed("the name of a topic is too long"));
+    }
+    Ok(name.into())
 }
 
 fn code(reader: &mut Reader<'_>) -> Read<KafkaCode> {
@@ -290,12 +304,12 @@ pub fn added_offsets(reader: &mut Reader<'_>) -> Read<(u32, KafkaCode)> {
 
 /// The answer to AddPartitionsToTxn or TxnOffsetCommit: calls `each` with topic, partition and error of each partition;
 /// returns the throttle.
-pub fn by_partition(reader: &mut Reader<'_>, mut each: impl FnMut(&str, i32, KafkaCode)) -> Read<u32> {
+pub fn by_partition(reader: &mut Reader<'_>, mut each: impl FnMut(&Arc<str>, i32, KafkaCode)) -> Read<u32> {
     let throttle_ms = throttle(reader)?;
     reader.compact_array(|reader| {
-        let topic = reader.compact_text()?.unwrap_or_default();
+        let topic = topic_name(reader)?;
         reader.compact_array(|reader| {
-            each(topic, reader.i32()?, code(reader)?);
+            each(&topic, reader.i32()?, code(reader)?);
             reader.no_tags()
         })?;
         reader.no_tags()
@@ -319,10 +333,10 @@ pub struct Produced {
 /// of leaders that it names.
 pub fn produced(
     reader: &mut Reader<'_>,
-    mut each: impl FnMut(&str, i32, Produced),
+    mut each: impl FnMut(&Arc<str>, i32, Produced),
 ) -> Read<(u32, Vec<(i32, Address)>)> {
     reader.compact_array(|reader| {
-        let topic = reader.compact_text()?.unwrap_or_default();
+        let topic = topic_name(reader)?;
         reader.compact_array(|reader| {
             let partition = reader.i32()?;
             let mut produced = Produced { code: code(reader)?, ..Produced::default() };
@@ -340,7 +354,7 @@ pub fn produced(
                 }
                 Ok(())
             })?;
-            each(topic, partition, produced);
+            each(&topic, partition, produced);
             Ok(())
         })?;
         reader.no_tags()

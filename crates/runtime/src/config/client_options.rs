@@ -110,14 +110,27 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "sticky.partitioning.linger.ms",
 ];
 
-/// One warning for each option that has no effect.
+/// How the names of options begin that are about connections, but not about those of the programs' own producer.
+const OF_OTHER_CONNECTIONS: &[&str] =
+    &["socket.", "broker.address.", "reconnect.", "client.dns.", "connections.", "metadata.", "topic.metadata."];
+
+/// One warning for each option that has no effect, or that a user may believe to have another one.
 pub(super) fn warnings(settings: &Settings) -> impl Iterator<Item = String> {
     let options = settings.map("kafka.librdkafka").unwrap_or_default();
-    options.into_iter().filter(|(key, _)| WITHOUT_EFFECT.contains(&key.as_str())).map(|(key, _)| {
-        format!(
-            "kafka.librdkafka: {key} has no effect: it is of librdkafka's producer, and the programs have their own. What \
-             to do: remove it (producer.linger says how often a commit is made)"
-        )
+    options.into_iter().filter_map(|(key, _)| {
+        if WITHOUT_EFFECT.contains(&key.as_str()) {
+            return Some(format!(
+                "kafka.librdkafka: {key} has no effect: it is of librdkafka's producer, and the programs have their own. What \
+                 to do: remove it (producer.linger says how often a commit is made)"
+            ));
+        }
+        let is_other = OF_OTHER_CONNECTIONS.iter().any(|start| key.starts_with(start));
+        is_other.then(|| {
+            format!(
+                "kafka.librdkafka: {key} does not reach the programs' own producer, only the clients that read. What to \
+                 do: nothing, if that is what you want"
+            )
+        })
     })
 }
 
@@ -139,6 +152,11 @@ pub(super) fn client_options(settings: &Settings) -> Result<ClientOptions> {
                 .with_remedy("remove it: changing it would break exactly once"));
         }
         check_client_option(&key, &value, &from)?;
+        if key == "enable.ssl.certificate.verification" && !["true", "false"].contains(&value.as_str()) {
+            // librdkafka has more spellings, of which the other clients know nothing.
+            return Err(Error::usage(format!("kafka.librdkafka: {key} is neither true nor false{from}"))
+                .with_remedy("write true or false"));
+        }
         if is_of_security(&key) && !OF_PRODUCER.contains(&key.as_str()) {
             return Err(Error::usage(format!("kafka.librdkafka: {key} does not reach the programs' own producer{from}"))
                 .with_remedy(

@@ -174,8 +174,12 @@ fn misspelt_variables_are_pointed_out() {
 fn an_option_without_effect_is_pointed_out() {
     let options = [("KAFKA_LIBRDKAFKA", "linger.ms=5,client.id=me,socket.timeout.ms=9000")];
     let settings = load("", &options, &[]).expect("it is a warning only");
-    let [warning] = settings.warnings() else { panic!("{:?}", settings.warnings()) };
-    assert!(warning.starts_with("kafka.librdkafka: linger.ms has no effect"), "{warning}");
+    let [without, elsewhere] = settings.warnings() else { panic!("{:?}", settings.warnings()) };
+    assert!(without.starts_with("kafka.librdkafka: linger.ms has no effect"), "{without}");
+    assert!(
+        elsewhere.starts_with("kafka.librdkafka: socket.timeout.ms does not reach the programs' own"),
+        "{elsewhere}"
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What follows from each answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::failure::Failure;
@@ -12,6 +13,20 @@ use crate::wire::answers::{Address, Coordinator, Identified, Metadata, Produced}
 use crate::wire::codes::KafkaCode;
 use crate::wire::requests::{Api, Coordinates, Level};
 use model::error::Code;
+
+/// Topic, partition and what became of it.
+type PartitionCode = (Arc<str>, i32, KafkaCode);
+
+/// The first partition of each error. Each counts once, as every loss of the coordinator makes the pause longer.
+fn errors(answers: &[PartitionCode]) -> Vec<&PartitionCode> {
+    let mut errors: Vec<&PartitionCode> = Vec::new();
+    for answer in answers.iter().filter(|(.., code)| code.is_error()) {
+        if errors.iter().all(|(.., code)| *code != answer.2) {
+            errors.push(answer);
+        }
+    }
+    errors
+}
 
 /// A batch that brokers call corrupt so often is given up.
 const CORRUPT_TRIES: u32 = 5;
@@ -149,16 +164,15 @@ impl Core {
         if is_finalised && speaks_all { Level::V2 } else { Level::V1 }
     }
 
-    fn added(&mut self, slots: &[usize], answers: &[(String, i32, KafkaCode)], now: Instant) {
+    fn added(&mut self, slots: &[usize], answers: &[PartitionCode], now: Instant) {
         self.step.is_asked = false;
         let mut pause = None;
-        for (topic, partition, code) in answers {
-            if !code.is_error() {
-                if let Some(slot) = self.slots.find(topic, *partition) {
-                    self.slots.all[slot].membership = Membership::In;
-                }
-                continue;
+        for (topic, partition, _) in answers.iter().filter(|(.., code)| !code.is_error()) {
+            if let Some(slot) = self.slots.find(topic, *partition) {
+                self.slots.all[slot].membership = Membership::In;
             }
+        }
+        for (topic, partition, code) in errors(answers) {
             // The error of another partition counts.
             if *code == KafkaCode::OPERATION_NOT_ATTEMPTED {
                 continue;
@@ -190,9 +204,9 @@ impl Core {
         change(offsets);
     }
 
-    fn offsets_answered(&mut self, answers: &[(String, i32, KafkaCode)], now: Instant) {
+    fn offsets_answered(&mut self, answers: &[PartitionCode], now: Instant) {
         let mut pause = None;
-        for (topic, partition, code) in answers.iter().filter(|(.., code)| code.is_error()) {
+        for (topic, partition, code) in errors(answers) {
             let what = format!(" of group {}, topic {topic}, partition {partition}", self.group);
             let again = self.react(Api::TxnOffsetCommit, *code, Coordinates::Group, &what, now);
             pause = pause.or(again);
@@ -205,7 +219,7 @@ impl Core {
     fn produced(
         &mut self,
         slots: &[usize],
-        answers: Vec<(String, i32, Produced)>,
+        answers: Vec<(Arc<str>, i32, Produced)>,
         nodes: Vec<(i32, Address)>,
         now: Instant,
     ) {
@@ -269,12 +283,13 @@ impl Core {
             return self.ended(next);
         }
         let what = if commit { " (commit)" } else { " (abort)" };
-        let is_abortable = reaction(Api::EndTxn, answer.code, self.level) == Reaction::Abort;
-        if is_abortable && commit {
+        let reaction = reaction(Api::EndTxn, answer.code, self.level);
+        if reaction == Reaction::Abort && commit {
             // The coordinator refuses the commit, so nothing is committed.
             self.is_ending = false;
         }
-        if is_abortable && !commit {
+        if matches!(reaction, Reaction::Abort | Reaction::Refused) && !commit {
+            // The next producer ends it, or is told the same at its start.
             return self.fail(Failure::Broken(format!("EndTxn{what}: {}", answer.code)));
         }
         if let Some(length) = self.react(Api::EndTxn, answer.code, Coordinates::Transactions, what, now) {

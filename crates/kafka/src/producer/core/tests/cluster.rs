@@ -35,6 +35,8 @@ pub(super) enum Reply {
     Each(Vec<(i32, KafkaCode)>),
     /// It succeeds, and the producer continues with this epoch.
     Epoch(i16),
+    /// As before, with another id.
+    Id(i64, i16),
     /// The connection breaks without an answer.
     Break,
     /// No answer comes.
@@ -368,6 +370,7 @@ impl Cluster {
         match reply {
             _ if code != 0 => (-1, -1),
             Reply::Epoch(epoch) => (ID, *epoch),
+            Reply::Id(id, epoch) => (*id, *epoch),
             _ => {
                 self.epoch += 1;
                 (ID, self.epoch)

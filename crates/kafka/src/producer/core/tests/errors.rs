@@ -52,6 +52,103 @@ fn fate(version: i16, api: Api, code: K) -> Fate {
     }
 }
 
+/// What becomes of an abort whose first answer has an error.
+fn fate_of_an_abort(version: i16, code: K) -> Fate {
+    let mut cluster = Cluster::ready(1, version);
+    cluster.core.begin();
+    cluster.send("t", 0, "v");
+    cluster.core.flush().expect("a batch");
+    cluster.run();
+    cluster.once(Api::EndTxn, Reply::Code(code));
+    cluster.core.abort();
+    cluster.run();
+    assert!(cluster.asked(Api::EndTxn).iter().all(|end| end.starts_with("abort")));
+    match cluster.outcome() {
+        Ok(()) => Fate::Aborted,
+        Err(Failure::Fenced(_)) => Fate::Fenced,
+        Err(Failure::Broken(_)) => Fate::Broken,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn each_error_of_an_abort_has_its_fate() {
+    use Fate::{Aborted, Broken, Fenced};
+    let table: &[(&[K], Fate)] = &[
+        (&[K::REQUEST_TIMED_OUT, K::CONCURRENT_TRANSACTIONS, K::COORDINATOR_LOAD_IN_PROGRESS], Aborted),
+        (&[K::NOT_COORDINATOR, K::COORDINATOR_NOT_AVAILABLE, K::THROTTLING_QUOTA_EXCEEDED], Aborted),
+        (&[K::PRODUCER_FENCED, K::INVALID_PRODUCER_EPOCH], Fenced),
+        (&[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
+        (&[K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR, K::UNSUPPORTED_VERSION], Broken),
+        (&[K::TRANSACTIONAL_ID_AUTHORIZATION_FAILED], Broken),
+    ];
+    for (codes, wanted) in table {
+        for (code, version) in codes.iter().flat_map(|code| [(*code, V1), (*code, V2)]) {
+            assert_eq!(fate_of_an_abort(version, code), *wanted, "{code} on V{version}");
+        }
+    }
+}
+
+/// What is asked besides after an error: the coordinator, or the leaders.
+#[test]
+fn who_has_moved_is_looked_for() {
+    use Api::{
+        AddOffsetsToTxn, AddPartitionsToTxn, EndTxn, FindCoordinator, InitProducerId, Metadata, Produce,
+        TxnOffsetCommit,
+    };
+    let asked = |version: i16, api: Api, code: K, question: Api| {
+        let mut cluster = Cluster::new(2, version);
+        cluster.once(api, Reply::Code(code));
+        cluster.core.initialise();
+        cluster.run();
+        cluster.core.begin();
+        (0..3).for_each(|partition| cluster.send("t", partition, "v"));
+        cluster.core.send_offsets(member(), vec![offset(0, 7)]);
+        cluster.core.commit().expect("batches");
+        cluster.run();
+        assert_eq!(cluster.outcome(), Ok(()), "{api:?} {code}");
+        cluster.asked(question).len()
+    };
+    for version in [V1, V2] {
+        let usual = |question: Api| asked(version, EndTxn, K::NONE, question);
+        let (coordinators, leaders) = (usual(FindCoordinator), usual(Metadata));
+        for api in [InitProducerId, AddPartitionsToTxn, AddOffsetsToTxn, TxnOffsetCommit, EndTxn] {
+            if (api, version) == (AddOffsetsToTxn, V2) {
+                continue;
+            }
+            for code in [K::NOT_COORDINATOR, K::COORDINATOR_NOT_AVAILABLE] {
+                assert_eq!(
+                    asked(version, api, code, FindCoordinator),
+                    coordinators + 1,
+                    "{api:?} {code} on V{version}"
+                );
+            }
+            let still = asked(version, api, K::COORDINATOR_LOAD_IN_PROGRESS, FindCoordinator);
+            assert_eq!(still, coordinators, "{api:?} on V{version}");
+        }
+        assert_eq!(asked(version, TxnOffsetCommit, K::REQUEST_TIMED_OUT, FindCoordinator), coordinators + 1);
+        for code in [K::NOT_LEADER_OR_FOLLOWER, K::FENCED_LEADER_EPOCH, K::UNKNOWN_TOPIC_OR_PARTITION] {
+            assert_eq!(asked(version, Produce, code, Metadata), leaders + 1, "{code} on V{version}");
+        }
+        for code in [K::NOT_ENOUGH_REPLICAS, K::REQUEST_TIMED_OUT] {
+            assert_eq!(asked(version, Produce, code, Metadata), leaders, "{code} on V{version}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_stays_corrupt_is_given_up() {
+    for version in [V1, V2] {
+        let mut cluster = Cluster::ready(1, version);
+        cluster.script(|seen| if seen.api == Api::Produce { Reply::Code(K::CORRUPT_MESSAGE) } else { Reply::Good });
+        assert!(matches!(cluster.commit(&[0]), Err(Failure::Abortable(_))));
+        assert_eq!(cluster.asked(Api::Produce).len(), 6);
+        cluster.core.abort();
+        cluster.run();
+        assert_eq!(cluster.outcome(), Ok(()));
+    }
+}
+
 /// Every row of the table of errors.
 #[test]
 fn each_error_of_each_request_has_its_fate() {
@@ -87,8 +184,9 @@ fn each_error_of_each_request_has_its_fate() {
         (AddPartitionsToTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
         (AddPartitionsToTxn, &[K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR], Aborted),
         (AddOffsetsToTxn, &[K::CONCURRENT_TRANSACTIONS], Committed),
-        (AddOffsetsToTxn, &[K::INVALID_TXN_STATE], Broken),
-        (AddOffsetsToTxn, &[K::TRANSACTION_ABORTABLE], Aborted),
+        (AddOffsetsToTxn, &[K::REQUEST_TIMED_OUT], Committed),
+        (AddOffsetsToTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_PRODUCER_ID], Broken),
+        (AddOffsetsToTxn, &[K::TRANSACTION_ABORTABLE, K::UNKNOWN_SERVER_ERROR], Aborted),
         (Produce, &leaders, Committed),
         (Produce, &[K::CORRUPT_MESSAGE, K::UNKNOWN_TOPIC_OR_PARTITION, K::REQUEST_TIMED_OUT], Committed),
         (Produce, &[K::NOT_ENOUGH_REPLICAS, K::NOT_ENOUGH_REPLICAS_AFTER_APPEND], Committed),
@@ -105,6 +203,7 @@ fn each_error_of_each_request_has_its_fate() {
         (TxnOffsetCommit, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),
         (EndTxn, &[K::REQUEST_TIMED_OUT, K::CONCURRENT_TRANSACTIONS], Committed),
         (EndTxn, &[K::INVALID_TXN_STATE, K::INVALID_PRODUCER_ID_MAPPING, K::UNKNOWN_SERVER_ERROR], Broken),
+        (EndTxn, &[K::UNKNOWN_PRODUCER_ID], Broken),
         (EndTxn, &[K::TRANSACTION_ABORTABLE], Aborted),
         (FindCoordinator, &[K::COORDINATOR_NOT_AVAILABLE, K::COORDINATOR_LOAD_IN_PROGRESS], Committed),
         (FindCoordinator, &rights, Refused),

@@ -66,16 +66,21 @@ pub(super) fn read(key: ApiKey, version: i16, mut frame: Bytes) -> (Api, String,
     }
 }
 
+/// The epoch, and the id if it is not the usual one.
+fn identity(id: i64, epoch: i16) -> String {
+    if id == ID { format!("epoch {epoch}") } else { format!("epoch {epoch} of {id}") }
+}
+
 fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, String, Body) {
     let join = |places: &[(String, i32)]| places.iter().map(|(t, p)| format!("{t}-{p}")).collect::<Vec<_>>().join(" ");
     match key {
         ApiKey::AddPartitionsToTxn => {
             let request = AddPartitionsToTxnRequest::decode(frame, version).expect("a request");
-            assert_eq!(request.v3_and_below_producer_id, ProducerId(ID));
             let topics = request.v3_and_below_topics.iter();
             let places: Vec<(String, i32)> =
                 topics.flat_map(|t| t.partitions.iter().map(|p| (t.name.to_string(), *p))).collect();
-            let text = format!("{} epoch {}", join(&places), request.v3_and_below_producer_epoch);
+            let who = identity(request.v3_and_below_producer_id.0, request.v3_and_below_producer_epoch);
+            let text = format!("{} {who}", join(&places));
             (Api::AddPartitionsToTxn, text, Body::Add(places))
         }
         ApiKey::AddOffsetsToTxn => {
@@ -110,7 +115,8 @@ fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, St
             let request = EndTxnRequest::decode(frame, version).expect("a request");
             assert_eq!(request.transactional_id.as_str(), "tx");
             let what = if request.committed { "commit" } else { "abort" };
-            (Api::EndTxn, format!("{what} epoch {}", request.producer_epoch), Body::End)
+            let who = identity(request.producer_id.0, request.producer_epoch);
+            (Api::EndTxn, format!("{what} {who}"), Body::End)
         }
         ApiKey::Produce => {
             let request = ProduceRequest::decode(frame, version).expect("a request");
@@ -122,9 +128,10 @@ fn read_of_transaction(key: ApiKey, version: i16, frame: &mut Bytes) -> (Api, St
                     let mut records = partition.records.expect("records");
                     let set = RecordBatchDecoder::decode(&mut records).expect("a batch with its checksum");
                     let (first, count) = (&set.records[0], set.records.len());
-                    assert!(first.transactional && first.producer_id == ID);
+                    assert!(first.transactional);
                     let (sequence, epoch) = (first.sequence, first.producer_epoch);
-                    text.push(format!("{name}-{}:{count}@{sequence} epoch {epoch}", partition.index));
+                    let who = identity(first.producer_id, epoch);
+                    text.push(format!("{name}-{}:{count}@{sequence} {who}", partition.index));
                     let values = set.records.iter().map(|record| record.value.clone().unwrap_or_default());
                     let values = values.map(|value| String::from_utf8_lossy(&value).into_owned()).collect();
                     batches.push(Batch { topic: name, partition: partition.index, epoch, sequence, values });
