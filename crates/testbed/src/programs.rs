@@ -283,8 +283,16 @@ impl Program {
             // `signal: 9 (SIGKILL)`.
             _ => (1, status.to_string()),
         };
-        anyhow!(Ended { code, message: format!("{} ended with {meaning}{}", self.name, self.server.tail()) })
+        let logged = self.server.logged();
+        let slot = slot_in(&logged).map_or_else(String::new, |slot| format!(", in the slot {slot},"));
+        anyhow!(Ended { code, message: format!("{}{slot} ended with {meaning}{}", self.name, self.server.tail()) })
     }
+}
+
+/// The slot that a log names last: a consumer claims any that is free, so its number is not that of the process.
+fn slot_in(log: &str) -> Option<&str> {
+    let (_, rest) = log.rsplit_once("slot=")?;
+    rest.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().filter(|slot| !slot.is_empty())
 }
 
 #[cfg(test)]
@@ -292,6 +300,15 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[test]
+    fn the_slot_is_the_one_that_is_named_last() {
+        assert_eq!(
+            slot_in("INFO slot claimed slot=consumer_1 log=x\nINFO consumer{slot=consumer_5}: on"),
+            Some("consumer_5")
+        );
+        assert_eq!([slot_in("no slot"), slot_in("slot=")], [None, None]);
+    }
 
     #[test]
     fn a_program_that_ends_is_shown_once_and_may_be_started_again() {
