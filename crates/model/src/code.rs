@@ -79,7 +79,7 @@ codes! {
             "The disk is full.",
             "Make room. A running program continues without a restart.";
         ListenAddress, Definite, "listen-address",
-            "The program can't listen on the address of `metrics.listen`.",
+            "The program can't listen on the address of `metrics.listen`, or of `stream console --listen`.",
             "Name free ports of this machine. A range has one for each program, such as `127.0.0.1:9100-9109`.";
         ChecksFailed, Definite, "checks-failed",
             "`doctor` found faults, and shows each with its remedy; or a replay of a dead letter is refused, with the reason.",
