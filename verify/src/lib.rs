@@ -30,6 +30,7 @@ mod letters;
 mod line;
 mod logs;
 mod partitioner;
+mod parts;
 mod pass;
 mod place;
 mod postgres;
@@ -116,7 +117,7 @@ pub async fn execute(context: Context, different: &AtomicBool) -> Result<()> {
         }
     }
     let tables = tokio::task::block_in_place(|| tables::taken(&context.settings))?;
-    let mut parts = run::Parts::of_tables(&context.settings, &tables)?;
+    let mut parts = parts::Parts::of_tables(&context.settings, &tables)?;
     if let Some(only) = only {
         parts = vec![parts.swap_remove(tables::place(&tables, only)?)];
     }

@@ -2,15 +2,13 @@
 //! and the table with PostgreSQL; then collect the details of the differences.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::error::{Error, Result};
-use model::table_name::TableName;
 use mysql::table;
 use mysql_async::Conn;
-use runtime::config::{KafkaSettings, MySqlSettings, PINNED_SCHEMA, PostgresSettings, RegistrySettings, Settings};
+use runtime::config::{MySqlSettings, PINNED_SCHEMA, Settings};
 use tokio::sync::Mutex;
 use tracing::info;
 
@@ -23,104 +21,19 @@ use crate::explain;
 use crate::findings::{Check, Finding, Findings};
 use crate::gaps::{Gap, Gaps};
 use crate::letters::{self, Texts};
-use crate::line::{self, Form};
+use crate::line::Form;
 use crate::logs::{Judge, Logs, Others};
+use crate::parts::Parts;
 use crate::pass::{Pass, Share};
 use crate::postgres::{Stored, StoredRows};
 use crate::reading::Reader;
 use crate::rechecks::Rechecks;
 use crate::report::Report;
-use crate::rules::{self, Rules};
 use crate::schemas::{self, Schemas};
 use crate::source::Source;
 use crate::span::{Bounds, Span};
 use crate::topic::{Consumed, Topic};
 
-/// The places to compare.
-#[derive(Clone)]
-pub(crate) struct Parts {
-    mysql: MySqlSettings,
-    kafka: KafkaSettings,
-    registry: RegistrySettings,
-    postgres: Option<PostgresSettings>,
-    rules: Rules,
-    form: Form,
-    /// Logs folders.
-    logs: Vec<PathBuf>,
-    /// The main table, `database.table`, after which the progress is named.
-    source: String,
-    /// The tables that are compared in other runs, if there are any.
-    others: Option<Others>,
-    /// Bytes that a pass may keep.
-    memory: usize,
-}
-
-impl Parts {
-    /// Reads them from the settings.
-    ///
-    /// # Errors
-    /// Usage, with the name of the setting.
-    pub(crate) fn from(settings: &Settings) -> Result<Self> {
-        Ok(Self {
-            mysql: MySqlSettings::from(settings)?,
-            kafka: KafkaSettings::from(settings)?,
-            registry: RegistrySettings::from(settings)?,
-            postgres: PostgresSettings::from(settings)?,
-            rules: rules::of(settings)?,
-            form: line::form(settings),
-            logs: folders(settings.text("consumer.logs")),
-            source: settings.main_table().to_string(),
-            others: None,
-            memory: memory(settings)?,
-        })
-    }
-}
-
-impl Parts {
-    /// The places of each of these tables; the first run reports the lines that belong to none.
-    ///
-    /// # Errors
-    /// As [`Self::from`].
-    pub(crate) fn of_tables(settings: &Settings, tables: &[TableName]) -> Result<Vec<Self>> {
-        let mut parts = Vec::new();
-        for name in tables {
-            parts.push(Self::from(&settings.of_table(name))?);
-        }
-        if let [_] = tables {
-            return Ok(parts);
-        }
-        let mut names: HashSet<String> = tables.iter().map(record_name).collect();
-        names.insert(contract::parse(PINNED_SCHEMA)?.name);
-        let has_flat = parts.iter().any(|parts| parts.form == Form::Flat);
-        for (number, (parts, name)) in parts.iter_mut().zip(tables).enumerate() {
-            let own = (parts.form == Form::Nested).then(|| record_name(name));
-            parts.others = Some(Others { own, names: names.clone(), has_flat, reports_unknown: number == 0 });
-        }
-        Ok(parts)
-    }
-}
-
-fn memory(settings: &Settings) -> Result<usize> {
-    let memory = settings.bytes("verify.memory")?;
-    if memory >= LEAST_MEMORY {
-        return Ok(memory);
-    }
-    let reason = format!("is less than {} KiB", LEAST_MEMORY >> 10);
-    Err(settings.wrong("verify.memory", &reason).with_remedy("set it to 64KiB or more; leave it out for 256 MiB"))
-}
-
-/// The full name of the records of a table whose schema is made from it.
-fn record_name(table: &TableName) -> String {
-    format!("{}.{}", avro::schema::adjusted(&table.database), avro::schema::adjusted(&table.table))
-}
-
-/// The logs folders of a setting: paths separated by commas, unless a folder has the whole text as its name.
-fn folders(text: &str) -> Vec<PathBuf> {
-    if Path::new(text).is_dir() { vec![text.into()] } else { text.split(',').map(|p| p.trim().into()).collect() }
-}
-
-/// Bytes that a pass may keep, at least.
-const LEAST_MEMORY: usize = 64 << 10;
 /// Changes that are in the topic more than once, and are looked at one by one.
 const MOST_REPEATED: usize = 10_000;
 /// The wait for changes on their way, without `--wait`.

@@ -24,7 +24,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Signed by `by`, or by itself; for the host `host`.
+    /// For the host `host`, signed by `by`, else self-signed.
     fn make(folder: &Path, name: &str, host: &str, by: Option<&Self>) -> Self {
         let key = PKey::from_rsa(Rsa::generate(2_048).expect("a key")).expect("a key");
         let mut subject = X509NameBuilder::new().expect("a name");
