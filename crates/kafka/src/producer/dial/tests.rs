@@ -96,7 +96,7 @@ fn a_client_shows_its_certificate_and_looks_at_the_brokers() {
     let other = Pair::make(folder.path(), "other", "other", None);
     Pair::make(folder.path(), "server", "localhost", Some(&ca));
     Pair::make(folder.path(), "client", "client", Some(&ca));
-    Pair::make(folder.path(), "stranger", "client", Some(&other));
+    Pair::make(folder.path(), "foreign", "client", Some(&other));
     let port = server(folder.path());
     let of = |authority: &str, client: &str, key: &str, password: Option<&str>| Tls {
         authorities: Some(path(authority)),
@@ -110,7 +110,7 @@ fn a_client_shows_its_certificate_and_looks_at_the_brokers() {
     // The broker refuses who shows none, or one of another authority.
     let is_refused = |tls: &Tls, host: &str| matches!(greeted(tls, host, port), Err(Closed::Certificate(_)));
     assert!(is_refused(&Tls { certificate: None, ..good.clone() }, "localhost"));
-    assert!(is_refused(&of("ca.pem", "stranger.pem", "stranger.key", None), "localhost"));
+    assert!(is_refused(&of("ca.pem", "foreign.pem", "foreign.key", None), "localhost"));
     // We refuse a broker of another authority, or of another name.
     let foreign = of("other.pem", "client.pem", "client.key", None);
     assert!(is_refused(&foreign, "localhost"));
