@@ -33,6 +33,9 @@ use crate::taken;
 const SHOWN: &str = "Print one JSON object: file {path, state (missing, damaged, written, asks_for_snapshot, asks_for_time), \
     content}, kafka {topic, epoch, position, read_up_to, snapshot_rows}, null before the first start; refused, why a start \
     would refuse the file";
+const ASKED: &str = "Print one JSON object: asked_for (snapshot, time, table), since, table, file; null is what is not \
+    asked for";
+const RESTORED: &str = "Print one JSON object: file, epoch, position";
 
 fn json_flag(form: &'static str) -> Arg {
     Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print JSON instead of text").long_help(form)
@@ -52,9 +55,17 @@ pub fn command() -> Command {
                 .about("List the server's tables: which are taken and how, and why one is not")
                 .arg(json_flag("Print one JSON object: tables [{table, pattern, topic, records, refused}]")),
         )
-        .subcommand(Command::new("snapshot").about("Ask for a snapshot of one table, while the others continue").arg(
-            Arg::new("table").value_name("DB.TABLE").required(true).help("A table that is taken, e.g. shop.orders"),
-        ))
+        .subcommand(
+            Command::new("snapshot")
+                .about("Ask for a snapshot of one table, while the others continue")
+                .arg(
+                    Arg::new("table")
+                        .value_name("DB.TABLE")
+                        .required(true)
+                        .help("A table that is taken, e.g. shop.orders"),
+                )
+                .arg(json_flag(ASKED)),
+        )
         .subcommand(
             Command::new("checkpoint")
                 .about("Look at the progress, restore the file, or ask for a replay")
@@ -62,15 +73,19 @@ pub fn command() -> Command {
                 .subcommand(Command::new("show").about("What the checkpoint file and Kafka say").arg(json_flag(SHOWN)))
                 .subcommand(
                     Command::new("restore")
-                        .about("Write the checkpoint file from the position in Kafka, to continue there"),
+                        .about("Write the checkpoint file from the position in Kafka, to continue there")
+                        .arg(json_flag(RESTORED)),
                 )
                 .subcommand(
-                    Command::new("reset").about("Ask for a snapshot of the table, then the binlog: a new epoch"),
+                    Command::new("reset")
+                        .about("Ask for a snapshot of the table, then the binlog: a new epoch")
+                        .arg(json_flag(ASKED)),
                 )
                 .subcommand(
                     Command::new("set")
                         .about("Ask for every change committed at or after a time: a new epoch")
-                        .arg(time),
+                        .arg(time)
+                        .arg(json_flag(ASKED)),
                 ),
         )
 }
@@ -84,12 +99,13 @@ pub async fn execute(context: Context) -> Result<()> {
     match context.arguments.subcommand() {
         Some(("doctor", _)) => doctor::conclude(&checks(&settings).await?),
         Some(("snapshot", arguments)) => {
-            ask_for_table(&settings, arguments.get_one::<String>("table").map_or("", String::as_str))
+            let table = arguments.get_one::<String>("table").map_or("", String::as_str);
+            ask_for_table(&settings, table, arguments.get_flag("json"))
         }
         Some(("tables", arguments)) => list_tables::print(&settings, arguments.get_flag("json")).await,
         Some(("checkpoint", arguments)) => match arguments.subcommand() {
-            Some(("restore", _)) => restore(&settings).await,
-            Some(("reset", _)) => ask(&settings, None),
+            Some(("restore", arguments)) => restore(&settings, arguments.get_flag("json")).await,
+            Some(("reset", arguments)) => ask(&settings, None, arguments.get_flag("json")),
             Some(("set", arguments)) => {
                 let text = arguments.get_one::<String>("time").map_or("", String::as_str);
                 let time = Micros::parse(text).ok_or_else(|| {
@@ -101,7 +117,7 @@ pub async fn execute(context: Context) -> Result<()> {
                     let text = format!("{time} is in the future, so no change was committed since");
                     return Err(Error::new(Code::CommandLine, text).with_remedy("name a time that has passed"));
                 }
-                ask(&settings, Some(time))
+                ask(&settings, Some(time), arguments.get_flag("json"))
             }
             Some((_, arguments)) if arguments.get_flag("json") => show_json(&settings).await,
             _ => show(&settings).await,
@@ -113,10 +129,20 @@ pub async fn execute(context: Context) -> Result<()> {
     }
 }
 
-fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
+/// Prints a JSON object on one line.
+fn print_json(object: &Value) {
+    println!("{}", escape::escaped(&object.to_string()));
+}
+
+fn ask(settings: &ProducerSettings, from: Option<Micros>, is_json: bool) -> Result<()> {
     let path = settings.time_track.join(FILE);
     create_folder(settings)?;
     checkpoint::replace(&path, &Request { from, id: None }.text(), || Ok(true))?;
+    if is_json {
+        let (what, since) = (if from.is_some() { "time" } else { "snapshot" }, from.map(|time| time.to_string()));
+        print_json(&json!({ "asked_for": what, "since": since, "table": null, "file": path }));
+        return Ok(());
+    }
     match from {
         None => println!("asked for a snapshot, then the binlog"),
         Some(time) => println!("asked for every change committed at or after {time}"),
@@ -125,7 +151,7 @@ fn ask(settings: &ProducerSettings, from: Option<Micros>) -> Result<()> {
     Ok(())
 }
 
-fn ask_for_table(settings: &ProducerSettings, text: &str) -> Result<()> {
+fn ask_for_table(settings: &ProducerSettings, text: &str, is_json: bool) -> Result<()> {
     let name = Pattern::parse(text).ok().and_then(|pattern| pattern.exact());
     let name = name.ok_or_else(|| {
         Error::new(Code::CommandLine, format!("{text:?} is no name of a table"))
@@ -137,16 +163,18 @@ fn ask_for_table(settings: &ProducerSettings, text: &str) -> Result<()> {
     }
     create_folder(settings)?;
     snapshot_requests::ask(&settings.time_track, &name)?;
+    let path = snapshot_requests::path(&settings.time_track);
+    if is_json {
+        print_json(&json!({ "asked_for": "table", "since": null, "table": name.to_string(), "file": path }));
+        return Ok(());
+    }
     println!("asked for a snapshot of {name}; the stream of other tables continues");
-    println!(
-        "a running producer begins at once, another one when it is started ({})",
-        snapshot_requests::path(&settings.time_track).display()
-    );
+    println!("a running producer begins at once, another one when it is started ({})", path.display());
     Ok(())
 }
 
 /// Writes the file as the producer would have written it.
-async fn restore(settings: &ProducerSettings) -> Result<()> {
+async fn restore(settings: &ProducerSettings, is_json: bool) -> Result<()> {
     let path = settings.time_track.join(FILE);
     create_folder(settings)?;
     // A damaged file is replaced.
@@ -157,6 +185,12 @@ async fn restore(settings: &ProducerSettings) -> Result<()> {
     if !checkpoint::replace(&path, &text, || Ok(checkpoint::text(&path).ok().flatten() == seen))? {
         return Err(Error::transient(format!("{} was edited at this very moment", path.display()))
             .with_remedy("look at it, and run the command again"));
+    }
+    if is_json {
+        let kafka = progress.map(|progress| (progress.epoch, progress.position.to_string()));
+        let (epoch, position) = kafka.unzip();
+        print_json(&json!({ "file": path, "epoch": epoch, "position": position }));
+        return Ok(());
     }
     if let Some(progress) = progress {
         println!("{} says what Kafka has: epoch {} at {}", path.display(), progress.epoch, progress.position);
@@ -250,7 +284,7 @@ async fn show_json(settings: &ProducerSettings) -> Result<()> {
     };
     let refused = judged.as_ref().err().map(ToString::to_string);
     let file = json!({ "path": path, "state": state, "content": content });
-    println!("{}", escape::escaped(&json!({ "file": file, "kafka": kafka, "refused": refused }).to_string()));
+    print_json(&json!({ "file": file, "kafka": kafka, "refused": refused }));
     judged
 }
 

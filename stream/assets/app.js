@@ -111,6 +111,7 @@ function concerns(status) {
     const name = slot(consumer.name);
     const partitions = consumer.partitions.length > 0 ? `; ${consumer.partitions.length === 1 ? "partition" : "partitions"} ${consumer.partitions.join(", ")} wait, ${duration(status.session_timeout)} at most` : "";
     if (consumer.state === "stopped") add(name, "has stopped", `has stopped${partitions}`, "start a consumer: it takes the place and its partitions");
+    else if (consumer.is_silent && consumer.state === "elsewhere") add(name, "gives no answer", "gave answers at /metrics and gives none now: it may have stopped, or hang", "look for its process where its logs are: end one that hangs, and start a consumer");
     else if (consumer.is_silent) add(name, "gives no answer", "gives no answer at /metrics", "wait; if it stays so, it hangs: end its process, and start a consumer");
     else if (consumer.metrics && !consumer.metrics.is_ready) add(name, "is not ready", `is not ready: ${consumer.metrics.reason ?? "it gives no reason"}`);
   }
@@ -132,7 +133,7 @@ function health() {
   }
   const faults = status?.faults ?? [];
   const list = status ? concerns(status) : [];
-  const away = [...new Set(faults.map((one) => one.part))].map((part) => `${part} is away`);
+  const away = [...new Map(faults.map((one) => [one.part, one])).values()].map(({ part, refuses }) => `${part} ${refuses ? "refuses" : "is away"}`);
   const bad = away.concat(list.map((one) => `${one.part} ${one.short}`));
   const state = bad.length === 0 ? chip("good", "everything works") : chip("bad", bad.length === 1 ? bad[0] : `${bad[0]}, and ${bad.length - 1} more`, bad.join("\n"));
   const key = JSON.stringify([isConnected, Boolean(status), bad, faults.concat(list).map((one) => [one.part, one.reason])]);

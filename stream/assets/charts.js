@@ -17,18 +17,22 @@ function times(plot, splits) {
   });
 }
 
-function axes(format) {
+/** The axes: time, values at the left, and values of another unit at the right, if a curve has one. */
+function axes(format, other) {
   const stroke = () => colour("--muted");
-  const grid = { stroke: () => colour("--line"), width: 1 };
-  return [
-    { stroke, font: FONT, grid: { show: false }, ticks: { show: false }, space: 70, size: 24, values: times },
-    { stroke, font: FONT, grid, ticks: { show: false }, size: 52, space: 36, values: (_, values) => values.map((v) => (v === null ? "" : format(v))) },
+  const common = { stroke, font: FONT, ticks: { show: false } };
+  const upright = (write) => ({ ...common, size: 52, space: 36, values: (_, values) => values.map((v) => (v === null ? "" : write(v))) });
+  const list = [
+    { ...common, grid: { show: false }, space: 70, size: 24, values: times },
+    { ...upright(format), grid: { stroke: () => colour("--line"), width: 1 } },
   ];
+  if (other) list.push({ ...upright(other), scale: "other", side: 1, grid: { show: false } });
+  return list;
 }
 
 /**
- * A card with curves. `curves` are `{name, label, colour, fill, steps}`, where `colour` names a property of the style;
- * `format` writes a value. Returns `{card, set(data), close}`: `data` is `[at, ...curves]`.
+ * A card with curves. `curves` are `{name, label, colour, fill, steps, format}`, where `colour` names a property of the style;
+ * `format` writes a value, that of a curve its values if they have another unit, whose axis is at the right. Returns `{card, set(data), close}`: `data` is `[at, ...curves]`.
  */
 export function chart({ title, hint, curves, format, height = 150, points = false, sync }) {
   const values = curves.map(() => el("b", null, "–"));
@@ -43,19 +47,22 @@ export function chart({ title, hint, curves, format, height = 150, points = fals
   const show = (index) => curves.forEach((_, at) => {
     const list = data[at + 1];
     const value = index === null || index === undefined ? list.findLast((v) => v !== null) : list[index];
-    text(values[at], value === null || value === undefined ? "–" : format(value));
+    text(values[at], value === null || value === undefined ? "–" : (curves[at].format ?? format)(value));
   });
+  const other = curves.find((curve) => curve.format)?.format;
+  const range = (_, low, high) => bounds(low, high, points);
   const make = () => {
     plot?.destroy();
     const options = {
       width: Math.max(place.clientWidth, 120), height,
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, sync: sync && { key: sync }, drag: { x: false, y: false } },
-      scales: { x: { time: true }, y: { range: (_, low, high) => bounds(low, high, points) } },
-      axes: axes(format),
-      padding: [8, 22, 0, 0],
+      scales: { x: { time: true }, y: { range }, ...(other && { other: { range } }) },
+      axes: axes(format, other),
+      padding: [8, other ? 0 : 22, 0, 0],
       series: [{}, ...curves.map((curve) => ({
         label: curve.label,
+        scale: curve.format ? "other" : "y",
         stroke: () => colour(curve.colour),
         width: 1.6,
         fill: curve.fill ? () => colour(curve.fill) : undefined,

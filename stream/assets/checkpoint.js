@@ -1,6 +1,6 @@
 // The checkpoint: how far the topics are, and a replay, which needs --allow-control, the token and a second look.
 
-import { count, duration, el, empty, fault, moment, replace } from "./dom.js";
+import { count, duration, el, empty, failing, fault, moment, replace } from "./dom.js";
 import { openDialog } from "./detail.js";
 import { ask, on, store } from "./store.js";
 import { visible } from "./values.js";
@@ -12,7 +12,8 @@ function present(body) {
   const { status } = store;
   if (!status) return;
   const { reached, source, producer } = status;
-  const key = JSON.stringify([reached, source, producer]);
+  const mysql = `MySQL ${failing(status.faults, "MySQL") ?? "was not asked"}.`;
+  const key = JSON.stringify([reached, source, producer, mysql]);
   if (body.dataset.key === key) return;
   body.dataset.key = key;
   const where = reached ? facts([
@@ -25,7 +26,7 @@ function present(body) {
     ["Kafka is behind", source.is_same_server === false ? "another server answers" : source.behind_bytes === 0 ? "nothing is missing" : `${count(source.behind_bytes)} bytes, ${duration(source.behind_seconds)}`],
     ["Needed binlog is kept for", source.purge_seconds === null ? "as long as nobody purges it" : duration(source.purge_seconds)],
     ["Producer", producer.holder ?? (producer.metrics ? `answers at ${producer.metrics.address}` : producer.has_folder ? "stopped" : "unknown here")],
-  ]) : empty("MySQL does not answer.", "");
+  ]) : empty(mysql, "");
   replace(body, card("In Kafka", where), card("At the source", server));
 }
 

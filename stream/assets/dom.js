@@ -133,6 +133,12 @@ export function row(heads, cells, open) {
 /** What a view shows when there is nothing. */
 export const empty = (title, hint) => el("div", { class: "empty" }, el("p", null, title), hint && el("p", { class: "muted" }, hint));
 
+/** What a part does instead of an answer; undefined when it has no fault. */
+export function failing(faults, part) {
+  const found = faults.find((one) => one.part === part);
+  return found && (found.refuses ? "refuses" : "does not answer");
+}
+
 /** A fault with its remedy. */
 export const fault = ({ part, reason, what_to_do: remedy }) => el("div", { class: "alert bad" },
   el("strong", null, part), el("span", null, reason), remedy && el("span", { class: "remedy" }, `What to do: ${remedy}`));

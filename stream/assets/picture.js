@@ -2,7 +2,7 @@
 //
 // A change waits in its partition until the group has committed it, so that a consumer that has stopped shows at once.
 
-import { count, duration, el, replace, short, slot, svg, text, unread } from "./dom.js";
+import { count, duration, el, failing, replace, short, slot, svg, text, unread } from "./dom.js";
 
 /** Partitions that are drawn one by one; of more, a line for each topic. */
 const PARTITIONS = 30;
@@ -81,7 +81,7 @@ export class Picture {
     const shape = JSON.stringify([
       status.tables.map((table) => [table.topic, table.partitions.length]),
       status.consumers.map((consumer) => [consumer.name, consumer.partitions]),
-      status.tables.some((table) => table.parked_keys !== null), narrow.matches,
+      hasPostgres(status), narrow.matches,
     ]);
     if (shape !== this.shape) {
       this.shape = shape;
@@ -108,7 +108,7 @@ export class Picture {
     this.consumers = new Map(shown.map((consumer) => [consumer.name, node("consumer", slot(consumer.name))]));
     const rest = status.consumers.length - shown.length;
     this.logs = node("sink", "JSON logs");
-    this.postgres = status.tables.some((table) => table.parked_keys !== null) ? node("sink", "PostgreSQL") : null;
+    this.postgres = hasPostgres(status) ? node("sink", "PostgreSQL") : null;
     const readers = [...this.consumers.values()].map((one) => one.box);
     if (readers.length === 0) readers.push(el("p", { class: "muted" }, "no consumer"));
     if (rest > 0) readers.push(el("p", { class: "muted" }, `and ${rest} more`));
@@ -138,11 +138,11 @@ export class Picture {
 
   fill(status) {
     const { source, reached, producer } = status;
-    const away = status.faults.some((fault) => fault.part === "MySQL");
-    this.mysql.set(source ? "good" : "bad", source ? [source.version, ...positionOf(source.end)] : [away ? "does not answer" : "unknown"], source?.address);
+    const { faults } = status;
+    this.mysql.set(source ? "good" : "bad", source ? [source.version, ...positionOf(source.end)] : [failing(faults, "MySQL") ?? "unknown"], source?.address);
     this.producer.set(...producerOf(producer, reached, status.tables));
-    const isAway = status.faults.some((fault) => fault.part === "Kafka");
-    for (const box of this.groups.values()) box.classList.toggle("is-bad", isAway);
+    const kafka = failing(faults, "Kafka");
+    for (const box of this.groups.values()) box.classList.toggle("is-bad", Boolean(kafka));
     const busiest = Math.max(50, ...status.tables.flatMap((table) => table.partitions.map(unread)));
     for (const table of status.tables) {
       for (const partition of table.partitions) {
@@ -168,16 +168,16 @@ export class Picture {
     this.logs.set(status.consumers.length > dead ? "good" : "bad", ["consumer_logs/"]);
     this.fillPostgres(status);
     const total = status.tables.reduce((sum, table) => sum + table.partitions.reduce((all, one) => all + one.end - one.begin, 0), 0);
-    if (isAway) text(this.note, "Kafka does not answer; this is what it said last");
+    if (kafka) text(this.note, `Kafka ${kafka}; this is what it said last`);
     else text(this.note, calm.matches ? `${short(total)} offsets in the topics` : `${short(total)} offsets in the topics; each dot is a change, at most 20 a second are drawn`);
   }
 
   fillPostgres(status) {
     if (!this.postgres) return;
-    const away = status.faults.some((fault) => fault.part === "PostgreSQL");
+    const away = failing(status.faults, "PostgreSQL");
     const behind = status.tables.reduce((sum, table) => sum + (table.postgres_behind ?? 0), 0);
     const parked = status.tables.reduce((sum, table) => sum + (table.parked_keys ?? 0), 0);
-    const lines = [away ? "does not answer" : behind > 0 ? `${short(behind)} behind` : "has all"];
+    const lines = [away ?? (behind > 0 ? `${short(behind)} behind` : "has all")];
     if (parked > 0) lines.push(`${count(parked)} ${parked === 1 ? "key" : "keys"} parked`);
     this.postgres.set(away ? "bad" : parked > 0 ? "warning" : "good", lines);
   }
@@ -327,6 +327,8 @@ export class Picture {
 }
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** It is on: it has told what it has, or could not be asked. */
+const hasPostgres = ({ tables, faults }) => tables.some((table) => table.parked_keys !== null) || Boolean(failing(faults, "PostgreSQL"));
 const placeOf = (change) => `${change.topic}/${change.partition}`;
 
 function along([a, b, c, d], part) {

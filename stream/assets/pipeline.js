@@ -1,7 +1,7 @@
 // The first view: the picture, its numbers and curves, and what has happened.
 
 import { chart } from "./charts.js";
-import { chip, clock, count, duration, el, empty, rate, replace, slot, text, unread } from "./dom.js";
+import { chip, clock, count, duration, el, empty, failing, rate, replace, slot, text, unread } from "./dom.js";
 import { Picture, stateOf } from "./picture.js";
 import { on, store } from "./store.js";
 
@@ -38,7 +38,7 @@ function tiles() {
       else latency.set(kafka === undefined ? "–" : ms(kafka), kafka === undefined ? "no change yet" : `into Kafka; p50 ${ms(latest("p50"))}`);
       if (!status) return;
       const from = status.source;
-      if (!from) source.set("unknown", "MySQL is away", "bad");
+      if (!from) source.set("unknown", `MySQL ${failing(status.faults, "MySQL") ?? "was not asked"}`, "bad");
       else if (from.is_same_server === false) source.set("another server", "see above", "bad");
       else if (from.behind_bytes === 0) source.set("nothing", "all is in Kafka");
       else source.set(from.behind_seconds === null ? "–" : duration(from.behind_seconds), from.behind_bytes === null ? "" : `${count(from.behind_bytes)} bytes of binlog`);
@@ -64,8 +64,11 @@ function charts() {
     ],
   });
   const lags = chart({
-    title: "Lag", hint: "Offsets that the group has not committed, without the mark behind the last record", sync, format: rate,
-    curves: [{ label: "offsets behind", name: "lag", colour: "--curve-1", fill: "--curve-1-soft" }],
+    title: "Lag", hint: "Offsets that the group has not committed, without the mark behind the last record (left axis); how long ago Kafka had everything of MySQL, at most (right axis)", sync, format: rate,
+    curves: [
+      { label: "offsets behind", name: "lag", colour: "--curve-1", fill: "--curve-1-soft" },
+      { label: "Kafka behind MySQL", name: "source", colour: "--curve-2", format: duration },
+    ],
   });
   const latency = chart({
     title: "Latency", hint: "From the commit in MySQL until the change is readable in Kafka, and until its line is durable in a log, by the consumers' metrics", sync, format: ms,
@@ -78,7 +81,7 @@ function charts() {
   const update = () => {
     const { series } = store;
     rates.set([series.at, series.written, series.offsets, series.read]);
-    lags.set([series.at, series.lag]);
+    lags.set([series.at, series.lag, series.source]);
     latency.set([series.at, series.p99, series.log_p50, series.log_p99]);
   };
   return { cards: [rates, lags, latency].map((one) => one.card), update, close: () => [rates, lags, latency].forEach((one) => one.close()) };

@@ -72,8 +72,8 @@ function history({ changes, searched, partition, topic }) {
 
 function oneRow(body, parameters) {
   const { table: name, key, partition, offset } = parameters;
-  const [plot, list, way] = [el("div"), el("div"), el("div")];
-  replace(body, el("div", { class: "row-view" }, el("div", null, plot, list), way));
+  const [plot, way, list] = ["row-plot", "row-way", "row-list"].map((name) => el("div", { class: name }));
+  replace(body, el("div", { class: "row-view" }, plot, way, list));
   replace(list, el("p", { class: "muted" }, "reading the partition of the key"));
   replace(way, el("p", { class: "muted" }, "asking each hop"));
   let end = () => {};

@@ -1,6 +1,6 @@
 // The way of a row, hop by hop, and where it stands.
 
-import { clock, count, duration, el, fault, moment, op, replace } from "./dom.js";
+import { clock, count, duration, el, failing, fault, moment, op, replace } from "./dom.js";
 import { value, visible } from "./values.js";
 
 const HOPS = {
@@ -39,17 +39,18 @@ function hops(trace, change) {
   const list = [];
   const row = source?.row ? Object.keys(source.row).length : 0;
   list.push(hop(begin || source?.exists ? "good" : "", "MySQL", begin && { at: begin, text: clock(begin) },
-    change?.position ? ["committed at ", el("code", null, visible(change.position))] : source ? (source.exists ? `the row is there${row ? ` with ${row} columns` : ""}` : "the row is not there") : "MySQL does not answer"));
+    change?.position ? ["committed at ", el("code", null, visible(change.position))] : source ? (source.exists ? `the row is there${row ? ` with ${row} columns` : ""}` : "the row is not there") : `MySQL ${failing(trace.faults, "MySQL") ?? "was not asked"}`));
   list.push(hop(level(2, Boolean(change)), "Topic", after(change?.written_at, begin),
     change ? `${trace.topic}, partition ${change.partition}, offset ${count(change.offset)}` : trace.uncommitted > 0 ? "in a Kafka transaction that is open" : "not there"));
   const log = change?.log;
   list.push(hop(level(3, Boolean(change?.is_consumed)), log ? `Log of ${log.slot}` : "Consumer and log", after(log?.committed_by, begin),
     log ? `${log.file}, byte ${count(log.byte)}` : change?.no_log ?? (change?.is_consumed ? "the group has read it" : "the group has not read it yet"),
     log && el("details", null, el("summary", null, "its line"), el("pre", { tabindex: "0" }, visible(log.line)))));
-  if (postgres || trace.faults.some((one) => one.part === "PostgreSQL")) {
+  const away = failing(trace.faults, "PostgreSQL");
+  if (postgres || away) {
     const isThere = Boolean(change?.is_in_postgres) || (isLast && standing.hop === "arrived");
     list.push(hop(postgres?.parked ? "bad" : level(4, isThere), "PostgreSQL", after(postgres?.committed_at && change?.is_in_postgres ? postgres.committed_at : null, begin),
-      postgres ? (change?.is_in_postgres ? `the row of ${postgres.table} is this change` : postgres.exists ? `${postgres.table} has ${postgres.offset === null ? "a row" : `offset ${count(postgres.offset)}`}` : `${postgres.table} has no such row`) : "does not answer",
+      postgres ? (change?.is_in_postgres ? `the row of ${postgres.table} is this change` : postgres.exists ? `${postgres.table} has ${postgres.offset === null ? "a row" : `offset ${count(postgres.offset)}`}` : `${postgres.table} has no such row`) : away,
       postgres?.parked && `parked: ${postgres.parked.reason}`));
   }
   return el("ol", { class: "hops" }, list);

@@ -35,7 +35,8 @@ const STATUS: &str = "Print one JSON object, with --watch one a line: at, group,
     topic, exists, snapshot {step, rows, of, rows_per_second, seconds_left}, partitions [{number, begin, end, open, \
     committed, lag, holder, waits, written_last_minute, written_per_second, read_per_second}], dead_letters, parked_keys, \
     postgres_behind}], consumers [{name, host, state (runs, stopped, joins, elsewhere), partitions, metrics, is_silent}], latency {p50_seconds, \
-    p99_seconds, changes}, free_slots, session_timeout, faults [{part, error, reason, what_to_do}]; null is what is unknown";
+    p99_seconds, changes}, free_slots, session_timeout, faults [{part, error, refuses, reason, what_to_do}]; null is \
+    what is unknown";
 
 /// Runs the program.
 pub fn start() -> ExitCode {
@@ -70,7 +71,7 @@ fn command() -> Command {
 
 fn status() -> Command {
     Command::new("status")
-        .about("The state of the pipeline on one screen; exits 75 when a part does not answer")
+        .about("The pipeline on one screen; exits 75 when a part does not answer, 1 when one refuses")
         .arg(
             Arg::new("watch").long("watch").action(ArgAction::SetTrue).help("Look again every two seconds, with rates"),
         )
@@ -88,7 +89,7 @@ const TRACE: &str = "Print one JSON object: table, topic, key, partition, source
     log {slot, file, byte, committed_by, line}, no_log, is_in_postgres}], searched [[partition, {from, to, begin, \
     is_complete}]], uncommitted, letter, postgres {table, exists, partition, offset, committed_at, row, parked {partition, \
     offset, column, sqlstate, reason}}, standing {hop (arrived, producer, consumer, postgres, parked, nowhere, unknown), text, \
-    what_to_do}, faults [{part, error, reason, what_to_do}]";
+    what_to_do}, faults [{part, error, refuses, reason, what_to_do}]";
 
 const HOW: &str = "All changes of a key are in one partition, that of the murmur2 hash of the key. It is read from its end \
     backward, until --last changes are found or 200,000 offsets were looked at (--all: to its beginning). PostgreSQL's row \
@@ -153,13 +154,9 @@ fn tap() -> Command {
                 .allow_hyphen_values(true)
                 .help("Changes of the row with this key only"),
         )
-        .arg(
-            Arg::new("where")
-                .long("where")
-                .value_name("COLUMN=VALUE")
-                .action(ArgAction::Append)
-                .help("Changes with this value in a column only; several must all hold"),
-        )
+        .arg(Arg::new("where").long("where").value_name("COLUMN=VALUE").action(ArgAction::Append).help(
+            "Changes with this value in a column (of a delete, in the row before it, if read); several must all hold",
+        ))
         .arg(Arg::new("op").long("op").value_name("c,u,d,r").help("Created, updated, deleted, read by a snapshot"))
         .arg(
             Arg::new("from")

@@ -1,6 +1,6 @@
 //! What could not be asked: a server that is away, a right that is missing. The rest of the facts is shown all the same.
 
-use model::error::{Code, Error, Result};
+use model::error::{Class, Code, Error, Result};
 use serde::Serialize;
 
 /// A part of the pipeline that gave no answer.
@@ -10,6 +10,8 @@ pub struct Fault {
     pub part: String,
     /// The name of the error's code.
     pub error: &'static str,
+    /// Whether it refuses the login, a right or the request, which stays so until a person acts; else it is away.
+    pub refuses: bool,
     /// Why.
     pub reason: String,
     /// What to do.
@@ -25,10 +27,21 @@ impl Fault {
         Self {
             part: part.into(),
             error: error.code().name(),
+            refuses: error.class() == Class::Definite,
             reason: error.to_string(),
             what_to_do: error.remedy().map(str::to_owned),
             code: error.code(),
         }
+    }
+
+    /// The word before it on a terminal.
+    pub(crate) fn label(&self) -> &'static str {
+        if self.refuses { "REFUSED" } else { "AWAY" }
+    }
+
+    /// What the part does instead of an answer.
+    pub(crate) fn what_it_does(&self) -> &'static str {
+        if self.refuses { "refuses" } else { "does not answer" }
     }
 }
 

@@ -10,7 +10,12 @@ mod programs;
 mod render;
 mod source;
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+use consumer::slot::Holders;
+use kafka::Member;
 
 use model::error::Result;
 use model::time::Micros;
@@ -28,6 +33,8 @@ pub struct Looker {
     kafka: group::Reader,
     /// Making it takes milliseconds, with the system's certificates 30.
     postgres: Option<Target>,
+    /// Members of the group that answered at `/metrics` in an earlier look.
+    answered: Mutex<BTreeSet<String>>,
 }
 
 impl Looker {
@@ -38,7 +45,8 @@ impl Looker {
     pub fn new(pipeline: Pipeline) -> Result<Self> {
         let postgres =
             pipeline.postgres.as_ref().map(|settings| Target::from(settings, "stream status")).transpose()?;
-        Ok(Self { kafka: group::Reader::new(&pipeline)?, postgres, pipeline })
+        let answered = Mutex::default();
+        Ok(Self { kafka: group::Reader::new(&pipeline)?, postgres, answered, pipeline })
     }
 
     /// The clients that read topics.
@@ -79,8 +87,8 @@ impl Looker {
         let holders = consumer::slot::holders(&settings.path("consumer.logs"));
         let holders = noted("logs folder", holders, &mut faults).flatten();
         let held = noted("time_track", programs::producer(settings, &answers), &mut faults);
-        let (consumers, free_slots) =
-            group::consumers(knows_group.then_some(&*group.members), holders.as_ref(), &answers);
+        let members = knows_group.then_some(&*group.members);
+        let (consumers, free_slots) = self.consumers(members, holders.as_ref(), &answers);
         group.tables.iter_mut().for_each(|table| table.name_holders(&consumers, &kafka.topic));
         let mut status = Status {
             at: Micros::now().to_string(),
@@ -98,5 +106,23 @@ impl Looker {
         };
         status.take_latency();
         status
+    }
+
+    /// The consumers and the free slots; remembers the consumers that answer.
+    fn consumers(
+        &self,
+        members: Option<&[Member]>,
+        holders: Option<&Holders>,
+        answers: &[Answer],
+    ) -> (Vec<Consumer>, Vec<String>) {
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let (consumers, free_slots) = group::consumers(members, holders, answers, &answered);
+        // Those that have left the group are forgotten; without Kafka's answer nobody is known to have left.
+        if members.is_some() {
+            answered.retain(|name| consumers.iter().any(|consumer| consumer.name == *name));
+        }
+        let answer = consumers.iter().filter(|consumer| consumer.metrics.is_some());
+        answered.extend(answer.map(|consumer| consumer.name.clone()));
+        (consumers, free_slots)
     }
 }

@@ -10,7 +10,7 @@ mod filter;
 mod line;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use model::time::Micros;
 use tokio_util::sync::CancellationToken;
 
 use crate::pipeline::Pipeline;
-use crate::record::{Raw, Records, Row};
+use crate::record::{Change, Raw, Records, Row};
 use crate::search::{self, Bound};
 use crate::text;
 use appeared::Found;
@@ -81,6 +81,51 @@ impl Seen {
         }
         before
     }
+}
+
+/// The rows before the deletes that `--last` finds in a partition, which it reads in windows from the end backward.
+/// Without them, `--where` would take no delete.
+#[derive(Default)]
+struct Earlier {
+    /// Those of the present window.
+    seen: Seen,
+    next: i64,
+    /// By the offset of the delete.
+    rows: BTreeMap<i64, Row>,
+}
+
+impl Earlier {
+    /// Notes the row after a change of the window. Returns the row before it, if the window has that.
+    fn put(&mut self, change: &Change) -> Option<Row> {
+        if change.offset < self.next {
+            // The records of the window before came later.
+            self.seen = Seen::default();
+        }
+        self.next = change.offset + 1;
+        if change.unreadable.is_some() {
+            return None;
+        }
+        self.seen.put(0, &change.key, change.row.clone()).flatten()
+    }
+
+    /// Keeps the row before a delete that was found, for the last `most` ones.
+    fn keep(&mut self, offset: i64, row: Row, most: usize) {
+        self.rows.insert(offset, row);
+        if self.rows.len() > most {
+            self.rows.pop_first();
+        }
+    }
+}
+
+/// Topic, partition, and the offset to begin at.
+type Start = (String, i32, i64);
+
+/// A record that is shown first, with the place of its table.
+struct Begun {
+    table: usize,
+    raw: Raw,
+    /// The row before a delete, if it is known.
+    before: Option<Row>,
 }
 
 /// The reader of one table's records.
@@ -162,8 +207,17 @@ impl Tap {
         shutdown: &CancellationToken,
         each: &mut dyn FnMut(&Tapped) -> Result<bool>,
     ) -> Result<()> {
+        let has_any = Cell::new(false);
+        let each: &mut dyn FnMut(&Tapped) -> Result<bool> = &mut |tapped| {
+            has_any.set(true);
+            each(tapped)
+        };
         let (starts, shown) = self.starts(from)?;
-        for (table, raw) in shown {
+        for Begun { table, raw, before } in shown {
+            if let Some(before) = before {
+                let key = String::from_utf8_lossy(raw.key.as_deref().unwrap_or_default());
+                self.seen.put(table, &key, Some(before));
+            }
             if let Some(tapped) = self.take(table, &raw)?
                 && !each(&tapped)?
             {
@@ -171,7 +225,14 @@ impl Tap {
             }
         }
         if stops {
-            return self.read_to_ends(&starts, shutdown, each);
+            self.read_to_ends(&starts, shutdown, each)?;
+        }
+        if !has_any.get() && (stops || matches!(from, From::Last(_))) {
+            let which = if self.filter == Filter::default() { "" } else { " that passes the filters" };
+            eprintln!("no change{which} {}", if stops { "was found" } else { "yet; waiting for the next one" });
+        }
+        if stops {
+            return Ok(());
         }
         let follower = Follower::new(&self.pipeline.kafka, &starts)?;
         let appeared = appeared::watch(&self.pipeline, self.only.as_deref())?;
@@ -232,7 +293,7 @@ impl Tap {
     /// Reads each partition to its present end, one after the other.
     fn read_to_ends(
         &mut self,
-        starts: &[(String, i32, i64)],
+        starts: &[Start],
         shutdown: &CancellationToken,
         each: &mut dyn FnMut(&Tapped) -> Result<bool>,
     ) -> Result<()> {
@@ -256,9 +317,8 @@ impl Tap {
         Ok(())
     }
 
-    /// The offsets to begin at, and the changes that are shown before, by the place of their table.
-    #[allow(clippy::type_complexity, reason = "one use")]
-    fn starts(&self, from: From) -> Result<(Vec<(String, i32, i64)>, Vec<(usize, Raw)>)> {
+    /// The offsets to begin at, and the changes that are shown before.
+    fn starts(&self, from: From) -> Result<(Vec<Start>, Vec<Begun>)> {
         let (mut starts, mut shown) = (Vec::new(), Vec::new());
         for (place, table) in self.tables.iter().enumerate() {
             let (topic, count) = (&table.taken.kafka.topic, table.partitions);
@@ -277,9 +337,10 @@ impl Tap {
                 starts.push((topic.clone(), number as i32, start));
                 if let From::Last(most) = from {
                     let bound = Bound { records: most, offsets: LOOKED_AT };
-                    let failed = RefCell::new(None);
+                    let (failed, earlier) = (RefCell::new(None), RefCell::new(Earlier::default()));
                     let passes = |message: &rdkafka::message::BorrowedMessage<'_>| {
-                        self.passes(table, &Raw::of(message)).unwrap_or_else(|error| {
+                        let passes = self.passes(table, &Raw::of(message), &mut earlier.borrow_mut(), most);
+                        passes.unwrap_or_else(|error| {
                             failed.borrow_mut().get_or_insert(error);
                             false
                         })
@@ -289,23 +350,36 @@ impl Tap {
                     if let Some(error) = failed.into_inner() {
                         return Err(error);
                     }
-                    shown.extend(found.into_iter().map(|raw| (place, raw)));
+                    let mut rows = earlier.into_inner().rows;
+                    shown.extend(found.into_iter().map(|raw| {
+                        let before = rows.remove(&raw.offset);
+                        Begun { table: place, raw, before }
+                    }));
                 }
             }
         }
-        shown.sort_by_key(|(_, raw)| (raw.written, raw.partition, raw.offset));
+        shown.sort_by_key(|Begun { raw, .. }| (raw.written, raw.partition, raw.offset));
         if let From::Last(most) = from {
             shown.drain(..shown.len().saturating_sub(most));
         }
         Ok((starts, shown))
     }
 
-    fn passes(&self, table: &Table, raw: &Raw) -> Result<bool> {
+    /// Whether `--last`, which shows `most` changes, takes a record.
+    fn passes(&self, table: &Table, raw: &Raw, earlier: &mut Earlier, most: usize) -> Result<bool> {
         if !self.filter.takes_key(raw.key.as_deref()) {
             return Ok(false);
         }
         let (change, _) = table.records.borrow_mut().read(raw)?;
-        Ok(self.filter.takes(&change, None))
+        if !self.filter.has_columns() {
+            return Ok(self.filter.takes(&change, None));
+        }
+        let before = earlier.put(&change);
+        let takes = self.filter.takes(&change, before.as_ref());
+        if let Some(before) = before.filter(|_| takes && change.row.is_none()) {
+            earlier.keep(change.offset, before, most);
+        }
+        Ok(takes)
     }
 
     /// The change of a record, if it passes the filter.
@@ -337,7 +411,7 @@ pub(crate) fn print(tap: Tap, from: From, stops: bool, is_json: bool, shutdown: 
 
 /// A change, for tests of what uses one.
 #[cfg(test)]
-pub(crate) fn change_for_test() -> crate::record::Change {
+pub(crate) fn change_for_test() -> Change {
     filter::tests::change("u", Some(["1", "null"]))
 }
 
@@ -361,5 +435,26 @@ mod tests {
         assert!(seen.bytes <= MOST_BYTES && seen.rows.len() == 3 && seen.order.len() == 3, "{}", seen.rows.len());
         assert_eq!(seen.put(2, "8", None), Some(row(&large)));
         assert_eq!(seen.put(0, "1", None), None, "the oldest ones are forgotten");
+    }
+
+    #[test]
+    fn the_row_before_a_delete_is_one_of_the_same_window() {
+        let change = |op, offset, values| Change { offset, ..filter::tests::change(op, values) };
+        let mug = |offset| change("u", offset, Some(["1", "\"Mug\""]));
+        let gone = |offset| change("d", offset, None);
+        let mut earlier = Earlier::default();
+        assert_eq!(earlier.put(&gone(20)), None);
+        assert_eq!(earlier.put(&mug(21)), None);
+        assert_eq!(earlier.put(&gone(22)), mug(0).row);
+        // The window before the first one.
+        assert_eq!(earlier.put(&gone(10)), None, "what came later is not before");
+        assert_eq!(earlier.put(&mug(11)), None);
+        let unreadable = Change { unreadable: Some("no schema".to_owned()), ..gone(12) };
+        assert_eq!(earlier.put(&unreadable), None);
+        assert_eq!(earlier.put(&gone(13)), mug(0).row);
+        for offset in [30, 32, 10, 12] {
+            earlier.keep(offset, Row::default(), 3);
+        }
+        assert_eq!(earlier.rows.into_keys().collect::<Vec<_>>(), [12, 30, 32], "the last ones are shown");
     }
 }

@@ -74,6 +74,11 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A number with its noun: `1 key`, `2,000 keys`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{} {}", grouped(count), if count == 1 { one } else { many })
+}
+
 /// A number of bytes: `0 bytes`, `12.5 KiB`, `3.0 GiB`.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];

@@ -27,7 +27,7 @@ const SEEN: [(&str, &[&str]); 20] = [
             ": lag 0;",
             "held by",
             "consumer_1  ",
-            "runs, ready",
+            "runs, 0 aborts, ready",
         ],
     ),
     ("printf", &[]),

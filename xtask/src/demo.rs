@@ -54,6 +54,8 @@ pub(crate) struct UpOptions {
 struct Running {
     /// The producer is the first one.
     programs: Vec<Program>,
+    /// The address of the console, if it runs.
+    console: Option<String>,
     /// Keep the other programs running when one ends; its error is shown, and the user may start it again.
     keeps_on: bool,
     outputs: Outputs,
@@ -87,6 +89,12 @@ impl Running {
             }
         }
         Ok(())
+    }
+
+    /// Says where to look until Ctrl-C.
+    fn say_where(&self) {
+        let console = self.console.as_deref().unwrap_or("there is none, see above");
+        progress::note(&format!("the console: {console}"));
     }
 
     /// Whether all programs are running; shows any that has ended.
@@ -166,7 +174,8 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
     println!("{}", hints(stack, programs, options.keep));
     progress::note(&format!("  the whole demo took {:.1} s", started.elapsed().as_secs_f64()));
     if options.keep {
-        progress::note("  running until Ctrl-C");
+        running.say_where();
+        progress::note("running until Ctrl-C");
         watch(|| stack.check().and_then(|()| running.check()))?;
     }
     let step = progress::step("stop", "stopping programs and servers");
@@ -227,7 +236,9 @@ fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str, env: &
     background::announce(stack, env)?;
     print!("{}", background::env_lines(env));
     progress::note(&format!("logs of the programs: {}", programs.logs().display()));
-    progress::note("running until Ctrl-C; a CSV file put into the data folder is taken in");
+    progress::note("a CSV file put into the data folder is taken in");
+    running.say_where();
+    progress::note("running until Ctrl-C");
     watch(|| {
         stack.check()?;
         running.check()
@@ -296,6 +307,21 @@ fn prepared() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Starts the console and says where it is; without it, e.g. when no port is free, the pipeline works all the same.
+fn console(programs: &Programs) -> Result<Option<(Program, String)>> {
+    match programs.console() {
+        Ok((console, address)) => {
+            progress::note(&format!("  the console is on {address} while this runs: look at all of it there"));
+            Ok(Some((console, address)))
+        }
+        Err(error) if error.is::<Ended>() => {
+            progress::note(&format!("  there is no console: {error:#}"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Shows why a program has ended, and how to start it again.
 fn show(error: &anyhow::Error) {
     progress::note(&format!(
@@ -315,13 +341,17 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on:
         Err(error) if keeps_on && error.is::<Ended>() => show(&error),
         created => created?,
     }
-    let (console, address) = programs.console()?;
-    progress::note(&format!("  the console is on {address} while this runs: look at all of it there"));
+    let (console, address) = console(programs)?.unzip();
     step.say("starting the producer and five consumers");
     let started = std::iter::once(programs.producer()).chain((1..=CONSUMERS).map(|number| programs.consumer(number)));
-    let (programs_run, owner) = (started.chain([Ok(console)]).collect::<Result<_>>()?, owner.to_owned());
-    let mut running =
-        Running { programs: programs_run, keeps_on, outputs: Outputs::default(), owner, claimed: Instant::now() };
+    let mut running = Running {
+        programs: started.chain(console.map(Ok)).collect::<Result<_>>()?,
+        console: address,
+        keeps_on,
+        outputs: Outputs::default(),
+        owner: owner.to_owned(),
+        claimed: Instant::now(),
+    };
     let since = Instant::now();
     while !(running.programs[0].has_logged(" reading ") && settled(stack, CONSUMERS)?) {
         interrupt::check()?;

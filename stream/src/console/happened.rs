@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::status::{Consumer, State, Status};
+use crate::text::counted;
 
 /// How much a person should mind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -68,7 +69,8 @@ fn faults(before: &Status, now: &Status, changes: &mut Changes) {
     let mut seen = BTreeSet::new();
     for fault in now.faults.iter().filter(|fault| seen.insert(&fault.part)) {
         if !is_away(before, &fault.part) {
-            changes.add(Level::Bad, &fault.part, format!("gives no answer: {}", fault.reason));
+            let what = if fault.refuses { "refuses" } else { "gives no answer" };
+            changes.add(Level::Bad, &fault.part, format!("{what}: {}", fault.reason));
         }
     }
     let mut seen = BTreeSet::new();
@@ -119,7 +121,8 @@ fn ready(subject: &str, (then, now): (bool, bool), reason: Option<&str>, changes
 
 fn aborts(subject: &str, then: u64, now: u64, changes: &mut Changes) {
     if now > then {
-        let text = format!("gave up {} Kafka transactions; their records are sent again", now - then);
+        let what = counted(now - then, "Kafka transaction", "Kafka transactions");
+        let text = format!("aborted {what}; the records are processed again");
         changes.add(Level::Warning, subject, text);
     }
 }
@@ -148,6 +151,13 @@ fn consumers(before: &Status, now: &Status, changes: &mut Changes) {
             }
             (State::Stopped, _) => changes.add(Level::Good, short(name), "runs again"),
             (State::Joins, State::Runs) => changes.add(Level::Good, short(name), "has joined the group"),
+            _ => {}
+        }
+        match (earlier.is_silent, consumer.is_silent) {
+            (false, true) => {
+                changes.add(Level::Bad, short(name), "gives no answer at /metrics: it may have stopped, or hang");
+            }
+            (true, false) if consumer.metrics.is_some() => changes.add(Level::Good, short(name), "answers again"),
             _ => {}
         }
         if let (Some(then), Some(answer)) = (&earlier.metrics, &consumer.metrics) {
@@ -196,7 +206,7 @@ fn tables(before: &Status, now: &Status, changes: &mut Changes) {
         };
         if table.dead_letters > then.dead_letters {
             let count = table.dead_letters - then.dead_letters;
-            let text = format!("{count} new dead {}", if count == 1 { "letter" } else { "letters" });
+            let text = counted(count, "new dead letter", "new dead letters");
             changes.add(Level::Warning, &table.topic, text);
         }
         match (&then.snapshot, &table.snapshot) {

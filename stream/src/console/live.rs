@@ -1,5 +1,5 @@
 //! Reads the topics' ends while somebody watches: counts every change, and decodes the few that are shown. What appears
-//! meanwhile, a topic or more partitions, is read from its first record. After an error it goes on where it was.
+//! meanwhile, a topic or more partitions, is read from its first record. After an error it continues where it was.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};

@@ -67,6 +67,15 @@ pub(crate) fn command() -> Command {
         )
 }
 
+/// Where browsers find it. Pure.
+fn place(bound: SocketAddr) -> String {
+    if bound.ip().is_unspecified() {
+        format!("port {} of every address of this machine", bound.port())
+    } else {
+        format!("http://{bound}")
+    }
+}
+
 /// Serves the page until shutdown.
 ///
 /// # Errors
@@ -94,11 +103,28 @@ pub(crate) async fn run(context: &Context, arguments: &ArgMatches) -> Result<()>
         pipeline: Arc::new(pipeline.clone()),
         shutdown: context.shutdown.clone(),
     };
-    text::write(&format!("console on http://{bound}\n"))?;
+    text::write(&format!("console on {}\n", place(bound)))?;
     if !bound.ip().is_loopback() {
         tracing::warn!(%bound, "whoever reaches this address sees the rows of all tables; the console has no login");
     }
     let hub = Arc::clone(&shared.hub);
     tokio::join!(server::serve(listener, shared), watching::run(hub, pipeline, context.shutdown.clone()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_address_of_a_browser_is_not_shown_as_one() {
+        for (bound, want) in [
+            ("127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("[::1]:80", "http://[::1]:80"),
+            ("0.0.0.0:8080", "port 8080 of every address of this machine"),
+            ("[::]:8080", "port 8080 of every address of this machine"),
+        ] {
+            assert_eq!(place(bound.parse().expect("an address")), want);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -16,7 +17,7 @@ use futures_util::stream::unfold;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use model::error::{Class, Error, Result};
+use model::error::{Class, Code, Error, Result};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -55,6 +56,27 @@ impl From<Error> for Refused {
     }
 }
 
+impl From<QueryRejection> for Refused {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::unreadable("the address", &rejection)
+    }
+}
+
+impl From<JsonRejection> for Refused {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::unreadable("the request", &rejection)
+    }
+}
+
+impl Refused {
+    /// For what no question can be made of; the cause names the parameter.
+    fn unreadable(what: &str, rejection: &dyn std::error::Error) -> Self {
+        let reason = rejection.source().map_or_else(|| rejection.to_string(), ToString::to_string);
+        let error = Error::new(Code::CommandLine, format!("{what} can't be read: {reason}"));
+        Self(error.with_remedy("correct it, or choose again on the page"))
+    }
+}
+
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let Self(error) = self;
@@ -69,6 +91,8 @@ impl IntoResponse for Refused {
 }
 
 type Answer = std::result::Result<Json<Value>, Refused>;
+type Question<T> = std::result::Result<Query<T>, QueryRejection>;
+type Request = std::result::Result<Json<replay::Wanted>, JsonRejection>;
 
 /// Answers until shutdown.
 pub(super) async fn serve(listener: TcpListener, shared: Shared) {
@@ -140,42 +164,44 @@ fn events(watcher: Watcher, shutdown: CancellationToken) -> impl Stream<Item = s
     })
 }
 
-async fn messages(State(shared): State<Shared>, Query(place): Query<Place>) -> Answer {
-    Ok(Json(shared.answerer.messages(&place).await?))
+async fn messages(State(shared): State<Shared>, place: Question<Place>) -> Answer {
+    Ok(Json(shared.answerer.messages(&place?.0).await?))
 }
 
-async fn change(State(shared): State<Shared>, Query(place): Query<Place>) -> Answer {
-    Ok(Json(shared.answerer.change(&place).await?))
+async fn change(State(shared): State<Shared>, place: Question<Place>) -> Answer {
+    Ok(Json(shared.answerer.change(&place?.0).await?))
 }
 
-async fn history(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Answer {
-    Ok(Json(shared.answerer.history(&asked).await?))
+async fn history(State(shared): State<Shared>, asked: Question<Asked>) -> Answer {
+    Ok(Json(shared.answerer.history(&asked?.0).await?))
 }
 
-async fn values(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Answer {
-    Ok(Json(shared.answerer.values(&asked).await?))
+async fn values(State(shared): State<Shared>, asked: Question<Asked>) -> Answer {
+    Ok(Json(shared.answerer.values(&asked?.0).await?))
 }
 
-async fn trace(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Answer {
-    Ok(Json(shared.answerer.trace(&asked).await?))
+async fn trace(State(shared): State<Shared>, asked: Question<Asked>) -> Answer {
+    Ok(Json(shared.answerer.trace(&asked?.0).await?))
 }
 
-async fn schema(State(shared): State<Shared>, Query(place): Query<Place>) -> Answer {
-    Ok(Json(shared.answerer.schema(&place.topic).await?))
+async fn schema(State(shared): State<Shared>, place: Question<Place>) -> Answer {
+    Ok(Json(shared.answerer.schema(&place?.topic).await?))
 }
 
 async fn letters(State(shared): State<Shared>) -> Answer {
     Ok(Json(shared.answerer.letters().await?))
 }
 
-async fn plan(State(shared): State<Shared>, headers: HeaderMap, Json(wanted): Json<replay::Wanted>) -> Answer {
+async fn plan(State(shared): State<Shared>, headers: HeaderMap, wanted: Request) -> Answer {
     shared.guard.allow(&headers)?;
+    let Json(wanted) = wanted?;
     let plan = tokio::task::block_in_place(|| replay::plan(&shared.pipeline, &wanted))?;
     Ok(Json(json!(plan)))
 }
 
-async fn ask(State(shared): State<Shared>, headers: HeaderMap, Json(wanted): Json<replay::Wanted>) -> Answer {
+async fn ask(State(shared): State<Shared>, headers: HeaderMap, wanted: Request) -> Answer {
     shared.guard.allow(&headers)?;
+    let Json(wanted) = wanted?;
     let text = tokio::task::block_in_place(|| replay::ask(&shared.pipeline, &wanted))?;
     Ok(Json(json!({ "text": text })))
 }
@@ -186,7 +212,7 @@ async fn ask(State(shared): State<Shared>, headers: HeaderMap, Json(wanted): Jso
 /// Definite when it is taken, or not of this machine.
 pub(super) async fn bind(addresses: &[SocketAddr], text: &str) -> Result<(TcpListener, SocketAddr)> {
     let failed = |e: std::io::Error| {
-        Error::new(model::error::Code::ListenAddress, format!("cannot listen on {text} (--listen)"))
+        Error::new(Code::ListenAddress, format!("cannot listen on {text} (--listen)"))
             .with_source(e)
             .with_remedy("name a free port of this machine, or a range of ports, e.g. --listen 127.0.0.1:8080-8089")
     };

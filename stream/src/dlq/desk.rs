@@ -257,7 +257,7 @@ fn judge(
         Kind::SentAgain => (State::Replaced, "it notes that a record was sent again".to_owned(), None),
         Kind::Foreign => {
             let because = "no program of this pipeline wrote it".to_owned();
-            (State::Unknown, because, Some("nothing: who wrote it knows".to_owned()))
+            (State::Unknown, because, Some("nothing here: ask the owner of the program that wrote it".to_owned()))
         }
     }
 }

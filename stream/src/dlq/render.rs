@@ -50,6 +50,7 @@ pub fn render_list(list: &List, width: Option<usize>) -> String {
     };
     let heads = ["offset", "table", "parked at", "what", "key", "record", "reason"];
     let mut text = table(&heads, list.letters.iter().map(row).collect(), &[0], width);
+    text.push_str("(a letter stays when a later state replaces it: `stream dlq show OFFSET` says so)\n");
     if !list.is_complete {
         text.push_str("(the last ones of each table; --json lists no more)\n");
     }
@@ -94,7 +95,7 @@ pub fn render_letter(shown: &Shown) -> String {
     if letter.cut > 0 {
         line("cut", &format!("{} bytes of the record did not fit into the letter", letter.cut));
     }
-    shown.faults.iter().for_each(|fault| line("AWAY", &format!("{}: {}", fault.part, fault.reason)));
+    shown.faults.iter().for_each(|fault| line(fault.label(), &format!("{}: {}", fault.part, fault.reason)));
     let head = match shown.state {
         State::Replaced => "REPLACED",
         State::Missing => "MISSING",

@@ -119,7 +119,7 @@ fn require(desk: &Desk, table: &Taken, letter: &Letter) -> Result<(Raw, Change)>
         Kind::Foreign => {
             return refuse(
                 format!("letter {} is of another program", letter.offset),
-                "nothing: who wrote it knows".to_owned(),
+                "nothing here: ask the owner of the program that wrote it".to_owned(),
             );
         }
     }

@@ -72,7 +72,12 @@ impl Status {
 
     /// Whether the producer has no answer at `/metrics` where a consumer has.
     pub(crate) fn has_silent_producer(&self) -> bool {
-        self.producer.holder.is_some() && self.producer.metrics.is_none() && self.shown().next().is_some()
+        self.producer.holder.is_some() && self.producer.metrics.is_none() && self.has_answers()
+    }
+
+    /// Whether a consumer answers at `/metrics`.
+    pub(super) fn has_answers(&self) -> bool {
+        self.shown().next().is_some()
     }
 
     /// What the consumers show, with their addresses.
@@ -247,6 +252,9 @@ pub struct Partition {
     pub written_per_second: Option<f64>,
     /// Offsets that the group has read in a second, since the look before (`--watch`).
     pub read_per_second: Option<f64>,
+    /// The offset up to which PostgreSQL has the records; `None` when PostgreSQL is off or away.
+    #[serde(skip)]
+    pub(crate) postgres_next: Option<i64>,
 }
 
 /// What a member of the group does.
@@ -276,7 +284,8 @@ pub struct Consumer {
     pub partitions: Vec<kafka::Partition>,
     /// What it answers at `/metrics`.
     pub metrics: Option<Answer>,
-    /// Whether it runs and gives no answer there, where another consumer does.
+    /// Whether it gives no answer there: it runs and another consumer answers, or it is elsewhere and has answered
+    /// before (`--watch`).
     pub is_silent: bool,
 }
 
@@ -289,11 +298,13 @@ impl Table {
     /// Adds what PostgreSQL has.
     pub(super) fn add_parked(&mut self, parked: &Parked) {
         self.parked_keys = Some(parked.keys.get(&self.topic).copied().unwrap_or(0));
-        let behind = |partition: &Partition| {
+        let mut behind = 0;
+        for partition in &mut self.partitions {
             let next = parked.next.get(&(self.topic.clone(), partition.number as i32)).copied().unwrap_or(0);
-            partition.committed.map_or(0, |committed| (committed - next.max(partition.begin)).max(0))
-        };
-        self.postgres_behind = Some(self.partitions.iter().map(behind).sum());
+            partition.postgres_next = Some(next);
+            behind += partition.committed.map_or(0, |committed| (committed - next.max(partition.begin)).max(0));
+        }
+        self.postgres_behind = Some(behind);
     }
 
     /// Names the holder of each partition; `main` is the name of the main topic.
@@ -336,7 +347,7 @@ pub struct Answer {
     pub is_ready: bool,
     /// Why it is not ready, or a warning; `null` when there is nothing to say.
     pub reason: Option<String>,
-    /// Transactions that it gave up since its start.
+    /// Transactions that it aborted since its start.
     pub aborts: u64,
     #[serde(skip)]
     pub(crate) text: String,

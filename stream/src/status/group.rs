@@ -4,6 +4,7 @@
 //! knows nothing of it. But the operating system frees the lock of its slot at once: a member of this machine's logs
 //! folder whose lock is free has stopped.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use consumer::slot::Holders;
@@ -104,6 +105,7 @@ impl Reader {
                 written_last_minute: recent.get(number).copied().flatten().map_or(0, |first| (end - first).max(0)),
                 written_per_second: None,
                 read_per_second: None,
+                postgres_next: None,
             })
         };
         Ok((0..count).filter_map(partition).collect())
@@ -142,11 +144,13 @@ impl Reader {
     }
 }
 
-/// The consumers, and the free slots of the logs folder; without the group's members when Kafka does not answer. Pure.
+/// The consumers, and the free slots of the logs folder; without the group's members when Kafka does not answer.
+/// `answered` names those that answered at `/metrics` in an earlier look. Pure.
 pub(super) fn consumers(
     members: Option<&[Member]>,
     holders: Option<&Holders>,
     answers: &[Answer],
+    answered: &BTreeSet<String>,
 ) -> (Vec<Consumer>, Vec<String>) {
     let mut slots: Vec<(String, bool)> = Vec::new();
     if let Some(Holders { folder, slots: held }) = holders {
@@ -191,9 +195,16 @@ pub(super) fn consumers(
             });
         }
     }
-    if consumers.iter().any(|consumer| consumer.metrics.is_some()) {
-        let runs = consumers.iter_mut().filter(|consumer| consumer.state == State::Runs);
-        runs.for_each(|consumer| consumer.is_silent = consumer.metrics.is_none());
+    let has_answers = consumers.iter().any(|consumer| consumer.metrics.is_some());
+    for consumer in &mut consumers {
+        let must_answer = match consumer.state {
+            State::Runs => has_answers,
+            // One look can't tell whether its address is among those that are asked: Kafka shows from where it talks to
+            // the brokers only. If it has answered before, it is, and a consumer that has stopped shows at once.
+            State::Elsewhere => answered.contains(&consumer.name),
+            State::Stopped | State::Joins => false,
+        };
+        consumer.is_silent = must_answer && consumer.metrics.is_none();
     }
     let order = |name: &str| Name::parse(name).map(|name| (name.folder.map(|f| f.to_string()), name.slot.0));
     consumers.sort_by_key(|consumer| (order(&consumer.name), consumer.name.clone()));
@@ -228,7 +239,8 @@ mod tests {
             member("consumer_1-bbbbbbbb", &[4]),
             member("other", &[5]),
         ];
-        let (consumers, free) = consumers(Some(&members), Some(&holders), &[]);
+        let none = BTreeSet::new();
+        let (consumers, free) = consumers(Some(&members), Some(&holders), &[], &none);
         let shown: Vec<String> =
             consumers.iter().map(|c| format!("{} {:?} {:?}", c.name, c.state, c.partitions)).collect();
         assert_eq!(
@@ -242,17 +254,24 @@ mod tests {
             ]
         );
         assert_eq!(free, ["consumer_4-aaaaaaaa"]);
-        let nowhere = super::consumers(Some(&members), None, &[]).0;
+        let nowhere = super::consumers(Some(&members), None, &[], &none).0;
         assert!(nowhere.iter().all(|consumer| consumer.state == State::Elsewhere));
-        let answer = |slot: u32| Answer {
-            text: format!("\nconsumer_slot{{slot=\"consumer_{slot}\",folder=\"aaaaaaaa\"}} 1\n"),
+        let answer = |slot: u32, folder: &str| Answer {
+            text: format!("\nconsumer_slot{{slot=\"consumer_{slot}\",folder=\"{folder}\"}} 1\n"),
             ..Answer::default()
         };
-        let one_answers = super::consumers(Some(&members), Some(&holders), &[answer(3)]).0;
-        let silent: Vec<&str> = one_answers.iter().filter(|c| c.is_silent).map(|c| c.name.as_str()).collect();
-        assert_eq!(silent, ["consumer_1-aaaaaaaa"]);
-        assert!(!consumers.iter().any(|consumer| consumer.is_silent), "none has an address");
-        let unknown = super::consumers(None, Some(&holders), &[]).0;
+        let silent = |answers: &[Answer], answered: &[&str]| {
+            let answered = answered.iter().map(|name| (*name).to_owned()).collect();
+            let found = super::consumers(Some(&members), Some(&holders), answers, &answered).0;
+            found.into_iter().filter(|c| c.is_silent).map(|c| c.name).collect::<Vec<_>>()
+        };
+        assert_eq!(silent(&[], &[]), [""; 0], "none has an address");
+        assert_eq!(silent(&[answer(3, "aaaaaaaa")], &[]), ["consumer_1-aaaaaaaa"]);
+        // One elsewhere, whose address is not known before it has answered, and one whose lock says more.
+        let before = ["consumer_1-bbbbbbbb", "consumer_2-aaaaaaaa"];
+        assert_eq!(silent(&[], &before), ["consumer_1-bbbbbbbb"]);
+        assert_eq!(silent(&[answer(1, "aaaaaaaa"), answer(1, "bbbbbbbb")], &before), [""; 0]);
+        let unknown = super::consumers(None, Some(&holders), &[], &none).0;
         assert_eq!(unknown.iter().map(|consumer| consumer.state).collect::<Vec<_>>(), [State::Runs, State::Runs]);
     }
 }

@@ -7,7 +7,7 @@ use model::time::Micros;
 
 use super::facts::{Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table, folder};
 use super::latency::Latency;
-use crate::text::{bytes, duration, grouped, paragraph, table, time};
+use crate::text::{bytes, counted, duration, grouped, paragraph, table, time};
 
 /// Partitions that fit beside the rest on a screen; of more, only those that need attention are shown.
 const MOST_PARTITIONS: usize = 24;
@@ -15,6 +15,7 @@ const MOST_PARTITIONS: usize = 24;
 const SOON: f64 = 86_400.0;
 
 const SILENT: &str = "NO ANSWER at /metrics: it hangs, or stream.metrics lacks its address";
+const SILENT_ELSEWHERE: &str = "NO ANSWER at /metrics, where it has answered: it may have stopped, or hang";
 
 /// The text for a terminal of this width; with `all`, every partition has its line.
 pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
@@ -22,7 +23,7 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
     for fault in &status.faults {
         let remedy = fault.what_to_do.as_deref().map_or_else(String::new, |remedy| format!(" ({remedy})"));
-        lines.push(("AWAY", format!("{}: {}{remedy}", fault.part, fault.reason)));
+        lines.push((fault.label(), format!("{}: {}{remedy}", fault.part, fault.reason)));
     }
     lines.extend(source(status.source.as_ref(), status.reached.as_ref()));
     lines.push(("producer", producer(status)));
@@ -70,7 +71,13 @@ fn source(source: Option<&Source>, reached: Option<&Reached>) -> Vec<(&'static s
         ));
     }
     if reached.prepared > 0 {
-        lines.push(("XA", format!("{} prepared transactions wait for their outcome", reached.prepared)));
+        lines.push((
+            "XA",
+            format!(
+                "{} for their outcome",
+                counted(reached.prepared as u64, "prepared transaction waits", "prepared transactions wait")
+            ),
+        ));
     }
     lines
 }
@@ -102,7 +109,7 @@ fn producer(status: &Status) -> String {
     let told = metrics.as_ref().map_or_else(String::new, |answer| {
         let ready = if answer.is_ready { "ready" } else { "NOT READY" };
         let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!("; {ready}{reason}; {} aborts", grouped(answer.aborts))
+        format!("; {}; {ready}{reason}", counted(answer.aborts, "abort", "aborts"))
     });
     format!("{runs}{told}")
 }
@@ -134,8 +141,8 @@ fn heading(shown: &Table) -> String {
     }
     let written: i64 = shown.partitions.iter().map(|partition| partition.written_last_minute).sum();
     let mut parts = vec![format!("lag {}", grouped(shown.lag()))];
-    parts.push(format!("{} offsets in the last minute", grouped(written)));
-    parts.push(format!("{} dead letters", grouped(*dead_letters)));
+    parts.push(format!("{} in the last minute", counted(written.unsigned_abs(), "offset", "offsets")));
+    parts.push(counted(*dead_letters, "dead letter", "dead letters"));
     if let Some(keys) = shown.parked_keys {
         let behind = shown.postgres_behind.unwrap_or(0);
         let behind = if behind > 0 {
@@ -143,7 +150,7 @@ fn heading(shown: &Table) -> String {
         } else {
             " not behind".to_owned()
         };
-        parts.push(format!("PostgreSQL{behind}, {} keys parked", grouped(keys)));
+        parts.push(format!("PostgreSQL{behind}, {} parked", counted(keys, "key", "keys")));
     }
     format!("{name} → {topic}: {}", parts.join("; "))
 }
@@ -248,7 +255,7 @@ fn state(consumer: &Consumer, status: &Status) -> String {
     let told = consumer.metrics.as_ref().map_or_else(String::new, |answer| {
         let ready = if answer.is_ready { "ready" } else { "NOT READY" };
         let reason = answer.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        format!(", {ready}{reason}, {} aborts", grouped(answer.aborts))
+        format!(", {}, {ready}{reason}", counted(answer.aborts, "abort", "aborts"))
     });
     match consumer.state {
         State::Runs if consumer.is_silent => format!("runs; {SILENT}"),
@@ -259,6 +266,12 @@ fn state(consumer: &Consumer, status: &Status) -> String {
             duration(status.session_timeout)
         ),
         State::Elsewhere => match folder(&consumer.name) {
+            Some(folder) if consumer.is_silent => {
+                format!("in the group; its logs folder {folder} is not here; {SILENT_ELSEWHERE}")
+            }
+            Some(folder) if told.is_empty() && status.has_answers() => {
+                format!("in the group; its logs folder {folder} is not here, nor an answer of it at /metrics")
+            }
             Some(folder) => format!("in the group; its logs folder {folder} is not here{told}"),
             None => "in the group; it is no consumer of ours".to_owned(),
         },

@@ -4,8 +4,11 @@ use model::escape;
 use model::position::RecordPosition;
 
 use super::facts::{Facts, Hop, Standing, StoredRow, Trace, Traced, parsed};
+use crate::fault::Fault;
 use crate::letters::{Kind, Letter, way_into_postgres};
-use crate::status::{Partition, State, Status};
+use crate::record::Change;
+use crate::status::{Partition, State, Status, Table};
+use crate::text::counted;
 
 /// Judges the facts about a row.
 pub(super) fn judge(facts: Facts) -> Trace {
@@ -17,35 +20,54 @@ pub(super) fn judge(facts: Facts) -> Trace {
 /// Judges the facts about a transaction; `is_cut` when it has more changes than are there.
 pub(super) fn judge_transaction(facts: Facts, position: &str, is_cut: bool) -> Trace {
     let Facts { mut trace, status } = facts;
-    let waiting: Vec<&Traced> = trace.changes.iter().filter(|traced| !traced.is_consumed).collect();
-    trace.standing = if trace.changes.is_empty() {
-        let searched: i64 = trace.searched.iter().map(|(_, searched)| searched.to - searched.from).sum();
-        let is_complete = trace.searched.iter().all(|(_, searched)| searched.is_complete);
-        let mut text = format!("no record of {} is among the last {searched} offsets", escape::cut(position, 100));
-        let has_gtids = status.reached.as_ref().is_some_and(|reached| reached.gtid_set.is_some());
-        if has_gtids && matches!(RecordPosition::parse(position, false), Some(RecordPosition::File(..))) {
-            text.push_str(" (the server has GTIDs, so records are named by these: UUID:NUMBER)");
-        }
-        if is_complete {
-            Standing::new(
-                Hop::Nowhere,
-                format!(
-                    "{text}, which are all: it changed no taken table, or is not in Kafka yet; {}",
-                    producer(&status)
-                ),
-            )
-        } else {
-            Standing::new(Hop::Unknown, text).remedy("look further with --all")
-        }
-    } else if let Some(first) = waiting.first() {
-        consumer(first, &status)
-    } else {
-        Standing::new(Hop::Arrived, "the group has read all of these changes")
-    };
+    trace.standing =
+        if trace.changes.is_empty() { unfound(&trace, &status, position) } else { of_transaction(&trace, &status) };
     if is_cut {
         trace.standing.text.push_str("; the transaction has more than these: --last N");
     }
     trace
+}
+
+/// No record is of the transaction.
+fn unfound(trace: &Trace, status: &Status, position: &str) -> Standing {
+    let searched: i64 = trace.searched.iter().map(|(_, searched)| searched.to - searched.from).sum();
+    let mut text = format!("no record of {} is among the last {searched} offsets", escape::cut(position, 100));
+    let has_gtids = status.reached.as_ref().is_some_and(|reached| reached.gtid_set.is_some());
+    if has_gtids && matches!(RecordPosition::parse(position, false), Some(RecordPosition::File(..))) {
+        text.push_str(" (the server has GTIDs, so records are named by these: UUID:NUMBER)");
+    }
+    if !trace.searched.iter().all(|(_, searched)| searched.is_complete) {
+        return Standing::new(Hop::Unknown, text).remedy("look further with --all");
+    }
+    let why = "which are all: it changed no taken table, or is not in Kafka yet";
+    Standing::new(Hop::Nowhere, format!("{text}, {why}; {}", producer(status)))
+}
+
+/// The changes of a transaction stand where the first one is held up.
+fn of_transaction(trace: &Trace, status: &Status) -> Standing {
+    const READ: &str = "the group has read all of these changes";
+    let changes = &trace.changes;
+    if let Some(unread) = changes.iter().find(|traced| !traced.is_consumed) {
+        return consumer(unread, status);
+    }
+    if let Some(standing) = changes.iter().find_map(unreadable) {
+        return standing;
+    }
+    if let Some(standing) = without_postgres(trace, READ) {
+        return standing;
+    }
+    let behind = |traced: &Traced| behind(traced, READ, partition_of(traced, status)?.postgres_next?);
+    if let Some(standing) = changes.iter().find_map(behind) {
+        return standing;
+    }
+    let is_concerned = |table: &&Table| changes.iter().any(|traced| traced.change.table == table.name);
+    let parked: u64 = status.tables.iter().filter(is_concerned).filter_map(|table| table.parked_keys).sum();
+    if parked == 0 {
+        return Standing::new(Hop::Arrived, READ);
+    }
+    let keys = counted(parked, "key is parked", "keys are parked");
+    let text = format!("{READ}; in PostgreSQL {keys}: `stream trace KEY` says whether one of these is among them");
+    Standing::new(Hop::Arrived, text)
 }
 
 fn of_row(trace: &Trace, status: &Status) -> Standing {
@@ -63,9 +85,16 @@ fn of_row(trace: &Trace, status: &Status) -> Standing {
     match (last, &trace.source) {
         (None, _) if !is_complete => unseen(trace),
         (None, Some(_)) => Standing::new(Hop::Nowhere, "there is no row with this key in MySQL, and none in the topic"),
-        (None, None) => Standing::new(Hop::Unknown, "the topic has no change of this key, and MySQL does not answer"),
+        (None, None) => {
+            let mysql = fault(trace, "MySQL").map_or("does not answer", Fault::what_it_does);
+            Standing::new(Hop::Unknown, format!("the topic has no change of this key, and MySQL {mysql}"))
+        }
         (Some(last), _) => in_topic(trace, status, last),
     }
+}
+
+fn fault<'a>(trace: &'a Trace, part: &str) -> Option<&'a Fault> {
+    trace.faults.iter().find(|fault| fault.part == part)
 }
 
 fn unseen(trace: &Trace) -> Standing {
@@ -142,17 +171,39 @@ fn in_topic(trace: &Trace, status: &Status, last: &Traced) -> Standing {
     if !last.is_consumed {
         return consumer(last, status);
     }
-    if let Some(reason) = last.change.unreadable.as_ref() {
-        let text = format!("the consumers can't read the record, so it is a dead letter: {reason}");
-        return Standing::new(Hop::Parked, text).remedy("`stream dlq list` shows it");
+    if let Some(standing) = unreadable(last) {
+        return standing;
     }
     match &trace.postgres {
         Some(stored) => postgres(last, stored, trace),
-        None if trace.faults.iter().any(|fault| fault.part == "PostgreSQL") => {
-            Standing::new(Hop::Unknown, "it is in a log; PostgreSQL does not answer")
-        }
-        None => Standing::new(Hop::Arrived, in_log(last)),
+        None => without_postgres(trace, "it is in a log").unwrap_or_else(|| Standing::new(Hop::Arrived, in_log(last))),
     }
+}
+
+/// A record that the group has passed over, since it can't read it.
+fn unreadable(traced: &Traced) -> Option<Standing> {
+    let Change { partition, offset, unreadable, .. } = &traced.change;
+    let reason = unreadable.as_ref()?;
+    let place = format!("at offset {offset} of partition {partition}");
+    let text = format!("the consumers can't read the record {place}, so it is a dead letter: {reason}");
+    Some(Standing::new(Hop::Parked, text).remedy("`stream dlq list` shows it"))
+}
+
+/// What has got as far as `head` says, and PostgreSQL could not be asked.
+fn without_postgres(trace: &Trace, head: &str) -> Option<Standing> {
+    let does = fault(trace, "PostgreSQL")?.what_it_does();
+    Some(Standing::new(Hop::Unknown, format!("{head}; PostgreSQL {does}")))
+}
+
+/// What has got as far as `head` says, and not into PostgreSQL, which has the partition up to `next`.
+fn behind(traced: &Traced, head: &str, next: i64) -> Option<Standing> {
+    let Change { partition, offset, .. } = &traced.change;
+    if next > *offset {
+        return None;
+    }
+    let at = format!("PostgreSQL has partition {partition} up to offset {next}, and the change is at {offset}");
+    let remedy = "look at /ready and the log of the consumer that holds the partition";
+    Some(Standing::new(Hop::Postgres, format!("{head}; {at}")).remedy(remedy))
 }
 
 fn in_log(last: &Traced) -> String {
@@ -163,11 +214,15 @@ fn in_log(last: &Traced) -> String {
     }
 }
 
+fn partition_of<'a>(traced: &Traced, status: &'a Status) -> Option<&'a Partition> {
+    let table = status.tables.iter().find(|table| table.name == traced.change.table)?;
+    table.partitions.iter().find(|partition| partition.number as i32 == traced.change.partition)
+}
+
 /// Why the group has not read a record.
 fn consumer(traced: &Traced, status: &Status) -> Standing {
     let (number, offset) = (traced.change.partition, traced.change.offset);
-    let table = status.tables.iter().find(|table| table.name == traced.change.table);
-    let Some(partition) = table.and_then(|table| table.partitions.iter().find(|p| p.number as i32 == number)) else {
+    let Some(partition) = partition_of(traced, status) else {
         return Standing::new(
             Hop::Unknown,
             "how far the group is in this partition is not known: Kafka gives no answer",
@@ -184,9 +239,16 @@ fn held(partition: &Partition, status: &Status) -> (String, &'static str) {
         return ("nobody holds the partition".to_owned(), "start a consumer");
     };
     let consumer = status.consumers.iter().find(|consumer| consumer.name == *name);
-    if consumer.is_some_and(|consumer| consumer.is_silent) {
+    let before_end = format!("{} offsets are before the end", partition.lag);
+    if let Some(consumer) = consumer.filter(|consumer| consumer.is_silent) {
+        if consumer.state == State::Elsewhere {
+            return (
+                format!("{name} holds it and gives no answer at /metrics, where it has answered; {before_end}"),
+                "look for its process where its logs are: end one that hangs, and start a consumer",
+            );
+        }
         return (
-            format!("{name} holds it and gives no answer at /metrics; {} offsets are before the end", partition.lag),
+            format!("{name} holds it and gives no answer at /metrics; {before_end}"),
             "wait; if it stays so, the consumer hangs: end its process, and start a consumer",
         );
     }
@@ -202,8 +264,12 @@ fn held(partition: &Partition, status: &Status) -> (String, &'static str) {
             let reason = answer.reason.as_deref().unwrap_or("it gives no reason");
             (format!("{name} holds it and is not ready: {reason}"), "follow what its /ready and its log say")
         }
+        Some((State::Elsewhere, None)) => (
+            format!("{name} holds it; whether it runs is not known here; {before_end}"),
+            "wait; if the group's offset stays where it is, look for its process where its logs are",
+        ),
         _ => (
-            format!("{name} holds it and runs; {} offsets are before the end", partition.lag),
+            format!("{name} holds it and runs; {before_end}"),
             "wait; if the group's offset stays where it is, look at the log and /ready of that consumer",
         ),
     }
@@ -223,14 +289,8 @@ fn postgres(last: &Traced, stored: &StoredRow, trace: &Trace) -> Standing {
         let state = if is_gone { "the row is not there any more" } else { "PostgreSQL has it" };
         return Standing::new(Hop::Arrived, format!("{}; {state}", in_log(last)));
     }
-    if stored.next(partition) <= offset {
-        let text = format!(
-            "{}; PostgreSQL has partition {partition} up to offset {}, and the change is at {offset}",
-            in_log(last),
-            stored.next(partition)
-        );
-        return Standing::new(Hop::Postgres, text)
-            .remedy("look at /ready and the log of the consumer that holds the partition");
+    if let Some(standing) = behind(last, &in_log(last), stored.next(partition)) {
+        return standing;
     }
     if stored.place().is_some_and(|place| place.0 == partition && place.1 > offset) {
         return Standing::new(Hop::Arrived, "PostgreSQL has a later change already, which came meanwhile");

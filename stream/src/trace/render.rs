@@ -47,8 +47,8 @@ pub fn render(trace: &Trace, width: Option<usize>) -> String {
         }
     }
     for fault in &trace.faults {
-        let away = format!("{}: {}", fault.part, fault.reason);
-        text.push_str(&format!("\n{}", paragraph("AWAY", 12, &away, width)));
+        let why = format!("{}: {}", fault.part, fault.reason);
+        text.push_str(&format!("\n{}", paragraph(fault.label(), 12, &why, width)));
     }
     let head = match trace.standing.hop {
         Hop::Arrived => "ARRIVED",

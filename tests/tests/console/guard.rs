@@ -55,10 +55,21 @@ async fn other_names_and_wrong_tokens_are_refused_and_a_replay_needs_its_word() 
         ("/api/replay", TOKEN, r#"{"kind":"snapshot","word":"replay 9"}"#, "the word is not"),
         ("/api/replay/plan", TOKEN, r#"{"kind":"since","since":"soon"}"#, "is no time"),
         ("/api/replay/plan", TOKEN, r#"{"kind":"table","table":"mysql.user"}"#, "is not taken"),
-        ("/api/replay/plan", TOKEN, r#"{"kind":"drop"}"#, ""),
+        ("/api/replay/plan", TOKEN, r#"{"kind":"drop"}"#, "kind: unknown variant"),
     ] {
         let answer = post(path, token, body);
         assert!(answer.starts_with("HTTP/1.1 4") && answer.contains(word), "{path} {body}: {answer}");
+    }
+    for (path, reason) in [
+        ("/api/messages?topic=x&partition=first", "partition: invalid digit"),
+        ("/api/change?partition=0", "missing field `topic`"),
+        ("/api/trace?table=a.b&partition=0&offset=99999999999999999999", "offset: number too large"),
+    ] {
+        let answer = ask(console, &format!("GET {path}"), "Host: localhost", "");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {answer}"));
+        assert!(head.starts_with("HTTP/1.1 400") && body["error"] == "command-line", "{path}: {answer}");
+        assert!(body["reason"].as_str().unwrap().contains(reason) && body["what_to_do"].is_string(), "{answer}");
     }
     let epoch = |stage: &Stage| stage.bed.find_progress().unwrap().map(|progress| progress.epoch);
     assert_eq!(epoch(&stage), Some(1), "nothing was replayed");

@@ -2,6 +2,7 @@
 
 mod browser;
 mod guard;
+mod letters;
 mod load;
 mod outages;
 mod pictures;

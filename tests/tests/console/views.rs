@@ -6,8 +6,9 @@ use testbed::TestBed;
 use super::browser::Screen;
 use super::stage::Stage;
 
-const ESCAPE: &str = "\u{e00c}";
-const ENTER: &str = "\u{e007}";
+pub(super) const ESCAPE: &str = "\u{e00c}";
+pub(super) const ENTER: &str = "\u{e007}";
+const BACKSPACE: &str = "\u{e003}";
 
 /// The hash of a view with parameters.
 fn hash(view: &str, parameters: &[(&str, &str)]) -> String {
@@ -26,10 +27,24 @@ async fn each_view_shows_the_pipeline_while_it_works() {
     browser.shows("document.querySelectorAll('.node').length === 5").await;
     browser.shows("document.querySelectorAll('.links path').length === 1 + 10 + 10 + 2").await;
     browser.shows("document.querySelectorAll('.readers .cell').length === 10").await;
+    // Seconds to Kafka beside the offsets to the consumers.
+    let lag = "[...document.querySelectorAll('.chart')].find((card) => card.querySelector('h2').textContent === 'Lag')";
+    browser
+        .shows(format!(
+            "/^offsets behind [0-9.,]+Kafka behind MySQL [0-9.]+ m?s$/.test({lag}.querySelector('.legend').textContent)"
+        ))
+        .await;
 
     // A change is seen as it comes, with the row before it.
     browser.press("2").await;
     browser.has("No change since you watch.").await;
+    browser.press("/").await;
+    browser.shows("document.activeElement === document.querySelector('#view input[type=search]')").await;
+    browser.press("6").await;
+    browser.shows("document.activeElement.value === '6' && document.querySelector('.view-changes')").await;
+    browser.press(BACKSPACE).await;
+    browser.shows("document.activeElement.value === ''").await;
+    browser.value("document.activeElement.blur()").await;
     stage.execute(&["UPDATE product SET price = 12.25 WHERE id = 7"]).await;
     browser.has("12.25").await;
     stage.execute(&["UPDATE product SET price = 13.75 WHERE id = 7"]).await;
@@ -131,7 +146,7 @@ async fn hostile_data_is_text() {
     browser.value(&hash("rows", &[("table", attack), ("key", attack)])).await;
     browser.shows("document.querySelectorAll('.alert').length > 0").await;
     browser.value(&hash("topics", &[("topic", attack), ("tab", "messages"), ("partition", "-1"), ("from", "x")])).await;
-    browser.shows("document.querySelectorAll('.alert').length > 0").await;
+    browser.has("from: invalid digit found in string").await;
     assert_eq!(browser.value("document.querySelectorAll('img, dialog script, main script').length").await, json!(0));
     assert!(!browser.value("document.title").await.as_str().unwrap().contains("hacked"));
     assert_eq!(browser.errors().await, Vec::<String>::new());
@@ -140,7 +155,8 @@ async fn hostile_data_is_text() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_fits_a_phone_and_has_two_sets_of_colours() {
     let mut stage = Stage::new("console_phone", &[]).await;
-    stage.execute(&["INSERT INTO product VALUES (1, 'Cup', 'CAT_1', 3.00, NULL)"]).await;
+    let long = "x".repeat(290);
+    stage.execute(&[&format!("INSERT INTO product VALUES (1, 'Cup', '{long}', 3.00, NULL)")]).await;
     let browser = stage.browser(Screen::Phone, "pipeline").await;
     browser.has("everything works").await;
     for key in ["1", "2", "3", "4", "5", "6"] {
@@ -151,6 +167,20 @@ async fn it_fits_a_phone_and_has_two_sets_of_colours() {
         let over = browser.value("document.documentElement.scrollWidth - innerWidth").await;
         assert_eq!(over, json!(0), "view {key} is wider than the phone");
     }
+    // A card cuts off what is too wide for it; a table and a text may be scrolled.
+    let wider = |root: &str| {
+        format!(
+            "[...document.querySelectorAll('{root}, {root} *')].filter((one) => !one.closest('.scroll, .tabs, pre') && \
+             one.getBoundingClientRect().right > innerWidth).map((one) => `${{one.tagName}} ${{one.className}}`).join()"
+        )
+    };
+    browser.value(&hash("topics", &[("topic", &stage.bed.name), ("tab", "messages")])).await;
+    browser.shows("document.querySelector('tr.opens .pair')").await;
+    assert_eq!(browser.value(&wider("body")).await, json!(""));
+    browser.value("document.querySelector('tr.opens').click()").await;
+    browser.has("Header source").await;
+    assert_eq!(browser.value(&wider("dialog")).await, json!(""));
+    browser.press(ESCAPE).await;
     let page = "getComputedStyle(document.documentElement).backgroundColor";
     let scheme = |name: &str| json!({ "features": [{ "name": "prefers-color-scheme", "value": name }] });
     // The page hears of it by an event.

@@ -28,7 +28,7 @@ async fn the_programs_commands_are_the_same_here() {
     assert_eq!((&listed["topic"], &listed["refused"]), (&pipeline.bed.name.clone().into(), &Value::Null), "{listed}");
     let shown = pipeline.json(&["checkpoint", "show"], 0);
     assert_eq!((&shown["kafka"]["epoch"], &shown["file"]["state"]), (&1.into(), &"written".into()), "{shown}");
-    let asked = pipeline.run(&["snapshot", &format!("{}.product", pipeline.bed.name)]);
+    let asked = pipeline.run(&["snapshot", &name]);
     assert!(asked.code == 0 && asked.out.contains("asked for a snapshot of"), "{}{}", asked.out, asked.err);
     refused(&pipeline.run(&["snapshot", "a.b"]), 2, &["tables does not take a.b"]);
 
@@ -41,6 +41,20 @@ async fn the_programs_commands_are_the_same_here() {
     let file = format!("{}/last_read_timestamp.json", pipeline.bed.get("PRODUCER_TIME_TRACK"));
     // Nobody else writes the file from now on.
     assert_eq!(pipeline.producer.take().unwrap().stop().code, 0);
+    let asked = pipeline.json(&["snapshot", &name], 0);
+    assert_eq!((&asked["asked_for"], &asked["table"], &asked["since"]), (&"table".into(), &name.into(), &Value::Null));
+    let time = "2001-01-01T00:00:00Z";
+    for (arguments, what, since) in [
+        (&["checkpoint", "reset"][..], "snapshot", Value::Null),
+        (&["checkpoint", "set", time], "time", "2001-01-01T00:00:00.000000Z".into()),
+    ] {
+        let asked = pipeline.json(arguments, 0);
+        assert_eq!((&asked["asked_for"], &asked["since"]), (&what.into(), &since), "{asked}");
+        assert_eq!((&asked["file"], &asked["table"]), (&file.clone().into(), &Value::Null), "{asked}");
+    }
+    let restored = pipeline.json(&["checkpoint", "restore"], 0);
+    assert_eq!((&restored["file"], &restored["epoch"]), (&file.clone().into(), &2.into()), "{restored}");
+    assert!(restored["position"].as_str().is_some_and(|position| position.contains(':')), "{restored}");
     let before = fs::read_to_string(&file).unwrap();
     refused(
         &pipeline.run(&["checkpoint", "set", "2001-01-01T00:00:00Z", "--time-track", "/dev/null/x"]),

@@ -34,7 +34,11 @@ async fn a_row_and_a_record_that_postgresql_refuses_have_their_own_ways_back() {
     assert_eq!((&of("row")["key"], &of("row")["column"]), (&"3".into(), &"last_updated".into()));
     assert_eq!((&of("postgres")["key"], &of("postgres")["sqlstate"]), (&"4".into(), &"22021".into()));
     let text = pipeline.run(&["dlq", "list"]).out;
-    assert!(text.contains("PostgreSQL") && text.lines().count() == 3, "{text}");
+    assert!(text.contains("PostgreSQL") && text.lines().count() == 4, "{text}");
+    assert!(
+        text.ends_with("(a letter stays when a later state replaces it: `stream dlq show OFFSET` says so)\n"),
+        "{text}"
+    );
 
     let shown = |pipeline: &Pipeline, kind: &str| pipeline.json(&["dlq", "show", &offset(kind)], 0);
     let way = |shown: &Value| shown["what_to_do"].as_str().unwrap_or_default().to_owned();

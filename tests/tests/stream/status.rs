@@ -1,9 +1,11 @@
 //! `stream status`: what runs, what has stopped, what is away.
 
+use std::fs::{self, File};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
-use testbed::{TestBed, eventually};
+use serde_json::Value;
+use testbed::{Running, TestBed, eventually};
 
 use super::{Pipeline, refused};
 
@@ -39,7 +41,7 @@ async fn one_screen_shows_what_runs_and_what_has_stopped() {
         "MySQL      ",
         "Kafka      has all up to ",
         "producer   runs: process ",
-        "; ready; 0 aborts",
+        "; 0 aborts; ready",
         "held by",
         "consumer_1",
     ] {
@@ -114,9 +116,51 @@ async fn a_part_that_is_away_is_named_and_the_rest_is_shown() {
     let poor = bed.run("stream", &["status", "--db-user", &user, "--db-password", "poor-password"]);
     server.query_drop(format!("DROP USER '{user}'@'%'")).await.unwrap();
     assert!(poor.code == 1 && poor.err.contains("error[right-missing]"), "{}\n{}", poor.out, poor.err);
-    assert!(poor.out.contains("AWAY       MySQL: ") && !poor.out.contains("poor-password"), "{}", poor.out);
+    assert!(poor.out.contains("REFUSED    MySQL: ") && !poor.out.contains("poor-password"), "{}", poor.out);
     bed.set("STREAM_METRICS", "nowhere");
     let wrong = bed.run("stream", &["status"]);
     assert!(wrong.out.contains("AWAY       metrics: stream.metrics: \"nowhere\" is no address"), "{}", wrong.out);
     refused(&bed.run("stream", &["status", "--db-port", "x"]), 2, &["DB_PORT"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_elsewhere_that_stops_is_named_to_those_who_watch() {
+    let mut pipeline = Pipeline::start(TestBed::new("stream_elsewhere"), 1).await;
+    let logs = pipeline.bed.folder.join("logs_elsewhere");
+    let mut elsewhere = pipeline.bed.start_as("consumer", "elsewhere", &["--logs", logs.to_str().unwrap()]);
+    elsewhere.wait_for("partitions assigned");
+    let addresses = format!("{},{}", pipeline.addresses(), elsewhere.metrics_address().expect("an address"));
+    pipeline.bed.set("STREAM_METRICS", addresses);
+    let [out, log] = ["watch.out", "watch.log"].map(|name| pipeline.bed.folder.join(name));
+    let watch = pipeline.bed.command("stream", &["status", "--watch", "--json"]);
+    let _watch = Running::start_into(watch, "status", log, File::create(&out).unwrap());
+    let watched = |what: &str, is_so: &dyn Fn(&Value) -> bool| {
+        eventually(&format!("{what}; see {}", out.display()), Duration::from_secs(30), || {
+            let text = fs::read_to_string(&out).unwrap();
+            let last = text
+                .rsplit_once('\n')?
+                .0
+                .lines()
+                .next_back()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap())?;
+            let consumers = last["consumers"].as_array().unwrap();
+            consumers.iter().find(|consumer| consumer["state"] == "elsewhere").is_some_and(is_so).then_some(())
+        });
+    };
+    watched("it answers", &|consumer| consumer["metrics"].is_object() && consumer["is_silent"] == false);
+    elsewhere.kill();
+    watched("it gives no answer", &|consumer| consumer["is_silent"] == true);
+
+    // One look does not know that it has answered.
+    let shown = pipeline.run(&["status"]).out;
+    assert!(shown.contains(" is not here, nor an answer of it at /metrics"), "{shown}");
+    pipeline.conn.query_drop("UPDATE product SET price = price + 1").await.unwrap();
+    eventually("a change waits for it", Duration::from_secs(30), || {
+        let waits = |key: i32| {
+            let standing = pipeline.json(&["trace", &key.to_string()], 0)["standing"].clone();
+            let text = standing["text"].as_str().unwrap_or_default();
+            standing["hop"] == "consumer" && text.contains("whether it runs is not known here")
+        };
+        (1..=20).any(waits).then_some(())
+    });
 }

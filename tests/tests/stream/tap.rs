@@ -17,22 +17,25 @@ use super::{Pipeline, refused};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The lines of a `stream tap` that stops at the end.
+#[track_caller]
+fn lines(pipeline: &Pipeline, arguments: &[&str]) -> Vec<String> {
+    let ended = pipeline.run(&[&["tap", "--stop-at-end"], arguments].concat());
+    assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
+    ended.out.lines().map(str::to_owned).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_are_lines_and_a_reader_may_leave() {
     let mut pipeline = Pipeline::start(TestBed::new("stream_tap"), 1).await;
-    let lines = |arguments: &[&str]| {
-        let ended = pipeline.run(&[&["tap", "--stop-at-end"], arguments].concat());
-        assert_eq!(ended.code, 0, "{}\n{}", ended.out, ended.err);
-        ended.out.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let all = lines(&["--from", "beginning"]);
+    let all = lines(&pipeline, &["--from", "beginning"]);
     assert_eq!(all.len(), 20, "{all:?}");
     assert!(all[0].contains("  r  ") && !all[0].contains('\u{1b}'), "{}", all[0]);
-    assert_eq!(lines(&["--last", "2"]).len(), 2);
-    assert_eq!(lines(&["--from", "2099-01-01T00:00:00Z"]).len(), 0);
-    assert_eq!(lines(&["--from", "2000-01-01T00:00:00Z", "--op", "r"]).len(), 20);
-    assert_eq!(lines(&["--from", "beginning", "--op", "c,u,d"]).len(), 0);
-    let one = lines(&["--from", "beginning", "--where", "name=product 9", "--key", "9"]);
+    assert_eq!(lines(&pipeline, &["--last", "2"]).len(), 2);
+    assert_eq!(lines(&pipeline, &["--from", "2099-01-01T00:00:00Z"]).len(), 0);
+    assert_eq!(lines(&pipeline, &["--from", "2000-01-01T00:00:00Z", "--op", "r"]).len(), 20);
+    assert_eq!(lines(&pipeline, &["--from", "beginning", "--op", "c,u,d"]).len(), 0);
+    let one = lines(&pipeline, &["--from", "beginning", "--where", "name=product 9", "--key", "9"]);
     assert!(one.len() == 1 && one[0].contains("  9  id=9 name=\"product 9\" "), "{one:?}");
 
     let mut tap = pipeline.bed.command("stream", &["tap", "--last", "20"]);
@@ -45,6 +48,10 @@ async fn changes_are_lines_and_a_reader_may_leave() {
     pipeline.conn.query_drop("DELETE FROM product WHERE id = 9").await.unwrap();
     let line = reader.next().unwrap().unwrap();
     assert!(line.contains("  d  9  was id=9 name=\"product 9\" category=\"cat_1\" price=8.99 "), "{line}");
+    // A delete counts by the row before it.
+    let gone = lines(&pipeline, &["--last", "5", "--where", "price=8.99", "--op", "d"]);
+    assert!(gone.len() == 1 && gone[0].contains("  d  9  was id=9 name=\"product 9\" "), "{gone:?}");
+    assert_eq!(lines(&pipeline, &["--last", "5", "--where", "price=9.00", "--op", "d"]).len(), 0);
     // The reader leaves: the next line ends the command, quietly.
     drop(reader);
     pipeline.conn.query_drop("UPDATE product SET price = 7 WHERE id = 8").await.unwrap();

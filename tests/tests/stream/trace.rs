@@ -61,13 +61,21 @@ async fn a_change_is_found_at_each_hop_and_named_where_it_stands() {
     let trace = pipeline.eventually(&["trace", "9"], "/standing/hop", "parked");
     assert!(trace["standing"]["what_to_do"].as_str().unwrap().starts_with("correct the row in MySQL"), "{trace}");
     assert_eq!(trace["postgres"]["row"]["name"], "product 9", "the older row stays");
+    let parked = position(&trace);
+    let trace = pipeline.json(&["trace", "--position", &parked], 0);
+    let text = trace["standing"]["text"].as_str().unwrap();
+    assert!(trace["standing"]["hop"] == "arrived" && text.contains("in PostgreSQL 1 key is parked"), "{trace}");
+    proxy.set(Link::Cut);
+    let trace = pipeline.json(&["trace", "--position", &parked], 75);
+    assert_eq!(trace["standing"]["hop"], "unknown", "{trace}");
+    proxy.set(Link::Open);
 
     // The consumer is gone.
     pipeline.consumers.pop().unwrap().kill();
     pipeline.conn.query_drop("UPDATE product SET price = 2.5, name = 'mug' WHERE id = 9").await.unwrap();
     let trace = pipeline.eventually(&["trace", "9"], "/standing/hop", "consumer");
     assert!(trace["standing"]["text"].as_str().unwrap().contains("has stopped: its lock is free"), "{trace}");
-    let position = trace["changes"].as_array().unwrap().last().unwrap()["position"].as_str().unwrap().to_owned();
+    let position = position(&trace);
     let mut consumer = pipeline.bed.start_as("consumer", "consumer1", &[]);
     consumer.wait_for("readiness on http://");
     pipeline.consumers.push(consumer);
@@ -88,6 +96,11 @@ async fn a_change_is_found_at_each_hop_and_named_where_it_stands() {
     assert_eq!(trace["standing"]["hop"], "producer", "{trace}");
     assert!(trace["standing"]["text"].as_str().unwrap().contains("the producer is stopped"), "{trace}");
     unknown(&pipeline);
+}
+
+/// That of the last change.
+fn position(trace: &Value) -> String {
+    trace["changes"].as_array().unwrap().last().unwrap()["position"].as_str().unwrap().to_owned()
 }
 
 /// What is not there is named, and nothing is changed.

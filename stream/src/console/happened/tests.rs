@@ -15,6 +15,7 @@ fn partition(number: usize, holder: Option<&str>) -> Partition {
         written_last_minute: 0,
         written_per_second: None,
         read_per_second: None,
+        postgres_next: None,
     }
 }
 
@@ -90,6 +91,20 @@ fn a_fault_is_told_once_and_its_end_too() {
     assert_eq!(shown(&before, &now), ["bad: Kafka gives no answer: no answer"]);
     assert_eq!(shown(&now, &now.clone()), Vec::<String>::new());
     assert_eq!(shown(&now, &before), ["good: Kafka answers again"]);
+    let refused = model::error::Error::new(model::error::Code::RightMissing, "no right");
+    now.faults = vec![Fault::new("Kafka", &refused)];
+    assert_eq!(shown(&before, &now), ["bad: Kafka refuses: no right"]);
+}
+
+#[test]
+fn a_consumer_that_gives_no_answer_is_told_once() {
+    let (before, mut now) = (status(), status());
+    now.consumers[0].is_silent = true;
+    assert_eq!(shown(&before, &now), ["bad: consumer_1 gives no answer at /metrics: it may have stopped, or hang"]);
+    assert_eq!(shown(&now, &now.clone()), Vec::<String>::new());
+    let mut again = before.clone();
+    again.consumers[0].metrics = Some(Answer { is_ready: true, ..Answer::default() });
+    assert_eq!(shown(&now, &again), ["good: consumer_1 answers again"]);
 }
 
 #[test]
@@ -110,7 +125,7 @@ fn stops_replays_and_dead_letters_are_told() {
         shown(&then, &now),
         [
             "warning: cdc-producer is not ready: Kafka has not answered for 11 s",
-            "warning: cdc-producer gave up 2 Kafka transactions; their records are sent again",
+            "warning: cdc-producer aborted 2 Kafka transactions; the records are processed again",
         ]
     );
 }

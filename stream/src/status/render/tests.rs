@@ -2,7 +2,8 @@ use kafka::Partition as At;
 
 use super::*;
 use crate::fault::Fault;
-use model::error::Error;
+use crate::status::Answer;
+use model::error::{Code, Error};
 
 fn partition(number: usize, lag: i64, holder: Option<&str>) -> Partition {
     Partition {
@@ -17,6 +18,7 @@ fn partition(number: usize, lag: i64, holder: Option<&str>) -> Partition {
         written_last_minute: 6,
         written_per_second: None,
         read_per_second: None,
+        postgres_next: None,
     }
 }
 
@@ -88,7 +90,7 @@ producer   runs: process 7 on host
 latency    12 ms (median), 1.2 s (p99) from a commit to its line in a log; 7 changes since the consumers' start
 snapshot   shop.p: 1,200 of about 2,400 rows, 300 a second, about 4.0 s left
 
-shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL not behind, 1 keys parked
+shop.p → t: lag 12; 18 offsets in the last minute; 2 dead letters; PostgreSQL not behind, 1 key parked
 
 partition  end  committed  lag  held by
 0          100        100    0  consumer_1
@@ -121,6 +123,28 @@ producer   unknown: producer.time_track is not here, and no address of it is kno
 group g: no consumer
 ";
     assert_eq!(text, want);
+}
+
+#[test]
+fn what_is_known_of_a_consumer_elsewhere_is_shown() {
+    let elsewhere = || consumer(1, State::Elsewhere, &[0]);
+    let shown = |consumers: Vec<Consumer>| render(&status(Vec::new(), consumers), false, None);
+    let here = "its logs folder aaaaaaaa is not here";
+    let text = shown(vec![elsewhere()]);
+    assert!(text.contains(&format!("{here}\n")), "{text}");
+    let answers = Consumer { metrics: Some(Answer::default()), ..consumer(2, State::Runs, &[1]) };
+    let text = shown(vec![elsewhere(), answers.clone()]);
+    assert!(text.contains(&format!("{here}, nor an answer of it at /metrics\n")), "{text}");
+    let text = shown(vec![Consumer { is_silent: true, ..elsewhere() }, answers]);
+    assert!(text.contains(&format!("{here}; NO ANSWER at /metrics, where it has answered")), "{text}");
+}
+
+#[test]
+fn who_refuses_is_not_away() {
+    let mut status = status(Vec::new(), Vec::new());
+    let refused = Error::new(Code::RightMissing, "no right");
+    status.faults.push(Fault::new("MySQL", &refused));
+    assert!(render(&status, false, None).contains("\nREFUSED    MySQL: no right"), "{status:?}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
+use model::error::{Code, Error};
+
 use super::*;
-use crate::record::{Change, Row};
+use crate::record::Row;
 use crate::search::Searched;
-use crate::status::{Answer, Consumer, Producer, Reached, Table};
+use crate::status::{Answer, Consumer, Producer, Reached};
 use crate::trace::{SourceRow, StoredRow};
 
 fn row(price: &str) -> Row {
@@ -61,6 +63,7 @@ fn status(holder: Option<&str>, waits: bool) -> Status {
         written_last_minute: 0,
         written_per_second: None,
         read_per_second: None,
+        postgres_next: None,
     };
     let table = Table {
         name: "shop.p".to_owned(),
@@ -165,6 +168,46 @@ fn a_record_that_nobody_has_read_waits_for_its_partition() {
     );
     check(unread(), status(Some("consumer_1-aaaaaaaa"), true), Hop::Consumer, "has stopped: its lock is free");
     check(unread(), status(Some("consumer_1-aaaaaaaa"), false), Hop::Consumer, "holds it and runs; 10 offsets");
+    let mut elsewhere = status(Some("consumer_1-bbbbbbbb"), false);
+    elsewhere.consumers[0].state = State::Elsewhere;
+    check(unread(), elsewhere.clone(), Hop::Consumer, "whether it runs is not known here; 10 offsets");
+    elsewhere.consumers[0].is_silent = true;
+    check(unread(), elsewhere, Hop::Consumer, "gives no answer at /metrics, where it has answered; 10 offsets");
+}
+
+#[test]
+fn a_transaction_stands_where_its_first_change_is_held_up() {
+    let holder = Some("consumer_1-aaaaaaaa");
+    let postgres = |next: i64, parked: u64| {
+        let mut status = status(holder, false);
+        let table = &mut status.tables[0];
+        (table.parked_keys, table.partitions[0].postgres_next) = (Some(parked), Some(next));
+        status
+    };
+    let read = || vec![change(30, Some("2"), true), change(31, None, true)];
+    let check = |changes: Vec<Traced>, status: Status, faults: Vec<Fault>, hop: Hop, want: &str| {
+        let trace = Trace { key: None, partition: None, faults, ..trace(None, changes) };
+        let standing = judge_transaction(Facts { trace, status }, "u:9", false).standing;
+        assert!(standing.hop == hop && standing.text.contains(want), "{standing:?}");
+    };
+    let all = "the group has read all of these changes";
+    check(read(), status(holder, false), Vec::new(), Hop::Arrived, all);
+    check(read(), postgres(32, 0), Vec::new(), Hop::Arrived, all);
+    let behind = "PostgreSQL has partition 3 up to offset 31, and the change is at 31";
+    check(read(), postgres(31, 7), Vec::new(), Hop::Postgres, behind);
+    check(read(), postgres(32, 1), Vec::new(), Hop::Arrived, "in PostgreSQL 1 key is parked: `stream trace KEY`");
+    check(read(), postgres(32, 2), Vec::new(), Hop::Arrived, "2 keys are parked");
+    let away = Fault::new("PostgreSQL", &Error::transient("no answer"));
+    check(read(), status(holder, false), vec![away], Hop::Unknown, "changes; PostgreSQL does not answer");
+    let refuses = Fault::new("PostgreSQL", &Error::new(Code::RightMissing, "no right"));
+    check(read(), status(holder, false), vec![refuses], Hop::Unknown, "changes; PostgreSQL refuses");
+    let mut unreadable = read();
+    unreadable[1].change.unreadable = Some("no schema".to_owned());
+    let letter = "can't read the record at offset 31 of partition 3, so it is a dead letter: no schema";
+    check(unreadable, postgres(20, 0), Vec::new(), Hop::Parked, letter);
+    let mut unread = read();
+    unread[1].is_consumed = false;
+    check(unread, postgres(20, 0), Vec::new(), Hop::Consumer, "the change is at 31");
 }
 
 #[test]
