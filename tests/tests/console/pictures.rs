@@ -19,6 +19,8 @@ const NAMES: [&str; 8] = [
     "Garden hose 20 m",
     "Board game “Harbour”",
 ];
+/// A port for each program.
+const METRICS: &str = "127.0.0.1:9200-9209";
 const CATEGORIES: [&str; 5] = ["Kitchen", "Home", "CAT_5", "Garden", "Toys"];
 
 /// Changes prices for some seconds, a few in each transaction.
@@ -46,7 +48,15 @@ async fn screenshots() {
     // The names of a shop, not of a test.
     let mut bed = TestBed::new("shop");
     bed.name = "shop".to_owned();
-    for (variable, value) in [("DB_NAME", "shop"), ("KAFKA_TOPIC", "product_updates"), ("KAFKA_GROUP_ID", "shop")] {
+    for (variable, value) in [
+        ("DB_NAME", "shop"),
+        ("KAFKA_TOPIC", "product_updates"),
+        ("KAFKA_GROUP_ID", "shop"),
+        ("CONSUMER_LOGS", "consumer_logs"),
+        ("PRODUCER_TIME_TRACK", "time_track"),
+        ("METRICS_LISTEN", METRICS),
+        ("STREAM_METRICS", METRICS),
+    ] {
         bed.set(variable, value);
     }
     let mut stage = Stage::on(bed.with_postgres(), &[]).await;
@@ -63,26 +73,26 @@ async fn screenshots() {
     browser.shows("document.querySelectorAll('.readers li').length === 5").await;
     browser.has("everything works").await;
     change(&mut stage, 150).await;
-    take(&browser, &folder, "pipeline").await;
+    take(&browser, &folder, "pipeline", &["light", "dark"]).await;
     browser.press("2").await;
     change(&mut stage, 10).await;
     browser.shows("document.querySelectorAll('tr.opens').length > 20").await;
-    take(&browser, &folder, "changes").await;
+    take(&browser, &folder, "changes", &["light"]).await;
     let row = json!({ "table": stage.table(), "key": "7" });
     browser.value(&format!("location.hash = '#/rows?' + new URLSearchParams({row})")).await;
     browser.has("It is everywhere where it belongs").await;
     browser.shows("document.querySelector('.u-over') !== null").await;
-    take(&browser, &folder, "row").await;
+    take(&browser, &folder, "row", &["light"]).await;
     let phone = stage.browser(Screen::Phone, "pipeline").await;
     phone.has("everything works").await;
     change(&mut stage, 20).await;
-    take(&phone, &folder, "phone").await;
+    take(&phone, &folder, "phone", &["dark"]).await;
     drop(further);
 }
 
-/// The page in light and dark.
-async fn take(browser: &Browser, folder: &Path, name: &str) {
-    for colours in ["light", "dark"] {
+/// The page in these colours.
+async fn take(browser: &Browser, folder: &Path, name: &str, colours: &[&str]) {
+    for colours in colours {
         let scheme = json!({ "features": [{ "name": "prefers-color-scheme", "value": colours }] });
         browser.chrome("Emulation.setEmulatedMedia", scheme).await;
         browser.screenshot(&folder.join(format!("{name}-{colours}.png"))).await;
