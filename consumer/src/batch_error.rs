@@ -55,7 +55,11 @@ impl From<PollError> for BatchError {
 impl BatchError {
     /// An error while the clients are being created: they are created again.
     pub(crate) fn at_start(error: Error) -> Self {
-        if error.is_transient() { Self::Reconnect { error, fenced: false } } else { Self::Fatal(error) }
+        if !error.is_transient() {
+            return Self::Fatal(error);
+        }
+        let fenced = matches!(error.cause(), Some(Failure::Fenced(_)));
+        Self::Reconnect { error, fenced }
     }
 
     /// The reaction to a failure of the transaction, which has been aborted if it can be.
@@ -145,6 +149,16 @@ mod tests {
         let mut note = |seconds| fences.note(SlotId(1), start + Duration::from_secs(seconds)).is_ok();
         assert_eq!([0, 1, 2, 3, 61, 62, 63, 64].map(&mut note), [true; 8]);
         assert!(!note(65));
+    }
+
+    #[test]
+    fn a_fence_while_the_clients_are_created_counts() {
+        for (failure, wanted) in [(Failure::Fenced("F".to_owned()), true), (Failure::Broken("B".to_owned()), false)] {
+            let error = failure.into_error("cannot begin");
+            let BatchError::Reconnect { error, fenced } = BatchError::at_start(error) else { panic!("try again") };
+            assert_eq!(fenced, wanted, "{error}");
+            assert!(error.to_string().starts_with("cannot begin: "), "{error}");
+        }
     }
 
     #[test]

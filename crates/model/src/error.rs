@@ -70,6 +70,11 @@ impl Error {
         self
     }
 
+    /// The cause, if it is of this type.
+    pub fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+        self.0.source.as_deref()?.downcast_ref()
+    }
+
     /// What it is about.
     pub fn code(&self) -> Code {
         self.0.code

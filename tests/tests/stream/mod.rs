@@ -2,6 +2,7 @@
 
 mod commands;
 mod dlq;
+mod hops;
 mod pictures;
 mod recording;
 mod status;

@@ -54,13 +54,15 @@ impl Failure {
         matches!(self, Self::Abortable(_) | Self::Rebalanced(_) | Self::Refused { .. })
     }
 
-    /// Converts it to an error of a program that could not do `what`: definite when a retry can't help.
+    /// Converts it to an error of a program that could not do `what`: definite when a retry can't help, else with this as
+    /// its source.
     pub fn into_error(self, what: &str) -> Error {
-        let message = format!("{what}: {self}");
         match self {
-            Self::Refused { code, remedy, .. } => Error::new(code, message).with_remedy(remedy),
-            Self::OtherCount { .. } => Error::new(Code::PartitionCount, message).with_remedy(OTHER_COUNT),
-            _ => Error::transient(message),
+            Self::Refused { code, reason, remedy } => Error::new(code, format!("{what}: {reason}")).with_remedy(remedy),
+            Self::OtherCount { .. } => {
+                Error::new(Code::PartitionCount, format!("{what}: {self}")).with_remedy(OTHER_COUNT)
+            }
+            _ => Error::transient(what).with_source(self),
         }
     }
 }
