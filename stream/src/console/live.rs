@@ -66,12 +66,18 @@ struct Live {
 }
 
 /// Reads until it is stopped, also after errors, which the state names too. Blocks; call it within a runtime.
-pub(super) fn read(pipeline: Pipeline, hub: &Hub, starts: &watch::Receiver<Option<Starts>>, stop: &CancellationToken) {
+pub(super) fn read(
+    pipeline: Pipeline,
+    hub: &Hub,
+    mut starts: watch::Receiver<Option<Starts>>,
+    stop: &CancellationToken,
+) {
     let mut live = Live::new(pipeline);
-    while let Err(error) = live.read(hub, starts, stop) {
+    while let Err(error) = live.read(hub, &mut starts, stop) {
         tracing::warn!(code = error.code().name(), what_to_do = error.remedy(), "{error}");
         live.follower = None;
         live.known = None;
+        starts.mark_changed();
         Handle::current().block_on(stop.run_until_cancelled(tokio::time::sleep(AGAIN)));
     }
 }
@@ -118,14 +124,22 @@ impl Live {
     ///
     /// # Errors
     /// Usage when a setting can't be used; transient when Kafka does not answer; definite when a right is missing.
-    fn read(&mut self, hub: &Hub, starts: &watch::Receiver<Option<Starts>>, stop: &CancellationToken) -> Result<()> {
+    fn read(
+        &mut self,
+        hub: &Hub,
+        starts: &mut watch::Receiver<Option<Starts>>,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         let (mut tick, mut second) = (Instant::now() + TICK, Instant::now() + Duration::from_secs(1));
         while !stop.is_cancelled() {
-            let found = starts.borrow().clone();
-            if found != self.known
-                && let Some(found) = found
-            {
-                self.assign(found)?;
+            // A look is told once a second, a record comes thousands of times.
+            if starts.has_changed().unwrap_or(false) {
+                let found = starts.borrow_and_update().clone();
+                if found != self.known
+                    && let Some(found) = found
+                {
+                    self.assign(found)?;
+                }
             }
             self.poll()?;
             let now = Instant::now();

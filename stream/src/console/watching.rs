@@ -101,7 +101,7 @@ fn keep_known(now: &mut Status, before: &Status) {
 /// Reads the topics.
 async fn read(hub: &Arc<Hub>, pipeline: &Pipeline, starts: watch::Receiver<Option<Starts>>, stop: &CancellationToken) {
     let (hub, pipeline, stop) = (Arc::clone(hub), pipeline.clone(), stop.clone());
-    let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, &starts, &stop)).await;
+    let ended = tokio::task::spawn_blocking(move || live::read(pipeline, &hub, starts, &stop)).await;
     if let Err(error) = ended {
         tracing::error!("the reader of the topics has ended: {error}");
     }

@@ -289,6 +289,42 @@ pub struct Consumer {
     pub is_silent: bool,
 }
 
+#[cfg(test)]
+impl Partition {
+    /// One that is committed up to its end, for tests of what uses it.
+    pub(crate) fn for_test(number: usize, end: i64, holder: Option<&str>) -> Self {
+        Self {
+            number,
+            begin: 0,
+            end,
+            open: 0,
+            committed: Some(end),
+            lag: 0,
+            holder: holder.map(str::to_owned),
+            waits: false,
+            written_last_minute: 0,
+            written_per_second: None,
+            read_per_second: None,
+            postgres_next: None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Consumer {
+    /// One without partitions, for tests of what uses it.
+    pub(crate) fn for_test(name: &str, state: State) -> Self {
+        Self {
+            name: name.to_owned(),
+            host: String::new(),
+            state,
+            partitions: Vec::new(),
+            metrics: None,
+            is_silent: false,
+        }
+    }
+}
+
 impl Table {
     /// Offsets that the group has not read.
     pub(super) fn lag(&self) -> i64 {

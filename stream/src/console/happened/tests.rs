@@ -3,31 +3,11 @@ use crate::fault::Fault;
 use crate::status::{Answer, Partition, Producer, Table};
 
 fn partition(number: usize, holder: Option<&str>) -> Partition {
-    Partition {
-        number,
-        begin: 0,
-        end: 10,
-        open: 0,
-        committed: Some(10),
-        lag: 0,
-        holder: holder.map(str::to_owned),
-        waits: false,
-        written_last_minute: 0,
-        written_per_second: None,
-        read_per_second: None,
-        postgres_next: None,
-    }
+    Partition::for_test(number, 10, holder)
 }
 
 fn consumer(name: &str, state: State) -> Consumer {
-    Consumer {
-        name: name.to_owned(),
-        host: String::new(),
-        state,
-        partitions: Vec::new(),
-        metrics: None,
-        is_silent: false,
-    }
+    Consumer::for_test(name, state)
 }
 
 fn status() -> Status {

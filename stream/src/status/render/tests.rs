@@ -6,20 +6,8 @@ use crate::status::Answer;
 use model::error::{Code, Error};
 
 fn partition(number: usize, lag: i64, holder: Option<&str>) -> Partition {
-    Partition {
-        number,
-        begin: 0,
-        end: 100,
-        open: 0,
-        committed: Some(100 - lag),
-        lag,
-        holder: holder.map(str::to_owned),
-        waits: false,
-        written_last_minute: 6,
-        written_per_second: None,
-        read_per_second: None,
-        postgres_next: None,
-    }
+    let committed = Some(100 - lag);
+    Partition { committed, lag, written_last_minute: 6, ..Partition::for_test(number, 100, holder) }
 }
 
 fn shown(name: &str, topic: &str, partitions: Vec<Partition>) -> Table {
@@ -38,7 +26,7 @@ fn shown(name: &str, topic: &str, partitions: Vec<Partition>) -> Table {
 fn consumer(slot: u32, state: State, partitions: &[i32]) -> Consumer {
     let partitions = partitions.iter().map(|number| At::main(*number)).collect();
     let name = format!("consumer_{slot}-aaaaaaaa");
-    Consumer { name, host: "10.0.0.7".to_owned(), state, partitions, metrics: None, is_silent: false }
+    Consumer { host: "10.0.0.7".to_owned(), partitions, ..Consumer::for_test(&name, state) }
 }
 
 fn status(tables: Vec<Table>, consumers: Vec<Consumer>) -> Status {

@@ -51,20 +51,7 @@ fn trace(source: Option<SourceRow>, changes: Vec<Traced>) -> Trace {
 }
 
 fn status(holder: Option<&str>, waits: bool) -> Status {
-    let partition = Partition {
-        number: 3,
-        begin: 0,
-        end: 50,
-        open: 0,
-        committed: Some(40),
-        lag: 10,
-        holder: holder.map(str::to_owned),
-        waits,
-        written_last_minute: 0,
-        written_per_second: None,
-        read_per_second: None,
-        postgres_next: None,
-    };
+    let partition = Partition { committed: Some(40), lag: 10, waits, ..Partition::for_test(3, 50, holder) };
     let table = Table {
         name: "shop.p".to_owned(),
         topic: "t".to_owned(),
@@ -76,14 +63,7 @@ fn status(holder: Option<&str>, waits: bool) -> Status {
         postgres_behind: None,
     };
     let state = if waits { State::Stopped } else { State::Runs };
-    let consumer = |name: &str| Consumer {
-        name: name.to_owned(),
-        host: String::new(),
-        state,
-        partitions: Vec::new(),
-        metrics: None,
-        is_silent: false,
-    };
+    let consumer = |name: &str| Consumer::for_test(name, state);
     let reached = Reached {
         epoch: 1,
         position: "b:100".to_owned(),
