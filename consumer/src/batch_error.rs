@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kafka::Failure;
 use model::error::{Code, Error, Result};
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::group::PollError;
@@ -104,10 +104,10 @@ impl Backoff {
     }
 
     /// Waits, but not past a shutdown.
-    pub(crate) fn wait(&mut self, handle: &Handle, shutdown: &CancellationToken) {
+    pub(crate) fn wait(&mut self, runtime: &Runtime, shutdown: &CancellationToken) {
         let pause = self.0;
         self.0 = (pause * 2).min(LONGEST);
-        handle.block_on(async {
+        runtime.block_on(async {
             // Either way the caller looks at the token next.
             tokio::time::timeout(pause, shutdown.cancelled()).await.unwrap_or_default();
         });
@@ -168,7 +168,7 @@ mod tests {
         stopped.cancel();
         let mut backoff = Backoff::new();
         for _ in 0..10 {
-            backoff.wait(runtime.handle(), &stopped);
+            backoff.wait(&runtime, &stopped);
         }
         assert_eq!(backoff.0, LONGEST);
         backoff.reset();

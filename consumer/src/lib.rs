@@ -21,6 +21,7 @@ mod lineage_error;
 mod log_checkpoint;
 mod log_file;
 mod log_floor;
+mod log_sync;
 mod metrics;
 mod offsets;
 pub mod opening;

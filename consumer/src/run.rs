@@ -41,7 +41,7 @@ use model::error::{Error, Result};
 use model::time::Micros;
 use runtime::config::{KafkaSettings, PostgresSettings, Settings};
 use runtime::{failpoint, program::Context, step::ConsumerStep};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::Outcome;
@@ -50,6 +50,7 @@ use crate::cycle::GroupView;
 use crate::group::Group;
 use crate::log_checkpoint::{self, OpenLogCheckpoint, Opened};
 use crate::log_file::LogFile;
+use crate::log_sync::LogSync;
 use crate::metrics::ConsumerMetrics;
 use crate::orphaned_partitions::OrphanedPartitions;
 use crate::parking::Parking;
@@ -95,16 +96,20 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     if let Some(done) = command::asked(&context.arguments, settings, &kafka, &slots).await {
         return done;
     }
-    let mut worker = Worker::new(&context, kafka, slots)?;
-    let in_hand = Arc::clone(&worker.in_hand);
+    let (in_hand, shutdown, handle) = (Arc::<AtomicBool>::default(), context.shutdown.clone(), Handle::current());
     let (done, outcome) = tokio::sync::oneshot::channel();
-    let thread = move || done.send(worker.work()).unwrap_or_default();
+    let busy = Arc::clone(&in_hand);
+    let thread = move || {
+        let _entered = handle.enter();
+        let worked = Worker::new(&context, kafka, slots, busy).and_then(|mut worker| worker.work());
+        done.send(worked).unwrap_or_default();
+    };
     std::thread::Builder::new()
         .name("consumer".to_owned())
         .spawn(thread)
         .map_err(|e| Error::definite("cannot start a thread").with_source(e))?;
     let late = async {
-        context.shutdown.cancelled().await;
+        shutdown.cancelled().await;
         let since = Instant::now();
         tokio::time::sleep(CLOSING_LIMIT).await;
         while in_hand.load(Ordering::Relaxed) && since.elapsed() < SHUTDOWN_LIMIT {
@@ -146,7 +151,9 @@ struct Worker {
     pinged: Instant,
     /// A batch is being written and committed.
     in_hand: Arc<AtomicBool>,
-    handle: Handle,
+    log_sync: LogSync,
+    /// Drives PostgreSQL's connection in this thread, while it waits: an answer has not to wake two threads.
+    runtime: Runtime,
     shutdown: CancellationToken,
 }
 
@@ -177,9 +184,10 @@ struct Batch {
 }
 
 impl Worker {
-    fn new(context: &Context, kafka: KafkaSettings, slots: Slots) -> Result<Self> {
+    fn new(context: &Context, kafka: KafkaSettings, slots: Slots, in_hand: Arc<AtomicBool>) -> Result<Self> {
         let settings = &context.settings;
         let (found, appeared) = channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         crate::tables::watch(settings.clone(), kafka.clone(), found, context.shutdown.clone())?;
         let mut worker = Self {
             settings: settings.clone(),
@@ -194,8 +202,9 @@ impl Worker {
             readiness: Readiness::new(context.health.clone()),
             finished: Instant::now(),
             pinged: Instant::now(),
-            in_hand: Arc::default(),
-            handle: Handle::current(),
+            in_hand,
+            log_sync: LogSync::start()?,
+            runtime: runtime.map_err(|e| Error::definite("cannot start the thread's runtime").with_source(e))?,
             shutdown: context.shutdown.clone(),
             kafka,
             slots,
@@ -214,7 +223,7 @@ impl Worker {
                 Err(error) if error.is_transient() && !self.shutdown.is_cancelled() => self.tell(&error),
                 claimed => break claimed?,
             }
-            backoff.wait(&self.handle, &self.shutdown);
+            backoff.wait(&self.runtime, &self.shutdown);
         };
         tracing::info!(slot = %slot.name(), log = %slot.log_path().display(), "slot claimed");
         // The level of errors, so that each line that the log's filter lets through names the slot.
@@ -253,7 +262,7 @@ impl Worker {
                 Err(BatchError::Rebalanced | BatchError::Retry(_) | BatchError::Reconnect { .. }) => {}
             }
             self.metrics.restarts.add(1);
-            backoff.wait(&self.handle, &self.shutdown);
+            backoff.wait(&self.runtime, &self.shutdown);
         }
         self.say_stopped(slot.id());
         Ok(())
@@ -284,7 +293,7 @@ impl Worker {
     fn open(&mut self, slot: &Slot, changed: &Sender<()>) -> Result<Session, BatchError> {
         self.take_known()?;
         let topics = doctor::wanted(&self.kafka, &self.topics);
-        self.handle.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
+        self.runtime.block_on(kafka::ensure_topics(&self.kafka, &topics)).map_err(BatchError::at_start)?;
         let opened = log_checkpoint::open(&self.kafka, &self.topics, slot, ConsumerStep::Initialised)
             .map_err(BatchError::at_start)?;
         let Opened { producer, checkpoint, committed } = opened;
@@ -310,13 +319,13 @@ impl Worker {
                     self.roll_back(session)?;
                     // Wait for the next heartbeat, which brings the rebalance; until then the same batch would be
                     // refused again.
-                    Backoff::new().wait(&self.handle, &self.shutdown);
+                    Backoff::new().wait(&self.runtime, &self.shutdown);
                 }
                 Err(BatchError::Retry(error)) => {
                     self.tell(&error);
                     self.metrics.retries.add(1);
                     self.roll_back(session)?;
-                    backoff.wait(&self.handle, &self.shutdown);
+                    backoff.wait(&self.runtime, &self.shutdown);
                 }
                 // Leave the file: its end may or may not be committed, which the log checkpoint shows in the next
                 // session.
@@ -370,7 +379,7 @@ impl Worker {
         if self.pinged.elapsed() > PING_EVERY
             && let Some(sink) = &mut self.sink
         {
-            let parked = self.readiness.postgres.during(|| self.handle.block_on(sink.ping()))?;
+            let parked = self.readiness.postgres.during(|| self.runtime.block_on(sink.ping()))?;
             self.metrics.parked_keys.set(parked);
             self.pinged = Instant::now();
         }

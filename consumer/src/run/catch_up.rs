@@ -38,7 +38,7 @@ impl Worker {
         if new.is_empty() {
             return Ok(());
         }
-        let known = self.readiness.postgres.during(|| self.handle.block_on(sink.next_offsets(&new)))?;
+        let known = self.readiness.postgres.during(|| self.runtime.block_on(sink.next_offsets(&new)))?;
         let differs =
             |(partition, next): &(&Partition, &i64)| committed.get(partition).is_some_and(|offset| offset != *next);
         let different: Vec<Partition> = known.iter().filter(differs).map(|(partition, _)| *partition).collect();
@@ -80,7 +80,7 @@ impl Worker {
             }
         }
         if !passed.is_empty() {
-            self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&passed, false)))?;
+            self.readiness.postgres.during(|| self.runtime.block_on(sink.apply(&passed, false)))?;
         }
         session.group.seek(&behind).map_err(BatchError::at_start)
     }

@@ -1,7 +1,7 @@
 //! Polls the records of a batch, and converts each at once, so that none is kept.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kafka::Partition;
 use model::time::Micros;
@@ -37,6 +37,11 @@ impl Batch {
     }
 }
 
+/// The client library waits whole milliseconds, and spends the rest of one asking again without a pause.
+fn whole_milliseconds(wait: Duration) -> Duration {
+    wait - Duration::from_nanos((wait.subsec_nanos() % 1_000_000).into())
+}
+
 impl Worker {
     /// Polls until there are enough records, or until the time is over and no more have arrived. A rebalance meanwhile
     /// discards the batch.
@@ -47,7 +52,7 @@ impl Worker {
         let most = self.parking.part().map_or(self.batch_rows, |part| part.min(self.batch_rows));
         while batch.records < most && bytes < BATCH_BYTES {
             let wait = deadline.map_or(POLL, |d: Instant| d.saturating_duration_since(Instant::now()));
-            let message = group.poll(wait)?;
+            let message = group.poll(whole_milliseconds(wait))?;
             if batch.group.is_overtaken(group.changes()) {
                 batch.add(run);
                 return self.put_back(group, &batch);
@@ -109,6 +114,13 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_has_no_part_of_a_millisecond() {
+        let waits = [0, 999, 1_000, 4_999, 100_000, 61_000_001].map(Duration::from_micros);
+        let wanted = [0, 0, 1, 4, 100, 61_000].map(Duration::from_millis);
+        assert_eq!(waits.map(whole_milliseconds), wanted);
+    }
 
     #[test]
     fn a_batch_has_the_last_of_each_partition() {

@@ -16,7 +16,7 @@ impl Worker {
     pub(super) fn write_rows(&mut self, outcome: &Outcome, records: usize) -> Result<Option<Vec<Parked>>, BatchError> {
         let Some(sink) = &mut self.sink else { return Ok(Some(Vec::new())) };
         let with_care = self.parking.part().is_some();
-        let applied = self.readiness.postgres.during(|| self.handle.block_on(sink.apply(&outcome.rows, with_care)))?;
+        let applied = self.readiness.postgres.during(|| self.runtime.block_on(sink.apply(&outcome.rows, with_care)))?;
         self.pinged = Instant::now();
         let Applied::Done(owed) = applied else {
             self.parking.begin(records);
@@ -34,6 +34,6 @@ impl Worker {
             self.metrics.parked(&table.name, &parked);
         }
         self.parking.note_written(owed);
-        Ok(self.readiness.postgres.during(|| self.handle.block_on(sink.note_letters(owed)))?)
+        Ok(self.readiness.postgres.during(|| self.runtime.block_on(sink.note_letters(owed)))?)
     }
 }

@@ -24,9 +24,6 @@ impl Worker {
     /// Usage when a setting can't be used.
     pub(super) fn take(&mut self, table: &Taken) -> Result<()> {
         let Taken { topic, settings, kafka, .. } = table;
-        // The worker's thread has no runtime.
-        let handle = self.handle.clone();
-        let _entered = handle.enter();
         let schemas = schemas::open(settings, kafka)?;
         let pinned = schemas.decoders().ours().cloned();
         let (latest, name) = (Latest::default(), settings.text("postgres.table").to_owned());
@@ -70,7 +67,8 @@ impl Worker {
             return Ok(());
         }
         let topics = Topics::new(&new);
-        self.handle.block_on(kafka::ensure_topics(&self.kafka, &[topics.of_tables(), topics.of_letters()].concat()))?;
+        self.runtime
+            .block_on(kafka::ensure_topics(&self.kafka, &[topics.of_tables(), topics.of_letters()].concat()))?;
         let ids: BTreeMap<_, _> = topics.ids(&self.kafka)?;
         for table in &new {
             tracing::info!(table = %table.name, topic = table.kafka.topic, "a table has appeared");

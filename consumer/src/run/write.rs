@@ -1,9 +1,7 @@
 //! A batch on its way through its durable steps, in the order of [`cycle::next`].
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use kafka::{Failure, Partition, TransactionalProducer};
@@ -17,7 +15,7 @@ use crate::commit::Commit;
 use crate::cycle::{self, Action, Part};
 use crate::dead_letter::DeadLetter;
 use crate::folder::unwritable;
-use crate::log_file::LogFile;
+use crate::log_sync::LineSync;
 use crate::opening::Committed;
 use crate::parking;
 use crate::sink::Parked;
@@ -33,33 +31,6 @@ struct Prepared {
     of_group: BTreeMap<Partition, i64>,
     /// The dead letters of records that PostgreSQL does not store.
     letters: Vec<DeadLetter>,
-}
-
-/// Makes lines durable while the Kafka transaction is prepared. Dropping it waits for its end: the system reports an
-/// error of the disk once for an open file, and a sync that is left alone could take that of the next batch.
-struct LineSync(Option<JoinHandle<io::Result<()>>>);
-
-impl LineSync {
-    fn wait(&mut self) -> io::Result<()> {
-        let ended = self.0.take().map_or(Ok(Ok(())), JoinHandle::join);
-        ended.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs it has died")))
-    }
-}
-
-impl Drop for LineSync {
-    fn drop(&mut self) {
-        // After a failure the lines are cut off.
-        drop(self.wait());
-    }
-}
-
-/// `None` without lines.
-fn begin_sync(log: &LogFile, lines: &[u8]) -> Result<Option<LineSync>, BatchError> {
-    if lines.is_empty() {
-        return Ok(None);
-    }
-    let thread = std::thread::Builder::new().name("log-sync".to_owned()).spawn(log.sync());
-    Ok(Some(LineSync(Some(thread.map_err(|e| Error::transient("cannot start a thread").with_source(e))?))))
 }
 
 impl Worker {
@@ -86,7 +57,7 @@ impl Worker {
                 Action::AppendLines => {
                     let length = self.append(session, &batch.outcome.lines)?;
                     failpoint::at(ConsumerStep::Appended);
-                    sync = begin_sync(&session.log, &batch.outcome.lines)?;
+                    sync = (!batch.outcome.lines.is_empty()).then(|| self.log_sync.begin(session.log.sync()));
                     let Some(transaction) = self.prepare(session, batch, &owed, length)? else { break };
                     prepared = transaction;
                     ConsumerStep::Appended
