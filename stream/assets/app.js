@@ -1,6 +1,6 @@
 // The page: its views, the colours, the line to the server.
 
-import { chip, count, duration, el, fault, replace, slot, text } from "./dom.js";
+import { chip, count, duration, el, fault, refill, replace, slot, text } from "./dom.js";
 import { connect, on, store } from "./store.js";
 import * as changes from "./changes.js";
 import * as checkpoint from "./checkpoint.js";
@@ -27,7 +27,7 @@ const VIEWS = [
   ["checkpoint", "Checkpoint", checkpoint],
 ];
 
-const place = { view: document.getElementById("view"), title: document.getElementById("title") };
+const place = { main: document.getElementById("main"), view: document.getElementById("view"), title: document.getElementById("title") };
 let closeView = () => {};
 let shown = null;
 
@@ -50,10 +50,13 @@ function route() {
     else link.removeAttribute("aria-current");
   }
   const root = el("div", { class: `view view-${name}` });
-  replace(place.view, root);
-  closeView = view.open(root, parameters) ?? (() => {});
-  // A reader of screens begins with the new view.
-  if (shown !== null && shown !== name) document.getElementById("main").focus({ preventScroll: true });
+  refill(place.view, () => {
+    replace(place.view, root);
+    closeView = view.open(root, parameters) ?? (() => {});
+  });
+  // Keyboard and screen reader begin with what is new; in the same view a control keeps the focus, if it is still there.
+  const hasLost = document.activeElement === document.body;
+  if (shown !== null && (shown !== name || hasLost)) place.main.focus({ preventScroll: true });
   if (shown !== name) scrollTo(0, 0);
   shown = name;
 }
@@ -77,6 +80,8 @@ function menu() {
 
 // ---- colours
 
+const THEMES = [["light", "Light"], ["system", "Auto"], ["dark", "Dark"]];
+
 function setTheme(chosen) {
   const root = document.documentElement;
   if (chosen === "system") delete root.dataset.theme;
@@ -90,11 +95,14 @@ function setTheme(chosen) {
 
 function theme() {
   const chosen = document.documentElement.dataset.theme ?? "system";
-  const button = (name, label) => el("button", {
-    type: "button", role: "radio", "aria-checked": String(chosen === name), onclick: () => setTheme(name),
-  }, label);
-  replace(document.getElementById("theme"), button("light", "Light"), button("system", "Auto"), button("dark", "Dark"));
+  for (const button of document.querySelectorAll("#theme button")) button.setAttribute("aria-pressed", String(chosen === button.value));
   showColours();
+}
+
+function themes() {
+  const button = ([name, label]) => el("button", { type: "button", value: name, onclick: () => setTheme(name) }, label);
+  replace(document.getElementById("theme"), THEMES.map(button));
+  theme();
 }
 
 // ---- the state of all
@@ -153,7 +161,7 @@ function letterCount() {
 
 function keys(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, select, textarea, dialog")) return;
+  if (event.target.closest("input, select, textarea") || document.querySelector("dialog[open]")) return;
   const view = VIEWS[Number(event.key) - 1];
   if (view) location.hash = `#/${view[0]}`;
   else if (event.key === "/") {
@@ -163,9 +171,11 @@ function keys(event) {
 }
 
 menu();
-theme();
+themes();
 addEventListener("hashchange", route);
 document.addEventListener("keydown", keys);
+// The address names a view, so this link can't name a place of the page.
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); place.main.focus(); });
 on("link", health);
 on("status", () => { health(); letterCount(); });
 on("hello", (hello) => text(document.getElementById("about"), `group ${hello.group} · ${hello.version}`));

@@ -29,6 +29,19 @@ export function text(element, value) {
 export const replace = (element, ...children) =>
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
 
+const CONTROLS = "a, button, select, input";
+const labelOf = (control) => `${control.tagName} ${control.getAttribute("aria-label") ?? control.textContent}`;
+
+/** Changes what an element has. The control that had the focus has it afterwards, if one with its label is there. */
+export function refill(element, change) {
+  const had = document.activeElement;
+  const label = element.contains(had) && had.matches(CONTROLS) ? labelOf(had) : null;
+  change();
+  if (label === null || element.contains(document.activeElement)) return;
+  const again = [...element.querySelectorAll(CONTROLS)].find((control) => labelOf(control) === label);
+  again?.focus({ preventScroll: true });
+}
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** `1,234,567`; a dash for what is unknown. */

@@ -1,7 +1,7 @@
 // A row: its history as a curve, its changes, its way through the pipeline. Without a row: what the table has.
 
 import { bars, chart } from "./charts.js";
-import { clock, count, el, empty, fault, op, replace, row, table, timeOf } from "./dom.js";
+import { clock, count, el, empty, fault, op, refill, replace, row, table, timeOf } from "./dom.js";
 import { showChange } from "./detail.js";
 import { ask, on, store } from "./store.js";
 import { trace } from "./trace.js";
@@ -54,7 +54,7 @@ function curve(changes, place) {
     const choice = el("select", { "aria-label": "Column", onchange: () => draw(choice.value) }, names.map((one) => el("option", { value: one }, visible(one))));
     choice.value = name;
     shown.card.querySelector("header").prepend(choice);
-    replace(place, shown.card);
+    refill(place, () => replace(place, shown.card));
     shown.set([at, values]);
   };
   draw(names[0]);

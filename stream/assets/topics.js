@@ -35,11 +35,12 @@ function allTopics(root) {
   });
 }
 
-/** Replaces a list, and keeps the focus on the same line. */
+/** Replaces a list, and keeps the focus on the same line, or on the list. */
 function redraw(body, next) {
-  const focused = [...body.querySelectorAll("tr")].indexOf(document.activeElement);
+  const places = () => [...body.querySelectorAll(".scroll, tr")];
+  const focused = places().indexOf(document.activeElement);
   replace(body, next);
-  if (focused >= 0) body.querySelectorAll("tr")[focused]?.focus();
+  places()[focused]?.focus({ preventScroll: true });
 }
 
 function partitions(body, topic) {
@@ -99,9 +100,9 @@ function schema(body, topic) {
 export function open(root, parameters) {
   const { topic, tab = "partitions" } = parameters;
   if (!topic) return allTopics(root);
-  const body = el("div", { role: "tabpanel" });
-  const tabs = el("div", { class: "tabs", role: "tablist" }, TABS.map(([name, label]) =>
-    el("a", { role: "tab", href: link({ topic, tab: name }), "aria-selected": String(name === tab) }, label)));
+  const body = el("div");
+  const tabs = el("nav", { class: "tabs", "aria-label": "Of the topic" }, TABS.map(([name, label]) =>
+    el("a", { href: link({ topic, tab: name }), "aria-current": name === tab && "page" }, label)));
   replace(root,
     el("p", { class: "crumbs" }, el("a", { href: "#/topics" }, "Topics"), " / ", el("b", null, visible(topic))),
     el("section", { class: "card flush" }, tabs, body));

@@ -19,6 +19,16 @@ use serde_json::{Value, json};
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(50);
 
+// Keys of WebDriver.
+pub(super) const BACKSPACE: &str = "\u{e003}";
+pub(super) const TAB: &str = "\u{e004}";
+pub(super) const ENTER: &str = "\u{e007}";
+pub(super) const ESCAPE: &str = "\u{e00c}";
+pub(super) const UP: &str = "\u{e013}";
+pub(super) const DOWN: &str = "\u{e015}";
+pub(super) const SPACE: &str = " ";
+const SHIFT: &str = "\u{e008}";
+
 /// A browser with one page. Dropping it ends all its processes.
 pub(super) struct Browser {
     driver: Child,
@@ -150,7 +160,23 @@ impl Browser {
 
     /// Presses a key in the page: a character, or the code of a key of WebDriver.
     pub(super) async fn press(&self, key: &str) {
-        let presses = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
+        self.press_all(&[("keyDown", key), ("keyUp", key)]).await;
+    }
+
+    /// Presses a key while Shift is held.
+    pub(super) async fn press_with_shift(&self, key: &str) {
+        self.press_all(&[("keyDown", SHIFT), ("keyDown", key), ("keyUp", key), ("keyUp", SHIFT)]).await;
+    }
+
+    /// Types a text.
+    pub(super) async fn write(&self, text: &str) {
+        for letter in text.chars() {
+            self.press(&letter.to_string()).await;
+        }
+    }
+
+    async fn press_all(&self, presses: &[(&str, &str)]) {
+        let presses: Vec<Value> = presses.iter().map(|(kind, key)| json!({ "type": kind, "value": key })).collect();
         self.post("actions", json!({ "actions": [{ "type": "key", "id": "keys", "actions": presses }] })).await;
     }
 

@@ -8,7 +8,16 @@ use serde_json::{Value, json};
 use super::browser::Screen;
 use super::stage::{Console, Stage};
 
-const TOKEN: &str = "correct horse battery staple";
+pub(super) const TOKEN: &str = "correct horse battery staple";
+
+/// A file with the token, in a folder of this name.
+pub(super) fn token_file(folder: &str) -> String {
+    let folder = testbed::scratch::folder(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    file.to_str().unwrap().to_owned()
+}
 
 /// The answer to a request with this head.
 fn ask(console: &Console, request: &str, head: &str, body: &str) -> String {
@@ -23,11 +32,8 @@ fn ask(console: &Console, request: &str, head: &str, body: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_names_and_wrong_tokens_are_refused_and_a_replay_needs_its_word() {
-    let folder = testbed::scratch::folder("console_guard");
-    std::fs::create_dir_all(&folder).unwrap();
-    let file = folder.join("token");
-    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
-    let mut stage = Stage::new("console_guard", &["--allow-control", "--token-file", file.to_str().unwrap()]).await;
+    let mut stage =
+        Stage::new("console_guard", &["--allow-control", "--token-file", &token_file("console_guard")]).await;
     stage.execute(&["INSERT INTO product VALUES (1, 'Cup', 'CAT_1', 3.00, NULL)"]).await;
     let console = &stage.console;
 

@@ -6,9 +6,8 @@ use kafka::{Record, TransactionalProducer};
 use serde_json::{Value, json};
 use testbed::eventually;
 
-use super::browser::Screen;
+use super::browser::{ENTER, ESCAPE, Screen};
 use super::stage::Stage;
-use super::views::{ENTER, ESCAPE};
 use crate::postgres_world::{connect, run};
 
 const ATTACK: &str = "<img src=x onerror='document.title=`hacked`'>";

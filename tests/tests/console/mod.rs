@@ -2,6 +2,7 @@
 
 mod browser;
 mod guard;
+mod keyboard;
 mod letters;
 mod load;
 mod outages;

@@ -3,12 +3,8 @@
 use serde_json::json;
 use testbed::TestBed;
 
-use super::browser::Screen;
+use super::browser::{BACKSPACE, ENTER, ESCAPE, Screen};
 use super::stage::Stage;
-
-pub(super) const ESCAPE: &str = "\u{e00c}";
-pub(super) const ENTER: &str = "\u{e007}";
-const BACKSPACE: &str = "\u{e003}";
 
 /// The hash of a view with parameters.
 fn hash(view: &str, parameters: &[(&str, &str)]) -> String {
