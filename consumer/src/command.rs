@@ -1,19 +1,19 @@
-//! The subcommands that a person runs while the consumer is stopped.
+//! The subcommands that a person runs, most of them while the consumer is stopped.
 
 use clap::ArgMatches;
 use kafka::slots::FolderId;
 use model::error::{Code, Error, Result};
-use runtime::config::{KafkaSettings, PostgresSettings, Settings};
+use runtime::config::{KafkaSettings, Settings};
 
 use crate::kept_lines::Kept;
 use crate::log_checkpoint;
 use crate::log_checkpoint::accept::{Accepted, accept};
 use crate::log_checkpoint::forget::forget;
 use crate::repair::{self, Set};
-use crate::sink::{Sink, SinkTable};
+use crate::retry_parked::retry_parked;
 use crate::slot::Slots;
 use crate::slot_name::SlotId;
-use crate::tables::{self, Taken};
+use crate::tables;
 use crate::topics::Topics;
 
 /// Runs the subcommand; `None` when there is none.
@@ -24,6 +24,9 @@ pub(crate) async fn asked(
     slots: &Slots,
 ) -> Option<Result<()>> {
     let (command, arguments) = arguments.subcommand()?;
+    if command == "retry-parked" {
+        return Some(retry_parked(settings).await.map(|retried| println!("{retried}")));
+    }
     let tables = match tokio::task::block_in_place(|| tables::known(settings, kafka, &|| false)) {
         Ok(tables) => tables,
         Err(error) => return Some(Err(error)),
@@ -33,7 +36,6 @@ pub(crate) async fn asked(
     Some(match command {
         "accept-log" => accept_log(kafka, topics, slots, text("slot")).await,
         "forget-folder" => forget_folder(kafka, slots, text("folder")),
-        "retry-parked" => retry_parked(settings, &tables).await,
         "skip-deleted" => skip_deleted(kafka, topics),
         _ => restore_offsets(kafka, topics),
     })
@@ -95,26 +97,6 @@ fn forget_folder(kafka: &KafkaSettings, slots: &Slots, id: &str) -> Result<()> {
         println!("{slot} of folder {folder}: {bytes} committed bytes");
     }
     println!("folder {folder} is declared lost: its lines are not expected any more, and will not be written again");
-    Ok(())
-}
-
-/// Makes the consumers read the records that are parked for PostgreSQL from the topic once more.
-///
-/// # Errors
-/// Usage when PostgreSQL is off; transient when it can't be reached, definite when it refuses.
-async fn retry_parked(settings: &Settings, tables: &[Taken]) -> Result<()> {
-    let settings = PostgresSettings::from(settings)?.ok_or_else(|| {
-        Error::usage("postgres.url is not set, so nothing is parked").with_remedy("set it as for the consumers")
-    })?;
-    let mut sink = Sink::new(&settings)?;
-    for Taken { topic, settings, kafka, .. } in tables {
-        let table = settings.text("postgres.table").to_owned();
-        sink.add(*topic, SinkTable { topic: kafka.topic.clone(), table, pinned: None });
-    }
-    let (keys, partitions) = sink.retry_parked().await?;
-    println!(
-        "{keys} keys are parked for PostgreSQL; the consumers write {partitions} partitions to it again from their records on"
-    );
     Ok(())
 }
 

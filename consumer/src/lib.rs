@@ -1,7 +1,7 @@
 //! `consumer`: transforms each change of the topic and writes it exactly once to a log and to PostgreSQL.
 //!
 //! The head of the module `run` explains how exactly once holds. Public are the decisions without IO, which the models of
-//! the protocol call, and what `stream` shows.
+//! the protocol call, and what `stream` shows and calls.
 
 mod assignment;
 mod batch;
@@ -31,6 +31,7 @@ mod plan;
 mod readiness;
 mod recover;
 mod repair;
+pub mod retry_parked;
 mod run;
 mod schemas;
 mod sink;

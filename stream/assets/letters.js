@@ -9,7 +9,7 @@ const HEADS = [["Written", "time"], ["Table", "wide-only"], ["Key", "key"], ["Pa
 const KINDS = {
   row: ["a row", "A row of MySQL that no record can carry. Correct it in MySQL; the change then arrives as any other."],
   record: ["a record", "A record that the consumers can't read."],
-  postgres: ["for PostgreSQL", "A record that PostgreSQL refuses; its line is in a log. Change the table or the row, then `consumer retry-parked`."],
+  postgres: ["for PostgreSQL", "A record that PostgreSQL refuses; its line is in a log. Change the table or the row, then `stream dlq retry-parked`."],
   sent_again: ["sent again", "A record that was sent again; this letter notes it."],
   foreign: ["foreign", "A letter of another format."],
 };

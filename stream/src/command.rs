@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cdc_producer::settings::ProducerSettings;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use consumer::retry_parked::retry_parked;
 use kafka::doctor;
 use model::error::Result;
 use runtime::config::Program;
@@ -228,6 +229,11 @@ fn letters() -> Command {
                 .arg(table())
                 .arg(json("Print one JSON object: topic, key, partition, before, offset")),
         )
+        .subcommand(
+            Command::new("retry-parked")
+                .about("Write what is parked for PostgreSQL to it again, after its table was changed so that it takes it")
+                .arg(json("Print one JSON object: keys (whose last state is parked), partitions (that are written again)")),
+        )
 }
 
 const REPLAY: &str = "Send a record again that could not be read when it came, exactly once.\n\n\
@@ -330,9 +336,18 @@ async fn show_life(context: &Context, arguments: &ArgMatches) -> Result<()> {
 
 async fn of_letters(context: &Context, arguments: &ArgMatches) -> Result<()> {
     let Some((name, arguments)) = arguments.subcommand() else { return Ok(()) };
-    let table = arguments.get_one::<String>("table").map(String::as_str);
     let offset = || arguments.get_one::<i64>("offset").copied().unwrap_or_default();
     let is_json = arguments.get_flag("json");
+    if name == "retry-parked" {
+        let retried = retry_parked(&context.settings).await?;
+        if is_json {
+            text::write_json(&retried)?;
+        } else {
+            text::write(&format!("{retried}\n"))?;
+        }
+        return Ok(());
+    }
+    let table = arguments.get_one::<String>("table").map(String::as_str);
     let desk = tokio::task::block_in_place(|| Desk::new(Pipeline::new(&context.settings)?))?;
     match name {
         "list" => {

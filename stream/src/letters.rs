@@ -31,7 +31,7 @@ pub(crate) fn way_into_postgres(sqlstate: Option<&str>) -> &'static str {
         // character_not_in_repertoire: a NUL character.
         Some("22021") => "correct the row in MySQL, as no text of PostgreSQL can hold this character",
         _ => {
-            "change the table in PostgreSQL so that it takes the row, then `consumer retry-parked`; or correct the row in \
+            "change the table in PostgreSQL so that it takes the row, then `stream dlq retry-parked`; or correct the row in \
               MySQL: the change arrives as any other"
         }
     }

@@ -12,6 +12,7 @@ use testbed::{Feed, Price, Product, TestBed, eventually};
 
 use super::{Pipeline, refused};
 use crate::consumer_world::{dead_letters, line_count, register, start, wait_until_committed};
+use crate::postgres_world::{connect, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_and_a_record_that_postgresql_refuses_have_their_own_ways_back() {
@@ -60,6 +61,33 @@ async fn a_row_and_a_record_that_postgresql_refuses_have_their_own_ways_back() {
     for offset in ["99999", "-1"] {
         refused(&pipeline.run(&["dlq", "show", "--", offset]), 2, &["has no dead letter at offset"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_postgresql_takes_after_a_change_of_its_table_is_written_again() {
+    let mut pipeline = Pipeline::start(TestBed::new("stream_retry").with_postgres(), 1).await;
+    let postgres = connect(&pipeline.bed).await;
+    run(&postgres, "ALTER TABLE product ADD CONSTRAINT no_lid CHECK (name <> 'Lid')").await;
+    pipeline.conn.query_drop("UPDATE product SET name = 'Lid' WHERE id IN (4, 5)").await.unwrap();
+    let letters = eventually("two letters", Duration::from_secs(30), || {
+        let list = pipeline.json(&["dlq", "list"], 0);
+        list["letters"].as_array().filter(|letters| letters.len() == 2).cloned()
+    });
+    let shown = pipeline.json(&["dlq", "show", &letters[0]["offset"].to_string()], 0);
+    let way = shown["what_to_do"].as_str().unwrap();
+    assert!(way.contains("change the table in PostgreSQL") && way.contains("`stream dlq retry-parked`"), "{way}");
+    run(&postgres, "ALTER TABLE product DROP CONSTRAINT no_lid").await;
+    let retried = pipeline.json(&["dlq", "retry-parked"], 0);
+    assert!(retried["keys"] == 2 && (1..=2).contains(&retried["partitions"].as_i64().unwrap()), "{retried}");
+    for key in ["4", "5"] {
+        pipeline.eventually(&["trace", key], "/standing/hop", "arrived");
+    }
+    pipeline.bed.verify();
+    let again = pipeline.run(&["dlq", "retry-parked"]).out;
+    assert!(again.starts_with("0 keys are parked for PostgreSQL; the consumers write 0 partitions "), "{again}");
+    assert_eq!(pipeline.json(&["dlq", "list"], 0)["letters"].as_array().unwrap().len(), 2);
+    pipeline.bed.set("POSTGRES_URL", "");
+    refused(&pipeline.run(&["dlq", "retry-parked"]), 2, &["postgres.url is not set"]);
 }
 
 /// Registers a schema under a subject of another application.

@@ -213,7 +213,7 @@ fn what_is_in_a_log_may_wait_for_postgresql_or_be_parked_there() {
         read(parked),
         now(),
         Hop::Parked,
-        "column name: too large (22003) | change the table in PostgreSQL so that it takes the row, then `consumer retry-parked`",
+        "column name: too large (22003) | change the table in PostgreSQL so that it takes the row, then `stream dlq retry-parked`",
     );
     assert!(way_into_postgres(Some("22021")).starts_with("correct the row in MySQL"));
 }
