@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -283,7 +282,6 @@ async fn execute(context: Context, different: &AtomicBool) -> Result<()> {
 async fn watch(context: &Context, arguments: &ArgMatches) -> Result<()> {
     let looker = Looker::new(Pipeline::new(&context.settings)?)?;
     let [watches, is_json, all] = ["watch", "json", "partitions"].map(|flag| arguments.get_flag(flag));
-    let clears = watches && !is_json && std::io::stdout().is_terminal();
     let mut before: Option<status::Status> = None;
     loop {
         let mut now = looker.look().await;
@@ -293,10 +291,14 @@ async fn watch(context: &Context, arguments: &ArgMatches) -> Result<()> {
         let written = if is_json {
             text::write_json(&now)?
         } else {
-            // Home, then the screen behind the text is cleared: it does not flicker.
-            let shown = status::render(&now, all, text::width());
-            let shown = if clears { format!("\x1b[H{}\x1b[J", shown.replace('\n', "\x1b[K\n")) } else { shown };
-            text::write(&if watches && !clears { format!("{shown}\n") } else { shown })?
+            text::write(&match text::screen().filter(|_| watches) {
+                // Home, then the screen behind the text is cleared: it does not flicker.
+                Some(screen) => {
+                    format!("\x1b[H{}\x1b[J", status::fitted(&now, all, screen).replace('\n', "\x1b[K\n"))
+                }
+                None if watches => format!("{}\n", status::render(&now, all, None)),
+                None => status::render(&now, all, text::width()),
+            })?
         };
         if !watches {
             leave_open(looker);

@@ -25,6 +25,7 @@ use crate::fault::noted;
 use crate::pipeline::Pipeline;
 pub use facts::{Answer, Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table};
 pub use latency::Latency;
+pub(crate) use render::fitted;
 pub use render::render;
 
 /// Asks all parts. It may be kept and asked again, which is faster.

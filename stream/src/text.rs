@@ -10,10 +10,22 @@ use tabled::settings::object::Columns;
 use tabled::settings::peaker::Priority;
 use tabled::settings::{Alignment, Padding, Style, Width};
 
+/// The size of a terminal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screen {
+    pub(crate) columns: usize,
+    pub(crate) rows: usize,
+}
+
+/// The terminal; `None` when the output goes elsewhere.
+pub(crate) fn screen() -> Option<Screen> {
+    let (columns, rows) = io::stdout().is_terminal().then(terminal_size::terminal_size).flatten()?;
+    Some(Screen { columns: usize::from(columns.0), rows: usize::from(rows.0) })
+}
+
 /// Columns of the terminal; `None` when the output goes elsewhere.
 pub(crate) fn width() -> Option<usize> {
-    let is_terminal = io::stdout().is_terminal();
-    is_terminal.then(terminal_size::terminal_size).flatten().map(|(width, _)| usize::from(width.0))
+    screen().map(|screen| screen.columns)
 }
 
 /// A table with a head; the columns in `right` are numbers. It is wrapped to `width`.

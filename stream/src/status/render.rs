@@ -7,7 +7,7 @@ use model::time::Micros;
 
 use super::facts::{Consumer, Partition, Producer, Reached, Snapshot, Source, State, Status, Table, folder};
 use super::latency::Latency;
-use crate::text::{bytes, counted, duration, grouped, paragraph, table, time};
+use crate::text::{Screen, bytes, counted, duration, grouped, paragraph, table, time};
 
 /// Partitions that fit beside the rest on a screen; of more, only those that need attention are shown.
 const MOST_PARTITIONS: usize = 24;
@@ -19,6 +19,29 @@ const SILENT_ELSEWHERE: &str = "NO ANSWER at /metrics, where it has answered: it
 
 /// The text for a terminal of this width; with `all`, every partition has its line.
 pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
+    with_partitions(status, if all { usize::MAX } else { MOST_PARTITIONS }, width)
+}
+
+/// The text for a screen that is drawn again in place, which can't show more than its rows. Without room for all,
+/// partitions that need no attention are left out (with `all` they are not), then the last lines, which are counted.
+pub(crate) fn fitted(status: &Status, all: bool, screen: Screen) -> String {
+    // The cursor is in the line behind the text.
+    let room = screen.rows.saturating_sub(1);
+    let fits = |text: &String| text.lines().count() <= room;
+    let width = Some(screen.columns);
+    let text = render(status, all, width);
+    let text = if all || fits(&text) { text } else { with_partitions(status, 0, width) };
+    if fits(&text) {
+        return text;
+    }
+    let shown: Vec<&str> = text.lines().take(room.saturating_sub(1)).collect();
+    let hidden = text.lines().count() - shown.len();
+    let lines = shown.iter().map(|line| format!("{line}\n")).collect::<String>();
+    format!("{lines}{} without room here\n", counted(hidden as u64, "line", "lines"))
+}
+
+/// The text; where there are more than `most` partitions, only those that need attention have a line.
+fn with_partitions(status: &Status, most: usize, width: Option<usize>) -> String {
     let mut text = format!("{} UTC\n\n", Micros::parse(&status.at).map_or_else(|| status.at.clone(), time));
     let mut lines: Vec<(&str, String)> = Vec::new();
     for fault in &status.faults {
@@ -43,7 +66,7 @@ pub fn render(status: &Status, all: bool, width: Option<usize>) -> String {
     } else if !status.tables.is_empty() {
         text.push_str(&format!("\n{}", tables(&status.tables, width)));
     }
-    text.push_str(&partitions(&status.tables, &names, all, width));
+    text.push_str(&partitions(&status.tables, &names, most, width));
     text.push_str(&consumers(status, &names, width));
     text
 }
@@ -178,10 +201,10 @@ fn has_rates(tables: &[Table]) -> bool {
     tables.iter().flat_map(|table| &table.partitions).any(|p| p.written_per_second.is_some())
 }
 
-fn partitions(tables: &[Table], names: &Names, all: bool, width: Option<usize>) -> String {
+fn partitions(tables: &[Table], names: &Names, most: usize, width: Option<usize>) -> String {
     let count: usize = tables.iter().map(|table| table.partitions.len()).sum();
     let needs_attention = |partition: &Partition| partition.lag > 0 || partition.holder.is_none() || partition.waits;
-    let shows = |partition: &&Partition| all || count <= MOST_PARTITIONS || needs_attention(partition);
+    let shows = |partition: &&Partition| count <= most || needs_attention(partition);
     let has_rates = has_rates(tables);
     let several = tables.len() > 1;
     let mut rows = Vec::new();

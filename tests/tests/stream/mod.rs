@@ -9,6 +9,7 @@ mod status;
 mod tap;
 mod terminal;
 mod trace;
+mod watch;
 
 use std::time::Duration;
 

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use mysql_async::prelude::Queryable;
+use runtime::step::{DurableStep as _, ProducerStep};
 use serde_json::Value;
 use testbed::{Running, TestBed, eventually};
 
@@ -163,4 +164,87 @@ async fn a_consumer_elsewhere_that_stops_is_named_to_those_who_watch() {
         };
         (1..=20).any(waits).then_some(())
     });
+}
+
+/// The lines of the partitions: those that begin with a number.
+fn partition_lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.split_once("  ").is_some_and(|(head, _)| head.parse::<u32>().is_ok())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_partitions_a_flag_shows_those_without_lag() {
+    const MANY: usize = 30;
+    let mut bed = TestBed::new("stream_many");
+    bed.set("KAFKA_PARTITIONS", MANY.to_string());
+    let mut pipeline = Pipeline::start(bed, 1).await;
+    let summary = format!("\n{MANY} partitions without lag, each held by a consumer (--partitions shows them)\n");
+    let shown = eventually("no partition has a lag", Duration::from_secs(30), || {
+        let shown = pipeline.run(&["status"]).out;
+        shown.contains(&summary).then_some(shown)
+    });
+    assert!(partition_lines(&shown).is_empty() && !shown.contains("held by\n"), "{shown}");
+    let all = pipeline.run(&["status", "--partitions"]).out;
+    let lines = partition_lines(&all);
+    assert!(lines.len() == MANY && !all.contains("--partitions shows them"), "{all}");
+    for (number, line) in lines.iter().enumerate() {
+        assert!(line.starts_with(&format!("{number}  ")) && line.ends_with("  consumer_1"), "{line:?} in\n{all}");
+    }
+    // Those that wait need attention.
+    pipeline.consumers.pop().unwrap().kill();
+    let shown = pipeline.run(&["status"]).out;
+    let lines = partition_lines(&shown);
+    assert!(lines.len() == MANY && lines.iter().all(|line| line.ends_with("  consumer_1: STOPPED")), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_snapshot_has_its_progress_and_the_time_that_is_left() {
+    const ROWS: u64 = 600;
+    let mut bed = TestBed::new("stream_snapshot");
+    let mut conn = bed.table().await;
+    let rows: Vec<String> = (1..=ROWS).map(|id| format!("({id}, 'product {id}', 'cat_1', {id}, NULL)")).collect();
+    // The server's estimate of the number of rows is as old as the last ANALYZE.
+    for statement in [format!("INSERT INTO product VALUES {}", rows.join(", ")), "ANALYZE TABLE product".to_owned()] {
+        conn.query_drop(statement).await.unwrap();
+    }
+    // 30 chunks, three in a second at most.
+    bed.set("FAILPOINTS", ProducerStep::ChunkRead.failpoint("sleep(333)"));
+    let mut producer = bed.start("cdc-producer", &["--snapshot-chunk", "20"]);
+    bed.set("FAILPOINTS", "");
+    let number = |snapshot: &Value, part: &str| snapshot[part].as_f64().unwrap_or(-1.0);
+    let status = eventually("some chunks are in the topic", Duration::from_secs(30), || {
+        let status: Value = serde_json::from_str(&bed.run("stream", &["status", "--json"]).out).unwrap();
+        (number(&status["tables"][0]["snapshot"], "rows") >= 60.0).then_some(status)
+    });
+    let snapshot = &status["tables"][0]["snapshot"];
+    let [rows, of, rate, left] = ["rows", "of", "rows_per_second", "seconds_left"].map(|part| number(snapshot, part));
+    assert!(snapshot["step"] == "rows" && rows < of && (300.0..=1_200.0).contains(&of), "{snapshot}");
+    // The first of k chunks counts no time: 20 rows k times, in k - 1 thirds of a second at least.
+    assert!(rate > 0.0 && rate <= 60.0 * 1.5 && (left - (of - rows) / rate).abs() < 0.001, "{snapshot}");
+    let shown = bed.run("stream", &["status"]).out;
+    let line = shown.lines().find(|line| line.starts_with("snapshot ")).unwrap_or_else(|| panic!("{shown}"));
+    let name = format!("snapshot   {}.product: ", bed.name);
+    assert!(line.starts_with(&name) && line.contains(&format!(" of about {of} rows, ")), "{line}");
+    assert!(line.contains(" a second, about ") && line.ends_with(" left"), "{line}");
+
+    // Each look has more rows and less time than the one before, until the snapshot has ended.
+    let out = bed.folder.join("watch.out");
+    let watch = bed.command("stream", &["status", "--watch", "--json"]);
+    let watch = Running::start_into(watch, "status", bed.folder.join("watch.log"), File::create(&out).unwrap());
+    let looks = eventually("the snapshot has ended", Duration::from_secs(60), || {
+        let text = fs::read_to_string(&out).unwrap();
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let looks: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        (looks.last()?["tables"][0]["snapshot"].is_null()).then_some(looks)
+    });
+    let looks: Vec<&Value> =
+        looks.iter().map(|look| &look["tables"][0]["snapshot"]).filter(|s| s["step"] == "rows").collect();
+    assert!(looks.len() >= 2, "{looks:?}");
+    for two in looks.windows(2) {
+        let [rows, left] = ["rows", "seconds_left"].map(|part| [number(two[0], part), number(two[1], part)]);
+        assert!(rows[0] < rows[1] && left[0] > left[1] && left[1] >= 0.0, "{looks:?}");
+    }
+    assert_eq!(watch.stop().code, 0);
+    producer.wait_for("snapshot complete");
+    assert!(!bed.run("stream", &["status"]).out.contains("\nsnapshot "));
+    producer.stop();
 }

@@ -70,7 +70,7 @@ impl Terminal {
 
     /// Waits until the text of the screen is as expected, and records all screens until then.
     #[track_caller]
-    pub(super) fn shows(&mut self, is_there: impl Fn(&str) -> bool) {
+    pub(super) fn shows(&mut self, mut is_there: impl FnMut(&str) -> bool) {
         let begun = Instant::now();
         loop {
             let text = self.parser.screen().contents();

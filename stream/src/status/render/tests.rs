@@ -149,3 +149,27 @@ fn of_many_partitions_those_that_need_attention_are_shown() {
     }
     assert!(!text.contains("a.b/8"), "{text}");
 }
+
+#[test]
+fn a_screen_of_few_rows_leaves_out_what_needs_no_attention_first() {
+    let mut ten: Vec<Partition> = (0..10).map(|number| partition(number, 0, Some("consumer_1-aaaaaaaa"))).collect();
+    ten[7].lag = 3;
+    let status = status(vec![shown("a.b", "a.b", ten)], vec![consumer(1, State::Runs, &[0])]);
+    let at = |rows, all| fitted(&status, all, Screen { columns: 100, rows });
+    let whole = render(&status, false, Some(100));
+    let lines = whole.lines().count();
+    assert_eq!(at(lines + 1, false), whole);
+    let less = at(lines, false);
+    assert!(less.contains("\n7          100") && less.contains("\n9 partitions without lag"), "{less}");
+    assert!(less.contains("\ngroup g") && !less.contains("\n8          100"), "{less}");
+    // With --partitions, and on fewer rows still, the last lines are counted.
+    for (rows, all) in [(lines, true), (6, false)] {
+        let cut = at(rows, all);
+        let (top, last) = cut.trim_end().rsplit_once('\n').unwrap();
+        let begins = if all { whole.starts_with(top) } else { less.starts_with(top) };
+        assert!(begins && cut.lines().count() == rows - 1, "{cut}");
+        let of = if all { lines } else { less.lines().count() };
+        assert_eq!(last, format!("{} lines without room here", of - rows + 2));
+    }
+    assert_eq!(at(0, false).lines().count(), 1);
+}
