@@ -46,6 +46,9 @@ pub(crate) struct UpOptions {
     /// Delete what consumer_logs/ and time_track/ hold, whoever wrote it, and start with empty servers
     #[arg(long)]
     fresh: bool,
+    /// The folder in which the programs are started, which gets consumer_logs/ and time_track/: the checkout by default
+    #[arg(long, value_name = "DIR", default_value_os_t = cargo::root(), hide_default_value = true)]
+    work: PathBuf,
     #[command(flatten)]
     ports: Ports,
 }
@@ -58,18 +61,30 @@ struct Running {
     console: Option<String>,
     /// Keep the other programs running when one ends; its error is shown, and the user may start it again.
     keeps_on: bool,
+    claim: Claim,
+}
+
+/// The files that a run writes are its owner's: even a run that is killed leaves a list of them.
+struct Claim {
     outputs: Outputs,
     owner: String,
-    claimed: Instant,
+    /// When the list was written.
+    at: Instant,
+}
+
+impl Claim {
+    fn renew(&mut self) -> Result<()> {
+        if self.at.elapsed() > Duration::from_secs(1) {
+            self.outputs.claim(&self.owner)?;
+            self.at = Instant::now();
+        }
+        Ok(())
+    }
 }
 
 impl Running {
     fn check(&mut self) -> Result<()> {
-        // Even a run that is killed leaves a list of the files that it wrote.
-        if self.claimed.elapsed() > Duration::from_secs(1) {
-            self.outputs.claim(&self.owner)?;
-            self.claimed = Instant::now();
-        }
+        self.claim.renew()?;
         if !self.keeps_on {
             return self.programs.iter_mut().try_for_each(Program::check);
         }
@@ -146,7 +161,8 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
 }
 
 fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &Path, started: Instant) -> Result<()> {
-    let mut running = start_programs(programs, stack, OWNER, false)?;
+    let claim = Claim { outputs: Outputs::default(), owner: OWNER.to_owned(), at: Instant::now() };
+    let mut running = start_programs(programs, stack, claim, false)?;
     let step = progress::step("updater", "writing the CSV files to MySQL");
     let mut updater = programs.updater(&["--data", &data.display().to_string(), "--no-pause"])?;
     updater.wait(|| running.check())?;
@@ -191,7 +207,9 @@ fn shown(options: &DemoOptions, stack: &mut Stack, programs: &Programs, data: &P
 /// When something cannot be started, or a server ends.
 pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let data = checked_data(&options.data)?;
-    let outputs = Outputs::default();
+    let work = &options.work;
+    let work = work.canonicalize().with_context(|| format!("there is no folder {}", work.display()))?;
+    let outputs = Outputs::of(&work);
     let _held = outputs.hold()?;
     let known = dir.join("id");
     let id = fs::read_to_string(&known).ok();
@@ -219,19 +237,20 @@ pub(crate) fn up(options: &UpOptions, dir: PathBuf) -> Result<()> {
     let mut stack = Stack::start(&StackOptions { dir: dir.clone(), ports: options.ports, ..StackOptions::default() })?;
     // All programs share the address, so it must be a range of ports; otherwise their error says so.
     let metrics = std::env::var("METRICS_LISTEN").unwrap_or_else(|_| METRICS.to_owned());
-    let programs = Programs::new(programs_folder, &stack).with("METRICS_LISTEN", &metrics);
+    let programs = Programs::new(programs_folder, &stack).within(&work).with("METRICS_LISTEN", &metrics);
     // `stream` asks the programs there.
     let env = [stack.env(), vec![("STREAM_METRICS".to_owned(), metrics)]].concat();
-    let result = kept_up(&mut stack, &programs, &data, &id, &env);
+    let claim = Claim { outputs: Outputs::of(&work), owner: id.clone(), at: Instant::now() };
+    let result = kept_up(&mut stack, &programs, &data, claim, &env);
     background::withdraw(&dir);
     stack.stop()?;
     outputs.claim(&id)?;
     result
 }
 
-fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, id: &str, env: &[(String, String)]) -> Result<()> {
+fn kept_up(stack: &mut Stack, programs: &Programs, data: &Path, claim: Claim, env: &[(String, String)]) -> Result<()> {
     interrupt::catch_start_again()?;
-    let mut running = start_programs(programs, stack, id, true)?;
+    let mut running = start_programs(programs, stack, claim, true)?;
     running.programs.push(programs.updater(&["--data", &data.display().to_string(), "--no-pause", "--watch"])?);
     background::announce(stack, env)?;
     print!("{}", background::env_lines(env));
@@ -298,8 +317,12 @@ fn checked_data(data: &Path) -> Result<PathBuf> {
     Ok(data)
 }
 
-/// Installs and builds everything; returns the programs' folder.
+/// Installs and builds everything; returns the programs' folder. Tests name one with programs that are built already.
 fn prepared() -> Result<PathBuf> {
+    if let Some(built) = std::env::var_os("PIPELINE_BIN_DIR") {
+        machine::ensure(&needs()?)?;
+        return Ok(PathBuf::from(built));
+    }
     machine::ensure(&[&[Need::Compiler, Need::Libraries], needs()?.as_slice()].concat())?;
     let step = progress::step("build", "the programs, optimised: minutes at the first time");
     let folder = cargo::build_programs(cargo::Build::Release)?;
@@ -333,7 +356,7 @@ fn show(error: &anyhow::Error) {
 
 /// Starts the producer and the consumers before the first change, so that the user sees each change arrive. With
 /// `keeps_on`, a program that ends does not stop the others.
-fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on: bool) -> Result<Running> {
+fn start_programs(programs: &Programs, stack: &mut Stack, claim: Claim, keeps_on: bool) -> Result<Running> {
     let step = progress::step("programs", "creating the table");
     let nothing = stack.dir().join("no-data");
     fs::create_dir_all(&nothing)?;
@@ -344,14 +367,8 @@ fn start_programs(programs: &Programs, stack: &mut Stack, owner: &str, keeps_on:
     let (console, address) = console(programs)?.unzip();
     step.say("starting the producer and five consumers");
     let started = std::iter::once(programs.producer()).chain((1..=CONSUMERS).map(|number| programs.consumer(number)));
-    let mut running = Running {
-        programs: started.chain(console.map(Ok)).collect::<Result<_>>()?,
-        console: address,
-        keeps_on,
-        outputs: Outputs::default(),
-        owner: owner.to_owned(),
-        claimed: Instant::now(),
-    };
+    let mut running =
+        Running { programs: started.chain(console.map(Ok)).collect::<Result<_>>()?, console: address, keeps_on, claim };
     let since = Instant::now();
     while !(running.programs[0].has_logged(" reading ") && settled(stack, CONSUMERS)?) {
         interrupt::check()?;

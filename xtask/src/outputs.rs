@@ -34,6 +34,15 @@ impl Default for Outputs {
 }
 
 impl Outputs {
+    /// The folders of programs that are started in `work`, with the list and the lock beside them unless that is the
+    /// checkout.
+    pub(crate) fn of(work: &Path) -> Self {
+        if cargo::root().canonicalize().is_ok_and(|root| root == work) {
+            return Self::default();
+        }
+        Self { root: work.to_owned(), list: work.join("outputs.json"), held: work.join("outputs") }
+    }
+
     /// Locks the folders against other runs until the lock is dropped.
     ///
     /// # Errors

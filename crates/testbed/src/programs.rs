@@ -38,6 +38,8 @@ const CONSOLE_STARTS: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct Programs {
     folder: PathBuf,
+    /// Where they are started.
+    work: PathBuf,
     logs: PathBuf,
     env: Vec<(String, String)>,
 }
@@ -66,7 +68,14 @@ impl Programs {
         // An empty setting counts as unset.
         let mut env: Vec<(String, String)> = foreign.map(|name| (name, String::new())).collect();
         env.extend(stack.env());
-        Self { folder, logs: stack.dir().join("logs"), env }
+        Self { folder, work: cargo::root(), logs: stack.dir().join("logs"), env }
+    }
+
+    /// The same, started in another folder than the root of the checkout.
+    #[must_use]
+    pub fn within(mut self, work: &Path) -> Self {
+        self.work = work.to_owned();
+        self
     }
 
     /// The same with one more setting.
@@ -176,8 +185,8 @@ impl Programs {
         fs::create_dir_all(&self.logs).with_context(|| format!("cannot create {}", self.logs.display()))?;
         let log = self.logs.join(format!("{name}.log"));
         let output = Some(self.logs.join(format!("{name}.out")));
-        let launch =
-            Launch { command, env, output, folder: cargo::root(), log, user: None, stop_signal: Signal::SIGTERM };
+        let folder = self.work.clone();
+        let launch = Launch { command, env, output, folder, log, user: None, stop_signal: Signal::SIGTERM };
         Ok(Program { name: name.to_owned(), server: Server::start(name, launch)?, is_shown: false })
     }
 }
