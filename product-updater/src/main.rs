@@ -3,6 +3,7 @@
 mod amount;
 mod change;
 mod csv_file;
+mod doctor;
 #[cfg(test)]
 mod fuzz;
 mod generate;
@@ -51,6 +52,7 @@ fn command() -> Command {
              applied in the order of the data. An empty field is NULL, or the empty text where the column is NOT NULL. \
              Times are in UTC, binary columns are base64 as in the log lines, BIT is a whole number.",
         )
+        .subcommand(Command::new("doctor").about("Check MySQL, the table and the rights on it, and say what to do"))
         .arg(flag("no-pause", "No pause between two chunks").conflicts_with("updater.pause"))
         .arg(flag("strict", "Stop at the first bad row"))
         .arg(flag("watch", "Go on with files that appear or change, until stopped").conflicts_with("generate"))

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::change::Place;
 use crate::csv_file::{self, Chunk, CsvFile, Fault, Format};
+use crate::doctor;
 use crate::generate::{Generator, Mix};
 use crate::outcome::{self, Outcome};
 use crate::progress::Progress;
@@ -45,7 +46,9 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     let strict = context.arguments.get_flag("strict");
     let mysql = MySqlSettings::from(&context.settings)?;
     let count = context.arguments.get_one::<u64>("generate").copied();
+    let checks = context.arguments.subcommand_name() == Some("doctor");
     match (context.settings.optional("updater.table"), count) {
+        (None, None) if checks => doctor::run(&mysql, true).await,
         (None, None) => {
             let store = Store::open(mysql, patience, strict).await?;
             Updater::new(context, store)?.run(async |updater| updater.apply_folder().await).await
@@ -59,6 +62,9 @@ pub(crate) async fn run(context: Context) -> Result<()> {
             let name = table::name(name, &mysql.database);
             let (database, table) = name.map_err(|fault| context.settings.wrong("updater.table", fault))?;
             let mysql = MySqlSettings { database, table, ..mysql };
+            if checks {
+                return doctor::run(&mysql, false).await;
+            }
             let store = TableStore::open(mysql, patience, strict).await?;
             Updater::new(context, store)?.run(async |updater| updater.apply_folder().await).await
         }

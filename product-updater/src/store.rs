@@ -411,7 +411,7 @@ pub(crate) async fn connect(settings: &MySqlSettings) -> Result<Conn> {
     Ok(conn)
 }
 
-async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
+pub(crate) async fn exists(conn: &mut Conn, database: &str, table: &str) -> Result<bool> {
     let query = "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
     let found: Option<u8> = answered(conn.exec_first(query, (database, table)))
         .await

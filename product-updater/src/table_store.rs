@@ -146,7 +146,7 @@ impl Target for TableStore {
 type ColumnRow = (String, String, String, String, String, bool, bool, bool);
 
 /// The table as the server describes it.
-async fn describe(conn: &mut Conn, database: &str, table: &str) -> Result<Table> {
+pub(crate) async fn describe(conn: &mut Conn, database: &str, table: &str) -> Result<Table> {
     let asking = |e| failed(&format!("look up the table {database}.{table}"), e);
     let query = "SELECT c.table_schema, c.table_name, c.column_name, LOWER(c.data_type), LOWER(c.column_type), c.is_nullable = 'YES', \
                  c.generation_expression <> '', s.column_name IS NOT NULL FROM information_schema.columns c \

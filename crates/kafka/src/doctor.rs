@@ -1,9 +1,8 @@
-//! The frame of `doctor`, and its checks of Kafka.
+//! The checks of Kafka, and the frame of `doctor` for the programs that have them.
 
-mod check;
 mod rights;
 mod topics;
 
-pub use check::{Check, Outcome, conclude, definite_or, judge, render, require};
 pub use rights::rights;
+pub use runtime::doctor::{Check, Outcome, conclude, definite_or, judge, render, require};
 pub use topics::{expired, history, topics};

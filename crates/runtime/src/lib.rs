@@ -1,7 +1,8 @@
-//! The frame of a program: configuration, telemetry, shutdown, failpoints.
+//! The frame of a program: configuration, checks, telemetry, shutdown, failpoints.
 
 mod certificates;
 pub mod config;
+pub mod doctor;
 pub mod failpoint;
 pub mod program;
 pub mod shutdown;

@@ -11,6 +11,7 @@ use testbed::{Ended, TestBed};
 
 mod any_table;
 mod at_work;
+mod doctor;
 
 const HEADER: &str = "id,name,category,price,last_updated";
 

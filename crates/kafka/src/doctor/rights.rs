@@ -1,8 +1,8 @@
 //! Checks whether Kafka allows this user the operations that a program needs later.
 
-use super::check::Check;
 use crate::{Resource, Right};
 use runtime::config::KafkaSettings;
+use runtime::doctor::Check;
 
 /// The name of the check.
 const NAME: &str = "rights";

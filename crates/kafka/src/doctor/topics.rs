@@ -5,10 +5,10 @@
 //! of each deleted product. A new epoch needs at least one record of each product that was ever published, to delete
 //! the products that are gone.
 
-use super::check::Check;
 use crate::{Bounds, Keeping, LEAST_KEEPING};
 use model::position::CompleteSnapshot;
 use runtime::config::KafkaSettings;
+use runtime::doctor::Check;
 
 /// The name of the check.
 const NAME: &str = "topics";
