@@ -1,7 +1,8 @@
 //! The Kafka client alone: how long a transaction takes, and what a record costs, beside librdkafka.
 //!
 //! Both write the same records to the same partitions, and one more to another topic, as the producer does with its
-//! progress. A transaction lasts from its begin to the answer to its commit. The two take turns.
+//! progress. A transaction lasts from its begin to the answer to its commit. The two take turns. On several brokers, each
+//! transaction begins after a pause, as the producer waits for records: without one, the machine's cores are measured.
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,9 @@ use crate::{topic, warm_up};
 const KEY: usize = 7;
 const VALUE: usize = 68;
 const HEADER: usize = 100;
+
+/// The pause before a transaction on several brokers, as long as the producer's linger.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// How many partitions and records a transaction has, how many transactions there are, and on how many brokers.
 #[derive(Clone, Copy)]
@@ -158,7 +162,8 @@ pub(crate) fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<V
     for shape in SHAPES {
         let cluster = if shape.brokers > 1 { Some(Cluster::start(lab, shape.brokers)?) } else { None };
         let kafka = cluster.as_ref().map_or_else(|| lab.kafka(), |cluster| cluster.address.clone());
-        let on = if shape.brokers > 1 { format!(", {} brokers", shape.brokers) } else { String::new() };
+        let on =
+            if shape.brokers > 1 { format!(", {} brokers, a pause of 5 ms", shape.brokers) } else { String::new() };
         let case = format!("Commit of {} records over {} partitions{on}", shape.records, shape.partitions);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..size.runs {
@@ -208,6 +213,9 @@ fn run(lab: &mut Lab, kafka: &str, shape: Shape, is_ours: bool) -> Result<Reache
     let mut times = Histogram::<u64>::new(3)?;
     let (begun, cpu) = (Instant::now(), cpu_us()?);
     for _ in 0..shape.transactions {
+        if shape.brokers > 1 {
+            std::thread::sleep(PAUSE);
+        }
         let begun = Instant::now();
         transaction(client.as_ref(), &name, &progress.name, shape, &mut rows)?;
         times.record(u64::try_from(begun.elapsed().as_micros())?)?;

@@ -11,9 +11,11 @@ use crate::topic;
 const ROUNDS: usize = 10;
 const TRANSACTIONS: usize = 10;
 const RECORDS: usize = 100_000;
+/// Small transactions after the large ones: of these a broker has to process many before Java compiles it.
+const SMALL: usize = 200;
 
-/// Writes ten topics and reads them, a million records each. The first transaction also makes Kafka create its internal
-/// topic.
+/// Writes ten topics and reads them, a million records each, most in large transactions. The first one also makes Kafka
+/// create its internal topic.
 ///
 /// # Errors
 /// Kafka's.
@@ -23,10 +25,12 @@ pub(crate) fn broker(kafka: &str, runtime: &tokio::runtime::Runtime) -> Result<(
         let settings = topic::settings(kafka, &name)?;
         runtime.block_on(kafka::ensure_topics(&settings, &[TopicSpec::products(&settings)]))?;
         let producer = TransactionalProducer::new(&settings, &name)?;
-        for transaction in 0..TRANSACTIONS {
+        let sizes = [[RECORDS].repeat(TRANSACTIONS), [10].repeat(SMALL)].concat();
+        let mut written = 0;
+        for records in sizes {
             producer.begin()?;
-            for number in 0..RECORDS {
-                let key = (transaction * RECORDS + number).to_string();
+            for number in written..written + records {
+                let key = number.to_string();
                 let value = format!("{key}, a product of the category CAT_{}, for {}.99", number % 10, number % 1_000);
                 producer.send(&Record {
                     topic: &name,
@@ -37,9 +41,10 @@ pub(crate) fn broker(kafka: &str, runtime: &tokio::runtime::Runtime) -> Result<(
                 })?;
             }
             producer.commit()?;
+            written += records;
         }
-        let read = topic::wait_for(&settings, (TRANSACTIONS * RECORDS) as u64, || Ok(()))?.records;
-        ensure!(read == (TRANSACTIONS * RECORDS) as u64, "{read} records were read in {name}");
+        let read = topic::wait_for(&settings, written as u64, || Ok(()))?.records;
+        ensure!(read == written as u64, "{read} records were read in {name}");
     }
     Ok(())
 }
