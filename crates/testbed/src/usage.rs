@@ -1,12 +1,13 @@
-//! Resource use of a process: proc_pid_stat(5), proc_pid_status(5).
+//! Resource use of a process: clock_getcpuclockid(3), proc_pid_status(5).
 
 use std::fs;
-use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 
 /// The resources that a running process has used since its start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,17 +26,14 @@ impl Usage {
     /// # Errors
     /// When there is no such process.
     pub fn of(pid: u32) -> Result<Self> {
-        let folder = Path::new("/proc").join(pid.to_string());
-        let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid} is gone"))?;
-        // The name may contain spaces and brackets; the fields from 3 on follow it.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or(&stat[..], |(_, rest)| rest).split_whitespace().collect();
-        let ticks = |field: usize| fields.get(field - 3).and_then(|f| f.parse::<f64>().ok()).context("no such field");
-        let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")? as f64;
-        let status = fs::read_to_string(folder.join("status"))?;
+        let gone = || format!("process {pid} is gone");
+        // The fields of /proc/PID/stat are counted at ticks of the clock, which a paced load may keep step with.
+        let used = clock_getcpuclockid(Pid::from_raw(pid.try_into()?)).and_then(ClockId::now).with_context(gone)?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(gone)?;
         let megabytes =
             |name| bytes(&status, name).map(|bytes| bytes as f64 / 1e6).with_context(|| format!("no {name}"));
         Ok(Self {
-            cpu_seconds: (ticks(14)? + ticks(15)?) / per_second,
+            cpu_seconds: Duration::from(used).as_secs_f64(),
             peak_rss_mb: megabytes("VmHWM:")?,
             rss_mb: megabytes("VmRSS:")?,
         })
