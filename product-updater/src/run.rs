@@ -48,7 +48,7 @@ pub(crate) async fn run(context: Context) -> Result<()> {
     let count = context.arguments.get_one::<u64>("generate").copied();
     let checks = context.arguments.subcommand_name() == Some("doctor");
     match (context.settings.optional("updater.table"), count) {
-        (None, None) if checks => doctor::run(&mysql, true).await,
+        (None, _) if checks => doctor::run(&mysql, true).await,
         (None, None) => {
             let store = Store::open(mysql, patience, strict).await?;
             Updater::new(context, store)?.run(async |updater| updater.apply_folder().await).await
