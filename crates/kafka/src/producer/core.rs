@@ -128,7 +128,7 @@ pub(crate) struct Core {
     /// Initialisation, addition of partitions, or the end, one after the other.
     step: Task,
     offsets: Option<Offsets>,
-    /// Whether the coordinator may know of the transaction.
+    /// Whether the coordinator may know of the transaction: on V1 it refuses to end one that it does not know.
     is_known: bool,
     /// A commit was sent: nothing but the same may follow.
     is_ending: bool,

@@ -109,7 +109,11 @@ fn socket(address: &Address) -> io::Result<TcpStream> {
         match TcpStream::connect_timeout(&place, CONNECT_WITHIN) {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
+                // A broker that is gone is noticed while nothing is asked of it: after a minute, not after two hours.
                 setsockopt(&socket, sockopt::KeepAlive, &true)?;
+                setsockopt(&socket, sockopt::TcpKeepIdle, &30)?;
+                setsockopt(&socket, sockopt::TcpKeepInterval, &10)?;
+                setsockopt(&socket, sockopt::TcpKeepCount, &3)?;
                 return Ok(socket);
             }
             Err(error) => failed = error,

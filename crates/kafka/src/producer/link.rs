@@ -20,6 +20,8 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
 /// A connection that is not made for so long is not waited for alone.
 const LATE_AFTER: Duration = Duration::from_secs(1);
+/// A connection that is not ready by then is made again: a name may not be resolved, and TLS not shake hands, for ever.
+const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// The requests that every broker must speak.
 const NEEDED: [Api; 8] = [
@@ -155,8 +157,8 @@ pub(crate) struct Link {
     pub(crate) address: Address,
     /// Its broker, when that is known.
     pub(crate) node: Option<i32>,
-    /// When it is late; `None` when it was ready once.
-    late_at: Option<Instant>,
+    /// When it was begun; `None` when it was ready once.
+    begun: Option<Instant>,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
     pub(crate) versions: Versions,
@@ -172,7 +174,7 @@ impl Link {
         Self {
             address,
             node,
-            late_at: Some(now + LATE_AFTER),
+            begun: Some(now),
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             versions: Versions::default(),
@@ -198,7 +200,7 @@ impl Link {
 
     /// Whether it is not ready for so long that another broker may be quicker.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
-        self.late_at.is_some_and(|late| late <= now)
+        self.begun.is_some_and(|begun| begun + LATE_AFTER <= now)
     }
 
     /// Whether its handshake is complete.
@@ -219,21 +221,25 @@ impl Link {
     /// When something is due that no answer brings: the end of a throttle, of a login, of the wait for an answer.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
         let answer = self.asked.front().map(|asked| asked.at + ANSWER_WITHIN);
-        let late = self.late_at.filter(|late| *late > now);
+        let ready = self.begun.map(|begun| begun + READY_WITHIN);
+        let late = self.begun.map(|begun| begun + LATE_AFTER).filter(|late| *late > now);
         let login = self.login_again.filter(|_| matches!(self.phase, Phase::Ready) && self.asked.is_empty());
-        [answer, late, login, self.quiet_until].into_iter().flatten().min()
+        [answer, ready, late, login, self.quiet_until].into_iter().flatten().min()
     }
 
     /// What time brings: a login that must be renewed.
     ///
     /// # Errors
-    /// When an answer is overdue.
+    /// When an answer, or the end of the handshake, is overdue.
     pub(crate) fn pass(&mut self, greeting: &Greeting, now: Instant) -> Result<(), Closed> {
         if let Some(asked) = self.asked.front()
             && now >= asked.at + ANSWER_WITHIN
         {
             let (name, seconds) = (asked.subject.api().name(), ANSWER_WITHIN.as_secs());
             return Err(Closed::Lost(format!("{name} has no answer for {seconds} s")));
+        }
+        if self.begun.is_some_and(|begun| begun + READY_WITHIN <= now) {
+            return Err(Closed::Lost(format!("no connection within {} s", READY_WITHIN.as_secs())));
         }
         self.quiet_until = self.quiet_until.filter(|until| *until > now);
         if self.login_again.is_some_and(|at| at <= now) && self.asked.is_empty() && matches!(self.phase, Phase::Ready) {
@@ -343,7 +349,7 @@ impl Link {
                 }
             }
             if matches!(self.phase, Phase::Ready) {
-                self.late_at = None;
+                self.begun = None;
                 return Ok(Some(Arrived::Ready));
             }
         }

@@ -3,6 +3,7 @@
 //! Sources: RFC 4616 (PLAIN), RFC 5802 and 7677 (SCRAM), RFC 7628 (OAUTHBEARER).
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -16,8 +17,9 @@ use openssl::sign::Signer;
 
 use crate::token;
 
-/// More iterations than any server's (Kafka allows 16,384): a bound for what an answer may cost.
-const MOST_ITERATIONS: usize = 100_000;
+/// The iterations of a server: Kafka's least, as with fewer our proof would give the password away, and more than any
+/// server's (Kafka allows 16,384), as a bound for what an answer may cost.
+const ITERATIONS: RangeInclusive<usize> = 4_096..=100_000;
 
 /// Who logs in, and how. `Debug` shows no secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -199,8 +201,9 @@ fn prove(
     }
     let salt = decoded(attribute(first, 's'), "salt")?;
     let iterations = attribute(first, 'i').and_then(|count| count.parse().ok());
-    let iterations = iterations.filter(|count| (1..=MOST_ITERATIONS).contains(count));
-    let iterations = iterations.ok_or_else(|| LoginError("the server's number of iterations is none".to_owned()))?;
+    let iterations = iterations.filter(|count| ITERATIONS.contains(count)).ok_or_else(|| {
+        LoginError(format!("the server's iterations are not {} to {}", ITERATIONS.start(), ITERATIONS.end()))
+    })?;
     let kind = digest.message_digest();
     let mut salted = vec![0; kind.size()];
     pbkdf2_hmac(password.as_bytes(), &salt, iterations, kind, &mut salted)?;
@@ -267,9 +270,8 @@ mod tests {
         }
         let other_nonce = FIRST.replacen("rOprN", "other", 1);
         let no_nonce = format!("r={NONCE},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
-        for first in
-            ["", "r=x", &other_nonce, &no_nonce, &FIRST.replace("4096", "0"), &FIRST.replace("4096", "99999999999")]
-        {
+        let count = |number: &str| FIRST.replace("4096", number);
+        for first in ["", "r=x", &other_nonce, &no_nonce, &count("0"), &count("4095"), &count("100001")] {
             let (mut exchange, _) = begin(&scram(Digest::Sha512), NONCE);
             assert!(exchange.take(first.as_bytes()).is_err(), "{first}");
         }
@@ -301,7 +303,11 @@ mod tests {
         let (mut exchange, bytes) = begin(&plain, "");
         assert_eq!(bytes, b"\0me\0secret");
         assert_eq!(exchange.take(b""), Ok(Next::Done));
-        assert_eq!(format!("{plain:?}"), "Login(\"PLAIN\")");
+        let scram = [Digest::Sha256, Digest::Sha512].map(|digest| format!("{:?}", scram(digest)));
+        assert_eq!(
+            format!("{plain:?} {}", scram.join(" ")),
+            "Login(\"PLAIN\") Login(\"SCRAM-SHA-256\") Login(\"SCRAM-SHA-512\")"
+        );
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "t\n").expect("to write");
         let (mut exchange, bytes) = begin(&Login::Bearer { file: file.path().to_owned() }, "");

@@ -167,12 +167,20 @@ impl Core {
     fn added(&mut self, slots: &[usize], answers: &[PartitionCode], now: Instant) {
         self.step.is_asked = false;
         let mut pause = None;
+        self.is_known |= answers.iter().any(|(.., code)| !self.adds_nothing(Api::AddPartitionsToTxn, *code));
         for (topic, partition, _) in answers.iter().filter(|(.., code)| !code.is_error()) {
-            if let Some(slot) = self.slots.find(topic, *partition) {
+            if let Some(slot) = self.slots.find(topic, *partition).filter(|slot| slots.contains(slot)) {
                 self.slots.all[slot].membership = Membership::In;
             }
         }
-        for (topic, partition, code) in errors(answers) {
+        let errors = errors(answers);
+        let is_asked = |slot: &usize| self.slots.all[*slot].membership == Membership::Asked;
+        if errors.is_empty() && slots.iter().any(is_asked) {
+            self.trouble = Some("an answer to AddPartitionsToTxn lacks partitions".to_owned());
+            self.is_known = true;
+            pause = Some(Length::Usual);
+        }
+        for (topic, partition, code) in errors {
             // The error of another partition counts.
             if *code == KafkaCode::OPERATION_NOT_ATTEMPTED {
                 continue;
@@ -188,7 +196,19 @@ impl Core {
         }
     }
 
+    /// Whether the coordinator has added nothing, for certain: others of its errors come after a write that may count.
+    fn adds_nothing(&self, api: Api, code: KafkaCode) -> bool {
+        let is_before_the_write = matches!(
+            code,
+            KafkaCode::UNKNOWN_TOPIC_OR_PARTITION
+                | KafkaCode::OPERATION_NOT_ATTEMPTED
+                | KafkaCode::CONCURRENT_TRANSACTIONS
+        );
+        is_before_the_write || reaction(api, code, self.level) == Reaction::Refused
+    }
+
     fn offsets_added(&mut self, code: KafkaCode, now: Instant) {
+        self.is_known |= !self.adds_nothing(Api::AddOffsetsToTxn, code);
         let what = format!(" of group {}", self.group);
         let pause = self.react(Api::AddOffsetsToTxn, code, Coordinates::Transactions, &what, now);
         self.offsets_due(pause, now, |offsets| offsets.is_added = !code.is_error());
@@ -211,8 +231,16 @@ impl Core {
             let again = self.react(Api::TxnOffsetCommit, *code, Coordinates::Group, &what, now);
             pause = pause.or(again);
         }
-        let wanted = self.offsets.as_ref().map_or(0, |offsets| offsets.of.len());
-        let is_done = answers.len() == wanted && answers.iter().all(|(.., code)| !code.is_error());
+        let mut answered: Vec<(&str, i32)> = answers.iter().map(|(topic, number, _)| (&**topic, *number)).collect();
+        answered.sort_unstable();
+        let wanted = self.offsets.as_ref().map_or(&[][..], |offsets| &offsets.of);
+        let is_whole = wanted.iter().map(|offset| (offset.topic.as_str(), offset.partition)).eq(answered);
+        let has_errors = answers.iter().any(|(.., code)| code.is_error());
+        let is_done = is_whole && !has_errors;
+        if !is_whole && !has_errors {
+            self.trouble = Some("an answer to TxnOffsetCommit has other partitions".to_owned());
+            pause = Some(Length::Usual);
+        }
         self.offsets_due(pause, now, |offsets| offsets.is_done = is_done);
     }
 
@@ -224,14 +252,15 @@ impl Core {
         now: Instant,
     ) {
         self.nodes.extend(nodes);
-        // What the answer leaves out is sent again.
         slots.iter().for_each(|slot| self.slots.all[*slot].not_written());
+        let mut left = slots.to_vec();
         for (topic, partition, produced) in answers {
-            let slot = self.slots.find(&topic, partition).filter(|slot| slots.contains(slot));
-            if let Some(slot) = slot {
-                self.batch_answered(slot, &topic, &produced, now);
-            }
+            let slot = self.slots.find(&topic, partition);
+            let Some(place) = left.iter().position(|left| Some(*left) == slot) else { continue };
+            self.batch_answered(left.swap_remove(place), &topic, &produced, now);
         }
+        // What the answer leaves out is sent again.
+        left.iter().for_each(|slot| self.slots.all[*slot].pause.again(Length::Usual, now));
     }
 
     fn batch_answered(&mut self, number: usize, topic: &str, produced: &Produced, now: Instant) {

@@ -331,6 +331,19 @@ fn an_address_that_does_not_answer_is_not_the_only_one_that_is_tried() {
 }
 
 #[test]
+fn a_connection_that_does_not_become_ready_is_made_again() {
+    let mut cluster = Cluster::ready(2, V2);
+    cluster.hangs = Some(2);
+    let begun = cluster.now;
+    cluster.core.begin();
+    cluster.send("t", 1, "v");
+    cluster.core.commit().expect("a batch");
+    cluster.run_with(|cluster| cluster.hangs = cluster.hangs.filter(|_| cluster.now < begun + Duration::from_secs(9)));
+    assert_eq!(cluster.outcome(), Ok(()));
+    assert!(cluster.now - begun < Duration::from_secs(31), "{:?}", cluster.now - begun);
+}
+
+#[test]
 fn an_abort_forgets_what_was_not_sent_and_waits_for_what_was() {
     let mut cluster = Cluster::ready(2, V2);
     cluster.script(|seen| if seen.api == Api::Produce { Reply::Silence } else { Reply::Good });

@@ -34,6 +34,12 @@ impl Core {
 
     pub(super) fn coordinator_link(&mut self, of: Coordinates, now: Instant) -> Option<LinkId> {
         let node = self.coordinator(of, now)?;
+        let is_linked = self.links.values().any(|link| link.node == Some(node));
+        if !is_linked && !self.nodes.contains_key(&node) {
+            // The brokers that were answered last are without it.
+            self.lose_coordinator(of, now);
+            return None;
+        }
         self.link_to(node, now)
     }
 
@@ -72,7 +78,7 @@ impl Core {
         let places: Vec<(&str, i32)> = new.iter().map(place).collect();
         requests::add_partitions(&self.options.transactional_id, producer, &places, &mut body);
         if self.ask(link, Subject::AddPartitions(new.clone()), now, |out| out.extend_from_slice(&body)) {
-            (self.step.is_asked, self.is_known) = (true, true);
+            self.step.is_asked = true;
             new.iter().for_each(|slot| self.slots.all[*slot].membership = Membership::Asked);
         }
     }
@@ -151,7 +157,7 @@ impl Core {
             pieces.push(Piece::Own(own));
             pieces
         });
-        self.was_asked(outcome);
+        self.is_known |= self.was_asked(outcome);
     }
 
     /// Commits the group's offsets. On V2 the group's coordinator adds the group to the transaction, which must not meet
@@ -177,8 +183,9 @@ impl Core {
     }
 
     fn ask_about_offsets(&mut self, link: LinkId, subject: Subject, body: &[u8], now: Instant) {
+        let may_add = subject == Subject::Offsets;
         let is_asked = self.ask(link, subject, now, |out| out.extend_from_slice(body));
-        self.is_known |= is_asked;
+        self.is_known |= is_asked && may_add;
         self.offsets.iter_mut().for_each(|offsets| offsets.task.is_asked = is_asked);
     }
 

@@ -33,6 +33,8 @@ pub(super) enum Reply {
     Of(i32, KafkaCode),
     /// The codes of these partitions; the others succeed.
     Each(Vec<(i32, KafkaCode)>),
+    /// It succeeds, and the answer leaves this partition out.
+    Without(i32),
     /// It succeeds, and the producer continues with this epoch.
     Epoch(i16),
     /// As before, with another id.
@@ -71,6 +73,7 @@ type Script = Box<dyn FnMut(&Seen) -> Reply>;
 /// first broker coordinates everything.
 pub(super) struct Cluster {
     pub(super) core: Core,
+    pub(super) begun: Instant,
     pub(super) now: Instant,
     pub(super) seen: Vec<Seen>,
     pub(super) brokers: i32,
@@ -112,9 +115,11 @@ impl Cluster {
             bootstrap: vec![address(1)],
             greeting: Greeting { client_id: "test".to_owned(), program: ("kafka", "1.0"), login },
         };
+        let begun = Instant::now();
         Self {
             core: Core::new(options),
-            now: Instant::now(),
+            begun,
+            now: begun,
             seen: Vec::new(),
             brokers,
             transaction_version,
@@ -319,6 +324,8 @@ impl Cluster {
             Reply::Of(..) if seen.api == Api::AddPartitionsToTxn => KafkaCode::OPERATION_NOT_ATTEMPTED.0,
             _ => 0,
         };
+        let is_in = |partition: i32| reply != Reply::Without(partition);
+        let of = |places: &[(String, i32)]| places.iter().filter(|(_, of)| is_in(*of)).cloned().collect::<Vec<_>>();
         let (code, throttle, version) = (code_of(-1), self.throttle_ms, seen.version);
         match body {
             Body::Versions => self.versions(code, out),
@@ -360,9 +367,12 @@ impl Cluster {
                 }
                 answer.encode(out, version).expect("an answer");
             }
-            Body::Add(places) => added_answer(places, throttle, &code_of).encode(out, version).expect("an answer"),
-            Body::Offsets(places) => offsets_answer(places, throttle, &code_of).encode(out, version).expect("one"),
-            Body::Produce(batches) => self.produce_answer(batches, &code_of).encode(out, version).expect("an answer"),
+            Body::Add(places) => added_answer(&of(places), throttle, &code_of).encode(out, version).expect("one"),
+            Body::Offsets(places) => offsets_answer(&of(places), throttle, &code_of).encode(out, version).expect("one"),
+            Body::Produce(batches) => {
+                let places: Vec<_> = batches.iter().map(|batch| (batch.topic.clone(), batch.partition)).collect();
+                self.produce_answer(&of(&places), &code_of).encode(out, version).expect("an answer");
+            }
         }
     }
 
@@ -422,8 +432,7 @@ impl Cluster {
         answer.encode(out, 9).expect("an answer");
     }
 
-    fn produce_answer(&self, batches: &[Batch], code_of: &dyn Fn(i32) -> i16) -> ProduceResponse {
-        let places: Vec<(String, i32)> = batches.iter().map(|batch| (batch.topic.clone(), batch.partition)).collect();
+    fn produce_answer(&self, places: &[(String, i32)], code_of: &dyn Fn(i32) -> i16) -> ProduceResponse {
         let answer = |(_, partition): &(String, i32)| {
             let code = code_of(*partition);
             let moved = self.moved.get(partition).filter(|_| code == KafkaCode::NOT_LEADER_OR_FOLLOWER.0);
@@ -438,7 +447,7 @@ impl Cluster {
         };
         ProduceResponse::default()
             .with_throttle_time_ms(self.throttle_ms)
-            .with_responses(by_topic(&places).into_iter().map(topic).collect())
+            .with_responses(by_topic(places).into_iter().map(topic).collect())
     }
 }
 

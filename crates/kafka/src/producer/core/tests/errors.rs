@@ -1,5 +1,7 @@
 //! What becomes of a transaction after each error of each request.
 
+use std::time::Duration;
+
 use super::cluster::{Cluster, Reply};
 use super::{V1, V2, member, offset};
 use crate::producer::failure::Failure;
@@ -46,6 +48,12 @@ fn fate(version: i16, api: Api, code: K) -> Fate {
         Err(Failure::Broken(_)) => Fate::Broken,
         Err(Failure::Refused { reason, remedy, .. }) => {
             assert!(reason.contains(&code.to_string()) && !remedy.is_empty(), "{reason}: {remedy}");
+            if api == Api::AddPartitionsToTxn {
+                // Nothing was added, so a coordinator of V1 would refuse to end it, which would hide the reason.
+                cluster.core.abort();
+                cluster.run();
+                assert_eq!((cluster.outcome(), cluster.asked(Api::EndTxn).len()), (Ok(()), 0), "{code}");
+            }
             Fate::Refused
         }
         Err(other) => panic!("{other}"),
@@ -89,6 +97,50 @@ fn each_error_of_an_abort_has_its_fate() {
     }
 }
 
+/// A transaction that is committed although the first answer of a kind has this code.
+fn committed_after(version: i16, api: Api, code: K) -> Cluster {
+    let mut cluster = Cluster::new(2, version);
+    cluster.once(api, Reply::Code(code));
+    cluster.core.initialise();
+    cluster.run();
+    cluster.core.begin();
+    (0..3).for_each(|partition| cluster.send("t", partition, "v"));
+    cluster.core.send_offsets(member(), vec![offset(0, 7)]);
+    cluster.core.commit().expect("batches");
+    cluster.run();
+    assert_eq!(cluster.outcome(), Ok(()), "{api:?} {code}");
+    cluster
+}
+
+#[test]
+fn each_error_has_its_pause() {
+    use Api::{AddPartitionsToTxn, EndTxn, InitProducerId, Produce, TxnOffsetCommit};
+    const SHORT: Duration = Duration::from_micros(250);
+    const USUAL: Duration = Duration::from_millis(10);
+    for version in [V1, V2] {
+        let taken = |api: Api, code: K| {
+            let cluster = committed_after(version, api, code);
+            cluster.now - cluster.begun
+        };
+        assert_eq!(taken(EndTxn, K::NONE), Duration::ZERO);
+        for (api, code, pause) in [
+            (InitProducerId, K::CONCURRENT_TRANSACTIONS, Duration::from_millis(5)),
+            (AddPartitionsToTxn, K::CONCURRENT_TRANSACTIONS, SHORT),
+            (Produce, K::CONCURRENT_TRANSACTIONS, SHORT),
+            (TxnOffsetCommit, K::CONCURRENT_TRANSACTIONS, SHORT),
+            (EndTxn, K::CONCURRENT_TRANSACTIONS, SHORT),
+            (InitProducerId, K::COORDINATOR_LOAD_IN_PROGRESS, USUAL),
+            (AddPartitionsToTxn, K::COORDINATOR_LOAD_IN_PROGRESS, USUAL),
+            (AddPartitionsToTxn, K::NOT_COORDINATOR, USUAL),
+            (Produce, K::NOT_ENOUGH_REPLICAS, USUAL),
+            (TxnOffsetCommit, K::UNSTABLE_OFFSET_COMMIT, USUAL),
+            (EndTxn, K::REQUEST_TIMED_OUT, USUAL),
+        ] {
+            assert_eq!(taken(api, code), pause, "{api:?} {code} on V{version}");
+        }
+    }
+}
+
 /// What is asked besides after an error: the coordinator, or the leaders.
 #[test]
 fn who_has_moved_is_looked_for() {
@@ -96,19 +148,8 @@ fn who_has_moved_is_looked_for() {
         AddOffsetsToTxn, AddPartitionsToTxn, EndTxn, FindCoordinator, InitProducerId, Metadata, Produce,
         TxnOffsetCommit,
     };
-    let asked = |version: i16, api: Api, code: K, question: Api| {
-        let mut cluster = Cluster::new(2, version);
-        cluster.once(api, Reply::Code(code));
-        cluster.core.initialise();
-        cluster.run();
-        cluster.core.begin();
-        (0..3).for_each(|partition| cluster.send("t", partition, "v"));
-        cluster.core.send_offsets(member(), vec![offset(0, 7)]);
-        cluster.core.commit().expect("batches");
-        cluster.run();
-        assert_eq!(cluster.outcome(), Ok(()), "{api:?} {code}");
-        cluster.asked(question).len()
-    };
+    let asked =
+        |version: i16, api: Api, code: K, question: Api| committed_after(version, api, code).asked(question).len();
     for version in [V1, V2] {
         let usual = |question: Api| asked(version, EndTxn, K::NONE, question);
         let (coordinators, leaders) = (usual(FindCoordinator), usual(Metadata));
@@ -134,6 +175,44 @@ fn who_has_moved_is_looked_for() {
             assert_eq!(asked(version, Produce, code, Metadata), leaders, "{code} on V{version}");
         }
     }
+}
+
+#[test]
+fn what_an_answer_leaves_out_is_asked_for_again_after_a_pause() {
+    const TIMES: usize = 20;
+    for version in [V1, V2] {
+        for api in [Api::AddPartitionsToTxn, Api::Produce, Api::TxnOffsetCommit] {
+            let mut cluster = Cluster::ready(1, version);
+            let mut left = TIMES;
+            cluster.script(move |seen| match seen.api == api && left > 0 {
+                true => {
+                    left -= 1;
+                    Reply::Without(1)
+                }
+                false => Reply::Good,
+            });
+            let begun = cluster.now;
+            cluster.core.begin();
+            (0..2).for_each(|partition| cluster.send("t", partition, "v"));
+            cluster.core.send_offsets(member(), vec![offset(0, 7), offset(1, 7)]);
+            cluster.core.commit().expect("batches");
+            cluster.run();
+            assert_eq!(cluster.outcome(), Ok(()), "{api:?} on V{version}");
+            assert_eq!(cluster.asked(api).len(), TIMES + 1, "{api:?} on V{version}");
+            assert!(cluster.now - begun > Duration::from_secs(5), "{api:?} on V{version}: {:?}", cluster.now - begun);
+        }
+    }
+}
+
+#[test]
+fn a_coordinator_without_an_address_is_looked_for_again() {
+    let mut cluster = Cluster::ready(2, V2);
+    let node = cluster.core.transactions_at.node.expect("a coordinator");
+    // Another broker's answer does not name it.
+    cluster.core.links.retain(|_, link| link.node != Some(node));
+    cluster.core.nodes.remove(&node);
+    assert_eq!(cluster.commit(&[0, 1]), Ok(()));
+    assert_eq!(cluster.asked(Api::FindCoordinator).len(), 1);
 }
 
 #[test]
