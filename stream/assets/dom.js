@@ -42,6 +42,14 @@ export function refill(element, change) {
   again?.focus({ preventScroll: true });
 }
 
+/** Replaces a list, and keeps the focus on the same line, or on the list. */
+export function redraw(body, next) {
+  const places = () => [...body.querySelectorAll(".scroll, tr")];
+  const focused = places().indexOf(document.activeElement);
+  replace(body, next);
+  places()[focused]?.focus({ preventScroll: true });
+}
+
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** `1,234,567`; a dash for what is unknown. */

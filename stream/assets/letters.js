@@ -1,6 +1,6 @@
 // Dead letters: what is parked, why, and how it gets on its way again.
 
-import { chip, count, el, empty, fault, moment, replace, row, table, timeOf } from "./dom.js";
+import { chip, count, el, empty, fault, moment, redraw, replace, row, table, timeOf } from "./dom.js";
 import { openDialog } from "./detail.js";
 import { ask } from "./store.js";
 import { value, visible } from "./values.js";
@@ -46,7 +46,7 @@ export function open(root) {
       el("span", null, letter.column && el("span", { class: "column" }, `${visible(letter.column)}: `), visible(letter.reason.slice(0, 240))),
       letter.partition === null ? "–" : `${letter.partition} / ${count(letter.record_offset)}`,
     ], () => detail(letter));
-    replace(body, table(HEADS, answer.letters.map(line), "Dead letters"));
+    redraw(body, table(HEADS, answer.letters.map(line), "Dead letters"));
   }).catch((error) => error.name !== "AbortError" && replace(body, el("div", { class: "padded" }, fault({ part: "The dead letters", reason: error.message, what_to_do: error.remedy }))));
   replace(root, el("div", { class: "bar" }, el("button", { type: "button", onclick: load }, "Read again"), note), body);
   load();

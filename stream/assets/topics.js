@@ -1,6 +1,6 @@
 // Topics: partitions, schemas, messages.
 
-import { bytes, count, duration, el, empty, fault, op, rate, replace, row, slot, table, timeOf, unread } from "./dom.js";
+import { bytes, count, duration, el, empty, fault, op, rate, redraw, replace, row, slot, table, timeOf, unread } from "./dom.js";
 import { showChange } from "./detail.js";
 import { ask, on, store } from "./store.js";
 import { latency, summary, value, visible } from "./values.js";
@@ -33,14 +33,6 @@ function allTopics(root) {
     ], () => { location.hash = link({ topic: one.topic }); }));
     redraw(body, table(TOPICS, lines, "Topics"));
   });
-}
-
-/** Replaces a list, and keeps the focus on the same line, or on the list. */
-function redraw(body, next) {
-  const places = () => [...body.querySelectorAll(".scroll, tr")];
-  const focused = places().indexOf(document.activeElement);
-  replace(body, next);
-  places()[focused]?.focus({ preventScroll: true });
 }
 
 function partitions(body, topic) {

@@ -2,14 +2,16 @@
 //!
 //! Before the second part of KIP-890 nothing in Kafka's protocol tells the transactions of one producer apart: an
 //! EndTxn or a TxnOffsetCommit that the client gave up, and sent again over another connection, may still be on its
-//! way, and then ends, or sets back, a later transaction; a late Produce adds records to it. So on such a cluster a producer that lost an answer within a
-//! transaction is not used for another one; its successor's epoch fences what is late. On a cluster with that part each
-//! transaction has another epoch, and the producer continues.
+//! way, and then ends, or sets back, a later transaction; a late Produce adds records to it. So on such a cluster a
+//! producer that lost an answer within a transaction is not used for another one; its successor's epoch fences what is
+//! late. On a cluster with that part each transaction has another epoch, and the producer continues.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use kafka::{Failure, Level, Record, TopicSpec, TransactionalProducer};
-use rdkafka::Message;
+use kafka::{Failure, GroupMember, GroupOffset, Level, Record, TopicSpec, TransactionalProducer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::{Message, Offset, TopicPartitionList};
 use runtime::config::KafkaSettings;
 use testbed::TestBed;
 use testbed::servers::server::free_port;
@@ -19,7 +21,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Requests with their numbers in Kafka's protocol.
-const LATE: [(&str, i16); 3] = [("produce", 0), ("add_partitions", 24), ("end", 26)];
+const LATE: [(&str, i16); 5] =
+    [("produce", 0), ("add_partitions", 24), ("add_offsets", ADD_OFFSETS), ("end", 26), ("offsets", 28)];
+/// The coordinator of the group sends it on V2.
+const ADD_OFFSETS: i16 = 25;
 
 /// A link to the broker that reads the clients' requests.
 #[derive(Default)]
@@ -99,6 +104,22 @@ pub(crate) fn committed(settings: &KafkaSettings) -> Vec<String> {
     keys
 }
 
+/// Sends the offset of a group without members, and everything else.
+fn send_offset(producer: &TransactionalProducer, settings: &KafkaSettings, next: i64) -> Result<(), Failure> {
+    let group = settings.group_id.clone();
+    let member = GroupMember { group, generation: -1, member: String::new(), instance: None };
+    let offset = GroupOffset { topic: settings.topic.clone(), partition: 0, next, note: String::new() };
+    producer.send_offsets(&member, vec![offset])
+}
+
+fn committed_offset(settings: &KafkaSettings) -> Option<Offset> {
+    let group: BaseConsumer = kafka::consumer_config(settings, &settings.group_id).create().expect("a client");
+    let mut list = TopicPartitionList::new();
+    list.add_partition(&settings.topic, 0);
+    let list = group.committed_offsets(list, Duration::from_secs(10)).expect("offsets");
+    list.find_partition(&settings.topic, 0).map(|found| found.offset())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_late_is_not_of_the_next_transaction() {
     for version in Kafka::transaction_versions() {
@@ -123,7 +144,7 @@ async fn with_each_request(version: Option<u8>) {
     world.set("KAFKA_BOOTSTRAP_SERVERS", format!("127.0.0.1:{advertised}"));
     let link = Arc::new(Link::default());
     tokio::spawn(Arc::clone(&link).serve(listener, port));
-    for (name, number) in LATE {
+    for (name, number) in LATE.into_iter().filter(|(_, number)| level == Level::V1 || *number != ADD_OFFSETS) {
         let settings = KafkaSettings { topic: format!("{}_{name}", world.name), ..world.kafka() };
         a_late(&link, number, &settings, level).await;
     }
@@ -137,9 +158,11 @@ async fn a_late(link: &Link, number: i16, settings: &KafkaSettings, level: Level
     send(&producer, settings, "first").expect("to send");
     link.hold_next(number);
     // The client sends it again over a new connection, and that is that, it says.
+    send_offset(&producer, settings, 1).expect("the first record is sent");
     producer.commit().expect("to commit");
     assert!(link.has_held());
     assert_eq!(committed(settings), ["first"]);
+    assert_eq!(committed_offset(settings), Some(Offset::Offset(1)));
 
     assert_eq!(producer.level(), level);
     let producer = match producer.begin() {
@@ -154,10 +177,11 @@ async fn a_late(link: &Link, number: i16, settings: &KafkaSettings, level: Level
     };
     send(&producer, settings, "second").expect("to send");
     // It is with the broker, and its transaction is open.
-    producer.flush().expect("the second record is sent");
+    send_offset(&producer, settings, 2).expect("the second record is sent");
     link.let_arrive().await;
     assert_eq!(committed(settings), ["first"], "a late request has committed half a transaction");
     send(&producer, settings, "third").expect("to send");
     producer.commit().expect("to commit");
     assert_eq!(committed(settings), ["first", "second", "third"]);
+    assert_eq!(committed_offset(settings), Some(Offset::Offset(2)), "a late request has set it back");
 }
