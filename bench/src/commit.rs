@@ -162,8 +162,11 @@ pub(crate) fn case(lab: &mut Lab, size: &Size, say: &dyn Fn(String)) -> Result<V
     for shape in SHAPES {
         let cluster = if shape.brokers > 1 { Some(Cluster::start(lab, shape.brokers)?) } else { None };
         let kafka = cluster.as_ref().map_or_else(|| lab.kafka(), |cluster| cluster.address.clone());
-        let on =
-            if shape.brokers > 1 { format!(", {} brokers, a pause of 5 ms", shape.brokers) } else { String::new() };
+        let on = if shape.brokers > 1 {
+            format!(", {} brokers, a pause of {PAUSE:?}", shape.brokers)
+        } else {
+            String::new()
+        };
         let case = format!("Commit of {} records over {} partitions{on}", shape.records, shape.partitions);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..size.runs {

@@ -1,5 +1,5 @@
-//! Makes lines durable beside the thread that writes them. The thread for it stays: to start one for each batch takes as
-//! long as a small batch.
+//! Makes lines durable in a thread beside the one that writes them. The thread is started once, as starting one for each
+//! batch costs CPU in every batch.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -152,7 +152,7 @@ struct Worker {
     /// A batch is being written and committed.
     in_hand: Arc<AtomicBool>,
     log_sync: LogSync,
-    /// Drives PostgreSQL's connection in this thread, while it waits: an answer has not to wake two threads.
+    /// Drives PostgreSQL's connection in this thread, and only while it waits, so that an answer wakes no other thread.
     runtime: Runtime,
     shutdown: CancellationToken,
 }

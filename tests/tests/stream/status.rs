@@ -226,12 +226,12 @@ async fn a_running_snapshot_has_its_progress_and_the_time_that_is_left() {
     assert!(line.starts_with(&name) && line.contains(&format!(" of about {of} rows, ")), "{line}");
     assert!(line.contains(" a second, about ") && line.ends_with(" left"), "{line}");
 
-    // Each look has more rows and less time than the one before, until the snapshot has ended.
-    let out = bed.folder.join("watch.out");
+    // Each look has the rows so far, and the time that the rest takes at its rate, until the snapshot has ended.
+    let output = bed.folder.join("watch.out");
     let watch = bed.command("stream", &["status", "--watch", "--json"]);
-    let watch = Running::start_into(watch, "status", bed.folder.join("watch.log"), File::create(&out).unwrap());
+    let watch = Running::start_into(watch, "status", bed.folder.join("watch.log"), File::create(&output).unwrap());
     let looks = eventually("the snapshot has ended", Duration::from_secs(60), || {
-        let text = fs::read_to_string(&out).unwrap();
+        let text = fs::read_to_string(&output).unwrap();
         let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let looks: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
         (looks.last()?["tables"][0]["snapshot"].is_null()).then_some(looks)
@@ -239,10 +239,12 @@ async fn a_running_snapshot_has_its_progress_and_the_time_that_is_left() {
     let looks: Vec<&Value> =
         looks.iter().map(|look| &look["tables"][0]["snapshot"]).filter(|s| s["step"] == "rows").collect();
     assert!(looks.len() >= 2, "{looks:?}");
-    for two in looks.windows(2) {
-        let [rows, left] = ["rows", "seconds_left"].map(|part| [number(two[0], part), number(two[1], part)]);
-        assert!(rows[0] < rows[1] && left[0] > left[1] && left[1] >= 0.0, "{looks:?}");
+    for look in &looks {
+        let [of, rows, rate, left] = ["of", "rows", "rows_per_second", "seconds_left"].map(|part| number(look, part));
+        assert!(rate > 0.0 && (left - (of - rows).max(0.0) / rate).abs() < 0.001, "{look}");
     }
+    let rows = |look: &&Value| number(look, "rows");
+    assert!(looks.is_sorted_by_key(rows) && rows(&looks[0]) < rows(&looks[looks.len() - 1]), "{looks:?}");
     assert_eq!(watch.stop().code, 0);
     producer.wait_for("snapshot complete");
     assert!(!bed.run("stream", &["status"]).out.contains("\nsnapshot "));

@@ -54,6 +54,17 @@ fn status(tables: Vec<Table>, consumers: Vec<Consumer>) -> Status {
 }
 
 #[test]
+fn the_time_that_a_snapshot_takes_follows_from_the_rate_of_the_last_rows() {
+    let look = |rows| Snapshot { step: "rows", rows, of: Some(500), rows_per_second: None, seconds_left: None };
+    let mut now = look(300);
+    now.compare(&look(100), 4.0);
+    assert_eq!((now.rows_per_second, now.seconds_left), (Some(50.0), Some(4.0)));
+    // Without another row, the rate is the last known one.
+    now.compare(&look(300), 1.0);
+    assert_eq!((now.rows_per_second, now.seconds_left), (Some(50.0), Some(4.0)));
+}
+
+#[test]
 fn one_screen_says_what_runs_and_what_does_not() {
     let [one, two] = [1, 2].map(|slot| format!("consumer_{slot}-aaaaaaaa"));
     let mut table =

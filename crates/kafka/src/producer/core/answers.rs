@@ -196,7 +196,7 @@ impl Core {
         }
     }
 
-    /// Whether the coordinator has added nothing, for certain: others of its errors come after a write that may count.
+    /// Whether the coordinator answers with this error before it writes. After its other errors, the addition may count.
     fn adds_nothing(&self, api: Api, code: KafkaCode) -> bool {
         let is_before_the_write = matches!(
             code,

@@ -100,8 +100,9 @@ impl Core {
 
     /// A request lost its answer: it may have been processed or not, or will be.
     fn lost(&mut self, subject: Subject, now: Instant) {
-        self.is_unanswered |= subject.is_of_a_transaction();
-        self.is_known |= subject.is_of_a_transaction();
+        if subject.is_of_a_transaction() {
+            (self.is_unanswered, self.is_known) = (true, true);
+        }
         match subject {
             Subject::Versions | Subject::Mechanism | Subject::Login => {}
             Subject::Metadata => self.leaders.is_asked = false,
